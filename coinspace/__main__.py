@@ -1,0 +1,5 @@
+"""`python -m coinspace` is the `coinspace` command."""
+
+from coinspace.cli import main
+
+main()

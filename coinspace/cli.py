@@ -1,0 +1,108 @@
+"""The `coinspace` command: a table of lazily imported subcommands, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from coinspace import __version__
+from coinspace.errors import CoinSpaceError
+
+# name: (module, click command, one line of help); in flow order
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "up": ("coinspace.supervisor", "up", "Run everything, supervised."),
+    "orderbook-collector": (
+        "coinspace.collector.worker",
+        "orderbook_collector",
+        "Collect one exchange's order books onto the bus.",
+    ),
+    "ticker-collector": (
+        "coinspace.collector.worker",
+        "ticker_collector",
+        "Collect one exchange's tickers and trades onto the bus.",
+    ),
+    "orderbook-storage-worker": (
+        "coinspace.storage.worker",
+        "orderbook_storage_worker",
+        "Store order books in QuestDB.",
+    ),
+    "ticker-storage-worker": (
+        "coinspace.storage.worker",
+        "ticker_storage_worker",
+        "Store tickers and trades in QuestDB.",
+    ),
+    "orderbook-aggregator": (
+        "coinspace.aggregator.worker",
+        "orderbook_aggregator",
+        "Sum the books of all exchanges into one per asset.",
+    ),
+    "index-calculator": (
+        "coinspace.index.worker",
+        "index_calculator",
+        "Compute and store the index from the summed books.",
+    ),
+    "index-endpoint": (
+        "coinspace.endpoint.worker",
+        "index_endpoint",
+        "Serve the HTTP API, streams and the dashboard.",
+    ),
+    "status": ("coinspace.observe.commands", "status", "Tell each process's state."),
+    "top": ("coinspace.observe.commands", "top", "Watch rates and latencies of all processes."),
+    "doctor": ("coinspace.observe.commands", "doctor", "Check this host and say what is missing."),
+    "config": ("coinspace.config", "config", "Write, show or check the configuration."),
+    "questdb": ("coinspace.storage.commands", "questdb", "Run the private QuestDB server."),
+    "query": ("coinspace.endpoint.commands", "query", "Print indices, books and history."),
+    "keys": ("coinspace.endpoint.commands", "keys", "Manage API keys."),
+    "simulate": ("coinspace.feed.commands", "simulate", "Serve or record simulated exchanges."),
+    "replay": ("coinspace.feed.commands", "replay", "Serve recordings as the exchange would."),
+    "record": ("coinspace.feed.commands", "record", "Record raw frames of exchanges."),
+    "feed": ("coinspace.feed.commands", "feed", "Inspect, cut, merge and convert recordings."),
+    "decode": ("coinspace.feed.decode", "decode", "Raw frames in, JSON lines out."),
+    "books": ("coinspace.collector.commands", "books", "Print a feed's top of book per update."),
+    "markets": ("coinspace.collector.commands", "markets", "List what an exchange offers."),
+    "probe": ("coinspace.collector.commands", "probe", "Check the facts that the code relies on."),
+    "journal": ("coinspace.bus.commands", "journal", "List, print and verify journals."),
+    "reconcile": ("coinspace.storage.commands", "reconcile", "Prove that every message is stored."),
+    "compute-index": ("coinspace.index.commands", "compute_index", "Compute the index offline."),
+    "verify-index": ("coinspace.index.commands", "verify_index", "Recompute stored records."),
+    "verify-chain": ("coinspace.index.commands", "verify_chain", "Check the daily hash chain."),
+    "bench": ("coinspace.observe.bench", "bench", "Measure the stages on this machine."),
+    "profile": ("coinspace.observe.bench", "profile", "Profile one stage on a feed."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module only when the command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def coinspace() -> None:
+    """Realtime crypto market data: collect, sum, index, serve."""
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run the command line; an error made on purpose is one line on stderr and exit code 1."""
+    try:
+        return coinspace.main(args, prog_name="coinspace")
+    except CoinSpaceError as error:
+        print(f"coinspace: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,347 @@
+"""Settings: `coinspace.toml` and `COINSPACE_*` environment variables, typed and validated.
+
+Order: environment over file over defaults. A key that does not exist is an error that names
+the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from coinspace.errors import ConfigError, MarketError
+from coinspace.market import Market
+
+EXCHANGES = ("upbit", "bithumb", "binance")
+ASSETS = ("BTC", "ETH", "XRP", "SOL")
+# sockaddr_un.sun_path holds 108 bytes with its closing zero
+IPC_PATH_LIMIT = 107
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class ExchangeSettings(Section):
+    """One exchange: where it is and what to collect."""
+
+    websocket: str
+    rest: str
+    markets: list[str]
+    depth: Annotated[int, Field(ge=1, le=5000, description="published levels per side")] = 30
+    snapshot_depth: Annotated[
+        int, Field(ge=5, le=5000, description="levels of a REST snapshot (exchanges of diffs)")
+    ] = 5000
+    record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
+
+    @field_validator("markets")
+    @classmethod
+    def _markets(cls, markets: list[str]) -> list[str]:
+        for market in markets:
+            if "*" not in market:
+                Market.parse(market)
+        return markets
+
+
+def _korean(websocket: str, rest: str) -> ExchangeSettings:
+    markets = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
+    return ExchangeSettings(websocket=websocket, rest=rest, markets=markets)
+
+
+def _default_exchanges() -> dict[str, ExchangeSettings]:
+    return {
+        "upbit": _korean("wss://api.upbit.com/websocket/v1", "https://api.upbit.com"),
+        "bithumb": _korean("wss://ws-api.bithumb.com/websocket/v1", "https://api.bithumb.com"),
+        "binance": ExchangeSettings(
+            websocket="wss://stream.binance.com:9443",
+            rest="https://api.binance.com",
+            markets=[f"{base}/USDT" for base in ASSETS],
+            depth=1000,
+        ),
+    }
+
+
+class BusSettings(Section):
+    """The ZMQ bus: one PUB socket per publishing process, and a side socket for its journal."""
+
+    endpoints: Annotated[
+        dict[str, str],
+        Field(description="process name -> tcp://host:port; ipc below data/run by default"),
+    ] = {}
+    replay_endpoints: Annotated[
+        dict[str, str], Field(description="process name -> tcp://host:port of its journal")
+    ] = {}
+    high_water_mark: Annotated[
+        int, Field(ge=1, le=1_000_000, description="messages queued per peer before drops")
+    ] = 20_000
+    directory: Annotated[Path, Field(description="folder of ipc sockets")] = Path("run")
+
+    def _ipc(self, name: str) -> str:
+        path = self.directory.absolute() / f"{name}.ipc"
+        if len(str(path).encode()) > IPC_PATH_LIMIT:
+            raise ConfigError(
+                f"ipc socket path: expected at most {IPC_PATH_LIMIT} bytes, was {path};"
+                " choose a shorter data folder or set bus.directory"
+            )
+        return f"ipc://{path}"
+
+    def endpoint(self, process: str) -> str:
+        """Return the PUB endpoint of a process."""
+        return self.endpoints.get(process) or self._ipc(process)
+
+    def replay_endpoint(self, process: str) -> str:
+        """Return the endpoint where a process answers journal requests."""
+        return self.replay_endpoints.get(process) or self._ipc(f"{process}.journal")
+
+
+class JournalSettings(Section):
+    """The journal behind each publisher."""
+
+    enabled: bool = True
+    max_bytes: Annotated[int, Field(ge=1 << 20, description="bytes kept per publisher")] = 1 << 30
+    max_age_s: Annotated[int, Field(ge=1, description="seconds kept")] = 86_400
+    segment_bytes: Annotated[int, Field(ge=1 << 16)] = 1 << 26
+
+
+class StorageSettings(Section):
+    """QuestDB: empty addresses mean the private server that CoinSpace starts itself."""
+
+    ilp: Annotated[
+        str, Field(description="ILP configuration, 'http::addr=host:9000;' or 'tcp::addr=…;'")
+    ] = ""
+    sql: Annotated[str, Field(description="postgresql://user:password@host:8812/qdb")] = ""
+    batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    batch_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
+    request_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5000
+    depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
+    ttl: Annotated[
+        Literal["on", "off"], Field(description="off for replayed history, which TTL would evict")
+    ] = "on"
+
+
+class IndexSettings(Section):
+    """The index; see the methodology for the meaning of each parameter."""
+
+    assets: list[str] = list(ASSETS)
+    interval_ms: Annotated[int, Field(ge=0, le=60_000, description="0 = at each update")] = 200
+    grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
+
+
+class EndpointSettings(Section):
+    """The HTTP API."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COINSPACE_", env_nested_delimiter="__", extra="forbid", validate_assignment=True
+    )
+
+    data: Annotated[Path, Field(description="folder of everything stored locally")] = Path(
+        ".coinspace"
+    )
+    exchanges: dict[str, ExchangeSettings] = Field(default_factory=_default_exchanges)
+    bus: BusSettings = BusSettings()
+    journal: JournalSettings = JournalSettings()
+    storage: StorageSettings = StorageSettings()
+    index: IndexSettings = IndexSettings()
+    endpoint: EndpointSettings = EndpointSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # the environment wins over what `load` read from the file
+        return env_settings, init_settings
+
+    def model_post_init(self, context: Any, /) -> None:
+        if not self.bus.directory.is_absolute():
+            self.bus.directory = self.data / self.bus.directory
+
+
+# environment variables that are not settings
+NOT_SETTINGS = {
+    "COINSPACE_CONFIG",
+    "COINSPACE_FEEDS",
+    "COINSPACE_BUILD",
+    "COINSPACE_MARCH",
+    "COINSPACE_ANNOTATE",
+    "COINSPACE_CACHE",
+    "COINSPACE_QUESTDB_JAR",
+}
+
+
+def load(path: Path | str | None = None) -> Settings:
+    """Read the settings.
+
+    Args: path: the file; by default $COINSPACE_CONFIG or ./coinspace.toml where it exists.
+    Raises: ConfigError naming the key, what was expected and the nearest valid key.
+    """
+    chosen = Path(path or os.environ.get("COINSPACE_CONFIG") or "coinspace.toml")
+    values: dict[str, Any] = {}
+    if chosen.exists():
+        try:
+            values = tomllib.loads(chosen.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{chosen}: expected TOML, {error}") from None
+    elif path or os.environ.get("COINSPACE_CONFIG"):
+        raise ConfigError(
+            f"configuration file {chosen}: expected a file, found none;"
+            " `coinspace config init` writes one"
+        )
+    _fill_exchanges(values)
+    known = {f"COINSPACE_{name.upper()}" for name in Settings.model_fields}
+    for variable in os.environ:
+        head = variable.split("__")[0]
+        if variable.startswith("COINSPACE_") and variable not in NOT_SETTINGS and head not in known:
+            raise ConfigError(_unknown("environment variable", variable, sorted(known)))
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, str(chosen) if chosen.exists() else "settings")) from None
+    except MarketError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _fill_exchanges(values: dict[str, Any]) -> None:
+    # a file or variable that sets one key of an exchange keeps the defaults of the others
+    defaults = {name: s.model_dump() for name, s in _default_exchanges().items()}
+    given = values.get("exchanges", {})
+    for name in given:
+        if name not in defaults:
+            raise ConfigError(_unknown("exchange", name, list(defaults)))
+    values["exchanges"] = {
+        name: {**default, **given.get(name, {})} for name, default in defaults.items()
+    }
+
+
+def _unknown(kind: str, name: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid)}"
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for one in error.errors():
+        place = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            lines.append(f"{where}: {_unknown('key', place, _keys())}")
+        else:
+            lines.append(f"{where}: {place}: {one['msg']}, was {one.get('input')!r}")
+    return "\n".join(lines)
+
+
+def _keys() -> list[str]:
+    keys: list[str] = []
+    for name, field in Settings.model_fields.items():
+        keys.append(name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += [f"{name}.{key}" for key in kind.model_fields]
+    for exchange in EXCHANGES:
+        keys += [f"exchanges.{exchange}.{key}" for key in ExchangeSettings.model_fields]
+    return keys
+
+
+def default_toml() -> str:
+    """Return a commented configuration file with every default."""
+    lines = ["# CoinSpace: every key with its default; uncomment what you change.", ""]
+    # a plain build of the defaults: the environment must not leak into the file
+    settings = Settings.model_construct()
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Section):
+            lines += ["", f"[{name}]", *_section_lines(value)]
+        elif name == "exchanges":
+            for exchange, section in value.items():
+                lines += ["", f"[exchanges.{exchange}]", *_section_lines(section)]
+        else:
+            lines.append(_line(name, value, field.description))
+    return "\n".join(lines) + "\n"
+
+
+def _section_lines(section: Section) -> list[str]:
+    return [
+        _line(key, getattr(section, key), field.description)
+        for key, field in type(section).model_fields.items()
+    ]
+
+
+def _line(key: str, value: Any, description: str | None) -> str:
+    comment = f"  # {description}" if description else ""
+    return f"#{key} = {_toml(value)}{comment}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(one) for one in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r} = {_toml(one)}" for key, one in value.items()) + "}"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+config_option = click.option(
+    "--config", "config_path", type=click.Path(), default=None, help="coinspace.toml to read"
+)
+
+
+@click.group()
+def config() -> None:
+    """Write, show or check the configuration."""
+
+
+@config.command()
+@click.option("--output", default="coinspace.toml", help="file to write, - for stdout")
+@click.option("--force", is_flag=True, help="overwrite an existing file")
+def init(output: str, force: bool) -> None:
+    """Write a commented file with every default."""
+    if output == "-":
+        click.echo(default_toml(), nl=False)
+        return
+    path = Path(output)
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: expected no file here, found one; --force overwrites it")
+    path.write_text(default_toml())
+    click.echo(f"wrote {path}")
+
+
+@config.command()
+@config_option
+def show(config_path: str | None) -> None:
+    """Print the settings in force as JSON; passwords are masked."""
+    import re
+
+    text = load(config_path).model_dump_json(indent=2)
+    click.echo(re.sub(r"(://[^:/@\"]*:|password=|token=)[^@;\"]*", r"\1***", text))
+
+
+@config.command()
+@config_option
+def check(config_path: str | None) -> None:
+    """Exit 0 when the settings are valid, 1 with a message otherwise."""
+    load(config_path)
+    click.echo("ok")

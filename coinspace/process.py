@@ -1,0 +1,165 @@
+"""What every process shares: uvloop, signals, logging to stderr, the health file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import structlog
+import uvloop
+
+from coinspace.clock import now_ns
+from coinspace.config import Settings
+from coinspace.errors import ConfigError
+
+State = Literal["starting", "ready", "degraded", "stopping"]
+HEALTH_INTERVAL_S = 1.0
+
+
+class Process:
+    """A running process: its settings, its counters and its state, written down every second.
+
+    Attributes:
+        counters: called once a second; its result goes into the health file.
+        stopping: set by SIGTERM and SIGINT.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self.started_ns = now_ns()
+        self.state: State = "starting"
+        self.reason: str | None = None
+        self.counters: Callable[[], dict[str, int | float]] = dict
+        self.stopping = asyncio.Event()
+        self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
+        self._path = health_path(settings, name)
+
+    def ready(self) -> None:
+        """Say that the process does its work."""
+        self._change("ready", None)
+
+    def degraded(self, reason: str) -> None:
+        """Say that the process runs but something that it needs is missing."""
+        self._change("degraded", reason)
+
+    def stop(self) -> None:
+        """Ask the process to end, as SIGTERM does."""
+        self._change("stopping", None)
+        self.stopping.set()
+
+    def _change(self, state: State, reason: str | None) -> None:
+        if self.state == "stopping" or (state, reason) == (self.state, self.reason):
+            return
+        self.state, self.reason = state, reason
+        self.log.info("state", state=state, reason=reason)
+        self.write_health()
+
+    def write_health(self) -> None:
+        """Replace the health file atomically."""
+        health = {
+            "process": self.name,
+            "pid": os.getpid(),
+            "started_ns": self.started_ns,
+            "updated_ns": now_ns(),
+            "state": self.state,
+            "reason": self.reason,
+            "counters": self.counters(),
+        }
+        part = self._path.with_suffix(".part")
+        part.write_bytes(orjson.dumps(health, option=orjson.OPT_SERIALIZE_NUMPY))
+        part.replace(self._path)
+
+    async def watch(self) -> None:
+        """Write the health file until cancelled."""
+        while True:
+            try:
+                self.write_health()
+            except OSError as error:
+                self.log.error("health file not written", error=str(error))
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+
+
+def health_path(settings: Settings, name: str) -> Path:
+    """Return where a process writes its health file."""
+    return settings.data / "run" / f"{name}.json"
+
+
+def run(
+    name: str,
+    settings: Settings,
+    main: Callable[[Process], Awaitable[None]],
+    *,
+    level: str = "info",
+) -> None:
+    """Run `main` on uvloop until it returns; SIGTERM and SIGINT set `process.stopping`.
+
+    Raises: ConfigError when the data folder cannot be written.
+    """
+    configure_logging(level)
+    folder = settings.data / "run"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"no permission to write {folder}")
+    except OSError as error:
+        raise ConfigError(
+            f"data folder {settings.data}: expected a writable folder, {error};"
+            " set `data` or COINSPACE_DATA"
+        ) from None
+    uvloop.run(_run(name, settings, main))
+
+
+async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> None:
+    process = Process(name, settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, process.stop)
+    watch = asyncio.create_task(process.watch())
+    try:
+        await main(process)
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+        process.state = "stopping"
+        with contextlib.suppress(OSError):
+            process.write_health()
+
+
+def configure_logging(level: str = "info") -> None:
+    """Log key=value lines to stderr; standard library loggers go the same way."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+            if sys.stderr.isatty()
+            else structlog.processors.KeyValueRenderer(
+                key_order=["timestamp", "level", "event"], sort_keys=False
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+
+
+def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
+    """Return a process's last health file, None where there is none."""
+    try:
+        health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+    return health

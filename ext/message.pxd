@@ -1,0 +1,59 @@
+"""The bus message: `[topic, header, payload]`. This file is the layout's definition.
+
+All numbers little-endian; times int64 ns since the epoch, 0 = none; prices in quote currency, sizes in base.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint8_t
+from libc.stdint cimport uint16_t
+from libc.stdint cimport uint32_t
+
+cdef enum:
+    VERSION = 1
+    HEADER_SIZE = 64
+    TICKER_FIELDS = 11
+
+cdef enum:
+    KIND_ORDERBOOK = 1
+    KIND_TICKER = 2
+    KIND_TRADE = 3
+    KIND_STATE = 4
+    KIND_AGGREGATE = 5
+    KIND_INDEX = 6
+    KIND_HEARTBEAT = 7
+    KIND_LAST = 7
+
+cdef enum:
+    FLAG_SNAPSHOT = 1     # a trade's stream type is SNAPSHOT
+    FLAG_REPEAT = 2       # the book is identical to the one before: proof of life, not stored again
+    FLAG_SELL = 4         # the taker sold
+    FLAG_WINDOW_24H = 8   # bits 3-4: the window of a ticker's open, high, low and change; 0 = none
+    FLAG_WINDOW_UTC_DAY = 16
+    FLAG_WINDOW_KST_DAY = 24
+    FLAG_WINDOW = 24
+    FLAG_REST = 32        # fetched by REST, not received on the socket
+    FLAG_GROUPED = 64     # levels far from the touch are price groups
+
+cdef packed struct Header:
+    uint8_t version
+    uint8_t kind
+    uint16_t flags
+    uint32_t n_bids        # levels; 0 for kinds without books
+    uint32_t n_asks
+    uint32_t payload_size  # bytes
+    int64_t epoch          # publisher's start, ns
+    int64_t sequence       # from 1, per epoch and topic
+    int64_t exchange_ns
+    int64_t received_ns
+    int64_t published_ns
+    int64_t id             # book: exchange's update id; trade: trade id; 0 = none
+
+
+cdef class Message:
+    cdef:
+        readonly bytes topic
+        readonly object payload     # memoryview on the received part, owned by it
+        Header header
+        object _floats              # float64 view on the payload, made once
+
+    cdef object floats(self)

@@ -1,0 +1,109 @@
+"""Build ext/*.pyx into coinspace._ext. COINSPACE_BUILD = release (default), debug, trace, asan."""
+
+import os
+import platform
+from pathlib import Path
+
+import Cython.Compiler.Options as cython_options
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+os.chdir(ROOT)
+BUILD = Path("build")
+MODE = os.environ.get("COINSPACE_BUILD", "release")
+MODES = ("release", "debug", "trace", "asan")
+if MODE not in MODES:
+    raise SystemExit(f"COINSPACE_BUILD: expected one of {', '.join(MODES)}, was {MODE!r}")
+
+FLAGS = {
+    "release": ["-O3", "-g0"],
+    "debug": ["-O0", "-g"],
+    "trace": ["-O0", "-g"],
+    "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+}
+MACROS = {
+    "release": [("CYTHON_WITHOUT_ASSERTIONS", "1")],
+    "debug": [],
+    "trace": [
+        ("CYTHON_TRACE", "1"),
+        ("CYTHON_TRACE_NOGIL", "1"),
+        ("CYTHON_USE_SYS_MONITORING", "0"),
+    ],
+    "asan": [],
+}
+
+
+def baseline() -> list[str]:
+    """Compiler flags for the oldest processor that a build must run on.
+
+    x86-64-v2 has the SSE4.1 that the number scanner uses; elsewhere its portable path is compiled.
+    COINSPACE_MARCH overrides; "" = the compiler's default, which also selects the portable path.
+    """
+    default = "x86-64-v2" if platform.machine() in ("x86_64", "AMD64") else ""
+    march = os.environ.get("COINSPACE_MARCH", default)
+    return [f"-march={march}"] if march else []
+
+
+def cimport_root() -> str:
+    """Make `cimport coinspace._ext.X` find ext/X.pxd, since Cython looks up the whole dotted name."""
+    link = BUILD / "cimport" / "coinspace" / "_ext"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(Path("../../../ext"), target_is_directory=True)
+    return str(BUILD / "cimport")
+
+
+def mode_changed() -> bool:
+    """Tell whether the last build used other flags: its objects must not survive the switch."""
+    stamp, now = BUILD / "mode", f"{MODE} {os.environ.get('COINSPACE_MARCH', '')}"
+    changed = not stamp.exists() or stamp.read_text() != now
+    stamp.write_text(now)
+    return changed
+
+
+def extensions() -> list[Extension]:
+    flags = [*FLAGS[MODE], *baseline()]
+    link = ["-fsanitize=address,undefined"] if MODE == "asan" else []
+    return [
+        Extension(
+            f"coinspace._ext.{source.stem}",
+            [str(source)],
+            include_dirs=["ext"],
+            define_macros=MACROS[MODE],
+            extra_compile_args=flags,
+            extra_link_args=link,
+            depends=[str(header) for header in Path("ext").glob("*.h")],
+        )
+        for source in sorted(Path("ext").glob("*.pyx"))
+    ]
+
+
+cython_options.warning_errors = True
+include = cimport_root()
+force = mode_changed()
+checked = MODE != "release"
+SHARED = "coinspace._ext._cyutility"
+modules = cythonize(
+    [*extensions(), Extension(SHARED, [str(BUILD / "cython" / "_cyutility.c")])],
+    include_path=[include],
+    # Cython's coverage plugin looks for the .c file beside its .pyx
+    build_dir=None if MODE == "trace" else str(BUILD / "cython"),
+    annotate=bool(os.environ.get("COINSPACE_ANNOTATE")),
+    force=force,
+    shared_utility_qualified_name=SHARED,
+    compiler_directives={
+        "language_level": 3,
+        "wraparound": False,
+        "cdivision": True,
+        "boundscheck": checked,
+        "initializedcheck": checked,
+        "nonecheck": checked,
+        "linetrace": MODE == "trace",
+        "embedsignature": False,
+    },
+)
+setup(
+    ext_modules=modules,
+    options={"build_ext": {"force": force, "parallel": os.cpu_count()}},
+)
