@@ -46,7 +46,7 @@ def baseline() -> list[str]:
 
 
 def cimport_root() -> str:
-    """Make `cimport coinspace._ext.X` find ext/X.pxd, since Cython looks up the whole dotted name."""
+    """Make `cimport coinspace._ext.X` find ext/X.pxd: Cython looks up the whole dotted name."""
     link = BUILD / "cimport" / "coinspace" / "_ext"
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():

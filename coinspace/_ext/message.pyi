@@ -1,8 +1,8 @@
-from typing_extensions import Buffer
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 ORDERBOOK: Final[int]
 TICKER: Final[int]
