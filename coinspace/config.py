@@ -20,6 +20,14 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.market import Market
 
 EXCHANGES = ("upbit", "bithumb", "binance")
+COLLECTORS = ("orderbook-collector", "ticker-collector")
+WORKERS = (
+    "orderbook-storage-worker",
+    "ticker-storage-worker",
+    "orderbook-aggregator",
+    "index-calculator",
+    "index-endpoint",
+)
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107
@@ -176,6 +184,14 @@ class Settings(BaseSettings):
         if not self.bus.directory.is_absolute():
             self.bus.directory = self.data / self.bus.directory
 
+    def processes(self) -> list[tuple[str, list[str]]]:
+        """Return (process name, command arguments) of every process, in flow order."""
+        collected = [name for name, exchange in self.exchanges.items() if exchange.markets]
+        return [
+            *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in collected),
+            *((name, [name]) for name in WORKERS),
+        ]
+
 
 # environment variables that are not settings
 NOT_SETTINGS = {
@@ -185,6 +201,7 @@ NOT_SETTINGS = {
     "COINSPACE_MARCH",
     "COINSPACE_ANNOTATE",
     "COINSPACE_CACHE",
+    "COINSPACE_PARENT",
     "COINSPACE_QUESTDB_JAR",
 }
 

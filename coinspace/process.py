@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from coinspace.errors import ConfigError
 
 State = Literal["starting", "ready", "degraded", "stopping"]
 HEALTH_INTERVAL_S = 1.0
+PR_SET_PDEATHSIG = 1
 
 
 class Process:
@@ -105,6 +107,7 @@ def run(
     Raises: ConfigError when the data folder cannot be written.
     """
     configure_logging(level)
+    die_with_parent()
     folder = settings.data / "run"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +136,20 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
         process.state = "stopping"
         with contextlib.suppress(OSError):
             process.write_health()
+
+
+def die_with_parent() -> None:
+    """End this process when its supervisor ends, however that happens (Linux).
+
+    The supervisor puts its pid into COINSPACE_PARENT; without it a process stands alone.
+    """
+    parent = os.environ.pop("COINSPACE_PARENT", None)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # the parent may have ended before the line above
+    if os.getppid() != int(parent):
+        raise SystemExit(f"supervisor {parent} is gone")
 
 
 def configure_logging(level: str = "info") -> None:

@@ -1,0 +1,103 @@
+# Everything that a developer or CI runs. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
+DASHBOARD := coinspace/endpoint/dashboard
+# a mark per set of requirements, older than pyproject.toml = install again
+INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
+BUILT := build/.built
+PAGE := build/.page
+UP := --simulate
+
+.PHONY: help install build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
+	report screenshots lint format types check dist clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: set PYTHON=…"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, was $$($(PYTHON) --version): set PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: install python3-venv"; exit 1; }
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
+		{ echo "a C compiler is needed to build ext/: install gcc (Debian: apt-get install build-essential)"; exit 1; }
+	@echo "installing into $(VENV) …"
+	@$(PIP) install --upgrade 'pip>=25.1' || { echo "packages could not be fetched: check the network or pip's settings"; exit 1; }
+	@$(PIP) install --group build
+	@$(PIP) install --no-build-isolation --editable . || \
+		{ echo "installing failed: see the lines above (network for packages, compiler for ext/)"; exit 1; }
+	@mkdir -p build && touch $@ $(BUILT)
+
+$(TOOLS): pyproject.toml | $(INSTALLED)
+	@$(PIP) install --group test --group lint
+	@touch $@
+
+$(BUILT): $(SOURCES) setup.py $(INSTALLED)
+	@mkdir -p build
+	@$(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }
+	@touch $@
+
+$(PAGE): $(wildcard $(DASHBOARD)/package*.json) $(INSTALLED)
+	@$(BIN)/python -m coinspace.endpoint.dashboard.build
+	@touch $@
+
+install: $(BUILT) $(PAGE)  ## make .venv, install, build ext/ and the page's libraries
+
+build: $(BUILT)  ## build ext/ for speed
+
+debug: $(INSTALLED)  ## build ext/ with bounds and None checks
+	@COINSPACE_BUILD=debug $(BIN)/python setup.py --quiet build_ext --inplace
+
+annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/*.html
+	@COINSPACE_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+
+run: install  ## run the whole platform on simulated exchanges
+	@exec $(BIN)/python -m coinspace up $(UP)
+
+test: install $(TOOLS)  ## run every test
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-debug: debug $(TOOLS)  ## run every test on the checked build, then build for speed again
+	@$(BIN)/python -m pytest -m "not slow"; status=$$?; \
+		$(BIN)/python setup.py --quiet build_ext --inplace; exit $$status
+
+faults: install $(TOOLS)  ## the long form of the fault tests
+	@$(BIN)/python -m pytest -m slow --timeout 1800 tests/flow
+
+fuzz: install $(TOOLS)  ## fuzz the compiled parsers under an address sanitiser, long
+	@$(BIN)/python -m tests.fuzz --seconds 600
+
+bench: install $(TOOLS)  ## measure every stage and check its gates
+	@$(BIN)/python -m pytest benchmarks --timeout 1800
+
+lint: $(TOOLS)  ## check style of Python and Cython, and spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@PATH=$(abspath $(BIN)):$$PATH $(BIN)/cython-lint ext
+	@$(BIN)/codespell
+
+format: $(TOOLS)  ## format Python and sort imports
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(TOOLS) $(BUILT)  ## check types, and that the stubs match the compiled modules
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest coinspace._ext --ignore-disjoint-bases --allowlist tests/stubtest.txt
+
+check: lint types test  ## lint, types and tests: what CI runs
+
+dist: $(TOOLS)  ## build the wheel and the source archive
+	@$(BIN)/python -m build
+
+clean:  ## remove everything that was built; data stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find coinspace -name '*.so' -delete
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf $(DASHBOARD)/node_modules $(DASHBOARD)/dist

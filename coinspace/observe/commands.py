@@ -1,0 +1,95 @@
+"""`coinspace status`, `top` and `doctor`: what an operator asks first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+
+import click
+import orjson
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from coinspace.config import config_option, load
+from coinspace.observe.doctor import check_host
+from coinspace.observe.health import Health, all_health, exit_code
+from coinspace.observe.screen import Rates
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+def status(config_path: str | None, as_json: bool) -> None:
+    """Tell each process's state; exit code 0 healthy, 1 degraded, 2 down."""
+    healths = all_health(load(config_path))
+    code = exit_code(healths)
+    word = ("healthy", "degraded", "down")[code]
+    if as_json:
+        body = {"status": word, "processes": [asdict(health) for health in healths]}
+        click.echo(orjson.dumps(body))
+    else:
+        for health in healths:
+            click.echo(f"{health.process:32} {health.state:9} {health.reason or ''}".rstrip())
+        click.echo(word)
+    sys.exit(code)
+
+
+@click.command()
+@config_option
+@click.option("--interval", default=1.0, show_default=True, help="seconds between readings")
+@click.option("--once", is_flag=True, help="two readings, one table, then end")
+@click.option("--all", "every", is_flag=True, help="show counters that stand at zero too")
+def top(config_path: str | None, interval: float, once: bool, every: bool) -> None:
+    """Watch every process's counters and their rates."""
+    settings = load(config_path)
+    rates = Rates()
+    before = {health.process: health for health in all_health(settings)}
+    for health in before.values():
+        rates.of(health)
+    try:
+        with Live(console=Console(), auto_refresh=False, screen=not once) as live:
+            while True:
+                time.sleep(interval)
+                now = all_health(settings)
+                live.update(_counters_table(before, now, rates, every), refresh=True)
+                before = {health.process: health for health in now}
+                if once:
+                    return
+    except KeyboardInterrupt:
+        return
+
+
+def _counters_table(
+    before: dict[str, Health], now: list[Health], rates: Rates, every: bool
+) -> Table:
+    table = Table()
+    for column in ("process", "state", "counter"):
+        table.add_column(column)
+    table.add_column("total", justify="right")
+    table.add_column("per second", justify="right")
+    for health in now:
+        old = before.get(health.process, health)
+        elapsed_s = max((health.updated_ns - old.updated_ns) / 1e9, 1e-9)
+        table.add_row(health.process, health.state, "out", "", f"{rates.of(health):,.1f}")
+        for name, value in sorted(health.counters.items()):
+            if value or every:
+                rate = (value - old.counters.get(name, value)) / elapsed_s
+                table.add_row("", "", name, f"{value:,.10g}", f"{rate:,.1f}" if rate else "")
+    return table
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+def doctor(config_path: str | None, as_json: bool) -> None:
+    """Check this host and the running platform; exit code 1 when something must be mended."""
+    findings = check_host(load(config_path))
+    if as_json:
+        click.echo(orjson.dumps({"findings": [asdict(finding) for finding in findings]}))
+    else:
+        for finding in findings:
+            mark = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}[finding.level]
+            click.echo(f"{mark} {finding.subject}: {finding.text}")
+    sys.exit(any(finding.level == "problem" for finding in findings))

@@ -1,0 +1,137 @@
+"""What this host lacks for running the platform well, each with the way to mend it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from coinspace.config import Settings
+from coinspace.errors import ConfigError
+from coinspace.observe.health import all_health
+
+OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
+DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
+MEMORY = 2 << 30  # bytes; QuestDB takes about 0.8 GB of them
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One checked thing. level: ok, advice (slower or riskier than need be), problem."""
+
+    subject: str
+    level: Literal["ok", "advice", "problem"]
+    text: str
+
+
+def check_host(settings: Settings) -> list[Finding]:
+    """Check limits, disk, memory, clock, processor settings and the processes themselves."""
+    return [
+        _open_files(),
+        _disk(settings),
+        _memory(),
+        _clock(),
+        _governor(),
+        _mapped_areas(),
+        _sockets(settings),
+        *_processes(settings),
+    ]
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= OPEN_FILES:
+        return Finding("open files", "ok", f"limit {soft}")
+    mend = f"`ulimit -n {OPEN_FILES}`" if hard >= OPEN_FILES else "raise nofile in limits.conf"
+    return Finding("open files", "problem", f"expected at least {OPEN_FILES}, was {soft}: {mend}")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        return Finding("data folder", "problem", f"{folder} cannot be written: set COINSPACE_DATA")
+    if free < DISK_FREE:
+        return Finding(
+            "disk",
+            "problem",
+            f"expected {DISK_FREE >> 30} GB free below {folder}, was {free / 2**30:.1f}:"
+            " move `data` or shorten retention",
+        )
+    return Finding("disk", "ok", f"{free / 2**30:.0f} GB free below {folder}")
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _memory() -> Finding:
+    for line in (_read("/proc/meminfo") or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) << 10
+            text = f"{free / 2**30:.1f} GB available"
+            if free < MEMORY:
+                return Finding("memory", "problem", f"expected {MEMORY >> 30} GB, {text}")
+            return Finding("memory", "ok", text)
+    return Finding("memory", "advice", "cannot be read on this system")
+
+
+def _clock() -> Finding:
+    # adjtimex's state 5 (TIME_ERROR) means that nothing disciplines the clock
+    import ctypes
+
+    state = ctypes.CDLL(None).adjtimex(ctypes.byref((ctypes.c_byte * 512)()))
+    if 0 <= state < 5:
+        return Finding("clock", "ok", "synchronised")
+    return Finding(
+        "clock",
+        "advice",
+        "not synchronised: ages of books and ticks follow the wall clock, run chrony or timesyncd",
+    )
+
+
+def _governor() -> Finding:
+    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor in (None, "performance"):
+        return Finding("processor", "ok", governor or "frequency not governed here")
+    return Finding(
+        "processor", "advice", f"governor {governor}: `cpupower frequency-set -g performance`"
+    )
+
+
+def _mapped_areas() -> Finding:
+    limit = int(_read("/proc/sys/vm/max_map_count") or 0)
+    if limit >= 1_048_576 or not limit:
+        return Finding("mapped areas", "ok", str(limit or "unlimited"))
+    return Finding(
+        "mapped areas",
+        "advice",
+        f"vm.max_map_count is {limit}: QuestDB wants 1048576 for large histories,"
+        " `sysctl -w vm.max_map_count=1048576`",
+    )
+
+
+def _sockets(settings: Settings) -> Finding:
+    try:
+        for name, _ in settings.processes():
+            settings.bus.endpoint(name)
+    except ConfigError as error:
+        return Finding("bus", "problem", str(error))
+    return Finding("bus", "ok", "endpoints are usable")
+
+
+def _processes(settings: Settings) -> Iterator[Finding]:
+    for health in all_health(settings):
+        if health.state == "down" and health.reason == "never started":
+            continue
+        level: Literal["ok", "problem"] = "ok" if health.ok else "problem"
+        yield Finding(health.process, level, health.reason or health.state)

@@ -1,0 +1,101 @@
+"""The live status that `coinspace up` shows: index values, rates per process, rows stored."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from coinspace.clock import SECOND_NS
+from coinspace.config import Settings
+from coinspace.observe.health import Health, all_health
+
+REFRESH_S = 1.0
+PLAIN_EVERY_S = 10.0  # a log file needs no line a second
+
+# what a process produces, first name that it counts
+OUTPUT = ("published", "rows_stored", "requests", "frames")
+
+
+class Rates:
+    """Output per second of each process, from two readings of its counters."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, float]] = {}
+
+    def of(self, health: Health) -> float:
+        """Return the output per second since the last call for this process."""
+        name = next((name for name in OUTPUT if health.total(name)), OUTPUT[0])
+        now = (health.updated_ns, float(health.total(name)))
+        before = self._last.get(health.process, now)
+        self._last[health.process] = now
+        elapsed_s = (now[0] - before[0]) / SECOND_NS
+        return max(0.0, now[1] - before[1]) / elapsed_s if elapsed_s > 0 else 0.0
+
+
+class StatusScreen:
+    """Shows the platform's state until it is told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rates = Rates()
+        host = settings.endpoint.host
+        self._url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{settings.endpoint.port}"
+
+    async def run(self, stopped: asyncio.Task[Any]) -> None:
+        """Print the addresses, then the state: a table on a terminal, else a line now and then."""
+        print(f"page  {self._url}/\nAPI   {self._url}/v1/indices\ndocs  {self._url}/docs")
+        sys.stdout.flush()
+        timeout = aiohttp.ClientTimeout(total=2)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            if not sys.stdout.isatty():
+                while not stopped.done():
+                    await asyncio.wait({stopped}, timeout=PLAIN_EVERY_S)
+                    print(self._line(all_health(self._settings), await self._indices(session)))
+                    sys.stdout.flush()
+                return
+            with Live(console=Console(), auto_refresh=False) as live:
+                while not stopped.done():
+                    indices = await self._indices(session)
+                    live.update(self._table(all_health(self._settings), indices), refresh=True)
+                    await asyncio.wait({stopped}, timeout=REFRESH_S)
+
+    async def _indices(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
+        try:
+            async with session.get(f"{self._url}/v1/indices") as response:
+                body = await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return []
+        return list(body.get("indices", body) if isinstance(body, dict) else body)
+
+    def _line(self, healths: list[Health], indices: list[dict[str, Any]]) -> str:
+        values = " ".join(f"{one['asset']} {one['value']}" for one in indices)
+        rows = sum(health.total("rows_stored") for health in healths)
+        troubled = [f"{h.process} {h.state} ({h.reason})" for h in healths if not h.ok]
+        state = "; ".join(troubled) or f"{len(healths)} processes ready"
+        return f"{values} | {rows:,} rows stored | {state}"
+
+    def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:
+        title = "   ".join(f"{one['asset']} [bold]{one['value']}[/]" for one in indices)
+        table = Table(title=title or "waiting for the first index value", caption=self._url)
+        table.add_column("process")
+        table.add_column("state")
+        for column in ("out/s", "rows stored", "dropped", "gaps"):
+            table.add_column(column, justify="right")
+        for health in healths:
+            style = "green" if health.ok else "red" if health.state == "down" else "yellow"
+            state = health.state + (f": {health.reason}" if health.reason else "")
+            table.add_row(
+                health.process,
+                f"[{style}]{state}[/]",
+                f"{self._rates.of(health):,.0f}",
+                f"{health.total('rows_stored'):,}" if health.total("rows_stored") else "",
+                f"{health.total('dropped'):,}",
+                f"{health.total('gaps'):,}",
+            )
+        return table
