@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coinspace.errors import ConfigError, MarketError
@@ -91,10 +91,11 @@ class BusSettings(Section):
     high_water_mark: Annotated[
         int, Field(ge=1, le=1_000_000, description="messages queued per peer before drops")
     ] = 20_000
-    directory: Annotated[Path, Field(description="folder of ipc sockets")] = Path("run")
+    directory: Annotated[str, Field(description="folder of ipc sockets; empty = data/run")] = ""
+    _sockets: Path = PrivateAttr(default=Path("run"))
 
     def _ipc(self, name: str) -> str:
-        path = self.directory.absolute() / f"{name}.ipc"
+        path = self._sockets.absolute() / f"{name}.ipc"
         if len(str(path).encode()) > IPC_PATH_LIMIT:
             raise ConfigError(
                 f"ipc socket path: expected at most {IPC_PATH_LIMIT} bytes, was {path};"
@@ -162,11 +163,11 @@ class Settings(BaseSettings):
         ".coinspace"
     )
     exchanges: dict[str, ExchangeSettings] = Field(default_factory=_default_exchanges)
-    bus: BusSettings = BusSettings()
-    journal: JournalSettings = JournalSettings()
-    storage: StorageSettings = StorageSettings()
-    index: IndexSettings = IndexSettings()
-    endpoint: EndpointSettings = EndpointSettings()
+    bus: BusSettings = Field(default_factory=BusSettings)
+    journal: JournalSettings = Field(default_factory=JournalSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
+    endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -181,8 +182,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def model_post_init(self, context: Any, /) -> None:
-        if not self.bus.directory.is_absolute():
-            self.bus.directory = self.data / self.bus.directory
+        self.bus._sockets = Path(self.bus.directory) if self.bus.directory else self.data / "run"
 
     def processes(self) -> list[tuple[str, list[str]]]:
         """Return (process name, command arguments) of every process, in flow order."""

@@ -19,7 +19,7 @@ def book(n_bids: int, n_asks: int, **header: int) -> Message:
         payload_size=payload.nbytes,
         **header,
     )
-    return Message.decode(TOPIC, head, payload)
+    return Message.decode(TOPIC, head, payload.data)
 
 
 def test_every_header_field_comes_back() -> None:
