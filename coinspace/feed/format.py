@@ -1,0 +1,287 @@
+"""The feed file: what one connection received, a line a record, zstd frames of 1,000 records or 1 s.
+
+    #coinspace-feed 1 {"exchange": "binance", "url": "wss://…", "started_ns": 1723161253937085768}
+    1723161253937085768 < {"stream":"btcusdt@depth@100ms","data":{…}}
+    1723161254206652067 GET /api/v3/depth?symbol=BTCUSDT&limit=1000 {"lastUpdateId":…}
+    1617646620613985000 > [{"ticket":"…"},…]
+    1617646621613985000 ! {"mark":"disconnect","reason":"…"}
+
+Directions: `<` frame received, `>` frame sent, `GET PATH` answer of a REST request, `!` mark (JSON:
+"disconnect", "connect", "gap", "dropped"). A payload with a line feed or bytes that are not UTF-8 is
+kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`). Receive times never decrease.
+Each zstd frame stands for itself, so that a file cut anywhere loses at most its last block.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+import zstandard
+
+from coinspace.clock import SECOND_NS
+from coinspace.errors import FeedError
+
+MAGIC = b"#coinspace-feed "
+VERSION = 1
+# a block is what a crash can cost: small enough to lose little, large enough to compress 4-5 x
+BLOCK_RECORDS = 1000
+BLOCK_NS = SECOND_NS
+LEVEL = 3
+READ_SIZE = 1 << 20
+# refuses files that are not feeds before they fill the memory with one endless line
+LINE_LIMIT = 64 << 20
+DIRECTIONS = ("<", ">", "GET", "!")
+
+
+class Record(NamedTuple):
+    """One line of a feed.
+
+    received_ns: since the epoch. direction: one of DIRECTIONS. path: of a GET, else "". payload: the
+    bytes as they went over the wire (of a mark: its JSON).
+    """
+
+    received_ns: int
+    direction: str
+    path: str
+    payload: bytes
+
+    def mark(self) -> dict[str, Any]:
+        """Return a mark's content."""
+        content: dict[str, Any] = orjson.loads(self.payload)
+        return content
+
+
+def encode_line(record: Record) -> bytes:
+    """Spell a record as its line.
+
+    Raises: FeedError for an unknown direction or a path with a space.
+    """
+    received_ns, direction, path, payload = record
+    if direction not in DIRECTIONS:
+        raise FeedError(f"direction: expected one of {', '.join(DIRECTIONS)}, was {direction!r}")
+    if direction == "GET" and (not path.startswith("/") or " " in path or "\n" in path):
+        raise FeedError(f"path of a GET: expected '/…' without a space, was {path!r}")
+    if b"\n" in payload or not _is_text(payload):
+        payload, direction = base64.b64encode(payload), direction + "64"
+    head = f"{received_ns} {direction} {path} " if path else f"{received_ns} {direction} "
+    return head.encode() + payload + b"\n"
+
+
+def _is_text(payload: bytes) -> bool:
+    if payload.isascii():
+        return True
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def decode_line(line: bytes) -> Record:
+    """Read a line without its line feed.
+
+    Raises: FeedError saying what was expected.
+    """
+    stamp, _, rest = line.partition(b" ")
+    tag, space, payload = rest.partition(b" ")
+    if not stamp.isdigit() or not space:
+        raise FeedError(f"expected 'TIME DIRECTION PAYLOAD', was {line[:60]!r}")
+    direction, path = tag.decode("ascii", "replace"), ""
+    coded = direction.endswith("64")
+    if coded:
+        direction = direction[:-2]
+    if direction not in DIRECTIONS:
+        raise FeedError(f"expected a direction out of {', '.join(DIRECTIONS)}, was {direction!r}")
+    if direction == "GET":
+        raw, space, payload = payload.partition(b" ")
+        if not space or not raw.startswith(b"/"):
+            raise FeedError(f"expected 'GET /PATH ANSWER', was {line[:60]!r}")
+        path = raw.decode()
+    if coded:
+        try:
+            payload = base64.b64decode(payload, validate=True)
+        except binascii.Error as error:
+            raise FeedError(f"expected base64, {error}, was {line[:60]!r}") from None
+    return Record(int(stamp), direction, path, payload)
+
+
+class FeedWriter:
+    """Write a feed; a block is complete on disk when its last record has been written or flushed."""
+
+    def __init__(self, path: Path | str, header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.records = 0
+        self.bytes_written = 0
+        self._last_ns = 0
+        self._block: list[bytes] = []
+        self._block_ns = 0
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        try:
+            self._file: BinaryIO = self.path.open("wb")
+        except OSError as error:
+            raise FeedError(f"feed {self.path}: expected a file to write, {error}") from None
+        self._block.append(MAGIC + b"%d " % VERSION + orjson.dumps(header) + b"\n")
+
+    def write(self, received_ns: int, direction: str, path: str, payload: bytes) -> None:
+        """Append a record; a receive time before the last one is raised to it."""
+        received_ns = max(received_ns, self._last_ns)
+        if self.records and (
+            len(self._block) >= BLOCK_RECORDS or received_ns - self._block_ns >= BLOCK_NS
+        ):
+            self.flush()
+        if not self._block or not self.records:
+            self._block_ns = received_ns
+        self._last_ns = received_ns
+        self._block.append(encode_line(Record(received_ns, direction, path, payload)))
+        self.records += 1
+
+    def mark(self, received_ns: int, name: str, **facts: Any) -> None:
+        """Append a mark such as "disconnect"."""
+        self.write(received_ns, "!", "", orjson.dumps({"mark": name, **facts}))
+
+    def flush(self) -> None:
+        """End the block: what was written so far survives a crash of this process."""
+        if self._block:
+            block = self._compressor.compress(b"".join(self._block))
+            self._file.write(block)
+            self._file.flush()
+            self.bytes_written += len(block)
+            self._block.clear()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+    def __enter__(self) -> FeedWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FeedReader:
+    """Iterate over the records of a feed, plain or compressed.
+
+    Attributes: header; line (of the last record, 1 = header); torn: the file ends within a block or a
+    line, everything before has been read.
+    Raises: FeedError naming file, line and what was expected.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.line = 1
+        self.torn = False
+        self.compressed_read = 0
+        try:
+            self._file: BinaryIO = self.path.open("rb")
+            self.size = self.path.stat().st_size
+        except OSError as error:
+            raise FeedError(f"feed {self.path}: expected a readable file, {error}") from None
+        self._lines = self._read_lines()
+        self.header = self._read_header()
+
+    def _read_header(self) -> dict[str, Any]:
+        first = next(self._lines, b"")
+        if not first.startswith(MAGIC):
+            raise self._error(f"expected '#coinspace-feed {VERSION} {{…}}', was {first[:60]!r}")
+        version, _, text = first[len(MAGIC) :].partition(b" ")
+        if version != b"%d" % VERSION:
+            raise self._error(f"expected feed version {VERSION}, was {version!r}")
+        try:
+            header = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise self._error(f"expected a JSON header, {error}") from None
+        if not isinstance(header, dict) or not isinstance(header.get("exchange"), str):
+            raise self._error(f"expected a header with an exchange, was {text[:80]!r}")
+        return header
+
+    @property
+    def exchange(self) -> str:
+        """The exchange whose frames these are."""
+        return str(self.header["exchange"])
+
+    def _error(self, text: str) -> FeedError:
+        return FeedError(f"feed {self.path}, line {self.line}: {text}")
+
+    def _read_lines(self) -> Iterator[bytes]:
+        head = self._file.read(4)
+        self._file.seek(0)
+        stream: Any = self._file
+        if head == b"\x28\xb5\x2f\xfd":
+            stream = zstandard.ZstdDecompressor().stream_reader(
+                self._file, read_across_frames=True, read_size=READ_SIZE
+            )
+        rest = b""
+        while True:
+            try:
+                chunk = stream.read(READ_SIZE)
+            except zstandard.ZstdError as error:
+                raise self._error(f"after this line: expected a zstd frame, {error}") from None
+            if not chunk:
+                break
+            self.compressed_read = self._file.tell()
+            lines = (rest + chunk).split(b"\n")
+            rest = lines.pop()
+            if len(rest) > LINE_LIMIT:
+                raise self._error(f"expected lines below {LINE_LIMIT} bytes")
+            yield from lines
+        # a compressed file cut between two lines shows no rest: its missing end of frame does
+        self.torn = bool(rest) or (stream is not self._file and not _whole(self.path))
+
+    def __iter__(self) -> Iterator[Record]:
+        last_ns = 0
+        for line in self._lines:
+            self.line += 1
+            try:
+                record = decode_line(line)
+            except FeedError as error:
+                raise self._error(str(error)) from None
+            if record.received_ns < last_ns:
+                raise self._error(
+                    f"expected a receive time not before {last_ns}, was {record.received_ns}"
+                )
+            last_ns = record.received_ns
+            yield record
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> FeedReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _whole(path: Path) -> bool:
+    # tell whether the last zstd frame is complete, by walking frames without keeping their content
+    data = path.read_bytes()
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            frame.decompress(data)
+        except zstandard.ZstdError:
+            return False
+        if not frame.eof:
+            return False
+        data = frame.unused_data
+    return True
