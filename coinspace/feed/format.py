@@ -1,4 +1,4 @@
-"""The feed file: what one connection received, a line a record, zstd frames of 1,000 records or 1 s.
+"""The feed file: what one connection received, a line a record, in zstd frames.
 
     #coinspace-feed 1 {"exchange": "binance", "url": "wss://…", "started_ns": 1723161253937085768}
     1723161253937085768 < {"stream":"btcusdt@depth@100ms","data":{…}}
@@ -6,9 +6,9 @@
     1617646620613985000 > [{"ticket":"…"},…]
     1617646621613985000 ! {"mark":"disconnect","reason":"…"}
 
-Directions: `<` frame received, `>` frame sent, `GET PATH` answer of a REST request, `!` mark (JSON:
-"disconnect", "connect", "gap", "dropped"). A payload with a line feed or bytes that are not UTF-8 is
-kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`). Receive times never decrease.
+Directions: `<` frame received, `>` frame sent, `GET PATH` answer of a REST request, `!` mark
+(JSON: "disconnect", "connect", "gap", "dropped"). A payload with a line feed or bytes that are
+not UTF-8 is kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`). Receive times never decrease.
 Each zstd frame stands for itself, so that a file cut anywhere loses at most its last block.
 """
 
@@ -42,8 +42,8 @@ DIRECTIONS = ("<", ">", "GET", "!")
 class Record(NamedTuple):
     """One line of a feed.
 
-    received_ns: since the epoch. direction: one of DIRECTIONS. path: of a GET, else "". payload: the
-    bytes as they went over the wire (of a mark: its JSON).
+    received_ns: since the epoch. direction: one of DIRECTIONS. path: of a GET, else "".
+    payload: the bytes as they went over the wire (of a mark: its JSON).
     """
 
     received_ns: int
@@ -112,7 +112,7 @@ def decode_line(line: bytes) -> Record:
 
 
 class FeedWriter:
-    """Write a feed; a block is complete on disk when its last record has been written or flushed."""
+    """Write a feed; what was written before the last flush survives a crash."""
 
     def __init__(self, path: Path | str, header: dict[str, Any]) -> None:
         self.path = Path(path)
@@ -175,8 +175,8 @@ class FeedWriter:
 class FeedReader:
     """Iterate over the records of a feed, plain or compressed.
 
-    Attributes: header; line (of the last record, 1 = header); torn: the file ends within a block or a
-    line, everything before has been read.
+    Attributes: header; line (of the last record, 1 = header); torn: the file ends within a block
+    or a line, everything before has been read.
     Raises: FeedError naming file, line and what was expected.
     """
 
