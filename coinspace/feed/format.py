@@ -8,7 +8,8 @@
 
 Directions: `<` frame received, `>` frame sent, `GET PATH` answer of a REST request, `!` mark
 (JSON: "disconnect", "connect", "gap", "dropped"). A payload with a line feed or bytes that are
-not UTF-8 is kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`). Receive times never decrease.
+not UTF-8 is kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`).
+Receive times never decrease.
 Each zstd frame stands for itself, so that a file cut anywhere loses at most its last block.
 """
 
