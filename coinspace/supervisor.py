@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -278,8 +279,6 @@ def claim(settings: Settings) -> IO[str]:
 
     Raises: ConfigError when another supervisor runs on the same folder, or it cannot be written.
     """
-    import fcntl
-
     folder = settings.data / "run"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -292,6 +291,7 @@ def claim(settings: Settings) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        lock.close()
         raise ConfigError(
             f"data folder {settings.data}: another `coinspace up` runs on it;"
             " stop that one or set COINSPACE_DATA"

@@ -1,0 +1,75 @@
+"""Order of start and stop, refusals before anything starts."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from coinspace.config import Settings, load
+from coinspace.errors import ConfigError
+from coinspace.supervisor import LOG_BYTES, LogFile, check_port, claim, start_groups, stop_groups
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    return load()
+
+
+def test_every_process_starts_and_stops_once(settings: Settings) -> None:
+    names = [name for name, _ in settings.processes()]
+    started = [name for group in start_groups(names) for name in group]
+    assert sorted(started) == sorted(["questdb", *names])
+    stopped = [name for group in stop_groups(["simulate", "questdb", *names]) for name in group]
+    assert sorted(stopped) == sorted(["simulate", "questdb", *names])
+
+
+def test_readers_start_before_writers_and_stop_after_them(settings: Settings) -> None:
+    names = [name for name, _ in settings.processes()]
+    order = [name for group in start_groups(names) for name in group]
+    collector = order.index("orderbook-collector-upbit")
+    assert order[0] == "questdb"
+    assert order.index("orderbook-storage-worker") < collector
+    assert order.index("index-calculator") < order.index("orderbook-aggregator") < collector
+    reverse = [name for group in stop_groups(["questdb", *names]) for name in group]
+    assert reverse[-1] == "questdb"
+    assert reverse.index("orderbook-collector-upbit") < reverse.index("orderbook-storage-worker")
+
+
+def test_port_in_use_is_one_clear_error(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings.endpoint.port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=r"expected a free port.*set endpoint.port"):
+            check_port(settings)
+
+
+def test_second_supervisor_on_a_folder_is_refused(settings: Settings) -> None:
+    with claim(settings), pytest.raises(ConfigError, match="another `coinspace up`"):
+        claim(settings)
+    claim(settings).close()
+
+
+def test_unwritable_data_folder_is_one_clear_error(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings.data = tmp_path / "file"
+    with pytest.raises(ConfigError, match="expected a writable folder"):
+        claim(settings)
+
+
+def test_claim_forgets_states_of_an_earlier_run(settings: Settings) -> None:
+    stale = settings.data / "run" / "index-endpoint.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    claim(settings).close()
+    assert not stale.exists()
+
+
+def test_logs_are_bounded(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "a.log")
+    line = b"x" * (1 << 20)
+    for _ in range(25):
+        log.write(line)
+    log.close()
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == 2
+    assert all(size <= LOG_BYTES + 2 * len(line) for size in sizes)
