@@ -49,6 +49,17 @@ cdef packed struct Header:
     int64_t id             # book: exchange's update id; trade: trade id; 0 = none
 
 
+# bytes that a header promises for its kind; `size` where the kind sets no size
+cdef inline Py_ssize_t expected_size(const Header *header, Py_ssize_t size) noexcept nogil:
+    if header.kind == KIND_ORDERBOOK:
+        return 16 * (<Py_ssize_t>header.n_bids + <Py_ssize_t>header.n_asks)
+    if header.kind == KIND_TICKER:
+        return 8 * TICKER_FIELDS
+    if header.kind == KIND_TRADE:
+        return 16
+    return size
+
+
 cdef class Message:
     cdef:
         readonly bytes topic

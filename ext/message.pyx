@@ -88,13 +88,7 @@ cdef class Message:
         cdef Py_ssize_t size = self.payload.nbytes
         if size != self.header.payload_size:
             raise MessageError(f"payload size: expected {self.header.payload_size} bytes, was {size}, {topic!r}")
-        cdef Py_ssize_t expected = size
-        if self.header.kind == KIND_ORDERBOOK:
-            expected = 16 * (<Py_ssize_t>self.header.n_bids + self.header.n_asks)
-        elif self.header.kind == KIND_TICKER:
-            expected = 8 * TICKER_FIELDS
-        elif self.header.kind == KIND_TRADE:
-            expected = 16
+        cdef Py_ssize_t expected = expected_size(&self.header, size)
         if size != expected:
             raise MessageError(f"payload size: expected {expected} bytes for its kind, was {size}, {topic!r}")
         return self

@@ -1,0 +1,5 @@
+"""Sinks without sockets: what a stage emits lands in a list, numbered as on the live bus."""
+
+from coinspace._ext.sink import ListSink, Sink, Topic
+
+__all__ = ["ListSink", "Sink", "Topic"]

@@ -1,0 +1,148 @@
+"""Sinks: number, stamp and hand on messages. One signature for the live bus, replays and tests."""
+
+from cpython.buffer cimport PyBUF_SIMPLE
+from cpython.buffer cimport PyBuffer_Release
+from cpython.buffer cimport PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint8_t
+from libc.stdint cimport uint16_t
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+from posix.time cimport CLOCK_REALTIME
+from posix.time cimport clock_gettime
+from posix.time cimport timespec
+
+from coinspace._ext.message cimport HEADER_SIZE
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport Message
+from coinspace._ext.message cimport VERSION
+from coinspace._ext.message cimport expected_size
+
+from coinspace._ext.message import KIND_NAMES
+from coinspace.errors import MessageError
+
+# a topic is one short part; libzmq keeps up to 33 bytes without an allocation
+TOPIC_LIMIT = 255
+KINDS = {name.encode(): kind for kind, name in enumerate(KIND_NAMES) if name}
+
+
+cdef class Topic:
+    def __init__(self, bytes name not None, int number=0):
+        self.kind = KINDS.get(name.split(b".", 1)[0], 0)
+        if not self.kind or not name.endswith(b".") or len(name) > TOPIC_LIMIT:
+            raise MessageError(
+                f"topic: expected KIND.EXCHANGE.MARKET. with its closing dot, at most {TOPIC_LIMIT} bytes"
+                f" and a kind of {', '.join(KIND_NAMES[1:])}, was {name!r}"
+            )
+        self.name = name
+        self.data = PyBytes_AS_STRING(name)
+        self.size = <size_t>len(name)
+        self.number = <uint32_t>number
+
+    def __repr__(self):
+        return f"<Topic {self.name.decode()} sequence={self.sequence}>"
+
+
+cdef class Sink:
+    """Base of all sinks. `clock` gives published_ns (callable -> ns, default the wall clock)."""
+
+    def __init__(self, epoch_ns, *, clock=None):
+        if epoch_ns <= 0:
+            raise MessageError(f"epoch: expected ns since 1970, was {epoch_ns}")
+        self.epoch = epoch_ns
+        self._clock = clock
+        self._topics = {}
+
+    cdef Topic make_topic(self, bytes name):
+        found = self._topics.get(name)
+        if found is None:
+            found = self._topics[name] = Topic(name, len(self._topics))
+        return <Topic>found
+
+    def topic(self, bytes name not None):
+        """Return the topic's handle, the same one at each call.
+
+        Raises: MessageError when the name is not KIND.….… with its closing dot.
+        """
+        return self.make_topic(name)
+
+    @property
+    def sequences(self):
+        """Last sequence of every topic that has sent something, by name."""
+        return {topic.name: topic.sequence for topic in self._topics.values() if topic.sequence}
+
+    def publish(
+        self, Topic topic not None, int kind, payload, *, int flags=0, n_bids=0, n_asks=0,
+        int64_t exchange_ns=0, int64_t received_ns=0, int64_t id=0,
+    ):
+        """Send one message; the payload is any C-contiguous buffer and is copied.
+
+        Returns: the message's sequence.
+        Raises: MessageError when kind, topic and size contradict each other.
+        """
+        cdef Header header
+        cdef Py_buffer view
+        if kind != topic.kind:
+            raise MessageError(f"message kind: expected {topic.kind} for {topic.name!r}, was {kind}")
+        memset(&header, 0, HEADER_SIZE)
+        header.kind = <uint8_t>kind
+        header.flags = <uint16_t>flags
+        header.n_bids = n_bids
+        header.n_asks = n_asks
+        header.exchange_ns = exchange_ns
+        header.received_ns = received_ns
+        header.id = id
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+        try:
+            expected = expected_size(&header, view.len)
+            if view.len != expected:
+                raise MessageError(
+                    f"payload size: expected {expected} bytes for its kind, was {view.len}, {topic.name!r}"
+                )
+            self.send(topic, &header, view.buf, <size_t>view.len)
+        finally:
+            PyBuffer_Release(&view)
+        return topic.sequence
+
+    cdef int send(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
+        topic.sequence += 1
+        header.version = VERSION
+        header.epoch = self.epoch
+        header.sequence = topic.sequence
+        header.payload_size = <uint32_t>size
+        header.published_ns = wall_ns() if self._clock is None else self._clock()
+        self.published += 1
+        return self.deliver(topic, header, payload, size)
+
+    cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
+        raise NotImplementedError(f"{type(self).__name__}.deliver")
+
+
+cdef class ListSink(Sink):
+    """Keeps every message. Without a clock published_ns is received_ns, so a replay repeats bit for bit."""
+
+    def __init__(self, epoch_ns=1, *, clock=None):
+        Sink.__init__(self, epoch_ns, clock=clock)
+        self.messages = []
+
+    def clear(self):
+        """Forget the messages; sequences go on."""
+        self.messages.clear()
+
+    cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
+        if self._clock is None:
+            header.published_ns = header.received_ns
+        self.messages.append(Message.decode(
+            topic.name,
+            PyBytes_FromStringAndSize(<const char*>header, HEADER_SIZE),
+            PyBytes_FromStringAndSize(<const char*>payload, <Py_ssize_t>size),
+        ))
+        return 0
+
+
+cdef int64_t wall_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
