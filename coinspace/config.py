@@ -128,6 +128,19 @@ class StorageSettings(Section):
         str, Field(description="ILP configuration, 'http::addr=host:9000;' or 'tcp::addr=…;'")
     ] = ""
     sql: Annotated[str, Field(description="postgresql://user:password@host:8812/qdb")] = ""
+    readonly_sql: Annotated[
+        str, Field(description="the same for a user that may only read; empty = as sql")
+    ] = ""
+    http_port: Annotated[
+        int, Field(ge=0, le=65_535, description="of the private server, 0 = any free one")
+    ] = 0
+    pg_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    ilp_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    java_heap_mb: Annotated[int, Field(ge=128, le=65_536)] = 512
+    server_workers: Annotated[
+        int, Field(ge=1, le=64, description="threads in each of the private server's pools")
+    ] = 1
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
     batch_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
     request_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5000

@@ -1,9 +1,13 @@
 """Fixtures that more than one folder of tests uses."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from coinspace.config import Settings, StorageSettings
+from coinspace.storage.server import ManagedServer, read_log_tail
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +19,19 @@ def feeds() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings in {folder}: set COINSPACE_FEEDS to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a data folder whose private QuestDB runs, one server for all tests.
+
+    Tests share it: use markets, tables or times of your own, or truncate what you read.
+    `settings.model_copy(update={"data": …})` with `storage.ilp` and `storage.sql` of
+    `address(questdb)` gives a data folder of your own on the same server.
+    """
+    settings = Settings(data=tmp_path_factory.mktemp("questdb"), storage=StorageSettings(ttl="off"))
+    server = ManagedServer(settings)
+    server.start()
+    yield settings
+    assert server.poll() is None, f"QuestDB died during the tests: {read_log_tail(server.root)}"
+    assert server.stop() == 0

