@@ -169,9 +169,11 @@ class Supervisor:
         Raises: ConfigError naming the process that did not become ready, and why.
         """
         by_name = dict(self.settings.processes())
+        if not self.settings.storage.ilp:
+            by_name["questdb"] = ["questdb", "start", "--foreground"]
         for group in start_groups(list(by_name)):
             for name in group:
-                await self._launch(name, by_name.get(name, ["questdb", "start", "--foreground"]))
+                await self._launch(name, by_name[name])
             for name in group:
                 await self._ready(name)
 
@@ -220,7 +222,7 @@ def _kind(names: list[str], *kinds: str) -> list[str]:
 def start_groups(names: list[str]) -> list[list[str]]:
     """Order processes for the start: the store, then readers of the bus, then its writers."""
     return [
-        ["questdb"],
+        _kind(names, "questdb"),
         _kind(names, "orderbook-storage", "ticker-storage"),
         _kind(names, "index-calculator"),
         _kind(names, "orderbook-aggregator"),

@@ -17,21 +17,21 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_every_process_starts_and_stops_once(settings: Settings) -> None:
-    names = [name for name, _ in settings.processes()]
+    names = ["questdb", *(name for name, _ in settings.processes())]
     started = [name for group in start_groups(names) for name in group]
-    assert sorted(started) == sorted(["questdb", *names])
-    stopped = [name for group in stop_groups(["simulate", "questdb", *names]) for name in group]
-    assert sorted(stopped) == sorted(["simulate", "questdb", *names])
+    assert sorted(started) == sorted(names)
+    stopped = [name for group in stop_groups(["simulate", *names]) for name in group]
+    assert sorted(stopped) == sorted(["simulate", *names])
 
 
 def test_readers_start_before_writers_and_stop_after_them(settings: Settings) -> None:
-    names = [name for name, _ in settings.processes()]
+    names = ["questdb", *(name for name, _ in settings.processes())]
     order = [name for group in start_groups(names) for name in group]
     collector = order.index("orderbook-collector-upbit")
     assert order[0] == "questdb"
     assert order.index("orderbook-storage-worker") < collector
     assert order.index("index-calculator") < order.index("orderbook-aggregator") < collector
-    reverse = [name for group in stop_groups(["questdb", *names]) for name in group]
+    reverse = [name for group in stop_groups(names) for name in group]
     assert reverse[-1] == "questdb"
     assert reverse.index("orderbook-collector-upbit") < reverse.index("orderbook-storage-worker")
 

@@ -1,0 +1,156 @@
+"""A whole platform in a folder of its own, started by the command that a user types."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+
+from coinspace.config import Settings
+from coinspace.storage.address import address
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    """Return the first true result of `check`; fail naming what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        result = check()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
+        time.sleep(0.1)
+
+
+class Platform:
+    """A running `coinspace up` and what one asks it."""
+
+    def __init__(self, data: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.data = data
+        self.port = port
+        self.process = process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.data, self.port)
+
+    def get(self, path: str) -> Any:
+        """Return the API's JSON answer, None while nobody answers."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=5
+            ) as response:
+                return orjson.loads(response.read())
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a `coinspace` command beside the platform."""
+        return subprocess.run(
+            [sys.executable, "-m", "coinspace", *arguments],
+            env=self.environment,
+            cwd=self.data,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def pids(self) -> dict[str, int]:
+        return {
+            path.stem: orjson.loads(path.read_bytes())["pid"]
+            for path in (self.data / "run").glob("*.json")
+        }
+
+    def stop(self, timeout_s: float = 60.0) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout_s)
+
+
+def environment(data: Path, port: int) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("COINSPACE_")}
+    kept = {
+        k: os.environ[k] for k in ("COINSPACE_CACHE", "COINSPACE_QUESTDB_JAR") if k in os.environ
+    }
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    return {
+        **inherited,
+        **kept,
+        "PYTHONPATH": root,
+        "COINSPACE_DATA": str(data),
+        "COINSPACE_ENDPOINT__PORT": str(port),
+    }
+
+
+@contextmanager
+def platform(data: Path, *arguments: str) -> Iterator[Platform]:
+    """Run `coinspace up` on simulated exchanges; its output goes to data/up.log."""
+    port = free_port()
+    with (data / "up.log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "coinspace", "up", "--simulate", *arguments],
+            env=environment(data, port),
+            cwd=data,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    started = Platform(data, port, process)
+    try:
+        yield started
+    finally:
+        if process.poll() is None:
+            try:
+                started.stop()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def query(data: Path, text: str) -> list[tuple[Any, ...]]:
+    """Ask the platform's own database."""
+    found = address(Settings(data=data))
+    with psycopg.connect(found.sql, autocommit=True) as connection:
+        return connection.execute(text.encode()).fetchall()
+
+
+class Database:
+    """The platform's private server alone, to look at what a run left behind."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._environment = environment(data, free_port())
+
+    def _run(self, command: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "coinspace", "questdb", command],
+            env=self._environment,
+            cwd=self._data,
+            check=True,
+            timeout=90,
+            capture_output=True,
+        )
+
+    def __enter__(self) -> None:
+        self._run("start")
+
+    def __exit__(self, *exception: object) -> None:
+        self._run("stop")

@@ -1,0 +1,112 @@
+"""The whole platform on simulated exchanges: what a newcomer gets from `make run`."""
+
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.flow.platform import Database, Platform, environment, platform, query, wait_for
+
+ASSETS = {"BTC", "ETH", "XRP", "SOL"}
+KOREAN = {f"{asset}/KRW" for asset in ASSETS | {"USDT"}}
+GLOBAL = {f"{asset}/USDT" for asset in ASSETS}
+MARKETS = {
+    *(("upbit", market) for market in KOREAN),
+    *(("bithumb", market) for market in KOREAN),
+    *(("binance", market) for market in GLOBAL),
+}
+
+
+def values(running: Platform) -> dict[str, str]:
+    body = running.get("/v1/indices") or {}
+    indices = body.get("indices", [])
+    return {one["asset"]: one["value"] for one in indices if one["value"] is not None}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def complete(data: Path, table: str) -> bool:
+    return set(query(data, f"select distinct exchange, market from {table}")) == MARKETS
+
+
+@pytest.mark.timeout(300)
+def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
+    with platform(tmp_path) as running:
+        wait_for("an index value of every asset", lambda: values(running).keys() == ASSETS, 150)
+        status = wait_for("a healthy status", lambda: healthy(running), 60)
+        assert len(status["processes"]) == 11
+        first = values(running)
+        wait_for("the index to move", lambda: values(running) != first)
+        for table in ("orderbook", "ticker", "trade"):
+            wait_for(f"every market in {table}", partial(complete, tmp_path, table))
+        indices = "select distinct index from index_tick where value is not null"
+        wait_for("every index in index_tick", lambda: len(query(tmp_path, indices)) >= len(ASSETS))
+        pids = running.pids()
+        health = tmp_path / "run"
+        assert running.stop() == 0
+        # no orphan, and every row that the workers counted is in the database
+        assert not [name for name, pid in pids.items() if alive(pid)]
+        counted = {
+            name: orjson.loads((health / f"{name}.json").read_bytes())["counters"]
+            for name in ("orderbook-storage-worker", "ticker-storage-worker")
+        }
+    with Database(tmp_path):
+        assert counts(tmp_path, "orderbook") == counted["orderbook-storage-worker"]["rows_stored"]
+        trades_and_tickers = counts(tmp_path, "ticker") + counts(tmp_path, "trade")
+        assert trades_and_tickers == counted["ticker-storage-worker"]["rows_stored"]
+
+
+def healthy(running: Platform) -> dict[str, list[object]] | None:
+    done = running.run("status", "--json")
+    return orjson.loads(done.stdout) if done.returncode == 0 else None
+
+
+def counts(data: Path, table: str) -> int:
+    return int(query(data, f"select count() from {table}")[0][0])
+
+
+@pytest.mark.timeout(300)
+def test_killed_processes_come_back(tmp_path: Path) -> None:
+    with platform(tmp_path) as running:
+        wait_for("a healthy status", lambda: healthy(running), 150)
+        before = running.pids()
+        victims = ("orderbook-collector-upbit", "orderbook-aggregator", "index-calculator")
+        for name in victims:
+            os.kill(before[name], 9)
+        wait_for(
+            "the killed ones to come back",
+            lambda: all(running.pids()[name] != before[name] for name in victims),
+        )
+        wait_for("a healthy status again", lambda: healthy(running), 60)
+        old = values(running)
+        wait_for("the index to move again", lambda: old and values(running) not in ({}, old))
+
+
+def test_taken_port_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "coinspace", "up", "--simulate"],
+            env=environment(tmp_path, port),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"coinspace: endpoint port 127.0.0.1:{port}: expected a free port"
+    )
+    assert done.stderr.count("\n") == 1
