@@ -1,0 +1,251 @@
+"""Seeded frames in the exchanges' wire formats: 64 different ones a kind, alike on all machines.
+
+Shapes and spellings follow frames seen on the wire: Upbit's prices with `.0` and sizes below
+0.001 in exponent form (about 6 %), Bithumb's plain numbers, Binance's quoted eight decimals. One
+frame repeated would let the branch predictor learn it, and every figure would be too good.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+COUNT = 64
+SEED = 7
+INPUT = f"{COUNT} generated frames, seed {SEED}"
+EPOCH_MS = 1_790_134_742_106
+# names of Upbit's and Bithumb's keys in the SIMPLE format
+SHORT = {
+    "type": "ty",
+    "code": "cd",
+    "timestamp": "tms",
+    "total_ask_size": "tas",
+    "total_bid_size": "tbs",
+    "orderbook_units": "obu",
+    "ask_price": "ap",
+    "bid_price": "bp",
+    "ask_size": "as",
+    "bid_size": "bs",
+    "stream_type": "st",
+    "level": "lv",
+}
+
+
+def _java(value: float) -> str:
+    # Upbit's servers print as Java does: below 0.001 with an exponent, always with a point
+    if value and value < 1e-3:
+        mantissa, _, exponent = f"{value:.7e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}E{int(exponent)}"
+    text = f"{value:.8f}".rstrip("0")
+    return text + "0" if text.endswith(".") else text
+
+
+def _size(rng: random.Random) -> float:
+    return max(1e-8, round(rng.lognormvariate(-2.3, 3.0) % 40, 8))
+
+
+def upbit_book(rng: random.Random, *, units: int = 30, simple: bool = False) -> str:
+    """Return an Upbit order book of KRW-BTC; simple: short keys."""
+    mid = 116_000_000 + rng.randrange(-2_000, 2_000) * 1_000
+    gap = rng.randint(1, 5)
+    levels = []
+    ask_total = bid_total = 0.0
+    for i in range(units):
+        ask, bid = mid + (gap + i) * 1_000, mid - i * 1_000
+        ask_size, bid_size = _size(rng), _size(rng)
+        ask_total += ask_size
+        bid_total += bid_size
+        levels.append(
+            f'{{"ask_price":{ask}.0,"bid_price":{bid}.0,'
+            f'"ask_size":{_java(ask_size)},"bid_size":{_java(bid_size)}}}'
+        )
+    text = (
+        f'{{"type":"orderbook","code":"KRW-BTC","timestamp":{EPOCH_MS + rng.randrange(10**8)},'
+        f'"total_ask_size":{ask_total:.8f},"total_bid_size":{bid_total:.8f},'
+        f'"orderbook_units":[{",".join(levels)}],"stream_type":"REALTIME","level":0}}'
+    )
+    if simple:
+        for long, short in SHORT.items():
+            text = text.replace(f'"{long}":', f'"{short}":')
+    return text
+
+
+def bithumb_book(rng: random.Random) -> str:
+    """Return a Bithumb order book: 15 units, sizes of four decimals, time in µs."""
+    mid = 116_204_000 + rng.randrange(-2_000, 2_000) * 1_000
+    levels = []
+    for i in range(15):
+        ask_size, bid_size = (f"{_size(rng):.4f}".rstrip("0").rstrip(".") for _ in range(2))
+        levels.append(
+            f'{{"ask_price":{mid + (i + 1) * 1000},"bid_price":{mid - i * 1000},'
+            f'"ask_size":{ask_size},"bid_size":{bid_size}}}'
+        )
+    return (
+        f'{{"type":"orderbook","code":"KRW-BTC","total_ask_size":{_size(rng):.4f},'
+        f'"total_bid_size":{_size(rng):.4f},"orderbook_units":[{",".join(levels)}],'
+        f'"level":1,"timestamp":{(EPOCH_MS + rng.randrange(10**8)) * 1000 + rng.randrange(1000)},'
+        '"stream_type":"REALTIME"}'
+    )
+
+
+def _pairs(rng: random.Random, best: float, step: float, count: int, *, zeros: float = 0.0) -> str:
+    price, pairs = best, []
+    for _ in range(count):
+        size = 0.0 if rng.random() < zeros else round(_size(rng), 5)
+        pairs.append(f'["{price:.8f}","{size:.8f}"]')
+        price += step * rng.randint(1, 40)
+    return ",".join(pairs)
+
+
+def binance_depth20(rng: random.Random) -> str:
+    """Return a combined-stream frame of Binance's 20 best levels."""
+    mid = 86_700 + rng.randrange(100_000) / 100
+    return (
+        f'{{"stream":"btcusdt@depth20@100ms","data":{{"lastUpdateId":'
+        f"{100_530_416_202 + rng.randrange(10**9)},"
+        f'"bids":[{_pairs(rng, mid, -0.01, 20)}],"asks":[{_pairs(rng, mid + 0.01, 0.01, 20)}]}}}}'
+    )
+
+
+def binance_diff(rng: random.Random, first: int = 100_530_416_203) -> str:
+    """Return a combined-stream depth update of 48 levels, a fifth of them deletions."""
+    mid = 86_700 + rng.randrange(100_000) / 100
+    last = first + rng.randrange(1, 40)
+    return (
+        f'{{"stream":"btcusdt@depth@100ms","data":{{"e":"depthUpdate",'
+        f'"E":{EPOCH_MS + rng.randrange(10**8)},"s":"BTCUSDT","U":{first},"u":{last},'
+        f'"b":[{_pairs(rng, mid, -0.01, 24, zeros=0.2)}],'
+        f'"a":[{_pairs(rng, mid + 0.01, 0.01, 24, zeros=0.2)}]}}}}'
+    )
+
+
+def upbit_trade(rng: random.Random, *, simple: bool = False) -> str:
+    """Return an Upbit trade of KRW-BTC."""
+    time_ms = EPOCH_MS + rng.randrange(10**8)
+    price = 116_000_000 + rng.randrange(2_000) * 1_000
+    side = rng.choice(("ASK", "BID"))
+    if simple:
+        return (
+            f'{{"ty":"trade","cd":"KRW-BTC","tms":{time_ms},"td":"2026-09-23","ttm":"03:39:02",'
+            f'"ttms":{time_ms - 33},"tp":{price}.0,"tv":{_java(_size(rng))},"ab":"{side}",'
+            f'"pcp":115990000.0,"c":"RISE","cp":10000.0,"sid":{time_ms}0001,"st":"REALTIME"}}'
+        )
+    return (
+        f'{{"type":"trade","code":"KRW-BTC","timestamp":{time_ms},"trade_date":"2026-09-23",'
+        f'"trade_time":"03:39:02","trade_timestamp":{time_ms - 33},"trade_price":{price}.0,'
+        f'"trade_volume":{_java(_size(rng))},"ask_bid":"{side}",'
+        '"prev_closing_price":115990000.0,"change":"RISE","change_price":10000.0,'
+        f'"sequential_id":{time_ms}0001,"best_ask_price":{price + 1000}.0,'
+        f'"best_ask_size":{_java(_size(rng))},"best_bid_price":{price}.0,'
+        f'"best_bid_size":{_java(_size(rng))},"stream_type":"REALTIME"}}'
+    )
+
+
+def bithumb_trade(rng: random.Random) -> str:
+    """Return a Bithumb trade of KRW-BTC."""
+    time_ms = EPOCH_MS + rng.randrange(10**8)
+    price = 116_000_000 + rng.randrange(2_000) * 1_000
+    return (
+        f'{{"type":"trade","code":"KRW-BTC","trade_price":{price},'
+        f'"trade_volume":{_size(rng):.4f},"ask_bid":"{rng.choice(("ASK", "BID"))}",'
+        '"prev_closing_price":115990000,"change":"RISE","change_price":10000,'
+        '"trade_date":"2026-09-23","trade_time":"12:18:33",'
+        f'"trade_timestamp":{time_ms - 33},"sequential_id":{10**18 + rng.randrange(10**17)},'
+        f'"timestamp":{time_ms},"stream_type":"REALTIME"}}'
+    )
+
+
+def binance_trade(rng: random.Random) -> str:
+    """Return a combined-stream Binance trade."""
+    time_ms = EPOCH_MS + rng.randrange(10**8)
+    price, size = 86_700 + rng.randrange(100_000) / 100, round(_size(rng), 5)
+    return (
+        f'{{"stream":"btcusdt@trade","data":{{"e":"trade","E":{time_ms},"s":"BTCUSDT",'
+        f'"t":{6_720_857_582 + rng.randrange(10**6)},"p":"{price:.8f}","q":"{size:.8f}",'
+        f'"T":{time_ms},"m":{rng.choice(("true", "false"))},"M":true}}}}'
+    )
+
+
+def _korean_ticker(rng: random.Random, dot: str) -> str:
+    time_ms = EPOCH_MS + rng.randrange(10**8)
+    price = 116_000_000 + rng.randrange(2_000) * 1_000
+    rate = rng.randrange(10**6) / 10**8
+    return (
+        f'{{"type":"ticker","code":"KRW-BTC","opening_price":{price - 9000}{dot},'
+        f'"high_price":{price + 80000}{dot},"low_price":{price - 70000}{dot},'
+        f'"trade_price":{price}{dot},"prev_closing_price":{price - 9000}{dot},'
+        f'"acc_trade_price":{rng.randrange(10**15) / 10**5:.5f},"change":"RISE",'
+        f'"change_price":9000{dot},"signed_change_price":9000{dot},"change_rate":{rate:.10f},'
+        f'"signed_change_rate":{rate:.10f},"ask_bid":"BID","trade_volume":{_java(_size(rng))},'
+        f'"acc_trade_volume":{rng.randrange(10**11) / 10**8:.8f},"trade_date":"20260923",'
+        f'"trade_time":"033902","trade_timestamp":{time_ms - 30},'
+        f'"acc_ask_volume":{rng.randrange(10**11) / 10**8:.8f},'
+        f'"acc_bid_volume":{rng.randrange(10**11) / 10**8:.8f},'
+        f'"highest_52_week_price":163325000{dot},"highest_52_week_date":"2025-10-09",'
+        f'"lowest_52_week_price":92100000{dot},"lowest_52_week_date":"2026-02-06",'
+        '"market_state":"ACTIVE","is_trading_suspended":false,"delisting_date":null,'
+        f'"market_warning":"NONE","timestamp":{time_ms},'
+        f'"acc_trade_price_24h":{rng.randrange(10**16) / 10**5:.5f},'
+        f'"acc_trade_volume_24h":{rng.randrange(10**12) / 10**8:.8f},"stream_type":"REALTIME"}}'
+    )
+
+
+def upbit_ticker(rng: random.Random) -> str:
+    """Return an Upbit ticker of KRW-BTC, 33 fields."""
+    return _korean_ticker(rng, ".0")
+
+
+def bithumb_ticker(rng: random.Random) -> str:
+    """Return a Bithumb ticker of KRW-BTC."""
+    return _korean_ticker(rng, "")
+
+
+def binance_ticker(rng: random.Random) -> str:
+    """Return a combined-stream Binance 24-hour ticker."""
+    time_ms = EPOCH_MS + rng.randrange(10**8)
+    price = 86_700 + rng.randrange(100_000) / 100
+    volume = rng.randrange(10**9) / 10**5
+    return (
+        f'{{"stream":"btcusdt@ticker","data":{{"e":"24hrTicker","E":{time_ms},"s":"BTCUSDT",'
+        f'"p":"{rng.randrange(10**5) / 100:.8f}","P":"0.326","w":"{price - 31:.8f}",'
+        f'"x":"{price - 282:.8f}","c":"{price:.8f}","Q":"{_size(rng):.8f}",'
+        f'"b":"{price - 0.01:.8f}","B":"{_size(rng):.8f}","a":"{price:.8f}","A":"{_size(rng):.8f}",'
+        f'"o":"{price - 282:.8f}","h":"{price + 900:.8f}","l":"{price - 1400:.8f}",'
+        f'"v":"{volume:.8f}","q":"{volume * price:.8f}","O":{time_ms - 86_400_000},"C":{time_ms},'
+        f'"F":{6_717_000_000 + rng.randrange(10**6)},"L":{6_720_857_582 + rng.randrange(10**6)},'
+        f'"n":{rng.randrange(10**7)}}}}}'
+    )
+
+
+KINDS: dict[str, Callable[[random.Random], str]] = {
+    "upbit-book": upbit_book,
+    "upbit-book-simple": lambda rng: upbit_book(rng, simple=True),
+    "bithumb-book": bithumb_book,
+    "binance-depth20": binance_depth20,
+    "binance-diff": binance_diff,
+    "upbit-trade": upbit_trade,
+    "upbit-trade-simple": lambda rng: upbit_trade(rng, simple=True),
+    "bithumb-trade": bithumb_trade,
+    "binance-trade": binance_trade,
+    "upbit-ticker": upbit_ticker,
+    "bithumb-ticker": bithumb_ticker,
+    "binance-ticker": binance_ticker,
+}
+
+
+def frames(kind: str, count: int = COUNT, seed: int = SEED) -> list[bytes]:
+    """Return `count` different frames of one kind: upbit-book, binance-diff, … (see KINDS)."""
+    rng = random.Random(f"{kind} {seed}")
+    make = KINDS[kind]
+    return [make(rng).encode() for _ in range(count)]
+
+
+def diffs(count: int = COUNT, seed: int = SEED) -> list[bytes]:
+    """Return Binance depth updates whose ids follow each other without a gap."""
+    rng = random.Random(f"diffs {seed}")
+    first, made = 100_530_416_203, []
+    for _ in range(count):
+        text = binance_diff(rng, first)
+        first = int(text.split('"u":')[1].split(",")[0]) + 1
+        made.append(text.encode())
+    return made
