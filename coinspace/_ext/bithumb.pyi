@@ -1,0 +1,3 @@
+from coinspace._ext.upbit import UpbitParser
+
+class BithumbParser(UpbitParser): ...

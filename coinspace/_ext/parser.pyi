@@ -1,0 +1,42 @@
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_CAPACITY: int
+KIND_NAMES: tuple[str, ...]
+CONTROL_NAMES: tuple[str, ...]
+WINDOWS: tuple[str | None, ...]
+
+class Parser:
+    exchange: ClassVar[str]
+    capacity: int
+    kind: int
+    exchange_ns: int
+    snapshot: bool
+    first_update_id: int
+    final_update_id: int
+    n_bids: int
+    n_asks: int
+    price: float
+    size: float
+    sell: bool
+    trade_id: int
+    window: int
+    control: int
+    malformed: int
+    levels_dropped: int
+    template_misses: int
+    def __init__(self, capacity: int = ...) -> None: ...
+    def parse(self, frame: bytes) -> int: ...
+    def decode(self, frame: bytes) -> list[dict[str, Any]]: ...
+    @property
+    def symbol_name(self) -> str | None: ...
+    @property
+    def bids(self) -> NDArray[np.float64]: ...
+    @property
+    def asks(self) -> NDArray[np.float64]: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def offset(self) -> int: ...

@@ -1,0 +1,24 @@
+"""Binance's frames."""
+
+from libc.stdint cimport int64_t
+
+from coinspace._ext.parser cimport Parser
+
+cdef class BinanceParser(Parser):
+    cdef:
+        dict markets               # symbol to market, for `decode`
+        int bid_slot               # whose array the side holds
+        int ask_slot
+        int bad_level              # slot of a diff's side with an impossible level, 0 = none
+
+    cdef int _wrapped(self) noexcept
+    cdef int _stream_symbol(self, const char *p, const char *end) noexcept
+    cdef int _payload(self) noexcept
+    cdef int _event(self) noexcept
+    cdef int _symbol(self) noexcept
+    cdef int _sides(self, int bids, int asks) noexcept
+    cdef int _diff(self) noexcept
+    cdef int _partial(self) noexcept
+    cdef int _top(self) noexcept
+    cdef int _trade(self, int id_slot) noexcept
+    cdef int _ticker(self) noexcept

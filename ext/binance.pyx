@@ -1,0 +1,350 @@
+"""Binance spot WebSocket frames (https://github.com/binance/binance-spot-api-docs), raw and combined streams.
+
+1. Prices and sizes are strings.
+2. A combined stream wraps the payload: `{"stream":"btcusdt@depth20","data":{…}}`.
+3. `depthUpdate` is a diff with absolute sizes, 0 = delete; `U`..`u` are its first and final update ids.
+4. Partial depth names neither symbol nor time; the symbol is the wrapper's stream up to `@`, in capitals.
+5. bookTicker has neither event name nor time.
+6. `m` true = the buyer is the maker = the taker sold. `T` is a trade's own time.
+7. Times are ms, or µs with `timeUnit=MICROSECOND`: told by the magnitude.
+8. Errors come flat (`code`, `msg`) or wrapped (`error`); acks have `result` null, subscription lists an array.
+9. `!miniTicker@arr` holds several messages in one frame.
+10. `b` and `a` are levels, prices or order ids, depending on the event: their text decides only when it is known.
+
+    {"e":"depthUpdate","E":1672515782136,"s":"BNBBTC","U":157,"u":160,"b":[["0.0024","10"]],"a":[["0.0026","100"]]}
+"""
+
+from libc.math cimport NAN
+from libc.string cimport memchr
+
+from coinspace._ext.number cimport number_read
+from coinspace._ext.parser cimport ABSENT
+from coinspace._ext.parser cimport ACK
+from coinspace._ext.parser cimport ARRAY
+from coinspace._ext.parser cimport ASK
+from coinspace._ext.parser cimport ASK_SIZE
+from coinspace._ext.parser cimport BID
+from coinspace._ext.parser cimport BID_SIZE
+from coinspace._ext.parser cimport CHANGE
+from coinspace._ext.parser cimport DAY_24H
+from coinspace._ext.parser cimport ERROR
+from coinspace._ext.parser cimport FALSE
+from coinspace._ext.parser cimport HIGH
+from coinspace._ext.parser cimport IGNORED
+from coinspace._ext.parser cimport LAST
+from coinspace._ext.parser cimport LEVELS
+from coinspace._ext.parser cimport LOW
+from coinspace._ext.parser cimport MALFORMED
+from coinspace._ext.parser cimport NO_TYPE
+from coinspace._ext.parser cimport NUMBER
+from coinspace._ext.parser cimport OBJECT
+from coinspace._ext.parser cimport OPEN
+from coinspace._ext.parser cimport ORDERBOOK
+from coinspace._ext.parser cimport QUOTE_VOLUME
+from coinspace._ext.parser cimport SHUTDOWN
+from coinspace._ext.parser cimport STRING
+from coinspace._ext.parser cimport TICKER
+from coinspace._ext.parser cimport TICKER_SIZE
+from coinspace._ext.parser cimport TOP
+from coinspace._ext.parser cimport TRADE
+from coinspace._ext.parser cimport TRUE
+from coinspace._ext.parser cimport BAD_LEVEL
+from coinspace._ext.parser cimport VOLUME
+from coinspace._ext.parser cimport WRONG
+from coinspace._ext.parser cimport add_level
+from coinspace._ext.scan cimport skip_space
+from coinspace._ext.scan cimport skip_value
+
+cdef enum:
+    STREAM = 0
+    DATA = 1
+    S_EVENT = 2
+    S_TIME = 3
+    S_SYMBOL = 4
+    S_FIRST = 5         # U
+    S_FINAL = 6         # u
+    S_b = 7
+    S_a = 8
+    S_B = 9
+    S_A = 10
+    S_LAST_ID = 11
+    S_BIDS = 12
+    S_ASKS = 13
+    S_t = 14
+    S_p = 15
+    S_q = 16
+    S_TRADE_TIME = 17   # T
+    S_m = 18
+    S_c = 19
+    S_o = 20
+    S_h = 21
+    S_l = 22
+    S_v = 23
+    S_RESULT = 24
+    S_ID = 25
+    S_CODE = 26
+    S_MSG = 27
+    S_ERROR = 28
+
+FIELDS = (
+    "stream", "data", "e", "E", "s", "U", "u", "b", "a", "B", "A", "lastUpdateId", "bids", "asks", "t", "p", "q",
+    "T", "m", "c", "o", "h", "l", "v", "result", "id", "code", "msg", "error",
+)
+
+# ticker field to slot, in the order of TickerField; LAST is read first
+cdef int TICKER_SLOTS[11]
+TICKER_SLOTS[:] = [S_c, S_o, S_h, S_l, S_v, S_q, S_p, S_b, S_B, S_a, S_A]
+
+cdef const char *SUBSCRIPTIONS = "LIST_SUBSCRIPTIONS"
+cdef const char *RESPONSE = "response"
+
+
+cdef class BinanceParser(Parser):
+    """Parser of Binance's frames.
+
+    Args: markets: symbol to market ("BTCUSDT": "BTC/USDT"), used by `decode`.
+    """
+
+    exchange = "binance"
+
+    def __init__(self, capacity=0, markets=None):
+        self.markets = dict(markets or {})
+        self.name_slots(FIELDS, {name.encode(): slot for slot, name in enumerate(FIELDS)})
+        self.level_slots = 1 << S_b | 1 << S_a | 1 << S_BIDS | 1 << S_ASKS
+
+    cdef object market(self, str symbol):
+        return self.markets.get(symbol)
+
+    cdef int message(self) noexcept:
+        cdef int data = self.type[DATA]
+        if self.type[STREAM] == STRING and (data == OBJECT or data == ARRAY):
+            return self._wrapped()
+        self.symbol_size = 0
+        return self._payload()
+
+    cdef int _wrapped(self) noexcept:
+        cdef const char *stream = self.at[STREAM]
+        cdef const char *stream_end = self.to[STREAM]
+        cdef const char *at = self.at[DATA]
+        cdef const char *to = self.to[DATA]
+        if self.type[DATA] == ARRAY:
+            if self.list_end is not NULL:
+                return self.fail(WRONG, DATA, at)
+            return self.open_list(at, to)
+        self.clear()
+        if self.scan(at + 1, 2) is NULL:
+            return self.fail(WRONG, DATA, at)
+        self.message_at = at
+        self.message_to = to
+        self._stream_symbol(stream, stream_end)
+        return self._payload()
+
+    cdef int _stream_symbol(self, const char *p, const char *end) noexcept:
+        # "btcusdt@depth20@100ms": capitals of what stands before the first @
+        cdef const char *at = <const char*>memchr(p, c'@', <size_t>(end - p)) if p < end else NULL
+        cdef Py_ssize_t size = at - p if at is not NULL else 0
+        cdef Py_ssize_t i
+        cdef char *copy
+        self.symbol_size = 0
+        if size == 0 or p[0] == c'!':
+            return 0
+        copy = self.take_room(size)
+        if copy is NULL:
+            return 0
+        for i in range(size):
+            copy[i] = p[i] - 32 if c'a' <= p[i] <= c'z' else p[i]
+        self.symbol = copy
+        self.symbol_size = size
+        return 0
+
+    cdef int _payload(self) noexcept:
+        if self.type[S_EVENT] == STRING:
+            return self._event()
+        if self.type[S_EVENT] != ABSENT:
+            return self.fail(WRONG, S_EVENT, self.at[S_EVENT])
+        if self.type[S_LAST_ID] != ABSENT:
+            return self._partial()
+        if self.type[S_FINAL] != ABSENT and self.type[S_SYMBOL] != ABSENT:
+            return self._top()
+        if self.type[S_ERROR] == OBJECT or (self.type[S_CODE] == NUMBER and self.type[S_MSG] == STRING):
+            return self.control_message(ERROR)
+        if self.type[S_RESULT] == ARRAY:
+            self.detail = SUBSCRIPTIONS
+            self.detail_size = 18
+            return IGNORED
+        if self.type[S_RESULT] == OBJECT:
+            # an answer of the request socket: a book or a price that nobody asked for here
+            self.detail = RESPONSE
+            self.detail_size = 8
+            return IGNORED
+        if self.type[S_RESULT] != ABSENT or self.nulls >> S_RESULT & 1:
+            return self.control_message(ACK)
+        return self.fail(NO_TYPE, 0, self.message_at)
+
+    cdef int _event(self) noexcept:
+        if self.is_text(S_EVENT, b"depthUpdate", 11):
+            return self._diff()
+        if self.is_text(S_EVENT, b"trade", 5):
+            return self._trade(S_t)
+        if self.is_text(S_EVENT, b"aggTrade", 8):
+            return self._trade(S_a)
+        if self.is_text(S_EVENT, b"24hrTicker", 10) or self.is_text(S_EVENT, b"24hrMiniTicker", 14):
+            return self._ticker()
+        if self.is_text(S_EVENT, b"bookTicker", 10):
+            return self._top()
+        if self.is_text(S_EVENT, b"serverShutdown", 14):
+            return self.control_message(SHUTDOWN)
+        return self.ignore(S_EVENT)
+
+    cdef int _symbol(self) noexcept:
+        # the event's own symbol; 0 or MALFORMED
+        cdef int state = 1 if self.type[S_SYMBOL] == STRING else 0 if self.type[S_SYMBOL] == ABSENT else -1
+        self.symbol = self.at[S_SYMBOL]
+        self.symbol_size = self.to[S_SYMBOL] - self.at[S_SYMBOL]
+        if state > 0 and self.symbol_size == 0:
+            state = -1
+        return self.needs(state, S_SYMBOL)
+
+    cdef int _sides(self, int bids, int asks) noexcept:
+        # both arrays read, and neither overwritten by the array of another event's name
+        cdef int slot = bids if self.type[bids] != LEVELS or self.bid_slot != bids else asks
+        if self.type[slot] == LEVELS and (slot == self.bid_slot or slot == self.ask_slot):
+            return 0
+        return self.needs(0 if self.type[slot] == ABSENT else -1, slot)
+
+    cdef int _diff(self) noexcept:
+        if (
+            self._symbol()
+            or self.needs(self.as_integer(S_FIRST, &self.first_update_id), S_FIRST)
+            or self.needs(self.as_integer(S_FINAL, &self.final_update_id), S_FINAL)
+            or self._sides(S_b, S_a)
+        ):
+            return MALFORMED
+        if self.as_time(S_TIME, &self.exchange_ns) < 0:
+            return self.fail(WRONG, S_TIME, self.at[S_TIME])
+        if self.bad_level:
+            # applied or left out, it would make the book wrong: the gap that a refused diff leaves is repaired
+            return self.fail(BAD_LEVEL, self.bad_level, self.at[self.bad_level])
+        self.snapshot = False
+        return ORDERBOOK
+
+    cdef int _partial(self) noexcept:
+        if self.needs(self.as_integer(S_LAST_ID, &self.final_update_id), S_LAST_ID) or self._sides(S_BIDS, S_ASKS):
+            return MALFORMED
+        self.exchange_ns = 0
+        self.first_update_id = 0
+        self.snapshot = True
+        return ORDERBOOK
+
+    cdef int _top(self) noexcept:
+        if (
+            self._symbol()
+            or self.needs(self.as_integer(S_FINAL, &self.final_update_id), S_FINAL)
+            or self.needs(self.as_number(S_b, &self.ticker[BID]), S_b)
+            or self.needs(self.as_number(S_B, &self.ticker[BID_SIZE]), S_B)
+            or self.needs(self.as_number(S_a, &self.ticker[ASK]), S_a)
+            or self.needs(self.as_number(S_A, &self.ticker[ASK_SIZE]), S_A)
+        ):
+            return MALFORMED
+        if self.as_time(S_TIME, &self.exchange_ns) < 0:
+            return self.fail(WRONG, S_TIME, self.at[S_TIME])
+        return TOP
+
+    cdef int _trade(self, int id_slot) noexcept:
+        cdef int maker = self.type[S_m]
+        if (
+            self._symbol()
+            or self.needs(self.as_number(S_p, &self.price), S_p)
+            or self.needs(self.as_number(S_q, &self.size), S_q)
+            or self.needs(self.as_integer(id_slot, &self.trade_id), id_slot)
+            or self.needs(self.as_time(S_TRADE_TIME, &self.exchange_ns), S_TRADE_TIME)
+            or self.needs(1 if maker == TRUE or maker == FALSE else 0 if maker == ABSENT else -1, S_m)
+        ):
+            return MALFORMED
+        self.sell = maker == TRUE
+        self.snapshot = False
+        return TRADE
+
+    cdef int _ticker(self) noexcept:
+        cdef int i
+        cdef int slot
+        if self._symbol() or self.needs(self.as_number(S_c, &self.ticker[LAST]), S_c):
+            return MALFORMED
+        if self.as_time(S_TIME, &self.exchange_ns) < 0:
+            return self.fail(WRONG, S_TIME, self.at[S_TIME])
+        for i in range(1, TICKER_SIZE):
+            self.ticker[i] = NAN
+            slot = TICKER_SLOTS[i]
+            if self.as_number(slot, &self.ticker[i]) < 0:
+                return self.fail(WRONG, slot, self.at[slot])
+        self.window = DAY_24H
+        return TICKER
+
+    cdef const char *levels(self, int slot, const char *p) noexcept:
+        cdef const char *end = self.end
+        cdef bint falling = slot == S_b or slot == S_BIDS
+        cdef bint whole = slot == S_BIDS or slot == S_ASKS
+        cdef double *prices = self.bid_price if falling else self.ask_price
+        cdef double *sizes = self.bid_size if falling else self.ask_size
+        cdef Py_ssize_t n = 0
+        cdef double price = 0
+        cdef double size = 0
+        if self.bad_level == slot:
+            self.bad_level = 0
+        p = skip_space(p + 1, end)
+        if p < end and p[0] == c']':
+            p += 1
+        else:
+            while True:
+                p = _level(p, end, self.depth + 2, &price, &size)
+                if p is NULL:
+                    return NULL
+                if price > 0 and (size > 0 or (size == 0 and not whole)):
+                    n = add_level(prices, sizes, n, self.capacity, price, size, falling, &self.levels_dropped)
+                elif not whole:
+                    self.bad_level = slot
+                p = skip_space(p, end)
+                if p >= end:
+                    return NULL
+                if p[0] == c']':
+                    p += 1
+                    break
+                if p[0] != c',':
+                    return NULL
+                p = skip_space(p + 1, end)
+        if falling:
+            self.n_bids = n
+            self.bid_slot = slot
+        else:
+            self.n_asks = n
+            self.ask_slot = slot
+        return p
+
+
+cdef inline const char *_quoted(const char *p, const char *end, double *value) noexcept:
+    """A number, in quotes or not. Returns: what follows it and the space behind, NULL when it is none."""
+    cdef bint quoted = p < end and p[0] == c'"'
+    p = number_read(p + quoted, end, value)
+    if p is NULL:
+        return NULL
+    if quoted:
+        if p >= end or p[0] != c'"':
+            return NULL
+        p += 1
+    return skip_space(p, end)
+
+
+cdef inline const char *_level(const char *p, const char *end, int depth, double *price, double *size) noexcept:
+    """One `[price, size]`; further elements, as older versions sent them, are skipped."""
+    cdef const char *at
+    if p >= end or p[0] != c'[':
+        return NULL
+    p = _quoted(skip_space(p + 1, end), end, price)
+    if p is NULL or p >= end or p[0] != c',':
+        return NULL
+    p = _quoted(skip_space(p + 1, end), end, size)
+    while p is not NULL and p < end and p[0] == c',':
+        p = skip_value(skip_space(p + 1, end), end, depth, &at)
+        if p is not NULL:
+            p = skip_space(p, end)
+    return p + 1 if p is not NULL and p < end and p[0] == c']' else NULL

@@ -1,0 +1,30 @@
+"""Bithumb WebSocket frames of the current generation (https://apidocs.bithumb.com): Upbit's format with differences.
+
+1. A book's `timestamp` is µs (16 digits), everything else ms: the unit is told by the magnitude.
+2. At most 15 units; dust levels have a real price and size 0, thin sides price 0 and size 0: both are dropped.
+3. Open, high, low and change of a ticker count from 00:00 KST.
+4. `sequential_id` has 18 to 19 digits.
+5. Frames of the legacy socket (pubwss; `content`, `resmsg`) are refused: its deltas cannot be synchronised.
+"""
+
+from coinspace._ext.parser cimport ABSENT
+from coinspace._ext.parser cimport KST_DAY
+from coinspace._ext.parser cimport LEGACY
+from coinspace._ext.upbit cimport CONTENT
+from coinspace._ext.upbit cimport RESULT_MESSAGE
+from coinspace._ext.upbit cimport UpbitParser
+
+
+cdef class BithumbParser(UpbitParser):
+    """Parser of Bithumb's frames."""
+
+    exchange = "bithumb"
+
+    def __init__(self, *args, **kwargs):
+        UpbitParser.__init__(self)
+        self.day = KST_DAY
+
+    cdef int message(self) noexcept:
+        if self.type[CONTENT] != ABSENT or self.type[RESULT_MESSAGE] != ABSENT:
+            return self.fail(LEGACY, 0, self.message_at)
+        return UpbitParser.message(self)

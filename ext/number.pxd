@@ -1,0 +1,34 @@
+"""Numbers of a frame. `number_read` is the one way in for doubles, `integer_read` for ids and times."""
+
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint64_t
+
+cdef extern from "number.h" nogil:
+    ctypedef struct Decimal:
+        uint64_t mantissa
+        int64_t exponent
+        int negative
+        int inexact
+    const char *number_split(const char *p, const char *end, Decimal *out) noexcept
+    int decimal_exact(const Decimal *d, double *value) noexcept
+    int decimal_integer(const Decimal *d, int64_t *out) noexcept
+
+# the rare rest: more digits than a double's mantissa, or powers beyond 10^22; 0 = not finite
+cdef bint decimal_round(const Decimal *d, const char *p, const char *end, double *value) noexcept
+
+
+cdef inline const char *number_read(const char *p, const char *end, double *value) noexcept:
+    """Read the JSON number at p. Returns: its end, or NULL when it is none or not finite."""
+    cdef Decimal d
+    cdef const char *after = number_split(p, end, &d)
+    if after is NULL:
+        return NULL
+    if not decimal_exact(&d, value) and not decimal_round(&d, p, after, value):
+        return NULL
+    return after
+
+
+cdef inline bint integer_read(const char *p, const char *end, int64_t *value) noexcept:
+    """Read the text p to end as an integer in any spelling (`1.0`, `1E3`). Returns: whether it is one in int64."""
+    cdef Decimal d
+    return number_split(p, end, &d) == end and decimal_integer(&d, value)

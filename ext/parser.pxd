@@ -1,0 +1,197 @@
+"""What a parser makes of an exchange's frame. One subclass per exchange; the collectors read these fields.
+
+Use: `parser.begin(frame, size)`, then `while parser.next(): …` reads one message after the other.
+A frame that is cut short, is not JSON or lacks a needed field gives MALFORMED.
+
+Borrowed: `symbol`, `detail` and all values point into the frame or the parser and end with the frame or the next `begin`.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint64_t
+
+cdef enum:
+    END = 0
+    ORDERBOOK = 1    # symbol, exchange_ns, snapshot, ids, levels
+    TICKER = 2       # symbol, exchange_ns, ticker[], window
+    TRADE = 3        # symbol, exchange_ns, price, size, sell, trade_id, snapshot
+    TOP = 4          # symbol, final_update_id, ticker[bid..ask_size]
+    CONTROL = 5      # control, detail
+    IGNORED = 6      # detail: the valid frame's type
+    MALFORMED = 7    # reason, offset
+
+cdef enum:
+    STATUS = 1       # detail: the frame
+    ACK = 2          # detail: the frame
+    ERROR = 3        # detail: the frame; the exchange's own error object is its "error" where it is wrapped
+    SHUTDOWN = 4     # detail: the message
+
+cdef enum:
+    NO_WINDOW = 0
+    DAY_24H = 1
+    UTC_DAY = 2
+    KST_DAY = 3
+
+# order of message.TICKER_NAMES
+cdef enum:
+    LAST = 0
+    OPEN = 1
+    HIGH = 2
+    LOW = 3
+    VOLUME = 4
+    QUOTE_VOLUME = 5
+    CHANGE = 6
+    BID = 7
+    BID_SIZE = 8
+    ASK = 9
+    ASK_SIZE = 10
+    TICKER_SIZE = 11
+
+cdef enum:
+    SLOTS = 48       # fields that one parser can read by name
+    KEY_SIZE = 32    # bytes of the longest key read
+    BUCKETS = 1024   # of the key table; a power of two
+
+# what a slot holds; null counts as absent, as on the wire
+cdef enum:
+    ABSENT = 0
+    STRING = 1       # at..to is the text between the quotes, escapes resolved
+    NUMBER = 2       # at..to is the text, number[] the double
+    TRUE = 3
+    FALSE = 4
+    OBJECT = 5       # at..to is the whole text, checked
+    ARRAY = 6
+    LEVELS = 7       # read into the sides
+
+cdef enum:
+    SYNTAX = 1       # not JSON, or cut short
+    TRAILING = 2     # JSON, then something else
+    NO_OBJECT = 3
+    NO_MESSAGE = 4   # an empty list
+    NO_TYPE = 5      # nothing tells what the message is
+    MISSING = 6      # fault_slot
+    WRONG = 7        # fault_slot
+    LEGACY = 8       # a socket generation that is not spoken
+    BAD_LEVEL  = 9   # fault_slot: a diff with a price <= 0 or a size < 0
+
+cdef struct Key:
+    int size
+    int slot
+    char text[KEY_SIZE]
+
+cdef class Parser:
+    cdef:
+        readonly Py_ssize_t capacity       # levels per side
+        readonly int kind
+        const char *symbol
+        Py_ssize_t symbol_size             # 0 = the frame names none
+        readonly int64_t exchange_ns       # 0 = none sent
+        readonly bint snapshot             # book: the whole book; trade: stream type SNAPSHOT
+        readonly int64_t first_update_id   # 0 = none sent
+        readonly int64_t final_update_id   # 0 = none sent
+        # levels, best first, owned: price[i] goes with size[i]
+        double *bid_price
+        double *bid_size
+        double *ask_price
+        double *ask_size
+        readonly Py_ssize_t n_bids
+        readonly Py_ssize_t n_asks
+        readonly double price
+        readonly double size
+        readonly bint sell                 # the taker sold
+        readonly int64_t trade_id
+        double ticker[11]                  # NaN = none sent
+        readonly int window
+        readonly int control
+        const char *detail
+        Py_ssize_t detail_size
+        # counters since construction
+        readonly int64_t malformed
+        readonly int64_t levels_dropped    # beyond capacity, from the far end
+        readonly int64_t template_misses   # units read on the key-order-free path
+
+        # the frame being read
+        const char *frame
+        const char *end
+        const char *cursor                 # list frames: the next element
+        const char *list_end               # behind the list's bracket; NULL = no list open
+        const char *message_at             # the object being read
+        const char *message_to
+        bint started
+        # fields by slot
+        unsigned char type[SLOTS]
+        const char *at[SLOTS]
+        const char *to[SLOTS]
+        double number[SLOTS]
+        uint64_t nulls                     # bit per slot whose value was null
+        uint64_t level_slots               # bit per slot whose array `levels` reads
+        int depth                          # containers open around the fields being read
+        int fault
+        int fault_slot
+        const char *fault_at
+        # keys by name
+        Key keys[2 * SLOTS]
+        unsigned char buckets[BUCKETS]     # 0 = none, else index into keys + 1
+        uint64_t key_factor
+        tuple slot_names
+        # text that had to be copied: resolved escapes, capitals; as large as two frames, so it never moves
+        char *room
+        Py_ssize_t room_size
+        Py_ssize_t room_used
+        dict names                         # bytes symbol -> (symbol, market)
+
+    cdef int begin(self, const char *frame, Py_ssize_t size) except -1
+    cdef int next(self) except -1
+
+    # for subclasses
+    cdef int name_slots(self, tuple names, dict keys) except -1
+    cdef int clear(self) noexcept
+    cdef const char *scan(self, const char *p, int depth) noexcept
+    cdef const char *value(self, int slot, const char *p, int depth) noexcept
+    cdef int open_list(self, const char *p, const char *end) noexcept
+    cdef int fail(self, int fault, int slot, const char *at) noexcept
+    cdef int as_number(self, int slot, double *out) noexcept
+    cdef int as_integer(self, int slot, int64_t *out) noexcept
+    cdef int as_time(self, int slot, int64_t *out) noexcept
+    cdef int needs(self, int state, int slot) noexcept
+    cdef bint is_text(self, int slot, const char *text, Py_ssize_t size) noexcept
+    cdef int control_message(self, int control) noexcept
+    cdef int ignore(self, int slot) noexcept
+    cdef char *take_room(self, Py_ssize_t size) noexcept
+    # to be provided: one object frame; the fields read; a level array; the market of a symbol
+    cdef int single(self, const char *p) noexcept
+    cdef int message(self) noexcept
+    cdef const char *levels(self, int slot, const char *p) noexcept
+    cdef object market(self, str symbol)
+
+    cdef bint _fill_buckets(self, const uint64_t *heads, int n) noexcept
+    cdef int _slot(self, const char *key, const char *end, Py_ssize_t size) noexcept
+    cdef int _next_element(self) noexcept
+    cdef int _fail_syntax(self, const char *p) noexcept
+    cdef object _side(self, const double *prices, const double *sizes, Py_ssize_t n)
+    cdef tuple _names(self)
+    cdef dict _as_dict(self)
+    cdef int _book_dict(self, dict out) except -1
+    cdef int _ticker_dict(self, dict out) except -1
+    cdef object _detail(self)
+
+
+# a level out of order: insertion where it belongs, the worst level dropped when the side is full
+cdef Py_ssize_t insert_level(
+    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, double price, double size, bint falling,
+) noexcept
+
+
+cdef inline Py_ssize_t add_level(
+    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, double price, double size, bint falling,
+    int64_t *dropped,
+) noexcept:
+    """Add a level behind n others, best first (falling: bids). Returns: the number of levels."""
+    if n > 0 and (price > prices[n - 1] if falling else price < prices[n - 1]):
+        dropped[0] += n == capacity
+        return insert_level(prices, sizes, n, capacity, price, size, falling)
+    if n == capacity:
+        dropped[0] += 1
+        return n
+    prices[n] = price
+    sizes[n] = size
+    return n + 1

@@ -1,0 +1,590 @@
+"""The exchange-independent half of the parsers: frames, lists, fields by name, conversions, Python's view.
+
+A frame's object is scanned once: each key that the exchange's table knows puts its value into a slot, everything
+else is skipped but checked. Only then, when the kind is known, are the needed slots converted: so any key order works.
+"""
+
+import numpy as np
+import orjson
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free
+from cpython.mem cimport PyMem_Malloc
+from libc.math cimport NAN
+from libc.math cimport isnan
+from libc.string cimport memcmp
+from libc.string cimport memcpy
+from libc.string cimport memmove
+from libc.string cimport memset
+
+from coinspace._ext.number cimport integer_read
+from coinspace._ext.number cimport number_read
+from coinspace._ext.scan cimport head8
+from coinspace._ext.scan cimport skip_space
+from coinspace._ext.scan cimport skip_value
+from coinspace._ext.scan cimport string_close
+from coinspace._ext.scan cimport unescape
+
+# deepest book that any exchange publishes
+DEFAULT_CAPACITY = 5000
+# distinct symbols remembered with their market; an exchange has under 4,000
+NAMES_LIMIT = 8192
+
+KIND_NAMES = ("end", "orderbook", "ticker", "trade", "top", "control", "ignored", "malformed")
+CONTROL_NAMES = ("", "status", "ack", "error", "shutdown")
+WINDOWS = (None, "24h", "utc_day", "kst_day")
+
+
+cdef Py_ssize_t insert_level(
+    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, double price, double size, bint falling,
+) noexcept:
+    # behind its equals, so that of two entries for one price the later stays the later
+    cdef Py_ssize_t lo = 0
+    cdef Py_ssize_t hi = n
+    cdef Py_ssize_t middle
+    while lo < hi:
+        middle = (lo + hi) // 2
+        if price > prices[middle] if falling else price < prices[middle]:
+            hi = middle
+        else:
+            lo = middle + 1
+    n = min(n, capacity - 1)
+    memmove(prices + lo + 1, prices + lo, <size_t>(n - lo) * sizeof(double))
+    memmove(sizes + lo + 1, sizes + lo, <size_t>(n - lo) * sizeof(double))
+    prices[lo] = price
+    sizes[lo] = size
+    return n + 1
+
+
+cdef object _number(double value):
+    return None if isnan(value) else value
+
+
+cdef list _pairs(const double *prices, const double *sizes, Py_ssize_t n):
+    cdef Py_ssize_t i
+    return [[prices[i], sizes[i]] for i in range(n)]
+
+
+cdef inline uint64_t _key_hash(uint64_t head, Py_ssize_t size, uint64_t factor) noexcept:
+    return ((head ^ (<uint64_t>size << 56)) * factor) >> 54
+
+
+cdef class Parser:
+    """Base of the exchanges' parsers; see parser.pxd for the fields.
+
+    Args: capacity: levels kept per side; further ones are dropped from the far end and counted.
+    Raises: ValueError when capacity is not positive.
+    """
+
+    exchange = ""
+
+    def __cinit__(self, Py_ssize_t capacity=DEFAULT_CAPACITY, *args, **kwargs):
+        if capacity < 1:
+            raise ValueError(f"capacity: expected at least 1 level, was {capacity}")
+        self.capacity = capacity
+        self.bid_price = <double*>PyMem_Malloc(<size_t>capacity * 4 * sizeof(double))
+        if self.bid_price is NULL:
+            raise MemoryError
+        self.bid_size = self.bid_price + capacity
+        self.ask_price = self.bid_price + 2 * capacity
+        self.ask_size = self.bid_price + 3 * capacity
+        self.names = {}
+
+    def __dealloc__(self):
+        PyMem_Free(self.bid_price)
+        PyMem_Free(self.room)
+
+    cdef int name_slots(self, tuple names, dict keys) except -1:
+        """Build the key table: names of slots for reasons, and the spellings of each key with its slot."""
+        cdef int i
+        cdef bytes key
+        cdef uint64_t heads[2 * SLOTS]
+        self.slot_names = names
+        if len(keys) > 2 * SLOTS or len(names) > SLOTS:
+            raise ValueError("more keys than the table holds")
+        for i, (key, slot) in enumerate(keys.items()):
+            if len(key) > KEY_SIZE:
+                raise ValueError(f"key {key!r} is longer than {KEY_SIZE} bytes")
+            self.keys[i].size = <int>len(key)
+            self.keys[i].slot = slot
+            memcpy(self.keys[i].text, PyBytes_AS_STRING(key), <size_t>len(key))
+            heads[i] = head8(self.keys[i].text, self.keys[i].text + KEY_SIZE, len(key))
+        # the first odd factor that gives every key a bucket of its own: one probe per look-up
+        self.key_factor = <uint64_t>0x9E3779B97F4A7C15ULL
+        while not self._fill_buckets(heads, <int>len(keys)):
+            self.key_factor = self.key_factor * <uint64_t>6364136223846793005ULL + 2
+        return 0
+
+    cdef bint _fill_buckets(self, const uint64_t *heads, int n) noexcept:
+        cdef uint64_t bucket
+        cdef int i
+        memset(self.buckets, 0, sizeof(self.buckets))
+        for i in range(n):
+            bucket = _key_hash(heads[i], self.keys[i].size, self.key_factor)
+            if self.buckets[bucket]:
+                return False
+            self.buckets[bucket] = <unsigned char>(i + 1)
+        return True
+
+    cdef int _slot(self, const char *key, const char *end, Py_ssize_t size) noexcept:
+        cdef int index
+        if size > KEY_SIZE:
+            return -1
+        index = self.buckets[_key_hash(head8(key, end, size), size, self.key_factor)]
+        if index == 0 or self.keys[index - 1].size != size:
+            return -1
+        if memcmp(self.keys[index - 1].text, key, <size_t>size) != 0:
+            return -1
+        return self.keys[index - 1].slot
+
+    cdef char *take_room(self, Py_ssize_t size) noexcept:
+        """Return `size` bytes that live until the next `begin`, NULL when there is no memory."""
+        cdef Py_ssize_t needed = 2 * (self.end - self.frame)
+        if self.room_used == 0 and self.room_size < needed:
+            PyMem_Free(self.room)
+            self.room = <char*>PyMem_Malloc(<size_t>needed)
+            self.room_size = needed if self.room is not NULL else 0
+        if self.room_used + size > self.room_size:
+            return NULL
+        self.room_used += size
+        return self.room + self.room_used - size
+
+    # ---- one frame ----
+
+    cdef int begin(self, const char *frame, Py_ssize_t size) except -1:
+        """Take a frame. Borrowed: it must stay until its last message has been read."""
+        self.frame = frame
+        self.end = frame + size
+        self.list_end = NULL
+        self.started = False
+        self.room_used = 0
+        return 0
+
+    cdef int next(self) except -1:
+        """Read the next message. Returns: its kind, END when the frame holds no more."""
+        cdef const char *p
+        cdef const char *after
+        cdef const char *at
+        if self.list_end is not NULL:
+            self.kind = self._next_element()
+        elif self.started:
+            self.kind = END
+        else:
+            self.started = True
+            p = skip_space(self.frame, self.end)
+            if p < self.end and p[0] == c'{':
+                self.kind = self.single(p)
+            elif p < self.end and p[0] == c'[':
+                # the whole list is checked first: a frame that is cut short gives no message at all
+                after = skip_value(p, self.end, 0, &at)
+                if after is NULL:
+                    self.kind = self.fail(SYNTAX, 0, at)
+                elif skip_space(after, self.end) != self.end:
+                    self.kind = self.fail(TRAILING, 0, skip_space(after, self.end))
+                else:
+                    self.kind = self.open_list(p, after)
+            else:
+                after = skip_value(p, self.end, 0, &at)
+                if after is NULL:
+                    self.kind = self.fail(SYNTAX, 0, at)
+                else:
+                    self.kind = self.fail(NO_OBJECT, 0, p)
+        self.malformed += self.kind == MALFORMED
+        return self.kind
+
+    cdef int single(self, const char *p) noexcept:
+        """Read the object that is the whole frame."""
+        cdef const char *after
+        self.clear()
+        after = self.scan(p + 1, 1)
+        if after is NULL:
+            return self._fail_syntax(p)
+        self.message_at = p
+        self.message_to = after
+        after = skip_space(after, self.end)
+        if after != self.end:
+            return self.fail(TRAILING, 0, after)
+        return self.message()
+
+    cdef int open_list(self, const char *p, const char *end) noexcept:
+        """Read the first message of a checked list at p, which ends before `end`; `next` reads the others."""
+        p = skip_space(p + 1, end)
+        if p[0] == c']':
+            return self.fail(NO_MESSAGE, 0, p)
+        self.cursor = p
+        self.list_end = end
+        return self._next_element()
+
+    cdef int _next_element(self) noexcept:
+        cdef const char *p = self.cursor
+        cdef const char *after
+        cdef const char *at = NULL
+        if p is NULL:
+            self.list_end = NULL
+            return END
+        self.clear()
+        if p[0] == c'{':
+            after = self.scan(p + 1, 2)
+        else:
+            after = skip_value(p, self.list_end, 1, &at)
+        if after is NULL:
+            self.cursor = NULL
+            return self._fail_syntax(self.frame)
+        self.message_at = p
+        self.message_to = after
+        after = skip_space(after, self.list_end)
+        self.cursor = skip_space(after + 1, self.list_end) if after[0] == c',' else NULL
+        return self.message() if p[0] == c'{' else self.fail(NO_OBJECT, 0, p)
+
+    cdef int clear(self) noexcept:
+        """Empty the slots before an object is scanned."""
+        memset(self.type, ABSENT, sizeof(self.type))
+        self.nulls = 0
+        return 0
+
+    cdef const char *scan(self, const char *p, int depth) noexcept:
+        """Read an object's fields into their slots, p behind its brace. Returns: its end, NULL when it is not JSON."""
+        cdef const char *end = self.end
+        cdef const char *key
+        cdef const char *close
+        cdef const char *at
+        cdef char *copy
+        cdef bint escaped
+        cdef int slot
+        self.depth = depth
+        p = skip_space(p, end)
+        if p < end and p[0] == c'}':
+            return p + 1
+        while p < end and p[0] == c'"':
+            key = p + 1
+            close = string_close(key, end, &escaped)
+            if close is NULL:
+                return NULL
+            slot = -1
+            if not escaped:
+                slot = self._slot(key, end, close - key)
+            else:
+                copy = self.take_room(close - key)
+                if copy is not NULL:
+                    slot = self._slot(copy, self.room + self.room_size, unescape(key, close, copy))
+            p = skip_space(close + 1, end)
+            if p >= end or p[0] != c':':
+                return NULL
+            p = skip_space(p + 1, end)
+            if slot < 0:
+                p = skip_value(p, end, depth, &at)
+            else:
+                p = self.value(slot, p, depth)
+            if p is NULL:
+                return NULL
+            p = skip_space(p, end)
+            if p >= end:
+                return NULL
+            if p[0] == c'}':
+                return p + 1
+            if p[0] != c',':
+                return NULL
+            p = skip_space(p + 1, end)
+        return NULL
+
+    cdef const char *value(self, int slot, const char *p, int depth) noexcept:
+        """Read the value at p into a slot. Returns: its end, NULL when it is not JSON."""
+        cdef const char *end = self.end
+        cdef const char *after
+        cdef const char *at
+        cdef char *copy
+        cdef bint escaped
+        if p >= end:
+            return NULL
+        cdef char c = p[0]
+        if c == c'"':
+            after = string_close(p + 1, end, &escaped)
+            if after is NULL:
+                return NULL
+            self.type[slot] = STRING
+            self.at[slot] = p + 1
+            self.to[slot] = after
+            if escaped:
+                copy = self.take_room(after - p)
+                if copy is NULL:
+                    return NULL
+                self.at[slot] = copy
+                self.to[slot] = copy + unescape(p + 1, after, copy)
+            return after + 1
+        if c == c'-' or c'0' <= c <= c'9':
+            after = number_read(p, end, &self.number[slot])
+            self.type[slot] = NUMBER
+        elif c == c'[' and self.level_slots >> slot & 1:
+            after = self.levels(slot, p)
+            self.type[slot] = LEVELS
+            if after is NULL:
+                # not levels; JSON of another kind is the message's matter
+                after = skip_value(p, end, depth, &at)
+                self.type[slot] = ARRAY
+        else:
+            after = skip_value(p, end, depth, &at)
+            self.nulls |= <uint64_t>(c == c'n') << slot
+            self.type[slot] = (
+                OBJECT if c == c'{' else ARRAY if c == c'[' else TRUE if c == c't' else FALSE if c == c'f' else ABSENT
+            )
+        self.at[slot] = p
+        self.to[slot] = after
+        return after
+
+    # ---- failures ----
+
+    cdef int fail(self, int fault, int slot, const char *at) noexcept:
+        self.fault = fault
+        self.fault_slot = slot
+        self.fault_at = at
+        return MALFORMED
+
+    cdef int _fail_syntax(self, const char *p) noexcept:
+        # the fast path only says that something is wrong: walk again to find where
+        cdef const char *at = NULL
+        cdef const char *after = skip_value(p, self.end, 0, &at)
+        return self.fail(SYNTAX, 0, at if after is NULL else after)
+
+    cdef int needs(self, int state, int slot) noexcept:
+        """Turn the state that `as_…` returned for a needed slot into 0 or MALFORMED."""
+        if state > 0:
+            return 0
+        return self.fail(MISSING if state == 0 else WRONG, slot, self.message_at if state == 0 else self.at[slot])
+
+    # ---- slots to values: 1 = good, 0 = absent, -1 = something else ----
+
+    cdef int as_number(self, int slot, double *out) noexcept:
+        cdef int type = self.type[slot]
+        if type == NUMBER:
+            out[0] = self.number[slot]
+            return 1
+        if type == STRING:
+            return 1 if number_read(self.at[slot], self.to[slot], out) == self.to[slot] else -1
+        return 0 if type == ABSENT else -1
+
+    cdef int as_integer(self, int slot, int64_t *out) noexcept:
+        cdef int type = self.type[slot]
+        if type == NUMBER or type == STRING:
+            return 1 if integer_read(self.at[slot], self.to[slot], out) else -1
+        return 0 if type == ABSENT else -1
+
+    cdef int as_time(self, int slot, int64_t *out) noexcept:
+        """A UNIX time of any unit as ns; the unit is told by the magnitude, which is unambiguous from 1973 on."""
+        cdef int64_t time = 0
+        cdef int state = self.as_integer(slot, &time)
+        out[0] = 0
+        if state <= 0:
+            return state
+        if time < 0:
+            return -1
+        if time < <int64_t>100_000_000_000:
+            # seconds; below 9.2e9 they fit
+            if time > <int64_t>9_000_000_000:
+                return -1
+            out[0] = time * 1_000_000_000
+        elif time < <int64_t>100_000_000_000_000:
+            if time > <int64_t>9_000_000_000_000:
+                return -1
+            out[0] = time * 1_000_000
+        elif time < <int64_t>100_000_000_000_000_000:
+            if time > <int64_t>9_000_000_000_000_000:
+                return -1
+            out[0] = time * 1_000
+        else:
+            out[0] = time
+        return 1
+
+    cdef bint is_text(self, int slot, const char *text, Py_ssize_t size) noexcept:
+        return (
+            self.type[slot] == STRING and self.to[slot] - self.at[slot] == size
+            and memcmp(self.at[slot], text, <size_t>size) == 0
+        )
+
+    # ---- to be provided by each exchange ----
+
+    cdef int message(self) noexcept:
+        """Turn the slots of one object into a message. Returns: its kind."""
+        return self.fail(NO_TYPE, 0, self.message_at)
+
+    cdef const char *levels(self, int slot, const char *p) noexcept:
+        """Read a level array into the sides. Returns: its end, NULL when it is not one."""
+        return NULL
+
+    cdef object market(self, str symbol):
+        """Return the market of a symbol, None when it is unknown."""
+        return None
+
+    cdef int control_message(self, int control) noexcept:
+        self.control = control
+        self.detail = self.message_at
+        self.detail_size = self.message_to - self.message_at
+        return CONTROL
+
+    cdef int ignore(self, int slot) noexcept:
+        self.detail = self.at[slot]
+        self.detail_size = self.to[slot] - self.at[slot]
+        return IGNORED
+
+    # ---- Python's view ----
+
+    def parse(self, bytes frame not None):
+        """Read a whole frame. Returns: the number of messages; the fields are those of the last one."""
+        cdef int n = 0
+        cdef int kind
+        cdef int last = END
+        self.begin(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+        kind = self.next()
+        while kind != END:
+            last = kind
+            n += 1
+            if self.list_end is NULL:
+                break
+            kind = self.next()
+        self.kind = last
+        return n
+
+    def decode(self, bytes frame not None):
+        """Return the messages of a frame as dictionaries, as `coinspace decode` prints them."""
+        cdef list messages = []
+        self.begin(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+        while self.next() != END:
+            messages.append(self._as_dict())
+        return messages
+
+    @property
+    def symbol_name(self):
+        """The exchange's spelling of the market, None where the frame names none; a copy."""
+        return self._names()[0]
+
+    @property
+    def bids(self):
+        """float64[2, n_bids]: row 0 prices, row 1 sizes, best first; a copy."""
+        return self._side(self.bid_price, self.bid_size, self.n_bids)
+
+    @property
+    def asks(self):
+        """float64[2, n_asks]: row 0 prices, row 1 sizes, best first; a copy."""
+        return self._side(self.ask_price, self.ask_size, self.n_asks)
+
+    cdef object _side(self, const double *prices, const double *sizes, Py_ssize_t n):
+        side = np.empty((2, n))
+        cdef double[:, ::1] view = side
+        if n:
+            memcpy(&view[0, 0], prices, <size_t>n * sizeof(double))
+            memcpy(&view[1, 0], sizes, <size_t>n * sizeof(double))
+        return side
+
+    @property
+    def reason(self):
+        """Why the last frame was malformed."""
+        cdef str name = self.slot_names[self.fault_slot] if self.slot_names else ""
+        if self.fault == SYNTAX:
+            if self.frame == self.end:
+                return "empty frame"
+            return "frame cut short" if self.fault_at >= self.end else "expected JSON"
+        if self.fault == TRAILING:
+            return "expected the end of the frame behind the message"
+        if self.fault == NO_OBJECT:
+            return "expected an object or a list of objects"
+        if self.fault == NO_MESSAGE:
+            return "expected messages, was an empty list"
+        if self.fault == MISSING:
+            return f"{name}: missing"
+        if self.fault == WRONG:
+            return f"{name}: unexpected value"
+        if self.fault == LEGACY:
+            return "frame of the legacy socket, which is not spoken"
+        if self.fault == BAD_LEVEL:
+            return f"{name}: expected prices above 0 and sizes of at least 0"
+        return "nothing tells what kind of message it is"
+
+    @property
+    def offset(self):
+        """Byte of the last frame where reading it failed."""
+        if self.frame <= self.fault_at <= self.end:
+            return self.fault_at - self.frame
+        return self.message_at - self.frame
+
+    cdef tuple _names(self):
+        # symbol and market as text; remembered because a book names the same few again and again
+        if self.symbol_size == 0:
+            return None, None
+        cdef bytes key = PyBytes_FromStringAndSize(self.symbol, self.symbol_size)
+        found = self.names.get(key)
+        if found is None:
+            symbol = key.decode()
+            found = symbol, self.market(symbol)
+            if len(self.names) < NAMES_LIMIT:
+                self.names[key] = found
+        return found
+
+    cdef dict _as_dict(self):
+        cdef int kind = self.kind
+        cdef dict out = {"kind": KIND_NAMES[kind], "exchange": self.exchange}
+        cdef bytes text
+        if kind == MALFORMED:
+            out["reason"] = self.reason
+            out["offset"] = self.offset
+            return out
+        if kind == CONTROL:
+            out["name"] = CONTROL_NAMES[self.control]
+            out["detail"] = self._detail()
+            return out
+        if kind == IGNORED:
+            text = PyBytes_FromStringAndSize(self.detail, self.detail_size)
+            out["type"] = text.decode()
+            return out
+        symbol, market = self._names()
+        out["market"] = market
+        out["symbol"] = symbol
+        if kind == ORDERBOOK:
+            out["snapshot"] = self.snapshot
+        out["exchange_ns"] = self.exchange_ns or None
+        if kind == ORDERBOOK:
+            self._book_dict(out)
+        elif kind == TRADE:
+            out["price"] = self.price
+            out["size"] = self.size
+            out["side"] = "sell" if self.sell else "buy"
+            out["trade_id"] = self.trade_id
+            out["snapshot"] = self.snapshot
+        elif kind == TICKER:
+            self._ticker_dict(out)
+        else:
+            out["update_id"] = self.final_update_id
+            out["bid"] = self.ticker[BID]
+            out["bid_size"] = self.ticker[BID_SIZE]
+            out["ask"] = self.ticker[ASK]
+            out["ask_size"] = self.ticker[ASK_SIZE]
+        return out
+
+    cdef int _book_dict(self, dict out) except -1:
+        if self.final_update_id or not self.snapshot:
+            out["first_update_id"] = None if self.snapshot else self.first_update_id
+            out["final_update_id"] = self.final_update_id
+        out["bids"] = _pairs(self.bid_price, self.bid_size, self.n_bids)
+        out["asks"] = _pairs(self.ask_price, self.ask_size, self.n_asks)
+        return 0
+
+    cdef int _ticker_dict(self, dict out) except -1:
+        out["last"] = _number(self.ticker[LAST])
+        out["open"] = _number(self.ticker[OPEN])
+        out["high"] = _number(self.ticker[HIGH])
+        out["low"] = _number(self.ticker[LOW])
+        out["volume"] = _number(self.ticker[VOLUME])
+        out["quote_volume"] = _number(self.ticker[QUOTE_VOLUME])
+        out["change"] = _number(self.ticker[CHANGE])
+        out["window"] = WINDOWS[self.window]
+        out["bid"] = _number(self.ticker[BID])
+        out["ask"] = _number(self.ticker[ASK])
+        return 0
+
+    cdef object _detail(self):
+        detail = orjson.loads(PyBytes_FromStringAndSize(self.detail, self.detail_size))
+        error = detail.get("error")
+        if self.control == ERROR and isinstance(error, dict):
+            # wrapped and flat errors look the same; what stood beside the error (an id) stays
+            detail = {**error, **{key: value for key, value in detail.items() if key != "error"}}
+        return detail

@@ -1,0 +1,76 @@
+"""Walking over JSON text without building anything. All functions return the position after what they read, NULL
+when the text is not JSON; none reads at or after `end`.
+
+Strict: what is skipped is checked as fully as what is read (escapes, UTF-8, number grammar, finite numbers,
+at most MAX_DEPTH containers), so that a frame is accepted exactly when a JSON library accepts it.
+"""
+
+from libc.stdint cimport uint64_t
+
+from coinspace._ext.number cimport Decimal
+from coinspace._ext.number cimport decimal_exact
+from coinspace._ext.number cimport decimal_round
+from coinspace._ext.number cimport number_split
+
+cdef enum:
+    MAX_DEPTH = 1024    # containers within each other; the usual limit of JSON libraries
+
+cdef extern from "text.h" nogil:
+    uint64_t load8(const char *p) noexcept
+    const char *plain_end(const char *p, const char *end) noexcept
+    uint64_t head8(const char *p, const char *end, long size) noexcept
+
+# the closing quote of a string that holds escapes or characters beyond ASCII, checked; p is within the string
+cdef const char *string_close_slow(const char *p, const char *end, bint *escaped) noexcept
+# bytes written to `out` (never more than end - p) for a checked string's text p to end
+cdef Py_ssize_t unescape(const char *p, const char *end, char *out) noexcept
+# `at` is set to the offending byte when NULL is returned; depth: containers already open
+cdef const char *skip_container(const char *p, const char *end, int depth, const char **at) noexcept
+cdef const char *skip_literal(const char *p, const char *end) noexcept
+
+
+cdef inline const char *skip_space(const char *p, const char *end) noexcept:
+    while p < end and (p[0] == c' ' or p[0] == c'\n' or p[0] == c'\r' or p[0] == c'\t'):
+        p += 1
+    return p
+
+
+cdef inline const char *string_close(const char *p, const char *end, bint *escaped) noexcept:
+    """Return the closing quote of the string whose first character is at p."""
+    cdef const char *close = plain_end(p, end)
+    escaped[0] = False
+    if close < end and close[0] == c'"':
+        return close
+    return string_close_slow(close, end, escaped)
+
+
+cdef inline const char *skip_number(const char *p, const char *end) noexcept:
+    cdef Decimal d
+    cdef double value
+    cdef const char *after = number_split(p, end, &d)
+    if after is NULL:
+        return NULL
+    # only a large power or hundreds of digits can overflow: then the value decides
+    if d.exponent > 280 and not decimal_exact(&d, &value) and not decimal_round(&d, p, after, &value):
+        return NULL
+    return after
+
+
+cdef inline const char *skip_value(const char *p, const char *end, int depth, const char **at) noexcept:
+    """Skip one value whose first character is at p."""
+    cdef const char *after
+    cdef bint escaped
+    if p >= end:
+        at[0] = end
+        return NULL
+    if p[0] == c'{' or p[0] == c'[':
+        return skip_container(p, end, depth, at)
+    at[0] = p
+    if p[0] == c'"':
+        after = string_close(p + 1, end, &escaped)
+        if after is NULL:
+            return NULL
+        return after + 1
+    if p[0] == c'-' or c'0' <= p[0] <= c'9':
+        return skip_number(p, end)
+    return skip_literal(p, end)

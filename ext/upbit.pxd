@@ -1,0 +1,38 @@
+"""Upbit's frames. Bithumb's current generation speaks the same format and derives from this."""
+
+from libc.stdint cimport int64_t
+
+from coinspace._ext.parser cimport Parser
+
+cdef enum:
+    TYPE = 0
+    CODE = 1
+    TIMESTAMP = 2
+    STREAM_TYPE = 3
+    UNITS = 4
+    TRADE_PRICE = 5
+    TRADE_VOLUME = 6
+    ASK_BID = 7
+    SEQUENTIAL_ID = 8
+    TRADE_TIMESTAMP = 9
+    OPENING_PRICE = 10
+    HIGH_PRICE = 11
+    LOW_PRICE = 12
+    CHANGE_PRICE = 13
+    VOLUME_24H = 14
+    PRICE_24H = 15
+    STATUS_TEXT = 16
+    ERROR_OBJECT = 17
+    METHOD = 18
+    RESULT_MESSAGE = 19
+    CONTENT = 20
+
+cdef class UpbitParser(Parser):
+    cdef int day                       # window of the exchange's tickers
+
+    cdef int other(self) noexcept      # a frame that is no book, trade or ticker
+    cdef int _orderbook(self) noexcept
+    cdef int _trade(self) noexcept
+    cdef int _ticker(self) noexcept
+    cdef int _head(self) noexcept
+    cdef const char *_unit(self, const char *p) noexcept

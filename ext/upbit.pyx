@@ -1,0 +1,285 @@
+"""Upbit WebSocket frames (https://docs.upbit.com/kr/reference/websocket-guide), formats DEFAULT, SIMPLE and their lists.
+
+1. Every order book is a whole book; unit i pairs the i-th best ask with the i-th best bid.
+2. Thin sides are padded with price 0 and size 0: levels with price <= 0 or size <= 0 are dropped, per side.
+3. Numbers come in any spelling (`137002000`, `109950000.0`, `1.16539E8`, `6E-8`).
+4. `sequential_id` exceeds 2^53: an exact int64.
+5. `timestamp` of a book is the time of its last change, ms; `trade_timestamp` the trade's own time, ms.
+6. Open, high, low and change of a ticker count from 00:00 UTC, the volumes read here over 24 h.
+7. A list format wraps one or more messages in an array.
+
+    {"type":"orderbook","code":"KRW-BTC","timestamp":1790134742106,"total_ask_size":…,"total_bid_size":…,
+     "orderbook_units":[{"ask_price":1.16539E8,"bid_price":1.16538E8,"ask_size":0.02054761,"bid_size":0.08120946},…],
+     "stream_type":"SNAPSHOT","level":0}
+"""
+
+from libc.math cimport NAN
+from libc.math cimport isnan
+from libc.string cimport memcmp
+
+from coinspace._ext.number cimport number_read
+from coinspace._ext.parser cimport ABSENT
+from coinspace._ext.parser cimport CHANGE
+from coinspace._ext.parser cimport ERROR
+from coinspace._ext.parser cimport HIGH
+from coinspace._ext.parser cimport LAST
+from coinspace._ext.parser cimport LEVELS
+from coinspace._ext.parser cimport LOW
+from coinspace._ext.parser cimport MALFORMED
+from coinspace._ext.parser cimport NO_TYPE
+from coinspace._ext.parser cimport NO_WINDOW
+from coinspace._ext.parser cimport OBJECT
+from coinspace._ext.parser cimport OPEN
+from coinspace._ext.parser cimport ORDERBOOK
+from coinspace._ext.parser cimport QUOTE_VOLUME
+from coinspace._ext.parser cimport STATUS
+from coinspace._ext.parser cimport STRING
+from coinspace._ext.parser cimport TICKER
+from coinspace._ext.parser cimport TICKER_SIZE
+from coinspace._ext.parser cimport TRADE
+from coinspace._ext.parser cimport UTC_DAY
+from coinspace._ext.parser cimport VOLUME
+from coinspace._ext.parser cimport WRONG
+from coinspace._ext.parser cimport add_level
+from coinspace._ext.scan cimport skip_space
+from coinspace._ext.scan cimport skip_value
+from coinspace._ext.scan cimport string_close
+from coinspace._ext.scan cimport unescape
+
+# slot: name in DEFAULT, name in SIMPLE
+FIELDS = {
+    TYPE: ("type", "ty"),
+    CODE: ("code", "cd"),
+    TIMESTAMP: ("timestamp", "tms"),
+    STREAM_TYPE: ("stream_type", "st"),
+    UNITS: ("orderbook_units", "obu"),
+    TRADE_PRICE: ("trade_price", "tp"),
+    TRADE_VOLUME: ("trade_volume", "tv"),
+    ASK_BID: ("ask_bid", "ab"),
+    SEQUENTIAL_ID: ("sequential_id", "sid"),
+    TRADE_TIMESTAMP: ("trade_timestamp", "ttms"),
+    OPENING_PRICE: ("opening_price", "op"),
+    HIGH_PRICE: ("high_price", "hp"),
+    LOW_PRICE: ("low_price", "lp"),
+    CHANGE_PRICE: ("signed_change_price", "scp"),
+    VOLUME_24H: ("acc_trade_volume_24h", "atv24h"),
+    PRICE_24H: ("acc_trade_price_24h", "atp24h"),
+    STATUS_TEXT: ("status",),
+    ERROR_OBJECT: ("error",),
+    METHOD: ("method", "mthd"),
+    RESULT_MESSAGE: ("resmsg",),
+    CONTENT: ("content",),
+}
+
+cdef struct TickerSlot:
+    int slot
+    int field
+
+cdef TickerSlot TICKER_SLOTS[6]
+TICKER_SLOTS[0] = TickerSlot(OPENING_PRICE, OPEN)
+TICKER_SLOTS[1] = TickerSlot(HIGH_PRICE, HIGH)
+TICKER_SLOTS[2] = TickerSlot(LOW_PRICE, LOW)
+TICKER_SLOTS[3] = TickerSlot(CHANGE_PRICE, CHANGE)
+TICKER_SLOTS[4] = TickerSlot(VOLUME_24H, VOLUME)
+TICKER_SLOTS[5] = TickerSlot(PRICE_24H, QUOTE_VOLUME)
+
+
+cdef inline int _unit_field(const char *key, Py_ssize_t size) noexcept:
+    """0 ask price, 1 bid price, 2 ask size, 3 bid size, -1 anything else."""
+    if size == 2:
+        if key[1] == c'p':
+            return 0 if key[0] == c'a' else 1 if key[0] == c'b' else -1
+        if key[1] == c's':
+            return 2 if key[0] == c'a' else 3 if key[0] == c'b' else -1
+        return -1
+    if size == 9 and memcmp(key, b"ask_price", 9) == 0:
+        return 0
+    if size == 9 and memcmp(key, b"bid_price", 9) == 0:
+        return 1
+    if size == 8 and memcmp(key, b"ask_size", 8) == 0:
+        return 2
+    if size == 8 and memcmp(key, b"bid_size", 8) == 0:
+        return 3
+    return -1
+
+
+cdef class UpbitParser(Parser):
+    """Parser of Upbit's frames."""
+
+    exchange = "upbit"
+
+    def __init__(self, *args, **kwargs):
+        self.name_slots(
+            tuple(names[0] for names in FIELDS.values()),
+            {name.encode(): slot for slot, names in FIELDS.items() for name in names},
+        )
+        self.level_slots = 1 << UNITS
+        self.day = UTC_DAY
+
+    cdef object market(self, str symbol):
+        quote, dash, base = symbol.partition("-")
+        return f"{base}/{quote}" if dash else None
+
+    cdef int message(self) noexcept:
+        if self.type[TYPE] != STRING:
+            if self.type[TYPE] != ABSENT:
+                return self.fail(WRONG, TYPE, self.at[TYPE])
+            return self.other()
+        if self.is_text(TYPE, b"orderbook", 9):
+            return self._orderbook()
+        if self.is_text(TYPE, b"trade", 5):
+            return self._trade()
+        if self.is_text(TYPE, b"ticker", 6):
+            return self._ticker()
+        return self.ignore(TYPE)
+
+    cdef int other(self) noexcept:
+        if self.type[ERROR_OBJECT] == OBJECT:
+            return self.control_message(ERROR)
+        if self.type[STATUS_TEXT] == STRING:
+            return self.control_message(STATUS)
+        if self.type[METHOD] == STRING:
+            return self.ignore(METHOD)
+        return self.fail(NO_TYPE, 0, self.message_at)
+
+    cdef int _head(self) noexcept:
+        # the symbol; 0 or MALFORMED
+        cdef int state = 1 if self.type[CODE] == STRING else 0 if self.type[CODE] == ABSENT else -1
+        self.symbol = self.at[CODE]
+        self.symbol_size = self.to[CODE] - self.at[CODE]
+        if state > 0 and self.symbol_size == 0:
+            state = -1
+        return self.needs(state, CODE)
+
+    cdef int _orderbook(self) noexcept:
+        cdef int state = self.as_time(TIMESTAMP, &self.exchange_ns)
+        if self._head():
+            return MALFORMED
+        if state < 0:
+            return self.fail(WRONG, TIMESTAMP, self.at[TIMESTAMP])
+        if self.type[UNITS] != LEVELS:
+            return self.needs(0 if self.type[UNITS] == ABSENT else -1, UNITS)
+        self.snapshot = True
+        self.first_update_id = 0
+        self.final_update_id = 0
+        return ORDERBOOK
+
+    cdef int _trade(self) noexcept:
+        if (
+            self._head()
+            or self.needs(self.as_number(TRADE_PRICE, &self.price), TRADE_PRICE)
+            or self.needs(self.as_number(TRADE_VOLUME, &self.size), TRADE_VOLUME)
+            or self.needs(self.as_integer(SEQUENTIAL_ID, &self.trade_id), SEQUENTIAL_ID)
+            or self.needs(self.as_time(TRADE_TIMESTAMP, &self.exchange_ns), TRADE_TIMESTAMP)
+        ):
+            return MALFORMED
+        self.sell = self.is_text(ASK_BID, b"ASK", 3)
+        if not self.sell and not self.is_text(ASK_BID, b"BID", 3):
+            return self.needs(0 if self.type[ASK_BID] == ABSENT else -1, ASK_BID)
+        self.snapshot = self.is_text(STREAM_TYPE, b"SNAPSHOT", 8)
+        return TRADE
+
+    cdef int _ticker(self) noexcept:
+        cdef int i
+        cdef int slot
+        if self._head() or self.needs(self.as_number(TRADE_PRICE, &self.ticker[LAST]), TRADE_PRICE):
+            return MALFORMED
+        if self.as_time(TIMESTAMP, &self.exchange_ns) < 0:
+            return self.fail(WRONG, TIMESTAMP, self.at[TIMESTAMP])
+        for i in range(1, TICKER_SIZE):
+            self.ticker[i] = NAN
+        for i in range(6):
+            slot = TICKER_SLOTS[i].slot
+            if self.as_number(slot, &self.ticker[TICKER_SLOTS[i].field]) < 0:
+                return self.fail(WRONG, slot, self.at[slot])
+        self.window = self.day
+        if (
+            isnan(self.ticker[OPEN]) and isnan(self.ticker[HIGH])
+            and isnan(self.ticker[LOW]) and isnan(self.ticker[CHANGE])
+        ):
+            self.window = NO_WINDOW
+        return TICKER
+
+    cdef const char *levels(self, int slot, const char *p) noexcept:
+        cdef const char *end = self.end
+        self.n_bids = 0
+        self.n_asks = 0
+        p = skip_space(p + 1, end)
+        if p < end and p[0] == c']':
+            return p + 1
+        while p < end and p[0] == c'{':
+            p = self._unit(p + 1)
+            if p is NULL:
+                return NULL
+            p = skip_space(p, end)
+            if p >= end:
+                return NULL
+            if p[0] == c']':
+                return p + 1
+            if p[0] != c',':
+                return NULL
+            p = skip_space(p + 1, end)
+        return NULL
+
+    cdef const char *_unit(self, const char *p) noexcept:
+        # one unit in any key order, p behind its brace
+        cdef const char *end = self.end
+        cdef const char *key
+        cdef const char *close
+        cdef const char *at
+        cdef double values[4]
+        cdef int seen = 0
+        cdef int field
+        cdef bint escaped
+        cdef bint quoted
+        cdef char *copy
+        while True:
+            p = skip_space(p, end)
+            if p >= end or p[0] != c'"':
+                return NULL
+            key = p + 1
+            close = string_close(key, end, &escaped)
+            if close is NULL:
+                return NULL
+            if not escaped:
+                field = _unit_field(key, close - key)
+            else:
+                copy = self.take_room(close - key)
+                if copy is NULL:
+                    return NULL
+                field = _unit_field(copy, unescape(key, close, copy))
+            p = skip_space(close + 1, end)
+            if p >= end or p[0] != c':':
+                return NULL
+            p = skip_space(p + 1, end)
+            if field < 0:
+                p = skip_value(p, end, self.depth + 2, &at)
+            else:
+                quoted = p < end and p[0] == c'"'
+                p = number_read(p + quoted, end, &values[field])
+                seen |= 1 << field
+                if p is not NULL and quoted:
+                    p = p + 1 if p < end and p[0] == c'"' else NULL
+            if p is NULL:
+                return NULL
+            p = skip_space(p, end)
+            if p >= end:
+                return NULL
+            if p[0] == c'}':
+                break
+            if p[0] != c',':
+                return NULL
+            p += 1
+        if seen != 15:
+            return NULL
+        if values[0] > 0 and values[2] > 0:
+            self.n_asks = add_level(
+                self.ask_price, self.ask_size, self.n_asks, self.capacity, values[0], values[2], False,
+                &self.levels_dropped,
+            )
+        if values[1] > 0 and values[3] > 0:
+            self.n_bids = add_level(
+                self.bid_price, self.bid_size, self.n_bids, self.capacity, values[1], values[3], True,
+                &self.levels_dropped,
+            )
+        return p + 1
