@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coinspace.errors import ConfigError, MarketError
@@ -31,6 +40,8 @@ WORKERS = (
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107
+# 32 bytes written in Z85
+CURVE_KEY_SIZE = 40
 
 
 class Section(BaseModel):
@@ -92,7 +103,43 @@ class BusSettings(Section):
         int, Field(ge=1, le=1_000_000, description="messages queued per peer before drops")
     ] = 20_000
     directory: Annotated[str, Field(description="folder of ipc sockets; empty = data/run")] = ""
+    curve_public_key: Annotated[
+        str,
+        Field(description="Z85 key of this host; with the secret key: CURVE on all tcp"),
+    ] = ""
+    curve_secret_key: Annotated[
+        SecretStr, Field(description="better in COINSPACE_BUS__CURVE_SECRET_KEY than in a file")
+    ] = SecretStr("")
+    curve_server_key: Annotated[str, Field(description="Z85 public key of the publishers")] = ""
+    curve_server_keys: Annotated[
+        dict[str, str], Field(description="tcp endpoint -> public key where it is another one")
+    ] = {}
+    curve_allowed: Annotated[
+        list[str], Field(description="Z85 public keys that may connect to this host's publishers")
+    ] = []
     _sockets: Path = PrivateAttr(default=Path("run"))
+
+    @field_validator("curve_public_key", "curve_server_key")
+    @classmethod
+    def _curve_key(cls, key: str) -> str:
+        if key and (len(key) != CURVE_KEY_SIZE or not key.isascii()):
+            raise ValueError(f"expected a CURVE key of {CURVE_KEY_SIZE} Z85 characters")
+        return key
+
+    @field_validator("curve_allowed")
+    @classmethod
+    def _curve_keys(cls, keys: list[str]) -> list[str]:
+        return [cls._curve_key(key) for key in keys]
+
+    @model_validator(mode="after")
+    def _curve_pair(self) -> BusSettings:
+        secret = self.curve_secret_key.get_secret_value()
+        if bool(secret) != bool(self.curve_public_key) or len(secret) not in (0, CURVE_KEY_SIZE):
+            raise ValueError(
+                "expected curve_public_key and curve_secret_key together,"
+                f" {CURVE_KEY_SIZE} Z85 characters each"
+            )
+        return self
 
     def _ipc(self, name: str) -> str:
         path = self._sockets.absolute() / f"{name}.ipc"

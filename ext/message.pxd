@@ -63,8 +63,13 @@ cdef inline Py_ssize_t expected_size(const Header *header, Py_ssize_t size) noex
 cdef class Message:
     cdef:
         readonly bytes topic
-        readonly object payload     # memoryview on the received part, owned by it
         Header header
-        object _floats              # float64 view on the payload, made once
+        const char *data     # the payload, header.payload_size bytes; owned by `owner`, may be unaligned
+        object owner         # exports the payload's buffer
+        object _floats       # float64 view on the payload, made once
 
     cdef object floats(self)
+    # checks header and size, takes the owner; raises MessageError
+    cdef int fill(
+        self, bytes topic, const Header *header, object owner, const char *data, Py_ssize_t size,
+    ) except -1

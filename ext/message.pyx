@@ -1,5 +1,7 @@
 """Bus messages: the header's encoding, and the read side as numpy views on the received memory."""
 
+cimport cython
+
 import numpy as np
 import orjson
 
@@ -7,6 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE
 from cpython.buffer cimport PyBuffer_Release
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.string cimport memcpy
 
 from coinspace.errors import MessageError
@@ -55,6 +58,9 @@ def encode_header(
     return PyBytes_FromStringAndSize(<const char*>&header, HEADER_SIZE)
 
 
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
 cdef class Message:
     """One received message.
 
@@ -68,34 +74,49 @@ cdef class Message:
         Raises: MessageError for an unknown version or kind, or sizes that do not agree.
         """
         cdef Message self = Message.__new__(Message)
+        cdef Header copy
         cdef Py_buffer view
         PyObject_GetBuffer(header, &view, PyBUF_SIMPLE)
         try:
             if view.len != HEADER_SIZE:
                 raise MessageError(f"header size: expected {HEADER_SIZE} bytes, was {view.len}, {topic!r}")
-            memcpy(&self.header, view.buf, HEADER_SIZE)
+            memcpy(&copy, view.buf, HEADER_SIZE)
         finally:
             PyBuffer_Release(&view)
-        if self.header.version != VERSION:
+        owner = memoryview(payload).toreadonly().cast("B")
+        cdef Py_buffer *held = PyMemoryView_GET_BUFFER(owner)
+        self.fill(topic, &copy, owner, <const char*>held.buf, held.len)
+        return self
+
+    cdef int fill(
+        self, bytes topic, const Header *header, object owner, const char *data, Py_ssize_t size,
+    ) except -1:
+        if header.version != VERSION:
             raise MessageError(
-                f"message version: expected {VERSION}, was {self.header.version}, {topic!r};"
+                f"message version: expected {VERSION}, was {header.version}, {topic!r};"
                 " run the same release on both sides"
             )
-        if not 1 <= self.header.kind <= KIND_LAST:
-            raise MessageError(f"message kind: expected 1 to {KIND_LAST}, was {self.header.kind}, {topic!r}")
-        self.topic = topic
-        self.payload = memoryview(payload).cast("B")
-        cdef Py_ssize_t size = self.payload.nbytes
-        if size != self.header.payload_size:
-            raise MessageError(f"payload size: expected {self.header.payload_size} bytes, was {size}, {topic!r}")
-        cdef Py_ssize_t expected = expected_size(&self.header, size)
+        if not 1 <= header.kind <= KIND_LAST:
+            raise MessageError(f"message kind: expected 1 to {KIND_LAST}, was {header.kind}, {topic!r}")
+        if size != header.payload_size:
+            raise MessageError(f"payload size: expected {header.payload_size} bytes, was {size}, {topic!r}")
+        cdef Py_ssize_t expected = expected_size(header, size)
         if size != expected:
             raise MessageError(f"payload size: expected {expected} bytes for its kind, was {size}, {topic!r}")
-        return self
+        self.topic = topic
+        self.header = header[0]
+        self.owner = owner
+        self.data = data
+        return 0
+
+    @property
+    def payload(self):
+        """Read-only memoryview on the payload bytes. Borrowed."""
+        return memoryview(self.owner)
 
     cdef object floats(self):
         if self._floats is None:
-            self._floats = np.frombuffer(self.payload, dtype=np.float64)
+            self._floats = np.frombuffer(self.owner, dtype=np.float64)
         return self._floats
 
     @property
@@ -188,7 +209,7 @@ cdef class Message:
 
     def json(self):
         """Return the decoded JSON payload of a state, index or heartbeat message."""
-        return orjson.loads(self.payload)
+        return orjson.loads(memoryview(self.owner))
 
     def header_bytes(self):
         """Return a copy of the header as it stood on the wire."""

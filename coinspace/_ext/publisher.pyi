@@ -1,0 +1,11 @@
+from collections.abc import Callable
+
+from coinspace._ext.sink import Sink
+
+class ZmqSink(Sink):
+    def __init__(
+        self, epoch_ns: int, handle: int, *, clock: Callable[[], int] | None = None
+    ) -> None: ...
+    @property
+    def dropped(self) -> int: ...
+    def detach(self) -> None: ...

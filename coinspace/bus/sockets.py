@@ -1,0 +1,116 @@
+"""Sockets as the bus wants them: bounded queues, CURVE on tcp, one owner per ipc path."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from coinspace.config import BusSettings
+from coinspace.errors import BusError
+
+# a peer that sends more is cut off by libzmq: 16 MiB is 32 times the deepest book
+MESSAGE_SIZE_LIMIT = 1 << 24
+RECONNECT_MS = 20
+RECONNECT_LIMIT_MS = 1000
+
+
+class Bound:
+    """A bound socket's place: the lock on its ipc path, the guard of its CURVE keys."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._lock: int | None = None
+        self._guard: ThreadAuthenticator | None = None
+
+    def lock(self) -> None:
+        """Refuse an ipc path that another living process has bound: libzmq would take it over."""
+        path = Path(self.endpoint.removeprefix("ipc://"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the kernel lets go of the lock when its process dies, however it dies
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise BusError(
+                f"{self.endpoint}: expected no other process here, found one; stop it"
+                " or choose another data folder"
+            ) from None
+        self._lock = lock
+
+    def guard(self, context: zmq.Context[zmq.Socket[bytes]], allowed: Iterable[str]) -> None:
+        """Let in only clients that have one of these public keys."""
+        self._guard = ThreadAuthenticator(context)
+        self._guard.start()
+        self._guard.configure_curve_callback("*", credentials_provider=_Allowed(allowed))
+
+    def close(self) -> None:
+        """Release the guard first, then the path; call after the socket is closed."""
+        if self._guard is not None:
+            self._guard.stop()
+            self._guard = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class _Allowed:
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = {key.encode() for key in keys}
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return zmq.utils.z85.encode(key) in self._keys
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> Bound:
+    """Bind a publisher's or journal's socket.
+
+    Returns: its place, whose `endpoint` names the port where a wildcard was given.
+    Raises: BusError when the endpoint is taken or cannot be bound.
+    """
+    bound = Bound(endpoint)
+    try:
+        if endpoint.startswith("ipc://"):
+            bound.lock()
+        if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
+            bound.guard(socket.context, bus.curve_allowed)
+            socket.curve_server = True
+            socket.curve_publickey = bus.curve_public_key.encode()
+            socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
+        with contextlib.suppress(zmq.ZMQError):
+            socket.ipv6 = "[" in endpoint
+        socket.bind(endpoint)
+    except (zmq.ZMQError, OSError) as error:
+        bound.close()
+        raise BusError(f"{endpoint}: cannot bind: {error}; is another process there?") from None
+    bound.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    return bound
+
+
+def connect(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> None:
+    """Connect; a peer that is not there yet is tried again and again, with a growing pause.
+
+    Raises: BusError when the endpoint is not one, or a CURVE key is missing.
+    """
+    socket.reconnect_ivl = RECONNECT_MS
+    socket.reconnect_ivl_max = RECONNECT_LIMIT_MS
+    if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
+        server_key = bus.curve_server_keys.get(endpoint) or bus.curve_server_key
+        if not server_key:
+            raise BusError(
+                f"{endpoint}: expected its public key in bus.curve_server_key"
+                " or bus.curve_server_keys, found none"
+            )
+        socket.curve_serverkey = server_key.encode()
+        socket.curve_publickey = bus.curve_public_key.encode()
+        socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise BusError(f"{endpoint}: expected an ipc or tcp endpoint, {error}") from None

@@ -1,0 +1,149 @@
+"""A process's subscriber: one plain SUB socket for several publishers, read by the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+import zmq
+
+from coinspace._ext.message import Message
+from coinspace._ext.receiver import Receiver
+from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
+from coinspace.bus.topics import HEARTBEATS
+from coinspace.clock import SECOND_NS, now_ns
+from coinspace.config import BusSettings
+
+# messages per callback: other callbacks wait at most some hundred µs
+DRAIN_LIMIT = 256
+# the FD is edge-triggered and a missed edge would stop everything: look anyway
+SAFETY_POLL_S = 0.1
+LOG_INTERVAL_NS = 60 * SECOND_NS
+
+log = structlog.get_logger("subscriber")
+
+
+class Subscriber:
+    """Receives the messages of several publishers and counts what is missing.
+
+    Args:
+        endpoints: of the publishers.
+        topics: prefixes to receive; heartbeats are read in any case.
+        on_message: called with each message. It may keep it: the payload lives as long.
+        on_gap: called with (topic, epoch, expected, found): [expected, found) did not arrive.
+        conflate: hand on only the newest order book per topic of one drain, for displays.
+        bus: the settings with high-water mark and CURVE keys.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        topics: Sequence[bytes],
+        on_message: Callable[[Message], object],
+        *,
+        on_gap: Callable[[bytes, int, int, int], object] | None = None,
+        conflate: bool = False,
+        bus: BusSettings | None = None,
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
+        self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
+        self._socket.linger = 0
+        # heartbeats last: whoever hears one is subscribed to the rest already
+        for prefix in (*topics, HEARTBEATS):
+            self._socket.subscribe(prefix)
+        self._bus = bus
+        self._receiver = Receiver(
+            self._socket.underlying,
+            topics,
+            on_message,
+            on_loss=on_gap or _ignore_gap,
+            on_malformed=self._report_malformed,
+            on_error=self._report_error,
+            conflate=conflate,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fd = -1
+        self._poll: asyncio.TimerHandle | None = None
+        self._again: asyncio.Handle | None = None
+        self._logged: dict[str, int] = {}
+
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Connect and read from now on.
+
+        Raises: BusError when an endpoint is not one.
+        """
+        for endpoint in self._endpoints:
+            connect(self._socket, endpoint, self._bus)
+        self._loop = loop or asyncio.get_running_loop()
+        self._fd = self._socket.getsockopt(zmq.FD)
+        self._loop.add_reader(self._fd, self._drain)
+        self._safety_poll()
+
+    def drain(self) -> int:
+        """Read what has arrived without an event loop; returns the number of messages."""
+        before = self._receiver.received
+        while self._receiver.drain(DRAIN_LIMIT):
+            pass
+        return self._receiver.received - before
+
+    def counters(self) -> dict[str, int]:
+        """Return what was received and what is missing."""
+        receiver = self._receiver
+        return {
+            "received": receiver.received,
+            "received_bytes": receiver.received_bytes,
+            "gaps": receiver.gaps,
+            "missed": receiver.missed,
+            "repeated": receiver.repeated,
+            "conflated": receiver.conflated,
+            "malformed": receiver.malformed,
+            "callback_errors": receiver.errors,
+        }
+
+    def close(self) -> None:
+        """Stop reading and close the socket; messages handed on stay valid."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._fd)
+            for handle in (self._poll, self._again):
+                if handle is not None:
+                    handle.cancel()
+            self._loop = None
+        self._receiver.detach()
+        self._socket.close()
+        self._context.term()
+
+    def _drain(self) -> None:
+        if self._loop is None:
+            return
+        self._again = None
+        # the edge has been consumed: what is left must be asked for
+        if self._receiver.drain(DRAIN_LIMIT):
+            self._again = self._loop.call_soon(self._drain)
+
+    def _safety_poll(self) -> None:
+        if self._loop is None:
+            return
+        if self._again is None:
+            self._drain()
+        self._poll = self._loop.call_later(SAFETY_POLL_S, self._safety_poll)
+
+    def _report_malformed(self, reason: str) -> None:
+        self._report("malformed message", reason=reason)
+
+    def _report_error(self, error: Exception) -> None:
+        self._report("callback failed", error=error)
+
+    def _report(self, event: str, *, reason: str = "", error: Exception | None = None) -> None:
+        now = now_ns()
+        if now - self._logged.get(event, 0) >= LOG_INTERVAL_NS:
+            self._logged[event] = now
+            log.error(event, reason=reason or repr(error), exc_info=error)
+
+
+def _ignore_gap(topic: bytes, epoch: int, expected: int, found: int) -> None:
+    # counted by the receiver
+    pass

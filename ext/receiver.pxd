@@ -1,0 +1,60 @@
+"""The drain loop of a SUB socket: messages out of libzmq, sequences checked, payloads not copied."""
+
+from libc.stdint cimport int64_t
+
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport Message
+from coinspace._ext.zeromq cimport msg_t
+
+
+cdef class Part:
+    """A received payload: owns libzmq's message and exports its bytes, read-only."""
+    cdef msg_t message
+
+
+cdef class Channel:
+    """One topic of one epoch as received."""
+    cdef:
+        readonly bytes topic
+        readonly int64_t epoch
+        readonly int64_t first      # sequence of the first message seen or known lost
+        readonly int64_t last       # newest sequence seen or known lost, -1 = none yet
+        int kind                    # message kind of the topic's first word; 0 = no such kind
+        bint wanted                 # asked for by the user, not only for the heartbeats
+        Channel next                # the same topic of another publisher
+
+
+cdef class Receiver:
+    cdef:
+        void *_handle               # the SUB socket's; NULL once closed
+        bint _conflate
+        tuple _wanted               # prefixes
+        object _on_message
+        object _on_loss             # called with (topic, epoch, expected, found)
+        object _on_malformed        # called with (reason,)
+        object _on_error            # called with (exception,)
+        dict _channels              # topic -> Channel
+        void *_recent[1024]         # Channel by hash of the topic's bytes; borrowed from _channels
+        dict _processes             # process -> epoch, from the heartbeats
+        dict _newest                # topic -> Message of this drain, when conflating
+        readonly int64_t received
+        readonly int64_t received_bytes
+        readonly int64_t conflated
+        readonly int64_t malformed
+        readonly int64_t repeated   # a sequence seen before: not handed on
+        readonly int64_t gaps       # holes found
+        readonly int64_t missed     # messages in those holes
+        readonly int64_t errors     # exceptions of the user's callbacks
+
+    cdef int receive(self) except -1
+    cdef int take(self, msg_t *topic, msg_t *header, msg_t *payload) except -1
+    cdef Channel channel(self, const char *data, Py_ssize_t size)
+    cdef Channel topic_channel(self, bytes topic)
+    cdef Channel epoch_of(self, Channel channel, int64_t epoch)
+    cdef int heartbeat(self, Message message) except -1
+    cdef int forget(self, int64_t epoch) except -1
+    cdef int check(self, Channel channel, Header *header) except -1
+    cdef int hole(self, Channel channel, int64_t expected, int64_t found) except -1
+    cdef int refuse(self, object reason) except -1
+    # hands one message on; a stage may derive and take messages without a Python call
+    cdef int handle(self, Message message) except -1

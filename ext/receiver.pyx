@@ -1,0 +1,366 @@
+"""Receive: drain a SUB socket, make Message objects on libzmq's own memory, find what is missing.
+
+Losses are found by (epoch, topic). A hole shows when the next message comes; a lost tail shows by the
+publisher's heartbeat, which names the last sequence of each topic. What was sent before the first
+message or heartbeat of an epoch is not a loss: a late subscriber has not asked for it yet.
+"""
+
+cimport cython
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN
+from libc.errno cimport EINTR
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint32_t
+from libc.stdint cimport uintptr_t
+from libc.string cimport memcmp
+from libc.string cimport memcpy
+from libc.string cimport memset
+
+from coinspace._ext.message cimport HEADER_SIZE
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_HEARTBEAT
+from coinspace._ext.message cimport KIND_ORDERBOOK
+from coinspace._ext.message cimport Message
+from coinspace._ext.zeromq cimport DONTWAIT
+from coinspace._ext.zeromq cimport msg_t
+from coinspace._ext.zeromq cimport zmq
+
+from coinspace._ext.sink import KINDS
+from coinspace._ext.sink import TOPIC_LIMIT
+from coinspace.errors import BusError
+from coinspace.errors import MessageError
+
+# topics remembered at most: a publisher of garbage must not fill the memory
+CHANNEL_LIMIT = 65_536
+
+cdef enum:
+    RECENT = 1024
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Part:
+    def __cinit__(self):
+        zmq.msg_init(&self.message)
+
+    def __dealloc__(self):
+        zmq.msg_close(&self.message)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(
+            view, self, zmq.msg_data(&self.message), <Py_ssize_t>zmq.msg_size(&self.message), 1, flags
+        )
+
+
+@cython.final
+cdef class Channel:
+    def __cinit__(self):
+        self.last = -1
+
+    def __repr__(self):
+        return f"<Channel {self.topic!r} epoch={self.epoch} first={self.first} last={self.last}>"
+
+
+cdef class Receiver:
+    """Drains a connected SUB socket, given as its C handle; its owner keeps it open until `detach`.
+
+    Args:
+        wanted: prefixes of the topics to hand on; messages of other topics are only counted.
+        on_message: called with each Message, in order of receipt.
+        on_loss: called with (topic, epoch, expected, found): [expected, found) did not arrive.
+        on_malformed: called with the reason (str).
+        on_error: called with an exception of one of the other callbacks.
+        conflate: hand on only the newest order book per topic of one drain.
+    """
+
+    def __init__(
+        self, uintptr_t handle, wanted, on_message, *, on_loss, on_malformed, on_error,
+        bint conflate=False,
+    ):
+        self._handle = <void *>handle
+        self._wanted = tuple(wanted)
+        self._on_message = on_message
+        self._on_loss = on_loss
+        self._on_malformed = on_malformed
+        self._on_error = on_error
+        self._conflate = conflate
+        self._channels = {}
+        self._processes = {}
+        self._newest = {}
+        memset(self._recent, 0, sizeof(self._recent))
+
+    def detach(self):
+        """Stop using the socket: call before it is closed."""
+        self._handle = NULL
+
+    def drain(self, Py_ssize_t limit):
+        """Hand on what has arrived, at most `limit` messages.
+
+        Returns: whether the limit was reached, so that more may be waiting.
+        """
+        cdef Py_ssize_t n = 0
+        while n < limit and self._handle != NULL and self.receive():
+            n += 1
+        if self._conflate and self._newest:
+            newest = self._newest
+            self._newest = {}
+            for message in newest.values():
+                self.handle(<Message>message)
+        return n >= limit
+
+    # Returns: 1 = one message taken or refused, 0 = nothing more to read
+    cdef int receive(self) except -1:
+        cdef msg_t topic
+        cdef msg_t header
+        cdef msg_t payload
+        cdef int n_parts = 1
+        zmq.msg_init(&topic)
+        while zmq.msg_recv(&topic, self._handle, DONTWAIT) < 0:
+            if zmq.last_error() == EAGAIN:
+                return 0
+            if zmq.last_error() != EINTR:
+                number = zmq.last_error()
+                raise BusError(f"subscriber: cannot receive: {zmq.strerror(number).decode()} ({number})")
+        zmq.msg_init(&header)
+        zmq.msg_init(&payload)
+        try:
+            # the parts of a message arrive together: none of them makes us wait
+            if zmq.msg_more(&topic) and zmq.msg_recv(&header, self._handle, DONTWAIT) >= 0:
+                n_parts = 2
+                if zmq.msg_more(&header) and zmq.msg_recv(&payload, self._handle, DONTWAIT) >= 0:
+                    n_parts = 3
+                    while zmq.msg_more(&payload) and zmq.msg_recv(&payload, self._handle, DONTWAIT) >= 0:
+                        n_parts += 1
+            self.received += 1
+            if n_parts == 3:
+                self.take(&topic, &header, &payload)
+            else:
+                name = PyBytes_FromStringAndSize(
+                    <char *>zmq.msg_data(&topic), min(<Py_ssize_t>zmq.msg_size(&topic), TOPIC_LIMIT)
+                )
+                self.refuse(f"message parts: expected 3, was {n_parts}, {name!r}")
+        finally:
+            zmq.msg_close(&topic)
+            zmq.msg_close(&header)
+            zmq.msg_close(&payload)
+        return 1
+
+    cdef int take(self, msg_t *topic, msg_t *header_part, msg_t *payload) except -1:
+        cdef Header header
+        cdef Channel channel
+        cdef Message message
+        cdef Part part
+        cdef size_t size = zmq.msg_size(payload)
+        self.received_bytes += <int64_t>size
+        if zmq.msg_size(header_part) != HEADER_SIZE:
+            return self.refuse(
+                f"header size: expected {HEADER_SIZE} bytes, was {zmq.msg_size(header_part)},"
+                f" {<bytes>(<char *>zmq.msg_data(topic))[:min(zmq.msg_size(topic), TOPIC_LIMIT)]!r}"
+            )
+        memcpy(&header, zmq.msg_data(header_part), HEADER_SIZE)
+        channel = self.channel(<const char *>zmq.msg_data(topic), <Py_ssize_t>zmq.msg_size(topic))
+        if channel is None:
+            return 0
+        part = Part.__new__(Part)
+        zmq.msg_move(&part.message, payload)
+        message = Message.__new__(Message)
+        try:
+            message.fill(
+                channel.topic, &header, part, <const char *>zmq.msg_data(&part.message), <Py_ssize_t>size
+            )
+        except MessageError as error:
+            return self.refuse(str(error))
+        if header.kind != channel.kind:
+            return self.refuse(
+                f"message kind: expected {channel.kind} for {channel.topic!r}, was {header.kind}"
+            )
+        if header.epoch <= 0 or header.sequence <= 0:
+            return self.refuse(
+                f"epoch and sequence: expected both above 0, was {header.epoch} and {header.sequence},"
+                f" {channel.topic!r}"
+            )
+        if channel.epoch != header.epoch:
+            channel = self.epoch_of(channel, header.epoch)
+        if header.sequence != channel.last + 1 and not self.check(channel, &header):
+            return 0
+        channel.last = header.sequence
+        if header.kind == KIND_HEARTBEAT:
+            try:
+                self.heartbeat(message)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                return self.refuse(
+                    f"heartbeat: expected process and sequences, {error!r}, {channel.topic!r}"
+                )
+        if not channel.wanted:
+            return 0
+        if self._conflate and header.kind == KIND_ORDERBOOK:
+            if self._newest.pop(channel.topic, None) is not None:
+                self.conflated += 1
+            self._newest[channel.topic] = message
+            return 0
+        return self.handle(message)
+
+    # Returns: the newest epoch's channel of a topic, None when the topic cannot be one
+    cdef Channel channel(self, const char *data, Py_ssize_t size):
+        cdef uint32_t slot = <uint32_t>size
+        cdef Py_ssize_t i
+        cdef Channel channel
+        # the words in the middle differ most; every byte counts
+        for i in range(size):
+            slot = slot * 31 + <unsigned char>data[i]
+        slot = (slot ^ (slot >> 15)) & (RECENT - 1)
+        if self._recent[slot] != NULL:
+            channel = <Channel>self._recent[slot]
+            if PyBytes_GET_SIZE(channel.topic) == size and not memcmp(
+                PyBytes_AS_STRING(channel.topic), data, <size_t>size
+            ):
+                return channel
+        if size > TOPIC_LIMIT:
+            self.refuse(f"topic: expected at most {TOPIC_LIMIT} bytes, was {size}")
+            return None
+        channel = self.topic_channel(PyBytes_FromStringAndSize(data, size))
+        if channel is None:
+            return None
+        self._recent[slot] = <void *>channel
+        return channel
+
+    cdef Channel topic_channel(self, bytes topic):
+        cdef Channel channel = self._channels.get(topic)
+        if channel is None:
+            kind = KINDS.get(topic.split(b".", 1)[0], 0)
+            if not kind or not topic.endswith(b"."):
+                self.refuse(f"topic: expected KIND.EXCHANGE.MARKET. with its closing dot, was {topic!r}")
+                return None
+            if len(self._channels) >= CHANNEL_LIMIT:
+                self.refuse(f"topics: expected at most {CHANNEL_LIMIT}, was one more, {topic!r}")
+                return None
+            channel = Channel.__new__(Channel)
+            channel.topic = topic
+            channel.kind = kind
+            channel.wanted = topic.startswith(self._wanted)
+            self._channels[topic] = channel
+        return channel
+
+    # the chain of a topic has one link per publisher: two for `state.`, one for the others
+    cdef Channel epoch_of(self, Channel channel, int64_t epoch):
+        cdef Channel link = channel
+        while link is not None:
+            if link.epoch == epoch:
+                return link
+            if not link.epoch:
+                link.epoch = epoch
+                return link
+            link = link.next
+        link = Channel.__new__(Channel)
+        link.topic = channel.topic
+        link.kind = channel.kind
+        link.wanted = channel.wanted
+        link.epoch = epoch
+        link.next = channel.next
+        channel.next = link
+        return link
+
+    # Returns: 0 = seen before, not to be handed on
+    cdef int check(self, Channel channel, Header *header) except -1:
+        if channel.last < 0:
+            channel.first = header.sequence
+            # an epoch that has named its topics without this one: it began under our eyes
+            if header.sequence == 1 or header.epoch not in self._processes.values():
+                return 1
+            channel.first = 1
+            channel.last = 0
+        if header.sequence <= channel.last:
+            self.repeated += 1
+            return 0
+        if header.kind != KIND_HEARTBEAT:
+            self.hole(channel, channel.last + 1, header.sequence)
+        return 1
+
+    cdef int heartbeat(self, Message message) except -1:
+        cdef Channel channel
+        cdef int64_t epoch = message.header.epoch
+        cdef int64_t last
+        facts = message.json()
+        process = facts["process"]
+        before = self._processes.get(process)
+        sequences = {name.encode(): int(number) for name, number in facts["sequences"].items()}
+        if before is not None and before != epoch:
+            self.forget(before)
+        for topic, number in sequences.items():
+            if not topic.startswith(self._wanted) or topic.startswith(b"heartbeat."):
+                continue
+            channel = self.topic_channel(topic)
+            if channel is None:
+                continue
+            channel = self.epoch_of(channel, epoch)
+            last = number
+            if before is None and channel.last < 0:
+                # joined late: what went before was not asked for
+                channel.first = last + 1
+                channel.last = last
+                continue
+            if channel.last < 0:
+                channel.first = 1
+                channel.last = 0
+            elif before is not None and before != epoch and channel.first > 1:
+                # the process restarted while we listened: its first messages were for us too
+                self.hole(channel, 1, channel.first)
+                channel.first = 1
+            if channel.last < last:
+                expected = channel.last + 1
+                channel.last = last
+                self.hole(channel, expected, last + 1)
+        if before is None and len(self._processes) >= CHANNEL_LIMIT:
+            raise ValueError(f"expected at most {CHANNEL_LIMIT} processes")
+        self._processes[process] = epoch
+        return 0
+
+    # drop the channels of an epoch that has ended
+    cdef int forget(self, int64_t epoch) except -1:
+        cdef Channel link
+        cdef Channel kept
+        memset(self._recent, 0, sizeof(self._recent))
+        for topic in list(self._channels):
+            link = self._channels.pop(topic)
+            kept = None
+            while link is not None:
+                following = link.next
+                if link.epoch != epoch:
+                    link.next = kept
+                    kept = link
+                link = following
+            if kept is not None:
+                self._channels[topic] = kept
+        return 0
+
+    cdef int hole(self, Channel channel, int64_t expected, int64_t found) except -1:
+        self.gaps += 1
+        self.missed += found - expected
+        try:
+            self._on_loss(channel.topic, channel.epoch, expected, found)
+        except Exception as error:
+            self.errors += 1
+            self._on_error(error)
+        return 0
+
+    cdef int refuse(self, object reason) except -1:
+        self.malformed += 1
+        try:
+            self._on_malformed(reason)
+        except Exception as error:
+            self.errors += 1
+            self._on_error(error)
+        return 0
+
+    cdef int handle(self, Message message) except -1:
+        try:
+            self._on_message(message)
+        except Exception as error:
+            self.errors += 1
+            self._on_error(error)
+        return 0
