@@ -1,0 +1,137 @@
+"""One client's connection; its frames are bytes that we spell ourselves.
+
+A server's frames are not masked, so a frame is its header and its payload; writing them to the
+transport ourselves lets a fault cut, split or join what a WebSocket library would never send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from coinspace.feed.server import ExchangeServer
+    from coinspace.feed.session import Session
+
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+# an exchange cuts a client that does not read; a player waits for it instead
+BUFFER_LIMIT = 16 << 20
+LOW_WATER = 1 << 18
+
+
+def encode_frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
+    """Return a server's frame (RFC 6455, not masked)."""
+    first = opcode | (0x80 if final else 0)
+    n = len(payload)
+    if n < 126:
+        head = bytes((first, n))
+    elif n < 1 << 16:
+        head = bytes((first, 126)) + n.to_bytes(2, "big")
+    else:
+        head = bytes((first, 127)) + n.to_bytes(8, "big")
+    return head + payload
+
+
+class Connection:
+    """A connection.
+
+    Attributes: sent (data frames), dropped (why not), opened_s, active_s (last traffic of either
+    side), pinged_s, unanswered_s (first ping without a pong), deaf (neither reads nor writes).
+    """
+
+    def __init__(
+        self,
+        server: ExchangeServer,
+        exchange: str,
+        socket: web.WebSocketResponse,
+        request: web.Request,
+    ) -> None:
+        self.server = server
+        self.exchange = exchange
+        self.request = request
+        self.socket = socket
+        self.sent = 0
+        self.deaf = False
+        self.is_open = False
+        self.data: dict[str, Any] = {}
+
+    def open(self, session: Session) -> None:
+        """Begin: the handshake is done."""
+        self.session = session
+        self.opcode = BINARY if session.is_binary else TEXT
+        transport = self.request.transport
+        assert transport is not None
+        self.transport = transport
+        self.loop = asyncio.get_running_loop()
+        now_s = self.loop.time()
+        self.opened_s = self.active_s = self.pinged_s = now_s
+        self.unanswered_s: float | None = None
+        self.is_open = True
+
+    def closed(self) -> None:
+        """Note the end."""
+        self.is_open = False
+
+    # out
+
+    def reply(self, payload: bytes) -> None:
+        """Send an answer of the protocol (ack, status, error)."""
+        self.write(encode_frame(self.opcode, payload))
+
+    def deliver(self, payload: bytes, kind: str = "", symbol: str = "") -> None:
+        """Send a data frame."""
+        if self.is_open and not self.session.ended:
+            self.sent += 1
+            self.write(encode_frame(self.opcode, payload))
+
+    def write(self, data: bytes) -> None:
+        """Write bytes unless the connection is closed or plays dead."""
+        if not self.is_open or self.deaf or self.transport.is_closing():
+            return
+        self.active_s = self.loop.time()
+        self.transport.write(data)
+        if self.transport.get_write_buffer_size() > BUFFER_LIMIT:
+            self.abort()
+
+    async def drain(self) -> None:
+        """Wait until the client has read most of what was written."""
+        while self.is_open and self.transport.get_write_buffer_size() > LOW_WATER:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    def end(self, code: int, reason: str, delay_s: float) -> None:
+        """Send a close frame after a delay, then close."""
+        self.loop.call_later(delay_s, self._close, code, reason)
+
+    def _close(self, code: int, reason: str) -> None:
+        self.write(encode_frame(CLOSE, code.to_bytes(2, "big") + reason.encode()))
+        if self.is_open:
+            self.loop.call_later(0.05, self.transport.close)
+
+    def abort(self) -> None:
+        """Cut the connection without a close frame."""
+        if self.is_open:
+            self.transport.abort()
+
+    # keep-alive
+
+    def heard(self, now_s: float) -> None:
+        """Note traffic of the client."""
+        self.active_s = now_s
+
+    def ping(self, now_s: float) -> None:
+        """Ping with the time as payload."""
+        self.pinged_s = now_s
+        if self.unanswered_s is None:
+            self.unanswered_s = now_s
+        self.write(encode_frame(PING, str(int(now_s * 1000)).encode()))
+
+    def pong(self, payload: bytes) -> None:
+        """Answer a ping."""
+        self.write(encode_frame(PONG, payload))
+
+    def ponged(self, now_s: float) -> None:
+        """Note a pong."""
+        self.active_s = now_s
+        self.unanswered_s = None

@@ -1,0 +1,62 @@
+"""What assets are worth in USDT and USDT in KRW: a correlated random walk in steps of 100 ms."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+STEP_NS = 100_000_000
+# worth at the start, in USDT; other assets get a worth from their name
+WORTH = {"BTC": 86_700.0, "ETH": 2_770.0, "XRP": 1.54, "SOL": 118.0, "USDC": 1.0}
+KRW_PER_USDT = 1343.5
+# standard deviation of one step, as a fraction: 60 % a year is 3.4e-5
+MARKET_STEP = 2.6e-5
+OWN_STEP = 2.2e-5
+RATE_STEP = 4e-6
+# pulls back to the start within a day or so, so that long runs stay in range
+PULL = 1e-6
+# how lively the market is in quiet, normal and busy phases, and the odds of each
+ACTIVITY = ((0.25, 0.25), (1.0, 0.85), (2.5, 1.0))
+PHASE_STEPS = (100, 500)
+SQRT3 = 1.7320508075688772
+
+
+def bell(draw: Callable[[], float]) -> float:
+    """Return a draw with mean 0 and deviation 1, from sums only: the same on every machine."""
+    return (draw() + draw() + draw() + draw() - 2.0) * SQRT3
+
+
+class Prices:
+    """Current worth of every asset; `step` moves all of them."""
+
+    def __init__(self, seed: int, assets: Sequence[str]) -> None:
+        self.worth = {asset: WORTH.get(asset) or _worth(asset) for asset in assets}
+        self.rate = KRW_PER_USDT
+        self.activity = 1.0
+        self._start = dict(self.worth)
+        self._common = random.Random(f"{seed}/common").random
+        self._own = {asset: random.Random(f"{seed}/{asset}").random for asset in assets}
+        self._rate = random.Random(f"{seed}/rate").random
+        self._phase = random.Random(f"{seed}/phase").random
+        self._left = 300
+
+    def step(self) -> None:
+        """Move by one step of STEP_NS."""
+        self._left -= 1
+        if self._left <= 0:
+            pick = self._phase()
+            self.activity = next(level for level, upto in ACTIVITY if pick < upto)
+            self._left = int(PHASE_STEPS[0] + self._phase() * PHASE_STEPS[1])
+        common = bell(self._common) * MARKET_STEP * self.activity
+        for asset, worth in self.worth.items():
+            own = bell(self._own[asset]) * OWN_STEP * self.activity
+            pull = PULL * (1.0 - worth / self._start[asset])
+            self.worth[asset] = worth * (1.0 + common + own + pull)
+        # the won moves against the market a little, as in every sell-off
+        drift = bell(self._rate) * RATE_STEP - 0.05 * common
+        self.rate *= 1.0 + drift + PULL * (1.0 - self.rate / KRW_PER_USDT)
+
+
+def _worth(asset: str) -> float:
+    number = random.Random(asset).random()
+    return 0.02 + 20.0 * number * number * number

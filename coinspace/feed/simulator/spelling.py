@@ -1,0 +1,66 @@
+"""Numbers as the exchanges spell them, from exact integers: `n` counts units of 10^-decimals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# books repeat their prices and most of their sizes: a look-up costs a tenth of a spelling
+CACHE_LIMIT = 100_000
+
+
+def fixed(n: int, decimals: int) -> str:
+    """All decimals: 100473000.00000000."""
+    if not decimals:
+        return str(n)
+    text = f"{abs(n):0{decimals + 1}d}"
+    return f"{'-' if n < 0 else ''}{text[:-decimals]}.{text[-decimals:]}"
+
+
+def short(n: int, decimals: int) -> str:
+    """Shortest: 15.399, 0.3313, 0, 116208000."""
+    text = fixed(n, decimals)
+    return text.rstrip("0").rstrip(".") if decimals else text
+
+
+def pointed(n: int, decimals: int) -> str:
+    """Shortest with a decimal point: 109950000.0."""
+    text = short(n, decimals)
+    return text if "." in text else text + ".0"
+
+
+def scientific(n: int, decimals: int) -> str:
+    """Java's Double.toString: 1.16539E8, 7.9276E-4, 5.0E-4, 3715000.0."""
+    if not n:
+        return "0.0"
+    digits, sign = str(abs(n)), "-" if n < 0 else ""
+    exponent = len(digits) - 1 - decimals
+    if -3 <= exponent < 7:
+        return pointed(n, decimals)
+    digits = digits.rstrip("0")
+    return f"{sign}{digits[0]}.{digits[1:] or '0'}E{exponent}"
+
+
+def terse(n: int, decimals: int) -> str:
+    """Like `scientific` without a needless fraction: 6E-8, 9.9E-7; integers stay integers."""
+    if n and len(str(abs(n))) - 1 - decimals < -3:
+        return scientific(n, decimals).replace(".0E", "E")
+    return short(n, decimals)
+
+
+class Spelling:
+    """A cached spelling of one number field."""
+
+    __slots__ = ("_cache", "_decimals", "_spell")
+
+    def __init__(self, spell: Callable[[int, int], str], decimals: int) -> None:
+        self._spell = spell
+        self._decimals = decimals
+        self._cache: dict[int, str] = {}
+
+    def __call__(self, n: int) -> str:
+        text = self._cache.get(n)
+        if text is None:
+            if len(self._cache) > CACHE_LIMIT:
+                self._cache.clear()
+            text = self._cache[n] = self._spell(n, self._decimals)
+        return text
