@@ -9,7 +9,7 @@ cdef class BinanceParser(Parser):
         dict markets               # symbol to market, for `decode`
         int bid_slot               # whose array the side holds
         int ask_slot
-        int bad_level              # slot of a diff's side with an impossible level, 0 = none
+        int bad_sides              # sides of a diff with an impossible level, as bits
 
     cdef int _wrapped(self) noexcept
     cdef int _stream_symbol(self, const char *p, const char *end) noexcept

@@ -56,6 +56,10 @@ from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 
 cdef enum:
+    BAD_BIDS = 1
+    BAD_ASKS = 2
+
+cdef enum:
     STREAM = 0
     DATA = 1
     S_EVENT = 2
@@ -222,9 +226,9 @@ cdef class BinanceParser(Parser):
             return MALFORMED
         if self.as_time(S_TIME, &self.exchange_ns) < 0:
             return self.fail(WRONG, S_TIME, self.at[S_TIME])
-        if self.bad_level:
-            # applied or left out, it would make the book wrong: the gap that a refused diff leaves is repaired
-            return self.fail(BAD_LEVEL, self.bad_level, self.at[self.bad_level])
+        if self.bad_sides:
+            # applied or left out, the level would make the book wrong; the gap that a refused diff leaves is repaired
+            return self.fail(BAD_LEVEL, S_b if self.bad_sides & BAD_BIDS else S_a, self.message_at)
         self.snapshot = False
         return ORDERBOOK
 
@@ -289,8 +293,8 @@ cdef class BinanceParser(Parser):
         cdef Py_ssize_t n = 0
         cdef double price = 0
         cdef double size = 0
-        if self.bad_level == slot:
-            self.bad_level = 0
+        cdef int side = BAD_BIDS if falling else BAD_ASKS
+        self.bad_sides &= ~side
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':
             p += 1
@@ -302,7 +306,7 @@ cdef class BinanceParser(Parser):
                 if price > 0 and (size > 0 or (size == 0 and not whole)):
                     n = add_level(prices, sizes, n, self.capacity, price, size, falling, &self.levels_dropped)
                 elif not whole:
-                    self.bad_level = slot
+                    self.bad_sides |= side
                 p = skip_space(p, end)
                 if p >= end:
                     return NULL
