@@ -288,13 +288,17 @@ cdef class BinanceParser(Parser):
         cdef const char *end = self.end
         cdef bint falling = slot == S_b or slot == S_BIDS
         cdef bint whole = slot == S_BIDS or slot == S_ASKS
-        cdef double *prices = self.bid_price if falling else self.ask_price
-        cdef double *sizes = self.bid_size if falling else self.ask_size
-        cdef Py_ssize_t n = 0
         cdef double price = 0
         cdef double size = 0
         cdef int side = BAD_BIDS if falling else BAD_ASKS
         self.bad_sides &= ~side
+        self.unsorted &= ~(1 << falling)
+        if falling:
+            self.n_bids = 0
+            self.bid_slot = slot
+        else:
+            self.n_asks = 0
+            self.ask_slot = slot
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':
             p += 1
@@ -304,7 +308,7 @@ cdef class BinanceParser(Parser):
                 if p is NULL:
                     return NULL
                 if price > 0 and (size > 0 or (size == 0 and not whole)):
-                    n = add_level(prices, sizes, n, self.capacity, price, size, falling, &self.levels_dropped)
+                    add_level(self, falling, price, size)
                 elif not whole:
                     self.bad_sides |= side
                 p = skip_space(p, end)
@@ -316,12 +320,7 @@ cdef class BinanceParser(Parser):
                 if p[0] != c',':
                     return NULL
                 p = skip_space(p + 1, end)
-        if falling:
-            self.n_bids = n
-            self.bid_slot = slot
-        else:
-            self.n_asks = n
-            self.ask_slot = slot
+        self.settle(falling)
         return p
 
 

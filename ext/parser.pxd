@@ -88,13 +88,15 @@ cdef class Parser:
         readonly bint snapshot             # book: the whole book; trade: stream type SNAPSHOT
         readonly int64_t first_update_id   # 0 = none sent
         readonly int64_t final_update_id   # 0 = none sent
-        # levels, best first, owned: price[i] goes with size[i]
+        # levels, best first, owned: price[i] goes with size[i]; room for twice the capacity, to sort
         double *bid_price
         double *bid_size
         double *ask_price
         double *ask_size
         readonly Py_ssize_t n_bids
         readonly Py_ssize_t n_asks
+        double *scratch                    # of sort_levels, for one side
+        int unsorted                       # sides whose levels came out of order: bit 1 bids, bit 0 asks
         readonly double price
         readonly double size
         readonly bint sell                 # the taker sold
@@ -148,6 +150,8 @@ cdef class Parser:
     cdef const char *scan(self, const char *p, int depth) noexcept
     cdef const char *value(self, int slot, const char *p, int depth) noexcept
     cdef int open_list(self, const char *p, const char *end) noexcept
+    cdef int open_sides(self) noexcept
+    cdef Py_ssize_t settle(self, bint falling) noexcept
     cdef int fail(self, int fault, int slot, const char *at) noexcept
     cdef int as_number(self, int slot, double *out) noexcept
     cdef int as_integer(self, int slot, int64_t *out) noexcept
@@ -175,23 +179,31 @@ cdef class Parser:
     cdef object _detail(self)
 
 
-# a level out of order: insertion where it belongs, the worst level dropped when the side is full
-cdef Py_ssize_t insert_level(
-    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, double price, double size, bint falling,
+# best first, equal prices in order of arrival; all but `capacity` levels go from the far end. Returns: levels left
+cdef Py_ssize_t sort_levels(
+    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, bint falling, double *scratch,
 ) noexcept
 
 
-cdef inline Py_ssize_t add_level(
-    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, double price, double size, bint falling,
-    int64_t *dropped,
-) noexcept:
-    """Add a level behind n others, best first (falling: bids). Returns: the number of levels."""
+cdef inline int add_level(Parser parser, bint falling, double price, double size) noexcept:
+    """Add a level to a side: in order as it comes; out of order it waits for `settle` at the end of the side."""
+    cdef double *prices = parser.bid_price if falling else parser.ask_price
+    cdef double *sizes = parser.bid_size if falling else parser.ask_size
+    cdef Py_ssize_t n = parser.n_bids if falling else parser.n_asks
+    cdef int side = 1 << falling
     if n > 0 and (price > prices[n - 1] if falling else price < prices[n - 1]):
-        dropped[0] += n == capacity
-        return insert_level(prices, sizes, n, capacity, price, size, falling)
-    if n == capacity:
-        dropped[0] += 1
-        return n
+        parser.unsorted |= side
+    if n >= parser.capacity:
+        if not parser.unsorted & side:
+            parser.levels_dropped += 1
+            return 0
+        if n == 2 * parser.capacity:
+            n = parser.settle(falling)
+            parser.unsorted |= side
     prices[n] = price
     sizes[n] = size
-    return n + 1
+    if falling:
+        parser.n_bids = n + 1
+    else:
+        parser.n_asks = n + 1
+    return 0

@@ -12,11 +12,9 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
-from libc.math cimport NAN
 from libc.math cimport isnan
 from libc.string cimport memcmp
 from libc.string cimport memcpy
-from libc.string cimport memmove
 from libc.string cimport memset
 
 from coinspace._ext.number cimport integer_read
@@ -37,25 +35,45 @@ CONTROL_NAMES = ("", "status", "ack", "error", "shutdown")
 WINDOWS = (None, "24h", "utc_day", "kst_day")
 
 
-cdef Py_ssize_t insert_level(
-    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, double price, double size, bint falling,
+cdef inline bint _before(double a, double b, bint falling) noexcept:
+    return a > b if falling else a < b
+
+
+cdef Py_ssize_t sort_levels(
+    double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, bint falling, double *scratch,
 ) noexcept:
-    # behind its equals, so that of two entries for one price the later stays the later
-    cdef Py_ssize_t lo = 0
-    cdef Py_ssize_t hi = n
-    cdef Py_ssize_t middle
-    while lo < hi:
-        middle = (lo + hi) // 2
-        if price > prices[middle] if falling else price < prices[middle]:
-            hi = middle
-        else:
-            lo = middle + 1
-    n = min(n, capacity - 1)
-    memmove(prices + lo + 1, prices + lo, <size_t>(n - lo) * sizeof(double))
-    memmove(sizes + lo + 1, sizes + lo, <size_t>(n - lo) * sizeof(double))
-    prices[lo] = price
-    sizes[lo] = size
-    return n + 1
+    # merge sort from below: stable, and no worse than n log n for any frame
+    cdef double *price_from = prices
+    cdef double *size_from = sizes
+    cdef double *price_to = scratch
+    cdef double *size_to = scratch + 2 * capacity
+    cdef Py_ssize_t run = 1
+    cdef Py_ssize_t left, right, left_end, right_end, out
+    while run < n:
+        out = 0
+        while out < n:
+            left = out
+            left_end = right = min(left + run, n)
+            right_end = min(right + run, n)
+            while out < right_end:
+                if left < left_end and (
+                    right >= right_end or not _before(price_from[right], price_from[left], falling)
+                ):
+                    price_to[out] = price_from[left]
+                    size_to[out] = size_from[left]
+                    left += 1
+                else:
+                    price_to[out] = price_from[right]
+                    size_to[out] = size_from[right]
+                    right += 1
+                out += 1
+        price_from, price_to = price_to, price_from
+        size_from, size_to = size_to, size_from
+        run *= 2
+    if price_from != prices:
+        memcpy(prices, price_from, <size_t>n * sizeof(double))
+        memcpy(sizes, size_from, <size_t>n * sizeof(double))
+    return min(n, capacity)
 
 
 cdef object _number(double value):
@@ -84,12 +102,13 @@ cdef class Parser:
         if capacity < 1:
             raise ValueError(f"capacity: expected at least 1 level, was {capacity}")
         self.capacity = capacity
-        self.bid_price = <double*>PyMem_Malloc(<size_t>capacity * 4 * sizeof(double))
+        self.bid_price = <double*>PyMem_Malloc(<size_t>capacity * 12 * sizeof(double))
         if self.bid_price is NULL:
             raise MemoryError
-        self.bid_size = self.bid_price + capacity
-        self.ask_price = self.bid_price + 2 * capacity
-        self.ask_size = self.bid_price + 3 * capacity
+        self.bid_size = self.bid_price + 2 * capacity
+        self.ask_price = self.bid_price + 4 * capacity
+        self.ask_size = self.bid_price + 6 * capacity
+        self.scratch = self.bid_price + 8 * capacity
         self.names = {}
 
     def __dealloc__(self):
@@ -332,6 +351,31 @@ cdef class Parser:
         self.at[slot] = p
         self.to[slot] = after
         return after
+
+    # ---- levels ----
+
+    cdef int open_sides(self) noexcept:
+        """Empty both sides before their levels are read."""
+        self.n_bids = 0
+        self.n_asks = 0
+        self.unsorted = 0
+        return 0
+
+    cdef Py_ssize_t settle(self, bint falling) noexcept:
+        """Bring a side that came out of order into order. Returns: its levels."""
+        cdef Py_ssize_t n = self.n_bids if falling else self.n_asks
+        cdef Py_ssize_t left = n
+        cdef int side = 1 << falling
+        if self.unsorted & side:
+            if falling:
+                left = sort_levels(self.bid_price, self.bid_size, n, self.capacity, True, self.scratch)
+                self.n_bids = left
+            else:
+                left = sort_levels(self.ask_price, self.ask_size, n, self.capacity, False, self.scratch)
+                self.n_asks = left
+            self.levels_dropped += n - left
+            self.unsorted &= ~side
+        return left
 
     # ---- failures ----
 

@@ -202,8 +202,7 @@ cdef class UpbitParser(Parser):
 
     cdef const char *levels(self, int slot, const char *p) noexcept:
         cdef const char *end = self.end
-        self.n_bids = 0
-        self.n_asks = 0
+        self.open_sides()
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':
             return p + 1
@@ -215,6 +214,8 @@ cdef class UpbitParser(Parser):
             if p >= end:
                 return NULL
             if p[0] == c']':
+                self.settle(True)
+                self.settle(False)
                 return p + 1
             if p[0] != c',':
                 return NULL
@@ -273,13 +274,7 @@ cdef class UpbitParser(Parser):
         if seen != 15:
             return NULL
         if values[0] > 0 and values[2] > 0:
-            self.n_asks = add_level(
-                self.ask_price, self.ask_size, self.n_asks, self.capacity, values[0], values[2], False,
-                &self.levels_dropped,
-            )
+            add_level(self, False, values[0], values[2])
         if values[1] > 0 and values[3] > 0:
-            self.n_bids = add_level(
-                self.bid_price, self.bid_size, self.n_bids, self.capacity, values[1], values[3], True,
-                &self.levels_dropped,
-            )
+            add_level(self, True, values[1], values[3])
         return p + 1

@@ -1,8 +1,8 @@
 """`coinspace decode`: raw frames or recordings in, one JSON line per message out.
 
-Input: frames one a line, or feed files (compressed or not; told by their first bytes), of which the received
-frames are taken. Works in chunks as they arrive, so that it can stand behind a live pipe and memory stays bounded
-by the longest line.
+Input: frames one a line, or feed files (compressed or not; told by their first bytes), of which
+the received frames are taken. Works in chunks as they arrive, so that it can stand behind a live
+pipe and memory stays bounded by the longest line.
 """
 
 from __future__ import annotations
