@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 BUILT := build/.built
 PAGE := build/.page
+PEERS := build/peers
 UP := --simulate
 
 .PHONY: help install build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
@@ -76,6 +77,19 @@ fuzz: install $(TOOLS)  ## fuzz the compiled parsers under an address sanitiser,
 
 bench: install $(TOOLS)  ## measure every stage and check its gates
 	@$(BIN)/python -m pytest benchmarks --timeout 1800
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)/python
+	@echo "installing the peers into $(PEERS) …"
+	@$(BIN)/python -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install -r $< || \
+		{ echo "the peers could not be installed: their versions need Python 3.11, and the network"; exit 1; }
+	@touch $@
+
+bench-peers: install $(PEERS)/.installed  ## measure the libraries that need their own environment
+	@PYTHONPATH=. $(PEERS)/bin/python -m benchmarks.peers
+
+report:  ## write benchmarks/RESULTS.md and its chart from the last measurements
+	@$(BIN)/python -m benchmarks.report
 
 lint: $(TOOLS)  ## check style of Python and Cython, and spelling
 	@$(BIN)/ruff check .

@@ -14,6 +14,8 @@ COUNT = 64
 SEED = 7
 INPUT = f"{COUNT} generated frames, seed {SEED}"
 EPOCH_MS = 1_790_134_742_106
+# update id of the first of `diffs`
+FIRST_ID = 100_530_416_203
 # names of Upbit's and Bithumb's keys in the SIMPLE format
 SHORT = {
     "type": "ty",
@@ -107,9 +109,9 @@ def binance_depth20(rng: random.Random) -> str:
     )
 
 
-def binance_diff(rng: random.Random, first: int = 100_530_416_203) -> str:
+def binance_diff(rng: random.Random, first: int = FIRST_ID, mid: float | None = None) -> str:
     """Return a combined-stream depth update of 48 levels, a fifth of them deletions."""
-    mid = 86_700 + rng.randrange(100_000) / 100
+    mid = 86_700 + rng.randrange(100_000) / 100 if mid is None else mid
     last = first + rng.randrange(1, 40)
     return (
         f'{{"stream":"btcusdt@depth@100ms","data":{{"e":"depthUpdate",'
@@ -241,11 +243,12 @@ def frames(kind: str, count: int = COUNT, seed: int = SEED) -> list[bytes]:
 
 
 def diffs(count: int = COUNT, seed: int = SEED) -> list[bytes]:
-    """Return Binance depth updates whose ids follow each other without a gap."""
+    """Return Binance depth updates whose ids follow each other, around a slowly moving price."""
     rng = random.Random(f"diffs {seed}")
-    first, made = 100_530_416_203, []
+    first, mid, made = FIRST_ID, 86_700.0, []
     for _ in range(count):
-        text = binance_diff(rng, first)
+        mid += rng.randint(-5, 5) / 100
+        text = binance_diff(rng, first, mid)
         first = int(text.split('"u":')[1].split(",")[0]) + 1
         made.append(text.encode())
     return made
