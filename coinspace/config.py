@@ -188,9 +188,15 @@ class StorageSettings(Section):
     server_workers: Annotated[
         int, Field(ge=1, le=64, description="threads in each of the private server's pools")
     ] = 1
+    server_options: Annotated[
+        dict[str, str], Field(description="more settings of the private server, QDB_NAME = value")
+    ] = {}
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
     batch_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
     request_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5000
+    memory_mb: Annotated[
+        int, Field(ge=1, le=65_536, description="rows kept while the database does not answer")
+    ] = 64
     depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
     ttl: Annotated[
         Literal["on", "off"], Field(description="off for replayed history, which TTL would evict")

@@ -254,33 +254,37 @@ class ManagedServer:
         bind = {name: f"127.0.0.1:{self._ports[name]}" for name in PORTS}
         workers = str(self.settings.storage.server_workers)
         known = self._credentials
-        return kept | {
-            "QDB_HTTP_NET_BIND_TO": bind["http"],
-            "QDB_HTTP_MIN_NET_BIND_TO": bind["health"],
-            "QDB_LINE_TCP_NET_BIND_TO": bind["ilp"],
-            "QDB_PG_NET_BIND_TO": bind["pg"],
-            "QDB_HTTP_USER": known["user"],
-            "QDB_HTTP_PASSWORD": known["password"],
-            "QDB_HTTP_HEALTH_CHECK_AUTHENTICATION_REQUIRED": "false",
-            "QDB_PG_USER": known["user"],
-            "QDB_PG_PASSWORD": known["password"],
-            "QDB_PG_READONLY_USER_ENABLED": "true",
-            "QDB_PG_READONLY_USER": known["readonly_user"],
-            "QDB_PG_READONLY_PASSWORD": known["readonly_password"],
-            "QDB_TELEMETRY_ENABLED": "false",
-            "QDB_LINE_UDP_ENABLED": "false",
-            # a misspelt column must be an error, not a new column
-            "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
-            "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",
-            # the default of 16 MB per column of an active partition is really allocated
-            "QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE": "1M",
-            "QDB_CAIRO_O3_COLUMN_MEMORY_SIZE": "256k",
-            "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_CODEC": "ZSTD",
-            "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_LEVEL": "3",
-            "QDB_SHARED_NETWORK_WORKER_COUNT": workers,
-            "QDB_SHARED_QUERY_WORKER_COUNT": workers,
-            "QDB_SHARED_WRITE_WORKER_COUNT": workers,
-        }
+        return (
+            kept
+            | self.settings.storage.server_options
+            | {
+                "QDB_HTTP_NET_BIND_TO": bind["http"],
+                "QDB_HTTP_MIN_NET_BIND_TO": bind["health"],
+                "QDB_LINE_TCP_NET_BIND_TO": bind["ilp"],
+                "QDB_PG_NET_BIND_TO": bind["pg"],
+                "QDB_HTTP_USER": known["user"],
+                "QDB_HTTP_PASSWORD": known["password"],
+                "QDB_HTTP_HEALTH_CHECK_AUTHENTICATION_REQUIRED": "false",
+                "QDB_PG_USER": known["user"],
+                "QDB_PG_PASSWORD": known["password"],
+                "QDB_PG_READONLY_USER_ENABLED": "true",
+                "QDB_PG_READONLY_USER": known["readonly_user"],
+                "QDB_PG_READONLY_PASSWORD": known["readonly_password"],
+                "QDB_TELEMETRY_ENABLED": "false",
+                "QDB_LINE_UDP_ENABLED": "false",
+                # a misspelt column must be an error, not a new column
+                "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
+                "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",
+                # the default of 16 MB per column of an active partition is really allocated
+                "QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE": "1M",
+                "QDB_CAIRO_O3_COLUMN_MEMORY_SIZE": "256k",
+                "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_CODEC": "ZSTD",
+                "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_LEVEL": "3",
+                "QDB_SHARED_NETWORK_WORKER_COUNT": workers,
+                "QDB_SHARED_QUERY_WORKER_COUNT": workers,
+                "QDB_SHARED_WRITE_WORKER_COUNT": workers,
+            }
+        )
 
     def _ended(self, code: int) -> Exception:
         console = self.root / "console.log"

@@ -1,0 +1,165 @@
+"""Creating and mending the tables: what is declared in `tables` and what the database has.
+
+All of it is safe to repeat and safe for two processes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from coinspace.errors import StorageError
+from coinspace.storage.address import Address
+from coinspace.storage.tables import TABLES, VIEWS, Table
+
+CONNECT_TIMEOUT_S = 5
+# the server writes 7 days as a week
+TTL_HOURS = {"HOUR": 1, "DAY": 24, "WEEK": 168}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which the database differs from the declaration.
+
+    Attributes: table; text says what was expected and found; mend is the statement that ends it.
+    """
+
+    table: str
+    text: str
+    mend: str
+
+
+def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> psycopg.Connection[Any]:
+    """Return a connection that may write. Raises: StorageError when there is none to be had."""
+    try:
+        return psycopg.connect(found.sql, autocommit=True, connect_timeout=timeout_s)
+    except psycopg.Error as error:
+        raise StorageError(f"SQL: expected a connection, {_first_line(error)}") from None
+
+
+def create(found: Address, *, ttl: bool = True) -> list[str]:
+    """Create what is missing and mend what differs.
+
+    Returns: the statements that changed something.
+    Raises: StorageError when the database refuses one or cannot be reached.
+    """
+    with connect(found) as connection:
+        existing = _tables(connection)
+        done = [
+            _run(connection, table.create(ttl), table.name)
+            for table in TABLES
+            if table.name not in existing
+        ]
+        views = _views(connection)
+        done += [
+            _run(connection, difference.mend, difference.table)
+            for difference in _differences(connection, existing, ttl)
+        ]
+        for view in VIEWS:
+            if view.name not in views:
+                done.append(_run(connection, view.create(ttl), view.name))
+            elif views[view.name] == "invalid":
+                # changing a column of its base does that
+                refresh = f"REFRESH MATERIALIZED VIEW {view.name} FULL"
+                done.append(_run(connection, refresh, view.name))
+    return done
+
+
+def differences(found: Address, *, ttl: bool = True) -> list[Difference]:
+    """Return where the database differs from the declaration. Raises: StorageError."""
+    with connect(found) as connection:
+        existing = _tables(connection)
+        missing = [
+            Difference(table.name, f"table {table.name}: expected, was none", table.create(ttl))
+            for table in TABLES
+            if table.name not in existing
+        ]
+        return missing + _differences(connection, existing, ttl)
+
+
+def _differences(
+    connection: psycopg.Connection[Any], existing: dict[str, dict[str, Any]], ttl: bool
+) -> list[Difference]:
+    found: list[Difference] = []
+    for table in TABLES:
+        facts = existing.get(table.name)
+        if facts is None:
+            continue
+        found += _column_differences(connection, table)
+        if not facts["dedup"]:
+            keys = ", ".join(table.keys)
+            found.append(
+                Difference(
+                    table.name,
+                    f"table {table.name}: expected deduplication by {keys}, was none",
+                    f"ALTER TABLE {table.name} DEDUP ENABLE UPSERT KEYS({keys})",
+                )
+            )
+        wanted = table.ttl if ttl else ""
+        if facts["ttl_h"] != _ttl_hours(wanted):
+            found.append(
+                Difference(
+                    table.name,
+                    f"table {table.name}: expected TTL {wanted or 'none'}, was {facts['ttl_h']} h",
+                    f"ALTER TABLE {table.name} SET TTL {wanted or '0h'}",
+                )
+            )
+    return found
+
+
+def _column_differences(connection: psycopg.Connection[Any], table: Table) -> list[Difference]:
+    rows = connection.execute(f"SELECT \"column\", type FROM table_columns('{table.name}')")
+    types = dict(rows.fetchall())
+    found: list[Difference] = []
+    for name, kind in table.columns:
+        if name not in types:
+            found.append(
+                Difference(
+                    table.name,
+                    f"{table.name}.{name}: expected {kind}, was no column",
+                    f"ALTER TABLE {table.name} ADD COLUMN IF NOT EXISTS {name} {kind}",
+                )
+            )
+        elif types[name] != kind:
+            found.append(
+                Difference(
+                    table.name,
+                    f"{table.name}.{name}: expected {kind}, was {types[name]}",
+                    f"ALTER TABLE {table.name} ALTER COLUMN {name} TYPE {kind}",
+                )
+            )
+    return found
+
+
+def _tables(connection: psycopg.Connection[Any]) -> dict[str, dict[str, Any]]:
+    rows = connection.execute("SELECT table_name, dedup, ttlValue, ttlUnit FROM tables()")
+    return {
+        name: {"dedup": dedup, "ttl_h": value * TTL_HOURS[unit.rstrip("S")] if value else 0}
+        for name, dedup, value, unit in rows.fetchall()
+    }
+
+
+def _ttl_hours(ttl: str) -> int:
+    if not ttl:
+        return 0
+    value, _, unit = ttl.partition(" ")
+    return int(value) * TTL_HOURS[unit.rstrip("S")]
+
+
+def _views(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    rows = connection.execute("SELECT view_name, view_status FROM materialized_views()")
+    return dict(rows.fetchall())
+
+
+def _run(connection: psycopg.Connection[Any], statement: str, table: str) -> str:
+    try:
+        connection.execute(statement)
+    except psycopg.Error as error:
+        raise StorageError(f"{statement[:120]}: refused, {_first_line(error)}", table) from None
+    return statement
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]

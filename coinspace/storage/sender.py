@@ -1,0 +1,352 @@
+"""Rows into QuestDB: batched on the event loop, flushed on a thread, kept until acknowledged.
+
+Batches leave in order, one at a time, so that what is stored is a prefix of what was given. A
+batch that the server did not acknowledge is sent again; the tables' keys make that harmless.
+Memory is bounded: beyond `storage.memory_mb` a row is not taken, and the caller, who can fetch it
+again from a journal, is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from coinspace.config import Settings
+from coinspace.errors import CoinSpaceError, StorageError
+from coinspace.storage import schema
+from coinspace.storage.address import Address, address
+from coinspace.storage.deadletter import DeadLetters
+from coinspace.storage.transport import (
+    Buffer,
+    Rejected,
+    TimestampNanos,
+    Transport,
+    Unavailable,
+    new_buffer,
+)
+
+# called on the loop with (key, table, the server's words)
+OnRejected = Callable[[Any, str, str], None]
+
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 1.0
+# refusals without a line number before the batch is taken apart all the same
+VAGUE_REFUSALS = 10
+BATCH_BYTES = 4 << 20
+SPARE_BUFFERS = 4
+
+
+@dataclass
+class _Batch:
+    buffer: Buffer
+    ends: list[int] = field(default_factory=list)  # size of the buffer after each row
+    keys: list[Any] = field(default_factory=list)
+    opened_at: float = 0.0
+    failures: int = 0
+    refusals: int = 0
+    # rows [from, to) still to be sent one range at a time, None = the whole buffer at once
+    ranges: list[tuple[int, int]] | None = None
+
+
+class Sender:
+    """Takes rows for any table.
+
+    Use it from one thread, normally the event loop's: `start`, `row`…, `close`. Without a running
+    loop call `tick` now and then, which is what sends a batch that is old enough.
+
+    Attributes:
+        trouble: why nothing can be stored at the moment, None when all is well.
+        dead: the file of refused rows.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        *,
+        on_rejected: OnRejected | None = None,
+        where: Callable[[Settings], Address] = address,
+    ) -> None:
+        storage = settings.storage
+        self.settings = settings
+        self.name = name
+        self.trouble: str | None = None
+        self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
+        self._where = where
+        self._on_rejected = on_rejected
+        self._batch_rows = storage.batch_rows
+        self._batch_s = storage.batch_ms / 1000
+        self._timeout_ms = storage.request_timeout_ms
+        self._limit = storage.memory_mb << 20
+        self._open: _Batch | None = None
+        self._queue: deque[_Batch] = deque()
+        self._spare: list[Buffer] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._abandon = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: Transport | None = None
+        # sealed and open bytes; the loop adds, the thread subtracts, each under the lock
+        self._bytes = 0
+        self._taken = self._stored = self._refused = self._rejected = 0
+        self._batches = self._retries = self._repairs = 0
+        self._peak_bytes = 0
+        self._last_flush_s = 0.0
+
+    def start(self) -> None:
+        """Begin to send; inside a running loop batches leave by age on their own."""
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+        self._thread = threading.Thread(target=self._run, name=f"{self.name}-flush", daemon=True)
+        self._thread.start()
+
+    @property
+    def full(self) -> bool:
+        """Tell whether a row would be refused for lack of memory."""
+        return self._bytes >= self._limit
+
+    @property
+    def pending(self) -> int:
+        """Rows taken and not yet stored or rejected."""
+        return self._taken - self._stored - self._rejected
+
+    @property
+    def taken(self) -> int:
+        """Rows taken since the start."""
+        return self._taken
+
+    def row(
+        self,
+        table: str,
+        *,
+        symbols: dict[str, str | None],
+        columns: dict[str, Any],
+        at_ns: int,
+        key: Any = None,
+    ) -> bool:
+        """Take one row.
+
+        Args:
+            columns: float, int, bool, str, float64 ndarray; None = null; times `TimestampNanos`.
+            at_ns: the row's `ts`, part of its identity: the same when the row is given again.
+            key: given back when the server refuses the row.
+        Returns: False when memory is full and the row was not taken.
+        Raises: StorageError for a value that no column can hold.
+        """
+        if self._bytes >= self._limit:
+            self._refused += 1
+            return False
+        batch = self._open
+        if batch is None:
+            batch = self._new_batch()
+        buffer = batch.buffer
+        before = len(buffer)
+        try:
+            buffer.row(table, symbols=symbols, columns=columns, at=TimestampNanos(at_ns))
+        except (TypeError, ValueError, OverflowError, UnicodeError) as error:
+            raise StorageError(f"row of {table}: {error}", table, 1) from None
+        size = len(buffer)
+        self._count(batch, key, size, size - before)
+        return True
+
+    def _count(self, batch: _Batch, key: Any, size: int, added: int) -> None:
+        batch.ends.append(size)
+        batch.keys.append(key)
+        with self._wake:
+            self._bytes += added
+        self._taken += 1
+        if len(batch.ends) >= self._batch_rows or size >= BATCH_BYTES:
+            self.seal()
+
+    def seal(self) -> None:
+        """End the open batch: rows given later go in a later request, so never before these."""
+        batch, self._open = self._open, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if batch is None:
+            return
+        with self._wake:
+            self._queue.append(batch)
+            self._peak_bytes = max(self._peak_bytes, self._bytes)
+            self._wake.notify()
+
+    def tick(self) -> None:
+        """Send the open batch if it is old enough."""
+        batch = self._open
+        if batch is not None and time.monotonic() - batch.opened_at >= self._batch_s:
+            self.seal()
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Send all and wait until nothing is pending. Returns: False after the time-out."""
+        self.seal()
+        deadline = time.monotonic() + timeout_s
+        while self.pending and time.monotonic() < deadline:  # noqa: ASYNC110 (thread's count)
+            await asyncio.sleep(0.005)
+        return not self.pending
+
+    async def close(self, timeout_s: float = 10.0) -> bool:
+        """Send what is left and end the thread.
+
+        Returns: False when rows were left unsent after the time-out; `counters` says how many.
+        """
+        sent = await self.drained(timeout_s)
+        self._end(abandon=not sent)
+        return sent
+
+    def abort(self) -> None:
+        """End without sending what is left."""
+        self.seal()
+        self._end(abandon=True)
+
+    def _end(self, *, abandon: bool) -> None:
+        with self._wake:
+            self._closing, self._abandon = True, abandon
+            self._wake.notify()
+        if self._thread is not None:
+            # a request under way may take its whole time-out; the thread is a daemon
+            self._thread.join(0.5 if abandon else 5.0)
+
+    def counters(self) -> dict[str, int | float]:
+        """Return counts since the start and the present backlog."""
+        oldest = self._queue[0].opened_at if self._queue else None
+        return {
+            "rows_taken": self._taken,
+            "rows_stored": self._stored,
+            "rows_pending": self.pending,
+            "rows_refused": self._refused,
+            "rows_dead": self._rejected,
+            "batches": self._batches,
+            "flush_retries": self._retries,
+            "schema_repairs": self._repairs,
+            "pending_bytes": self._bytes,
+            "peak_bytes": self._peak_bytes,
+            "flush_ms": round(self._last_flush_s * 1e3, 3),
+            "oldest_pending_s": round(time.monotonic() - oldest, 3) if oldest else 0.0,
+        }
+
+    def _new_batch(self) -> _Batch:
+        buffer = self._spare.pop() if self._spare else new_buffer(1 << 16)
+        batch = self._open = _Batch(buffer, opened_at=time.monotonic())
+        if self._loop is not None:
+            self._timer = self._loop.call_later(self._batch_s, self.seal)
+        return batch
+
+    # below: on the flush thread
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                if self._abandon or not self._queue:
+                    break
+                batch = self._queue[0]
+            try:
+                self._flush(batch)
+            except (Unavailable, CoinSpaceError, OSError) as error:
+                self._later(batch, error)
+            else:
+                self._done(batch)
+        self._drop_transport()
+
+    def _flush(self, batch: _Batch) -> None:
+        if self._transport is None:
+            self._transport = Transport(self._where(self.settings), self._timeout_ms)
+        started = time.monotonic()
+        if batch.ranges is None:
+            try:
+                self._transport.send(batch.buffer)
+            except Rejected as refusal:
+                self._refusal(batch, refusal)
+            else:
+                self._stored += len(batch.ends)
+        if batch.ranges is not None:
+            self._send_ranges(batch, self._transport)
+        self._last_flush_s = time.monotonic() - started
+
+    def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
+        """Find out whose fault it is: the schema's, which is mended, or single rows'."""
+        found = self._where(self.settings)
+        ttl = self.settings.storage.ttl == "on"
+        if schema.create(found, ttl=ttl):
+            self._repairs += 1
+            raise Unavailable(f"the schema was mended after: {refusal.reason}")
+        batch.refusals += 1
+        # another process may have mended the schema just now: ask a second time before a row is
+        # called bad
+        if batch.refusals < (2 if refusal.line else VAGUE_REFUSALS):
+            raise Unavailable(refusal.reason)
+        batch.ranges = [(0, len(batch.ends))]
+
+    def _send_ranges(self, batch: _Batch, transport: Transport) -> None:
+        """Send all good rows of a refused batch; the bad ones go to the dead-letter file."""
+        lines = bytes(batch.buffer)
+        ranges = batch.ranges or []
+        while ranges:
+            first, end = ranges[-1]
+            start = batch.ends[first - 1] if first else 0
+            try:
+                transport.post(lines[start : batch.ends[end - 1]])
+            except Rejected as refusal:
+                bad = first + refusal.line - 1 if refusal.line else first
+                if not first <= bad < end:
+                    bad = first
+                if refusal.line or end - first == 1:
+                    self._bury(batch, bad, lines, refusal)
+                    parts = [(bad + 1, end), (first, bad)]
+                else:
+                    middle = (first + end) // 2
+                    parts = [(middle, end), (first, middle)]
+                ranges.pop()
+                ranges.extend(part for part in parts if part[0] < part[1])
+            else:
+                ranges.pop()
+                self._stored += end - first
+
+    def _bury(self, batch: _Batch, row: int, lines: bytes, refusal: Rejected) -> None:
+        start = batch.ends[row - 1] if row else 0
+        line = lines[start : batch.ends[row]]
+        table = line.partition(b",")[0].decode(errors="replace")
+        key = batch.keys[row]
+        self.dead.add(table, refusal.reason, key, line)
+        self._rejected += 1
+        if self._on_rejected is not None:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._on_rejected, key, table, refusal.reason)
+            else:
+                self._on_rejected(key, table, refusal.reason)
+
+    def _later(self, batch: _Batch, error: Exception) -> None:
+        self.trouble = str(error)[:300] or type(error).__name__
+        self._retries += 1
+        batch.failures += 1
+        # the server may have come back elsewhere
+        self._drop_transport()
+        pause = min(FIRST_BACKOFF_S * 2 ** min(batch.failures - 1, 10), MAX_BACKOFF_S)
+        with self._wake:
+            self._wake.wait_for(lambda: self._abandon, timeout=pause)
+
+    def _done(self, batch: _Batch) -> None:
+        self.trouble = None
+        self._batches += 1
+        with self._wake:
+            self._queue.popleft()
+            self._bytes -= len(batch.buffer)
+        batch.buffer.clear()  # type: ignore[no-untyped-call]
+        if len(self._spare) < SPARE_BUFFERS:
+            self._spare.append(batch.buffer)
+
+    def _drop_transport(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None

@@ -1,0 +1,349 @@
+"""The tables: every column, key, partition and view, in one place.
+
+Times `ts` are ours and fixed at receipt (a trade's is its trade time), so that a row that is sent
+twice replaces itself. The keys contain what tells two messages apart: the publisher's epoch and
+sequence, a trade's id, an index's asset. `exchange_ts` can be null, repeated or minutes old.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TIME = "TIMESTAMP_NS"
+EXCHANGE = ("exchange", "SYMBOL")
+MARKET = ("market", "SYMBOL")
+CAPACITY = {"exchange": 64, "market": 4096, "venue": 4096, "asset": 1024, "side": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table. `keys` are the deduplication keys; `ttl` "" keeps rows for ever."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    keys: tuple[str, ...]
+    partition: str = "DAY"
+    ttl: str = ""
+
+    def create(self, ttl: bool) -> str:
+        """Return the CREATE statement."""
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.name} ("
+            + ", ".join(f"{name} {_declared(name, kind)}" for name, kind in self.columns)
+            + f") TIMESTAMP(ts) PARTITION BY {self.partition}"
+            + (f" TTL {self.ttl}" if ttl and self.ttl else "")
+            + f" WAL DEDUP UPSERT KEYS({', '.join(self.keys)})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A materialized view over a table or another view."""
+
+    name: str
+    base: str
+    select: str
+    interval: str
+    partition: str
+    ttl: str = ""
+
+    def create(self, ttl: bool) -> str:
+        """Return the CREATE statement."""
+        return (
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {self.name} WITH BASE {self.base}"
+            f" REFRESH IMMEDIATE AS (SELECT {self.select} FROM {self.base}"
+            f" SAMPLE BY {self.interval}) PARTITION BY {self.partition}"
+            + (f" TTL {self.ttl}" if ttl and self.ttl else "")
+        )
+
+
+def _declared(name: str, kind: str) -> str:
+    if kind == "SYMBOL" and name in CAPACITY:
+        return f"SYMBOL CAPACITY {CAPACITY[name]}"
+    return kind
+
+
+# the publisher's identity of a message
+IDENTITY = (("epoch", "LONG"), ("seq", "LONG"))
+TIMES = (("exchange_ts", TIME), ("published_ts", TIME), ("ts", TIME))
+
+ORDERBOOK = Table(
+    "orderbook",
+    (
+        EXCHANGE,
+        MARKET,
+        ("bid", "DOUBLE"),
+        ("bid_size", "DOUBLE"),
+        ("ask", "DOUBLE"),
+        ("ask_size", "DOUBLE"),
+        # [[prices], [sizes]], best first, at most storage.depth levels
+        ("bids", "DOUBLE[][]"),
+        ("asks", "DOUBLE[][]"),
+        # levels as published
+        ("n_bids", "INT"),
+        ("n_asks", "INT"),
+        ("update_id", "LONG"),
+        ("flags", "INT"),
+        *IDENTITY,
+        *TIMES,
+    ),
+    keys=("ts", "exchange", "market", "epoch", "seq"),
+    partition="HOUR",
+    ttl="7 DAYS",
+)
+
+TICKER = Table(
+    "ticker",
+    (
+        EXCHANGE,
+        MARKET,
+        *(
+            (name, "DOUBLE")
+            for name in (
+                "last",
+                "open",
+                "high",
+                "low",
+                "volume",
+                "quote_volume",
+                "change",
+                "bid",
+                "bid_size",
+                "ask",
+                "ask_size",
+            )
+        ),
+        # of open, high, low and change
+        ("span", "SYMBOL"),
+        ("flags", "INT"),
+        *IDENTITY,
+        *TIMES,
+    ),
+    keys=("ts", "exchange", "market", "epoch", "seq"),
+    ttl="90 DAYS",
+)
+
+TRADE = Table(
+    "trade",
+    (
+        EXCHANGE,
+        MARKET,
+        # the taker's
+        ("side", "SYMBOL"),
+        ("price", "DOUBLE"),
+        ("size", "DOUBLE"),
+        ("trade_id", "LONG"),
+        ("flags", "INT"),
+        *IDENTITY,
+        ("received_ts", TIME),
+        ("published_ts", TIME),
+        # the exchange's trade time
+        ("ts", TIME),
+    ),
+    keys=("ts", "exchange", "market", "trade_id"),
+    ttl="365 DAYS",
+)
+
+STATE = Table(
+    "state",
+    (
+        ("publisher", "SYMBOL"),
+        EXCHANGE,
+        MARKET,
+        ("state", "SYMBOL"),
+        ("reason", "VARCHAR"),
+        ("since_ts", TIME),
+        *IDENTITY,
+        ("published_ts", TIME),
+        ("ts", TIME),
+    ),
+    keys=("ts", "publisher", "exchange", "market", "epoch", "seq"),
+)
+
+GAP = Table(
+    "gap",
+    (
+        # orderbook, ticker, trade, state (a kind of message), or venue (nothing came from it)
+        ("kind", "SYMBOL"),
+        ("publisher", "SYMBOL"),
+        EXCHANGE,
+        MARKET,
+        # open: being fetched · filled · lost: held nowhere any more · dead: refused by the database
+        ("status", "SYMBOL"),
+        ("reason", "VARCHAR"),
+        ("epoch", "LONG"),
+        # sequences first..last, both included; 0 for a venue's outage
+        ("first", "LONG"),
+        ("last", "LONG"),
+        ("count", "LONG"),
+        ("closed_ts", TIME),
+        # when it was found
+        ("ts", TIME),
+    ),
+    keys=("ts", "kind", "publisher", "exchange", "market", "epoch", "first"),
+    partition="MONTH",
+)
+
+# columns of one index record; `index_recalc` repeats them
+_RECORD = (
+    ("asset", "SYMBOL"),
+    # ok, degraded, null
+    ("status", "SYMBOL"),
+    ("reason", "SYMBOL"),
+    ("value", "DOUBLE"),
+    ("value_raw", "DOUBLE"),
+    ("method", "SYMBOL"),
+    # hash of the parameters
+    ("parameters", "SYMBOL"),
+    ("v_t", "DOUBLE"),
+    ("lambda", "DOUBLE"),
+    # cap per order
+    ("cap", "DOUBLE"),
+    ("coverage", "DOUBLE"),
+    ("depth_limited", "BOOLEAN"),
+    # KRW per USDT
+    ("fx", "DOUBLE"),
+    ("fx_status", "SYMBOL"),
+    # consolidated best
+    ("bid", "DOUBLE"),
+    ("ask", "DOUBLE"),
+    ("n_used", "INT"),
+    ("n_configured", "INT"),
+    # JSON: what cannot be a column, in full
+    ("flags", "VARCHAR"),
+    ("inputs", "VARCHAR"),
+    ("siblings", "VARCHAR"),
+    ("latency_ns", "LONG"),
+    *IDENTITY,
+)
+
+INDEX_TICK = Table("index_tick", (*_RECORD, ("ts", TIME)), keys=("ts", "asset"))
+# a candidate parameter set beside the live one
+INDEX_NEXT = Table("index_next", (*_RECORD, ("ts", TIME)), keys=("ts", "asset", "parameters"))
+INDEX_RECALC = Table(
+    "index_recalc",
+    (*_RECORD, ("recalc_id", "LONG"), ("operator", "SYMBOL"), ("because", "VARCHAR"), ("ts", TIME)),
+    keys=("ts", "asset", "recalc_id"),
+)
+INDEX_VENUE = Table(
+    "index_venue",
+    (
+        ("asset", "SYMBOL"),
+        # constituent, fx
+        ("role", "SYMBOL"),
+        # exchange:BASE/QUOTE
+        ("venue", "SYMBOL"),
+        ("mid", "DOUBLE"),
+        ("age_ms", "DOUBLE"),
+        ("used", "BOOLEAN"),
+        ("reason", "SYMBOL"),
+        ("share", "DOUBLE"),
+        ("deviation", "DOUBLE"),
+        ("ts", TIME),
+    ),
+    keys=("ts", "asset", "role", "venue"),
+)
+METHODOLOGY = Table(
+    "methodology",
+    (
+        ("method", "SYMBOL"),
+        ("parameters", "SYMBOL"),
+        ("effective_ts", TIME),
+        # JSON
+        ("definition", "VARCHAR"),
+        ("operator", "SYMBOL"),
+        ("reason", "VARCHAR"),
+        ("ts", TIME),
+    ),
+    keys=("ts", "method", "parameters"),
+    partition="YEAR",
+)
+OPERATOR_LOG = Table(
+    "operator_log",
+    (
+        ("operator", "SYMBOL"),
+        ("action", "SYMBOL"),
+        ("target", "VARCHAR"),
+        ("detail", "VARCHAR"),
+        ("entry", "LONG"),
+        ("ts", TIME),
+    ),
+    keys=("ts", "operator", "action", "entry"),
+    partition="YEAR",
+)
+# one link a day: hash of the day's records and of the link before
+INDEX_CHAIN = Table(
+    "index_chain",
+    (
+        ("asset", "SYMBOL"),
+        ("records", "LONG"),
+        ("digest", "VARCHAR"),
+        ("previous", "VARCHAR"),
+        ("link", "VARCHAR"),
+        ("ts", TIME),
+    ),
+    keys=("ts", "asset"),
+    partition="YEAR",
+)
+
+TABLES = (
+    ORDERBOOK,
+    TICKER,
+    TRADE,
+    STATE,
+    GAP,
+    INDEX_TICK,
+    INDEX_VENUE,
+    INDEX_NEXT,
+    INDEX_RECALC,
+    METHODOLOGY,
+    OPERATOR_LOG,
+    INDEX_CHAIN,
+)
+
+# Trades of equal time count in id order, whatever order they came in. The key holds the ns within
+# the second above 33 bits of the id: ids of one instant differ by less than that.
+_ORDER = "(ts::long % 1000000000L) * 8589934592L + trade_id % 8589934592L"
+_ROLLED = (
+    "first(open) open, max(high) high, min(low) low, last(close) close,"
+    " sum(volume) volume, sum(quote_volume) quote_volume, sum(trades) trades"
+)
+_TICK = "first(value) open, max(value) high, min(value) low, last(value) close"
+_TICK_ROLLED = "first(open) open, max(high) high, min(low) low, last(close) close"
+
+VIEWS = (
+    View(
+        "trade_1s",
+        "trade",
+        f"ts, exchange, market, arg_min(price, {_ORDER}) open, max(price) high, min(price) low,"
+        f" arg_max(price, {_ORDER}) close, sum(size) volume, sum(price * size) quote_volume,"
+        " count() trades",
+        "1s",
+        "DAY",
+        "30 DAYS",
+    ),
+    View("trade_1m", "trade_1s", f"ts, exchange, market, {_ROLLED}", "1m", "MONTH"),
+    View("trade_1h", "trade_1m", f"ts, exchange, market, {_ROLLED}", "1h", "YEAR"),
+    View(
+        "index_1s",
+        "index_tick",
+        f"ts, asset, {_TICK}, count() ticks, count(value) valid",
+        "1s",
+        "DAY",
+        "30 DAYS",
+    ),
+    View(
+        "index_1m",
+        "index_1s",
+        f"ts, asset, {_TICK_ROLLED}, sum(ticks) ticks, sum(valid) valid",
+        "1m",
+        "MONTH",
+    ),
+    View(
+        "index_1h",
+        "index_1m",
+        f"ts, asset, {_TICK_ROLLED}, sum(ticks) ticks, sum(valid) valid",
+        "1h",
+        "YEAR",
+    ),
+)
