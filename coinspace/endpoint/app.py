@@ -1,0 +1,77 @@
+"""The application: routes, errors as problem+json, compression, and the gate before it all."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+from blacksheep.exceptions import HTTPException
+from blacksheep.messages import Request, Response
+from blacksheep.server.application import Application
+from blacksheep.server.compression import GzipMiddleware, use_gzip_compression
+from blacksheep.server.routing import Router
+
+from coinspace.endpoint.api import Api
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.gate import Gate
+from coinspace.endpoint.keys import Keys
+from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.routes import books, indices, page, platform, streams
+
+# below this an answer fits into one packet anyway
+GZIP_MIN_BYTES = 1400
+GZIP_LEVEL = 4
+
+
+def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
+    """Return the gate (the ASGI application to serve), what is behind it, and the routes."""
+    # the framework logs every handled error at info; ours are counted instead
+    logging.getLogger("blacksheep.server").disabled = True
+    app = Application(router=Router())
+    api = Api()
+    for module in (indices, books, platform):
+        module.add(api, context)
+    streams.add(api, context, app)
+    api.install(app)
+    page.add(api, context, app)
+    _handle_errors(app)
+    use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL))
+
+    def known_path(path: str) -> bool:
+        return app.router.get_match_by_method_and_path("GET", path) is not None
+
+    return Gate(app, context.settings.endpoint, keys, known_path), app, api
+
+
+def _handle_errors(app: Application) -> None:
+    log = structlog.get_logger("index-endpoint")
+
+    async def problem(_: Any, request: Request, error: Problem) -> Response:
+        return error.response()
+
+    async def http_error(_: Any, request: Request, error: HTTPException) -> Response:
+        if error.status == 404:
+            return _unknown_route(request).response()
+        if error.status < 500:
+            return Problem("invalid-request", str(error) or "the request cannot be read").response()
+        return await internal(_, request, error)
+
+    async def internal(_: Any, request: Request, error: Exception) -> Response:
+        cause = getattr(error, "source_error", None) or error
+        log.error("request failed", path=request.path, error=repr(cause), exc_info=cause)
+        return Problem("internal-error", "the error is logged; try again").response()
+
+    async def fallback(request: Request) -> Response:
+        return _unknown_route(request).response()
+
+    app.exceptions_handlers[Problem] = problem
+    for status in (400, 404):
+        app.exceptions_handlers[status] = http_error
+    app.exceptions_handlers[HTTPException] = http_error
+    app.exceptions_handlers[500] = internal
+    app.router.fallback = fallback
+
+
+def _unknown_route(request: Request) -> Problem:
+    return Problem("unknown-route", f"no route {request.path[:200]}; /docs lists all")

@@ -1,0 +1,130 @@
+"""The summed book of an asset: the aggregator's newest ladder as levels with each venue's size."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coinspace._ext.message import Message
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.models import ConsolidatedBook, Constituent, Depth, Level, VenueSize
+from coinspace.endpoint.records import CURRENCY, REGIONS
+from coinspace.endpoint.values import decimal
+
+DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
+COMPOSITE = "composite"
+
+Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
+
+
+def consolidated(context: Context, asset: str, levels: int) -> ConsolidatedBook | None:
+    """Return the newest summed book, None while there is none."""
+    message = context.live.aggregates.get(asset)
+    if message is None:
+        return None
+    # a request or an event of the same message needs the same book
+    aggregate = _decoded(context, message)
+    now_ms = context.now_ms()
+    ts_ms = aggregate.ts_ns // MILLISECOND_NS
+    names = [one.name for one in aggregate.venues]
+    ladder = aggregate.ladders.get(COMPOSITE)
+    bids: Side = ladder.side_copy(0) if ladder is not None else _nothing()
+    asks: Side = ladder.side_copy(1) if ladder is not None else _nothing()
+    age = max(0, now_ms - ts_ms)
+    usable = [one for one in aggregate.venues if one.reason is None]
+    return ConsolidatedBook(
+        asset=asset,
+        ts=ts_ms,
+        age_ms=age,
+        stale=age > context.stale_ms,
+        status="null" if not usable else "ok" if len(usable) == len(names) else "degraded",
+        currency=CURRENCY,
+        fx=decimal(aggregate.fx.rate),
+        bids=grouped(bids, names, levels),
+        asks=grouped(asks, names, levels),
+        depth=depths(bids, asks),
+        venues=_venues(context, asset, aggregate),
+    )
+
+
+def _decoded(context: Context, message: Message) -> Any:
+    method = importlib.import_module("coinspace.method.aggregate")
+    return method.decode(message.payload)
+
+
+def _nothing() -> Side:
+    return np.empty(0), np.empty(0), np.empty(0, dtype=np.int32)
+
+
+def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
+    """Return the best `limit` prices of a side; equal prices are one level.
+
+    Args: side: prices sorted best first, sizes, venue indices into `names`.
+    """
+    prices, sizes, venues = side
+    found: list[Level] = []
+    total = 0.0
+    last: float | None = None
+    # a price has at most one level per venue, so this many hold `limit` prices for sure
+    head = limit * max(1, len(names)) + 1
+    for price, size, venue in zip(
+        prices[:head].tolist(), sizes[:head].tolist(), venues[:head].tolist(), strict=True
+    ):
+        part = VenueSize(names[venue], decimal(size) or "0")
+        if price == last:
+            total += size
+            found[-1].venues.append(part)
+            found[-1].size = decimal(total) or "0"
+            continue
+        if len(found) == limit:
+            break
+        last, total = price, size
+        text = decimal(price) or "0"
+        found.append(Level(price=text, size=decimal(size) or "0", venues=[part]))
+    return found
+
+
+def depths(bids: Side, asks: Side) -> list[Depth]:
+    """Return the size within some distances of the middle."""
+    if not len(bids[0]) or not len(asks[0]):
+        return []
+    middle = 0.5 * bids[0][0] + 0.5 * asks[0][0]
+    found = []
+    for percent in DEPTH_PERCENTS:
+        bid = float(bids[1][bids[0] >= middle * (1 - percent / 100)].sum())
+        ask = float(asks[1][asks[0] <= middle * (1 + percent / 100)].sum())
+        found.append(
+            Depth(
+                within_percent=decimal(percent) or "0",
+                bid=decimal(round(bid, 8)) or "0",
+                ask=decimal(round(ask, 8)) or "0",
+            )
+        )
+    return found
+
+
+def _venues(context: Context, asset: str, aggregate: Any) -> list[Constituent]:
+    latest = context.live.indices.get(asset)
+    shares = {one.venue: one for one in latest.value.constituents} if latest else {}
+    listed = []
+    for one in aggregate.venues:
+        part = shares.get(one.name)
+        age = one.age_ms(aggregate.ts_ns)
+        listed.append(
+            Constituent(
+                venue=one.name,
+                exchange=one.exchange,
+                market=one.market,
+                region=REGIONS.get(one.exchange, one.region),
+                used=one.reason is None if part is None else part.used,
+                reason=one.reason if part is None else part.reason,
+                share=None if part is None else part.share,
+                mid=decimal(one.mid),
+                age_ms=None if age is None else int(age),
+            )
+        )
+    return listed

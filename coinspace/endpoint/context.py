@@ -1,0 +1,75 @@
+"""What the routes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coinspace.clock import MILLISECOND_NS, Clock
+from coinspace.config import Settings
+from coinspace.endpoint.database import Database
+from coinspace.endpoint.hub import Hub
+from coinspace.endpoint.live import Live
+from coinspace.endpoint.problem import Problem
+
+
+@dataclass
+class Context:
+    """Settings and live objects of one endpoint.
+
+    Attributes: dashboard (folder of the built page), readiness (reasons why not ready).
+    """
+
+    settings: Settings
+    live: Live
+    hub: Hub
+    database: Database
+    clock: Clock
+    dashboard: Path
+
+    def now_ms(self) -> int:
+        """Wall-clock time in ms."""
+        return self.clock() // MILLISECOND_NS
+
+    @property
+    def stale_ms(self) -> int:
+        """Age from which a value counts as stale."""
+        return self.settings.endpoint.stale_ms
+
+    def check_asset(self, asset: str) -> str:
+        """Return the asset. Raises: Problem 404 for one without an index."""
+        if asset not in self.settings.index.assets:
+            known = ", ".join(self.settings.index.assets)
+            raise Problem("unknown-asset", f"asset: expected one of {known}, was {asset[:40]!r}")
+        return asset
+
+    def check_market(self, exchange: str, market: str) -> tuple[str, str]:
+        """Return exchange and market. Raises: Problem 404 for one that is not collected."""
+        self.check_exchange(exchange)
+        markets = self.markets(exchange)
+        if market not in markets:
+            raise Problem(
+                "unknown-market",
+                f"market: expected one of {', '.join(markets[:20])} on {exchange},"
+                f" was {market[:40]!r}",
+            )
+        return exchange, market
+
+    def check_exchange(self, exchange: str) -> str:
+        """Return the exchange. Raises: Problem 404 for one that is not collected."""
+        if exchange not in self.settings.exchanges:
+            known = ", ".join(self.settings.exchanges)
+            raise Problem(
+                "unknown-market", f"exchange: expected one of {known}, was {exchange[:40]!r}"
+            )
+        return exchange
+
+    def markets(self, exchange: str) -> list[str]:
+        """Markets of an exchange: configured ones, and what patterns brought in."""
+        listed = [m for m in self.settings.exchanges[exchange].markets if "*" not in m]
+        seen = {market for name, market in (*self.live.books, *self.live.tickers) if name == exchange}
+        return listed + sorted(seen.difference(listed))
+
+    def all_markets(self) -> list[tuple[str, str]]:
+        """Every (exchange, market)."""
+        return [(name, one) for name in self.settings.exchanges for one in self.markets(name)]

@@ -1,0 +1,124 @@
+"""From live state to the hub: which bus message becomes which event.
+
+An event is made only when its channel has clients (or had some within the resume time).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import orjson
+
+from coinspace._ext.message import AGGREGATE, INDEX, STATE, TICKER, TRADE, Message
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.api import encode
+from coinspace.endpoint.books import consolidated
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.health import processes
+from coinspace.endpoint.market import ticker, trade
+from coinspace.endpoint.venues import venues
+
+# a page cannot show more, and a book is the largest event by far
+BOOK_INTERVAL_NS = 200 * MILLISECOND_NS
+BOOK_LEVELS = 50
+TABLES_INTERVAL_S = 1.0
+
+
+class Feeder:
+    """Makes events of bus messages, and tables and heartbeats of time."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._book_ns: dict[str, int] = {}
+        self._gaps_sent = 0
+        self._task: asyncio.Task[None] | None = None
+        self._make: dict[int, Callable[[Message], None]] = {
+            INDEX: self._index,
+            AGGREGATE: self._book,
+            TICKER: self._ticker,
+            TRADE: self._trade,
+            STATE: self._state,
+        }
+        context.live.listeners.append(self.on_message)
+
+    def on_message(self, message: Message) -> None:
+        """Publish what a message changes."""
+        make = self._make.get(message.kind)
+        if make is not None:
+            make(message)
+
+    def _index(self, message: Message) -> None:
+        asset = message.topic.split(b".")[1].decode()
+        channel = f"index.{asset}"
+        latest = self.context.live.indices.get(asset)
+        if latest is not None and self.context.hub.wants(channel):
+            body = latest.body(self.context.now_ms(), self.context.stale_ms)
+            self.context.hub.publish(channel, "index", body)
+
+    def _book(self, message: Message) -> None:
+        asset = message.topic.split(b".")[1].decode()
+        channel = f"book.{asset}"
+        now = self.context.clock()
+        if not self.context.hub.wants(channel):
+            return
+        if now - self._book_ns.get(asset, 0) < BOOK_INTERVAL_NS:
+            return
+        self._book_ns[asset] = now
+        book = consolidated(self.context, asset, BOOK_LEVELS)
+        if book is not None:
+            self.context.hub.publish(channel, "book", encode(book))
+
+    def _ticker(self, message: Message) -> None:
+        exchange, market = self.context.live.key(message)
+        channel = f"ticker.{exchange}:{market}"
+        if self.context.hub.wants(channel):
+            self.context.hub.publish(channel, "ticker", encode(ticker(self.context, message)))
+
+    def _trade(self, message: Message) -> None:
+        exchange, market = self.context.live.key(message)
+        channel = f"trade.{exchange}:{market}"
+        if self.context.hub.wants(channel):
+            self.context.hub.publish(channel, "trade", encode(trade(self.context, message)))
+
+    def _state(self, message: Message) -> None:
+        # a change of state is shown at once, ages once a second
+        self._venues()
+
+    def _venues(self) -> None:
+        if self.context.hub.wants("venues"):
+            self.context.hub.publish("venues", "venues", encode(venues(self.context)))
+
+    def start(self) -> None:
+        """Begin with tables, heartbeats and sweeps."""
+        self._task = asyncio.create_task(self._tick())
+
+    async def stop(self) -> None:
+        """End them."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _tick(self) -> None:
+        hub, elapsed = self.context.hub, 0.0
+        while True:
+            await asyncio.sleep(TABLES_INTERVAL_S)
+            hub.sweep()
+            self._venues()
+            self._gaps()
+            if hub.wants("pipeline"):
+                hub.publish("pipeline", "pipeline", encode(processes(self.context)))
+            elapsed += TABLES_INTERVAL_S
+            if elapsed >= self.context.settings.endpoint.heartbeat_s:
+                elapsed = 0.0
+                hub.broadcast("heartbeat", b'{"ts":%d}' % self.context.now_ms())
+
+    def _gaps(self) -> None:
+        live = self.context.live
+        fresh = live.gaps_total - self._gaps_sent
+        self._gaps_sent = live.gaps_total
+        if fresh and self.context.hub.wants("gaps"):
+            newest = list(live.gaps)[-min(fresh, len(live.gaps)) :]
+            self.context.hub.publish("gaps", "gaps", orjson.dumps({"gaps": newest}))

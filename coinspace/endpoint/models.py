@@ -1,0 +1,370 @@
+"""What the API answers: every struct here is a schema of the OpenAPI document.
+
+Prices, sizes, rates and shares are decimal strings; times epoch ms; ages ms.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from coinspace.endpoint.values import DecimalText, EpochMs
+
+Number = DecimalText | None
+Status = Literal["ok", "degraded", "null"]
+
+
+class Constituent(Struct, kw_only=True):
+    """A venue's part in a value; `share` is its part of the curve's weight, 0 to 1."""
+
+    venue: str
+    exchange: str
+    market: str
+    region: str | None
+    used: bool
+    reason: str | None
+    share: Number
+    mid: Number
+    age_ms: int | None
+
+
+class Regional(Struct, kw_only=True):
+    """The index of one region in its own currency; null with a reason when it has none."""
+
+    value: Number
+    currency: str
+    status: str
+    reason: str | None
+    single_source: bool | None
+
+
+class Premium(Struct, kw_only=True):
+    """Korean premium as fractions: `coin` against USDT, `fiat` against USD, `usdt` of USDT itself.
+
+    `fiat` and `usdt` are null without a USD/KRW reference rate. `executable` holds the premium
+    that a trade of a size would meet, fees included, where it is computed.
+    """
+
+    coin: Number
+    fiat: Number
+    usdt: Number
+    executable: list[dict[str, str | None]] = []
+
+
+class IndexValue(Struct, kw_only=True):
+    """One index value with everything that qualifies it."""
+
+    asset: str
+    ts: EpochMs
+    currency: str
+    status: str
+    reason: str | None
+    value: Number
+    value_krw: Number
+    best_bid: Number
+    best_ask: Number
+    fx: Number
+    fx_status: str | None
+    kr: Regional | None
+    gl: Regional | None
+    premium: Premium | None
+    median_capped: Number
+    confidence: Number
+    twap_1m: Number
+    utilised_depth: Number
+    coverage_depth: Number
+    depth_limited: bool | None
+    curve_end: str | None
+    method_version: str | None
+    parameter_hash: str | None
+    constituents: list[Constituent]
+
+
+class LatestIndexValue(IndexValue, kw_only=True):
+    """The newest value, its age and whether that is too old to rely on."""
+
+    age_ms: int
+    stale: bool
+
+
+class Indices(Struct):
+    """The newest value of every index; assets without one yet are listed in `missing`."""
+
+    indices: list[LatestIndexValue]
+    missing: list[str]
+
+
+class IndexPoint(Struct, kw_only=True):
+    """One stored value."""
+
+    ts: EpochMs
+    status: str
+    reason: str | None
+    value: Number
+    kr: Number
+    gl: Number
+    value_krw: Number
+    premium: Number
+    fx: Number
+    fx_status: str | None
+    best_bid: Number
+    best_ask: Number
+    constituents: int
+
+
+class IndexPage(Struct, kw_only=True):
+    """A page of stored values, oldest first; `next` is the address of the next page."""
+
+    asset: str
+    currency: str
+    start: EpochMs
+    end: EpochMs
+    values: list[IndexPoint]
+    cursor: str | None
+    next: str | None
+
+
+class Candle(Struct, kw_only=True):
+    """A candle over [ts, ts + interval); all null when the interval has no value."""
+
+    ts: EpochMs
+    open: Number
+    high: Number
+    low: Number
+    close: Number
+    ticks: int
+    closed: bool
+
+
+class CandlePage(Struct, kw_only=True):
+    """Candles, oldest first, without holes: an interval without values is there with nulls."""
+
+    asset: str
+    currency: str
+    series: str
+    interval: str
+    start: EpochMs
+    end: EpochMs
+    candles: list[Candle]
+    cursor: str | None
+    next: str | None
+
+
+class Explanation(Struct, kw_only=True):
+    """One tick in full: the value, its constituents and exclusions, FX, and the whole record."""
+
+    index: IndexValue
+    excluded: list[Constituent]
+    fx_venues: list[Constituent]
+    flagged: list[str]
+    record: dict[str, Any]
+    live: bool
+
+
+class PremiumValue(Struct, kw_only=True):
+    """The premium of one asset now."""
+
+    asset: str
+    ts: EpochMs
+    age_ms: int
+    stale: bool
+    status: str
+    reason: str | None
+    kr: Regional | None
+    gl: Regional | None
+    fx: Number
+    fx_status: str | None
+    premium: Premium | None
+    constituents: list[Constituent]
+
+
+class VenueSize(Struct):
+    """What one venue has at a level."""
+
+    venue: str
+    size: DecimalText
+
+
+class Level(Struct, kw_only=True):
+    """A price level of the summed book, with each venue's size."""
+
+    price: DecimalText
+    size: DecimalText
+    venues: list[VenueSize]
+
+
+class Depth(Struct, kw_only=True):
+    """Size in base units within a distance of the middle, per side."""
+
+    within_percent: DecimalText
+    bid: DecimalText
+    ask: DecimalText
+
+
+class ConsolidatedBook(Struct, kw_only=True):
+    """The summed book of an asset in index currency, best first."""
+
+    asset: str
+    ts: EpochMs
+    age_ms: int
+    stale: bool
+    status: str
+    currency: str
+    fx: Number
+    bids: list[Level]
+    asks: list[Level]
+    depth: list[Depth]
+    venues: list[Constituent]
+
+
+class Book(Struct, kw_only=True):
+    """One exchange's book in its own quote currency: levels are [price, size], best first."""
+
+    exchange: str
+    market: str
+    received: EpochMs
+    exchange_time: EpochMs | None
+    age_ms: int
+    stale: bool
+    status: str
+    bids: list[tuple[DecimalText, DecimalText]]
+    asks: list[tuple[DecimalText, DecimalText]]
+
+
+class Ticker(Struct, kw_only=True):
+    """An exchange's current price; `window` is that of open, high, low and change."""
+
+    exchange: str
+    market: str
+    received: EpochMs
+    exchange_time: EpochMs | None
+    age_ms: int
+    status: str
+    last: Number
+    open: Number
+    high: Number
+    low: Number
+    volume: Number
+    quote_volume: Number
+    change: Number
+    window: str | None
+    bid: Number
+    bid_size: Number
+    ask: Number
+    ask_size: Number
+
+
+class Tickers(Struct):
+    """The newest ticker of every market asked for."""
+
+    tickers: list[Ticker]
+
+
+class Trade(Struct, kw_only=True):
+    """A trade; `side` is the taker's."""
+
+    ts: EpochMs
+    exchange: str
+    market: str
+    price: DecimalText
+    size: DecimalText
+    side: Literal["buy", "sell"]
+    trade_id: str
+
+
+class TradePage(Struct, kw_only=True):
+    """Trades, oldest first."""
+
+    trades: list[Trade]
+    cursor: str | None
+    next: str | None
+
+
+class Venue(Struct, kw_only=True):
+    """An exchange's market as a source: state of its book, age, and share per index."""
+
+    venue: str
+    exchange: str
+    market: str
+    region: str | None
+    state: str
+    reason: str | None
+    since: EpochMs | None
+    age_ms: int | None
+    used: bool | None
+    share: Number
+    mid: Number
+    spread: Number
+    updates: int
+
+
+class Venues(Struct):
+    """All venues."""
+
+    ts: EpochMs
+    venues: list[Venue]
+
+
+class Gap(Struct, kw_only=True):
+    """A detected loss or interruption of data."""
+
+    ts: EpochMs
+    process: str
+    exchange: str | None
+    market: str | None
+    kind: str
+    reason: str | None
+    missing: int | None
+    duration_ms: int | None
+
+
+class GapPage(Struct, kw_only=True):
+    """Gaps, newest first."""
+
+    gaps: list[Gap]
+    cursor: str | None
+    next: str | None
+
+
+class Methodology(Struct, kw_only=True):
+    """How the index is computed: parameters in force and their hash."""
+
+    version: str | None
+    parameter_hash: str | None
+    assets: list[str]
+    interval_ms: int
+    grace_ms: int
+    parameters: dict[str, Any]
+    constituents: dict[str, list[str]]
+
+
+class ProcessHealth(Struct, kw_only=True):
+    """A process of the platform, as its health file says."""
+
+    process: str
+    state: str
+    reason: str | None
+    age_ms: int
+    uptime_s: int
+    counters: dict[str, float]
+
+
+class Pipeline(Struct):
+    """All processes."""
+
+    ts: EpochMs
+    processes: list[ProcessHealth]
+
+
+class Readiness(Struct):
+    """Whether data is served, and what is missing otherwise."""
+
+    state: str
+    reasons: list[str]
+
+
+class Liveness(Struct):
+    """The process answers."""
+
+    state: str

@@ -1,0 +1,76 @@
+"""Errors as RFC 9457 problem+json: one stable type per cause, the values beside the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from blacksheep.contents import Content
+from blacksheep.exceptions import HTTPException
+from blacksheep.messages import Response
+
+MEDIA = b"application/problem+json"
+TYPE_PREFIX = "urn:coinspace:problem:"
+
+# name: (status, title); the name is part of the public type and never changes
+TYPES: dict[str, tuple[int, str]] = {
+    "invalid-parameter": (400, "A parameter is not as expected"),
+    "invalid-cursor": (400, "The cursor was not made by this route"),
+    "invalid-request": (400, "The request cannot be read"),
+    "key-required": (401, "An API key is needed"),
+    "key-refused": (401, "The API key is unknown or revoked"),
+    "role-required": (403, "The API key's role does not allow this"),
+    "unknown-route": (404, "There is no such route"),
+    "unknown-asset": (404, "The asset has no index here"),
+    "unknown-market": (404, "The market is not collected"),
+    "no-data": (404, "Nothing is known for this request"),
+    "method-not-allowed": (405, "The route does not have this method"),
+    "not-acceptable": (406, "None of the accepted formats can be served"),
+    "body-too-large": (413, "The request's body is too large"),
+    "too-many-requests": (429, "The rate limit is used up"),
+    "internal-error": (500, "The server made an error"),
+    "database-unavailable": (503, "The database cannot be reached"),
+    "query-timeout": (503, "The database took too long"),
+    "too-many-streams": (503, "The server has no room for another stream"),
+    "not-ready": (503, "The server has no data yet"),
+}
+
+
+class Problem(HTTPException):
+    """An error answer.
+
+    Attributes: name (key of TYPES), detail, headers, extra members of the JSON object.
+    """
+
+    def __init__(
+        self, name: str, detail: str, *, headers: dict[str, str] | None = None, **extra: Any
+    ) -> None:
+        status, self.title = TYPES[name]
+        super().__init__(status, detail)
+        self.name = name
+        self.detail = detail
+        self.headers = headers or {}
+        self.extra = extra
+
+    def body(self) -> bytes:
+        """Return the JSON object."""
+        return orjson.dumps(
+            {
+                "type": TYPE_PREFIX + self.name,
+                "title": self.title,
+                "status": self.status,
+                "detail": self.detail,
+                **self.extra,
+            }
+        )
+
+    def response(self) -> Response:
+        """Return the HTTP answer."""
+        headers = [(key.lower().encode(), value.encode()) for key, value in self.headers.items()]
+        headers.append((b"cache-control", b"no-store"))
+        return Response(self.status, headers, Content(MEDIA, self.body()))
+
+
+def retry_later(name: str, detail: str, seconds: int) -> Problem:
+    """Return a problem that says when to come again."""
+    return Problem(name, detail, headers={"Retry-After": str(seconds)}, retry_after=seconds)

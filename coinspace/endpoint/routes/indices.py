@@ -1,0 +1,90 @@
+"""`/v1/indices…` and `/v1/premium…`: the index now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from blacksheep.messages import Request, Response
+from msgspec import Meta, Struct
+
+from coinspace.endpoint.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.live import Latest
+from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
+from coinspace.endpoint.problem import retry_later
+
+Asset = Annotated[str, Meta(description="base asset", examples=["BTC"], max_length=20)]
+
+
+class OfAsset(Struct, forbid_unknown_fields=True):
+    """An asset."""
+
+    asset: Asset
+
+
+def add(api: Api, context: Context) -> None:
+    """Register the routes."""
+    live = context.live
+
+    def latest(asset: str) -> Latest:
+        found = live.indices.get(context.check_asset(asset))
+        if found is None:
+            raise retry_later("not-ready", f"no {asset} index value has arrived yet", 1)
+        return found
+
+    @api.get("/v1/indices", Nothing, answer=Indices, tag="indices")
+    async def indices(request: Request, _: None) -> Response:
+        """The newest value of every index."""
+        now, stale = context.now_ms(), context.stale_ms
+        assets = context.settings.index.assets
+        found = [live.indices[asset] for asset in assets if asset in live.indices]
+        missing = [asset for asset in assets if asset not in live.indices]
+        body = b'{"indices":[%b],"missing":%b}' % (
+            b",".join(one.body(now, stale) for one in found),
+            encode(missing),
+        )
+        return json_answer(body)
+
+    @api.get(
+        "/v1/indices/{asset}",
+        OfAsset,
+        answer=LatestIndexValue,
+        tag="indices",
+        problems=("unknown-asset", "not-ready"),
+    )
+    async def index(request: Request, parameters: OfAsset) -> Response:
+        """The newest value of an index, with status, age and constituents.
+
+        A null value carries its reason; nothing is carried forward. `stale` says that no tick
+        has arrived for longer than ticks may take.
+        """
+        return json_answer(latest(parameters.asset).body(context.now_ms(), context.stale_ms))
+
+    @api.get(
+        "/v1/premium/{asset}",
+        OfAsset,
+        answer=PremiumValue,
+        tag="indices",
+        problems=("unknown-asset", "not-ready"),
+    )
+    async def premium(request: Request, parameters: OfAsset) -> Response:
+        """The Korean premium now, with the regional values that it comes from."""
+        found = latest(parameters.asset)
+        value, now = found.value, context.now_ms()
+        usable = value.premium is not None and value.premium.coin is not None
+        reason = None if usable else value.reason or "no_regional_value"
+        answer = PremiumValue(
+            asset=value.asset,
+            ts=value.ts,
+            age_ms=found.age_ms(now),
+            stale=found.age_ms(now) > context.stale_ms,
+            status="ok" if usable else "null",
+            reason=reason,
+            kr=value.kr,
+            gl=value.gl,
+            fx=value.fx,
+            fx_status=value.fx_status,
+            premium=value.premium,
+            constituents=value.constituents,
+        )
+        return json_answer(encode(answer))

@@ -1,0 +1,224 @@
+"""`/v1/stream` (server-sent events) and `/v1/ws` (WebSocket): live data from the bus.
+
+Both speak the same events; a WebSocket adds subscribing and unsubscribing on the way:
+
+    {"op":"subscribe","channels":["index.BTC"],"last_event_id":"…"}   -> {"event":"subscribed",…}
+    {"op":"unsubscribe","channels":["index.BTC"]}                      -> {"event":"unsubscribed",…}
+    {"op":"ping"}                                                      -> {"event":"pong",…}
+    anything else                                                      -> {"event":"error",…}
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from blacksheep.contents import StreamedContent
+from blacksheep.messages import Request, Response
+from blacksheep.server.application import Application
+from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
+from msgspec import Meta, Struct
+
+from coinspace.endpoint.api import Api, encode
+from coinspace.endpoint.books import consolidated
+from coinspace.endpoint.channels import channel, channels, check_count
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.feeder import BOOK_LEVELS
+from coinspace.endpoint.health import processes
+from coinspace.endpoint.hub import Client, Event
+from coinspace.endpoint.market import ticker
+from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.server import CONNECTION
+from coinspace.endpoint.venues import venues
+
+EVENT_STREAM = "text/event-stream"
+# browsers reconnect by themselves after this
+RETRY_MS = 1000
+ERRORS_LIMIT = 20
+# close code: policy violation
+CLOSE_POLICY = 1008
+
+Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for all")]
+
+
+class StreamQuery(Struct, forbid_unknown_fields=True):
+    """What a stream carries; `last_event_id` as the header of that name."""
+
+    indices: Words | None = None
+    books: Words | None = None
+    tickers: Words | None = None
+    trades: Words | None = None
+    platform: Words | None = None
+    last_event_id: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Command(Struct, forbid_unknown_fields=True):
+    """A message of a WebSocket client."""
+
+    op: str
+    channels: list[str] = []
+    last_event_id: str | None = None
+    id: int | str | None = None
+
+
+def state_events(context: Context, names: set[str]) -> list[Event]:
+    """Return the newest state of each channel, so that a stream begins whole."""
+    live, boot = context.live, context.hub.boot
+    events = []
+    for name in sorted(names):
+        kind, _, rest = name.partition(".")
+        data: bytes | None = None
+        if kind == "index" and rest in live.indices:
+            data = live.indices[rest].body(context.now_ms(), context.stale_ms)
+        elif kind == "book":
+            book = consolidated(context, rest, BOOK_LEVELS)
+            data = None if book is None else encode(book)
+        elif kind == "ticker":
+            exchange, _, market = rest.partition(":")
+            message = live.tickers.get((exchange, market))
+            data = None if message is None else encode(ticker(context, message))
+        elif kind == "venues":
+            data = encode(venues(context))
+        elif kind == "pipeline":
+            data = encode(processes(context))
+        elif kind == "gaps":
+            data = orjson.dumps({"gaps": list(live.gaps)[-100:]})
+        if data is not None:
+            # the number makes the very first event a place to resume from
+            events.append(Event(context.hub.number, name, kind, data, boot))
+    return events
+
+
+def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
+    """Send what a client must have first: what it missed, or a gap and the newest state."""
+    hub = context.hub
+    if last_id:
+        missed = hub.missed_events(last_id, names)
+        if missed is not None:
+            hub.resumed += 1
+            for event in missed:
+                client.send(event)
+            return
+        client.send(hub.gap_event("*", "resume", last_event_id=last_id[:64]))
+    for event in state_events(context, names):
+        client.send(event)
+
+
+def add(api: Api, context: Context, app: Application) -> None:
+    """Register the routes."""
+    hub = context.hub
+
+    @api.get(
+        "/v1/stream",
+        StreamQuery,
+        tag="streams",
+        media=(EVENT_STREAM,),
+        problems=("unknown-asset", "unknown-market", "too-many-streams"),
+        headers=(("Last-Event-ID", "id of the last event received: resume behind it"),),
+    )
+    async def stream(request: Request, parameters: StreamQuery) -> Response:
+        """Live events as server-sent events.
+
+        Events: `index`, `book`, `ticker`, `trade`, `venues`, `gaps`, `pipeline` carry the JSON
+        of the route of that name; `heartbeat` proves life; `gap` says that events were lost
+        (resume impossible, or a slow client's trades), `shutdown` that the server stops. A
+        stream begins with the newest state of each channel. A client that reads slowly gets
+        the newest state instead of every one.
+        """
+        names = channels(
+            context,
+            parameters.indices,
+            parameters.books,
+            parameters.tickers,
+            parameters.trades,
+            parameters.platform,
+        )
+        hub.check_room()
+        connection = request.scope["extensions"][CONNECTION]
+        given = request.get_first_header(b"last-event-id")
+        last_id = given.decode("latin-1") if given else parameters.last_event_id
+
+        async def body() -> AsyncIterator[bytes]:
+            # the first chunk takes the head of the answer with it; from then on the hub writes
+            # to the connection itself
+            yield b"retry: %d\n\n" % RETRY_MS
+            client = hub.join(connection, "sse", names)
+            try:
+                begin(context, client, names, last_id)
+                await client.closed
+            finally:
+                hub.leave(client, "left")
+
+        headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
+
+    @app.router.ws("/v1/ws")
+    async def websocket(socket: WebSocket) -> None:
+        """Live events over a WebSocket."""
+        hub.check_room()
+        await socket.accept()
+        connection = socket.scope["extensions"][CONNECTION]
+        client = hub.join(connection, "websocket", set())
+        try:
+            await _converse(context, socket, client)
+        except WebSocketDisconnectError:
+            pass
+        finally:
+            hub.leave(client, "left")
+
+
+async def _converse(context: Context, socket: WebSocket, client: Client) -> None:
+    errors = 0
+    _reply(context, client, "hello", {"boot": context.hub.boot, "ts": context.now_ms()})
+    while True:
+        received = await socket.receive()
+        try:
+            _obey(context, client, received.get("text") or received.get("bytes") or b"")
+        except Problem as problem:
+            errors += 1
+            _reply(context, client, "error", orjson.loads(problem.body()))
+            if errors >= ERRORS_LIMIT:
+                await socket.close(CLOSE_POLICY, "too many errors")
+                return
+
+
+def _obey(context: Context, client: Client, text: str | bytes) -> None:
+    try:
+        command = msgspec.json.decode(text, type=Command)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Problem(
+            "invalid-request",
+            f'message: expected {{"op":…,"channels":[…]}}, {error}',
+        ) from None
+    hub = context.hub
+    echo: dict[str, Any] = {} if command.id is None else {"id": command.id}
+    if command.op == "ping":
+        _reply(context, client, "pong", {"ts": context.now_ms(), **echo})
+        return
+    if command.op not in ("subscribe", "unsubscribe"):
+        raise Problem(
+            "invalid-parameter",
+            f"op: expected subscribe, unsubscribe or ping, was {command.op[:40]!r}",
+            parameter="op",
+        )
+    names = {channel(context, name) for name in command.channels}
+    if not names:
+        raise Problem("invalid-parameter", "channels: expected at least one", parameter="channels")
+    if command.op == "unsubscribe":
+        hub.unsubscribe(client, names)
+        _reply(context, client, "unsubscribed", {"channels": sorted(names), **echo})
+        return
+    check_count(names | client.channels)
+    fresh = names - client.channels
+    hub.subscribe(client, fresh)
+    _reply(context, client, "subscribed", {"channels": sorted(names), **echo})
+    begin(context, client, fresh, command.last_event_id)
+
+
+def _reply(context: Context, client: Client, name: str, data: dict[str, Any]) -> None:
+    event = Event(0, f"reply:{name}", name, orjson.dumps(data), context.hub.boot)
+    client.send(event)
+
+

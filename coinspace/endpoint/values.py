@@ -1,0 +1,117 @@
+"""Types at the edge: decimal strings, instants, cursors.
+
+A number leaves as the shortest decimal text that reads back to the same double, without
+exponent; a time as epoch milliseconds. A time enters as epoch milliseconds or ISO 8601 with a
+zone, and a cursor is opaque to clients and checked like any other input.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.problem import Problem
+
+# 1970 to 2200: keeps every instant within int64 ns
+LATEST_MS = 7_258_118_400_000
+CURSOR_LIMIT = 200
+
+DecimalText = Annotated[
+    str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number", examples=["64250.10"])
+]
+EpochMs = Annotated[int, Meta(description="milliseconds since 1970-01-01T00:00:00Z")]
+
+
+class Instant(int):
+    """A time given by a client, in ms since the epoch."""
+
+
+def decimal(value: float | int | str | None, places: int | None = None) -> str | None:
+    """Write a number as a decimal string; None, NaN and infinities have none."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        if places is not None:
+            return f"{value:.{places}f}"
+        text = repr(value)
+        if "e" in text:
+            text = format(Decimal(text), "f")
+        return text[:-2] if text.endswith(".0") else text
+    return str(value)
+
+
+def parse_instant(text: str) -> Instant:
+    """Read epoch milliseconds or ISO 8601 with a zone.
+
+    Raises: ValueError naming what was expected.
+    """
+    expected = "expected epoch milliseconds or ISO 8601 with a zone (2026-01-31T09:00:00Z)"
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        milliseconds = int(text)
+    else:
+        try:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                raise ValueError
+            milliseconds = math.floor(moment.astimezone(UTC).timestamp() * 1000)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{expected}, was {text[:40]!r}") from None
+    if not 0 <= milliseconds <= LATEST_MS:
+        raise ValueError(f"{expected} between 1970 and 2200, was {text[:40]!r}")
+    return Instant(milliseconds)
+
+
+def decode_hook(kind: type, value: Any) -> Any:
+    """Convert what msgspec does not know: instants."""
+    if kind is Instant:
+        return parse_instant(value)
+    raise NotImplementedError(f"no conversion to {kind}")
+
+
+def milliseconds(time_ns: int | None) -> int | None:
+    """Return epoch ms of epoch ns; None and 0 (= none) have none."""
+    return time_ns // MILLISECOND_NS if time_ns else None
+
+
+def encode_cursor(*parts: int | str) -> str:
+    """Return an opaque cursor for a position."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(list(parts))).decode().rstrip("=")
+
+
+def decode_cursor(text: str, *kinds: type) -> list[Any]:
+    """Read a cursor back.
+
+    Raises: Problem 400 unless it holds exactly values of the given types.
+    """
+    problem = Problem(
+        "invalid-cursor",
+        f"cursor: expected the `cursor` of an earlier answer, was {text[:40]!r}",
+        parameter="cursor",
+    )
+    if len(text) > CURSOR_LIMIT:
+        raise problem
+    try:
+        raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+        parts = msgspec.msgpack.decode(raw)
+    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError):
+        raise problem from None
+    if (
+        not isinstance(parts, list)
+        or len(parts) != len(kinds)
+        or any(type(part) is not kind for part, kind in zip(parts, kinds, strict=True))
+        or any(isinstance(part, int) and not 0 <= part < 1 << 63 for part in parts)
+    ):
+        raise problem
+    return parts

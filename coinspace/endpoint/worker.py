@@ -1,0 +1,143 @@
+"""`coinspace index-endpoint`: bus and database in, HTTP out; one process, one loop."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from coinspace import process
+from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import now_ns
+from coinspace.config import Settings, config_option, load
+from coinspace.endpoint import keys as api_keys
+from coinspace.endpoint.app import build
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.database import Database
+from coinspace.endpoint.feeder import Feeder
+from coinspace.endpoint.hub import Hub
+from coinspace.endpoint.keys import Keys
+from coinspace.endpoint.live import Live
+from coinspace.endpoint.routes.platform import reasons
+from coinspace.endpoint.server import HttpServer
+from coinspace.errors import EndpointError
+
+NAME = "index-endpoint"
+TOPICS = [b"index.", b"aggregate.", b"orderbook.", b"ticker.", b"trade.", b"state.", b"heartbeat."]
+DASHBOARD = Path(__file__).parent / "dashboard" / "dist"
+STATE_CHECK_S = 1.0
+
+
+def publishers(settings: Settings) -> list[str]:
+    """Return the names of the processes that the endpoint listens to."""
+    names = [f"orderbook-collector-{exchange}" for exchange in settings.exchanges]
+    names += [f"ticker-collector-{exchange}" for exchange in settings.exchanges]
+    return [*names, "orderbook-aggregator", "index-calculator"]
+
+
+def readonly_address(settings: Settings) -> str:
+    """Return the address of the database user that can only read."""
+    # the private server may start later than we do, so this is asked at each connection
+    address = importlib.import_module("coinspace.storage.server").address(settings)
+    return str(address.readonly_sql)
+
+
+class Endpoint:
+    """Everything of one endpoint process, without the process."""
+
+    def __init__(self, settings: Settings, *, dashboard: Path = DASHBOARD) -> None:
+        self.settings = settings
+        chosen = settings.endpoint
+        self.keys = Keys(api_keys.path(settings))
+        self.live = Live()
+        self.hub = Hub(
+            max_streams=chosen.max_streams,
+            stall_s=chosen.stream_stall_s,
+            resume_s=chosen.resume_s,
+            boot=f"{now_ns() // 1_000_000:x}",
+        )
+        self.database = Database(
+            lambda: readonly_address(settings),
+            size=chosen.connections,
+            timeout_s=chosen.query_timeout_s,
+        )
+        self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
+        self.gate, self.app, self.api = build(self.context, self.keys)
+        if self.gate.keys_needed and not len(self.keys):
+            raise EndpointError(
+                f"endpoint.host {chosen.host}: expected an API key, {self.keys.file} has none in"
+                " force; `coinspace keys new NAME` makes one"
+            )
+        self.server = HttpServer(self.gate, chosen)
+        self.subscriber: Any = None
+        self.feeder = Feeder(self.context)
+
+    async def start(self) -> None:
+        """Listen to the bus, then to clients."""
+        bus = self.settings.bus
+        endpoints = [bus.endpoint(name) for name in publishers(self.settings)]
+        self.subscriber = Subscriber(
+            endpoints, TOPICS, self.live.on_message, on_gap=self.live.on_gap
+        )
+        self.subscriber.start()
+        await self.app.start()
+        self.feeder.start()
+        await self.server.start()
+        self._url_file.parent.mkdir(parents=True, exist_ok=True)
+        self._url_file.write_text(self.server.url)
+
+    @property
+    def _url_file(self) -> Path:
+        return self.settings.data / "run" / f"{NAME}.url"
+
+    async def stop(self) -> None:
+        """Tell streams, finish requests, close everything."""
+        self._url_file.unlink(missing_ok=True)
+        self.hub.shutdown()
+        await self.server.stop()
+        await self.feeder.stop()
+        if self.subscriber is not None:
+            self.subscriber.close()
+        await self.app.stop()
+        await self.database.close()
+
+    def counters(self) -> dict[str, int | float]:
+        """Counters for the health file."""
+        bus = self.subscriber.counters() if self.subscriber is not None else {}
+        return {
+            **{f"bus_{name}": value for name, value in bus.items()},
+            **self.live.counters(),
+            **self.gate.counters(),
+            **self.hub.counters(),
+            **self.database.counters(),
+            "connections": self.server.connections,
+        }
+
+
+async def main(running: process.Process) -> None:
+    """Serve until asked to stop."""
+    endpoint = Endpoint(running.settings)
+    await endpoint.start()
+    running.counters = endpoint.counters
+    structlog.get_logger(NAME).info("serving", url=endpoint.server.url)
+    try:
+        while not running.stopping.is_set():
+            await endpoint.database.ping()
+            found = reasons(endpoint.context)
+            if found:
+                running.degraded("; ".join(found))
+            else:
+                running.ready()
+            await process.wait(running.stopping, STATE_CHECK_S)
+    finally:
+        await endpoint.stop()
+
+
+@click.command("index-endpoint")
+@config_option
+def index_endpoint(config_path: str | None) -> None:
+    """Serve the HTTP API, streams and the dashboard."""
+    process.run(NAME, load(config_path), main)
