@@ -221,13 +221,18 @@ class EndpointSettings(Section):
     rate_per_address: Annotated[str, Field(description="requests without a key")] = "50/second"
     rate_per_key: Annotated[str, Field(description="requests with one key")] = "200/second"
     limit_loopback: Annotated[bool, Field(description="rate limits for this machine too")] = False
-    cors_origins: Annotated[list[str], Field(description="origins that browsers may call from")] = []
+    cors_origins: Annotated[
+        list[str], Field(description="origins that browsers may call from")
+    ] = []
     max_streams: Annotated[int, Field(ge=1, le=100_000, description="open streams at most")] = 5000
     stream_stall_s: Annotated[
-        float, Field(gt=0, le=3600, description="a stream that reads nothing for so long is dropped")
+        float,
+        Field(gt=0, le=3600, description="a stream that reads nothing for so long is dropped"),
     ] = 30.0
     heartbeat_s: Annotated[float, Field(gt=0, le=300, description="streams' proof of life")] = 5.0
-    resume_s: Annotated[float, Field(ge=0, le=600, description="how far back streams resume")] = 30.0
+    resume_s: Annotated[float, Field(ge=0, le=600, description="how far back streams resume")] = (
+        30.0
+    )
     stale_ms: Annotated[int, Field(ge=100, description="a value older than this is stale")] = 3000
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4

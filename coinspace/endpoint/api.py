@@ -84,9 +84,7 @@ class Api:
 
         def register(handler: Handler) -> Handler:
             self.operations.append(
-                Operation(
-                    path, handler, parameters, answer, tag, media, problems, headers, public
-                )
+                Operation(path, handler, parameters, answer, tag, media, problems, headers, public)
             )
             return handler
 

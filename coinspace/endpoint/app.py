@@ -39,7 +39,9 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
     use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL))
 
     def known_path(path: str) -> bool:
-        return app.router.get_match_by_method_and_path("GET", path) is not None
+        # not the router's own search, which finds the fallback route for anything
+        raw = path.encode("utf-8", "replace").lower()
+        return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
 
     return Gate(app, context.settings.endpoint, keys, known_path), app, api
 

@@ -67,7 +67,9 @@ class Context:
     def markets(self, exchange: str) -> list[str]:
         """Markets of an exchange: configured ones, and what patterns brought in."""
         listed = [m for m in self.settings.exchanges[exchange].markets if "*" not in m]
-        seen = {market for name, market in (*self.live.books, *self.live.tickers) if name == exchange}
+        seen = {
+            market for name, market in (*self.live.books, *self.live.tickers) if name == exchange
+        }
         return listed + sorted(seen.difference(listed))
 
     def all_markets(self) -> list[tuple[str, str]]:

@@ -135,9 +135,7 @@ class Database:
         text = str(error)
         if "does not exist" in text:
             # tables appear when the storage workers first run
-            return retry_later(
-                "not-ready", "the database has no such table yet", CLIENT_RETRY_S
-            )
+            return retry_later("not-ready", "the database has no such table yet", CLIENT_RETRY_S)
         raise error
 
     async def ping(self) -> bool:

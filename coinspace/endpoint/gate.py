@@ -140,7 +140,9 @@ class Gate:
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         if self.keys_needed and path in OPERATOR and key.role != "operator":
-            raise Problem("role-required", f"role: expected operator, was {key.role}", role=key.role)
+            raise Problem(
+                "role-required", f"role: expected operator, was {key.role}", role=key.role
+            )
         return key
 
     def _limit(self, scope: Scope, key: Key | None) -> list[tuple[bytes, bytes]]:
@@ -269,5 +271,3 @@ def parse_rate(key: str, text: str) -> limits.RateLimitItem | None:
         return limits.parse(text)
     except ValueError:
         raise EndpointError(f"{key}: expected a rate such as '100/second', was {text!r}") from None
-
-

@@ -17,7 +17,6 @@ from coinspace._ext.message import (
     HEARTBEAT,
     INDEX,
     ORDERBOOK,
-    REPEAT,
     STATE,
     TICKER,
     TRADE,
@@ -139,8 +138,7 @@ class Live:
         key = self.key(message)
         self.alive_ns[key] = message.received_ns
         self.updates[key] = self.updates.get(key, 0) + 1
-        if not message.flags & REPEAT or key not in self.books:
-            self.books[key] = message
+        self.books[key] = message
 
     def _ticker(self, message: Message) -> None:
         self.tickers[self.key(message)] = message

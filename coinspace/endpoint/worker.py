@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from coinspace.endpoint.live import Live
 from coinspace.endpoint.routes.platform import reasons
 from coinspace.endpoint.server import HttpServer
 from coinspace.errors import EndpointError
+from coinspace.storage.address import address
 
 NAME = "index-endpoint"
 TOPICS = [b"index.", b"aggregate.", b"orderbook.", b"ticker.", b"trade.", b"state.", b"heartbeat."]
@@ -40,9 +42,8 @@ def publishers(settings: Settings) -> list[str]:
 
 def readonly_address(settings: Settings) -> str:
     """Return the address of the database user that can only read."""
-    # the private server may start later than we do, so this is asked at each connection
-    address = importlib.import_module("coinspace.storage.server").address(settings)
-    return str(address.readonly_sql)
+    # asked at each connection: the private server may start later than we do
+    return address(settings).readonly_sql
 
 
 class Endpoint:
@@ -80,7 +81,13 @@ class Endpoint:
         bus = self.settings.bus
         endpoints = [bus.endpoint(name) for name in publishers(self.settings)]
         self.subscriber = Subscriber(
-            endpoints, TOPICS, self.live.on_message, on_gap=self.live.on_gap
+            endpoints,
+            TOPICS,
+            self.live.on_message,
+            on_gap=self.live.on_gap,
+            # a display needs the newest book, not each one
+            conflate=True,
+            bus=bus,
         )
         self.subscriber.start()
         await self.app.start()
@@ -131,7 +138,8 @@ async def main(running: process.Process) -> None:
                 running.degraded("; ".join(found))
             else:
                 running.ready()
-            await process.wait(running.stopping, STATE_CHECK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(running.stopping.wait(), STATE_CHECK_S)
     finally:
         await endpoint.stop()
 

@@ -41,5 +41,3 @@ def add(api: Api, context: Context) -> None:
         if book is None:
             raise retry_later("not-ready", f"no summed book of {asset} has arrived yet", 1)
         return json_answer(encode(book))
-
-

@@ -53,8 +53,6 @@ def add(api: Api, context: Context, app: Application) -> None:
     app.router.add_get("/assets/{name}", asset)
 
 
-
-
 def _file(request: Request, folder: Path, name: str) -> Response | None:
     # one folder, no subfolders: a name with a separator is never a file here
     path = folder / name

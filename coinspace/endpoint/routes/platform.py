@@ -70,5 +70,3 @@ def add(api: Api, context: Context) -> None:
         body = exposition(context).encode()
         content = Content(PROMETHEUS.encode(), body)
         return Response(200, [(b"cache-control", b"no-store")], content)
-
-

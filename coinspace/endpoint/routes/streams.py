@@ -220,5 +220,3 @@ def _obey(context: Context, client: Client, text: str | bytes) -> None:
 def _reply(context: Context, client: Client, name: str, data: dict[str, Any]) -> None:
     event = Event(0, f"reply:{name}", name, orjson.dumps(data), context.hub.boot)
     client.send(event)
-
-

@@ -1,0 +1,165 @@
+"""A small stage for the endpoint: real publishers on a real bus, and the endpoint itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from coinspace._ext import message as m
+from coinspace.bus.publisher import Publisher
+from coinspace.config import Settings
+from coinspace.endpoint.worker import Endpoint
+
+VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
+
+
+def settings(folder: Path, **endpoint: Any) -> Settings:
+    """Settings with everything below a folder and a free port."""
+    loaded = Settings(data=folder)
+    (folder / "run").mkdir(parents=True, exist_ok=True)
+    loaded.endpoint.port = 0
+    for key, value in endpoint.items():
+        setattr(loaded.endpoint, key, value)
+    return loaded
+
+
+def record(asset: str = "BTC", value: float | None = 100004.45, **more: Any) -> dict[str, Any]:
+    """An index record as the calculator publishes it."""
+    now = time.time_ns() // 1_000_000
+    venues = {
+        name.replace("BTC", asset): {
+            "mid": 100000.0,
+            "age_ms": 40,
+            "used": True,
+            "reason": None,
+            "share": share,
+        }
+        for name, share in VENUES.items()
+    }
+    return {
+        "ts_ms": now - now % 200,
+        "asset": asset,
+        "status": "ok" if value is not None else "null",
+        "reason": None if value is not None else "too_few_venues",
+        "value": value,
+        "value_raw": value,
+        "fx": 1400.0,
+        "fx_status": "ok",
+        "kr": {"value": 140006230.0, "status": "ok", "reason": None, "single_source": False},
+        "gl": {"value": 100003.0, "status": "ok", "reason": None, "single_source": True},
+        "value_krw": 140006230.0,
+        "premium": {"a": None, "b": 0.0000145, "c": None},
+        "best_bid": 100000.0,
+        "best_ask": 100010.0,
+        "depth_limited": True,
+        "venues": venues,
+        "fx_venues": {},
+        "flagged": [],
+        **more,
+    }
+
+
+class Stage:
+    """Publishers of the stages that the endpoint listens to."""
+
+    def __init__(self, chosen: Settings) -> None:
+        epoch = time.time_ns()
+        self.settings = chosen
+        self.index = Publisher("index-calculator", chosen.bus, epoch)
+        self.books = Publisher("orderbook-collector-upbit", chosen.bus, epoch)
+        self.tickers = Publisher("ticker-collector-upbit", chosen.bus, epoch)
+        self._topics: dict[tuple[int, bytes], Any] = {}
+
+    def _topic(self, publisher: Publisher, name: bytes) -> Any:
+        key = (id(publisher), name)
+        if key not in self._topics:
+            self._topics[key] = publisher.topic(name)
+        return self._topics[key]
+
+    def publish_index(
+        self, asset: str = "BTC", value: float | None = 100004.45, **more: Any
+    ) -> None:
+        """Publish one record."""
+        data = orjson.dumps(record(asset, value, **more))
+        self.index.publish(self._topic(self.index, f"index.{asset}.".encode()), m.INDEX, data)
+
+    def publish_book(self, market: str = "BTC/KRW", bid: float = 139_990_000.0) -> None:
+        """Publish a book of two levels a side."""
+        levels = np.array([bid, bid - 1000, 1.0, 2.0, bid + 1000, bid + 2000, 0.5, 1e-8])
+        self.books.publish(
+            self._topic(self.books, f"orderbook.upbit.{market}.".encode()),
+            m.ORDERBOOK,
+            levels,
+            n_bids=2,
+            n_asks=2,
+            received_ns=time.time_ns(),
+        )
+
+    def publish_trade(self, number: int, market: str = "BTC/KRW") -> None:
+        """Publish a sale."""
+        now = time.time_ns()
+        self.tickers.publish(
+            self._topic(self.tickers, f"trade.upbit.{market}.".encode()),
+            m.TRADE,
+            np.array([140_000_000.0, 0.0001]),
+            flags=m.SELL,
+            exchange_ns=now,
+            received_ns=now,
+            id=number,
+        )
+
+    def publish_ticker(self, market: str = "BTC/KRW") -> None:
+        """Publish a ticker without a bid and ask."""
+        values = np.full(11, np.nan)
+        values[0] = 140_000_000.0
+        self.tickers.publish(
+            self._topic(self.tickers, f"ticker.upbit.{market}.".encode()),
+            m.TICKER,
+            values,
+            flags=8,
+            received_ns=time.time_ns(),
+        )
+
+    def publish_all(self) -> None:
+        """Publish one message of each kind."""
+        for asset in self.settings.index.assets:
+            self.publish_index(asset)
+        self.publish_book()
+        self.publish_ticker()
+        self.publish_trade(time.time_ns() // 1000)
+        self.books.heartbeat({"BTC/KRW": "synced"})
+
+    def close(self) -> None:
+        """Close every publisher."""
+        for publisher in (self.index, self.books, self.tickers):
+            publisher.close()
+
+
+@asynccontextmanager
+async def running(chosen: Settings, **more: Any) -> AsyncIterator[tuple[Stage, Endpoint]]:
+    """Run a stage and an endpoint that has received something of everything."""
+    stage = Stage(chosen)
+    endpoint = Endpoint(chosen, **more)
+    await endpoint.start()
+    try:
+        await until(lambda: (stage.publish_all(), len(endpoint.live.indices) == 4)[1])
+        await until(lambda: endpoint.live.books and endpoint.live.trades)
+        yield stage, endpoint
+    finally:
+        await endpoint.stop()
+        stage.close()
+
+
+async def until(condition: Any, timeout_s: float = 10.0) -> None:
+    """Wait for a condition. Raises: AssertionError when it does not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.02)

@@ -1,0 +1,165 @@
+"""The endpoint on a real bus, asked over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from coinspace.endpoint.worker import Endpoint
+from tests.flow.endpoint_stage import Stage, running, settings, until
+
+Site = tuple[Stage, Endpoint, aiohttp.ClientSession]
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with (
+        running(settings(tmp_path)) as (stage, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        yield stage, endpoint, session
+
+
+async def get(session: aiohttp.ClientSession, path: str, **more: Any) -> tuple[int, Any, Any]:
+    async with session.get(path, **more) as answer:
+        kind = answer.content_type
+        body = await answer.json(content_type=None) if "json" in kind else await answer.text()
+        return answer.status, body, answer.headers
+
+
+async def test_latest_value_has_status_age_and_constituents(site: Site) -> None:
+    _, _, session = site
+    status, body, headers = await get(session, "/v1/indices/BTC")
+    assert status == 200
+    assert body["value"] == "100004.45"
+    assert body["status"] == "ok"
+    assert 0 <= body["age_ms"] < 3000
+    assert body["stale"] is False
+    shares = {one["venue"]: one["share"] for one in body["constituents"]}
+    assert shares == {"upbit:BTC/KRW": "0.3", "bithumb:BTC/KRW": "0.2", "binance:BTC/USDT": "0.5"}
+    assert body["premium"]["coin"] == "0.0000145"
+    assert body["kr"]["currency"] == "KRW"
+    assert headers["Cache-Control"] == "no-store"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+async def test_null_value_is_null_with_its_reason(site: Site) -> None:
+    stage, endpoint, session = site
+    stage.publish_index("ETH", None)
+    await until(lambda: endpoint.live.indices["ETH"].value.value is None)
+    _, body, _ = await get(session, "/v1/indices/ETH")
+    assert (body["value"], body["status"], body["reason"]) == (None, "null", "too_few_venues")
+
+
+async def test_all_indices(site: Site) -> None:
+    _, body, _ = await get(site[2], "/v1/indices")
+    assert [one["asset"] for one in body["indices"]] == ["BTC", "ETH", "XRP", "SOL"]
+    assert body["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("/v1/indices/DOGE", 404, "unknown-asset"),
+        ("/v1/indices/BTC?x=1", 400, "invalid-parameter"),
+        ("/v1/orderbooks/BTC?levels=0", 400, "invalid-parameter"),
+        ("/v1/orderbooks/BTC?levels=ten", 400, "invalid-parameter"),
+        ("/v1/orderbooks/BTC?levels=1&levels=2", 400, "invalid-parameter"),
+        ("/v1/orderbooks/BTC?%ff=1", 400, "invalid-request"),
+        ("/v1/nothing", 404, "unknown-route"),
+        ("/v1/stream", 400, "invalid-parameter"),
+        ("/v1/stream?indices=DOGE", 404, "unknown-asset"),
+        ("/v1/stream?trades=upbit:DOGE/KRW", 404, "unknown-market"),
+        ("/v1/stream?trades=kraken:BTC/USD", 404, "unknown-market"),
+        ("/assets/..%2fapp.py", 404, "unknown-route"),
+    ],
+)
+async def test_errors_are_problems(site: Site, path: str, status: int, kind: str) -> None:
+    from yarl import URL
+
+    found, body, headers = await get(site[2], URL(path, encoded=True))  # type: ignore[arg-type]
+    assert (found, body["type"]) == (status, f"urn:coinspace:problem:{kind}")
+    assert headers["Content-Type"] == "application/problem+json"
+    assert body["status"] == status
+    assert body["detail"]
+
+
+async def test_other_methods_are_refused_with_allow(site: Site) -> None:
+    async with site[2].post("/v1/indices", data=b"\x00" * 100) as answer:
+        assert answer.status == 405
+        assert answer.headers["Allow"] == "GET, HEAD"
+        assert (await answer.json(content_type=None))["type"].endswith("method-not-allowed")
+    async with site[2].delete("/v1/nothing") as answer:
+        assert answer.status == 404
+    async with site[2].head("/v1/indices/BTC") as answer:
+        assert answer.status == 200
+        assert await answer.read() == b""
+
+
+async def test_venues_health_and_metrics(site: Site) -> None:
+    stage, endpoint, session = site
+    await until(lambda: ("upbit", "BTC/KRW") in endpoint.live.states)
+    _, body, _ = await get(session, "/v1/venues")
+    venues = {one["venue"]: one for one in body["venues"]}
+    assert venues["upbit:BTC/KRW"]["state"] == "synced"
+    assert venues["upbit:BTC/KRW"]["share"] == "0.3"
+    assert venues["upbit:ETH/KRW"]["age_ms"] is None
+    assert (await get(session, "/livez"))[0] == 200
+    (stage.settings.data / "run" / "ticker-collector-upbit.json").write_text(
+        '{"process":"ticker-collector-upbit","pid":1,"started_ns":1,"updated_ns":2,'
+        '"state":"ready","reason":null,"counters":{"frames{market=\\"BTC/KRW\\"}":7,"gaps":0}}'
+    )
+    _, text, _ = await get(session, "/metrics")
+    assert 'coinspace_frames{process="ticker-collector-upbit",market="BTC/KRW"} 7' in text
+    assert 'coinspace_state{process="ticker-collector-upbit",state="ready"} 1.0' in text
+
+
+async def test_not_ready_says_why(tmp_path: Path) -> None:
+    endpoint = Endpoint(settings(tmp_path))
+    await endpoint.start()
+    try:
+        async with aiohttp.ClientSession(endpoint.server.url) as session:
+            status, body, headers = await get(session, "/readyz")
+            assert status == 503
+            assert "no BTC index value has arrived" in body["reasons"]
+            status, body, headers = await get(session, "/v1/indices/BTC")
+            assert (status, headers["Retry-After"]) == (503, "1")
+    finally:
+        await endpoint.stop()
+
+
+async def test_page_is_served_without_a_build(site: Site) -> None:
+    status, text, headers = await get(site[2], "/")
+    assert status == 200
+    assert "CoinSpace" in text
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_document_describes_every_route(site: Site) -> None:
+    _, body, _ = await get(site[2], "/openapi.json")
+    assert body["openapi"] == "3.1.0"
+    for path, methods in body["paths"].items():
+        responses = methods["get"]["responses"]
+        assert {"200", "400", "405", "429", "500"} <= set(responses), path
+    parameters = body["paths"]["/v1/orderbooks/{asset}"]["get"]["parameters"]
+    assert [one["in"] for one in parameters] == ["path", "query"]
+
+
+async def test_gzip_when_asked(site: Site) -> None:
+    async with site[2].get("/openapi.json", headers={"Accept-Encoding": "gzip"}) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert (await answer.json())["openapi"] == "3.1.0"
+
+
+async def test_stop_leaves_nothing(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    async with running(settings(tmp_path)):
+        pass
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
