@@ -203,12 +203,103 @@ class StorageSettings(Section):
     ] = "on"
 
 
+class IndexParameters(Section):
+    """The method's parameters of one index: every number of the methodology, hashed together."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    mode: Literal["integral", "grid"] = "integral"
+    spacing: Annotated[float, Field(gt=0, description="grid step in base")] = 1.0
+    max_spread: Annotated[float, Field(gt=0, lt=1, description="D, as a fraction")] = 0.01
+    depth: Annotated[
+        Literal["coverage", "full"], Field(description="coverage: no deeper than every venue shows")
+    ] = "coverage"
+    decay: Annotated[float, Field(gt=0, description="lambda = 1 / (decay * utilised depth)")] = 0.3
+    decimals: Annotated[int, Field(ge=0, le=12, description="of the published value")] = 4
+    min_venues: Annotated[int, Field(ge=1)] = 2
+    regions: Literal["default", "off"] = "default"
+    max_deviation: Annotated[float, Field(gt=0, lt=1, description="P, as a fraction")] = 0.05
+    reentry: Annotated[float, Field(gt=0, le=1, description="share of P to come back")] = 0.5
+    lag_ms: Annotated[float, Field(gt=0, description="age at which a book is delayed")] = 10_000
+    frozen_s: Annotated[float, Field(gt=0, description="unchanged for so long")] = 60
+    frozen_move: Annotated[float, Field(gt=0, description="while the others moved more")] = 0.002
+    cap_band: Annotated[float, Field(ge=0, lt=1, description="sample of the size cap")] = 0.05
+    cap_min_per_side: Annotated[int, Field(ge=1)] = 50
+    cap_trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    cap_sigmas: Annotated[float, Field(ge=0)] = 5.0
+    clamp: Annotated[float, Field(gt=0, description="of venue mids in median_capped")] = 0.005
+    alarm: Annotated[float, Field(gt=0, description="median_capped against regional value")] = 0.001
+    twap_s: Annotated[float, Field(gt=0)] = 60
+    twap_coverage: Annotated[float, Field(gt=0, le=1)] = 0.9
+    failed_s: Annotated[float, Field(gt=0, description="nulls before the index has failed")] = 60
+    fx_max_spread: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    fx_max_deviation: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    fx_hold_s: Annotated[float, Field(ge=0)] = 10
+    fx_jump: Annotated[float, Field(gt=0, description="against the window's median")] = 0.05
+    fx_window_s: Annotated[float, Field(gt=0)] = 300
+    fx_confirm: Annotated[float, Field(gt=0, description="both books agree within")] = 0.01
+    fx_confirm_s: Annotated[float, Field(ge=0)] = 2
+    sizes: Annotated[list[float], Field(description="of liquidity-weighted prices, in base")] = [
+        1.0,
+        10.0,
+    ]
+    taker_fees: Annotated[
+        dict[str, float], Field(description="exchange -> fraction, for executable prices")
+    ] = {}
+    usd_krw: Annotated[
+        float | None, Field(gt=0, description="reference rate for premium a and c")
+    ] = None
+
+
+def _default_overrides() -> dict[str, dict[str, Any]]:
+    return {
+        "BTC": {"max_spread": 0.005, "decimals": 2},
+        "ETH": {"decimals": 2},
+        "SOL": {"decimals": 3},
+        "XRP": {"decimals": 5},
+    }
+
+
 class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
     interval_ms: Annotated[int, Field(ge=0, le=60_000, description="0 = at each update")] = 200
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
+    parameters: IndexParameters = IndexParameters()
+    overrides: Annotated[
+        dict[str, dict[str, Any]], Field(description="asset -> parameters that differ")
+    ] = Field(default_factory=_default_overrides)
+    next: Annotated[
+        dict[str, Any], Field(description="parameters of a candidate that runs beside, {} = none")
+    ] = {}
+    excluded: Annotated[
+        dict[str, str], Field(description="venue -> name and reason of an operator's exclusion")
+    ] = {}
+
+    def parameters_of(self, asset: str, *, candidate: bool = False) -> IndexParameters:
+        """Return the parameters of an asset's index.
+
+        Args: candidate: the set announced as `next` instead of the live one.
+        Raises: ConfigError naming an unknown key or a value out of range.
+        """
+        changes = dict(self.overrides.get(asset, {}))
+        if candidate:
+            changes |= self.next
+        return index_parameters({**self.parameters.model_dump(), **changes}, f"index of {asset}")
+
+
+def index_parameters(values: dict[str, Any], where: str) -> IndexParameters:
+    """Check the parameters of an index. Raises: ConfigError."""
+    for key in values:
+        if key not in IndexParameters.model_fields:
+            raise ConfigError(
+                f"{where}: {_unknown('parameter', key, list(IndexParameters.model_fields))}"
+            )
+    try:
+        return IndexParameters(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
 
 
 class EndpointSettings(Section):
@@ -401,6 +492,8 @@ def _toml(value: Any) -> str:
         return str(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(one) for one in value) + "]"
+    if isinstance(value, Section):
+        value = {key: one for key, one in value.model_dump().items() if one is not None}
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r} = {_toml(one)}" for key, one in value.items()) + "}"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')

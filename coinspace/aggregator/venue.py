@@ -1,0 +1,135 @@
+"""The last state of one venue, and what can be said of it alone at a tick."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numpy.typing import NDArray
+
+from coinspace._ext.ladder import VenueBook
+from coinspace.market import Market
+from coinspace.method.aggregate import VenueFacts
+from coinspace.method.parameters import region_of
+
+# a collector's or a snapshot's word for a venue -> the reason published for it
+STATE_REASONS = {
+    "ok": None,
+    "synced": None,
+    # its age decides
+    "stale": None,
+    "connecting": "disconnected",
+    "disconnected": "disconnected",
+    "subscribed": "resyncing",
+    "buffering": "resyncing",
+    "resyncing": "resyncing",
+    "quarantined": "resyncing",
+    "halted": "halted",
+    "operator": "operator",
+}
+
+
+class Venue:
+    """One market of one exchange as an index constituent.
+
+    Attributes:
+        book: its last book. received_ns: its last proof of life, repeats included. changed_ns: of
+        the last change.
+        state: as the collector says; unknown words count as resyncing.
+        lost: its collector's heartbeats are missing.
+        excluded: by an operator.
+    """
+
+    __slots__ = (
+        "book",
+        "changed_ns",
+        "epoch",
+        "exchange",
+        "excluded",
+        "lost",
+        "market",
+        "name",
+        "publisher",
+        "received_ns",
+        "region",
+        "sequence",
+        "state",
+    )
+
+    def __init__(self, exchange: str, market: Market, *, state: str = "disconnected") -> None:
+        self.exchange = exchange
+        self.market = market
+        self.name = f"{exchange}:{market}"
+        self.region = region_of(exchange, market.quote)
+        self.book = VenueBook()
+        self.state = state
+        self.excluded = False
+        self.lost = False
+        self.received_ns = 0
+        self.changed_ns = 0
+        self.publisher = ""
+        self.epoch = 0
+        self.sequence = 0
+
+    def on_book(self, bids: NDArray[Any], asks: NDArray[Any], received_ns: int) -> None:
+        """Replace the book: float64[2, n] each, row 0 prices, row 1 sizes."""
+        changed = self.book.load(bids, asks)
+        if changed or not self.changed_ns:
+            self.changed_ns = received_ns
+        self.received_ns = received_ns
+
+    def facts(self, ts_ns: int, lag_ns: int, fx: float | None) -> VenueFacts:
+        """Judge the venue alone: the first rule that matches gives the reason."""
+        book = self.book
+        facts = VenueFacts(
+            self.name,
+            self.exchange,
+            str(self.market),
+            self.region,
+            self.market.quote,
+            fx=fx if fx is not None and math.isfinite(fx) and fx > 0 else None,
+            received_ns=self.received_ns,
+            changed_ns=self.changed_ns,
+            publisher=self.publisher,
+            epoch=self.epoch,
+            sequence=self.sequence,
+            n_bids=book.n_bids,
+            n_asks=book.n_asks,
+        )
+        if book.n_bids:
+            facts.bid = book.best_bid
+        if book.n_asks:
+            facts.ask = book.best_ask
+        life = self._life(ts_ns, lag_ns)
+        shape = _shape(facts)
+        facts.native = life is None and shape is None
+        no_fx = "no_fx" if facts.fx is None else None
+        facts.reason = life or no_fx or shape or _converted(facts)
+        return facts
+
+    def _life(self, ts_ns: int, lag_ns: int) -> str | None:
+        if self.excluded:
+            return "operator"
+        reason = STATE_REASONS.get(self.state, "resyncing")
+        if reason == "operator":
+            return reason
+        if self.lost or reason == "disconnected":
+            return "disconnected"
+        if reason:
+            return reason
+        # a book from after the tick is no proof of life at it
+        if not self.received_ns or not 0 <= ts_ns - self.received_ns < lag_ns:
+            return "delayed"
+        return None
+
+
+def _shape(facts: VenueFacts) -> str | None:
+    if facts.bid is None or facts.ask is None:
+        return "empty"
+    return "crossed" if facts.bid >= facts.ask else None
+
+
+def _converted(facts: VenueFacts) -> str | None:
+    # an absurd rate can push prices out of float64's range
+    mid = facts.mid
+    return None if mid is not None and math.isfinite(mid) and mid > 0 else "empty"

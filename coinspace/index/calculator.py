@@ -1,0 +1,386 @@
+"""Aggregates in, one record per index and tick out. Knows no socket, no loop and no wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.config import IndexParameters
+from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
+from coinspace.method.composite import Valuation, evaluate, explain
+from coinspace.method.filter import Candidate, VenueFilter
+from coinspace.method.parameters import (
+    CURRENCIES,
+    INDEX_CURRENCY,
+    METHOD_VERSION,
+    make_curve,
+    parameter_hash,
+)
+from coinspace.method.siblings import (
+    ASKS,
+    BIDS,
+    Average,
+    average_price,
+    confidence,
+    median_capped,
+    premium,
+)
+
+Record = dict[str, Any]
+REGIONS = tuple(CURRENCIES)
+
+
+class Index:
+    """One index: its parameters, its memory, and the curves of composite and regions."""
+
+    def __init__(
+        self, asset: str, parameters: IndexParameters, depths: Mapping[str, int] | None = None
+    ) -> None:
+        self.asset = asset
+        self.parameters = parameters
+        self.hash = parameter_hash(parameters, depths)
+        self.filter = VenueFilter(parameters)
+        self.averages = {name: Average(parameters) for name in (COMPOSITE, *REGIONS)}
+        self.null_since_ns: int | None = None
+        self.last_ts_ns = 0
+        self._curve = make_curve(parameters)
+        self._region_curves = {region: make_curve(parameters) for region in REGIONS}
+        self._names: list[str] = []
+
+    def compute(self, aggregate: Aggregate) -> Record:
+        """Return the record of one tick."""
+        p = self.parameters
+        ts_ns = aggregate.ts_ns
+        judged = self._judge(aggregate)
+        reasons = judged | {one.name: one.reason for one in aggregate.venues if one.reason}
+        used = [one for one in aggregate.venues if one.name not in reasons]
+        self._names = [one.name for one in aggregate.venues]
+        composite = self._composite(aggregate, used)
+        regions = {region: self._region(region, aggregate, judged) for region in REGIONS}
+        fx = aggregate.fx
+        kr, gl = regions["KR"]["value_raw"], regions["GL"]["value_raw"]
+        raw = composite.value
+        usd_krw = aggregate.usd_krw or p.usd_krw
+        parts = premium(kr, gl, fx.rate, usd_krw)
+        status = "null" if raw is None else self._status(aggregate, reasons)
+        self.last_ts_ns = ts_ns
+        return {
+            "ts_ms": _milliseconds(ts_ns),
+            "asset": self.asset,
+            "status": status,
+            "reason": composite.reason,
+            "value": None if raw is None else round(raw, p.decimals),
+            "value_raw": raw,
+            "value_full": composite.value_full,
+            "curve_end": composite.curve_end,
+            "utilised_depth": composite.utilised_depth,
+            "lambda": composite.rate,
+            "size_cap": composite.size_cap,
+            "coverage_depth": composite.coverage_depth,
+            "depth_limited": composite.depth_limited,
+            "fx": fx.rate,
+            "fx_status": fx.status,
+            "venues": self._venues(aggregate, reasons, composite.shares),
+            "fx_venues": _fx_venues(aggregate),
+            "flagged": sorted(self.filter.flags),
+            "fx_flagged": fx.flagged,
+            "split": self.filter.split,
+            "failed": self._failed(ts_ns, raw),
+            "best_bid": composite.best_bid,
+            "best_ask": composite.best_ask,
+            "kr": kr,
+            "gl": gl,
+            "value_krw": None if raw is None or fx.rate is None else raw * fx.rate,
+            "premium": parts["b"],
+            "premium_parts": parts,
+            "premium_executable": self._executable(aggregate, regions),
+            "confidence": confidence(_prices(used)),
+            "median_capped": median_capped((one.mid or 0.0 for one in used), p.clamp),
+            "twap": self.averages[COMPOSITE].update(ts_ns, raw),
+            "liquidity": self._liquidity() if raw is not None else [],
+            "regions": regions,
+            "inputs": _inputs(aggregate),
+            "method_version": METHOD_VERSION,
+            "parameter_hash": self.hash,
+        }
+
+    def not_computed(self, ts_ns: int) -> Record:
+        """Return the record of a tick that was missed."""
+        for average in self.averages.values():
+            average.update(ts_ns, None)
+        self.last_ts_ns = ts_ns
+        return {
+            "ts_ms": _milliseconds(ts_ns),
+            "asset": self.asset,
+            "status": "null",
+            "reason": "not_computed",
+            "value": None,
+            "value_raw": None,
+            "venues": {},
+            "fx_venues": {},
+            "flagged": sorted(self.filter.flags),
+            "split": self.filter.split,
+            "failed": self._failed(ts_ns, None),
+            "method_version": METHOD_VERSION,
+            "parameter_hash": self.hash,
+        }
+
+    def explain(self) -> dict[str, Any]:
+        """Return the composite's curve of the last tick, level by level."""
+        return explain(self._curve, self._names)
+
+    def _judge(self, aggregate: Aggregate) -> dict[str, str]:
+        candidates = [
+            Candidate(
+                one.name,
+                one.region,
+                one.quote,
+                one.mid if one.reason is None else None,
+                native_mid,
+                one.changed_ns,
+            )
+            for one in aggregate.venues
+            if (one.reason is None or (one.native and one.reason == "no_fx"))
+            and (native_mid := one.native_mid) is not None
+        ]
+        return self.filter.apply(aggregate.ts_ns, candidates)
+
+    def _composite(self, aggregate: Aggregate, used: list[VenueFacts]) -> Valuation:
+        p = self.parameters
+        by_region = p.regions == "default"
+        if by_region and self.filter.split:
+            return Valuation("regime_split")
+        present = {one.region for one in used}
+        if len(used) < p.min_venues or (by_region and not present.issuperset(REGIONS)):
+            return Valuation("too_few_venues")
+        return evaluate(
+            self._curve, aggregate.ladders[COMPOSITE], self._names, {one.name for one in used}
+        )
+
+    def _region(
+        self, region: str, aggregate: Aggregate, judged: Mapping[str, str]
+    ) -> dict[str, Any]:
+        p = self.parameters
+        currency = CURRENCIES[region]
+        own = currency != INDEX_CURRENCY
+        # in its own currency a region needs no rate
+        used = [
+            one
+            for one in aggregate.venues
+            if one.region == region
+            and one.quote == currency
+            and one.name not in judged
+            and (one.native if own else one.reason is None)
+        ]
+        ladder = aggregate.ladders[currency if own else COMPOSITE]
+        result = evaluate(
+            self._region_curves[region], ladder, self._names, {one.name for one in used}
+        )
+        mids = [mid for one in used if (mid := one.native_mid if own else one.mid) is not None]
+        middle = median_capped(mids, p.clamp)
+        raw = result.value
+        alarm = (
+            abs(middle / raw - 1.0) > p.alarm if raw is not None and middle is not None else None
+        )
+        return {
+            "currency": currency,
+            "value": None if raw is None else round(raw, p.decimals),
+            "value_raw": raw,
+            "value_full": result.value_full,
+            "reason": result.reason,
+            "single_source": len(used) == 1 if used else None,
+            "curve_end": result.curve_end,
+            "utilised_depth": result.utilised_depth,
+            "lambda": result.rate,
+            "size_cap": result.size_cap,
+            "coverage_depth": result.coverage_depth,
+            "depth_limited": result.depth_limited,
+            "best_bid": result.best_bid,
+            "best_ask": result.best_ask,
+            "shares": result.shares,
+            "confidence": confidence(_prices(used, native=own)),
+            "median_capped": middle,
+            "alarm": alarm,
+            "twap": self.averages[region].update(aggregate.ts_ns, raw),
+        }
+
+    def _status(self, aggregate: Aggregate, reasons: Mapping[str, str]) -> str:
+        whole = not reasons and aggregate.fx.status not in ("held", "suspect")
+        return "ok" if whole else "degraded"
+
+    def _failed(self, ts_ns: int, raw: float | None) -> bool:
+        if raw is not None:
+            self.null_since_ns = None
+            return False
+        if self.null_since_ns is None or self.null_since_ns > ts_ns:
+            self.null_since_ns = ts_ns
+        return ts_ns - self.null_since_ns >= self.parameters.failed_s * SECOND_NS
+
+    def _venues(
+        self, aggregate: Aggregate, reasons: Mapping[str, str], shares: Mapping[str, float]
+    ) -> dict[str, Any]:
+        return {
+            one.name: {
+                "mid": one.mid,
+                "age_ms": one.age_ms(aggregate.ts_ns),
+                "used": one.name not in reasons,
+                "reason": reasons.get(one.name),
+                "share": shares.get(one.name, 0.0),
+            }
+            for one in aggregate.venues
+        }
+
+    def _liquidity(self) -> list[dict[str, float | None]]:
+        fees = self.parameters.taker_fees
+        return [
+            {
+                "size": size,
+                "bid": average_price(self._curve, BIDS, size, self._names, fees),
+                "ask": average_price(self._curve, ASKS, size, self._names, fees),
+            }
+            for size in self.parameters.sizes
+        ]
+
+    def _executable(
+        self, aggregate: Aggregate, regions: Mapping[str, Any]
+    ) -> list[dict[str, float | None]]:
+        # what is left of the premium when both legs are traded at market, fees paid
+        rate, fees = aggregate.fx.rate, self.parameters.taker_fees
+        if rate is None or any(one["value_raw"] is None for one in regions.values()):
+            return []
+        rows: list[dict[str, float | None]] = []
+        for size in self.parameters.sizes:
+            prices = {
+                (region, side): average_price(curve, side, size, self._names, fees)
+                for region, curve in self._region_curves.items()
+                for side in (BIDS, ASKS)
+            }
+            rows.append(
+                {
+                    "size": size,
+                    "sell_kr": _ratio(prices["KR", BIDS], prices["GL", ASKS], rate),
+                    "buy_kr": _ratio(prices["KR", ASKS], prices["GL", BIDS], rate),
+                }
+            )
+        return rows
+
+
+class IndexCalculator:
+    """All indices: aggregates in, records out through `emit`.
+
+    A tick at or before the last one of its index is never written again; ticks that were missed
+    in between are
+    written as `not_computed`.
+
+    Args:
+        parameters_of: asset -> its parameters.
+        emit: called with each record and the aggregate behind it (None for a missed tick).
+        interval_ns: distance of ticks; 0 = at each update, where no tick can be missed.
+        backfill_ns: longest outage that is written tick by tick.
+    """
+
+    def __init__(
+        self,
+        parameters_of: Callable[[str], IndexParameters],
+        emit: Callable[[Record, Aggregate | None], None],
+        *,
+        interval_ns: int = 0,
+        depths: Mapping[str, int] | None = None,
+        backfill_ns: int = 3600 * SECOND_NS,
+    ) -> None:
+        self.indices: dict[str, Index] = {}
+        self.counts = {"ticks": 0, "nulls": 0, "late": 0, "not_computed": 0, "skipped": 0}
+        self._parameters_of = parameters_of
+        self._emit = emit
+        self._interval_ns = interval_ns
+        self._depths = dict(depths or {})
+        self._backfill_ns = backfill_ns
+
+    def index(self, asset: str) -> Index:
+        """Return the index of an asset, made at first use."""
+        found = self.indices.get(asset)
+        if found is None:
+            parameters = self._parameters_of(asset)
+            found = self.indices[asset] = Index(asset, parameters, self._depths)
+        return found
+
+    def on_aggregate(self, aggregate: Aggregate) -> None:
+        """Compute one tick; a tick that is not after the last one is counted and dropped."""
+        index = self.index(aggregate.asset)
+        if aggregate.ts_ns <= index.last_ts_ns:
+            self.counts["late"] += 1
+            return
+        self._miss(index, aggregate.ts_ns)
+        record = index.compute(aggregate)
+        self.counts["ticks"] += 1
+        self.counts["nulls"] += record["value"] is None
+        self._emit(record, aggregate)
+
+    def on_time(self, due_ns: int) -> None:
+        """Give up the ticks up to and including `due_ns` that no aggregate came for."""
+        for index in self.indices.values():
+            if index.last_ts_ns:
+                self._miss(index, due_ns + self._interval_ns)
+
+    def _miss(self, index: Index, before_ns: int) -> None:
+        if not self._interval_ns or not index.last_ts_ns:
+            return
+        for ts_ns in self._missed(index.last_ts_ns, before_ns):
+            self.counts["not_computed"] += 1
+            self._emit(index.not_computed(ts_ns), None)
+
+    def _missed(self, last_ns: int, before_ns: int) -> Iterable[int]:
+        step = self._interval_ns
+        first = last_ns // step * step + step
+        earliest = max(first, -(-(before_ns - self._backfill_ns) // step) * step)
+        self.counts["skipped"] += (earliest - first) // step
+        return range(earliest, before_ns, step)
+
+
+def _milliseconds(ts_ns: int) -> float | int:
+    if ts_ns % MILLISECOND_NS == 0:
+        return ts_ns // MILLISECOND_NS
+    return ts_ns / MILLISECOND_NS
+
+
+def _ratio(korean: float | None, world: float | None, rate: float) -> float | None:
+    if korean is None or world is None:
+        return None
+    return korean / (world * rate) - 1.0
+
+
+def _prices(used: list[VenueFacts], *, native: bool = False) -> list[tuple[float, float]]:
+    return [
+        (one.bid / rate, one.ask / rate)
+        for one in used
+        if one.bid is not None
+        and one.ask is not None
+        and (rate := 1.0 if native else one.fx) is not None
+    ]
+
+
+def _fx_venues(aggregate: Aggregate) -> dict[str, Any]:
+    fx = aggregate.fx
+    return {
+        one.name: {
+            "mid": one.native_mid,
+            "age_ms": one.age_ms(aggregate.ts_ns),
+            "used": one.name not in fx.reasons,
+            "reason": fx.reasons.get(one.name),
+            "share": fx.shares.get(one.name, 0.0),
+        }
+        for one in fx.venues
+    }
+
+
+def _inputs(aggregate: Aggregate) -> dict[str, Any]:
+    return {
+        one.name: {
+            "publisher": one.publisher,
+            "epoch": one.epoch,
+            "sequence": one.sequence,
+            "received_ns": one.received_ns,
+        }
+        for one in (*aggregate.venues, *aggregate.fx.venues)
+    }

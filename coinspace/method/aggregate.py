@@ -1,0 +1,204 @@
+"""What is known at one tick: facts of every venue, FX, and the merged ladders; and its form on
+the bus.
+
+Payload of an `aggregate.ASSET.` message: uint64 size of the JSON part, the JSON part padded to 8
+bytes, then per
+ladder `bid prices, bid sizes, ask prices, ask sizes` (float64) and `bid venues, ask venues`
+(int32, each padded to 8
+bytes). The first ladder is the composite's in index currency; the others are named by their
+currency and hold quoted
+prices. Levels are sorted by price, then venue; equal prices are not summed. Venue indices point
+into `venues`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from coinspace._ext.ladder import Ladder
+from coinspace.clock import MILLISECOND_NS
+from coinspace.errors import MessageError
+
+COMPOSITE = "composite"
+_EMPTY = np.empty(0)
+_EMPTY_VENUES = np.empty(0, dtype=np.int32)
+
+
+@dataclass(slots=True)
+class VenueFacts:
+    """One venue at a tick, as far as it can be judged alone.
+
+    Attributes:
+        reason: why it cannot be used, None = usable; `no_fx` hides nothing behind it.
+        native: usable in its own currency, whatever its fx.
+        fx: units of quote per unit of index currency, None = no rate.
+        bid, ask: best prices in quote currency, None = side empty.
+        received_ns: last proof of life, 0 = never. changed_ns: since when the book is as it is.
+        publisher, epoch, sequence: the message that the book came from.
+    """
+
+    name: str
+    exchange: str
+    market: str
+    region: str
+    quote: str
+    reason: str | None = None
+    native: bool = False
+    fx: float | None = None
+    bid: float | None = None
+    ask: float | None = None
+    received_ns: int = 0
+    changed_ns: int = 0
+    publisher: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    n_bids: int = 0
+    n_asks: int = 0
+
+    @property
+    def native_mid(self) -> float | None:
+        """Mid in quote currency."""
+        if self.bid is None or self.ask is None:
+            return None
+        # halves first: the sum of two absurd prices would leave float64
+        return 0.5 * self.bid + 0.5 * self.ask
+
+    @property
+    def mid(self) -> float | None:
+        """Mid in index currency."""
+        if self.fx is None or self.bid is None or self.ask is None:
+            return None
+        return 0.5 * (self.bid / self.fx) + 0.5 * (self.ask / self.fx)
+
+    def age_ms(self, ts_ns: int) -> float | int | None:
+        """Time since the last proof of life, None = never."""
+        if not self.received_ns:
+            return None
+        age = ts_ns - self.received_ns
+        return age // MILLISECOND_NS if age % MILLISECOND_NS == 0 else age / MILLISECOND_NS
+
+
+@dataclass(slots=True)
+class FxFacts:
+    """The rate in use, KRW per USDT, its status (`ok`, `held`, `suspect`, `none`), its venues."""
+
+    rate: float | None = None
+    status: str = "none"
+    venues: list[VenueFacts] = field(default_factory=list)
+    # venue -> why it does not count (the facts' own reason, frozen or deviating)
+    reasons: dict[str, str] = field(default_factory=dict)
+    flagged: list[str] = field(default_factory=list)
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Aggregate:
+    """All that the calculation of one index needs at one tick."""
+
+    asset: str
+    ts_ns: int
+    venues: list[VenueFacts]
+    fx: FxFacts
+    ladders: dict[str, Ladder]
+    usd_krw: float | None = None
+    publisher: str = ""
+    epoch: int = 0
+    sequence: int = 0
+
+
+_VENUE_FIELDS = tuple(one.name for one in fields(VenueFacts))
+_FX_FIELDS = ("rate", "status", "reasons", "flagged", "shares")
+
+
+def _pad(n: int) -> int:
+    return -n % 8
+
+
+def _venue_rows(venues: Iterable[VenueFacts]) -> list[list[Any]]:
+    return [[getattr(one, name) for name in _VENUE_FIELDS] for one in venues]
+
+
+def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
+    """Return the payload of an aggregate message, and the composite's levels per side."""
+    sides: list[tuple[str, list[tuple[NDArray[Any], ...]]]] = [
+        (name, [ladder.side_copy(0), ladder.side_copy(1)])
+        for name, ladder in aggregate.ladders.items()
+    ]
+    facts = orjson.dumps(
+        {
+            "asset": aggregate.asset,
+            "ts_ns": aggregate.ts_ns,
+            "usd_krw": aggregate.usd_krw,
+            "venues": _venue_rows(aggregate.venues),
+            "fx": {name: getattr(aggregate.fx, name) for name in _FX_FIELDS},
+            "fx_venues": _venue_rows(aggregate.fx.venues),
+            "ladders": [[name, len(bids[0]), len(asks[0])] for name, (bids, asks) in sides],
+        }
+    )
+    parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
+    for _, (bids, asks) in sides:
+        parts += [bids[0].tobytes(), bids[1].tobytes(), asks[0].tobytes(), asks[1].tobytes()]
+        for venues in (bids[2], asks[2]):
+            parts += [venues.tobytes(), bytes(_pad(venues.nbytes))]
+    first = sides[0][1] if sides else None
+    n_bids, n_asks = (len(first[0][0]), len(first[1][0])) if first else (0, 0)
+    return b"".join(parts), n_bids, n_asks
+
+
+def decode(
+    payload: memoryview | bytes, *, publisher: str = "", epoch: int = 0, sequence: int = 0
+) -> Aggregate:
+    """Read the payload of an aggregate message.
+
+    Raises: MessageError when sizes do not agree or a field is missing.
+    """
+    view = memoryview(payload).cast("B")
+    try:
+        size = int.from_bytes(view[:8], "little")
+        if len(view) < 8 or size > len(view) - 8:
+            raise ValueError(f"{size} bytes of facts in {len(view)}")
+        facts = orjson.loads(view[8 : 8 + size])
+        offset = 8 + size + _pad(size)
+        ladders = {}
+        for name, n_bids, n_asks in facts["ladders"]:
+            ladders[name], offset = _decode_ladder(view, offset, n_bids, n_asks)
+        if offset != len(view):
+            raise ValueError(f"{offset} bytes used of {len(view)}")
+        fx = FxFacts(**facts["fx"], venues=[_venue(row) for row in facts["fx_venues"]])
+        return Aggregate(
+            facts["asset"],
+            facts["ts_ns"],
+            [_venue(row) for row in facts["venues"]],
+            fx,
+            ladders,
+            facts["usd_krw"],
+            publisher,
+            epoch,
+            sequence,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MessageError(f"aggregate payload: expected facts and ladders, {error}") from None
+
+
+def _venue(row: list[Any]) -> VenueFacts:
+    return VenueFacts(*row)
+
+
+def _decode_ladder(view: memoryview, offset: int, n_bids: int, n_asks: int) -> tuple[Ladder, int]:
+    ladder = Ladder()
+    floats = np.frombuffer(view, np.float64, 2 * (n_bids + n_asks), offset)
+    offset += floats.nbytes
+    start = 0
+    for side, n in enumerate((n_bids, n_asks)):
+        venues = np.frombuffer(view, np.int32, n, offset) if n else _EMPTY_VENUES
+        offset += venues.nbytes + _pad(venues.nbytes)
+        if n:
+            ladder.load(side, floats[start : start + n], floats[start + n : start + 2 * n], venues)
+        start += 2 * n
+    return ladder, offset

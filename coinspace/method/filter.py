@@ -1,0 +1,186 @@
+"""Which of several venues count: frozen and deviating ones are out, with memory, within regions
+while split.
+
+Rules (methodology 2 and 3), numbered as in the code:
+
+1. frozen: unchanged for 60 s while the median of the others moved by more than 0.2 %; the others
+are compared with
+   themselves at the moment of the last change, so that a venue that joins or leaves is no movement.
+2. split: every KR venue further than P from every GL venue; united when some pair is within P/2.
+With no venue in one
+   region nothing can be said and the state stays.
+3. three or more unflagged venues: each against their median, out beyond P.
+4. two unflagged: against each other, both out beyond P. One: it stays.
+5. a flagged one: against the median of the unflagged, back within P/2; with none unflagged
+against the nearest other.
+6. a venue without a rate is judged in its own currency against the others of its region.
+
+All comparisons of one tick use the flags as they stood before it; an absent venue keeps its flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from coinspace.clock import SECOND_NS
+from coinspace.config import IndexParameters
+
+# limits are inclusive where the text says "more than": exact ties must not depend on rounding
+TOLERANCE = 1e-12
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A venue that passed every rule that concerns it alone."""
+
+    name: str
+    region: str
+    quote: str
+    mid: float | None
+    native_mid: float
+    changed_ns: int
+
+
+@dataclass(slots=True)
+class _Reference:
+    changed_ns: int
+    # name -> (mid, native mid, quote) of all venues at the first tick with this book
+    mids: dict[str, tuple[float | None, float, str]]
+
+
+class VenueFilter:
+    """The filter's memory: flags, the split, the others' mids since each book's last change."""
+
+    def __init__(self, parameters: IndexParameters, *, fx: bool = False) -> None:
+        self.limit = parameters.fx_max_deviation if fx else parameters.max_deviation
+        self.back = self.limit * parameters.reentry
+        self.by_region = parameters.regions == "default" and not fx
+        self.frozen_ns = int(parameters.frozen_s * SECOND_NS)
+        self.frozen_move = parameters.frozen_move
+        self.flags: set[str] = set()
+        self.split = False
+        self._references: dict[str, _Reference] = {}
+
+    def apply(self, ts_ns: int, candidates: list[Candidate]) -> dict[str, str]:
+        """Judge the candidates of one tick and update the memory.
+
+        Returns: name -> `frozen` or `deviating`.
+        """
+        reasons = dict.fromkeys(self._frozen(ts_ns, candidates), "frozen")
+        present = [one for one in candidates if one.name not in reasons]
+        priced = {one.name: one.mid for one in present if one.mid is not None}
+        regions = {one.name: one.region for one in present}
+        if self.by_region:
+            self._update_split(priced, regions)
+        before = frozenset(self.flags)
+        groups: dict[str, dict[str, float]] = {}
+        for name, mid in priced.items():
+            groups.setdefault(regions[name] if self.split else "", {})[name] = mid
+        for mids in groups.values():
+            self._settle(judge(mids, before, self.limit, self.back), mids)
+        self._judge_unpriced(present, before)
+        for one in present:
+            if one.name in self.flags:
+                reasons[one.name] = "deviating"
+        return reasons
+
+    def _settle(self, flagged: set[str], judged: Mapping[str, float]) -> None:
+        self.flags = (self.flags - set(judged)) | flagged
+
+    def _judge_unpriced(self, present: list[Candidate], before: frozenset[str]) -> None:
+        # 6
+        unpriced = [one for one in present if one.mid is None]
+        for key in {(one.region, one.quote) for one in unpriced}:
+            mids = {one.name: one.native_mid for one in present if (one.region, one.quote) == key}
+            flagged = judge(mids, before, self.limit, self.back)
+            names = {one.name for one in unpriced if (one.region, one.quote) == key}
+            self.flags = (self.flags - names) | (flagged & names)
+
+    def _update_split(self, mids: Mapping[str, float], regions: Mapping[str, str]) -> None:
+        # 2
+        korean = [mid for name, mid in mids.items() if regions[name] == "KR"]
+        others = [mid for name, mid in mids.items() if regions[name] != "KR"]
+        if not korean or not others:
+            return
+        nearest = min(distance(a, b) for a in korean for b in others)
+        if nearest > self.limit + TOLERANCE:
+            self.split = True
+        elif nearest <= self.back + TOLERANCE:
+            self.split = False
+
+    def _frozen(self, ts_ns: int, candidates: list[Candidate]) -> list[str]:
+        # 1
+        now = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
+        frozen = []
+        for one in candidates:
+            reference = self._references.get(one.name)
+            if reference is None or reference.changed_ns != one.changed_ns:
+                self._references[one.name] = _Reference(one.changed_ns, now)
+            elif ts_ns - one.changed_ns >= self.frozen_ns:
+                moved = self._moved(one, now, reference.mids)
+                if moved > self.frozen_move + TOLERANCE:
+                    frozen.append(one.name)
+        return frozen
+
+    def _moved(
+        self,
+        one: Candidate,
+        now: Mapping[str, tuple[float | None, float, str]],
+        then: Mapping[str, tuple[float | None, float, str]],
+    ) -> float:
+        new, old = [], []
+        for name, (mid, native_mid, quote) in now.items():
+            if name == one.name or name in self.flags or name not in then:
+                continue
+            if one.mid is not None and mid is not None and then[name][0] is not None:
+                new.append(mid)
+                old.append(then[name][0])
+            elif one.mid is None and quote == one.quote:
+                new.append(native_mid)
+                old.append(then[name][1])
+        if not new:
+            return 0.0
+        before = median(value for value in old if value is not None)
+        return abs(median(new) / before - 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """Return the memory that is stored with every value."""
+        return {"flagged": sorted(self.flags), "split": self.split}
+
+    def restore(self, flagged: list[str], split: bool) -> None:
+        """Take up the memory of the last stored value."""
+        self.flags = set(flagged)
+        self.split = split
+
+
+def distance(a: float, b: float) -> float:
+    """Relative distance of two mids, the same in both directions."""
+    return max(a, b) / min(a, b) - 1.0
+
+
+def judge(mids: Mapping[str, float], flags: frozenset[str], limit: float, back: float) -> set[str]:
+    """Return the flagged ones of `mids` after this tick, given the flags before it."""
+    free = [mid for name, mid in mids.items() if name not in flags]
+    flagged = set()
+    middle = median(free) if free else 0.0
+    for name, mid in mids.items():
+        if name not in flags:
+            if len(free) >= 3:
+                # 3
+                out = abs(mid / middle - 1.0) > limit + TOLERANCE
+            else:
+                # 4
+                out = len(free) == 2 and distance(*free) > limit + TOLERANCE
+        elif free:
+            # 5
+            out = not abs(mid / middle - 1.0) < back - TOLERANCE
+        else:
+            others = [other for key, other in mids.items() if key != name]
+            nearest = min(others, key=lambda other: (abs(other - mid), -other), default=None)
+            out = nearest is None or not abs(mid / nearest - 1.0) < back - TOLERANCE
+        if out:
+            flagged.add(name)
+    return flagged

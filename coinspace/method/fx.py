@@ -1,0 +1,148 @@
+"""KRW per USDT: the index calculation on the USDT/KRW books, and the guard that holds and doubts
+it.
+
+Never derived from BTC prices: that would erase the premium by construction.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from coinspace._ext.curve import OK
+from coinspace._ext.ladder import Ladder, VenueBook
+from coinspace.clock import SECOND_NS
+from coinspace.config import IndexParameters
+from coinspace.method.aggregate import FxFacts, VenueFacts
+from coinspace.method.filter import TOLERANCE, Candidate, VenueFilter, distance
+from coinspace.method.parameters import make_curve
+
+
+class FxRate:
+    """A missing rate is held for 10 s, a jump too until both books confirm it for 2 s."""
+
+    def __init__(self, parameters: IndexParameters) -> None:
+        self.parameters = parameters
+        self.hold_ns = int(parameters.fx_hold_s * SECOND_NS)
+        self.window_ns = int(parameters.fx_window_s * SECOND_NS)
+        self.confirm_ns = int(parameters.fx_confirm_s * SECOND_NS)
+        self.last: tuple[int, float] | None = None
+        self.agreed_ns: int | None = None
+        self._window: deque[tuple[int, float]] = deque()
+        self._sorted: list[float] = []
+
+    def update(self, ts_ns: int, rate: float | None, mids: list[float]) -> tuple[float | None, str]:
+        """Take the tick's rate (None = no book) and the mids of its venues.
+
+        Returns: the rate to use (None = none usable) and its status.
+        """
+        if rate is None:
+            self.agreed_ns = None
+            return self._held(ts_ns, "held")
+        middle = self._median(ts_ns)
+        if middle is not None and abs(rate / middle - 1.0) > self.parameters.fx_jump + TOLERANCE:
+            if not self._confirmed(ts_ns, mids):
+                return self._held(ts_ns, "suspect")
+            self._clear()
+        self.agreed_ns = None
+        self.last = (ts_ns, rate)
+        self._window.append(self.last)
+        insort(self._sorted, rate)
+        return rate, "ok"
+
+    def _confirmed(self, ts_ns: int, mids: list[float]) -> bool:
+        agree = (
+            len(mids) >= 2
+            and distance(min(mids), max(mids)) <= self.parameters.fx_confirm + TOLERANCE
+        )
+        if not agree:
+            self.agreed_ns = None
+            return False
+        if self.agreed_ns is None or self.agreed_ns > ts_ns:
+            self.agreed_ns = ts_ns
+        return ts_ns - self.agreed_ns >= self.confirm_ns
+
+    def _held(self, ts_ns: int, status: str) -> tuple[float | None, str]:
+        if self.last is not None and 0 <= ts_ns - self.last[0] <= self.hold_ns:
+            return self.last[1], status
+        return None, "none"
+
+    def _median(self, ts_ns: int) -> float | None:
+        window, ordered = self._window, self._sorted
+        while window and not 0 <= ts_ns - window[0][0] <= self.window_ns:
+            _, rate = window.popleft()
+            del ordered[bisect_left(ordered, rate)]
+        n = len(ordered)
+        if not n:
+            return None
+        return ordered[n // 2] if n % 2 else 0.5 * (ordered[n // 2 - 1] + ordered[n // 2])
+
+    def _clear(self) -> None:
+        self._window.clear()
+        self._sorted.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Return the last good rate, the window, and since when both books agree on a jump."""
+        return {"last": self.last, "agreed_ns": self.agreed_ns, "window": list(self._window)}
+
+    def restore(self, window: list[tuple[int, float]], agreed_ns: int | None = None) -> None:
+        """Take up the accepted rates of the last minutes, oldest first."""
+        self._clear()
+        for ts_ns, rate in window:
+            self._window.append((int(ts_ns), float(rate)))
+            insort(self._sorted, float(rate))
+        self.last = self._window[-1] if self._window else None
+        self.agreed_ns = agreed_ns
+
+
+class FxIndex:
+    """The index method without regions, at least one venue, fx = 1, flags of its own."""
+
+    def __init__(self, parameters: IndexParameters) -> None:
+        self.filter = VenueFilter(parameters, fx=True)
+        self.rate = FxRate(parameters)
+        self._curve = make_curve(parameters, fx=True)
+        self._ladder = Ladder()
+
+    def update(self, ts_ns: int, venues: list[VenueFacts], books: list[VenueBook]) -> FxFacts:
+        """Compute the rate of one tick from the USDT/KRW venues, in the order of their names."""
+        candidates = [
+            Candidate(one.name, one.region, one.quote, mid, mid, one.changed_ns)
+            for one in venues
+            if one.reason is None and (mid := one.native_mid) is not None
+        ]
+        reasons = {one.name: one.reason for one in venues if one.reason is not None}
+        reasons |= self.filter.apply(ts_ns, candidates)
+        used = [one.name not in reasons for one in venues]
+        rate = None
+        shares: dict[str, float] = {}
+        if any(used):
+            self._ladder.merge(
+                [book if use else None for book, use in zip(books, used, strict=True)],
+                [1.0] * len(books),
+            )
+            mask = np.array(used, dtype=np.uint8)
+            if self._curve.compute(self._ladder, mask) == OK and np.isfinite(self._curve.value):
+                rate = self._curve.value
+                shares = {
+                    one.name: float(share)
+                    for one, share in zip(venues, self._curve.shares(), strict=True)
+                }
+        mids = [one.mid for one in candidates if one.name not in reasons and one.mid is not None]
+        value, status = self.rate.update(ts_ns, rate, mids)
+        return FxFacts(value, status, venues, reasons, sorted(self.filter.flags), shares)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a later process needs to go on."""
+        return {**self.rate.state(), "flagged": sorted(self.filter.flags)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state of an earlier process."""
+        self.rate.restore(state.get("window", []), state.get("agreed_ns"))
+        if state.get("last"):
+            ts_ns, rate = state["last"]
+            self.rate.last = (int(ts_ns), float(rate))
+        self.filter.restore(state.get("flagged", []), False)

@@ -1,0 +1,54 @@
+"""Identity of a calculation: the method's version and a hash over every parameter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import orjson
+
+from coinspace._ext.curve import Curve
+from coinspace.config import IndexParameters
+
+# raised whenever the same parameters and books can give another value
+METHOD_VERSION = 1
+INDEX_CURRENCY = "USDT"
+FX_MARKET = "USDT/KRW"
+FX_CURRENCY = "KRW"
+
+# region of an exchange, and the currency in which the region's own value is computed
+REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
+CURRENCIES = {"KR": "KRW", "GL": INDEX_CURRENCY}
+
+
+def region_of(exchange: str, quote: str) -> str:
+    """Return the region of a venue; an exchange without one belongs where its currency does."""
+    return REGIONS.get(exchange) or ("KR" if quote == FX_CURRENCY else "GL")
+
+
+def parameter_hash(parameters: IndexParameters, depths: Mapping[str, int] | None = None) -> str:
+    """Return the first 16 hex digits of SHA-256 over version, parameters and input depths.
+
+    Args: depths: exchange -> published levels per side, which bound the coverage depth.
+    """
+    content = {
+        "version": METHOD_VERSION,
+        "regions": REGIONS,
+        "parameters": parameters.model_dump(),
+        "depths": dict(depths or {}),
+    }
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def make_curve(parameters: IndexParameters, *, fx: bool = False) -> Curve:
+    """Return the calculation of an index, or of FX, which has a spread limit of its own."""
+    return Curve(
+        parameters.fx_max_spread if fx else parameters.max_spread,
+        spacing=(1.0 if fx else parameters.spacing) if parameters.mode == "grid" else 0.0,
+        cut=parameters.depth == "coverage",
+        decay=parameters.decay,
+        cap_band=parameters.cap_band,
+        cap_min_per_side=parameters.cap_min_per_side,
+        cap_trim=parameters.cap_trim,
+        cap_sigmas=parameters.cap_sigmas,
+    )
