@@ -47,7 +47,7 @@ def test_environment_wins_over_file(empty_folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[storag]\n", "unknown key 'storag': did you mean 'storage'"),
+        ("[storages]\n", "unknown key 'storages': did you mean 'storage'"),
         ("[endpoint]\nprot = 1\n", "unknown key 'endpoint.prot': did you mean 'endpoint.port'"),
         ("[exchanges.upbitt]\n", "unknown exchange 'upbitt': did you mean 'upbit'"),
         ("[exchanges.upbit]\nrst = 1\n", "did you mean 'exchanges.upbit.rest'"),
