@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from pathlib import Path
 
@@ -96,3 +97,69 @@ def simulate(
     source = Simulation(seed, chosen, rate=rate)
     server = ExchangeServer(source, port=port, limits=not no_limits)
     uvloop.run(serve(server, duration))
+
+
+def _speed(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
+    if text == "max":
+        return math.inf
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not speed > 0:
+        raise click.BadParameter(f"expected a number above 0 or max, was {text!r}")
+    return speed
+
+
+@click.command()
+@click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--speed", default="1", show_default=True, callback=_speed, help="times or max")
+@click.option("--loop", is_flag=True, help="begin anew at the end, closing connections")
+@click.option("--clients", default=0, help="one clock for all, from N subscriptions on")
+@click.option("--skip", default=0.0, help="seconds after the first feed's start to begin at")
+@click.option("--take", type=float, help="seconds to play from there")
+@click.option("--port", default=0, show_default=True, help="0 = any free port")
+@click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
+def replay(
+    feeds: tuple[Path, ...],
+    speed: float,
+    loop: bool,
+    clients: int,
+    skip: float,
+    take: float | None,
+    port: int,
+    no_limits: bool,
+) -> None:
+    """Serve recordings as the exchange would.
+
+    A client gets the recorded frames that it subscribes to. Without --clients each connection
+    plays its exchange's feeds from the beginning, for itself; with --clients N all feeds run on
+    one clock.
+    Prints one JSON line when ready and one at the end of each run.
+    """
+    from coinspace.feed.playback import Playback
+
+    configure_logging()
+    start_ns, end_ns = 0, None
+    if skip or take is not None:
+        first_ns = min(_started_ns(path) for path in feeds)
+        start_ns = first_ns + int(skip * 1e9)
+        end_ns = None if take is None else start_ns + int(take * 1e9)
+    source = Playback(
+        feeds,
+        speed=speed,
+        clients=clients,
+        loop=loop,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        on_finish=lambda facts: click.echo(orjson.dumps(facts)),
+    )
+    uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits)))
+
+
+def _started_ns(path: Path) -> int:
+    from coinspace.feed.format import FeedReader
+
+    with FeedReader(path) as reader:
+        first = next(iter(reader), None)
+    return first.received_ns if first else 0

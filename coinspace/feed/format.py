@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -27,6 +27,8 @@ import zstandard
 
 from coinspace.clock import SECOND_NS
 from coinspace.errors import FeedError
+from coinspace.feed.blocks import MAGIC as MAGIC_ZSTD
+from coinspace.feed.blocks import Block, walk
 
 MAGIC = b"#coinspace-feed "
 VERSION = 1
@@ -176,13 +178,17 @@ class FeedWriter:
 class FeedReader:
     """Iterate over the records of a feed, plain or compressed.
 
+    Args: start_ns: first receive time wanted (whole blocks before it are skipped unread, and `line`
+    counts from there). end_ns: first one not wanted.
     Attributes: header; line (of the last record, 1 = header); torn: the file ends within a block
     or a line, everything before has been read.
     Raises: FeedError naming file, line and what was expected.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, start_ns: int = 0, end_ns: int | None = None) -> None:
         self.path = Path(path)
+        self.start_ns = start_ns
+        self.end_ns = end_ns
         self.line = 1
         self.torn = False
         self.compressed_read = 0
@@ -217,11 +223,12 @@ class FeedReader:
     def _error(self, text: str) -> FeedError:
         return FeedError(f"feed {self.path}, line {self.line}: {text}")
 
-    def _read_lines(self) -> Iterator[bytes]:
+    def _read_lines(self, offset: int = 0) -> Generator[bytes, None, None]:
+        self._file.seek(offset)
         head = self._file.read(4)
-        self._file.seek(0)
+        self._file.seek(offset)
         stream: Any = self._file
-        if head == b"\x28\xb5\x2f\xfd":
+        if head == MAGIC_ZSTD:
             stream = zstandard.ZstdDecompressor().stream_reader(
                 self._file, read_across_frames=True, read_size=READ_SIZE
             )
@@ -240,12 +247,44 @@ class FeedReader:
                 raise self._error(f"expected lines below {LINE_LIMIT} bytes")
             yield from lines
         # a compressed file cut between two lines shows no rest: its missing end of frame does
-        self.torn = bool(rest) or (stream is not self._file and not _whole(self.path))
+        self.torn = bool(rest) or (stream is not self._file and not self._is_whole())
+
+    def _is_whole(self) -> bool:
+        return all(block.complete for block in walk(self.path))
+
+    def _skip_blocks(self) -> None:
+        # start at the last block whose first record is not after the start
+        blocks = list(walk(self.path))
+        low, high = 0, len(blocks) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            first = self._first_stamp(blocks[middle])
+            low, high = (middle, high) if 0 < first < self.start_ns else (low, middle - 1)
+        if low:
+            self._lines.close()
+            self._lines = self._read_lines(blocks[low].offset)
+
+    def _first_stamp(self, block: Block) -> int:
+        with self.path.open("rb") as file:
+            file.seek(block.offset)
+            stream = zstandard.ZstdDecompressor().stream_reader(file)
+            try:
+                stamp = stream.read(64).partition(b" ")[0]
+            except zstandard.ZstdError:
+                return 0
+        return int(stamp) if stamp.isdigit() else 0
 
     def __iter__(self) -> Iterator[Record]:
         last_ns = 0
+        if self.start_ns and self.line == 1:
+            self._skip_blocks()
+        skip_ns, end_ns = self.start_ns, self.end_ns
         for line in self._lines:
             self.line += 1
+            if skip_ns:
+                stamp = line.partition(b" ")[0]
+                if stamp.isdigit() and int(stamp) < skip_ns:
+                    continue
             try:
                 record = decode_line(line)
             except FeedError as error:
@@ -255,6 +294,8 @@ class FeedReader:
                     f"expected a receive time not before {last_ns}, was {record.received_ns}"
                 )
             last_ns = record.received_ns
+            if end_ns is not None and last_ns >= end_ns:
+                return
             yield record
 
     def close(self) -> None:
@@ -271,18 +312,3 @@ class FeedReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _whole(path: Path) -> bool:
-    # tell whether the last zstd frame is complete, by walking frames without keeping their content
-    data = path.read_bytes()
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            frame.decompress(data)
-        except zstandard.ZstdError:
-            return False
-        if not frame.eof:
-            return False
-        data = frame.unused_data
-    return True

@@ -327,7 +327,7 @@ class BinanceRest(Rest):
 
     def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
         handlers = {
-            "/api/v3/ping": (1, lambda q: answer({})),
+            "/api/v3/ping": (1, self._ping),
             "/api/v3/time": (1, self._time),
             "/api/v3/exchangeInfo": (20, self._exchange_info),
             "/api/v3/depth": (self._depth_weight(query), self._depth),
@@ -394,6 +394,9 @@ class BinanceRest(Rest):
             return chosen
         rows = [row(market) for market in chosen]
         return answer(rows[0] if "symbol" in query else rows)
+
+    def _ping(self, query: Mapping[str, str]) -> Answer:
+        return answer({})
 
     def _time(self, query: Mapping[str, str]) -> Answer:
         return answer({"serverTime": self.engine.now_ns // MILLISECOND_NS})

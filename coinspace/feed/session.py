@@ -53,6 +53,18 @@ class Rolling:
         )
 
 
+class Refused(Exception):
+    """A request that the exchange answers with an error and a close."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name)
+        self.name = name
+        self.message = message
+
+
+WRONG_FORMAT = ("WRONG_FORMAT", "Format 이 맞지 않습니다.")
+
+
 class Session:
     """Base: one connection's subscription.
 
@@ -120,6 +132,7 @@ class KoreanSession(Session):
         ("is_only_realtime", "isOnlyRealtime"),
     )
     default_level = 0
+    no_type = ("NO_TYPE", "type 필드가 존재하지 않습니다.")
     message_limits: tuple[tuple[float, int], ...] = ((1.0, 5), (60.0, 100))
 
     def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
@@ -169,46 +182,43 @@ class KoreanSession(Session):
             parts = orjson.loads(text)
         except orjson.JSONDecodeError:
             parts = None
+        try:
+            self._request(parts)
+        except Refused as refused:
+            self._error(refused.name, refused.message)
+
+    def _request(self, parts: Any) -> None:
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-            return self._error("WRONG_FORMAT", "Format 이 맞지 않습니다.")
+            raise Refused(*WRONG_FORMAT)
         ticket = next((part["ticket"] for part in parts if "ticket" in part), None)
         if not isinstance(ticket, str) or not ticket:
-            return self._error("NO_TICKET", "티켓이 존재하지 않거나, 유효하지 않습니다.")
+            raise Refused("NO_TICKET", "티켓이 존재하지 않거나, 유효하지 않습니다.")
         self._ticket = ticket
         wanted = next((part["format"] for part in parts if "format" in part), None)
         if wanted is not None:
             self.format = wanted if wanted in self.formats else "DEFAULT"
         if any(part.get("method") == "LIST_SUBSCRIPTIONS" for part in parts):
-            return self._list()
-        asked = [part for part in parts if not {"ticket", "format", "method"} & set(part)]
+            self._list()
+            return
         if wanted is None:
             self.format = "DEFAULT"
+        asked = [part for part in parts if not {"ticket", "format", "method"} & set(part)]
         if not any("type" in part for part in asked):
-            return self._no_type()
-        channels = []
-        for part in asked:
-            channel = self._channel(part)
-            if channel is None:
-                return None
-            channels.append(channel)
+            raise Refused(*self.no_type)
         # 1.
-        self.channels = channels
-        self.changed(channels)
-        return None
+        self.channels = [self._channel(part) for part in asked]
+        self.changed(self.channels)
 
-    def _no_type(self) -> None:
-        self._error("NO_TYPE", "type 필드가 존재하지 않습니다.")
-
-    def _channel(self, part: dict[str, Any]) -> Channel | None:
+    def _channel(self, part: dict[str, Any]) -> Channel:
         kind, codes = part.get("type"), part.get("codes")
         if kind is None:
-            return self._no_type()
+            raise Refused(*self.no_type)
         if kind not in TYPES and not str(kind).startswith("candle."):
-            return self._error("INVALID_PARAM", f"{kind} 은 지원하지 않는 타입입니다.")
+            raise Refused("INVALID_PARAM", f"{kind} 은 지원하지 않는 타입입니다.")
         if not isinstance(codes, list):
-            return self._error("NO_CODES", "codes 필드가 존재하지 않습니다.")
+            raise Refused("NO_CODES", "codes 필드가 존재하지 않습니다.")
         if not codes:
-            return self._error("INVALID_PARAM", "codes 필드가 비어 있습니다.")
+            raise Refused("INVALID_PARAM", "codes 필드가 비어 있습니다.")
         only_snapshot = any(part.get(flag) is True for flag in self.flags[0])
         only_realtime = any(part.get(flag) is True for flag in self.flags[1])
         channel = Channel(kind, [], snapshot=not only_realtime, realtime=not only_snapshot)
@@ -218,19 +228,19 @@ class KoreanSession(Session):
             channel.units[name] = self._n_units(suffix) if dot else self.most_units
         level = part.get("level", self.default_level)
         channel.level = int(level) if isinstance(level, (int, float)) else self.default_level
-        return self._check_level(channel)
+        self._check_level(channel)
+        return channel
 
     def _n_units(self, suffix: str) -> int:
         n = int(suffix) if suffix.isdigit() else 0
         return n if n in self.unit_choices else self.most_units
 
-    def _check_level(self, channel: Channel) -> Channel | None:
+    def _check_level(self, channel: Channel) -> None:
         # 3. the whole channel stays silent
         for code in channel.codes:
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
                 channel.silent = True
-        return channel
 
     def _list(self) -> None:
         short = self.is_simple
@@ -279,16 +289,13 @@ class BithumbSession(KoreanSession):
     formats = ("DEFAULT", "SIMPLE")
     flags = (("isOnlySnapshot",), ("isOnlyRealtime",))
     default_level = 1
+    no_type = WRONG_FORMAT
 
-    def _no_type(self) -> None:
-        self._error("WRONG_FORMAT", "Format 이 맞지 않습니다.")
-
-    def _check_level(self, channel: Channel) -> Channel | None:
+    def _check_level(self, channel: Channel) -> None:
         for code in channel.codes:
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
-                return self._error("WRONG_FORMAT", "Format 이 맞지 않습니다.")
-        return channel
+                raise Refused(*WRONG_FORMAT)
 
 
 def parse_stream(stream: str) -> tuple[str, str] | None:

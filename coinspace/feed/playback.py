@@ -1,0 +1,431 @@
+"""Recordings as a server's source: a client gets the recorded frames that it subscribes to.
+
+Without `clients` every connection plays its exchange's feeds for itself, from the beginning, once
+it has subscribed. With `clients=N` all feeds run on one clock that starts when N connections have
+subscribed; who comes later joins in the middle, as live.
+
+A recorded depth snapshot is answered at its place in the stream: a request that comes earlier waits
+for it, and the playing waits there for a request that has not come yet, so that the client applies
+exactly the updates after the snapshot. Later requests get the book as of the frame played last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from coinspace.clock import now_ns
+from coinspace.errors import FeedError
+from coinspace.feed.connection import Connection
+from coinspace.feed.format import FeedReader, Record
+from coinspace.feed.merge import merge
+from coinspace.feed.recorded import (
+    Label,
+    LocalBook,
+    binance_trade,
+    depth_symbol,
+    exchange_info,
+    korean_rest,
+    label,
+    market_list,
+    trimmed,
+    unwrapped,
+    wrapped,
+)
+from coinspace.feed.rest import Answer, answer
+from coinspace.feed.session import BinanceSession
+
+if TYPE_CHECKING:
+    from coinspace.feed.server import ExchangeServer
+
+# a collector may send several SUBSCRIBE frames, 300 ms apart because of the message limit
+SETTLE_S = 0.5
+HOLD_S = 10.0
+INDEX_RECORDS = 50_000
+KEPT_TRADES = 500
+YIELD_RECORDS = 100
+
+
+@dataclass
+class Index:
+    """What a recording holds, from its first records. symbols: as the exchange spells them."""
+
+    symbols: set[str] = field(default_factory=set)
+    snapshots: dict[str, bytes] = field(default_factory=dict)
+
+
+class Playing:
+    """One run through feeds.
+
+    Attributes: played (frames), sent (to any client), last (kind, symbol) -> payload, trades.
+    """
+
+    def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
+        self.owner = owner
+        self.exchanges = exchanges
+        self.targets: Callable[[], list[Connection]] = list
+        self.position = 0
+        self.played = 0
+        self.sent = 0
+        self.finished = False
+        self.last: dict[tuple[str, str], bytes] = {}
+        self.trades: dict[str, deque[bytes]] = {}
+        self.pending = set(owner.pending)
+        self.reached: dict[str, bytes] = {}
+        self.requested: set[str] = set()
+        self.changed = asyncio.Event()
+        self._held_s = 0.0
+
+    def notify(self) -> None:
+        """Wake whoever waits for a snapshot or a request."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def wait(self, ready: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until a condition that `notify` follows holds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while not ready():
+            left = until - loop.time()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), left)
+        return True
+
+    async def run(self) -> None:
+        """Play to the end."""
+        readers = self.owner.readers(self.exchanges)
+        loop = asyncio.get_running_loop()
+        speed, begin_s, first_ns = self.owner.speed, loop.time(), 0
+        try:
+            for reader, record in merge(readers):
+                if math.isfinite(speed):
+                    first_ns = first_ns or record.received_ns
+                    due = begin_s + self._held_s + (record.received_ns - first_ns) / 1e9 / speed
+                    if due - loop.time() > 0.0005:
+                        await asyncio.sleep(due - loop.time())
+                await self._play(reader.exchange, record)
+                self.position += 1
+                if self.position % YIELD_RECORDS == 0:
+                    await asyncio.sleep(0)
+        finally:
+            for reader in readers:
+                reader.close()
+        self.finished = True
+        self.notify()
+
+    async def _play(self, exchange: str, record: Record) -> None:
+        if record.direction == "<":
+            self.played += 1
+            await self._frame(exchange, record.payload)
+        elif record.direction == "GET":
+            symbol = depth_symbol(record)
+            if symbol is not None:
+                await self._snapshot(symbol, record.payload)
+
+    async def _frame(self, exchange: str, payload: bytes) -> None:
+        what = label(exchange, payload)
+        if not what.kinds:
+            return
+        self.last[what.kinds[0], what.symbol] = payload
+        if what.kinds[0] == "trade":
+            self.trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
+        for connection in self.targets():
+            if connection.exchange != exchange or not connection.is_open:
+                continue
+            kind = next((k for k in what.kinds if connection.session.wants(k, what.symbol)), None)
+            if kind is not None:
+                connection.deliver(_spelled(connection, kind, what, payload), kind, what.symbol)
+                self.sent += 1
+                await connection.drain()
+
+    def wants_depth(self, symbol: str) -> bool:
+        """Tell whether a client builds a book of a symbol."""
+        return any(
+            connection.is_open
+            and isinstance(connection.session, BinanceSession)
+            and any(
+                stream.startswith(f"{symbol.lower()}@depth")
+                for stream in connection.session.streams
+            )
+            for connection in self.targets()
+        )
+
+    async def _snapshot(self, symbol: str, payload: bytes) -> None:
+        self.reached[symbol] = payload
+        self.notify()
+        if symbol in self.pending and self.wants_depth(symbol):
+            loop = asyncio.get_running_loop()
+            begin_s = loop.time()
+            await self.wait(lambda: symbol in self.requested, self.owner.hold_s)
+            self._held_s += loop.time() - begin_s
+        self.pending.discard(symbol)
+
+    async def depth(self, symbol: str, limit: int) -> bytes | None:
+        """Return the snapshot for a request that comes now."""
+        if symbol in self.pending:
+            self.requested.add(symbol)
+            self.notify()
+            found = await self.wait(
+                lambda: symbol in self.reached or self.finished, self.owner.patience_s
+            )
+            if found and symbol in self.reached:
+                return trimmed(self.reached[symbol], limit)
+        return self._rebuild(symbol, limit)
+
+    def _rebuild(self, symbol: str, limit: int) -> bytes | None:
+        book = LocalBook()
+        readers = self.owner.readers(self.exchanges, whole=True)
+        last_ns = self.owner.start_ns
+        position = 0
+        try:
+            for reader, record in merge(readers):
+                if record.received_ns >= last_ns:
+                    position += 1
+                if position > self.position:
+                    break
+                if depth_symbol(record) == symbol:
+                    book.restart(record.payload)
+                elif record.direction == "<" and reader.exchange == "binance":
+                    what = label("binance", record.payload)
+                    kind = what.kinds[0] if what.kinds else ""
+                    if what.symbol == symbol.lower() and kind in ("depth@100ms", "depth"):
+                        book.apply(record.payload)
+        finally:
+            for reader in readers:
+                reader.close()
+        return book.answer(limit) if book.id else None
+
+
+def _spelled(connection: Connection, kind: str, what: Label, payload: bytes) -> bytes:
+    session = connection.session
+    if isinstance(session, BinanceSession) and session.combined != what.wrapped:
+        if what.wrapped:
+            return unwrapped(payload)
+        return wrapped(f"{what.symbol}@{kind}", payload)
+    return payload
+
+
+class Playback:
+    """Serve recordings.
+
+    Args:
+        paths: feeds of any exchanges.
+        speed: times real time, math.inf = as fast as the clients read.
+        clients: 0 = each connection for itself, N = one clock for all, from N subscriptions on.
+        loop: begin anew at the end; connections are closed (1001) in between.
+        start_ns, end_ns: part of the recordings. hold_s: how long playing waits for a request.
+        on_finish: called with the facts of each run.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path | str],
+        *,
+        speed: float = 1.0,
+        clients: int = 0,
+        loop: bool = False,
+        start_ns: int = 0,
+        end_ns: int | None = None,
+        hold_s: float = HOLD_S,
+        settle_s: float = SETTLE_S,
+        on_finish: Callable[[dict[str, Any]], None] = lambda facts: None,
+    ) -> None:
+        if not paths:
+            raise FeedError("replay: expected at least one feed, was none")
+        if not speed > 0:
+            raise FeedError(f"speed: expected a number above 0 or max, was {speed}")
+        self.paths = [Path(path) for path in paths]
+        self.speed = speed
+        self.clients = clients
+        self.loop = loop
+        self.start_ns = start_ns
+        self.end_ns = end_ns
+        self.hold_s = hold_s
+        self.settle_s = settle_s
+        # a request may come long before its snapshot when the recorder was slow to ask
+        self.patience_s = 60.0
+        self.on_finish = on_finish
+        self.indices: dict[str, Index] = {}
+        self.by_exchange: dict[str, list[Path]] = {}
+        self.pending: set[str] = set()
+        for path in self.paths:
+            self._read_index(path)
+        self.exchanges = tuple(self.by_exchange)
+        self._tasks: dict[Any, asyncio.Task[None]] = {}
+        self._playing: dict[Any, Playing] = {}
+
+    def _read_index(self, path: Path) -> None:
+        with FeedReader(path) as reader:
+            exchange = reader.exchange
+            self.by_exchange.setdefault(exchange, []).append(path)
+            index = self.indices.setdefault(exchange, Index())
+            for n, record in enumerate(reader):
+                if n >= INDEX_RECORDS:
+                    break
+                symbol = depth_symbol(record)
+                if symbol is not None:
+                    index.snapshots.setdefault(symbol, record.payload)
+                    if record.received_ns >= self.start_ns:
+                        self.pending.add(symbol)
+                elif record.direction == "<":
+                    found = label(exchange, record.payload).symbol
+                    if found:
+                        index.symbols.add(found.upper())
+
+    def readers(self, exchanges: Sequence[str], *, whole: bool = False) -> list[FeedReader]:
+        """Open the feeds of some exchanges, the chosen part or everything up to its end."""
+        start_ns = 0 if whole else self.start_ns
+        return [
+            FeedReader(path, start_ns=start_ns, end_ns=self.end_ns)
+            for exchange in exchanges
+            for path in self.by_exchange.get(exchange, [])
+        ]
+
+    # source
+
+    async def start(self, server: ExchangeServer) -> None:
+        self.server = server
+
+    async def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        for task in list(self._tasks.values()):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def connected(self, connection: Connection) -> None:
+        connection.session.changed = lambda added: self._subscribed(connection)
+        if isinstance(connection.session, BinanceSession) and connection.session.streams:
+            self._subscribed(connection)
+
+    def disconnected(self, connection: Connection) -> None:
+        if not self.clients:
+            task = self._tasks.pop(connection, None)
+            if task is not None:
+                task.cancel()
+            self._playing.pop(connection, None)
+
+    def _subscribed(self, connection: Connection) -> None:
+        connection.data["subscribed"] = True
+        key: Any = None if self.clients else connection
+        waiting = self._playing.get(key)
+        if waiting is not None and waiting.position:
+            return
+        if self.clients:
+            ready = [c for c in self.server.all_connections() if c.data.get("subscribed")]
+            if len(ready) < self.clients:
+                return
+        if key in self._tasks:
+            self._tasks.pop(key).cancel()
+        exchanges = self.exchanges if self.clients else (connection.exchange,)
+        playing = self._playing[key] = Playing(self, exchanges)
+        if self.clients:
+            playing.targets = self.server.all_connections
+        else:
+            playing.targets = lambda: [connection]
+        self._tasks[key] = asyncio.create_task(self._run(playing, key))
+
+    async def _run(self, playing: Playing, key: Any) -> None:
+        await asyncio.sleep(self.settle_s)
+        while True:
+            await playing.run()
+            self.on_finish(
+                {
+                    "finished": True,
+                    "exchanges": list(playing.exchanges),
+                    "frames": playing.played,
+                    "sent": playing.sent,
+                }
+            )
+            if not self.loop:
+                return
+            for connection in playing.targets():
+                connection.session.end(1001, "end of recording", 0.0)
+            if key is not None:
+                return
+            targets = playing.targets
+            playing = self._playing[key] = Playing(self, playing.exchanges)
+            playing.targets = targets
+            while len(self.server.all_connections()) < self.clients:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(self.settle_s)
+
+    # REST
+
+    def _newest(self, exchange: str, symbol: str | None = None) -> Playing | None:
+        for playing in reversed(list(self._playing.values())):
+            if exchange in playing.exchanges and (
+                symbol is None or exchange != "binance" or playing.wants_depth(symbol)
+            ):
+                return playing
+        return None
+
+    async def rest(self, exchange: str, path: str, query: dict[str, str]) -> Answer:
+        if exchange == "binance":
+            return await self._binance(path, query)
+        return self._korean(exchange, path, query)
+
+    async def _binance(self, path: str, query: dict[str, str]) -> Answer:
+        index = self.indices["binance"]
+        symbol = query.get("symbol", "")
+        now_ms = now_ns() // 1_000_000
+        if path == "/api/v3/ping":
+            return answer({})
+        if path == "/api/v3/time":
+            return answer({"serverTime": now_ms})
+        if path == "/api/v3/exchangeInfo":
+            asked = orjson.loads(query["symbols"]) if "symbols" in query else [symbol]
+            wanted = {one for one in asked if one} or index.symbols
+            if wanted <= index.symbols:
+                return answer(exchange_info(wanted, now_ms))
+        elif path == "/api/v3/depth":
+            limit = int(query.get("limit", "100"))
+            playing = self._newest("binance", symbol)
+            if playing is not None:
+                found = await playing.depth(symbol, limit)
+            else:
+                snapshot = index.snapshots.get(symbol)
+                found = trimmed(snapshot, limit) if snapshot else None
+            if found is not None:
+                return answer(found)
+        elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in index.symbols:
+            playing = self._newest("binance")
+            frames = playing.trades.get(symbol.lower(), ()) if playing else ()
+            rows = [binance_trade(frame) for frame in frames]
+            if "fromId" in query:
+                rows = [row for row in rows if row["id"] >= int(query["fromId"])]
+            return answer(rows[-int(query.get("limit", "500")) :])
+        if symbol in index.symbols or not path.startswith("/api/v3/"):
+            return answer({"code": -1000, "msg": f"{path} is not in this recording"}, 404)
+        return answer({"code": -1121, "msg": "Invalid symbol."}, 400)
+
+    def _korean(self, exchange: str, path: str, query: dict[str, str]) -> Answer:
+        index = self.indices[exchange]
+        if path == "/v1/market/all":
+            return answer(market_list(index.symbols))
+        status = 200 if exchange == "bithumb" else 404
+        playing = self._newest(exchange)
+        codes = [c for c in query.get("markets", query.get("market", "")).upper().split(",") if c]
+        if path not in ("/v1/orderbook", "/v1/ticker", "/v1/trades/ticks") or any(
+            code not in index.symbols for code in codes
+        ):
+            return answer({"error": {"name": 404, "message": "Code not found"}}, status)
+        if playing is None:
+            return answer([])
+        if path == "/v1/trades/ticks":
+            count = int(query.get("count", "1"))
+            frames = list(playing.trades.get(codes[0], ())) if codes else []
+            return answer([korean_rest(frame) for frame in reversed(frames[-count:])])
+        kind = "orderbook" if path == "/v1/orderbook" else "ticker"
+        known = [playing.last[kind, code] for code in codes if (kind, code) in playing.last]
+        return answer([korean_rest(frame) for frame in known])
