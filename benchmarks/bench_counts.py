@@ -1,0 +1,70 @@
+"""Instructions and allocations per frame: the regression gates that load cannot blur.
+
+A parser that got slower executes more instructions long before a noisy clock shows it, and a single
+allocation on the hot path is a page fault waiting for its moment.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from benchmarks.counts import allocations, instructions, missing
+from benchmarks.frames import INPUT
+from benchmarks.measure import Benchmark, Result, gated
+
+STAGE = "parse"
+# kind -> numbers of one frame, gate and goal of instructions per number
+NUMBERS = {
+    "upbit-book": (120, 115.0, 85.0),
+    "upbit-book-simple": (120, 115.0, 85.0),
+    "bithumb-book": (60, 115.0, 85.0),
+    "binance-depth20": (80, 105.0, 85.0),
+    "binance-diff": (96, 105.0, 85.0),
+}
+# a Python object more or less in the interpreter's own work
+COUNT_SLACK = 0.02
+
+counted_instructions = cache(instructions)
+counted_allocations = cache(allocations)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_instructions(benchmark: Benchmark, kind: str) -> None:
+    if reason := missing("instructions"):
+        pytest.skip(reason)
+
+    def measure(_rounds: int) -> Result:
+        numbers, gate, goal = NUMBERS[kind]
+        count = counted_instructions()[f"parse {kind}"]
+        result = Result(STAGE, f"{kind}, instructions", "instructions", INPUT)
+        result.figures = {"per frame": count}
+        for name, other in counted_instructions().items():
+            if name == f"orjson {kind}":
+                result.figures["orjson.loads per frame"] = other
+        result.check(
+            "instructions per number",
+            count / numbers,
+            gate=gate,
+            goal=goal,
+            better="lower",
+            slack=COUNT_SLACK,
+        )
+        return result
+
+    gated(benchmark, measure)
+
+
+def test_allocations(benchmark: Benchmark) -> None:
+    if reason := missing("allocations"):
+        pytest.skip(reason)
+
+    def measure(_rounds: int) -> Result:
+        result = Result(STAGE, "allocations", "malloc calls/frame", INPUT)
+        for name, (own, _others) in counted_allocations().items():
+            gate = 0.0 if name.startswith("parse") else None
+            result.check(name, own, gate=gate, goal=gate, better="lower", slack=0)
+        return result
+
+    gated(benchmark, measure)

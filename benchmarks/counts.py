@@ -1,0 +1,177 @@
+"""Instructions and allocations of one frame: counts, so they do not depend on the machine's load.
+
+`instructions` runs the cases below under callgrind, `allocations` under a malloc counter, each in a
+process of its own whose counting starts after a warm-up pass. Instructions need valgrind with its
+headers (Debian: valgrind), both need a C compiler; `missing()` says what is not there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+FOLDER = Path("build/bench/native")
+SOURCES = Path(__file__).parent / "native"
+HEADERS = (Path("/usr/include"), Path("/usr/local/include"))
+TIMEOUT_S = 600
+# frames counted after the warm-up
+PASSES = 16
+# the loop that calls the parser: its count is taken from the others'
+LOOP = "loop alone"
+
+# name -> (frames, a pass over them)
+Case = tuple[int, Callable[[], object]]
+
+
+def cases() -> dict[str, Case]:
+    """Return what is counted: each kind of frame through its parser, and orjson beside it."""
+    from benchmarks.frames import diffs, frames
+    from coinspace._ext.binance import BinanceParser
+    from coinspace._ext.bithumb import BithumbParser
+    from coinspace._ext.upbit import UpbitParser
+
+    makers = {"upbit": UpbitParser, "bithumb": BithumbParser, "binance": BinanceParser}
+    made: dict[str, Case] = {}
+    for kind in (
+        "upbit-book",
+        "upbit-book-simple",
+        "bithumb-book",
+        "binance-depth20",
+        "binance-diff",
+        "upbit-trade",
+        "binance-trade",
+        "upbit-ticker",
+        "binance-ticker",
+    ):
+        batch = diffs() if kind == "binance-diff" else frames(kind)
+        made[f"parse {kind}"] = len(batch), _each(makers[kind.split("-")[0]]().parse, batch)
+    made["orjson upbit-book"] = 64, _each(orjson.loads, frames("upbit-book"))
+    made["orjson binance-depth20"] = 64, _each(orjson.loads, frames("binance-depth20"))
+    made[LOOP] = 64, _each(callable, frames("upbit-book"))
+    return made
+
+
+def _each(call: Callable[[bytes], object], batch: list[bytes]) -> Callable[[], object]:
+    def run() -> None:
+        for frame in batch:
+            call(frame)
+
+    return run
+
+
+def missing(tool: str) -> str | None:
+    """Return why a count cannot be made here, None when it can. tool: instructions, allocations."""
+    if not (shutil.which("gcc") or shutil.which("cc")):
+        return "no C compiler (Debian: apt-get install gcc)"
+    if sys.platform != "linux":
+        return f"expected linux, was {sys.platform}"
+    if tool == "instructions":
+        if not shutil.which("valgrind"):
+            return "no valgrind (Debian: apt-get install valgrind)"
+        if not any((folder / "valgrind/callgrind.h").exists() for folder in HEADERS):
+            return "no valgrind/callgrind.h (Debian: apt-get install valgrind)"
+    return None
+
+
+def _compiled(name: str) -> Path:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    source, library = SOURCES / f"{name}.c", FOLDER / f"{name}.so"
+    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+        compiler = shutil.which("gcc") or "cc"
+        subprocess.run(
+            [compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
+        )
+    return library.resolve()
+
+
+def _child(tool: str, library: Path, prefix: list[str], extra: dict[str, str]) -> str:
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "benchmarks.counts", tool, str(library)],
+        env={**os.environ, "PYTHONHASHSEED": "0", **extra},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"counting {tool}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def instructions() -> dict[str, float]:
+    """Return instructions per frame of each case, without those of the loop around it."""
+    library = _compiled("callgrind")
+    for old in FOLDER.glob("callgrind.out*"):
+        old.unlink()
+    prefix = [
+        "valgrind",
+        "--tool=callgrind",
+        "--instr-atstart=no",
+        "--collect-atstart=no",
+        f"--callgrind-out-file={FOLDER.resolve() / 'callgrind.out'}",
+    ]
+    # PYTHONMALLOC=malloc is not set: pymalloc is what runs in production
+    events = orjson.loads(_child("instructions", library, prefix, {}))
+    counted: dict[str, float] = {}
+    for path in FOLDER.glob("callgrind.out.*"):
+        text = path.read_text(errors="replace")
+        name = re.search(r"^desc: Trigger: Client Request: (.+)$", text, re.M)
+        total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+        if name and total:
+            counted[name[1]] = int(total[1]) / events[name[1]]
+    loop = counted.pop(LOOP)
+    return {name: count - loop for name, count in counted.items()}
+
+
+def allocations() -> dict[str, tuple[float, float]]:
+    """Return calls of malloc, calloc and realloc per frame: (by our thread, by other threads)."""
+    library = _compiled("allocations")
+    extra = {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
+    counted = orjson.loads(_child("allocations", library, [], extra))
+    loop, _ = counted.pop(LOOP)
+    return {name: (own - loop, others) for name, (own, others) in counted.items()}
+
+
+def _count_instructions(library: ctypes.CDLL) -> None:
+    events = {}
+    for name, (n, run) in cases().items():
+        run()
+        label = name.encode()
+        library.start_counting()
+        for _ in range(PASSES):
+            run()
+        library.stop_counting(label)
+        events[name] = n * PASSES
+    print(orjson.dumps(events).decode())
+
+
+def _count_allocations(library: ctypes.CDLL) -> None:
+    library.stop_counting.restype = ctypes.c_long
+    library.stop_counting.argtypes = [ctypes.POINTER(ctypes.c_long)]
+    others, result = ctypes.c_long(), {}
+    pointer = ctypes.byref(others)
+    for name, (n, run) in cases().items():
+        run()
+        run()
+        library.start_counting()
+        for _ in range(PASSES):
+            run()
+        own = library.stop_counting(pointer)
+        result[name] = (own / n / PASSES, others.value / n / PASSES)
+    print(orjson.dumps(result).decode())
+
+
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()
+    counter = {"instructions": _count_instructions, "allocations": _count_allocations}[sys.argv[1]]
+    counter(ctypes.CDLL(sys.argv[2]))
