@@ -329,6 +329,34 @@ class EndpointSettings(Section):
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
 
 
+class TuningSettings(Section):
+    """What to give up for latency; all off by default. Patterns match process names."""
+
+    cpus: Annotated[
+        dict[str, list[int]],
+        Field(description="pattern -> processors, as {'orderbook-collector-*' = [2]}"),
+    ] = {}
+    spin: Annotated[
+        list[str],
+        Field(description="patterns of processes that use a whole processor, asleep never"),
+    ] = []
+    nice: Annotated[
+        int, Field(ge=-20, le=19, description="added to every process; below 0 needs permission")
+    ] = 0
+    gc: Annotated[
+        Literal["on", "frozen", "off"],
+        Field(
+            description="frozen: start-up's objects are not looked at again, and collections rare"
+        ),
+    ] = "on"
+    receive_buffer: Annotated[
+        int, Field(ge=0, le=1 << 30, description="bytes per exchange socket; 0 = the system's")
+    ] = 0
+    busy_poll_us: Annotated[
+        int, Field(ge=0, le=1000, description="SO_BUSY_POLL of exchange sockets; 0 = off")
+    ] = 0
+
+
 class Settings(BaseSettings):
     """Everything that can be configured."""
 
@@ -345,6 +373,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
+    tuning: TuningSettings = Field(default_factory=TuningSettings)
 
     @classmethod
     def settings_customise_sources(

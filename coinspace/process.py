@@ -20,6 +20,7 @@ import uvloop
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
 State = Literal["starting", "ready", "degraded", "stopping"]
 HEALTH_INTERVAL_S = 1.0
@@ -47,6 +48,8 @@ class Process:
 
     def ready(self) -> None:
         """Say that the process does its work."""
+        if self.state == "starting":
+            tune_collector_of_garbage(self.settings.tuning)
         self._change("ready", None)
 
     def degraded(self, reason: str) -> None:
@@ -118,6 +121,7 @@ def run(
             f"data folder {settings.data}: expected a writable folder, {error};"
             " set `data` or COINSPACE_DATA"
         ) from None
+    tune_process(name, settings.tuning)
     uvloop.run(_run(name, settings, main))
 
 
@@ -126,6 +130,7 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
+    tune_loop(name, settings.tuning, loop)
     watch = asyncio.create_task(process.watch())
     try:
         await main(process)

@@ -1,0 +1,95 @@
+"""What a process gives up for latency: a processor of its own, sleep, garbage collection.
+
+Everything here is off by default. What each setting is worth on a machine, `make bench` measures:
+tuned against default, interleaved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import sys
+from fnmatch import fnmatchcase
+
+import structlog
+
+from coinspace.config import TuningSettings
+
+# allocations before a collection of the youngest generation, once the rest is frozen
+FROZEN_THRESHOLD = 50_000
+# asm-generic/socket.h; not in Python's socket module
+SO_BUSY_POLL = 46
+
+
+def cpus_of(name: str, settings: TuningSettings) -> list[int]:
+    """Return the processors that a process is pinned to; none = wherever the kernel puts it."""
+    for pattern, cpus in settings.cpus.items():
+        if fnmatchcase(name, pattern):
+            return cpus
+    return []
+
+
+def spins(name: str, settings: TuningSettings) -> bool:
+    """Tell whether a process's loop never sleeps."""
+    return any(fnmatchcase(name, pattern) for pattern in settings.spin)
+
+
+def tune_process(name: str, settings: TuningSettings) -> None:
+    """Pin this process and set its priority; what the host refuses is logged, not fatal.
+
+    Threads started later, libzmq's among them, inherit both.
+    """
+    log = structlog.get_logger(name)
+    cpus = cpus_of(name, settings)
+    if cpus and sys.platform == "linux":
+        try:
+            os.sched_setaffinity(0, cpus)
+        except OSError as error:
+            log.warning("not pinned", cpus=cpus, error=str(error))
+    if settings.nice:
+        try:
+            os.nice(settings.nice)
+        except OSError as error:
+            log.warning("priority not changed", nice=settings.nice, error=str(error))
+
+
+def tune_loop(name: str, settings: TuningSettings, loop: asyncio.AbstractEventLoop) -> None:
+    """Keep the loop from sleeping where the process is to spin."""
+    if not spins(name, settings):
+        return
+
+    def again() -> None:
+        # a callback that is always due makes the loop poll instead of wait
+        loop.call_soon(again)
+
+    loop.call_soon(again)
+
+
+def tune_collector_of_garbage(settings: TuningSettings) -> None:
+    """Take what start-up made out of the garbage collector's sight, or stop it altogether.
+
+    Call it when a process is ready. `off` is for processes whose work makes no cycles: what a
+    library leaks in cycles stays until the process ends.
+    """
+    if settings.gc == "on":
+        return
+    gc.collect()
+    gc.freeze()
+    if settings.gc == "off":
+        gc.disable()
+    else:
+        gc.set_threshold(FROZEN_THRESHOLD, 20, 100)
+
+
+def tune_socket(sock: socket.socket, settings: TuningSettings) -> None:
+    """Set a connected TCP socket's buffer and the kernel's busy polling."""
+    log = structlog.get_logger("socket")
+    if settings.receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings.receive_buffer)
+    if settings.busy_poll_us and sys.platform == "linux":
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_BUSY_POLL, settings.busy_poll_us)
+        except OSError as error:
+            log.warning("no busy polling", busy_poll_us=settings.busy_poll_us, error=str(error))
