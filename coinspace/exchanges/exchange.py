@@ -1,0 +1,138 @@
+"""The vocabulary of an exchange module: what `upbit`, `bithumb` and `binance` all define.
+
+Nothing here does I/O. A module says what to send and how to read; the collectors send and receive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from coinspace.config import ExchangeSettings
+from coinspace.market import Market
+
+Stream = Literal["orderbook", "ticker"]
+Purpose = Literal["snapshot", "compare", "trades", "markets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `count` units in any `seconds`."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One connection: its URL, the frames to send once it is open, and the symbols it then delivers."""
+
+    url: str
+    frames: tuple[bytes, ...]
+    symbols: tuple[str, ...]
+    grouped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One REST GET. `group` and `weight` count against the exchange's limits."""
+
+    purpose: Purpose
+    path: str
+    group: str
+    weight: int = 1
+    symbols: tuple[str, ...] = ()
+    # what the stage wants to remember until the answer, never sent
+    context: Any = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RestBook:
+    """A book by REST. `version` orders it against streamed ones: ms of its change, or an update id.
+
+    bids, asks: (price, size), best first, sizes > 0.
+    """
+
+    symbol: str
+    version: int
+    bids: list[tuple[float, float]]
+    asks: list[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class RestTrade:
+    """A trade by REST; `trade_id` is in the REST id space of the exchange."""
+
+    symbol: str
+    trade_id: int
+    exchange_ns: int
+    price: float
+    size: float
+    sell: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A market that an exchange offers; `trading` is false while it is halted or winding down."""
+
+    symbol: str
+    market: Market
+    trading: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an exchange refused something.
+
+    Attributes:
+        fatal: repeating the same request would be refused again.
+        retry_after_s: how long to wait at least, 0 = not said.
+    """
+
+    text: str
+    fatal: bool
+    retry_after_s: float = 0.0
+
+
+class Exchange(Protocol):
+    """The names of an exchange module, in their order."""
+
+    NAME: str
+    # books come as updates to a snapshot, so that a local book is kept
+    UPDATES: bool
+    # trade ids count up by one, so that a missing one shows
+    CONTIGUOUS_TRADES: bool
+    # REST trades carry the ids of streamed ones, so that they may be joined
+    JOINABLE_TRADES: bool
+    # deepest book of the stream, levels per side
+    STREAM_DEPTH: int
+    PING_INTERVAL_S: float
+    # a connection's longest life, 0 = no known limit
+    LIFETIME_S: float
+    CONNECT_LIMIT: Limit
+    # frames that we may send on one connection
+    MESSAGE_LIMITS: tuple[Limit, ...]
+    # by group
+    REST_LIMITS: dict[str, Limit]
+
+    def parser(self, capacity: int) -> Any: ...
+    def symbol_of(self, market: Market) -> str: ...
+    def subscriptions(
+        self, settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+    ) -> list[Subscription]: ...
+    def snapshot_request(self, symbol: str, levels: int) -> Request: ...
+    def compare_requests(self, symbols: Sequence[str]) -> list[Request]: ...
+    def trades_request(self, symbol: str) -> Request: ...
+    def markets_request(self) -> Request: ...
+    def read_books(self, request: Request, payload: bytes) -> list[RestBook]: ...
+    def read_trades(self, request: Request, payload: bytes) -> list[RestTrade]: ...
+    def read_markets(self, payload: bytes) -> list[Listing]: ...
+    def refusal_of_frame(self, detail: dict[str, Any]) -> Refusal: ...
+    def refusal_of_answer(self, status: int, payload: bytes) -> Refusal | None: ...
+
+
+def chunks(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """Split a sequence into pieces of at most `size`."""
+    return [tuple(items[i : i + size]) for i in range(0, len(items), size)]

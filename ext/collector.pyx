@@ -1,0 +1,152 @@
+"""Frames in, messages per market out: what all collectors share."""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc
+from libc.stdlib cimport free
+from libc.string cimport memcmp
+
+from coinspace._ext.parser cimport CONTROL
+from coinspace._ext.parser cimport END
+from coinspace._ext.parser cimport IGNORED
+from coinspace._ext.parser cimport MALFORMED
+from coinspace._ext.parser cimport ORDERBOOK
+from coinspace._ext.parser cimport Parser
+from coinspace._ext.parser cimport TICKER
+from coinspace._ext.parser cimport TRADE
+from coinspace._ext.sink cimport Sink
+
+# a step back of the exchange's time beyond this is its clock, not an old message that came late
+CLOCK_STEP_NS = 60_000_000_000
+# after this long without an accepted message an older time is believed
+PATIENCE_NS = 5_000_000_000
+
+cdef int64_t clock_step_ns = CLOCK_STEP_NS
+cdef int64_t patience_ns = PATIENCE_NS
+
+
+cdef inline uint64_t symbol_hash(const char *symbol, Py_ssize_t size) noexcept nogil:
+    # FNV-1a: symbols are short
+    cdef uint64_t value = <uint64_t>14695981039346656037ULL
+    cdef Py_ssize_t i
+    for i in range(size):
+        value = (value ^ <unsigned char>symbol[i]) * <uint64_t>1099511628211ULL
+    return value
+
+
+cdef bint in_order(MarketEntry market, int64_t exchange_ns, int64_t received_ns) noexcept:
+    if exchange_ns == 0 or exchange_ns >= market.exchange_ns:
+        return True
+    if market.exchange_ns - exchange_ns > clock_step_ns or received_ns - market.received_ns > patience_ns:
+        market.clock_steps += 1
+        return True
+    market.backwards += 1
+    return False
+
+
+cdef class MarketEntry:
+    def __init__(self, int index, str symbol not None, str market not None):
+        self.index = index
+        self.symbol = symbol.encode()
+        self.market = market
+        self.hash = symbol_hash(PyBytes_AS_STRING(self.symbol), PyBytes_GET_SIZE(self.symbol))
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.market} {self.symbol.decode()} frames={self.frames}>"
+
+
+cdef class Collector:
+    """Base of the order book and the ticker collector."""
+
+    def __init__(self, Parser parser not None, Sink sink not None, list markets not None):
+        cdef MarketEntry entry
+        cdef uint64_t slot
+        cdef uint64_t room = 16
+        self.parser = parser
+        self.sink = sink
+        self.markets = markets
+        while room < <uint64_t>(4 * len(markets)):
+            room *= 2
+        self.mask = room - 1
+        self.slots = <void **>calloc(room, sizeof(void *))
+        if self.slots == NULL:
+            raise MemoryError()
+        for entry in markets:
+            slot = entry.hash & self.mask
+            while self.slots[slot] != NULL:
+                slot = (slot + 1) & self.mask
+            self.slots[slot] = <void *>entry
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    cdef void *find(self, const char *symbol, Py_ssize_t size) noexcept:
+        cdef uint64_t wanted = symbol_hash(symbol, size)
+        cdef uint64_t slot = wanted & self.mask
+        cdef MarketEntry entry
+        while self.slots[slot] != NULL:
+            entry = <MarketEntry>self.slots[slot]
+            if entry.hash == wanted and PyBytes_GET_SIZE(entry.symbol) == size and memcmp(
+                PyBytes_AS_STRING(entry.symbol), symbol, size
+            ) == 0:
+                return self.slots[slot]
+            slot = (slot + 1) & self.mask
+        return NULL
+
+    def entry(self, str symbol not None):
+        """Return the market of a symbol, None when it is not collected."""
+        cdef bytes spelled = symbol.encode()
+        cdef void *found = self.find(PyBytes_AS_STRING(spelled), PyBytes_GET_SIZE(spelled))
+        return <MarketEntry>found if found != NULL else None
+
+    cdef int feed(self, const char *frame, Py_ssize_t size, int64_t received_ns, int connection) except -1:
+        cdef Parser parser = self.parser
+        cdef MarketEntry market
+        cdef void *found
+        cdef int kind
+        self.frames += 1
+        self.bytes_received += size
+        parser.begin(frame, size)
+        while True:
+            kind = parser.next()
+            if kind == END:
+                return 0
+            if kind == ORDERBOOK or kind == TICKER or kind == TRADE:
+                self.messages += 1
+                found = self.find(parser.symbol, parser.symbol_size)
+                if found == NULL:
+                    self.unknown_symbols += 1
+                    continue
+                market = <MarketEntry>found
+                market.frames += 1
+                self.take(market, kind, frame, size, received_ns, connection)
+                market.received_ns = received_ns
+            elif kind == IGNORED:
+                self.ignored += 1
+            elif kind == CONTROL:
+                self.controls += 1
+                self.on_control(PyBytes_FromStringAndSize(frame, size), received_ns, connection)
+            elif kind == MALFORMED:
+                self.malformed += 1
+                self.on_malformed(PyBytes_FromStringAndSize(frame, size), received_ns, connection)
+                return 0
+
+    cdef int take(
+        self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
+    ) except -1:
+        raise NotImplementedError(f"{type(self).__name__}.take")
+
+    def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0):
+        """Read one frame: the same path as live, for replays and tests."""
+        self.feed(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), received_ns, connection)
+
+    def on_control(self, bytes frame, int64_t received_ns, int connection):
+        """Called for acks, errors, status and shutdown frames."""
+        raise NotImplementedError(f"{type(self).__name__}.on_control")
+
+    def on_malformed(self, bytes frame, int64_t received_ns, int connection):
+        """Called for a frame that cannot be read."""
+        raise NotImplementedError(f"{type(self).__name__}.on_malformed")

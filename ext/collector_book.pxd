@@ -1,0 +1,49 @@
+"""Order books: whole ones replaced, or updates applied to a local book; published per accepted frame."""
+
+from libc.stdint cimport int64_t
+
+from coinspace._ext.collector cimport Collector
+from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.orderbook cimport OrderBook
+from coinspace._ext.sink cimport Topic
+
+
+cdef class BookMarket(MarketEntry):
+    cdef:
+        readonly Topic topic
+        readonly OrderBook book          # None for exchanges that send whole books
+        public bint usable               # the book is complete: updates are applied and published
+        public bint buffering            # updates are kept for a snapshot that is under way
+        readonly bint quiet              # updates are applied and not published
+        readonly int64_t update_id       # final id of the last update applied
+        readonly int64_t changed_ns      # receipt of the last frame that changed the book
+        readonly int64_t applied         # books or updates accepted
+        readonly int64_t published
+        readonly int64_t repeats         # identical to the book before
+        readonly int64_t outdated        # updates that the book already contains
+        readonly int64_t crossed
+        readonly int64_t overlap_skipped # of the newer of two connections, before it has caught up
+        double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
+        double *scratch                  # owned: asks on their way into `levels`
+        readonly Py_ssize_t n_bids
+        readonly Py_ssize_t n_asks
+        readonly Py_ssize_t depth        # published levels per side
+
+    cdef bint same_levels(self, const double *bp, const double *bs, Py_ssize_t n, const double *ap, const double *as_,
+                          Py_ssize_t m) noexcept
+    cdef int keep_levels(self, const double *bp, const double *bs, Py_ssize_t n, const double *ap, const double *as_,
+                         Py_ssize_t m) noexcept
+    cdef int keep_book(self) noexcept
+
+
+cdef class BookCollector(Collector):
+    cdef:
+        readonly bint updates            # the exchange sends updates
+        public object watcher            # None, or called with (BookMarket, received_ns) after each accepted book
+
+    cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1
+    cdef int take_update(
+        self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
+    ) except -1
+    cdef int apply_update(self, BookMarket market, int64_t received_ns) except -1
+    cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

@@ -1,0 +1,283 @@
+"""The order book collector's hot path."""
+
+import numpy as np
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint16_t
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
+from libc.stdlib cimport malloc
+from libc.string cimport memcmp
+from libc.string cimport memcpy
+from libc.string cimport memset
+
+from coinspace._ext.collector cimport Collector
+from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport in_order
+from coinspace._ext.message cimport FLAG_REPEAT
+from coinspace._ext.message cimport HEADER_SIZE
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_ORDERBOOK
+from coinspace._ext.orderbook cimport OrderBook
+from coinspace._ext.parser cimport ORDERBOOK
+from coinspace._ext.parser cimport Parser
+from coinspace._ext.sink cimport Sink
+from coinspace._ext.sink cimport Topic
+
+
+cdef class BookMarket(MarketEntry):
+    """One market's book. `capacity` > 0 keeps a local book of as many levels per side."""
+
+    def __cinit__(self, int index, str symbol, str market, Topic topic, Py_ssize_t depth, Py_ssize_t capacity=0):
+        if depth < 1:
+            raise ValueError(f"depth: expected at least 1 level, was {depth}")
+        self.topic = topic
+        self.depth = depth
+        self.book = OrderBook(capacity) if capacity else None
+        self.levels = <double *>malloc(4 * depth * sizeof(double))
+        self.scratch = <double *>malloc(2 * depth * sizeof(double))
+        if self.levels == NULL or self.scratch == NULL:
+            raise MemoryError()
+
+    def __init__(self, int index, str symbol, str market, Topic topic, Py_ssize_t depth, Py_ssize_t capacity=0):
+        MarketEntry.__init__(self, index, symbol, market)
+
+    def __dealloc__(self):
+        free(self.levels)
+        free(self.scratch)
+
+    cdef bint same_levels(self, const double *bp, const double *bs, Py_ssize_t n, const double *ap, const double *as_,
+                          Py_ssize_t m) noexcept:
+        cdef const double *kept = self.levels
+        return (
+            self.applied > 0 and n == self.n_bids and m == self.n_asks
+            and memcmp(kept, bp, n * sizeof(double)) == 0
+            and memcmp(kept + n, bs, n * sizeof(double)) == 0
+            and memcmp(kept + 2 * n, ap, m * sizeof(double)) == 0
+            and memcmp(kept + 2 * n + m, as_, m * sizeof(double)) == 0
+        )
+
+    cdef int keep_levels(self, const double *bp, const double *bs, Py_ssize_t n, const double *ap, const double *as_,
+                         Py_ssize_t m) noexcept:
+        memcpy(self.levels, bp, n * sizeof(double))
+        memcpy(self.levels + n, bs, n * sizeof(double))
+        memcpy(self.levels + 2 * n, ap, m * sizeof(double))
+        memcpy(self.levels + 2 * n + m, as_, m * sizeof(double))
+        self.n_bids = n
+        self.n_asks = m
+        return 0
+
+    cdef int keep_book(self) noexcept:
+        # sizes go behind the prices actually written, which are fewer than `depth` when the known range is short
+        cdef Py_ssize_t n = self.book.copy_bids(self.levels, self.scratch, self.depth)
+        memcpy(self.levels + n, self.scratch, n * sizeof(double))
+        cdef Py_ssize_t m = self.book.copy_asks(self.levels + 2 * n, self.scratch, self.depth)
+        memcpy(self.levels + 2 * n + m, self.scratch, m * sizeof(double))
+        self.n_bids = n
+        self.n_asks = m
+        return 0
+
+    def top(self):
+        """Return the last accepted book as published: (bids, asks), float64[2, n] copies, best first."""
+        cdef Py_ssize_t n = self.n_bids
+        cdef Py_ssize_t m = self.n_asks
+        both = np.empty(2 * (n + m))
+        cdef double[::1] view = both
+        if n + m:
+            memcpy(&view[0], self.levels, 2 * (n + m) * sizeof(double))
+        return both[:2 * n].reshape(2, n), both[2 * n:].reshape(2, m)
+
+    def forget(self):
+        """Drop the book: nothing of it may be used until a new one is there."""
+        self.usable = False
+        self.update_id = 0
+        self.n_bids = self.n_asks = 0
+        self.exchange_ns = 0
+        if self.book is not None:
+            self.book.reset()
+
+
+cdef class BookCollector(Collector):
+    """Books of one exchange. Subclasses say what to do when a book cannot go on."""
+
+    def __init__(self, Parser parser not None, Sink sink not None, list markets not None, *, bint updates):
+        Collector.__init__(self, parser, sink, markets)
+        self.updates = updates
+
+    cdef int take(
+        self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
+    ) except -1:
+        if kind != ORDERBOOK:
+            self.ignored += 1
+            return 0
+        if self.updates and not self.parser.snapshot:
+            return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
+        return self.take_whole(<BookMarket>market, received_ns, connection)
+
+    cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1:
+        cdef Parser parser = self.parser
+        cdef Py_ssize_t n = min(parser.n_bids, market.depth)
+        cdef Py_ssize_t m = min(parser.n_asks, market.depth)
+        if not in_order(market, parser.exchange_ns, received_ns):
+            return 0
+        if connection > market.primary:
+            market.primary = connection
+        if n and m and parser.bid_price[0] >= parser.ask_price[0]:
+            market.crossed += 1
+            self.on_crossed(market, received_ns)
+            return 0
+        if not market.usable:
+            self.on_whole_book(market, received_ns)
+        market.exchange_ns = parser.exchange_ns
+        market.update_id = parser.final_update_id
+        if market.same_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m):
+            market.repeats += 1
+            market.applied += 1
+            return self.send_book(market, FLAG_REPEAT, received_ns)
+        market.keep_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m)
+        market.changed_ns = received_ns
+        market.applied += 1
+        return self.send_book(market, 0, received_ns)
+
+    cdef int take_update(
+        self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
+    ) except -1:
+        cdef Parser parser = self.parser
+        cdef int64_t first = parser.first_update_id
+        cdef int64_t final = parser.final_update_id
+        if market.buffering:
+            self.on_buffered(market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection)
+        if not market.usable:
+            if not market.buffering:
+                self.on_unsynced(market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection)
+            return 0
+        if final <= market.update_id:
+            market.outdated += 1
+        elif first > market.update_id + 1:
+            if connection != market.primary:
+                # the newer of two connections is ahead: the older one still delivers what lies between
+                market.overlap_skipped += 1
+                return 0
+            self.on_gap(
+                market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection,
+            )
+            return 0
+        else:
+            self.apply_update(market, received_ns)
+        if connection > market.primary:
+            market.primary = connection
+        return 0
+
+    cdef int apply_update(self, BookMarket market, int64_t received_ns) except -1:
+        cdef Parser parser = self.parser
+        cdef OrderBook book = market.book
+        book.apply_levels(
+            parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
+        )
+        market.update_id = parser.final_update_id
+        market.exchange_ns = parser.exchange_ns
+        if book.crossed():
+            market.crossed += 1
+            self.on_crossed(market, received_ns)
+            return 0
+        if market.quiet:
+            return 0
+        market.applied += 1
+        market.changed_ns = received_ns
+        market.keep_book()
+        return self.send_book(market, 0, received_ns)
+
+    cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1:
+        cdef Header header
+        memset(&header, 0, HEADER_SIZE)
+        header.kind = KIND_ORDERBOOK
+        header.flags = <uint16_t>flags
+        header.n_bids = <uint32_t>market.n_bids
+        header.n_asks = <uint32_t>market.n_asks
+        header.exchange_ns = market.exchange_ns
+        header.received_ns = received_ns
+        header.id = market.update_id
+        self.sink.send(market.topic, &header, market.levels, 2 * (market.n_bids + market.n_asks) * sizeof(double))
+        market.published += 1
+        if self.watcher is not None:
+            self.watcher(market, received_ns)
+        return 0
+
+    def publish_again(self, BookMarket market not None, int flags, int64_t received_ns):
+        """Publish the last accepted book once more: proof that it still holds."""
+        self.send_book(market, flags, received_ns)
+
+    def publish_book(self, BookMarket market not None, int flags, int64_t received_ns):
+        """Publish the local book as it stands."""
+        market.keep_book()
+        self.send_book(market, flags, received_ns)
+
+    def load_snapshot(self, BookMarket market not None, bytes payload not None, Py_ssize_t requested):
+        """Read a REST snapshot into the local book.
+
+        Returns: the id of its last update, 0 when the payload is not a snapshot (the book is unchanged).
+        """
+        cdef Parser parser = self.parser
+        parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id <= 0:
+            return 0
+        market.book.load_levels(
+            parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
+            requested,
+        )
+        market.update_id = parser.final_update_id
+        return market.update_id
+
+    def snapshot_id(self, bytes payload not None):
+        """Return the id of a REST snapshot's last update, 0 when the payload is not one."""
+        cdef Parser parser = self.parser
+        parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if parser.next() != ORDERBOOK or not parser.snapshot:
+            return 0
+        return parser.final_update_id
+
+    def apply_buffered(self, BookMarket market not None, bytes frame not None, int64_t received_ns, bint quiet):
+        """Apply the update in a kept frame; a quiet one is not published."""
+        cdef Parser parser = self.parser
+        cdef int kind
+        parser.begin(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+        while True:
+            kind = parser.next()
+            if kind == ORDERBOOK and self.find(parser.symbol, parser.symbol_size) == <void *>market:
+                market.quiet = quiet
+                try:
+                    self.apply_update(market, received_ns)
+                finally:
+                    market.quiet = False
+                return
+            if kind != ORDERBOOK:
+                return
+
+    def on_whole_book(self, BookMarket market, int64_t received_ns):
+        """Called before the first whole book after a start, a loss or a quarantine; sets `usable`."""
+        raise NotImplementedError(f"{type(self).__name__}.on_whole_book")
+
+    def on_unsynced(
+        self, BookMarket market, bytes frame, int64_t first, int64_t final, int64_t received_ns, int connection,
+    ):
+        """Called for an update of a book that is not complete."""
+        raise NotImplementedError(f"{type(self).__name__}.on_unsynced")
+
+    def on_buffered(
+        self, BookMarket market, bytes frame, int64_t first, int64_t final, int64_t received_ns, int connection,
+    ):
+        """Called for each update while `buffering`."""
+        raise NotImplementedError(f"{type(self).__name__}.on_buffered")
+
+    def on_gap(
+        self, BookMarket market, bytes frame, int64_t first, int64_t final, int64_t received_ns, int connection,
+    ):
+        """Called when updates between the book and this one are missing."""
+        raise NotImplementedError(f"{type(self).__name__}.on_gap")
+
+    def on_crossed(self, BookMarket market, int64_t received_ns):
+        """Called when the best bid is not below the best ask: the book is not published."""
+        raise NotImplementedError(f"{type(self).__name__}.on_crossed")

@@ -1,0 +1,51 @@
+"""Tickers and trades: each trade is published once, whatever connection or REST answer it comes from."""
+
+from libc.stdint cimport int64_t
+
+from coinspace._ext.collector cimport Collector
+from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.message cimport TICKER_FIELDS
+from coinspace._ext.sink cimport Topic
+
+
+cdef class RecentIds:
+    """The last ids seen, between `window` and twice as many."""
+    cdef:
+        int64_t *newer           # owned: open addressing, 0 = free
+        int64_t *older           # owned: the generation before
+        Py_ssize_t count         # in `newer`
+        readonly Py_ssize_t window
+        size_t mask
+
+    cdef bint has(self, int64_t id) noexcept
+    # returns whether the id is new
+    cdef bint put(self, int64_t id) noexcept
+
+
+cdef class TickerMarket(MarketEntry):
+    cdef:
+        readonly Topic ticker_topic
+        readonly Topic trade_topic
+        readonly RecentIds ids           # trades already published
+        readonly int64_t trade_id        # largest so far, 0 = none yet
+        readonly int64_t trade_ns        # exchange's time of the newest trade
+        readonly int64_t trade_received_ns
+        readonly double traded           # base volume of all trades published, to compare with the ticker's
+        readonly int64_t tickers
+        readonly int64_t ticker_repeats
+        readonly int64_t trades
+        readonly int64_t trades_by_rest
+        readonly int64_t duplicates
+        double ticker[TICKER_FIELDS]
+
+
+cdef class TickerCollector(Collector):
+    cdef:
+        readonly bint contiguous         # trade ids count up by one
+
+    cdef int take_ticker(self, TickerMarket market, int64_t received_ns, int connection) except -1
+    cdef int take_trade(self, TickerMarket market, int64_t received_ns, int connection) except -1
+    cdef int send_trade(
+        self, TickerMarket market, double price, double size, int flags, int64_t id, int64_t exchange_ns,
+        int64_t received_ns,
+    ) except -1

@@ -1,0 +1,197 @@
+"""The ticker collector's hot path."""
+
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint16_t
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc
+from libc.stdlib cimport free
+from libc.string cimport memcmp
+from libc.string cimport memcpy
+from libc.string cimport memset
+
+from coinspace._ext.collector cimport Collector
+from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport in_order
+from coinspace._ext.message cimport FLAG_REST
+from coinspace._ext.message cimport FLAG_SELL
+from coinspace._ext.message cimport FLAG_SNAPSHOT
+from coinspace._ext.message cimport HEADER_SIZE
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_TICKER
+from coinspace._ext.message cimport KIND_TRADE
+from coinspace._ext.message cimport TICKER_FIELDS
+from coinspace._ext.parser cimport Parser
+from coinspace._ext.parser cimport TICKER
+from coinspace._ext.parser cimport TRADE
+from coinspace._ext.sink cimport Sink
+from coinspace._ext.sink cimport Topic
+
+
+cdef inline bint table_has(const int64_t *table, size_t mask, int64_t id) noexcept nogil:
+    cdef size_t slot = <size_t>((<uint64_t>id * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & mask
+    while table[slot] != 0:
+        if table[slot] == id:
+            return True
+        slot = (slot + 1) & mask
+    return False
+
+
+cdef class RecentIds:
+    def __cinit__(self, Py_ssize_t window=2048):
+        cdef size_t room = 16
+        if window < 1:
+            raise ValueError(f"window: expected at least 1 id, was {window}")
+        while room < <size_t>(2 * window):
+            room *= 2
+        self.window = window
+        self.mask = room - 1
+        self.newer = <int64_t *>calloc(room, sizeof(int64_t))
+        self.older = <int64_t *>calloc(room, sizeof(int64_t))
+        if self.newer == NULL or self.older == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.newer)
+        free(self.older)
+
+    cdef bint has(self, int64_t id) noexcept:
+        return table_has(self.newer, self.mask, id) or table_has(self.older, self.mask, id)
+
+    cdef bint put(self, int64_t id) noexcept:
+        cdef size_t slot
+        cdef int64_t *swap
+        # 0 marks a free slot; no exchange uses it as an id
+        if id == 0 or self.has(id):
+            return False
+        if self.count >= self.window:
+            swap = self.older
+            self.older = self.newer
+            self.newer = swap
+            memset(self.newer, 0, (self.mask + 1) * sizeof(int64_t))
+            self.count = 0
+        slot = <size_t>((<uint64_t>id * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & self.mask
+        while self.newer[slot] != 0:
+            slot = (slot + 1) & self.mask
+        self.newer[slot] = id
+        self.count += 1
+        return True
+
+    def __contains__(self, int64_t id):
+        return self.has(id)
+
+    def add(self, int64_t id):
+        """Remember an id; return whether it is new."""
+        return self.put(id)
+
+
+cdef class TickerMarket(MarketEntry):
+    """One market's ticker and trades."""
+
+    def __init__(self, int index, str symbol, str market, Topic ticker_topic, Topic trade_topic):
+        MarketEntry.__init__(self, index, symbol, market)
+        self.ticker_topic = ticker_topic
+        self.trade_topic = trade_topic
+        self.ids = RecentIds()
+
+
+cdef class TickerCollector(Collector):
+    """Tickers and trades of one exchange."""
+
+    def __init__(self, Parser parser not None, Sink sink not None, list markets not None, *, bint contiguous):
+        Collector.__init__(self, parser, sink, markets)
+        self.contiguous = contiguous
+
+    cdef int take(
+        self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
+    ) except -1:
+        if connection > market.primary:
+            market.primary = connection
+        if kind == TRADE:
+            return self.take_trade(<TickerMarket>market, received_ns, connection)
+        if kind == TICKER:
+            return self.take_ticker(<TickerMarket>market, received_ns, connection)
+        self.ignored += 1
+        return 0
+
+    cdef int take_ticker(self, TickerMarket market, int64_t received_ns, int connection) except -1:
+        cdef Parser parser = self.parser
+        cdef Header header
+        if not in_order(market, parser.exchange_ns, received_ns):
+            return 0
+        if (
+            market.tickers and parser.exchange_ns == market.exchange_ns
+            and memcmp(market.ticker, parser.ticker, sizeof(market.ticker)) == 0
+        ):
+            # the same ticker from the other one of two connections
+            market.ticker_repeats += 1
+            return 0
+        memcpy(market.ticker, parser.ticker, sizeof(market.ticker))
+        market.exchange_ns = parser.exchange_ns
+        market.tickers += 1
+        memset(&header, 0, HEADER_SIZE)
+        header.kind = KIND_TICKER
+        header.flags = <uint16_t>(parser.window << 3)
+        header.exchange_ns = parser.exchange_ns
+        header.received_ns = received_ns
+        return self.sink.send(market.ticker_topic, &header, market.ticker, TICKER_FIELDS * sizeof(double))
+
+    cdef int take_trade(self, TickerMarket market, int64_t received_ns, int connection) except -1:
+        cdef Parser parser = self.parser
+        cdef int64_t id = parser.trade_id
+        cdef int flags = 0
+        if not market.ids.put(id):
+            market.duplicates += 1
+            return 0
+        if self.contiguous and market.trade_id and id > market.trade_id + 1:
+            self.on_missing_trades(market, market.trade_id + 1, id - 1, received_ns)
+        if parser.sell:
+            flags |= FLAG_SELL
+        if parser.snapshot:
+            flags |= FLAG_SNAPSHOT
+        market.trade_received_ns = received_ns
+        return self.send_trade(market, parser.price, parser.size, flags, id, parser.exchange_ns, received_ns)
+
+    cdef int send_trade(
+        self, TickerMarket market, double price, double size, int flags, int64_t id, int64_t exchange_ns,
+        int64_t received_ns,
+    ) except -1:
+        cdef Header header
+        cdef double payload[2]
+        if id > market.trade_id:
+            market.trade_id = id
+        if exchange_ns > market.trade_ns:
+            market.trade_ns = exchange_ns
+        market.traded += size
+        market.trades += 1
+        memset(&header, 0, HEADER_SIZE)
+        header.kind = KIND_TRADE
+        header.flags = <uint16_t>flags
+        header.exchange_ns = exchange_ns
+        header.received_ns = received_ns
+        header.id = id
+        payload[0] = price
+        payload[1] = size
+        return self.sink.send(market.trade_topic, &header, payload, sizeof(payload))
+
+    def add_rest_trade(
+        self, TickerMarket market not None, double price, double size, bint sell, int64_t id, int64_t exchange_ns,
+        int64_t received_ns,
+    ):
+        """Publish a trade that REST knows and the stream did not bring; return whether it was new.
+
+        The id must be in the stream's id space when the exchange's REST ids can be joined.
+        """
+        cdef int64_t newest = market.trade_id
+        if not market.ids.put(id):
+            return False
+        market.trades_by_rest += 1
+        self.send_trade(
+            market, price, size, FLAG_REST | (FLAG_SELL if sell else 0), id, exchange_ns, received_ns,
+        )
+        # REST ids must not move the stream's position: it may be another id space
+        market.trade_id = newest
+        return True
+
+    def on_missing_trades(self, TickerMarket market, int64_t first, int64_t last, int64_t received_ns):
+        """Called before a trade is published whose predecessors first…last have not come."""
+        raise NotImplementedError(f"{type(self).__name__}.on_missing_trades")

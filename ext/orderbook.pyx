@@ -1,0 +1,321 @@
+"""The local order book of an exchange that sends updates: levels in, sorted sides out."""
+
+import numpy as np
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+from libc.stdlib cimport malloc
+from libc.string cimport memmove
+
+
+cdef int side_open(Side *side, Py_ssize_t limit, double sign) except -1:
+    # a quarter of the limit as free room at each end, so that recentring is rare
+    side.limit = limit
+    side.room = limit + limit // 2 + 16
+    side.sign = sign
+    side.dropped = 0
+    side.key = <double *>malloc(side.room * sizeof(double))
+    side.size = <double *>malloc(side.room * sizeof(double))
+    if side.key == NULL or side.size == NULL:
+        raise MemoryError()
+    side_clear(side)
+    return 0
+
+
+cdef inline void side_clear(Side *side) noexcept nogil:
+    side.low = side.high = side.room // 2
+    side.known = -INFINITY
+
+
+cdef inline Py_ssize_t side_find(const Side *side, double key) noexcept nogil:
+    # index of the first level at or better than key: gallop away from the best, then bisect
+    cdef const double *keys = side.key
+    cdef Py_ssize_t low = side.low
+    cdef Py_ssize_t better = side.high
+    cdef Py_ssize_t worse
+    cdef Py_ssize_t middle
+    cdef Py_ssize_t step = 1
+    if better == low or keys[better - 1] < key:
+        return better
+    better -= 1
+    while True:
+        worse = better - step
+        if worse < low:
+            worse = low - 1
+            break
+        if keys[worse] < key:
+            break
+        better = worse
+        step <<= 1
+    while better - worse > 1:
+        middle = (better + worse) >> 1
+        if keys[middle] < key:
+            worse = middle
+        else:
+            better = middle
+    return better
+
+
+cdef void side_centre(Side *side) noexcept nogil:
+    cdef Py_ssize_t n = side.high - side.low
+    cdef Py_ssize_t low = (side.room - n) // 2
+    memmove(side.key + low, side.key + side.low, n * sizeof(double))
+    memmove(side.size + low, side.size + side.low, n * sizeof(double))
+    side.low = low
+    side.high = low + n
+
+
+cdef inline void side_shift(Side *side, Py_ssize_t start, Py_ssize_t end, Py_ssize_t by) noexcept nogil:
+    cdef size_t size = <size_t>(end - start) * sizeof(double)
+    memmove(side.key + start + by, side.key + start, size)
+    memmove(side.size + start + by, side.size + start, size)
+
+
+cdef inline void side_narrow(Side *side) noexcept nogil:
+    # a level was dropped from the far end: what lies beyond the last one kept is unknown from now on
+    if side.key[side.low] > side.known:
+        side.known = side.key[side.low]
+
+
+cdef inline void side_set(Side *side, double price, double size) noexcept nogil:
+    cdef double key = side.sign * price
+    cdef Py_ssize_t i = side_find(side, key)
+    if i < side.high and side.key[i] == key:
+        if size > 0:
+            side.size[i] = size
+        elif side.high - i <= i - side.low:
+            side_shift(side, i + 1, side.high, -1)
+            side.high -= 1
+        else:
+            side_shift(side, side.low, i, 1)
+            side.low += 1
+        return
+    # removing a level that is not there is normal: it lay outside the snapshot
+    if not size > 0:
+        return
+    cdef bint full = side.high - side.low >= side.limit
+    if full:
+        side.dropped += 1
+        if i == side.low:
+            side_narrow(side)
+            return
+        side.low += 1
+    if side.low == 0 or side.high == side.room:
+        i -= side.low
+        side_centre(side)
+        i += side.low
+    if side.high - i <= i - side.low:
+        side_shift(side, i, side.high, 1)
+        side.high += 1
+    else:
+        side_shift(side, side.low, i, -1)
+        side.low -= 1
+        i -= 1
+    side.key[i] = key
+    side.size[i] = size
+    if full:
+        side_narrow(side)
+
+
+cdef void side_load(
+    Side *side, const double *price, const double *size, Py_ssize_t n, Py_ssize_t requested,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef bint whole = n < requested
+    side_clear(side)
+    for i in range(n):
+        side_set(side, price[i], size[i])
+    if not whole and side.high > side.low:
+        side_narrow(side)
+
+
+cdef inline Py_ssize_t side_copy(const Side *side, double *price, double *size, Py_ssize_t depth) noexcept nogil:
+    cdef Py_ssize_t n = side.high - side.low
+    cdef Py_ssize_t i
+    cdef const double *keys = side.key + side.high - 1
+    cdef const double *sizes = side.size + side.high - 1
+    cdef double sign = side.sign
+    if n > depth:
+        n = depth
+    # the known part reaches from the best to `known`: one look at the last level usually tells
+    if n and keys[1 - n] < side.known:
+        n = side.high - side_find(side, side.known)
+    for i in range(n):
+        price[i] = sign * keys[-i]
+        size[i] = sizes[-i]
+    return n
+
+
+cdef class OrderBook:
+    """A book of at most `capacity` levels per side; levels beyond it are dropped from the far end and counted."""
+
+    def __cinit__(self, Py_ssize_t capacity=16384):
+        if capacity < 1:
+            raise ValueError(f"capacity: expected at least 1 level, was {capacity}")
+        self.capacity = capacity
+        side_open(&self.bid, capacity, 1.0)
+        side_open(&self.ask, capacity, -1.0)
+
+    def __dealloc__(self):
+        free(self.bid.key)
+        free(self.bid.size)
+        free(self.ask.key)
+        free(self.ask.size)
+
+    cdef int reset(self) noexcept:
+        side_clear(&self.bid)
+        side_clear(&self.ask)
+        return 0
+
+    cdef int load_levels(
+        self, const double *bid_price, const double *bid_size, Py_ssize_t n_bids,
+        const double *ask_price, const double *ask_size, Py_ssize_t n_asks, Py_ssize_t requested,
+    ) noexcept:
+        side_load(&self.bid, bid_price, bid_size, n_bids, requested)
+        side_load(&self.ask, ask_price, ask_size, n_asks, requested)
+        return 0
+
+    cdef int apply_levels(
+        self, const double *bid_price, const double *bid_size, Py_ssize_t n_bids,
+        const double *ask_price, const double *ask_size, Py_ssize_t n_asks,
+    ) noexcept:
+        cdef Py_ssize_t i
+        for i in range(n_bids):
+            side_set(&self.bid, bid_price[i], bid_size[i])
+        for i in range(n_asks):
+            side_set(&self.ask, ask_price[i], ask_size[i])
+        return 0
+
+    cdef bint crossed(self) noexcept:
+        if self.bid.high == self.bid.low or self.ask.high == self.ask.low:
+            return False
+        return self.bid.key[self.bid.high - 1] >= -self.ask.key[self.ask.high - 1]
+
+    cdef Py_ssize_t copy_bids(self, double *price, double *size, Py_ssize_t depth) noexcept:
+        return side_copy(&self.bid, price, size, depth)
+
+    cdef Py_ssize_t copy_asks(self, double *price, double *size, Py_ssize_t depth) noexcept:
+        return side_copy(&self.ask, price, size, depth)
+
+    cdef double known_span(self) noexcept:
+        if self.bid.high == self.bid.low or self.ask.high == self.ask.low:
+            # an empty side of a cut snapshot means that nothing near the touch is known
+            return INFINITY if self.bid.known == -INFINITY and self.ask.known == -INFINITY else 0.0
+        cdef double bid = self.bid.key[self.bid.high - 1]
+        cdef double ask = -self.ask.key[self.ask.high - 1]
+        cdef double mid = (bid + ask) / 2
+        cdef double below = mid - self.bid.known
+        cdef double above = -self.ask.known - mid
+        return (below if below < above else above) / mid
+
+    def load(self, bids, asks, Py_ssize_t requested=0):
+        """Replace the book by a snapshot.
+
+        Args:
+            bids, asks: float64[2, n], row 0 prices, row 1 sizes, any order.
+            requested: levels per side that the snapshot was asked for; a side with as many is known
+                only as far as it reaches. 0 = the snapshot is the whole book.
+        """
+        cdef const double[:, ::1] b = np.ascontiguousarray(bids, dtype=np.float64)
+        cdef const double[:, ::1] a = np.ascontiguousarray(asks, dtype=np.float64)
+        if b.shape[0] != 2 or a.shape[0] != 2:
+            raise ValueError(f"levels: expected shape (2, n), was {bids.shape} and {asks.shape}")
+        cdef Py_ssize_t n = b.shape[1]
+        cdef Py_ssize_t m = a.shape[1]
+        if requested < 1:
+            requested = (n if n > m else m) + 1
+        self.load_levels(
+            &b[0, 0] if n else NULL, &b[1, 0] if n else NULL, n,
+            &a[0, 0] if m else NULL, &a[1, 0] if m else NULL, m, requested,
+        )
+
+    def apply(self, const double[:, ::1] bids not None, const double[:, ::1] asks not None):
+        """Set levels; size 0 deletes. bids, asks: float64[2, n], row 0 prices, row 1 sizes, any order."""
+        cdef Py_ssize_t n = bids.shape[1]
+        cdef Py_ssize_t m = asks.shape[1]
+        if bids.shape[0] != 2 or asks.shape[0] != 2:
+            raise ValueError(f"levels: expected shape (2, n), was ({bids.shape[0]}, {n}) and ({asks.shape[0]}, {m})")
+        self.apply_levels(
+            &bids[0, 0] if n else NULL, &bids[1, 0] if n else NULL, n,
+            &asks[0, 0] if m else NULL, &asks[1, 0] if m else NULL, m,
+        )
+
+    def apply_repeatedly(self, const double[:, :, ::1] bids not None, const double[:, :, ::1] asks not None):
+        """Apply many updates in one call: float64[updates, 2, n] per side, as `apply` does each."""
+        cdef Py_ssize_t k
+        if bids.shape[0] != asks.shape[0] or bids.shape[1] != 2 or asks.shape[1] != 2:
+            raise ValueError("updates: expected the same number of (2, n) blocks on both sides")
+        if not bids.shape[2] or not asks.shape[2]:
+            raise ValueError("updates: expected at least one level per side")
+        for k in range(bids.shape[0]):
+            self.apply_levels(
+                &bids[k, 0, 0], &bids[k, 1, 0], bids.shape[2], &asks[k, 0, 0], &asks[k, 1, 0], asks.shape[2],
+            )
+
+    def clear(self):
+        """Forget all levels."""
+        self.reset()
+
+    def top(self, Py_ssize_t depth):
+        """Return (bids, asks) as float64[2, n] copies, best first, n ≤ depth, of the known range only."""
+        n = min(depth, self.n_bids)
+        m = min(depth, self.n_asks)
+        bids = np.empty((2, n))
+        asks = np.empty((2, m))
+        cdef double[:, ::1] b = bids
+        cdef double[:, ::1] a = asks
+        n = self.copy_bids(&b[0, 0], &b[1, 0], n) if n else 0
+        m = self.copy_asks(&a[0, 0], &a[1, 0], m) if m else 0
+        return bids[:, :n], asks[:, :m]
+
+    @property
+    def bids(self):
+        """float64[2, n_bids] copy of the known bids, best first."""
+        return self.top(self.capacity)[0]
+
+    @property
+    def asks(self):
+        """float64[2, n_asks] copy of the known asks, best first."""
+        return self.top(self.capacity)[1]
+
+    @property
+    def n_bids(self):
+        """Levels held, those outside the known range included."""
+        return self.bid.high - self.bid.low
+
+    @property
+    def n_asks(self):
+        return self.ask.high - self.ask.low
+
+    @property
+    def best_bid(self):
+        """(price, size), None when there are no bids."""
+        if self.bid.high == self.bid.low:
+            return None
+        return self.bid.key[self.bid.high - 1], self.bid.size[self.bid.high - 1]
+
+    @property
+    def best_ask(self):
+        if self.ask.high == self.ask.low:
+            return None
+        return -self.ask.key[self.ask.high - 1], self.ask.size[self.ask.high - 1]
+
+    @property
+    def known_range(self):
+        """(lowest known bid price, highest known ask price); (-inf, inf) = everything is known."""
+        return self.bid.known, -self.ask.known
+
+    @property
+    def span(self):
+        """Known distance from the mid on the nearer side, as a share of the mid."""
+        return self.known_span()
+
+    @property
+    def is_crossed(self):
+        return self.crossed()
+
+    @property
+    def levels_dropped(self):
+        """Levels beyond the capacity since the book was made."""
+        return self.bid.dropped + self.ask.dropped
