@@ -61,6 +61,23 @@ class ExchangeSettings(Section):
         int, Field(ge=5, le=5000, description="levels of a REST snapshot (exchanges of diffs)")
     ] = 5000
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
+    format: Annotated[
+        Literal["SIMPLE", "DEFAULT"], Field(description="spelling of Upbit's and Bithumb's frames")
+    ] = "SIMPLE"
+    microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
+    group_levels: Annotated[
+        dict[str, int],
+        Field(description="market -> price grouping of a second Upbit book that extends the depth"),
+    ] = {}
+    stale_after_s: Annotated[
+        float, Field(gt=4, le=3600, description="silence after which a book counts as stale")
+    ] = 20.0
+    compare_interval_s: Annotated[
+        float, Field(ge=5, le=86_400, description="seconds between REST comparisons of all books")
+    ] = 60.0
+    ca_file: Annotated[
+        Path | None, Field(description="PEM file of the only certificate authorities to trust")
+    ] = None
 
     @field_validator("markets")
     @classmethod

@@ -21,6 +21,7 @@ cdef class MarketEntry:
         readonly int64_t received_ns     # receipt of the last one, 0 = none yet
         readonly int64_t exchange_ns     # the exchange's time of the last one accepted, 0 = none
         readonly int64_t backwards       # messages dropped because they were older than the last one
+        int64_t accepted_ns              # receipt of the last message whose time was in order
         readonly int64_t clock_steps     # jumps of the exchange's time that were accepted
         public int primary               # the connection that is believed when two overlap
         uint64_t hash

@@ -38,13 +38,16 @@ cdef inline uint64_t symbol_hash(const char *symbol, Py_ssize_t size) noexcept n
 
 
 cdef bint in_order(MarketEntry market, int64_t exchange_ns, int64_t received_ns) noexcept:
-    if exchange_ns == 0 or exchange_ns >= market.exchange_ns:
-        return True
-    if market.exchange_ns - exchange_ns > clock_step_ns or received_ns - market.received_ns > patience_ns:
+    if exchange_ns != 0 and exchange_ns < market.exchange_ns:
+        if (
+            market.exchange_ns - exchange_ns <= clock_step_ns
+            and received_ns - market.accepted_ns <= patience_ns
+        ):
+            market.backwards += 1
+            return False
         market.clock_steps += 1
-        return True
-    market.backwards += 1
-    return False
+    market.accepted_ns = received_ns
+    return True
 
 
 cdef class MarketEntry:

@@ -30,6 +30,8 @@ cdef class TickerMarket(MarketEntry):
         readonly int64_t trade_id        # largest so far, 0 = none yet
         readonly int64_t trade_ns        # exchange's time of the newest trade
         readonly int64_t trade_received_ns
+        public bint awaiting             # no trade has come since the last subscription
+        readonly int64_t resumed_ns      # exchange's time of the first trade after it
         readonly double traded           # base volume of all trades published, to compare with the ticker's
         readonly int64_t tickers
         readonly int64_t ticker_repeats

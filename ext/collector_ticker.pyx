@@ -92,6 +92,7 @@ cdef class TickerMarket(MarketEntry):
         self.ticker_topic = ticker_topic
         self.trade_topic = trade_topic
         self.ids = RecentIds()
+        self.awaiting = True
 
 
 cdef class TickerCollector(Collector):
@@ -139,6 +140,9 @@ cdef class TickerCollector(Collector):
         cdef Parser parser = self.parser
         cdef int64_t id = parser.trade_id
         cdef int flags = 0
+        if market.awaiting:
+            market.awaiting = False
+            market.resumed_ns = parser.exchange_ns
         if not market.ids.put(id):
             market.duplicates += 1
             return 0

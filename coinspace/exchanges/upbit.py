@@ -73,12 +73,12 @@ def subscriptions(
     suffix = next((f".{n}" for n in SUFFIXES if settings.depth <= n), "")
     parts = [{"type": "orderbook", "codes": [name + suffix for name in names], "level": 0}]
     found = [Subscription(url, (korean.subscribe_frame(parts, settings.format),), names)]
-    grouped = [name for name in names if name in settings.group_levels]
+    levels = {
+        dashed_symbol(Market.parse(market)): level for market, level in settings.group_levels.items()
+    }
+    grouped = [name for name in names if name in levels]
     if grouped:
-        parts = [
-            {"type": "orderbook", "codes": [name], "level": settings.group_levels[name]}
-            for name in grouped
-        ]
+        parts = [{"type": "orderbook", "codes": [name], "level": levels[name]} for name in grouped]
         frame = korean.subscribe_frame(parts, settings.format)
         found.append(Subscription(url, (frame,), tuple(grouped), grouped=True))
     return found

@@ -1,0 +1,402 @@
+"""The order book stage: whole books (Upbit, Bithumb) or local books kept by the documented procedure (Binance).
+
+The procedure, per symbol; its numbers stand again at the code:
+
+1. Keep the updates that arrive.
+2. Ask for a snapshot.
+3. A snapshot older than the first kept update: ask again, keep keeping.
+4. Drop kept updates that the snapshot contains; the first left must reach back to it.
+5. Book = snapshot, then the kept updates, then the live ones.
+6. An update that does not follow the last one: only this symbol starts again at 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from coinspace._ext.collector_book import BookCollector, BookMarket
+from coinspace._ext.message import REPEAT, REST
+from coinspace._ext.sink import Sink
+from coinspace.clock import SECOND_NS
+from coinspace.collector.stage import Stage, Status
+from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
+
+# levels kept per side of a local book, published or not
+BOOK_CAPACITY = 16384
+# how long a subscribed symbol may be quiet before its snapshot is asked for without an update
+QUIET_START_NS = SECOND_NS
+# a market silent for this long is compared by REST …
+SILENT_NS = 4 * SECOND_NS
+# … at most every so often, all such markets in one call
+COMPARE_AGAIN_NS = 5 * SECOND_NS
+# a book that REST contradicts gets this long to catch up on its own
+GRACE_NS = 3 * SECOND_NS
+# so many streamed levels per side are compared
+COMPARED_LEVELS = 15
+
+
+class OrderBookStage(Stage, BookCollector):
+    """Books of one exchange from frames and REST answers."""
+
+    stream = "orderbook"
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        entries: list[tuple[str, str]],
+        sink: Sink,
+        *,
+        depth: int,
+        snapshot_depth: int = 5000,
+        stale_after_s: float = 20.0,
+        compare_interval_s: float = 60.0,
+    ) -> None:
+        updates = exchange.UPDATES
+        depth = min(depth, exchange.STREAM_DEPTH)
+        parser = exchange.parser(max(snapshot_depth, depth) if updates else exchange.STREAM_DEPTH)
+        markets = [
+            BookMarket(
+                index,
+                symbol,
+                market,
+                sink.topic(f"orderbook.{exchange.NAME}.{market}.".encode()),
+                depth,
+                BOOK_CAPACITY if updates else 0,
+            )
+            for index, (symbol, market) in enumerate(entries)
+        ]
+        BookCollector.__init__(self, parser, sink, markets, updates=updates)
+        self.start(exchange, entries, sink)
+        self.snapshot_depth = snapshot_depth
+        self.stale_ns = int(stale_after_s * SECOND_NS)
+        self.compare_ns = int(compare_interval_s * SECOND_NS)
+        self.syncs = [Sync() for _ in markets]
+        self._compared_ns = [0] * len(markets)
+        self._all_compared_ns = 0
+        # books that REST contradicts: index -> (the REST book, when it must have come true)
+        self._doubts: dict[int, tuple[RestBook, int]] = {}
+        self._recovery_ns = 0
+        self.counts.update(
+            dict.fromkeys(
+                (
+                    "gaps",
+                    "resyncs",
+                    "snapshots",
+                    "refreshes",
+                    "stale_snapshots",
+                    "buffered",
+                    "buffer_dropped",
+                    "compares",
+                    "confirmed",
+                    "doubts",
+                    "drifts",
+                ),
+                0,
+            )
+        )
+
+    # local books
+
+    def on_subscribed(self, status: Status, now_ns: int) -> None:
+        if self.updates:
+            self.syncs[self._positions[status.symbol]].not_before_ns = 0
+
+    def on_unsubscribed(self, status: Status, now_ns: int) -> None:
+        index = self._positions[status.symbol]
+        market = self.markets[index]
+        market.forget()
+        market.buffering = False
+        self.syncs[index].clear()
+        self._doubts.pop(index, None)
+
+    def on_unsynced(
+        self,
+        market: BookMarket,
+        frame: bytes,
+        first: int,
+        final: int,
+        received_ns: int,
+        connection: int,
+    ) -> None:
+        # 1
+        self._begin(market, received_ns)
+        self.on_buffered(market, frame, first, final, received_ns, connection)
+
+    def _begin(self, market: BookMarket, now_ns: int) -> None:
+        market.buffering = True
+        status = self.statuses[market.index]
+        if status.state != "quarantined":
+            self.change(status, "buffering", now_ns, status.reason)
+        self._request(market, now_ns)
+
+    def _request(self, market: BookMarket, now_ns: int) -> None:
+        # 2
+        sync = self.syncs[market.index]
+        if not sync.requested and now_ns >= sync.not_before_ns:
+            sync.requested = True
+            symbol = self.statuses[market.index].symbol
+            self.ask(self.exchange.snapshot_request(symbol, self.snapshot_depth))
+
+    def on_buffered(
+        self,
+        market: BookMarket,
+        frame: bytes,
+        first: int,
+        final: int,
+        received_ns: int,
+        connection: int,
+    ) -> None:
+        believed = connection == market.primary
+        gaps, dropped = self.syncs[market.index].add(
+            Update(first, final, received_ns, frame), believed
+        )
+        self.counts["buffered"] += 1
+        self.counts["buffer_dropped"] += dropped
+        # while the book is in use, the same gap is found and counted there
+        if not market.usable:
+            self.counts["gaps"] += gaps
+
+    def on_gap(
+        self,
+        market: BookMarket,
+        frame: bytes,
+        first: int,
+        final: int,
+        received_ns: int,
+        connection: int,
+    ) -> None:
+        # 6
+        expected = market.update_id + 1
+        self.counts["gaps"] += 1
+        self._restart(market, received_ns, "gap", expected=expected, found=first)
+        self.on_buffered(market, frame, first, final, received_ns, connection)
+
+    def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
+        sync = self.syncs[market.index]
+        self.counts["resyncs"] += 1
+        sync.lost_ns = now_ns
+        sync.announce_ns = 0
+        sync.clear()
+        market.forget()
+        market.buffering = True
+        self._doubts.pop(market.index, None)
+        self.change(self.statuses[market.index], "buffering", now_ns, reason, **details)
+        self._request(market, now_ns)
+
+    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
+        if self.updates:
+            self._restart(market, received_ns, "crossed")
+            return
+        market.forget()
+        self.change(self.statuses[market.index], "quarantined", received_ns, "crossed")
+
+    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
+        market.usable = True
+        self.change(self.statuses[market.index], "synced", received_ns)
+
+    def _on_snapshot(self, market: BookMarket, request: Request, payload: bytes, now_ns: int) -> None:
+        sync, status = self.syncs[market.index], self.statuses[market.index]
+        sync.requested = False
+        if not status.live or not self.updates:
+            return
+        last = self.snapshot_id(payload)
+        if last == 0:
+            self.counts["unreadable_answers"] += 1
+            self._snapshot_failed(market, now_ns, "snapshot not readable")
+            return
+        if sync.buffer and last + 1 < sync.buffer[0].first:
+            # 3
+            self.counts["stale_snapshots"] += 1
+            self._snapshot_failed(market, now_ns, "snapshot older than the first update")
+            return
+        if market.usable and not sync.buffer and last < market.update_id:
+            # a refresh that is behind the book with nothing kept to bring it forward
+            self._snapshot_failed(market, now_ns, "snapshot older than the book")
+            return
+        refresh, reached = market.usable, market.update_id
+        levels = request.context if isinstance(request.context, int) else self.snapshot_depth
+        self.load_snapshot(market, payload, levels)
+        market.buffering = False
+        kept = list(sync.buffer)
+        sync.clear()
+        sync.failures = 0
+        sync.loaded_ns = now_ns
+        self.counts["refreshes" if refresh else "snapshots"] += 1
+        if not refresh:
+            market.usable = True
+            recovery = {"recovery_ns": now_ns - sync.lost_ns} if sync.lost_ns else {}
+            sync.lost_ns = 0
+            self._recovery_ns = recovery.get("recovery_ns", self._recovery_ns)
+            self.change(status, "synced", now_ns, **recovery)
+        applied = market.applied
+        for update in kept:
+            # 4 and 5
+            if update.final > last and market.usable:
+                self.apply_buffered(
+                    market, update.frame, update.received_ns, update.final <= reached
+                )
+        if market.book is not None:
+            sync.fresh_span = market.book.span
+        status.confirmed_ns = now_ns
+        if not refresh and market.applied == applied:
+            sync.announce_ns = now_ns + QUIET_START_NS
+
+    def _snapshot_failed(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        sync = self.syncs[market.index]
+        sync.failed(now_ns)
+        if sync.failures >= QUARANTINE_AFTER and not market.usable:
+            self.change(self.statuses[market.index], "quarantined", now_ns, reason)
+
+    # answers
+
+    def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
+        """Take a REST answer."""
+        if request.purpose == "snapshot":
+            for symbol in request.symbols:
+                market = self.entry(symbol)
+                if market is not None:
+                    self._on_snapshot(market, request, payload, now_ns)
+        elif request.purpose == "compare":
+            try:
+                books = self.exchange.read_books(request, payload)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self.counts["unreadable_answers"] += 1
+                self.log.warning("answer not readable", path=request.path, error=repr(error))
+                return
+            for book in books:
+                market = self.entry(book.symbol)
+                if market is not None:
+                    self._compare(market, book, now_ns)
+
+    def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
+        """Take the news that a request was refused or could not be made."""
+        self.counts["refused_requests"] += 1
+        if request.purpose != "snapshot":
+            return
+        for status in self.of(request.symbols):
+            market = self.markets[self._positions[status.symbol]]
+            sync = self.syncs[market.index]
+            sync.failed(now_ns)
+            if refusal.fatal:
+                sync.not_before_ns = now_ns + self.compare_ns
+                self.change(status, "quarantined", now_ns, refusal.text)
+
+    # comparison with REST
+
+    def _version(self, market: BookMarket) -> int:
+        return market.update_id if self.updates else market.exchange_ns // 1_000_000
+
+    def _compare(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
+        self.counts["compares"] += 1
+        if not market.usable:
+            return
+        version = self._version(market)
+        if book.version < version:
+            return
+        if book.version == version and self._agrees(market, book):
+            self._confirm(market, now_ns)
+            return
+        # REST may be a moment ahead of the stream, or the book changed twice in one ms
+        if market.index not in self._doubts:
+            self.counts["doubts"] += 1
+            self._doubts[market.index] = (book, now_ns + GRACE_NS)
+
+    def _agrees(self, market: BookMarket, book: RestBook) -> bool:
+        for ours, theirs in zip(market.top(), (book.bids, book.asks), strict=True):
+            n = min(COMPARED_LEVELS, ours.shape[1], len(theirs))
+            other = np.array(theirs[:n], dtype=np.float64).reshape(n, 2).T
+            if not np.array_equal(ours[:, :n], other):
+                return False
+        return True
+
+    def _confirm(self, market: BookMarket, now_ns: int) -> None:
+        self.counts["confirmed"] += 1
+        status = self.statuses[market.index]
+        status.confirmed_ns = now_ns
+        self._doubts.pop(market.index, None)
+        if status.state == "stale":
+            self.change(status, "synced", now_ns, "confirmed by REST")
+        if now_ns - market.received_ns > SILENT_NS and market.applied:
+            self.publish_again(market, REPEAT | REST, now_ns)
+
+    def _judge_doubts(self, now_ns: int) -> None:
+        for index, (book, deadline_ns) in list(self._doubts.items()):
+            market, status = self.markets[index], self.statuses[index]
+            if self._version(market) > book.version or (
+                self._version(market) == book.version and self._agrees(market, book)
+            ):
+                del self._doubts[index]
+            elif now_ns >= deadline_ns:
+                del self._doubts[index]
+                self.counts["drifts"] += 1
+                if self.updates and now_ns - market.received_ns < SILENT_NS:
+                    self._restart(market, now_ns, "differs from REST")
+                    continue
+                market.forget()
+                self.change(status, "stale", now_ns, "differs from REST")
+                self.want_reconnect(status, f"{status.market} differs from REST")
+
+    # time
+
+    def on_timer(self, now_ns: int) -> None:
+        """Look after everything that happens by not happening; called a few times a second."""
+        silent: list[str] = []
+        everything = now_ns - self._all_compared_ns > self.compare_ns
+        for market, status, sync in zip(self.markets, self.statuses, self.syncs, strict=True):
+            if not status.live:
+                continue
+            if self.updates:
+                self._watch_sync(market, status, sync, now_ns)
+            self.watch_first_frame(status, market.received_ns, now_ns)
+            self._watch_age(market, status, now_ns)
+            quiet = now_ns - max(market.received_ns, status.subscribed_ns) > SILENT_NS
+            due = now_ns - self._compared_ns[market.index] > COMPARE_AGAIN_NS
+            if market.usable and ((quiet and due) or everything):
+                self._compared_ns[market.index] = now_ns
+                silent.append(status.symbol)
+        if everything:
+            self._all_compared_ns = now_ns
+        if silent:
+            for request in self.exchange.compare_requests(silent):
+                self.ask(request)
+        if self._doubts:
+            self._judge_doubts(now_ns)
+
+    def _watch_sync(self, market: BookMarket, status: Status, sync: Sync, now_ns: int) -> None:
+        if market.usable:
+            if sync.announce_ns and now_ns >= sync.announce_ns:
+                sync.announce_ns = 0
+                if market.received_ns < sync.loaded_ns:
+                    # nobody traded since the snapshot: it is the book
+                    self.publish_book(market, REST, now_ns)
+            if market.book is not None and sync.narrow(market.book.span, now_ns):
+                market.buffering = True
+                self._request(market, now_ns)
+        elif market.buffering:
+            self._request(market, now_ns)
+        elif now_ns - status.subscribed_ns > QUIET_START_NS:
+            self._begin(market, now_ns)
+
+    def _watch_age(self, market: BookMarket, status: Status, now_ns: int) -> None:
+        known_ns = max(market.received_ns, status.confirmed_ns, status.subscribed_ns)
+        if status.state == "synced" and now_ns - known_ns > self.stale_ns:
+            self.counts["stale"] += 1
+            self.change(
+                status, "stale", now_ns, f"no frame and no REST answer for {self.stale_ns / 1e9:g} s"
+            )
+            self.want_reconnect(status, f"{status.market} is stale")
+        elif status.state == "stale" and market.usable and now_ns - known_ns < SILENT_NS:
+            self.change(status, "synced", now_ns)
+
+    def counters(self) -> dict[str, int | float]:
+        found = super().counters()
+        for name in ("applied", "repeats", "outdated", "crossed", "overlap_skipped"):
+            found[name] = sum(getattr(market, name) for market in self.markets)
+        found["books_published"] = sum(market.published for market in self.markets)
+        found["recovery_ms"] = self._recovery_ns / 1e6
+        found["synced"] = sum(status.state == "synced" for status in self.statuses)
+        found["markets"] = len(self.markets)
+        return found

@@ -1,0 +1,291 @@
+"""What both stages of an exchange share: states as messages, requests for REST, judgement of control frames.
+
+A stage is sans-I/O. In come frames, answers and the time; out go messages into a sink and wishes that a worker
+(or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+import structlog
+
+from coinspace._ext.message import STATE
+from coinspace._ext.sink import Sink
+from coinspace.clock import SECOND_NS
+from coinspace.exchanges.exchange import Exchange, Refusal, Request
+
+State = Literal[
+    "connecting",
+    "subscribed",
+    "buffering",
+    "synced",
+    "stale",
+    "quarantined",
+    "disconnected",
+    "halted",
+]
+
+# bad frames are all counted; one of them is logged in this time
+LOG_INTERVAL_NS = 60 * SECOND_NS
+HEAD_BYTES = 120
+# an unknown symbol is silent on all three exchanges
+FIRST_FRAME_NS = 10 * SECOND_NS
+
+
+@dataclass(slots=True)
+class Status:
+    """One market's state and what its watchdogs need."""
+
+    market: str
+    symbol: str
+    topic: Any
+    state: State = "connecting"
+    reason: str | None = None
+    since_ns: int = 0
+    # connections that deliver this market
+    live: set[int] = field(default_factory=set)
+    subscribed_ns: int = 0
+    # last time at which the data was known to be right: a frame, or REST that agrees
+    confirmed_ns: int = 0
+
+
+class Stage:
+    """Mixin of a compiled collector: what it does besides the hot path."""
+
+    stream: str
+    exchange: Exchange
+    sink: Sink
+
+    def start(self, exchange: Exchange, entries: list[tuple[str, str]], sink: Sink) -> None:
+        """Take (symbol, market) pairs; called by the subclass before anything else."""
+        self.exchange = exchange
+        self.log = structlog.get_logger(f"{self.stream}-{exchange.NAME}")
+        self.statuses = [
+            Status(market, symbol, sink.topic(f"state.{exchange.NAME}.{market}.".encode()))
+            for symbol, market in entries
+        ]
+        self._positions = {status.symbol: i for i, status in enumerate(self.statuses)}
+        self._requests: deque[Request] = deque()
+        self._reconnects: dict[int, str] = {}
+        self._refusals: dict[int, Refusal] = {}
+        self._logged_ns: dict[str, int] = {}
+        self.counts: dict[str, int] = {
+            name: 0
+            for name in (
+                "connects",
+                "disconnects",
+                "error_frames",
+                "acks",
+                "shutdowns",
+                "first_frame_timeouts",
+                "stale",
+                "failures",
+                "requests",
+                "refused_requests",
+                "unreadable_answers",
+            )
+        }
+
+    # states
+
+    def change(
+        self, status: Status, state: State, now_ns: int, reason: str | None = None, **details: Any
+    ) -> None:
+        """Move a market to a state; the change is a message."""
+        if status.state == state and status.reason == reason and not details:
+            return
+        previous, status.state, status.reason = status.state, state, reason
+        if previous != state:
+            status.since_ns = now_ns
+        payload = {
+            "exchange": self.exchange.NAME,
+            "market": status.market,
+            "stream": self.stream,
+            "state": state,
+            "previous": previous,
+            "reason": reason,
+            "since_ns": status.since_ns,
+            **details,
+        }
+        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=now_ns)
+        level = self.log.info if state in ("connecting", "subscribed", "synced") else self.log.warning
+        level("state", market=status.market, state=state, reason=reason, **details)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State by market, for the heartbeat."""
+        return {status.market: status.state for status in self.statuses}
+
+    # connections
+
+    def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None:
+        """A connection for these symbols is being made."""
+        for status in self.of(symbols):
+            if not status.live:
+                self.change(status, "connecting", now_ns)
+
+    def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
+        """A connection is open and its subscription sent. Numbers of connections count up."""
+        self.counts["connects"] += 1
+        for status in self.of(symbols):
+            first = not status.live
+            status.live.add(connection)
+            status.subscribed_ns = now_ns
+            if first:
+                self.entry_of(status).primary = connection
+                self.change(status, "subscribed", now_ns)
+                self.on_subscribed(status, now_ns)
+
+    def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None:
+        """A connection ended. Markets that another one still delivers go on."""
+        self.counts["disconnects"] += 1
+        self._reconnects.pop(connection, None)
+        for status in self.statuses:
+            if connection not in status.live:
+                continue
+            status.live.discard(connection)
+            entry = self.entry_of(status)
+            if status.live:
+                if entry.primary == connection:
+                    entry.primary = max(status.live)
+                continue
+            self.on_unsubscribed(status, now_ns)
+            self.change(status, "disconnected", now_ns, reason)
+
+    def caught_up(self, connection: int) -> bool:
+        """Tell whether a newer connection has delivered every market that an older one still does."""
+        return all(
+            self.entry_of(status).primary == connection or len(status.live) == 1
+            for status in self.statuses
+            if connection in status.live
+        )
+
+    def of(self, symbols: tuple[str, ...]) -> list[Status]:
+        """Return the states of symbols."""
+        return [self.statuses[self._positions[symbol]] for symbol in symbols]
+
+    def entry_of(self, status: Status) -> Any:
+        """Return the compiled side of a market."""
+        return self.markets[self._positions[status.symbol]]  # type: ignore[attr-defined]
+
+    def on_subscribed(self, status: Status, now_ns: int) -> None:
+        """A market got its first connection."""
+
+    def on_unsubscribed(self, status: Status, now_ns: int) -> None:
+        """A market lost its last connection."""
+
+    # wishes
+
+    def ask(self, request: Request) -> None:
+        """Wish for a REST answer."""
+        self.counts["requests"] += 1
+        self._requests.append(request)
+
+    def take_requests(self) -> list[Request]:
+        """Return the REST requests wished for since the last call, oldest first."""
+        taken = list(self._requests)
+        self._requests.clear()
+        return taken
+
+    def want_reconnect(self, status: Status, reason: str) -> None:
+        """Wish for new connections in place of those that deliver a market."""
+        for connection in status.live:
+            self._reconnects.setdefault(connection, reason)
+
+    def take_reconnects(self) -> dict[int, str]:
+        """Return the connections to replace, with the reason."""
+        taken, self._reconnects = self._reconnects, {}
+        return taken
+
+    def take_refusals(self) -> dict[int, Refusal]:
+        """Return the connections on which the exchange sent an error, with what it said."""
+        taken, self._refusals = self._refusals, {}
+        return taken
+
+    # rare frames
+
+    def may_log(self, what: str, now_ns: int) -> bool:
+        """Tell whether something that can repeat is due to be logged."""
+        if now_ns - self._logged_ns.get(what, -LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
+            return False
+        self._logged_ns[what] = now_ns
+        return True
+
+    def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
+        """Count and, once a minute, log a frame that cannot be read."""
+        if self.may_log("malformed", received_ns):
+            self.log.warning(
+                "malformed frame", size=len(frame), head=repr(frame[:HEAD_BYTES]), connection=connection
+            )
+
+    def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
+        """Count and log an error of ours while a frame was read: the connection goes on."""
+        self.counts["failures"] += 1
+        if self.may_log("failure", now_ns):
+            self.log.error("frame not handled", error=repr(error), head=repr(frame[:HEAD_BYTES]))
+
+    def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
+        """Read a frame that is no market data."""
+        try:
+            detail = orjson.loads(frame)
+        except orjson.JSONDecodeError:
+            self.on_malformed(frame, received_ns, connection)
+            return
+        inner = detail.get("data", detail)
+        if inner.get("e") == "serverShutdown":
+            self.counts["shutdowns"] += 1
+            self._reconnects.setdefault(connection, "server shutdown")
+            self.log.warning("server shutdown announced", connection=connection)
+        elif detail.get("error") or "code" in detail:
+            self.counts["error_frames"] += 1
+            refusal = self.exchange.refusal_of_frame(detail)
+            self._refusals[connection] = refusal
+            self.log.error("refused by the exchange", text=refusal.text, fatal=refusal.fatal)
+        elif "result" in detail:
+            self.counts["acks"] += 1
+
+    # watchdogs
+
+    def watch_first_frame(self, status: Status, received_ns: int, now_ns: int) -> None:
+        """Tell a market that has been silent since its subscription."""
+        if (
+            status.live
+            and received_ns < status.subscribed_ns
+            and now_ns - status.subscribed_ns > FIRST_FRAME_NS
+            and status.state == "subscribed"
+        ):
+            self.counts["first_frame_timeouts"] += 1
+            self.change(
+                status,
+                "stale",
+                now_ns,
+                f"no frame within {FIRST_FRAME_NS // SECOND_NS} s of the subscription:"
+                f" is {status.symbol} a symbol of {self.exchange.NAME}?",
+            )
+
+    def counters(self) -> dict[str, int | float]:
+        """Return everything counted, by name."""
+        compiled: Any = self
+        found: dict[str, int | float] = {
+            "frames": compiled.frames,
+            "bytes": compiled.bytes_received,
+            "messages": compiled.messages,
+            "ignored": compiled.ignored,
+            "unknown_symbols": compiled.unknown_symbols,
+            "malformed": compiled.malformed,
+            "controls": compiled.controls,
+            "levels_dropped": compiled.parser.levels_dropped,
+            "template_misses": compiled.parser.template_misses,
+            "published": self.sink.published,
+            **self.counts,
+        }
+        for name in ("backwards", "clock_steps"):
+            found[name] = sum(getattr(entry, name) for entry in compiled.markets)
+        found.update(
+            (f'market_frames{{market="{entry.market}"}}', entry.frames) for entry in compiled.markets
+        )
+        return found
