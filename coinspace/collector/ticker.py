@@ -246,9 +246,7 @@ class TickerStage(Stage, TickerCollector):
                 self.counts["audits"] += 1
                 self._ask_trades(status, "audit")
 
-    def _watch_hole(
-        self, market: TickerMarket, status: Status, hole: Hole, now_ns: int
-    ) -> None:
+    def _watch_hole(self, market: TickerMarket, status: Status, hole: Hole, now_ns: int) -> None:
         if hole.asked or not hole.ask_ns or now_ns < hole.ask_ns:
             return
         if hole.reason == "reconnect" and not hole.to_ns:
@@ -297,4 +295,3 @@ class TickerStage(Stage, TickerCollector):
         found["synced"] = sum(status.state == "synced" for status in self.statuses)
         found["markets"] = len(self.markets)
         return found
-

@@ -74,7 +74,8 @@ def subscriptions(
     parts = [{"type": "orderbook", "codes": [name + suffix for name in names], "level": 0}]
     found = [Subscription(url, (korean.subscribe_frame(parts, settings.format),), names)]
     levels = {
-        dashed_symbol(Market.parse(market)): level for market, level in settings.group_levels.items()
+        dashed_symbol(Market.parse(market)): level
+        for market, level in settings.group_levels.items()
     }
     grouped = [name for name in names if name in levels]
     if grouped:

@@ -1,0 +1,82 @@
+"""Which markets to collect: patterns against the exchange's list, and what changes in that list."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import Literal
+
+from coinspace.errors import ConfigError
+from coinspace.exchanges.exchange import Exchange, Listing
+from coinspace.market import Market
+
+Change = Literal["listed", "delisted", "halted", "resumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of an exchange's list of markets."""
+
+    change: Change
+    listing: Listing
+
+
+def has_patterns(markets: list[str]) -> bool:
+    """Tell whether the exchange's list is needed to know the markets."""
+    return any("*" in market for market in markets)
+
+
+def resolve(
+    exchange: Exchange, markets: list[str], listings: list[Listing] | None
+) -> list[tuple[str, str]]:
+    """Return (symbol, market) pairs without repeats, in the order of the settings.
+
+    Args: listings: the exchange's list, needed when there are patterns such as `*/KRW`.
+    Raises: ConfigError when nothing is left to collect.
+    """
+    found: dict[str, str] = {}
+    for text in markets:
+        if "*" not in text:
+            found.setdefault(exchange.symbol_of(Market.parse(text)), text)
+            continue
+        for listing in listings or ():
+            name = str(listing.market)
+            if listing.trading and fnmatch.fnmatchcase(name, text):
+                found.setdefault(listing.symbol, name)
+    if not found:
+        raise ConfigError(
+            f"exchanges.{exchange.NAME}.markets: expected a market that {exchange.NAME} offers,"
+            f" was {markets!r}; `coinspace markets {exchange.NAME}` lists them"
+        )
+    return list(found.items())
+
+
+class MarketList:
+    """The exchange's list as last seen; `update` tells what changed."""
+
+    def __init__(self) -> None:
+        self.listings: dict[str, Listing] = {}
+        self.updates = 0
+
+    def update(self, listings: list[Listing]) -> list[Event]:
+        """Take a new list and return the changes; the first list changes nothing.
+
+        An empty list is taken for an error of the exchange and changes nothing.
+        """
+        if not listings:
+            return []
+        before, self.listings = self.listings, {listing.symbol: listing for listing in listings}
+        self.updates += 1
+        if self.updates == 1:
+            return []
+        events = []
+        for symbol, listing in self.listings.items():
+            old = before.get(symbol)
+            if old is None:
+                events.append(Event("listed", listing))
+            elif old.trading != listing.trading:
+                events.append(Event("resumed" if listing.trading else "halted", listing))
+        events += [
+            Event("delisted", old) for symbol, old in before.items() if symbol not in self.listings
+        ]
+        return events
