@@ -1,7 +1,9 @@
 """One subscription kept alive: dial, subscribe, watch, replace before it ends.
 
-A `Link` is one WebSocket; a `Connection` keeps one Link open, and for a moment two when it replaces one (make before
-break). All decisions about time are in `limits`; all data goes from the listener straight into the stage.
+A `Link` is one WebSocket; a `Connection` keeps one Link open, and for a moment two when it
+replaces one (make before
+break). All decisions about time are in `limits`; all data goes from the listener straight into the
+stage.
 """
 
 from __future__ import annotations
@@ -134,7 +136,9 @@ class Connection:
     # dialling
 
     async def _dial(self) -> Link | None:
-        """Make a link and send its subscription; None when that failed, after which the dialer waits."""
+        """Make a link and send its subscription; None when that failed, after which the dialer
+        waits.
+        """
         if not self.links:
             self.stage.on_connecting(self.subscription.symbols, now_ns())
         await self._pause(self.dialer.wait_ns(now_ns()) / SECOND_NS)
@@ -151,14 +155,15 @@ class Connection:
         self._connects.take(now_ns())
         try:
             await self._open(link)
-        except (OSError, WSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, WSError) as error:
             self._failed(error)
             return None
         await self._subscribe(link)
         return link
 
     def _opened(self, link: Link) -> None:
-        # the first frames may stand in the same buffer as the handshake: the stage must know the link by then
+        # the first frames may stand in the same buffer as the handshake: the stage must know the
+        # link by then
         self.dialer.opened(link.opened_ns)
         self.links.append(link)
         self.stage.on_connected(link.number, self.subscription.symbols, link.opened_ns)

@@ -92,7 +92,7 @@ class Fetcher:
                 while not response.content.at_eof() and len(payload) < MAX_ANSWER:
                     payload += await response.content.read(MAX_ANSWER - len(payload))
                 status, headers = response.status, response.headers
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.counts["rest_failures"] += 1
             raise RefusedError(Refusal(str(error) or type(error).__name__, fatal=False)) from None
         refusal = self.exchange.refusal_of_answer(status, payload)

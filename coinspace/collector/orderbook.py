@@ -1,4 +1,5 @@
-"""The order book stage: whole books (Upbit, Bithumb) or local books kept by the documented procedure (Binance).
+"""The order book stage: whole books (Upbit, Bithumb) or local books kept by the documented
+procedure (Binance).
 
 The procedure, per symbol; its numbers stand again at the code:
 

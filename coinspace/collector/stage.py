@@ -1,6 +1,8 @@
-"""What both stages of an exchange share: states as messages, requests for REST, judgement of control frames.
+"""What both stages of an exchange share: states as messages, requests for REST, judgement of
+control frames.
 
-A stage is sans-I/O. In come frames, answers and the time; out go messages into a sink and wishes that a worker
+A stage is sans-I/O. In come frames, answers and the time; out go messages into a sink and wishes
+that a worker
 (or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
 """
 
@@ -73,9 +75,8 @@ class Stage:
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
         self._logged_ns: dict[str, int] = {}
-        self.counts: dict[str, int] = {
-            name: 0
-            for name in (
+        self.counts: dict[str, int] = dict.fromkeys(
+            (
                 "connects",
                 "disconnects",
                 "error_frames",
@@ -88,8 +89,9 @@ class Stage:
                 "refused_requests",
                 "unreadable_answers",
                 "listing_events",
-            )
-        }
+            ),
+            0,
+        )
 
     # states
 
@@ -160,7 +162,9 @@ class Stage:
             self.change(status, "disconnected", now_ns, reason)
 
     def caught_up(self, connection: int) -> bool:
-        """Tell whether a newer connection has delivered every market that an older one still does."""
+        """Tell whether a newer connection has delivered every market that an older one still
+        does.
+        """
         return all(
             self.entry_of(status).primary == connection or len(status.live) == 1
             for status in self.statuses
@@ -257,7 +261,9 @@ class Stage:
     # the exchange's list of markets
 
     def on_listing(self, change: str, listing: Listing, now_ns: int) -> None:
-        """Take a change of the exchange's list: halted and delisted markets of ours change their state."""
+        """Take a change of the exchange's list: halted and delisted markets of ours change their
+        state.
+        """
         self.counts["listing_events"] += 1
         known = listing.symbol in self._positions
         self.log.info("market list", change=change, market=str(listing.market), collected=known)

@@ -1,4 +1,6 @@
-"""What the synchronisation of a local book remembers per symbol: kept updates and the snapshot's fate."""
+"""What the synchronisation of a local book remembers per symbol: kept updates and the snapshot's
+fate.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Update(NamedTuple):
 
 @dataclass(slots=True)
 class Sync:
-    """One symbol's synchronisation. The buffer is contiguous: a gap in it drops what came before."""
+    """One symbol's synchronisation. The buffer is contiguous: a gap in it drops what came
+    before.
+    """
 
     buffer: deque[Update] = field(default_factory=deque)
     buffer_bytes: int = 0

@@ -2,10 +2,13 @@
 
 How a missing trade is found:
 
-* Binance: ids count up by one, so a jump is a gap; the REST list of the newest trades fills it by id.
-* Upbit: ids are unique and unordered. After each new connection, and once a minute, the REST list of the newest
+* Binance: ids count up by one, so a jump is a gap; the REST list of the newest trades fills it by
+  id.
+* Upbit: ids are unique and unordered. After each new connection, and once a minute, the REST list
+  of the newest
   trades is compared with the ids that the stream brought.
-* Bithumb: REST ids are of another space and are never joined. After a reconnect the REST trades whose times lie
+* Bithumb: REST ids are of another space and are never joined. After a reconnect the REST trades
+  whose times lie
   strictly between the last streamed trade before and the first one after are the missing ones.
 """
 
@@ -31,7 +34,8 @@ FRESH_NS = 5 * SECOND_NS
 class Hole:
     """A stretch in which trades may be missing.
 
-    first_id, last_id: for contiguous ids, else 0. from_ns, to_ns: exchange times, exclusive; to_ns 0 = still open.
+    first_id, last_id: for contiguous ids, else 0. from_ns, to_ns: exchange times, exclusive; to_ns
+    0 = still open.
     """
 
     reason: str
@@ -217,7 +221,9 @@ class TickerStage(Stage, TickerCollector):
         )
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
-        """Take the news that a request was refused or could not be made: it is asked again later."""
+        """Take the news that a request was refused or could not be made: it is asked again
+        later.
+        """
         self.counts["refused_requests"] += 1
         for status in self.of(request.symbols):
             hole = self._holes.get(self._positions[status.symbol])

@@ -4,7 +4,8 @@ Rules that the code relies on:
 
 1. Unknown streams are acknowledged and stay silent: a first frame is watched for.
 2. The server pings every 20 s and wants the pong within 60 s.
-3. We may send 5 messages a second, pongs included, in a strict rolling window: streams go into the URL, more of
+3. We may send 5 messages a second, pongs included, in a strict rolling window: streams go into the
+   URL, more of
    them in SUBSCRIBE frames at least 300 ms apart.
 4. A connection ends after 24 h, or earlier with `serverShutdown`.
 5. A snapshot costs weight by its levels; 6,000 a minute are allowed, 80 % of them are used.

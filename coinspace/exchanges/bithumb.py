@@ -2,12 +2,14 @@
 
 Rules that the code relies on:
 
-1. A subscribe frame replaces the one before; unknown codes are silent; errors are followed by close 1000.
+1. A subscribe frame replaces the one before; unknown codes are silent; errors are followed by
+   close 1000.
 2. Flags are in camelCase; `level` starts at 1.
 3. Idle sockets are cut after 60 s: a ping every 15 s.
 4. Half of the frames repeat the book before; levels of size 0 are dust and are not there.
 5. REST errors come with status 200; one bad code fails the whole call.
-6. REST trade times may be KST wall time written as UTC (+9 h); REST trade ids are not those of the stream.
+6. REST trade times may be KST wall time written as UTC (+9 h); REST trade ids are not those of the
+   stream.
 
 https://apidocs.bithumb.com
 """

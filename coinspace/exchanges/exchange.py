@@ -26,7 +26,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One connection: its URL, the frames to send once it is open, and the symbols it then delivers."""
+    """One connection: its URL, the frames to send once it is open, and the symbols it then
+    delivers.
+    """
 
     url: str
     frames: tuple[bytes, ...]
