@@ -180,9 +180,23 @@ class JournalSettings(Section):
     """The journal behind each publisher."""
 
     enabled: bool = True
-    max_bytes: Annotated[int, Field(ge=1 << 20, description="bytes kept per publisher")] = 1 << 30
+    max_bytes: Annotated[int, Field(ge=1 << 20, description="bytes kept per publisher")] = 2 << 30
     max_age_s: Annotated[int, Field(ge=1, description="seconds kept")] = 86_400
-    segment_bytes: Annotated[int, Field(ge=1 << 16)] = 1 << 26
+    segment_bytes: Annotated[
+        int, Field(ge=1 << 16, le=1 << 30, description="reserved at once, two per publisher")
+    ] = 1 << 24
+    min_free_bytes: Annotated[
+        int, Field(ge=0, description="left free on the disk: below it journalling stops")
+    ] = 1 << 29
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> JournalSettings:
+        if self.max_bytes < 4 * self.segment_bytes:
+            raise ValueError(
+                f"expected max_bytes of at least four segments, {4 * self.segment_bytes},"
+                f" was {self.max_bytes}"
+            )
+        return self
 
 
 class StorageSettings(Section):

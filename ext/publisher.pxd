@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from coinspace._ext.journal cimport JournalWriter
 from coinspace._ext.message cimport Header
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
@@ -10,6 +11,7 @@ from coinspace._ext.sink cimport Topic
 cdef class ZmqSink(Sink):
     cdef:
         void *_handle              # the PUB socket's; NULL once closed
+        JournalWriter _journal     # None = nothing is written down
         readonly int64_t dropped   # messages that found a subscriber's queue full
 
     cdef int send_first(self, Topic topic) except -1

@@ -5,8 +5,10 @@ from libc.errno cimport EINTR
 from libc.stdint cimport int64_t
 from libc.stdint cimport uintptr_t
 
+from coinspace._ext.journal cimport JournalWriter
 from coinspace._ext.message cimport HEADER_SIZE
 from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_HEARTBEAT
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
 from coinspace._ext.zeromq cimport DONTWAIT
@@ -25,10 +27,13 @@ cdef class ZmqSink(Sink):
     again with the refusal switched off, and only the full ones miss it. From then until such a
     subscriber has read half of its queue libzmq leaves it out without a word: `dropped` counts the
     messages known to be lost, the subscriber's own `missed` counter has the exact number.
+
+    With a journal every message but the heartbeats is written down before it is sent.
     """
 
-    def __init__(self, epoch_ns, uintptr_t handle, *, clock=None):
+    def __init__(self, epoch_ns, uintptr_t handle, *, JournalWriter journal=None, clock=None):
         Sink.__init__(self, epoch_ns, clock=clock)
+        self._journal = journal
         self._handle = <void *>handle
         self.refuse_when_full(1)
 
@@ -40,6 +45,8 @@ cdef class ZmqSink(Sink):
         cdef int error
         if self._handle == NULL:
             raise BusError(f"publisher: expected an open socket, was closed, {topic.name!r}")
+        if self._journal is not None and header.kind != KIND_HEARTBEAT:
+            self._journal.append(topic, header, payload, size)
         if zmq.send(self._handle, topic.data, topic.size, DONTWAIT | SNDMORE) < 0:
             error = zmq.last_error()
             if error == EAGAIN:

@@ -11,15 +11,28 @@ import zmq
 from coinspace._ext import message
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus import topics
+from coinspace.bus.journal import Journal, journal_folder
+from coinspace.bus.replay import ReplayServer
 from coinspace.bus.sockets import Bound, bind
 from coinspace.clock import Clock
-from coinspace.config import BusSettings
+from coinspace.config import BusSettings, Settings
 
 HEARTBEAT_INTERVAL_S = 1.0
 # how long `close` waits for subscribers to take what is still queued
 LINGER_MS = 500
 
 States = Callable[[], Mapping[str, str]]
+
+
+def open_publisher(process: str, settings: Settings, epoch_ns: int) -> Publisher:
+    """Return a process's publisher with its journal, where the settings want one.
+
+    Raises: BusError when another process has its place.
+    """
+    journal = None
+    if settings.journal.enabled:
+        journal = Journal(journal_folder(settings, process), settings.journal, epoch_ns)
+    return Publisher(process, settings.bus, epoch_ns, journal=journal)
 
 
 class Publisher(ZmqSink):
@@ -35,14 +48,17 @@ class Publisher(ZmqSink):
         bus: BusSettings,
         epoch_ns: int,
         *,
+        journal: Journal | None = None,
         endpoint: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Bind bus.endpoint(process), or `endpoint` instead.
+        """Bind bus.endpoint(process), or `endpoint` instead; `close` closes the journal too.
 
         Raises: BusError when another process publishes there.
         """
         self.process = process
+        self.journal = journal
+        self._replay: ReplayServer | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # PUB, not XPUB: an XPUB that nobody reads queues subscriptions without a limit
         self._socket = self._context.socket(zmq.PUB)
@@ -51,7 +67,14 @@ class Publisher(ZmqSink):
         self._bound: Bound | None = None
         try:
             self._bound = bind(self._socket, endpoint or bus.endpoint(process), bus)
-            super().__init__(epoch_ns, self._socket.underlying, clock=clock)
+            super().__init__(
+                epoch_ns,
+                self._socket.underlying,
+                journal=journal.writer if journal else None,
+                clock=clock,
+            )
+            if journal is not None:
+                self._replay = ReplayServer(process, journal, bus)
         except BaseException:
             self._release(0)
             raise
@@ -78,8 +101,23 @@ class Publisher(ZmqSink):
         self._timer = loop.call_later(HEARTBEAT_INTERVAL_S, self.start_heartbeats, loop, states)
 
     def counters(self) -> dict[str, int]:
-        """Return messages published and known to be dropped."""
-        return {"published": self.published, "dropped": self.dropped}
+        """Return messages published and known to be dropped, and what the journal counts."""
+        counters = {"published": self.published, "dropped": self.dropped}
+        if self.journal is not None:
+            counters |= self.journal.counters()
+        if self._replay is not None:
+            counters |= self._replay.counters()
+        return counters
+
+    @property
+    def problem(self) -> str | None:
+        """Why messages are not written down at the moment, None while all is well."""
+        return self.journal.problem if self.journal else None
+
+    @property
+    def replay_endpoint(self) -> str:
+        """Where the journal answers requests, "" without a journal."""
+        return self._replay.endpoint if self._replay else ""
 
     def close(self) -> None:
         """Send what is queued, for at most half a second, and release the endpoint."""
@@ -90,6 +128,11 @@ class Publisher(ZmqSink):
         self._release(LINGER_MS)
 
     def _release(self, linger_ms: int) -> None:
+        if self._replay is not None:
+            self._replay.close()
+            self._replay = None
+        if self.journal is not None:
+            self.journal.close()
         self._socket.close(linger_ms)
         if self._bound is not None:
             self._bound.close()

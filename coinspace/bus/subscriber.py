@@ -79,7 +79,7 @@ class Subscriber:
         for endpoint in self._endpoints:
             connect(self._socket, endpoint, self._bus)
         self._loop = loop or asyncio.get_running_loop()
-        self._fd = self._socket.getsockopt(zmq.FD)
+        self._fd = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)
         self._safety_poll()
 

@@ -1,0 +1,133 @@
+"""The client of a journal's side socket: fetch what a subscriber has missed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import zmq
+
+from coinspace._ext.message import Message
+from coinspace._ext.segment import messages
+from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
+from coinspace.config import BusSettings
+from coinspace.errors import JournalError
+
+TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class Held:
+    """What a journal holds.
+
+    Attributes:
+        process, epoch: of the publisher that answered; earlier epochs are in `ranges` too.
+        problem: why it writes nothing down at the moment, None while all is well.
+        ranges: half-open ranges of sequences by epoch and topic.
+    """
+
+    process: str
+    epoch: int
+    problem: str | None
+    ranges: dict[int, dict[bytes, list[tuple[int, int]]]]
+
+
+@dataclass(slots=True)
+class Fetched:
+    """One chunk of an answer, oldest first.
+
+    Attributes:
+        missing: half-open ranges before `next` that the journal no longer holds.
+        next: where the next chunk begins.
+        done: whether the range is answered to its end.
+    """
+
+    messages: list[Message]
+    missing: list[tuple[int, int]]
+    next: int
+    done: bool
+
+
+class JournalClient:
+    """Asks one publisher's journal. Blocks: call it from a thread, one thread at a time.
+
+    Raises (all methods): JournalError when there is no answer in time or a refusal.
+    """
+
+    def __init__(
+        self, endpoint: str, bus: BusSettings | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.endpoint = endpoint
+        self._bus = bus
+        self._timeout_s = timeout_s
+        self._numbers = itertools.count(1)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def list(self) -> Held:
+        """Return what the journal holds."""
+        facts, _ = self._ask({"op": "list"})
+        ranges = {
+            int(epoch): {
+                topic.encode(): [(first, end) for first, end in held]
+                for topic, held in topics.items()
+            }
+            for epoch, topics in facts["held"].items()
+        }
+        return Held(facts["process"], facts["epoch"], facts["problem"], ranges)
+
+    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
+        """Return the oldest chunk, about 1 MiB, of sequences [first, end); None = to the last."""
+        facts, records = self._ask(
+            {"op": "fetch", "topic": topic.decode(), "epoch": epoch, "first": first, "end": end}
+        )
+        missing = [(start, stop) for start, stop in facts["missing"]]
+        return Fetched(messages(records), missing, facts["next"], facts["done"])
+
+    def fetch_all(
+        self, topic: bytes, epoch: int, first: int, end: int | None = None
+    ) -> Iterator[Fetched]:
+        """Yield the range chunk by chunk; the next one is asked for when it is wanted."""
+        while True:
+            fetched = self.fetch(topic, epoch, first, end)
+            yield fetched
+            if fetched.done:
+                return
+            first = fetched.next
+
+    def close(self) -> None:
+        """Close the socket; an answer still under way is dropped."""
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+        self._context.term()
+
+    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        number = str(next(self._numbers)).encode()
+        if self._socket is None:
+            self._socket = self._context.socket(zmq.DEALER)
+            self._socket.linger = 0
+            self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
+            connect(self._socket, self.endpoint, self._bus)
+        self._socket.send_multipart([number, orjson.dumps(request)])
+        deadline = time.monotonic() + self._timeout_s
+        while (left := deadline - time.monotonic()) > 0 and self._socket.poll(int(left * 1000) + 1):
+            parts = self._socket.recv_multipart()
+            # an answer to a request that was given up before
+            if parts[0] != number or len(parts) != 3:
+                continue
+            facts: dict[str, Any] = orjson.loads(parts[1])
+            if "error" in facts:
+                raise JournalError(f"{self.endpoint}: request refused: {facts['error']}")
+            return facts, parts[2]
+        # a new socket, so that nothing of this request is sent when the publisher comes back
+        self._socket.close(0)
+        self._socket = None
+        raise JournalError(
+            f"{self.endpoint}: expected an answer within {self._timeout_s} s, got none;"
+            " is the publisher running?"
+        )

@@ -1,0 +1,215 @@
+"""`coinspace journal`: list, print and verify what the publishers wrote down."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from coinspace._ext.message import REPEAT, Message
+from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
+from coinspace.bus.segments import SegmentFile, segment_paths
+from coinspace.clock import SECOND_NS
+from coinspace.config import config_option, load
+from coinspace.errors import JournalError
+
+PRINTED_KINDS = ("state", "index")
+
+
+@click.group()
+def journal() -> None:
+    """List, print and verify journals."""
+
+
+process_argument = click.argument("process", required=False)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout")
+
+
+def _folders(config_path: str | None, process: str | None) -> list[Path]:
+    root = load(config_path).data / "journal"
+    if process:
+        chosen = Path(process) if "/" in process else root / process
+        if not chosen.is_dir():
+            raise JournalError(f"{chosen}: expected a journal folder, found none")
+        return [chosen]
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+@journal.command()
+@process_argument
+@config_option
+@json_option
+def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
+    """List ranges held by process, epoch and topic. PROCESS: a name or a folder."""
+    for folder in _folders(config_path, process):
+        held: dict[tuple[int, bytes], dict[str, Any]] = {}
+        for path in segment_paths(folder):
+            file = _open(path)
+            if file is None:
+                continue
+            for run in file.runs:
+                row = held.setdefault(
+                    (file.epoch, run.topic),
+                    {
+                        "process": folder.name,
+                        "epoch": file.epoch,
+                        "topic": run.topic.decode(),
+                        "ranges": [],
+                        "first_ns": run.started_ns,
+                    },
+                )
+                ranges = row["ranges"]
+                if ranges and ranges[-1][1] == run.first:
+                    ranges[-1][1] = run.last + 1
+                else:
+                    ranges.append([run.first, run.last + 1])
+                row["last_ns"] = run.ended_ns
+        for row in held.values():
+            row["messages"] = sum(end - first for first, end in row["ranges"])
+            if as_json:
+                click.echo(orjson.dumps(row))
+            else:
+                ranges = ", ".join(f"{first}-{end - 1}" for first, end in row["ranges"])
+                click.echo(
+                    f"{row['process']:<28} {row['epoch']} {row['topic']:<30}"
+                    f" {row['messages']:>10} {ranges:<24}"
+                    f" {_text(row['first_ns'])} - {_text(row['last_ns'])}"
+                )
+
+
+@journal.command()
+@process_argument
+@config_option
+@click.option("--topic", default="", help="prefix of the topics to print")
+@click.option("--epoch", type=int, default=None, help="only this epoch")
+@click.option("--first", type=int, default=1, help="first sequence")
+@click.option("--end", type=int, default=None, help="sequence to stop before")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="messages at most")
+@json_option
+def cat(
+    process: str | None,
+    config_path: str | None,
+    topic: str,
+    epoch: int | None,
+    first: int,
+    end: int | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print messages, oldest first; with --json the whole payload. PROCESS: a name or a folder."""
+    left = limit
+    for folder in _folders(config_path, process):
+        for message in _read(folder, epoch):
+            if not message.topic.startswith(topic.encode()) or message.sequence < first:
+                continue
+            if end is not None and message.sequence >= end:
+                continue
+            click.echo(orjson.dumps(_facts(message)) if as_json else _line(message))
+            if left is not None:
+                left -= 1
+                if not left:
+                    return
+
+
+@journal.command()
+@process_argument
+@config_option
+@json_option
+def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
+    """Check every record's checksum and sequence; exit code 1 when something is damaged."""
+    damaged = False
+    for folder in _folders(config_path, process):
+        last: dict[tuple[int, bytes], int] = {}
+        for path in segment_paths(folder):
+            row: dict[str, Any] = {"segment": str(path), "records": 0, "bytes": 0}
+            problems: list[str] = []
+            try:
+                file = SegmentFile(path)
+                file.refresh()
+                row |= {"epoch": file.epoch, "number": file.number}
+                row |= {"records": file.index.records, "bytes": file.index.end}
+                if file.index.torn:
+                    problems.append(f"bytes after {file.index.end} are no whole record")
+                for run in file.runs:
+                    before = last.get((file.epoch, run.topic))
+                    if before is not None and run.first != before + 1:
+                        problems.append(
+                            f"{run.topic.decode()}: expected sequence {before + 1}, was {run.first}"
+                        )
+                    last[(file.epoch, run.topic)] = run.last
+            except JournalError as error:
+                problems.append(str(error))
+            row["problems"] = problems
+            damaged = damaged or bool(problems)
+            if as_json:
+                click.echo(orjson.dumps(row))
+            else:
+                state = "; ".join(problems) or "ok"
+                click.echo(f"{path} {row['records']} records {row['bytes']} bytes: {state}")
+    if damaged:
+        sys.exit(1)
+
+
+def _open(path: Path) -> SegmentFile | None:
+    try:
+        file = SegmentFile(path)
+        file.refresh()
+    except FileNotFoundError:
+        return None
+    except JournalError as error:
+        click.echo(f"coinspace: {error}", err=True)
+        return None
+    return file
+
+
+def _read(folder: Path, epoch: int | None) -> Iterator[Message]:
+    for path in segment_paths(folder):
+        file = _open(path)
+        if file is None or epoch not in (None, file.epoch):
+            continue
+        yield from messages(file.read(SEGMENT_HEAD_SIZE, file.index.end - SEGMENT_HEAD_SIZE))
+
+
+def _text(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / SECOND_NS, UTC).isoformat(timespec="milliseconds")
+
+
+def _line(message: Message) -> str:
+    text = (
+        f"{_text(message.published_ns)} {message.topic.decode()} {message.epoch} {message.sequence}"
+    )
+    if message.kind_name == "orderbook":
+        repeat = " repeat" if message.flags & REPEAT else ""
+        text += f" bids={message.n_bids} asks={message.n_asks}{repeat}"
+    elif message.kind_name in PRINTED_KINDS:
+        text += f" {bytes(message.payload).decode(errors='replace')}"
+    return text
+
+
+def _facts(message: Message) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "topic": message.topic.decode(),
+        "kind": message.kind_name,
+        "flags": message.flags,
+        "epoch": message.epoch,
+        "sequence": message.sequence,
+        "exchange_ns": message.exchange_ns or None,
+        "received_ns": message.received_ns or None,
+        "published_ns": message.published_ns,
+        "id": message.id or None,
+    }
+    if message.kind_name == "orderbook":
+        facts["bids"] = message.bids.T.tolist()
+        facts["asks"] = message.asks.T.tolist()
+    elif message.kind_name in ("ticker", "trade"):
+        facts["values"] = message.values.tolist()
+    elif message.kind_name in PRINTED_KINDS:
+        facts["payload"] = message.json()
+    else:
+        facts["payload_bytes"] = len(message.payload)
+    return facts

@@ -1,0 +1,178 @@
+"""A publisher's journal: a segment always ready ahead of the writer, old ones removed.
+
+All of it on a thread of its own. When no segment can be made, because the disk is full, messages
+are published without being written down, counted in `journal_skipped`, and `problem` says why;
+journalling goes on by itself once there is room.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import structlog
+
+from coinspace._ext.journal import JournalWriter, Segment
+from coinspace.bus.segments import segment_path, segment_paths
+from coinspace.clock import SECOND_NS, now_ns
+from coinspace.config import JournalSettings, Settings
+from coinspace.errors import JournalError
+
+KEEPER_INTERVAL_S = 0.5
+LOG_INTERVAL_NS = 60 * SECOND_NS
+
+log = structlog.get_logger("journal")
+
+
+def journal_folder(settings: Settings, process: str) -> Path:
+    """Return where a process writes its journal."""
+    return settings.data / "journal" / process
+
+
+class Journal:
+    """The journal of one publisher's process, below `folder`.
+
+    Attributes:
+        writer: appends, from Cython.
+        problem: why no segment can be made, None while all is well.
+    """
+
+    def __init__(self, folder: Path, settings: JournalSettings, epoch_ns: int) -> None:
+        """Open the folder and make the first segment; a full disk only sets `problem`.
+
+        Raises: JournalError when another process writes there or the folder cannot be written.
+        """
+        self.folder = folder
+        self.epoch = epoch_ns
+        self.problem: str | None = None
+        self.removed = 0
+        self._settings = settings
+        self._number = 0
+        self._logged_ns = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._lock = self._lock_folder()
+        self.writer = JournalWriter(self._wake.set)
+        self._tend()
+        self._keeper = threading.Thread(target=self._keep, name="journal keeper", daemon=True)
+        self._keeper.start()
+
+    def counters(self) -> dict[str, int]:
+        """Return what was written, what there was no room for, what was removed."""
+        return {
+            "journal_written": self.writer.written,
+            "journal_bytes": self.writer.written_bytes,
+            "journal_skipped": self.writer.skipped,
+            "journal_segments_removed": self.removed,
+            "journal_stopped": int(self.problem is not None),
+        }
+
+    def close(self) -> None:
+        """Stop writing and cut the last segment to what it holds."""
+        self._closing = True
+        self._wake.set()
+        self._keeper.join()
+        for segment in (*self.writer.full, *self.writer.finish()):
+            self._close_segment(segment)
+        os.close(self._lock)
+
+    def _lock_folder(self) -> int:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise JournalError(
+                f"journal folder {self.folder}: expected a writable folder, {error}"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise JournalError(
+                f"journal folder {self.folder}: expected no other writer, found one; stop it"
+            ) from None
+        return lock
+
+    def _keep(self) -> None:
+        while not self._closing:
+            self._wake.wait(KEEPER_INTERVAL_S)
+            self._wake.clear()
+            if not self._closing:
+                self._tend()
+
+    def _tend(self) -> None:
+        # the next segment first: the writer may be waiting for it
+        try:
+            while not self.writer.has_next or self.writer.current is None:
+                self._prune(self._settings.segment_bytes)
+                self.writer.provide(self._make())
+            self._set_problem(None)
+        except (OSError, JournalError) as error:
+            self._set_problem(str(error))
+        while self.writer.full:
+            self._close_segment(self.writer.full.pop(0))
+        self._prune(0)
+
+    def _make(self) -> Segment:
+        size = self._settings.segment_bytes
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self._settings.min_free_bytes + size:
+            raise JournalError(
+                f"{self.folder}: expected {self._settings.min_free_bytes + size} bytes free"
+                f" on the disk, was {free}; make room or lower journal.max_bytes"
+            )
+        number = self._number + 1
+        path = segment_path(self.folder, self.epoch, number)
+        segment = Segment(path, self.epoch, number, size, now_ns())
+        self._number = number
+        return segment
+
+    def _close_segment(self, segment: Segment) -> None:
+        try:
+            segment.close()
+        except OSError as error:
+            log.error("segment not closed", path=str(segment.path), error=str(error))
+
+    def _prune(self, wanted_bytes: int) -> None:
+        # remove the oldest closed segments beyond the bounds; `wanted_bytes` are about to be added
+        oldest_ns = now_ns() - self._settings.max_age_s * SECOND_NS
+        held = []
+        for path in segment_paths(self.folder):
+            try:
+                held.append((path, path.stat()))
+            except FileNotFoundError:
+                continue
+        total = sum(stat.st_size for _, stat in held) + wanted_bytes
+        segment = self.writer.current
+        number = segment.number if segment else self._number + 1
+        first_open = segment_path(self.folder, self.epoch, number)
+        for path, stat in held:
+            if path >= first_open or path in [full.path for full in self.writer.full]:
+                return
+            if total <= self._settings.max_bytes and stat.st_mtime_ns >= oldest_ns:
+                return
+            try:
+                path.unlink()
+            except OSError as error:
+                log.error("segment not removed", path=str(path), error=str(error))
+                return
+            self.removed += 1
+            total -= stat.st_size
+
+    def _set_problem(self, problem: str | None) -> None:
+        now = now_ns()
+        if problem is None:
+            if self.problem is not None:
+                log.info("journalling again", folder=str(self.folder), lost=self.writer.skipped)
+                self._logged_ns = 0
+        elif now - self._logged_ns >= LOG_INTERVAL_NS:
+            self._logged_ns = now
+            log.error(
+                "journal stopped: messages are published without being written down",
+                folder=str(self.folder),
+                reason=problem,
+            )
+        self.problem = problem

@@ -1,0 +1,236 @@
+"""Read a journal folder: which ranges it holds, and the records of a range. Needs no writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from coinspace._ext.message import Message
+from coinspace._ext.segment import (
+    SEGMENT_HEAD_SIZE,
+    SegmentIndex,
+    messages,
+    read_head,
+    select,
+)
+from coinspace.errors import JournalError
+
+SUFFIX = ".journal"
+# bytes read at once while looking for records: bounds memory, not the answer
+WINDOW_BYTES = 4 << 20
+# a record's first word, which its writer stores last
+WORD_BYTES = 8
+CHUNK_BYTES = 1 << 20
+
+
+class Run(NamedTuple):
+    """Consecutive sequences of one topic within one segment; offsets are bytes of the file."""
+
+    topic: bytes
+    first: int
+    last: int
+    offset: int
+    end: int
+    started_ns: int
+    ended_ns: int
+
+
+class Chunk(NamedTuple):
+    """A part of an answer: records, and what is not held before `next`.
+
+    Attributes:
+        records: as they stand in the journal; `messages(records)` reads them.
+        n_records: number of them.
+        next: the first sequence that this chunk says nothing about.
+        missing: half-open ranges of sequences that are not held.
+        done: whether the whole range was answered.
+    """
+
+    records: bytes
+    n_records: int
+    next: int
+    missing: list[tuple[int, int]]
+    done: bool
+
+
+def segment_path(folder: Path, epoch: int, number: int) -> Path:
+    """Return the path of a segment; names sort in the order of writing."""
+    return folder / f"{epoch:020}-{number:08}{SUFFIX}"
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """Return a folder's segments, oldest first."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(SUFFIX)]
+
+
+class SegmentFile:
+    """One segment, indexed as far as it has been read.
+
+    Raises: JournalError when its head is damaged; OSError when the file is gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            head = file.read(SEGMENT_HEAD_SIZE)
+        try:
+            self.epoch, self.number, self.created_ns = read_head(head)
+        except JournalError as error:
+            raise JournalError(f"{path}: {error}") from None
+        self.index = SegmentIndex()
+        self._runs: list[Run] | None = None
+
+    def refresh(self) -> None:
+        """Index what was added since the last time."""
+        index, size = self.index, WINDOW_BYTES
+        with self.path.open("rb") as file:
+            while any(os.pread(file.fileno(), WORD_BYTES, index.end)):
+                data = os.pread(file.fileno(), size, index.end)
+                before = index.end
+                index.extend(data)
+                self._runs = None
+                if index.end == before:
+                    if len(data) < size:
+                        # no whole record up to the end of the file
+                        return
+                    size *= 2
+
+    @property
+    def runs(self) -> list[Run]:
+        """What the segment holds."""
+        if self._runs is None:
+            self._runs = [Run(*run) for run in self.index.runs]
+        return self._runs
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file. Reading, not mapping: the writer may cut the file's end off."""
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), size, offset)
+
+
+class JournalReader:
+    """A folder of segments of one process, over all its epochs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.damaged: dict[Path, str] = {}
+        self._files: dict[Path, SegmentFile] = {}
+        # (path, topic) -> (sequence, offset) where the last answer ended
+        self._resume: dict[tuple[Path, bytes], tuple[int, int]] = {}
+
+    def refresh(self) -> list[SegmentFile]:
+        """Look at the folder again; returns its readable segments, oldest first."""
+        paths = segment_paths(self.folder)
+        for path in self._files.keys() - set(paths):
+            del self._files[path]
+            self._resume = {key: at for key, at in self._resume.items() if key[0] != path}
+        for path in paths:
+            try:
+                if path not in self._files and path not in self.damaged:
+                    self._files[path] = SegmentFile(path)
+                if path in self._files:
+                    self._files[path].refresh()
+            except FileNotFoundError:
+                self._files.pop(path, None)
+            except JournalError as error:
+                # a segment just being made has no head yet: its name stays unknown until it has
+                if not _is_blank(path):
+                    self.damaged[path] = str(error)
+        return [self._files[path] for path in paths if path in self._files]
+
+    def held(self) -> dict[int, dict[bytes, list[tuple[int, int]]]]:
+        """Return half-open ranges held, by epoch and topic."""
+        found: dict[int, dict[bytes, list[tuple[int, int]]]] = {}
+        for path in sorted(self._files):
+            file = self._files[path]
+            for run in file.runs:
+                ranges = found.setdefault(file.epoch, {}).setdefault(run.topic, [])
+                if ranges and ranges[-1][1] == run.first:
+                    ranges[-1] = (ranges[-1][0], run.last + 1)
+                else:
+                    ranges.append((run.first, run.last + 1))
+        return found
+
+    def fetch(
+        self, topic: bytes, epoch: int, first: int, end: int | None, limit: int = CHUNK_BYTES
+    ) -> Chunk:
+        """Return the oldest records of [first, end) within `limit` bytes; None = to the last.
+
+        A record that was removed meanwhile counts as missing.
+        """
+        parts: list[bytes] = []
+        missing: list[tuple[int, int]] = []
+        count, room, want = 0, limit, first
+        for path in sorted(self._files):
+            file = self._files[path]
+            if file.epoch != epoch:
+                continue
+            for run in file.runs:
+                if run.topic != topic or run.last < want:
+                    continue
+                if end is not None and run.first >= end:
+                    break
+                stop = run.last + 1 if end is None else min(run.last + 1, end)
+                start = max(want, run.first)
+                try:
+                    part, n, reached = self._select(file, run, start, stop, room)
+                except FileNotFoundError:
+                    continue
+                if not n:
+                    continue
+                if start > want:
+                    missing.append((want, start))
+                parts.append(part)
+                count, room, want = count + n, room - len(part), reached
+                if reached < stop or room <= 0:
+                    return Chunk(b"".join(parts), count, want, missing, want == end)
+        if end is not None and want < end:
+            missing.append((want, end))
+            want = end
+        return Chunk(b"".join(parts), count, want, missing, True)
+
+    def _select(
+        self, file: SegmentFile, run: Run, first: int, end: int, limit: int
+    ) -> tuple[bytes, int, int]:
+        key = (file.path, run.topic)
+        sequence, offset = self._resume.get(key, (0, 0))
+        if not (run.offset < offset <= run.end and sequence <= first):
+            offset = run.offset
+        parts, count, size, full = [], 0, WINDOW_BYTES, False
+        while offset < run.end and first < end and limit > 0 and not full:
+            data = file.read(offset, min(size, run.end - offset))
+            part, n, first, consumed, full = select(data, run.topic, first, end, limit)
+            if not consumed and not full:
+                if len(data) >= run.end - offset:
+                    break
+                # one record larger than the window
+                size = run.end - offset
+                continue
+            parts.append(part)
+            count, limit, offset = count + n, limit - len(part), offset + consumed
+        self._resume[key] = (first, offset)
+        return b"".join(parts), count, first
+
+
+def _is_blank(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not any(file.read(SEGMENT_HEAD_SIZE))
+
+
+def read_journal(folder: Path) -> Iterator[Message]:
+    """Yield every recorded message of a journal folder, in order of writing.
+
+    A torn tail ends its segment; what stands before it is whole.
+    """
+    for path in segment_paths(folder):
+        file = SegmentFile(path)
+        file.refresh()
+        offset = SEGMENT_HEAD_SIZE
+        data = file.read(offset, file.index.end - offset)
+        yield from messages(data)

@@ -1,0 +1,33 @@
+"""The journal's write side: append-only memory-mapped segments, no allocation per message."""
+
+from libc.stdint cimport int64_t
+
+from coinspace._ext.message cimport Header
+from coinspace._ext.sink cimport Topic
+
+
+cdef class Segment:
+    """One mapped segment file, its blocks reserved before anything is written."""
+    cdef:
+        readonly object path
+        readonly int64_t epoch
+        readonly int64_t number
+        readonly size_t size        # of the file while it is written
+        readonly size_t used        # bytes of head and whole records
+        char *_data                 # the mapping; NULL once closed
+        int _fd
+
+
+cdef class JournalWriter:
+    cdef:
+        readonly Segment current    # None before the first segment and when there was no room for another
+        Segment _next               # made ahead by the keeper's thread
+        readonly list full          # segments to close, for the keeper
+        object _on_full             # called without arguments when `current` is full
+        readonly int64_t written    # messages
+        readonly int64_t written_bytes
+        readonly int64_t skipped    # messages for which there was no room
+
+    # Returns: 1 = written, 0 = skipped and counted
+    cdef int append(self, Topic topic, const Header *header, const void *payload, size_t size) except -1
+    cdef int advance(self) except -1

@@ -1,0 +1,187 @@
+"""Write messages down before they are published: a copy into mapped memory and a checksum.
+
+What has been copied survives the death of the process, since the pages belong to the kernel; not the
+death of the machine. Space is reserved when a segment is made: a full disk shows there as an error, not
+later as a SIGBUS. Making and closing segments is the keeper's work, on a thread of its own; appending
+never waits for it.
+"""
+
+import os
+
+from libc.errno cimport EINTR
+from libc.errno cimport errno
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint16_t
+from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+from posix.mman cimport MAP_FAILED
+from posix.mman cimport MAP_SHARED
+from posix.mman cimport PROT_READ
+from posix.mman cimport PROT_WRITE
+from posix.mman cimport mmap
+from posix.mman cimport munmap
+
+from coinspace._ext.checksum cimport checksum
+from coinspace._ext.message cimport HEADER_SIZE
+from coinspace._ext.message cimport Header
+from coinspace._ext.record cimport HEAD_SIZE
+from coinspace._ext.record cimport Head
+from coinspace._ext.record cimport PREFIX_SIZE
+from coinspace._ext.record cimport Prefix
+from coinspace._ext.record cimport RECORD_MARK
+from coinspace._ext.record cimport SEGMENT_VERSION
+from coinspace._ext.record cimport record_size
+from coinspace._ext.sink cimport Topic
+
+cdef extern from "fcntl.h" nogil:
+    int posix_fallocate(int fd, int64_t offset, int64_t size)
+
+cdef extern from *:
+    """
+    static inline void coinspace_store_release(void *to, uint64_t word) {
+        __atomic_store_n((uint64_t *)to, word, __ATOMIC_RELEASE);
+    }
+    static inline void coinspace_touch(char *to) {
+        *(volatile char *)to = 0;
+    }
+    """
+    void touch "coinspace_touch"(char *to) noexcept nogil
+    void store_release "coinspace_store_release"(void *to, uint64_t word) noexcept nogil
+
+cdef enum:
+    PAGE = 4096
+
+
+cdef class Segment:
+    """Make a segment file of `size` bytes, reserve its blocks and map it. Runs without the GIL.
+
+    Raises: OSError when the file exists, the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, path, int64_t epoch, int64_t number, size_t size, int64_t created_ns):
+        cdef Head *head
+        cdef int error
+        cdef int fd
+        cdef void *data
+        cdef size_t offset
+        self._fd = -1
+        self.path = path
+        self.epoch = epoch
+        self.number = number
+        self.size = size
+        self.used = HEAD_SIZE
+        fd = self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        with nogil:
+            error = EINTR
+            while error == EINTR:
+                error = posix_fallocate(fd, 0, <int64_t>size)
+            if not error:
+                data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+                if data == MAP_FAILED:
+                    error = errno
+        if error:
+            os.close(fd)
+            self._fd = -1
+            os.unlink(path)
+            raise OSError(error, os.strerror(error), str(path))
+        self._data = <char *>data
+        with nogil:
+            # the pages' first faults, taken here and not while a message waits
+            offset = 0
+            while offset < size:
+                touch(self._data + offset)
+                offset += PAGE
+        head = <Head *>self._data
+        memcpy(head.magic, b"COINJRNL", 8)
+        head.version = SEGMENT_VERSION
+        head.epoch = epoch
+        head.number = number
+        head.created_ns = created_ns
+        head.check = checksum(head, HEAD_SIZE - 8)
+
+    def close(self):
+        """Cut the file to what is used and unmap it; a segment without records is removed."""
+        if self._data != NULL:
+            munmap(self._data, self.size)
+            self._data = NULL
+        if self._fd < 0:
+            return
+        try:
+            if self.used > HEAD_SIZE:
+                os.ftruncate(self._fd, self.used)
+            else:
+                os.unlink(self.path)
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __dealloc__(self):
+        if self._data != NULL:
+            munmap(self._data, self.size)
+
+
+cdef class JournalWriter:
+    """Appends messages to the current segment and moves on to the next one that was provided.
+
+    Args: on_full: called without arguments when a segment is full, to have the next one made.
+    """
+
+    def __init__(self, on_full):
+        self._on_full = on_full
+        self.full = []
+
+    @property
+    def has_next(self):
+        """Whether a segment is ready to follow the current one."""
+        return self._next is not None
+
+    def provide(self, Segment segment not None):
+        """Give the next segment, or the first one."""
+        if self.current is None:
+            self.current = segment
+        else:
+            self._next = segment
+
+    def finish(self):
+        """Take no more messages; returns the segments still open, for their owner to close."""
+        left = [segment for segment in (self.current, self._next) if segment is not None]
+        self.current = self._next = None
+        return left
+
+    cdef int append(self, Topic topic, const Header *header, const void *payload, size_t size) except -1:
+        cdef size_t needed = record_size(topic.size, size)
+        cdef Segment segment = self.current
+        cdef char *to
+        cdef Prefix prefix
+        cdef uint64_t first_word
+        if segment is None or segment.size - segment.used < needed:
+            if segment is not None and needed <= segment.size - HEAD_SIZE:
+                self.advance()
+            segment = self.current
+            if segment is None or segment.size - segment.used < needed:
+                self.skipped += 1
+                return 0
+        to = segment._data + segment.used
+        memcpy(to + PREFIX_SIZE, header, HEADER_SIZE)
+        memcpy(to + PREFIX_SIZE + HEADER_SIZE, topic.data, topic.size)
+        memcpy(to + PREFIX_SIZE + HEADER_SIZE + topic.size, payload, size)
+        prefix.size = <uint32_t>needed
+        prefix.topic_size = <uint16_t>topic.size
+        prefix.mark = RECORD_MARK
+        # the padding is still zero
+        prefix.check = checksum(to + PREFIX_SIZE, needed - PREFIX_SIZE)
+        (<Prefix *>to).check = prefix.check
+        memcpy(&first_word, &prefix, 8)
+        store_release(to, first_word)
+        segment.used += needed
+        self.written += 1
+        self.written_bytes += <int64_t>needed
+        return 1
+
+    cdef int advance(self) except -1:
+        self.full.append(self.current)
+        self.current = self._next
+        self._next = None
+        self._on_full()
+        return 0

@@ -1,0 +1,264 @@
+"""The journal's read side: records in, runs of sequences and messages out; the scans need no GIL."""
+
+from cpython.buffer cimport PyBUF_SIMPLE
+from cpython.buffer cimport PyBuffer_Release
+from cpython.buffer cimport PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+from libc.stdlib cimport realloc
+from libc.string cimport memcmp
+from libc.string cimport memcpy
+
+from coinspace._ext.checksum cimport checksum
+from coinspace._ext.message cimport HEADER_SIZE
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport Message
+from coinspace._ext.record cimport Found
+from coinspace._ext.record cimport HEAD_SIZE
+from coinspace._ext.record cimport Head
+from coinspace._ext.record cimport PREFIX_SIZE
+from coinspace._ext.record cimport Prefix
+from coinspace._ext.record cimport RECORD
+from coinspace._ext.record cimport SEGMENT_VERSION
+from coinspace._ext.record cimport TORN
+from coinspace._ext.record cimport inspect
+
+from coinspace.errors import JournalError
+
+SEGMENT_HEAD_SIZE = HEAD_SIZE
+
+cdef enum:
+    TOPIC_LIMIT = 255
+
+
+cdef struct Run:
+    # consecutive sequences of one topic within a segment
+    int64_t first
+    int64_t last
+    int64_t offset       # of the first record, from the segment's start
+    int64_t end          # behind the last record
+    int64_t started_ns   # published_ns of the first and of the last message
+    int64_t ended_ns
+    Py_ssize_t topic_size
+    char topic[TOPIC_LIMIT + 1]
+
+
+def checksum64(data):
+    """Return the XXH64 of a buffer, as the journal uses it."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return checksum(view.buf, <size_t>view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+def read_head(bytes data not None):
+    """Return (epoch, number, created_ns) of a segment's first 64 bytes.
+
+    Raises: JournalError when they are not a segment's head.
+    """
+    cdef Head head
+    if len(data) < HEAD_SIZE:
+        raise JournalError(f"segment head: expected {HEAD_SIZE} bytes, was {len(data)}")
+    memcpy(&head, PyBytes_AS_STRING(data), HEAD_SIZE)
+    if memcmp(head.magic, b"COINJRNL", 8) or head.check != checksum(&head, HEAD_SIZE - 8):
+        raise JournalError(f"segment head: expected COINJRNL and its checksum, was {data[:HEAD_SIZE]!r}")
+    if head.version != SEGMENT_VERSION:
+        raise JournalError(f"segment version: expected {SEGMENT_VERSION}, was {head.version}")
+    return head.epoch, head.number, head.created_ns
+
+
+cdef class SegmentIndex:
+    """What a segment holds: runs of consecutive sequences by topic. Grows as the segment does.
+
+    Attributes:
+        end: offset behind the last whole record.
+        records: whole records so far.
+        torn: whether bytes follow that are no whole record.
+    """
+
+    cdef:
+        readonly int64_t end
+        readonly int64_t records
+        readonly bint torn
+        Run *_runs
+        Py_ssize_t _n_runs
+        Py_ssize_t _capacity
+
+    def __cinit__(self):
+        self.end = HEAD_SIZE
+
+    def __dealloc__(self):
+        free(self._runs)
+
+    def extend(self, data):
+        """Read on: `data` is the segment's bytes from offset `end`. A record cut short is left for later."""
+        cdef Py_buffer view
+        cdef Found found
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                found = self.scan(<const char *>view.buf, <size_t>view.len)
+            self.torn = found == TORN
+        finally:
+            PyBuffer_Release(&view)
+
+    @property
+    def runs(self):
+        """List of (topic, first, last, offset, end, started_ns, ended_ns), in order of their beginning."""
+        return [
+            (
+                PyBytes_FromStringAndSize(self._runs[i].topic, self._runs[i].topic_size),
+                self._runs[i].first, self._runs[i].last, self._runs[i].offset, self._runs[i].end,
+                self._runs[i].started_ns, self._runs[i].ended_ns,
+            )
+            for i in range(self._n_runs)
+        ]
+
+    cdef Found scan(self, const char *data, size_t size) noexcept nogil:
+        cdef size_t offset = 0
+        cdef const Prefix *prefix
+        cdef Found found = inspect(data, size)
+        while found == RECORD:
+            prefix = <const Prefix *>(data + offset)
+            if not self.add(prefix, self.end):
+                return TORN
+            self.end += prefix.size
+            self.records += 1
+            offset += prefix.size
+            found = inspect(data + offset, size - offset)
+        return found
+
+    # Returns: 0 = no memory, or a topic that cannot be
+    cdef int add(self, const Prefix *prefix, int64_t offset) noexcept nogil:
+        cdef const Header *header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
+        cdef const char *topic = <const char *>header + HEADER_SIZE
+        cdef Py_ssize_t size = prefix.topic_size
+        cdef Py_ssize_t i = self._n_runs
+        cdef Run *run
+        if size > TOPIC_LIMIT:
+            return 0
+        # the newest run of the topic stands among the last ones
+        while i:
+            i -= 1
+            run = &self._runs[i]
+            if run.topic_size == size and not memcmp(run.topic, topic, <size_t>size):
+                if header.sequence != run.last + 1:
+                    break
+                run.last = header.sequence
+                run.end = offset + prefix.size
+                run.ended_ns = header.published_ns
+                return 1
+        if self._n_runs == self._capacity:
+            self._capacity = self._capacity * 2 + 16
+            run = <Run *>realloc(self._runs, <size_t>self._capacity * sizeof(Run))
+            if run == NULL:
+                return 0
+            self._runs = run
+        run = &self._runs[self._n_runs]
+        self._n_runs += 1
+        run.first = run.last = header.sequence
+        run.offset = offset
+        run.end = offset + prefix.size
+        run.started_ns = run.ended_ns = header.published_ns
+        run.topic_size = size
+        memcpy(run.topic, topic, <size_t>size)
+        return 1
+
+
+def select(data, bytes topic not None, int64_t first, int64_t end, Py_ssize_t limit):
+    """Copy a topic's records with sequences in [first, end) out of a stretch of a segment.
+
+    Args: limit: bytes to copy at most; the first record is copied in any case.
+    Returns: (records as bytes, count, first sequence not copied, bytes of `data` read, whether the
+        limit ended it).
+    """
+    cdef Py_buffer view
+    cdef const char *name = PyBytes_AS_STRING(topic)
+    cdef size_t name_size = <size_t>len(topic)
+    cdef size_t offset = 0
+    cdef size_t copied = 0
+    cdef size_t room = <size_t>limit
+    cdef int64_t following = first
+    cdef Py_ssize_t count = 0
+    cdef const Prefix *prefix
+    cdef const Header *header
+    cdef char *to = NULL
+    cdef char *grown
+    cdef size_t capacity = 0
+    cdef bint full = False
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            while following < end and inspect(<const char *>view.buf + offset, view.len - offset) == RECORD:
+                prefix = <const Prefix *>(<const char *>view.buf + offset)
+                header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
+                if (
+                    prefix.topic_size == name_size and header.sequence >= following
+                    and header.sequence < end
+                    and not memcmp(<const char *>header + HEADER_SIZE, name, name_size)
+                ):
+                    if count and copied + prefix.size > room:
+                        full = True
+                        break
+                    if copied + prefix.size > capacity:
+                        capacity = max(room, copied + prefix.size)
+                        grown = <char *>realloc(to, capacity)
+                        if grown == NULL:
+                            break
+                        to = grown
+                    memcpy(to + copied, prefix, prefix.size)
+                    copied += prefix.size
+                    count += 1
+                    following = header.sequence + 1
+                offset += prefix.size
+        return PyBytes_FromStringAndSize(to, <Py_ssize_t>copied), count, following, offset, full
+    finally:
+        free(to)
+        PyBuffer_Release(&view)
+
+
+def messages(data):
+    """Return the messages of a stretch of records, a list of Message.
+
+    Borrowed: their payloads are views on `data`, which lives as long as they do.
+    Raises: JournalError when the stretch does not consist of whole records.
+    """
+    cdef Py_buffer view
+    cdef size_t offset = 0
+    cdef const Prefix *prefix
+    cdef const Header *header
+    cdef const char *topic
+    cdef Message message
+    cdef Found found
+    cdef list result = []
+    owner = memoryview(data).toreadonly()
+    PyObject_GetBuffer(owner, &view, PyBUF_SIMPLE)
+    try:
+        while True:
+            found = inspect(<const char *>view.buf + offset, view.len - offset)
+            if found != RECORD:
+                break
+            prefix = <const Prefix *>(<const char *>view.buf + offset)
+            header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
+            topic = <const char *>header + HEADER_SIZE
+            message = Message.__new__(Message)
+            start = offset + PREFIX_SIZE + HEADER_SIZE + prefix.topic_size
+            message.fill(
+                PyBytes_FromStringAndSize(topic, prefix.topic_size), header,
+                owner[start:start + header.payload_size],
+                topic + prefix.topic_size, header.payload_size,
+            )
+            result.append(message)
+            offset += prefix.size
+        if found == TORN or offset < <size_t>view.len:
+            raise JournalError(
+                f"journal records: expected whole records up to byte {view.len}, was cut or damaged"
+                f" at byte {offset}"
+            )
+        return result
+    finally:
+        PyBuffer_Release(&view)
