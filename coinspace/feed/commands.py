@@ -11,22 +11,29 @@ import click
 import orjson
 import uvloop
 
-from coinspace.config import EXCHANGES
+from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.feed.capture import CHANNELS, capture
 from coinspace.feed.server import ExchangeServer, ready_line
 from coinspace.feed.simulation import Simulation
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS
 from coinspace.process import configure_logging
 
 
-async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready."""
+def stop_event(duration_s: float | None) -> asyncio.Event:
+    """Return an event that SIGTERM, SIGINT or the end of the duration sets."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     if duration_s is not None:
         loop.call_later(duration_s, stopping.set)
+    return stopping
+
+
+async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
+    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready."""
+    stopping = stop_event(duration_s)
     async with server:
         click.echo(orjson.dumps(ready_line(server)))
         await stopping.wait()
@@ -163,3 +170,47 @@ def _started_ns(path: Path) -> int:
     with FeedReader(path) as reader:
         first = next(iter(reader), None)
     return first.received_ns if first else 0
+
+
+@click.command()
+@config_option
+@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT")
+@click.option("--channel", "channels", multiple=True, type=click.Choice(CHANNELS), default=CHANNELS)
+@click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
+@click.option("--duration", type=float, help="seconds; until stopped by default")
+@click.option("--max-bytes", default=4 << 30, show_default=True, help="of all files together")
+@click.option("--segment", "segment_s", default=3600.0, show_default=True, help="seconds a file")
+def record(
+    config_path: str | None,
+    exchanges: tuple[str, ...],
+    markets: tuple[str, ...],
+    channels: tuple[str, ...],
+    output: Path | None,
+    duration: float | None,
+    max_bytes: int,
+    segment_s: float,
+) -> None:
+    """Record raw frames of exchanges into feed files until stopped.
+
+    Exchanges, markets and addresses come from the configuration unless given. Prints the counters
+    of each exchange as one JSON line at the end.
+    """
+    configure_logging()
+    settings = load(config_path)
+    chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
+    if markets:
+        by_exchange = chosen_markets(tuple(chosen), markets)
+        chosen = {
+            name: chosen[name].model_copy(update={"markets": listed})
+            for name, listed in by_exchange.items()
+        }
+    folder = output or settings.data / "archive"
+
+    async def run() -> dict[str, dict[str, int | float]]:
+        stopping = stop_event(duration)
+        return await capture(
+            chosen, folder, channels, stopping, max_bytes=max_bytes, segment_s=segment_s
+        )
+
+    click.echo(orjson.dumps(uvloop.run(run())))

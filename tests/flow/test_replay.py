@@ -121,7 +121,7 @@ async def test_a_slow_client_gets_every_frame_of_its_codes_verbatim(feeds: Path)
         {"type": "orderbook", "codes": ["KRW-BAT"]},
         {"format": "SIMPLE"},
     ]
-    received = []
+    received: list[bytes] = []
     async with ExchangeServer(source) as server, aiohttp.ClientSession() as client:
         async with client.ws_connect(server.urls["upbit"]["websocket"]) as socket:
             await socket.send_json(request)
@@ -166,10 +166,14 @@ async def test_one_clock_waits_for_its_clients_and_keeps_the_order(feeds: Path) 
 async def test_a_part_of_a_recording_at_a_speed_takes_its_time(feeds: Path) -> None:
     with FeedReader(feeds / BTC) as reader:
         first_ns = next(iter(reader)).received_ns
-    part = {"start_ns": first_ns + 100 * 10**9, "end_ns": first_ns + 110 * 10**9}
     finished = asyncio.Event()
     source = Playback(
-        [feeds / BTC], speed=20.0, settle_s=0.05, on_finish=lambda facts: finished.set(), **part
+        [feeds / BTC],
+        speed=20.0,
+        start_ns=first_ns + 100 * 10**9,
+        end_ns=first_ns + 110 * 10**9,
+        settle_s=0.05,
+        on_finish=lambda facts: finished.set(),
     )
     async with ExchangeServer(source) as server, aiohttp.ClientSession() as client:
         url = server.urls["binance"]["websocket"] + "/ws/btcusdt@bookTicker"
