@@ -381,6 +381,7 @@ def _inputs(aggregate: Aggregate) -> dict[str, Any]:
             "epoch": one.epoch,
             "sequence": one.sequence,
             "received_ns": one.received_ns,
+            "changed_ns": one.changed_ns,
         }
         for one in (*aggregate.venues, *aggregate.fx.venues)
     }

@@ -184,7 +184,7 @@ GAP = Table(
     partition="MONTH",
 )
 
-# columns of one index record; `index_recalc` repeats them
+# columns of one index record, named as in the record; `index_recalc` repeats them
 _RECORD = (
     ("asset", "SYMBOL"),
     # ok, degraded, null
@@ -192,44 +192,64 @@ _RECORD = (
     ("reason", "SYMBOL"),
     ("value", "DOUBLE"),
     ("value_raw", "DOUBLE"),
-    ("method", "SYMBOL"),
-    # hash of the parameters
-    ("parameters", "SYMBOL"),
-    ("v_t", "DOUBLE"),
+    ("value_full", "DOUBLE"),
+    ("curve_end", "SYMBOL"),
+    ("utilised_depth", "DOUBLE"),
     ("lambda", "DOUBLE"),
-    # cap per order
-    ("cap", "DOUBLE"),
-    ("coverage", "DOUBLE"),
+    ("size_cap", "DOUBLE"),
+    ("coverage_depth", "DOUBLE"),
     ("depth_limited", "BOOLEAN"),
     # KRW per USDT
     ("fx", "DOUBLE"),
     ("fx_status", "SYMBOL"),
     # consolidated best
-    ("bid", "DOUBLE"),
-    ("ask", "DOUBLE"),
+    ("best_bid", "DOUBLE"),
+    ("best_ask", "DOUBLE"),
+    # KR value in KRW, GL value in USDT, composite converted to KRW
+    ("kr", "DOUBLE"),
+    ("gl", "DOUBLE"),
+    ("value_krw", "DOUBLE"),
+    ("premium", "DOUBLE"),
+    ("confidence", "DOUBLE"),
+    ("median_capped", "DOUBLE"),
+    ("twap", "DOUBLE"),
     ("n_used", "INT"),
-    ("n_configured", "INT"),
-    # JSON: what cannot be a column, in full
-    ("flags", "VARCHAR"),
-    ("inputs", "VARCHAR"),
+    ("n_venues", "INT"),
+    # memory of the method: names with commas between
+    ("flagged", "VARCHAR"),
+    ("fx_flagged", "VARCHAR"),
+    ("split", "BOOLEAN"),
+    ("failed", "BOOLEAN"),
+    # JSON: regional values, premium's parts, liquidity-weighted prices
     ("siblings", "VARCHAR"),
+    ("method_version", "LONG"),
+    ("parameter_hash", "SYMBOL"),
+    # tick to record; not part of what is compared
     ("latency_ns", "LONG"),
+    # the aggregate behind it
     *IDENTITY,
 )
 
 INDEX_TICK = Table("index_tick", (*_RECORD, ("ts", TIME)), keys=("ts", "asset"))
 # a candidate parameter set beside the live one
-INDEX_NEXT = Table("index_next", (*_RECORD, ("ts", TIME)), keys=("ts", "asset", "parameters"))
+INDEX_NEXT = Table("index_next", (*_RECORD, ("ts", TIME)), keys=("ts", "asset", "parameter_hash"))
 INDEX_RECALC = Table(
     "index_recalc",
-    (*_RECORD, ("recalc_id", "LONG"), ("operator", "SYMBOL"), ("because", "VARCHAR"), ("ts", TIME)),
+    (
+        *_RECORD,
+        ("original", "DOUBLE"),
+        ("recalc_id", "LONG"),
+        ("operator", "SYMBOL"),
+        ("because", "VARCHAR"),
+        ("ts", TIME),
+    ),
     keys=("ts", "asset", "recalc_id"),
 )
 INDEX_VENUE = Table(
     "index_venue",
     (
         ("asset", "SYMBOL"),
-        # constituent, fx
+        # constituent; fx: a USDT/KRW book, once per tick for all assets under the asset USDT
         ("role", "SYMBOL"),
         # exchange:BASE/QUOTE
         ("venue", "SYMBOL"),
@@ -238,7 +258,11 @@ INDEX_VENUE = Table(
         ("used", "BOOLEAN"),
         ("reason", "SYMBOL"),
         ("share", "DOUBLE"),
-        ("deviation", "DOUBLE"),
+        # the message that its book came from
+        ("publisher", "SYMBOL"),
+        *IDENTITY,
+        ("received_ts", TIME),
+        ("changed_ts", TIME),
         ("ts", TIME),
     ),
     keys=("ts", "asset", "role", "venue"),
@@ -246,16 +270,16 @@ INDEX_VENUE = Table(
 METHODOLOGY = Table(
     "methodology",
     (
-        ("method", "SYMBOL"),
-        ("parameters", "SYMBOL"),
-        ("effective_ts", TIME),
-        # JSON
+        ("asset", "SYMBOL"),
+        # live, or next: announced and running beside
+        ("role", "SYMBOL"),
+        ("method_version", "LONG"),
+        ("parameter_hash", "SYMBOL"),
+        # JSON: parameters, constituents, input depths
         ("definition", "VARCHAR"),
-        ("operator", "SYMBOL"),
-        ("reason", "VARCHAR"),
         ("ts", TIME),
     ),
-    keys=("ts", "method", "parameters"),
+    keys=("ts", "asset", "role", "parameter_hash"),
     partition="YEAR",
 )
 OPERATOR_LOG = Table(
@@ -275,14 +299,15 @@ OPERATOR_LOG = Table(
 INDEX_CHAIN = Table(
     "index_chain",
     (
-        ("asset", "SYMBOL"),
         ("records", "LONG"),
+        # of the day's records alone, of the link before, and of both: SHA-256 in hex
         ("digest", "VARCHAR"),
         ("previous", "VARCHAR"),
         ("link", "VARCHAR"),
+        # start of the UTC day
         ("ts", TIME),
     ),
-    keys=("ts", "asset"),
+    keys=("ts",),
     partition="YEAR",
 )
 

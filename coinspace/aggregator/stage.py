@@ -1,0 +1,250 @@
+"""The aggregator: book, state and heartbeat messages in, one aggregate per asset and tick out.
+
+Messages apply in the order of their arrival; one that was received later than a tick waits until
+that tick is made, so that a tick holds exactly what was known at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
+from coinspace._ext.sink import Sink, Topic
+from coinspace.aggregator.consolidate import Consolidator
+from coinspace.aggregator.venue import Venue
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.config import Settings
+from coinspace.market import Market
+from coinspace.method.aggregate import Aggregate, encode
+from coinspace.method.fx import FxIndex
+from coinspace.method.parameters import FX_MARKET
+
+COLLECTOR = "orderbook-collector-"
+# two heartbeats of one second, and half of one for their way
+LOST_NS = 5 * SECOND_NS // 2
+
+
+class OrderbookAggregator:
+    """Keeps every venue's last state and makes an aggregate per asset at each tick.
+
+    Args:
+        settings: which assets, which markets of which exchanges, and the method's parameters.
+        sink: where aggregate messages go.
+        on_aggregate: called with each aggregate instead of publishing it (replays, where bytes are
+            of no use). Its ladders are overwritten at the next tick.
+        heartbeats: judge collectors by their heartbeats, which a recording does not have.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink | None = None,
+        *,
+        on_aggregate: Callable[[Aggregate], object] | None = None,
+        heartbeats: bool = True,
+    ) -> None:
+        self._settings = settings
+        self._sink = sink
+        self._on_aggregate = on_aggregate
+        self._heartbeats = heartbeats
+        self._topics: dict[str, Topic] = {}
+        self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
+        self.venues: dict[tuple[str, str], Venue] = {}
+        self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
+        self.fx_venues: list[Venue] = []
+        self._make_venues(settings)
+        self.fx = FxIndex(settings.index.parameters)
+        self._lag_ns = {
+            asset: int(settings.index.parameters_of(asset).lag_ms * MILLISECOND_NS)
+            for asset in self.assets
+        }
+        self._fx_lag_ns = int(settings.index.parameters.lag_ms * MILLISECOND_NS)
+        self._consolidators = {asset: Consolidator(asset) for asset in self.assets}
+        self._waiting: list[tuple[int, Message]] = []
+        self._heard_ns: dict[str, int] = {}
+        self.last_ts_ns = 0
+        self.counts = {
+            "messages": 0,
+            "unknown_markets": 0,
+            "late": 0,
+            "ticks": 0,
+            "clock_steps": 0,
+            "levels_dropped": 0,
+        }
+
+    def _make_venues(self, settings: Settings) -> None:
+        for exchange, section in settings.exchanges.items():
+            for text in section.markets:
+                if "*" in text:
+                    continue
+                market = Market.parse(text)
+                if text == FX_MARKET:
+                    self.fx_venues.append(self._venue(exchange, market))
+                elif market.base in self.assets:
+                    self.assets[market.base].append(self._venue(exchange, market))
+        self.fx_venues.sort(key=lambda one: one.name)
+        for venues in self.assets.values():
+            venues.sort(key=lambda one: one.name)
+
+    def _venue(self, exchange: str, market: Market) -> Venue:
+        venue = Venue(exchange, market)
+        venue.publisher = f"{COLLECTOR}{exchange}"
+        venue.excluded = venue.name in self._settings.index.excluded
+        self.venues[exchange, str(market)] = venue
+        return venue
+
+    def exclude(self, name: str, excluded: bool) -> None:
+        """Exclude a venue by an operator's word, or take it back."""
+        for venue in self.venues.values():
+            if venue.name == name:
+                venue.excluded = excluded
+
+    def on_message(self, message: Message) -> None:
+        """Take a message; it applies at the first tick that is not before its receipt."""
+        self.counts["messages"] += 1
+        known_ns = message.received_ns or message.published_ns
+        if not self.interval_ns:
+            self._apply(message)
+            if message.kind == ORDERBOOK:
+                self._tick_of(message, known_ns)
+            return
+        if known_ns <= self.last_ts_ns and message.kind == ORDERBOOK:
+            # its tick went out without it: the grace is too short or the bus is behind
+            self.counts["late"] += 1
+        self._waiting.append((known_ns, message))
+
+    def tick(self, ts_ns: int) -> None:
+        """Make the aggregates of one tick, a multiple of the interval.
+
+        A tick that is not after the last one is counted and left out: the clock stepped back.
+        """
+        if ts_ns <= self.last_ts_ns:
+            self.counts["clock_steps"] += 1
+            return
+        waiting, self._waiting = self._waiting, []
+        for known_ns, message in waiting:
+            if known_ns <= ts_ns:
+                self._apply(message)
+            else:
+                self._waiting.append((known_ns, message))
+        self.last_ts_ns = ts_ns
+        self.counts["ticks"] += 1
+        self._emit(ts_ns, self.assets)
+
+    def _tick_of(self, message: Message, ts_ns: int) -> None:
+        # interval 0: the assets that an update concerns, FX concerning all
+        if ts_ns <= self.last_ts_ns:
+            ts_ns = self.last_ts_ns + 1
+        self.last_ts_ns = ts_ns
+        market = message.market
+        asset = market.partition("/")[0]
+        self.counts["ticks"] += 1
+        self._emit(ts_ns, self.assets if market == FX_MARKET else [asset])
+
+    def _emit(self, ts_ns: int, assets: Any) -> None:
+        if self._heartbeats:
+            self._watch(ts_ns)
+        fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in self.fx_venues]
+        fx = self.fx.update(ts_ns, fx_facts, [one.book for one in self.fx_venues])
+        for asset in assets:
+            venues = self.assets.get(asset)
+            if venues is None:
+                continue
+            aggregate = self._consolidators[asset].consolidate(
+                ts_ns, venues, fx, self._lag_ns[asset]
+            )
+            if self._on_aggregate is not None:
+                self._on_aggregate(aggregate)
+            if self._sink is not None:
+                self._publish(aggregate)
+
+    def _publish(self, aggregate: Aggregate) -> None:
+        sink = self._sink
+        if sink is None:
+            return
+        topic = self._topics.get(aggregate.asset)
+        if topic is None:
+            topic = sink.topic(f"aggregate.{aggregate.asset}.".encode())
+            self._topics[aggregate.asset] = topic
+        payload, n_bids, n_asks = encode(aggregate)
+        sink.publish(
+            topic, AGGREGATE, payload, n_bids=n_bids, n_asks=n_asks, received_ns=aggregate.ts_ns
+        )
+
+    def _watch(self, ts_ns: int) -> None:
+        for venue in self.venues.values():
+            heard = self._heard_ns.get(venue.publisher)
+            # a collector that was never heard is judged by its books' age
+            venue.lost = heard is not None and ts_ns - heard > LOST_NS
+
+    def _apply(self, message: Message) -> None:
+        if message.kind == ORDERBOOK:
+            self._apply_book(message)
+        elif message.kind == STATE:
+            self._apply_state(message)
+        elif message.kind == HEARTBEAT:
+            self._apply_heartbeat(message)
+
+    def _apply_book(self, message: Message) -> None:
+        venue = self.venues.get((message.exchange, message.market))
+        if venue is None:
+            self.counts["unknown_markets"] += 1
+            return
+        if not venue.received_ns and venue.state == "disconnected" and not venue.epoch:
+            # its state was published before we listened
+            venue.state = "synced"
+        venue.on_book(message.bids, message.asks, message.received_ns)
+        venue.epoch, venue.sequence = message.epoch, message.sequence
+        self.counts["levels_dropped"] += venue.book.dropped
+
+    def _apply_state(self, message: Message) -> None:
+        facts = _facts(message)
+        venue = self.venues.get((message.exchange, message.market))
+        if venue is None or facts.get("stream", "orderbook") != "orderbook":
+            return
+        venue.state = str(facts.get("state", ""))
+        venue.epoch = venue.epoch or message.epoch
+
+    def _apply_heartbeat(self, message: Message) -> None:
+        facts = _facts(message)
+        process = str(facts.get("process", ""))
+        if not process.startswith(COLLECTOR):
+            return
+        self._heard_ns[process] = message.published_ns
+        exchange = process.removeprefix(COLLECTOR)
+        for market, state in facts.get("states", {}).items():
+            venue = self.venues.get((exchange, market))
+            if venue is not None:
+                venue.state = str(state)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a later process needs to go on: the FX rate's memory."""
+        return {"ts_ns": self.last_ts_ns, "fx": self.fx.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of an earlier process."""
+        self.fx.restore(dict(state.get("fx", {})))
+
+    def counters(self) -> dict[str, int | float]:
+        """Return what was counted, and the venues usable now."""
+        usable = sum(
+            venue.facts(self.last_ts_ns, self._fx_lag_ns, 1.0).reason is None
+            for venue in self.venues.values()
+        )
+        return {
+            **self.counts,
+            "waiting": len(self._waiting),
+            "venues": len(self.venues),
+            "venues_usable": usable,
+        }
+
+
+def _facts(message: Message) -> dict[str, Any]:
+    try:
+        facts = message.json()
+    except orjson.JSONDecodeError:
+        return {}
+    return facts if isinstance(facts, dict) else {}

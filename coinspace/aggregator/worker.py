@@ -1,0 +1,132 @@
+"""`coinspace orderbook-aggregator`: the aggregator on uvloop and ZMQ."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import click
+import orjson
+
+from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
+from coinspace.bus.publisher import Publisher
+from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.config import Settings, config_option, load
+from coinspace.process import Process, run
+
+NAME = "orderbook-aggregator"
+TOPICS = [b"orderbook.", b"state.", b"heartbeat."]
+STATE_INTERVAL_NS = SECOND_NS
+# an older memory than the FX window says nothing
+STATE_MAX_AGE_NS = 300 * SECOND_NS
+
+
+class Worker:
+    """Binds the stage to sockets and the wall clock; keeps the FX memory in a file."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        settings = process.settings
+        self._settings = settings
+        self.publisher = Publisher(NAME, settings.bus, process.started_ns)
+        self.stage = OrderbookAggregator(settings, self.publisher)
+        endpoints = [settings.bus.endpoint(f"{COLLECTOR}{name}") for name in settings.exchanges]
+        self.subscriber = Subscriber(endpoints, TOPICS, self.stage.on_message, bus=settings.bus)
+        self._path = state_path(settings)
+        self._saved_ns = 0
+        self._behind = 0
+
+    def counters(self) -> dict[str, int | float]:
+        """Return the counters of stage and bus."""
+        return {
+            **self.subscriber.counters(),
+            **self.publisher.counters(),
+            **self.stage.counters(),
+            "ticks_skipped": self._behind,
+        }
+
+    async def run(self) -> None:
+        """Make ticks until the process stops."""
+        loop = asyncio.get_running_loop()
+        self._restore()
+        self.subscriber.start(loop)
+        self.publisher.start_heartbeats(loop)
+        ticks = asyncio.create_task(self._ticks())
+        try:
+            await self._process.stopping.wait()
+        finally:
+            ticks.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticks
+            self._save()
+            self.subscriber.close()
+            self.publisher.close()
+
+    async def _ticks(self) -> None:
+        interval_ns = self.stage.interval_ns
+        grace_ns = self._settings.index.grace_ms * MILLISECOND_NS
+        step_ns = interval_ns or SECOND_NS
+        next_ns = (now_ns() // step_ns + 1) * step_ns
+        while True:
+            await asyncio.sleep(max(0.0, (next_ns + grace_ns - now_ns()) / SECOND_NS))
+            # after a pause only the newest tick is made; the calculator records the others
+            newest_ns = (now_ns() - grace_ns) // step_ns * step_ns
+            if newest_ns < next_ns - step_ns:
+                # the clock stepped back
+                next_ns = newest_ns + step_ns
+                continue
+            if newest_ns < next_ns:
+                continue
+            self._behind += (newest_ns - next_ns) // step_ns
+            if interval_ns:
+                self.stage.tick(newest_ns)
+            next_ns = newest_ns + step_ns
+            if next_ns - self._saved_ns >= STATE_INTERVAL_NS:
+                self._saved_ns = next_ns
+                self._save()
+                self._judge()
+
+    def _judge(self) -> None:
+        counters = self.stage.counters()
+        if counters["venues_usable"]:
+            self._process.ready()
+        else:
+            self._process.degraded("no venue delivers a usable book")
+
+    def _restore(self) -> None:
+        try:
+            state = orjson.loads(self._path.read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return
+        if 0 <= now_ns() - state.get("ts_ns", 0) <= STATE_MAX_AGE_NS:
+            self.stage.restore(state)
+
+    def _save(self) -> None:
+        part = self._path.with_suffix(".part")
+        try:
+            part.write_bytes(orjson.dumps(self.stage.state()))
+            part.replace(self._path)
+        except OSError as error:
+            self._process.log.error("state not written", error=str(error))
+
+
+def state_path(settings: Settings) -> Path:
+    """Return the file of the FX rate's memory."""
+    return settings.data / "run" / f"{NAME}.state"
+
+
+async def main(process: Process) -> None:
+    """Run until the process is told to stop."""
+    worker = Worker(process)
+    process.counters = worker.counters
+    process.ready()
+    await worker.run()
+
+
+@click.command("orderbook-aggregator")
+@config_option
+def orderbook_aggregator(config_path: str | None) -> None:
+    """Sum the books of all exchanges into one per asset, at each tick."""
+    run(NAME, load(config_path), main)

@@ -1,0 +1,96 @@
+"""What changes the index besides books, stored: parameters, constituents, operators' words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import psycopg
+
+from coinspace.config import Settings
+from coinspace.errors import CoinSpaceError
+from coinspace.index.records import Row
+from coinspace.market import Market
+from coinspace.method.parameters import CURRENCIES, METHOD_VERSION, REGIONS, parameter_hash
+from coinspace.storage import schema
+from coinspace.storage.address import address
+
+LIVE, NEXT = "live", "next"
+
+
+def definition(settings: Settings, asset: str, *, candidate: bool = False) -> dict[str, Any]:
+    """Return the methodology record of one index: all that its values depend on besides books."""
+    parameters = settings.index.parameters_of(asset, candidate=candidate)
+    depths = {name: one.depth for name, one in settings.exchanges.items()}
+    constituents = [
+        f"{exchange}:{market}"
+        for exchange, section in settings.exchanges.items()
+        for market in section.markets
+        if "*" not in market and Market.parse(market).base == asset
+    ]
+    return {
+        "asset": asset,
+        "method_version": METHOD_VERSION,
+        "parameter_hash": parameter_hash(parameters, depths),
+        "parameters": parameters.model_dump(),
+        "constituents": sorted(constituents),
+        "depths": depths,
+        "regions": REGIONS,
+        "currencies": CURRENCIES,
+        "interval_ms": settings.index.interval_ms,
+    }
+
+
+def announce(settings: Settings, at_ns: int) -> Iterator[Row]:
+    """Yield the rows that say under which definition the index goes on, where that is news."""
+    known, excluded = _stored(settings)
+    roles = [(LIVE, False)] + ([(NEXT, True)] if settings.index.next else [])
+    for asset in settings.index.assets:
+        for role, candidate in roles:
+            found = definition(settings, asset, candidate=candidate)
+            text = orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode()
+            if known.get((asset, role)) == text:
+                continue
+            yield Row(
+                "methodology",
+                at_ns,
+                {"asset": asset, "role": role, "parameter_hash": found["parameter_hash"]},
+                {"method_version": METHOD_VERSION, "definition": text},
+            )
+    yield from _operator_rows(settings.index.excluded, excluded, at_ns)
+
+
+def _operator_rows(wanted: dict[str, str], logged: dict[str, str], at_ns: int) -> Iterator[Row]:
+    changes = [("exclude", name, why) for name, why in wanted.items() if logged.get(name) != why]
+    changes += [("include", name, "") for name in logged if name not in wanted]
+    for entry, (action, target, detail) in enumerate(changes):
+        operator, _, reason = detail.partition(":")
+        yield Row(
+            "operator_log",
+            at_ns,
+            {"operator": (operator if reason else "configuration").strip(), "action": action},
+            {"target": target, "detail": (reason or detail).strip(), "entry": entry},
+        )
+
+
+def _stored(settings: Settings) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+    # a database that cannot answer makes everything news, which is stored once more
+    try:
+        with schema.connect(address(settings)) as connection:
+            rows = connection.execute(
+                "SELECT asset, role, definition FROM methodology"
+                " LATEST ON ts PARTITION BY asset, role"
+            ).fetchall()
+            log = connection.execute(
+                "SELECT operator, action, target, detail FROM operator_log ORDER BY ts, entry"
+            ).fetchall()
+    except (CoinSpaceError, psycopg.Error):
+        return {}, {}
+    excluded: dict[str, str] = {}
+    for operator, action, target, detail in log:
+        if action == "exclude":
+            excluded[target] = detail if operator == "configuration" else f"{operator}: {detail}"
+        elif action == "include":
+            excluded.pop(target, None)
+    return {(asset, role): text for asset, role, text in rows}, excluded

@@ -1,0 +1,122 @@
+"""Records <-> rows: what of an index record goes into which column, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from questdb.ingress import TimestampNanos
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.index.calculator import Record
+from coinspace.method.aggregate import Aggregate
+from coinspace.method.parameters import FX_MARKET
+
+FX_ASSET = FX_MARKET.partition("/")[0]
+CONSTITUENT, FX = "constituent", "fx"
+
+SYMBOLS = ("asset", "status", "reason", "curve_end", "fx_status", "parameter_hash")
+NUMBERS = (
+    "value",
+    "value_raw",
+    "value_full",
+    "utilised_depth",
+    "lambda",
+    "size_cap",
+    "coverage_depth",
+    "fx",
+    "best_bid",
+    "best_ask",
+    "kr",
+    "gl",
+    "value_krw",
+    "premium",
+    "confidence",
+    "median_capped",
+    "twap",
+)
+# a record's parts without a column each
+SIBLINGS = ("regions", "premium_parts", "premium_executable", "liquidity")
+
+
+@dataclass(slots=True)
+class Row:
+    """One row for the sender."""
+
+    table: str
+    at_ns: int
+    symbols: dict[str, str | None] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def tick_ns(record: Mapping[str, Any]) -> int:
+    """Return the tick of a record in ns; exact, since ticks are whole ms or parts of them."""
+    ms = record["ts_ms"]
+    if isinstance(ms, int):
+        return int(ms) * MILLISECOND_NS
+    return round(ms * MILLISECOND_NS)
+
+
+def tick_row(
+    record: Record,
+    *,
+    table: str = "index_tick",
+    latency_ns: int = 0,
+    aggregate: Aggregate | None = None,
+) -> Row:
+    """Return the row of a record without its venues."""
+    venues = record.get("venues", {})
+    columns: dict[str, Any] = {name: record.get(name) for name in NUMBERS}
+    columns |= {
+        "depth_limited": bool(record.get("depth_limited")),
+        "n_used": sum(bool(one["used"]) for one in venues.values()),
+        "n_venues": len(venues),
+        "flagged": ",".join(record.get("flagged", ())),
+        "fx_flagged": ",".join(record.get("fx_flagged", ())),
+        "split": bool(record.get("split")),
+        "failed": bool(record.get("failed")),
+        "siblings": orjson.dumps({name: record.get(name) for name in SIBLINGS}).decode(),
+        "method_version": record["method_version"],
+        "latency_ns": latency_ns,
+        "epoch": aggregate.epoch if aggregate else 0,
+        "seq": aggregate.sequence if aggregate else 0,
+    }
+    symbols = {name: record.get(name) for name in SYMBOLS}
+    return Row(table, tick_ns(record), symbols, columns)
+
+
+def venue_rows(record: Record, *, fx: bool) -> Iterator[Row]:
+    """Yield a row per venue; fx = the USDT/KRW books too, which all assets of a tick share."""
+    roles = [(record["asset"], CONSTITUENT, record["venues"])]
+    if fx:
+        roles.append((FX_ASSET, FX, record["fx_venues"]))
+    for asset, role, venues in roles:
+        for name, venue in venues.items():
+            source = record["inputs"][name]
+            yield Row(
+                "index_venue",
+                tick_ns(record),
+                {
+                    "asset": asset,
+                    "role": role,
+                    "venue": name,
+                    "reason": venue["reason"],
+                    "publisher": source["publisher"] or None,
+                },
+                {
+                    "mid": venue["mid"],
+                    "age_ms": None if venue["age_ms"] is None else float(venue["age_ms"]),
+                    "used": venue["used"],
+                    "share": venue["share"],
+                    "epoch": source["epoch"],
+                    "seq": source["sequence"],
+                    "received_ts": _time(source["received_ns"]),
+                    "changed_ts": _time(source["changed_ns"]),
+                },
+            )
+
+
+def _time(ns: int) -> TimestampNanos | None:
+    return TimestampNanos(ns) if ns else None

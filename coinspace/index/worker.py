@@ -1,0 +1,209 @@
+"""`coinspace index-calculator`: the calculator on uvloop, ZMQ and QuestDB."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+
+import click
+import orjson
+
+from coinspace._ext.message import INDEX, Message
+from coinspace._ext.sink import Topic
+from coinspace.bus.publisher import Publisher
+from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.config import Settings, config_option, load
+from coinspace.errors import CoinSpaceError, MessageError
+from coinspace.index.calculator import IndexCalculator, Record
+from coinspace.index.governance import announce
+from coinspace.index.memory import Memory, read_memory
+from coinspace.index.records import Row, tick_row, venue_rows
+from coinspace.method.aggregate import Aggregate, decode
+from coinspace.process import Process, run
+from coinspace.storage import schema
+from coinspace.storage.address import address
+from coinspace.storage.sender import Sender
+
+NAME = "index-calculator"
+AGGREGATOR = "orderbook-aggregator"
+# a tick without an aggregate is given up this long after it
+GIVE_UP_NS = 2 * SECOND_NS
+# how long a start waits for the database's last records
+RESTORE_TIMEOUT_S = 20.0
+
+
+class Worker:
+    """Binds the calculator to sockets and the database."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        settings = self._settings = process.settings
+        index = settings.index
+        self.publisher = Publisher(NAME, settings.bus, process.started_ns)
+        self.sender = Sender(settings, NAME)
+        depths = {name: one.depth for name, one in settings.exchanges.items()}
+        interval_ns = index.interval_ms * MILLISECOND_NS
+        self.calculator = IndexCalculator(
+            index.parameters_of, self._emit, interval_ns=interval_ns, depths=depths
+        )
+        self.candidate = (
+            IndexCalculator(
+                functools.partial(index.parameters_of, candidate=True),
+                self._emit_candidate,
+                depths=depths,
+            )
+            if index.next
+            else None
+        )
+        self.subscriber = Subscriber(
+            [settings.bus.endpoint(AGGREGATOR)], [b"aggregate."], self._on_message, bus=settings.bus
+        )
+        self._topics: dict[str, Topic] = {}
+        self._fx_ts_ns = 0
+        self._heard_ns = 0
+        self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
+
+    def counters(self) -> dict[str, int | float]:
+        """Return the counters of stage, bus and storage."""
+        return {
+            **self.subscriber.counters(),
+            **self.publisher.counters(),
+            **self.sender.counters(),
+            **self.calculator.counts,
+            **self.counts,
+        }
+
+    async def run(self) -> None:
+        """Compute until the process stops."""
+        loop = asyncio.get_running_loop()
+        await self._restore()
+        self.sender.start()
+        for row in announce(self._settings, now_ns()):
+            self._store(row)
+        self.subscriber.start(loop)
+        self.publisher.start_heartbeats(loop)
+        watch = asyncio.create_task(self._watch())
+        self._process.ready()
+        try:
+            await self._process.stopping.wait()
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            self.subscriber.close()
+            self.publisher.close()
+            if not await self.sender.close():
+                self._process.log.error("records not stored", rows=self.sender.pending)
+
+    async def _restore(self) -> None:
+        # the memory must be there before the first tick: a flag that is lost lets a bad venue in
+        deadline = asyncio.get_running_loop().time() + RESTORE_TIMEOUT_S
+        while not self._process.stopping.is_set():
+            try:
+                memories = await asyncio.to_thread(read_memories, self._settings)
+            except CoinSpaceError as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    self._process.log.error("started without memory", error=str(error))
+                    return
+                self._process.degraded(f"waits for the last records: {error}")
+                await asyncio.sleep(0.5)
+                continue
+            for asset, memory in memories.items():
+                memory.give(self.calculator.index(asset))
+            return
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            now = now_ns()
+            interval_ns = self._settings.index.interval_ms * MILLISECOND_NS
+            if interval_ns and self._heard_ns:
+                self.calculator.on_time((now - GIVE_UP_NS) // interval_ns * interval_ns)
+            if now - max(self._heard_ns, self._process.started_ns) > 5 * SECOND_NS:
+                self._process.degraded("no aggregate arrives")
+            elif self.sender.trouble:
+                self._process.degraded(f"records wait: {self.sender.trouble}")
+            else:
+                self._process.ready()
+
+    def _on_message(self, message: Message) -> None:
+        try:
+            aggregate = decode(
+                message.payload,
+                publisher=AGGREGATOR,
+                epoch=message.epoch,
+                sequence=message.sequence,
+            )
+        except MessageError as error:
+            self.counts["malformed_aggregates"] += 1
+            self._process.log.warning("aggregate not read", error=str(error))
+            return
+        self._heard_ns = now_ns()
+        self.calculator.on_aggregate(aggregate)
+        if self.candidate is not None:
+            self.candidate.on_aggregate(aggregate)
+
+    def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
+        asset = record["asset"]
+        topic = self._topics.get(asset)
+        if topic is None:
+            topic = self._topics[asset] = self.publisher.topic(f"index.{asset}.".encode())
+        row = tick_row(record, aggregate=aggregate)
+        latency_ns = max(0, now_ns() - row.at_ns)
+        row.columns["latency_ns"] = latency_ns
+        self.counts["latency_us"] = latency_ns // 1000
+        self.publisher.publish(
+            topic,
+            INDEX,
+            orjson.dumps({**record, "latency_ns": latency_ns}),
+            received_ns=row.at_ns,
+        )
+        self._store(row)
+        if aggregate is None:
+            return
+        fx = row.at_ns != self._fx_ts_ns
+        self._fx_ts_ns = row.at_ns
+        for one in venue_rows(record, fx=fx):
+            self._store(one)
+
+    def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:
+        self._store(tick_row(record, table="index_next", aggregate=aggregate))
+
+    def _store(self, row: Row) -> None:
+        if not self.sender.row(
+            row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns
+        ):
+            self.counts["records_refused"] += 1
+
+
+def read_memories(settings: Settings) -> dict[str, Memory]:
+    """Return the memory of every index; makes the tables where there are none yet.
+
+    Raises: StorageError when the database cannot be reached.
+    """
+    found = address(settings)
+    schema.create(found, ttl=settings.storage.ttl == "on")
+    memories = {}
+    with schema.connect(found) as connection:
+        for asset in settings.index.assets:
+            window_ns = int(settings.index.parameters_of(asset).twap_s * SECOND_NS)
+            memory = read_memory(connection, asset, window_ns)
+            if memory is not None:
+                memories[asset] = memory
+    return memories
+
+
+async def main(process: Process) -> None:
+    """Run until the process is told to stop."""
+    worker = Worker(process)
+    process.counters = worker.counters
+    await worker.run()
+
+
+@click.command("index-calculator")
+@config_option
+def index_calculator(config_path: str | None) -> None:
+    """Compute one index record per asset and tick, publish and store it."""
+    run(NAME, load(config_path), main)

@@ -1,0 +1,222 @@
+"""Aggregator and calculator as processes: books in, records on the bus and in QuestDB."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from coinspace._ext.message import ORDERBOOK, STATE, Message
+from coinspace.bus.publisher import Publisher
+from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import now_ns
+from coinspace.config import Settings, StorageSettings
+from coinspace.process import read_health
+from coinspace.storage import schema
+from coinspace.storage.address import address
+
+PRICES = {"upbit": 140_100_000.0, "bithumb": 140_110_000.0, "binance": 100_000.0}
+
+
+def side(mid: float, sign: int, n: int = 20) -> np.ndarray[Any, Any]:
+    steps = mid * (1 + sign * 0.0001 * np.arange(1, n + 1))
+    return np.array([steps, np.full(n, 0.5)])
+
+
+class Collectors:
+    """Three publishers that stand for the collectors: real sockets, made-up books."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.publishers = {
+            name: Publisher(f"orderbook-collector-{name}", settings.bus, now_ns())
+            for name in settings.exchanges
+        }
+        self.silent: set[str] = set()
+
+    def markets(self) -> Iterator[tuple[str, str, float]]:
+        for name, price in PRICES.items():
+            yield name, "BTC/USDT" if name == "binance" else "BTC/KRW", price
+            if name != "binance":
+                yield name, "USDT/KRW", 1400.0
+
+    def send(self) -> None:
+        for name, market, price in self.markets():
+            if name in self.silent:
+                continue
+            sink = self.publishers[name]
+            bids, asks = side(price, -1), side(price, 1)
+            payload = np.concatenate([bids.ravel(), asks.ravel()])
+            sink.publish(
+                sink.topic(f"orderbook.{name}.{market}.".encode()),
+                ORDERBOOK,
+                payload,
+                n_bids=bids.shape[1],
+                n_asks=asks.shape[1],
+                received_ns=now_ns(),
+            )
+
+    def tell(self, state: str) -> None:
+        for name, market, _ in self.markets():
+            sink = self.publishers[name]
+            facts = {"exchange": name, "market": market, "stream": "orderbook", "state": state}
+            sink.publish(
+                sink.topic(f"state.{name}.{market}.".encode()),
+                STATE,
+                orjson.dumps(facts),
+                received_ns=now_ns(),
+            )
+
+    def heartbeat(self) -> None:
+        for name, sink in self.publishers.items():
+            if name not in self.silent:
+                sink.heartbeat({m: "synced" for n, m, _ in self.markets() if n == name})
+
+    def close(self) -> None:
+        for sink in self.publishers.values():
+            sink.close()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    found = address(settings)
+    return {
+        **os.environ,
+        "COINSPACE_DATA": str(settings.data),
+        "COINSPACE_STORAGE__ILP": found.ilp,
+        "COINSPACE_STORAGE__SQL": found.sql,
+        "COINSPACE_STORAGE__TTL": "off",
+        "COINSPACE_INDEX__ASSETS": '["BTC"]',
+    }
+
+
+def start(command: str, settings: Settings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "coinspace", command], env=environment(settings))
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def rows(settings: Settings, query: str) -> list[tuple[Any, ...]]:
+    with schema.connect(address(settings)) as connection:
+        done = connection.execute(query)  # type: ignore[arg-type]
+        return done.fetchall() if done.description else []
+
+
+@pytest.fixture
+def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    found = address(questdb)
+    storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
+    # a short name: socket paths are bounded
+    mine = Settings(data=tmp_path_factory.mktemp("ix"), storage=storage)
+    (mine.data / "run").mkdir()
+    return mine
+
+
+async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> None:
+    schema.create(address(settings), ttl=False)
+    rows(settings, "TRUNCATE TABLE index_tick")
+    rows(settings, "TRUNCATE TABLE index_venue")
+    collectors = Collectors(settings)
+    records: list[dict[str, Any]] = []
+
+    def take(message: Message) -> None:
+        records.append(message.json())
+
+    heard = Subscriber([settings.bus.endpoint("index-calculator")], [b"index."], take)
+    heard.start()
+    processes = [start(name, settings) for name in ("orderbook-aggregator", "index-calculator")]
+    try:
+        await _drive(collectors, lambda: sum(r["value"] is not None for r in records) >= 10)
+        good = [one for one in records if one["value"] is not None]
+        assert good[-1]["status"] == "ok"
+        assert good[-1]["fx"] == pytest.approx(1400)
+        # between the Korean and the other price
+        assert 99_900 < good[-1]["value"] < 100_200
+        assert [one["ts_ms"] % 200 for one in records] == [0] * len(records)
+        assert sum(one["share"] for one in good[-1]["venues"].values()) == pytest.approx(1)
+
+        # a collector that dies: its venue is out within three seconds, the record says why
+        collectors.silent.add("upbit")
+        name = "upbit:BTC/KRW"
+        await _drive(collectors, lambda: records[-1]["venues"][name]["reason"] == "disconnected")
+        assert records[-1]["status"] == "degraded"
+        collectors.silent.clear()
+        collectors.tell("synced")
+        await _drive(collectors, lambda: records[-1]["status"] == "ok")
+    finally:
+        for process in processes:
+            stop(process)
+        heard.drain()
+        heard.close()
+        collectors.close()
+
+    stamps = [one["ts_ms"] for one in records]
+    assert stamps == sorted(set(stamps))
+    stored = dict(rows(settings, "SELECT ts::long / 1000000, value_raw FROM index_tick"))
+    assert {one["ts_ms"]: one["value_raw"] for one in records} == {ts: stored[ts] for ts in stamps}
+    venues = rows(
+        settings,
+        "SELECT count(), count_distinct(venue) FROM index_venue WHERE role = 'constituent'",
+    )
+    assert venues == [(3 * len(stored), 3)]
+    health = read_health(settings, "index-calculator")
+    assert health is not None
+    assert health["counters"]["rows_pending"] == 0
+
+
+async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> None:
+    schema.create(address(settings), ttl=False)
+    rows(settings, "TRUNCATE TABLE index_tick")
+    rows(settings, "TRUNCATE TABLE index_venue")
+    collectors = Collectors(settings)
+    aggregator = start("orderbook-aggregator", settings)
+    for _ in range(2):
+        before = rows(settings, "SELECT count() FROM index_tick")[0][0]
+        calculator = start("index-calculator", settings)
+        try:
+            await _drive(
+                collectors,
+                lambda before=before: (
+                    rows(settings, "SELECT count() FROM index_tick")[0][0] > before + 5
+                ),
+            )
+        finally:
+            stop(calculator)
+    stop(aggregator)
+    collectors.close()
+    ticks = rows(settings, "SELECT ts::long, reason FROM index_tick ORDER BY ts")
+    steps = {later[0] - earlier[0] for earlier, later in itertools.pairwise(ticks)}
+    # every tick in between is there, the ones without a calculator with their reason
+    assert steps == {200_000_000}
+    assert any(reason == "not_computed" for _, reason in ticks)
+
+
+async def _drive(collectors: Collectors, done: Any, timeout_s: float = 40) -> None:
+    started, beaten = time.monotonic(), 0.0
+    while not _done(done):
+        now = time.monotonic()
+        assert now - started < timeout_s, "nothing came of it in time"
+        collectors.send()
+        if now - beaten > 0.8:
+            beaten = now
+            collectors.heartbeat()
+        await asyncio.sleep(0.05)
+
+
+def _done(done: Any) -> bool:
+    try:
+        return bool(done())
+    except (IndexError, KeyError):
+        return False
