@@ -228,6 +228,9 @@ class StorageSettings(Section):
     memory_mb: Annotated[
         int, Field(ge=1, le=65_536, description="rows kept while the database does not answer")
     ] = 64
+    disk_low_mb: Annotated[
+        int, Field(ge=0, description="free space on the data disk below which to complain")
+    ] = 2048
     depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
     ttl: Annotated[
         Literal["on", "off"], Field(description="off for replayed history, which TTL would evict")

@@ -168,7 +168,8 @@ GAP = Table(
         ("publisher", "SYMBOL"),
         EXCHANGE,
         MARKET,
-        # open: being fetched · filled · lost: held nowhere any more · dead: refused by the database
+        # open: being fetched, or lasting; filled, or over; lost: held nowhere any more;
+        # dead: refused by the database
         ("status", "SYMBOL"),
         ("reason", "VARCHAR"),
         ("epoch", "LONG"),

@@ -1,0 +1,103 @@
+"""Rows of `gap`: holes in a publisher's sequence, refused rows, outages of venues."""
+
+from __future__ import annotations
+
+from coinspace.bus.topics import parse
+from coinspace.storage.ledger import Hole, Stream
+from coinspace.storage.rows import Key
+from coinspace.storage.sender import Sender
+from coinspace.storage.transport import TimestampNanos
+
+OPEN = "open"
+FILLED = "filled"
+LOST = "lost"
+DEAD = "dead"
+VENUE = "venue"
+
+
+def write_hole(
+    sender: Sender,
+    stream: Stream,
+    hole: Hole,
+    status: str,
+    *,
+    reason: str | None = None,
+    closed_ns: int = 0,
+    first: int | None = None,
+    last: int | None = None,
+) -> bool:
+    """Write a hole's row, or the row of a part of it. Returns: False when memory is full."""
+    first = hole.first if first is None else first
+    last = hole.last if last is None else last
+    return sender.row(
+        "gap",
+        symbols={**stream.venue.symbols, "kind": stream.name.kind, "publisher": stream.publisher}
+        | {"status": status},
+        columns={
+            "reason": reason or hole.reason,
+            "epoch": stream.epoch,
+            "first": first,
+            "last": last,
+            "count": last - first + 1,
+            "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
+        },
+        at_ns=hole.found_ns,
+    )
+
+
+def write_dead(sender: Sender, key: Key, reason: str, at_ns: int) -> bool:
+    """Account for a row that the database refused. Returns: False when memory is full."""
+    publisher, topic, epoch, sequence = key
+    name = parse(topic.encode())
+    return sender.row(
+        "gap",
+        symbols={
+            "exchange": name.exchange,
+            "market": name.market,
+            "kind": name.kind,
+            "publisher": publisher,
+            "status": DEAD,
+        },
+        columns={
+            "reason": reason,
+            "epoch": epoch,
+            "first": sequence,
+            "last": sequence,
+            "count": 1,
+            "closed_ts": TimestampNanos(at_ns),
+        },
+        at_ns=at_ns,
+    )
+
+
+def write_outage(
+    sender: Sender,
+    publisher: str,
+    exchange: str,
+    market: str,
+    *,
+    epoch: int,
+    since_ns: int,
+    reason: str,
+    closed_ns: int = 0,
+) -> bool:
+    """Write that a venue sent nothing, from `since_ns` to `closed_ns` (0 = still)."""
+    return sender.row(
+        "gap",
+        symbols={
+            "exchange": exchange,
+            "market": market,
+            "kind": VENUE,
+            "publisher": publisher,
+            "status": FILLED if closed_ns else OPEN,
+        },
+        columns={
+            "reason": reason,
+            "epoch": epoch,
+            "first": 0,
+            "last": 0,
+            "count": 0,
+            "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
+        },
+        at_ns=since_ns,
+    )

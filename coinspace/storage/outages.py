@@ -1,0 +1,107 @@
+"""Times in which a venue sent nothing that counts: rows of `gap` with the kind `venue`.
+
+An outage begins when a venue leaves its working state, or when its collector is replaced, and
+ends when the venue works again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coinspace._ext.message import Message
+from coinspace.storage import gaps
+from coinspace.storage.ledger import Stream
+from coinspace.storage.sender import Sender
+
+# trades and tickers have no book to synchronise
+WORKING = {"synced", "subscribed", "ready"}
+BOOK_WORKING = {"synced", "ready"}
+
+VenueKey = tuple[str, str, str]
+
+
+@dataclass
+class Outage:
+    """One outage; closed_ns is 0 while it lasts."""
+
+    epoch: int
+    since_ns: int
+    reason: str
+    closed_ns: int = 0
+
+
+class Outages:
+    """The outages of all venues of a storage worker."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self.open: dict[VenueKey, Outage] = {}
+        self._owed: list[tuple[VenueKey, Outage]] = []
+        self._epochs: dict[str, int] = {}
+        self._venues: dict[str, set[tuple[str, str]]] = {}
+
+    def restore(self, key: VenueKey, outage: Outage) -> None:
+        """Take over an outage that the database says is still open."""
+        self.open[key] = outage
+        self._venues.setdefault(key[0], set()).add(key[1:])
+
+    def on_state(self, publisher: str, stream: Stream, message: Message, now_ns: int) -> None:
+        """Begin or end an outage."""
+        try:
+            facts = message.json()
+            state = str(facts["state"])
+            since_ns = int(facts.get("since_ns") or 0)
+            reason = f"{state}: {facts['reason']}" if facts.get("reason") else state
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        name = stream.name
+        key = (publisher, name.exchange, name.market)
+        self._venues.setdefault(publisher, set()).add(key[1:])
+        at_ns = since_ns or message.received_ns or message.published_ns or now_ns
+        working = BOOK_WORKING if publisher.startswith("orderbook") else WORKING
+        if state in working:
+            self._end(key, at_ns)
+        elif key not in self.open:
+            self._begin(key, Outage(stream.epoch, at_ns, reason[:500]))
+
+    def on_heartbeat(self, publisher: str, epoch: int, heard_ns: int, now_ns: int) -> None:
+        """Notice that a publisher was replaced: its venues are out since it was last heard."""
+        before = self._epochs.get(publisher)
+        self._epochs[publisher] = epoch
+        if before is None or before == epoch:
+            return
+        for exchange, market in self._venues.get(publisher, ()):
+            key = (publisher, exchange, market)
+            if key not in self.open:
+                since_ns = min(heard_ns or now_ns, epoch)
+                self._begin(key, Outage(before, since_ns, "collector restarted"))
+
+    def settle(self) -> None:
+        """Write the rows that memory had no place for."""
+        owed, self._owed = self._owed, []
+        for key, outage in owed:
+            self._write(key, outage)
+
+    def _begin(self, key: VenueKey, outage: Outage) -> None:
+        self.open[key] = outage
+        self._write(key, outage)
+
+    def _end(self, key: VenueKey, at_ns: int) -> None:
+        outage = self.open.pop(key, None)
+        if outage is not None:
+            outage.closed_ns = max(at_ns, outage.since_ns + 1)
+            self._write(key, outage)
+
+    def _write(self, key: VenueKey, outage: Outage) -> None:
+        publisher, exchange, market = key
+        if not gaps.write_outage(
+            self._sender,
+            publisher,
+            exchange,
+            market,
+            epoch=outage.epoch,
+            since_ns=outage.since_ns,
+            reason=outage.reason,
+            closed_ns=outage.closed_ns,
+        ):
+            self._owed.append((key, outage))

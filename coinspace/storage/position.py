@@ -1,0 +1,192 @@
+"""What the database says is stored: the only bookkeeping there is.
+
+A stream's position is its highest stored sequence, less the open rows of `gap`. That holds because
+rows are stored in order, and a hole's row before anything behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from coinspace.bus.topics import build
+from coinspace.clock import SECOND_NS
+from coinspace.errors import MessageError, StorageError
+from coinspace.storage import gaps
+from coinspace.storage.address import Address
+from coinspace.storage.ledger import Hole
+from coinspace.storage.outages import Outage
+from coinspace.storage.stage import Stage
+
+APPLY_TIMEOUT_S = 30.0
+POLL_S = 0.05
+DAY_NS = 86_400 * SECOND_NS
+# who publishes a kind; `state` rows name their publisher
+PUBLISHERS = {
+    "orderbook": "orderbook-collector-",
+    "ticker": "ticker-collector-",
+    "trade": "ticker-collector-",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A table that takes rows and does not show them."""
+
+    table: str
+    reason: str
+
+    @property
+    def mend(self) -> str:
+        """The statement that ends it, once its cause is gone."""
+        return f"ALTER TABLE {self.table} RESUME WAL"
+
+
+async def connect(found: Address, timeout_s: float = 5.0) -> psycopg.AsyncConnection[Any]:
+    """Return a connection that may write. Raises: StorageError."""
+    try:
+        return await asyncio.wait_for(
+            psycopg.AsyncConnection.connect(found.sql, autocommit=True), timeout_s
+        )
+    except (psycopg.Error, TimeoutError, OSError) as error:
+        reason = str(error).split("\n", 1)[0] or "no answer"
+        raise StorageError(f"SQL: expected a connection, {reason}") from None
+
+
+async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str], list[Suspended]]:
+    """Return the tables with acknowledged rows that are not visible yet, and suspended ones."""
+    cursor = await connection.execute(
+        "SELECT name, suspended, writerTxn, sequencerTxn, errorMessage FROM wal_tables()"
+    )
+    late: list[str] = []
+    suspended: list[Suspended] = []
+    for name, stopped, applied, acknowledged, reason in await cursor.fetchall():
+        if stopped:
+            suspended.append(Suspended(name, str(reason or "no reason given")))
+        elif applied < acknowledged:
+            late.append(name)
+    return late, suspended
+
+
+async def wait_applied(
+    connection: psycopg.AsyncConnection[Any], tables: set[str], timeout_s: float = APPLY_TIMEOUT_S
+) -> None:
+    """Wait until every acknowledged row of the tables is visible.
+
+    Raises: StorageError when a table is suspended or the time is over.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        late, suspended = await unapplied(connection)
+        for table in suspended:
+            if table.table in tables:
+                raise StorageError(
+                    f"table {table.table} is suspended ({table.reason}): {table.mend}", table.table
+                )
+        waiting = tables.intersection(late)
+        if not waiting:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise StorageError(
+                f"tables {', '.join(sorted(waiting))}: rows not visible after {timeout_s:.0f} s"
+            )
+        await asyncio.sleep(POLL_S)
+
+
+async def restore(
+    found: Address, stage: Stage, kinds: tuple[str, ...], publishers: set[str], since_ns: int
+) -> int:
+    """Fill the stage's ledger from the database.
+
+    Args:
+        kinds: of the messages that this worker stores.
+        publishers: whose messages it stores.
+        since_ns: rows and epochs before it are of no interest: no journal holds them.
+    Returns: the number of streams found.
+    Raises: StorageError when the database cannot be read or a needed table is suspended.
+    """
+    connection = await connect(found)
+    try:
+        async with connection:
+            await wait_applied(connection, {*kinds, "gap"})
+            last = await _highest(connection, kinds, publishers, since_ns)
+            holes = await _gaps(connection, stage, kinds, publishers, last)
+    except psycopg.Error as error:
+        raise StorageError(f"reading positions: {str(error).splitlines()[0]}") from None
+    for (publisher, topic, epoch), sequence in last.items():
+        stream = stage.ledger.stream(publisher, topic, epoch)
+        stage.ledger.restore(stream, sequence, holes.get(stream.key, []))
+    return len(last)
+
+
+Highest = dict[tuple[str, bytes, int], int]
+
+
+async def _highest(
+    connection: psycopg.AsyncConnection[Any],
+    kinds: tuple[str, ...],
+    publishers: set[str],
+    since_ns: int,
+) -> Highest:
+    highest: Highest = {}
+    for kind in kinds:
+        publisher = "publisher" if kind == "state" else "''"
+        # a trade's ts is its trade time, which may be a good while before it was received
+        start_ns = since_ns - DAY_NS if kind == "trade" else since_ns
+        cursor = await connection.execute(
+            f"SELECT {publisher}, exchange, market, epoch, max(seq) FROM {kind}"
+            f" WHERE ts >= {start_ns}::timestamp_ns"
+        )
+        for name, exchange, market, epoch, sequence in await cursor.fetchall():
+            process = name or PUBLISHERS[kind] + exchange
+            if process in publishers and epoch is not None and sequence is not None:
+                key = (process, build(kind, exchange, market), epoch)
+                highest[key] = max(highest.get(key, 0), sequence)
+    return highest
+
+
+async def _gaps(
+    connection: psycopg.AsyncConnection[Any],
+    stage: Stage,
+    kinds: tuple[str, ...],
+    publishers: set[str],
+    highest: Highest,
+) -> dict[tuple[str, bytes, int], list[Hole]]:
+    cursor = await connection.execute(
+        "SELECT kind, publisher, exchange, market, status, reason, epoch, first, last, ts::long"
+        " FROM gap"
+    )
+    holes: dict[tuple[str, bytes, int], list[Hole]] = {}
+    for (
+        kind,
+        publisher,
+        exchange,
+        market,
+        status,
+        reason,
+        epoch,
+        first,
+        last,
+        ts,
+    ) in await cursor.fetchall():
+        if publisher not in publishers:
+            continue
+        if kind == gaps.VENUE:
+            if status == gaps.OPEN:
+                outage = Outage(epoch, ts, reason or "")
+                stage.outages.restore((publisher, exchange, market), outage)
+            continue
+        try:
+            key = (publisher, build(kind, exchange, market), epoch)
+        except MessageError:
+            continue
+        if kind not in kinds:
+            continue
+        # what is lost or dead is accounted for, also where nothing behind it is stored yet
+        highest[key] = max(highest.get(key, 0), last)
+        if status == gaps.OPEN:
+            holes.setdefault(key, []).append(Hole(first, last, ts, reason or "", announced=True))
+    return holes

@@ -1,0 +1,215 @@
+"""The storage stage: bus messages in, rows out, and an account of every sequence.
+
+No socket, no loop, no wall clock: `worker` binds it to them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from coinspace._ext.message import HEARTBEAT, ORDERBOOK, REPEAT, STATE, Message
+from coinspace.clock import Clock, now_ns
+from coinspace.errors import MessageError, StorageError
+from coinspace.storage import gaps
+from coinspace.storage.ledger import Hole, Ledger, Stream
+from coinspace.storage.outages import Outages
+from coinspace.storage.rows import STORES, Key
+from coinspace.storage.sender import Sender
+
+
+class Stage:
+    """Stores messages of the wanted topics.
+
+    Args:
+        sender: where rows go.
+        topics: prefixes of the topics to store, as subscribed.
+        depth: levels stored a side.
+        on_hole: called when a hole was found, so that somebody fetches it.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        topics: tuple[bytes, ...],
+        depth: int,
+        *,
+        clock: Clock = now_ns,
+        on_hole: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.sender = sender
+        self.ledger = Ledger()
+        self.outages = Outages(sender)
+        self.topics = topics
+        self._depth = depth
+        self._clock = clock
+        self._on_hole = on_hole
+        # the stream of each topic that spoke last: the dictionary's key is made once a topic
+        self._current: dict[tuple[str, bytes], Stream] = {}
+        # gap rows of refused rows that memory had no place for
+        self._unaccounted: deque[tuple[Key, str, int]] = deque()
+        self.stored: dict[str, int] = {}
+        self.repeats = self.shed = self.known = self.malformed = 0
+        self.heard_ns: dict[str, int] = {}
+
+    def on_message(self, publisher: str, message: Message) -> None:
+        """Take one live message."""
+        now = self._clock()
+        if message.kind == HEARTBEAT:
+            self._heartbeat(publisher, message, now)
+            return
+        stream = self._current.get((publisher, message.topic))
+        if stream is None or stream.epoch != message.epoch:
+            stream = self._stream(publisher, message)
+            if stream is None:
+                return
+        sequence = message.sequence
+        if not self.ledger.arrive(stream, sequence, now):
+            self.known += 1
+            return
+        if message.kind == STATE:
+            self.outages.on_state(publisher, stream, message, now)
+        if message.kind == ORDERBOOK and message.flags & REPEAT:
+            self.repeats += 1
+            return
+        if stream.growing is not None:
+            self._on_hole()
+            if not self.announce(stream):
+                self._shed(stream, sequence, now)
+                return
+        if not self.store(stream, message):
+            self._shed(stream, sequence, now)
+
+    def store(self, stream: Stream, message: Message) -> bool:
+        """Store a message, live or fetched. Returns: False when memory is full."""
+        if message.kind == ORDERBOOK and message.flags & REPEAT:
+            return True
+        try:
+            taken = STORES[message.kind](self.sender, stream.venue, message, self._depth)
+        except StorageError as error:
+            # no column can hold it: accounted for as the database's own refusals are
+            self.malformed += 1
+            key = (stream.publisher, stream.venue.topic, stream.epoch, message.sequence)
+            self.on_rejected(key, error.table or "", str(error))
+            return True
+        if taken:
+            kind = stream.name.kind
+            self.stored[kind] = self.stored.get(kind, 0) + 1
+        return taken
+
+    def announce(self, stream: Stream) -> bool:
+        """Give the rows of new holes to the sender, ahead of whatever is stored next."""
+        wrote = False
+        for hole in stream.holes:
+            if hole.announced:
+                continue
+            if not gaps.write_hole(self.sender, stream, hole, gaps.OPEN):
+                return False
+            self.ledger.announced(stream, hole)
+            wrote = True
+        if wrote:
+            # tables of one request are committed one after the other
+            self.sender.seal()
+        return True
+
+    def close(self, stream: Stream, hole: Hole, lost: list[tuple[int, int]], reason: str) -> bool:
+        """Write how a hole ended: filled but for the lost ranges. Returns: False when full."""
+        # what filled it is committed before it counts as filled
+        self.sender.seal()
+        now = self._clock()
+        # a lost range with the hole's own first sequence takes the place of the hole's row
+        replaced = bool(lost) and lost[0][0] == hole.first
+        if not replaced and not gaps.write_hole(
+            self.sender, stream, hole, gaps.FILLED, closed_ns=now
+        ):
+            return False
+        for first, last in lost:
+            if not gaps.write_hole(
+                self.sender,
+                stream,
+                hole,
+                gaps.LOST,
+                reason=f"{hole.reason}; {reason}",
+                closed_ns=now,
+                first=first,
+                last=last,
+            ):
+                return False
+        self.ledger.close(stream, hole)
+        return True
+
+    def on_rejected(self, key: Key | None, table: str, reason: str) -> None:
+        """Account for a row that the database refused."""
+        if key is None:
+            return
+        self._unaccounted.append((key, f"{table}: {reason}"[:500], self._clock()))
+        self.settle()
+
+    def settle(self) -> None:
+        """Write what is owed to `gap`, as far as memory allows."""
+        while self._unaccounted:
+            key, reason, at_ns = self._unaccounted[0]
+            if not gaps.write_dead(self.sender, key, reason, at_ns):
+                return
+            self._unaccounted.popleft()
+        self.outages.settle()
+
+    def counters(self) -> dict[str, int | float]:
+        """Return counts since the start."""
+        counts: dict[str, int | float] = {
+            f'stored{{kind="{kind}"}}': count for kind, count in self.stored.items()
+        }
+        return counts | {
+            "repeats": self.repeats,
+            "shed": self.shed,
+            "already_stored": self.known,
+            "malformed_rows": self.malformed,
+            "gaps": self.ledger.holes_found,
+            "gaps_open": sum(len(stream.holes) for stream in self.ledger.streams.values()),
+            "messages_missed": self.ledger.sequences_missed,
+            "messages_missing": self.ledger.missing(),
+        }
+
+    def _stream(self, publisher: str, message: Message) -> Stream | None:
+        topic = message.topic
+        if message.kind not in STORES or not topic.startswith(self.topics):
+            return None
+        try:
+            stream = self.ledger.stream(publisher, topic, message.epoch)
+        except MessageError:
+            self.malformed += 1
+            return None
+        self._current[publisher, topic] = stream
+        return stream
+
+    def _shed(self, stream: Stream, sequence: int, now: int) -> None:
+        self.shed += 1
+        self.ledger.shed(stream, sequence, now)
+        self._on_hole()
+
+    def _heartbeat(self, publisher: str, message: Message, now: int) -> None:
+        """Find what was published and did not arrive: a tail, or a topic since its start."""
+        try:
+            facts = message.json()
+            epoch = int(facts["epoch"])
+            sequences = {str(name).encode(): int(n) for name, n in facts["sequences"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.malformed += 1
+            return
+        self.outages.on_heartbeat(publisher, epoch, self.heard_ns.get(publisher, 0), now)
+        self.heard_ns[publisher] = now
+        for topic, last in sequences.items():
+            self.expect(publisher, topic, epoch, last, "not received")
+
+    def expect(self, publisher: str, topic: bytes, epoch: int, last: int, reason: str) -> None:
+        """Note that a publisher has sent up to `last` on a topic."""
+        if not topic.startswith(self.topics):
+            return
+        try:
+            stream = self.ledger.stream(publisher, topic, epoch)
+        except MessageError:
+            self.malformed += 1
+            return
+        if last > stream.last:
+            self.ledger.expect(stream, last, self._clock(), reason)
+            self._on_hole()

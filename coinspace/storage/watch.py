@@ -1,0 +1,178 @@
+"""What an acknowledgement hides: suspended tables, a hung server, a full disk, a slow clock.
+
+Each finding is one line that says what is wrong and how to mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from coinspace.clock import SECOND_NS, now_ns
+from coinspace.config import Settings
+from coinspace.errors import CoinSpaceError, StorageError
+from coinspace.storage import position, schema
+from coinspace.storage.address import Address, address, root
+
+INTERVAL_S = 2.0
+QUERY_TIMEOUT_S = 5.0
+# a table this far behind its acknowledged rows does not keep up
+APPLY_LAG_TRANSACTIONS = 1000
+CLOCK_LIMIT_S = 1.0
+
+
+@dataclass
+class Findings:
+    """What one look found.
+
+    Attributes: problems in words; drift = how the schema differs; reachable = SQL answered.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    drift: list[schema.Difference] = field(default_factory=list)
+    reachable: bool = False
+
+
+async def look(settings: Settings) -> Findings:
+    """Look once; takes at most some seconds, whatever the server does."""
+    found = Findings()
+    try:
+        where = address(settings)
+        found.problems += await asyncio.wait_for(_ask(where), QUERY_TIMEOUT_S)
+        ttl = settings.storage.ttl == "on"
+        found.drift = await asyncio.wait_for(
+            asyncio.to_thread(schema.differences, where, ttl=ttl), QUERY_TIMEOUT_S
+        )
+        found.reachable = True
+    except TimeoutError:
+        found.problems.append(
+            f"QuestDB takes connections and does not answer within {QUERY_TIMEOUT_S:.0f} s:"
+            " look at its log and load; `coinspace questdb stop` and `start` restart it"
+        )
+    except (CoinSpaceError, psycopg.Error) as error:
+        found.problems.append(f"QuestDB: {str(error).splitlines()[0]}")
+    found.problems += [f"schema: {one.text}: {one.mend}" for one in found.drift]
+    found.problems += disk_problems(settings)
+    return found
+
+
+async def _ask(where: Address) -> list[str]:
+    connection = await position.connect(where)
+    async with connection:
+        problems = [
+            f"table {table.table} is suspended ({table.reason}): rows are kept but not shown;"
+            f" end the cause, then {table.mend}"
+            for table in (await position.unapplied(connection))[1]
+        ]
+        problems += await _lag(connection)
+        problems += await _clock(connection)
+        problems += await _views(connection)
+    return problems
+
+
+async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    cursor = await connection.execute(
+        "SELECT name, sequencerTxn - writerTxn FROM wal_tables() WHERE NOT suspended"
+    )
+    return [
+        f"table {name} shows rows {lag} transactions late: the server is overloaded"
+        for name, lag in await cursor.fetchall()
+        if lag > APPLY_LAG_TRANSACTIONS
+    ]
+
+
+async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    before = now_ns()
+    cursor = await connection.execute("SELECT systimestamp()::long")
+    row = await cursor.fetchone()
+    after = now_ns()
+    server_ns = int(row[0]) * 1000 if row else before
+    # the server read its clock somewhere between the two
+    off_ns = max(before - server_ns, server_ns - after, 0)
+    if off_ns / SECOND_NS <= CLOCK_LIMIT_S:
+        return []
+    word = "behind" if server_ns < before else "ahead of"
+    return [
+        f"QuestDB's clock is {off_ns / SECOND_NS:.1f} s {word} ours:"
+        " synchronise both hosts (chrony or systemd-timesyncd)"
+    ]
+
+
+async def _views(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    cursor = await connection.execute(
+        "SELECT view_name, invalidation_reason FROM materialized_views()"
+        " WHERE view_status = 'invalid'"
+    )
+    return [
+        f"view {name} is invalid ({reason}): REFRESH MATERIALIZED VIEW {name} FULL"
+        for name, reason in await cursor.fetchall()
+    ]
+
+
+def disk_problems(settings: Settings) -> list[str]:
+    """Return a line when the disk under the data folder is nearly full."""
+    folder = settings.data if settings.storage.ilp else root(settings)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        free_mb = shutil.disk_usage(folder).free >> 20
+    except OSError as error:
+        return [f"disk of {folder}: expected to be readable, {error}"]
+    limit = settings.storage.disk_low_mb
+    if free_mb >= limit:
+        return []
+    return [
+        f"disk of {folder.absolute()}: expected {limit} MB free, was {free_mb};"
+        " delete files, shorten storage TTL or move `data`"
+    ]
+
+
+class Watch:
+    """Looks every two seconds and keeps the last findings.
+
+    Args: on_drift: called on the loop when the schema differs from its declaration.
+    """
+
+    def __init__(self, settings: Settings, *, on_drift: Callable[[], Any] | None = None) -> None:
+        self._settings = settings
+        self._on_drift = on_drift
+        self.findings = Findings(reachable=True)
+        self.looks = 0
+        self._last_ns = now_ns()
+        self._last = time.monotonic()
+        self.clock_jumps = 0
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self.findings = await look(self._settings)
+            self.looks += 1
+            self._own_clock()
+            if self.findings.drift and self._on_drift is not None:
+                await self._on_drift()
+            await asyncio.sleep(INTERVAL_S)
+
+    def _own_clock(self) -> None:
+        """Notice that this host's clock was set: times of rows would run backwards."""
+        now, ticks = now_ns(), time.monotonic()
+        step_s = (now - self._last_ns) / SECOND_NS - (ticks - self._last)
+        self._last_ns, self._last = now, ticks
+        if abs(step_s) > CLOCK_LIMIT_S:
+            self.clock_jumps += 1
+            self.findings.problems.append(
+                f"this host's clock jumped by {step_s:.1f} s: slew it instead of setting it"
+            )
+
+
+def mend(settings: Settings) -> list[str]:
+    """Create and mend the schema. Returns: what was changed. Raises: StorageError."""
+    try:
+        return schema.create(address(settings), ttl=settings.storage.ttl == "on")
+    except psycopg.Error as error:
+        raise StorageError(f"mending the schema: {str(error).splitlines()[0]}") from None

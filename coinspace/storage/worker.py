@@ -1,0 +1,172 @@
+"""`coinspace orderbook-storage-worker` and `coinspace ticker-storage-worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+
+import click
+
+from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import SECOND_NS, now_ns
+from coinspace.config import config_option, load
+from coinspace.errors import CoinSpaceError
+from coinspace.process import Process, run
+from coinspace.storage import position
+from coinspace.storage.address import address
+from coinspace.storage.sender import Sender
+from coinspace.storage.stage import Stage
+from coinspace.storage.watch import Watch, mend
+
+ORDERBOOK_WORKER = "orderbook-storage-worker"
+TICKER_WORKER = "ticker-storage-worker"
+# kinds stored and the collectors that publish them
+KINDS = {
+    ORDERBOOK_WORKER: ("orderbook-collector", ("orderbook", "state")),
+    TICKER_WORKER: ("ticker-collector", ("ticker", "trade", "state")),
+}
+RETRY_S = 0.5
+HEALTH_S = 0.5
+# troubles shorter than this are the sender's own business
+TROUBLE_S = 2.0
+CLOSE_S = 15.0
+SLACK_NS = 3600 * SECOND_NS
+
+
+class Worker:
+    """One storage worker: subscribers, stage, sender and the watch over the database."""
+
+    def __init__(self, process: Process, name: str) -> None:
+        settings = process.settings
+        collector, self.kinds = KINDS[name]
+        self.process = process
+        self.settings = settings
+        self.name = name
+        self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
+        topics = tuple(f"{kind}.".encode() for kind in self.kinds)
+        self.sender = Sender(settings, name, on_rejected=self._on_rejected)
+        self.wake = asyncio.Event()
+        self.stage = Stage(self.sender, topics, settings.storage.depth, on_hole=self.wake.set)
+        self.watch = Watch(settings)
+        self._subscribers: list[Subscriber] = []
+        self._topics = [*topics, b"heartbeat."]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._trouble_since: float | None = None
+
+    async def start(self) -> bool:
+        """Wait for the database, take up the positions, then listen.
+
+        Returns: False when the process was asked to stop before that.
+        """
+        self._tasks.append(asyncio.create_task(self.watch.run()))
+        while not self.process.stopping.is_set():
+            try:
+                await asyncio.to_thread(mend, self.settings)
+                await self._restore()
+                break
+            except CoinSpaceError as error:
+                # not subscribed: the journals keep what is published meanwhile
+                self.process.degraded(str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.stopping.wait(), RETRY_S)
+        else:
+            return False
+        self.sender.start()
+        loop = asyncio.get_running_loop()
+        for publisher in self.publishers:
+            subscriber = Subscriber(
+                [self.settings.bus.endpoint(publisher)],
+                self._topics,
+                partial(self.stage.on_message, publisher),
+                bus=self.settings.bus,
+            )
+            subscriber.start(loop)
+            self._subscribers.append(subscriber)
+        self._tasks.append(asyncio.create_task(self._health()))
+        return True
+
+    async def stop(self) -> None:
+        """Read what has arrived, store it, and end."""
+        for subscriber in self._subscribers:
+            subscriber.drain()
+            subscriber.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.stage.settle()
+        if not await self.sender.close(CLOSE_S):
+            self.process.log.warning(
+                "rows left unsent; the journals have them", rows=self.sender.pending
+            )
+
+    def counters(self) -> dict[str, int | float]:
+        """Return the counters of all parts."""
+        heard: dict[str, int | float] = {}
+        for subscriber in self._subscribers:
+            for name, value in subscriber.counters().items():
+                # the stage accounts for gaps itself, over restarts too
+                if name not in ("gaps", "missed"):
+                    heard[name] = heard.get(name, 0) + value
+        return heard | self.stage.counters() | self.sender.counters()
+
+    async def _restore(self) -> None:
+        since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS - SLACK_NS
+        found = await position.restore(
+            address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
+        )
+        self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
+
+    def _on_rejected(self, key: tuple[str, str, int, int] | None, table: str, reason: str) -> None:
+        self.process.log.error("row refused", table=table, reason=reason, key=key)
+        self.stage.on_rejected(key, table, reason)
+
+    async def _health(self) -> None:
+        while True:
+            self.stage.settle()
+            problems = self._problems()
+            if problems:
+                self.process.degraded("; ".join(problems))
+            else:
+                self.process.ready()
+            await asyncio.sleep(HEALTH_S)
+
+    def _problems(self) -> list[str]:
+        problems = list(self.watch.findings.problems)
+        now = asyncio.get_running_loop().time()
+        if self.sender.trouble is None:
+            self._trouble_since = None
+        elif self._trouble_since is None:
+            self._trouble_since = now
+        elif now - self._trouble_since >= TROUBLE_S:
+            problems.append(f"rows cannot be stored: {self.sender.trouble}")
+        if self.sender.full:
+            problems.append(
+                f"memory for {self.sender.pending} rows is full: live messages wait in the journals"
+            )
+        return problems
+
+
+async def work(name: str, process: Process) -> None:
+    """Run a storage worker until the process is asked to stop."""
+    worker = Worker(process, name)
+    process.counters = worker.counters
+    try:
+        if await worker.start():
+            await process.stopping.wait()
+    finally:
+        await worker.stop()
+
+
+@click.command()
+@config_option
+def orderbook_storage_worker(config_path: str | None) -> None:
+    """Store order books and the states of their venues in QuestDB."""
+    run(ORDERBOOK_WORKER, load(config_path), partial(work, ORDERBOOK_WORKER))
+
+
+@click.command()
+@config_option
+def ticker_storage_worker(config_path: str | None) -> None:
+    """Store tickers, trades and the states of their venues in QuestDB."""
+    run(TICKER_WORKER, load(config_path), partial(work, TICKER_WORKER))

@@ -1,0 +1,145 @@
+"""Both storage workers as processes, on the real bus and the real database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace.bus.publisher import Publisher
+from coinspace.config import Settings
+from coinspace.process import read_health
+from coinspace.storage import schema
+from coinspace.storage.address import address
+from tests.flow.feeding import LEVELS, MARKETS, Feeder, book
+
+BOOKS = "orderbook-collector-bithumb"
+TICKERS = "ticker-collector-bithumb"
+
+
+def environment(settings: Settings, folder: Path, **more: str) -> dict[str, str]:
+    """Environment of a worker with a data folder of its own on the shared server."""
+    found = address(settings)
+    return {
+        **os.environ,
+        "COINSPACE_DATA": str(folder),
+        "COINSPACE_STORAGE__ILP": found.ilp,
+        "COINSPACE_STORAGE__SQL": found.sql,
+        "COINSPACE_STORAGE__TTL": "off",
+        "COINSPACE_STORAGE__BATCH_MS": "50",
+        **more,
+    }
+
+
+@contextmanager
+def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", "coinspace", name], env=env)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(25)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {condition}"
+        await asyncio.sleep(0.05)
+
+
+def state_of(settings: Settings, name: str) -> str:
+    health = read_health(settings, name)
+    return str(health["state"]) if health else "none"
+
+
+@pytest.mark.timeout(120)
+async def test_books_tickers_and_trades_reach_the_database(
+    questdb: Settings, tmp_path: Path
+) -> None:
+    own = Settings(data=tmp_path)
+    env = environment(questdb, tmp_path)
+    epoch = time.time_ns()
+    with (
+        running("orderbook-storage-worker", env) as books_worker,
+        running("ticker-storage-worker", env) as ticker_worker,
+    ):
+        names = ("orderbook-storage-worker", "ticker-storage-worker")
+        await until(lambda: all(state_of(own, name) == "ready" for name in names))
+        books = Publisher(BOOKS, own.bus, epoch)
+        tickers = Publisher(TICKERS, own.bus, epoch)
+        try:
+            feeders = [Feeder(books, BOOKS), Feeder(tickers, TICKERS)]
+            for publisher in (books, tickers):
+                publisher.heartbeat()
+            # a subscriber needs a moment to connect; what it misses has no journal here
+            await asyncio.sleep(1.5)
+            for feeder in feeders:
+                feeder.state("synced")
+                feeder.send(300)
+            for publisher in (books, tickers):
+                publisher.heartbeat()
+
+            def stored() -> bool:
+                counts = [read_health(own, name) or {} for name in names]
+                kinds = {k: v for c in counts for k, v in c.get("counters", {}).items()}
+                return (
+                    kinds.get('stored{kind="orderbook"}') == 540
+                    and kinds.get('stored{kind="trade"}') == 600
+                    and all(c["counters"]["rows_pending"] == 0 for c in counts)
+                )
+
+            await until(stored)
+            await until(lambda: count(questdb, "orderbook", epoch) == 540)
+        finally:
+            books.close()
+            tickers.close()
+        assert all(state_of(own, name) == "ready" for name in names)
+    assert books_worker.returncode == 0
+    assert ticker_worker.returncode == 0
+    check_rows(questdb, epoch)
+
+
+def count(settings: Settings, table: str, epoch: int) -> int:
+    with schema.connect(address(settings)) as connection:
+        row = connection.execute(f"select count() from {table} where epoch={epoch}").fetchone()
+        return int(row[0]) if row else 0
+
+
+def check_rows(settings: Settings, epoch: int) -> None:
+    def query(text: str) -> list[Any]:
+        return list(connection.execute(text).fetchall())
+
+    with schema.connect(address(settings)) as connection:
+        for number, market in enumerate(MARKETS):
+            where = f"where epoch={epoch} and market='{market}' and exchange='bithumb'"
+            rows = query(f"select seq, bid, bids, asks, n_bids from orderbook {where} order by seq")
+            assert [row[0] for row in rows] == [i for i in range(1, 301) if i % 10]
+            for seq, bid, bids, asks, n_bids in rows[::37]:
+                payload = book(seq - 1, number)
+                sides = payload.reshape(4, LEVELS).tolist()
+                assert (bid, n_bids) == (payload[0], LEVELS)
+                assert (bids, asks) == (sides[:2], sides[2:])
+            trades = query(f"select seq, trade_id, price, side from trade {where} order by seq")
+            assert [row[0] for row in trades] == list(range(1, 301))
+            assert trades[6] == (7, 1006, book(6, number)[0], "buy")
+            tickers = query(f"select seq, last, low, span from ticker {where} order by seq")
+            assert tickers[0] == (1, book(0, number)[0], None, None)
+            states = query(f"select publisher, state from state {where}")
+            assert sorted(states) == [(BOOKS, "synced"), (TICKERS, "synced")]
+        assert query(f"select * from gap where epoch={epoch}") == []

@@ -1,0 +1,216 @@
+"""The storage stage without a database: what is stored, what is a hole, and in which order."""
+
+from typing import Any
+
+import pytest
+
+from coinspace._ext.message import Message
+from coinspace._ext.sink import ListSink
+from coinspace.storage.ledger import Ledger
+from coinspace.storage.stage import Stage
+from tests.flow.feeding import LEVELS, START_NS, Feeder, book
+
+PUBLISHER = "orderbook-collector-upbit"
+TOPICS = (b"orderbook.", b"state.")
+TOPIC = b"orderbook.upbit.BTC/KRW."
+
+
+class Rows:
+    """Takes rows as the sender does, as many as it has room for."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.rows: list[tuple[str, dict[str, Any], int]] = []
+        self.room = room
+
+    def row(self, table: str, *, symbols: Any, columns: Any, at_ns: int, key: Any = None) -> bool:
+        if len(self.rows) >= self.room:
+            return False
+        self.rows.append((table, {**symbols, **columns}, at_ns))
+        return True
+
+    def seal(self) -> None:
+        self.rows.append(("seal", {}, 0))
+
+    def of(self, table: str) -> list[dict[str, Any]]:
+        return [row for name, row, _ in self.rows if name == table]
+
+
+def books(n: int, epoch: int = 7) -> list[Message]:
+    sink = ListSink(epoch)
+    Feeder(sink, PUBLISHER).send(n)
+    return [message for message in sink.messages if message.topic == TOPIC]
+
+
+def stage(rows: Rows) -> Stage:
+    return Stage(rows, TOPICS, depth=5, clock=lambda: START_NS)  # type: ignore[arg-type]
+
+
+def test_a_book_keeps_its_best_levels_and_repeats_are_not_stored() -> None:
+    rows = Rows()
+    made = stage(rows)
+    for message in books(20):
+        made.on_message(PUBLISHER, message)
+    stored = rows.of("orderbook")
+    assert [row["seq"] for row in stored] == [i for i in range(1, 21) if i not in (10, 20)]
+    assert made.repeats == 2
+    first = stored[0]
+    assert first["bids"].shape == (2, 5)
+    payload = book(0)
+    assert first["bids"].tolist() == [payload[:5].tolist(), payload[LEVELS : LEVELS + 5].tolist()]
+    assert (first["bid"], first["ask"]) == (payload[0], payload[2 * LEVELS])
+    assert (first["bid_size"], first["ask_size"]) == (payload[LEVELS], payload[3 * LEVELS])
+    assert (first["n_bids"], first["exchange"], first["market"]) == (LEVELS, "upbit", "BTC/KRW")
+    assert rows.of("gap") == []
+
+
+def test_the_hole_is_written_before_what_is_behind_it() -> None:
+    rows = Rows()
+    made = stage(rows)
+    messages = books(9)
+    for i in (0, 1, 4, 5):
+        made.on_message(PUBLISHER, messages[i])
+    names = [name for name, _, _ in rows.rows]
+    assert names == ["orderbook", "orderbook", "gap", "seal", "orderbook", "orderbook"]
+    gap = rows.of("gap")[0]
+    assert (gap["first"], gap["last"], gap["count"], gap["status"]) == (3, 4, 2, "open")
+    assert (gap["publisher"], gap["kind"], gap["epoch"]) == (PUBLISHER, "orderbook", 7)
+
+
+def test_a_first_message_that_is_not_the_first_opens_a_hole() -> None:
+    rows = Rows()
+    made = stage(rows)
+    made.on_message(PUBLISHER, books(9)[6])
+    assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(1, 6)]
+
+
+def test_what_memory_cannot_keep_becomes_one_growing_hole() -> None:
+    rows = Rows(room=2)
+    made = stage(rows)
+    messages = books(9)
+    for message in messages[:6]:
+        made.on_message(PUBLISHER, message)
+    assert made.shed == 4
+    ((_, hole),) = made.ledger.holes()
+    assert (hole.first, hole.last, hole.announced) == (3, 6, False)
+    rows.room = 100
+    made.on_message(PUBLISHER, messages[6])
+    names = [name for name, _, _ in rows.rows]
+    assert names == ["orderbook", "orderbook", "gap", "seal", "orderbook"]
+    assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(3, 6)]
+
+
+def test_what_was_stored_already_is_not_stored_again() -> None:
+    rows = Rows()
+    made = stage(rows)
+    made.ledger.restore(made.ledger.stream(PUBLISHER, TOPIC, 7), 4, [])
+    for message in books(6):
+        made.on_message(PUBLISHER, message)
+    assert [row["seq"] for row in rows.of("orderbook")] == [5, 6]
+    assert rows.of("gap") == []
+    assert made.known == 4
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        ([], [("filled", 3, 6)]),
+        ([(4, 5)], [("filled", 3, 6), ("lost", 4, 5)]),
+        ([(3, 4), (6, 6)], [("lost", 3, 4), ("lost", 6, 6)]),
+    ],
+)
+def test_a_closed_hole_says_what_was_lost(
+    lost: list[tuple[int, int]], expected: list[tuple[str, int, int]]
+) -> None:
+    rows = Rows()
+    made = stage(rows)
+    messages = books(9)
+    for i in (0, 1, 6):
+        made.on_message(PUBLISHER, messages[i])
+    ((stream, hole),) = made.ledger.holes()
+    before = len(rows.rows)
+    assert made.close(stream, hole, lost, "not in the journal")
+    after = rows.rows[before:]
+    # committed before it counts as filled
+    assert after[0][0] == "seal"
+    assert [(row["status"], row["first"], row["last"]) for _, row, _ in after[1:]] == expected
+    # the same identity as the open row, which is therefore replaced
+    assert {at for name, _, at in rows.rows if name == "gap"} == {START_NS}
+    assert made.ledger.missing() == 0
+
+
+def test_a_heartbeat_shows_a_lost_tail_and_an_unheard_topic() -> None:
+    rows = Rows()
+    made = stage(rows)
+    messages = books(5)
+    for message in messages[:3]:
+        made.on_message(PUBLISHER, message)
+    sink = ListSink(7)
+    facts = (
+        b'{"process":"orderbook-collector-upbit","epoch":7,"sequences":{'
+        b'"orderbook.upbit.BTC/KRW.":5,"orderbook.upbit.SOL/KRW.":2,"ticker.upbit.BTC/KRW.":9}}'
+    )
+    sink.publish(sink.topic(b"heartbeat.orderbook-collector-upbit."), 7, facts)
+    made.on_message(PUBLISHER, sink.messages[0])
+    found = [(stream.topic, hole.first, hole.last) for stream, hole in made.ledger.holes()]
+    assert sorted(found) == [(TOPIC, 4, 5), (b"orderbook.upbit.SOL/KRW.", 1, 2)]
+
+
+def test_an_outage_lasts_from_leaving_the_working_state_to_its_return() -> None:
+    rows = Rows()
+    made = stage(rows)
+    sink = ListSink(7)
+    feeder = Feeder(sink, PUBLISHER)
+    for state in ("connecting", "synced", "stale", "quarantined", "synced"):
+        feeder.sent += 1
+        feeder.state(state, "why")
+    for message in sink.messages:
+        made.on_message(PUBLISHER, message)
+    outages = [
+        (name, row["status"], row["reason"], at)
+        for name, row, at in rows.rows
+        if name == "gap" and row["market"] == "BTC/KRW"
+    ]
+    at = [START_NS + i * 1_000_000 for i in range(6)]
+    assert outages == [
+        ("gap", "open", "connecting: why", at[1]),
+        ("gap", "filled", "connecting: why", at[1]),
+        ("gap", "open", "stale: why", at[3]),
+        ("gap", "filled", "stale: why", at[3]),
+    ]
+    assert len(rows.of("state")) == 10
+    assert made.outages.open == {}
+
+
+def test_a_row_that_the_database_refuses_is_accounted_for_once_there_is_room() -> None:
+    rows = Rows(room=0)
+    made = stage(rows)
+    made.on_rejected((PUBLISHER, TOPIC.decode(), 7, 3), "orderbook", "cast error")
+    made.on_rejected(None, "index_tick", "cast error")
+    assert rows.rows == []
+    rows.room = 10
+    made.settle()
+    (gap,) = rows.of("gap")
+    assert (gap["status"], gap["first"], gap["last"]) == ("dead", 3, 3)
+    assert "cast error" in gap["reason"]
+
+
+def test_unreadable_heartbeats_and_foreign_topics_are_counted_not_stored() -> None:
+    rows = Rows()
+    made = stage(rows)
+    sink = ListSink(7)
+    sink.publish(sink.topic(b"heartbeat.orderbook-collector-upbit."), 7, b"{")
+    sink.publish(sink.topic(b"index.BTC."), 6, b"{}")
+    for message in sink.messages:
+        made.on_message(PUBLISHER, message)
+    assert made.malformed == 1
+    assert rows.rows == []
+
+
+def test_holes_come_oldest_first() -> None:
+    ledger = Ledger()
+    late = ledger.stream(PUBLISHER, TOPIC, 9)
+    early = ledger.stream(PUBLISHER, b"orderbook.upbit.ETH/KRW.", 8)
+    ledger.expect(late, 5, 100, "")
+    ledger.expect(early, 5, 200, "")
+    assert [stream.epoch for stream, _ in ledger.holes()] == [8, 9]
+    assert ledger.missing() == 10
