@@ -117,13 +117,16 @@ class Live:
         self.gaps.append(
             {
                 "ts": self.clock() // MILLISECOND_NS,
-                "process": "index-endpoint",
+                "publisher": "index-endpoint",
                 "exchange": parts[1] if market else None,
                 "market": parts[2] if market else None,
                 "kind": parts[0],
+                "status": "lost",
                 "reason": "bus",
-                "missing": max(0, found - expected),
-                "duration_ms": None,
+                "first": expected,
+                "last": found - 1,
+                "count": max(0, found - expected),
+                "closed": None,
             }
         )
 

@@ -30,26 +30,48 @@ class Constituent(Struct, kw_only=True):
 
 
 class Regional(Struct, kw_only=True):
-    """The index of one region in its own currency; null with a reason when it has none."""
+    """The index of one region in its own currency; null with a reason when it has none.
+
+    `median_capped` is an independent check; `alarm` says that it differs too much from `value`.
+    """
 
     value: Number
     currency: str
     status: str
     reason: str | None
     single_source: bool | None
+    median_capped: Number = None
+    confidence: Number = None
+    twap_1m: Number = None
+    alarm: bool | None = None
+
+
+class ExecutablePremium(Struct, kw_only=True):
+    """What is left of the premium when both legs of a size trade at market, fees paid."""
+
+    size: Number
+    sell_kr: Number
+    buy_kr: Number
+
+
+class Liquidity(Struct, kw_only=True):
+    """Average price to sell (`bid`) or buy (`ask`) a size into the summed book."""
+
+    size: Number
+    bid: Number
+    ask: Number
 
 
 class Premium(Struct, kw_only=True):
     """Korean premium as fractions: `coin` against USDT, `fiat` against USD, `usdt` of USDT itself.
 
-    `fiat` and `usdt` are null without a USD/KRW reference rate. `executable` holds the premium
-    that a trade of a size would meet, fees included, where it is computed.
+    `fiat` and `usdt` are null without a USD/KRW reference rate.
     """
 
     coin: Number
     fiat: Number
     usdt: Number
-    executable: list[dict[str, str | None]] = []
+    executable: list[ExecutablePremium] = []
 
 
 class IndexValue(Struct, kw_only=True):
@@ -76,6 +98,10 @@ class IndexValue(Struct, kw_only=True):
     coverage_depth: Number
     depth_limited: bool | None
     curve_end: str | None
+    size_cap: Number
+    liquidity: list[Liquidity]
+    split: bool | None
+    failed: bool | None
     method_version: str | None
     parameter_hash: str | None
     constituents: list[Constituent]
@@ -307,16 +333,22 @@ class Venues(Struct):
 
 
 class Gap(Struct, kw_only=True):
-    """A detected loss or interruption of data."""
+    """A detected loss: messages `first` to `last` of a publisher, or a venue's outage.
+
+    `status`: open (being fetched), filled, lost, dead (refused by the database).
+    """
 
     ts: EpochMs
-    process: str
+    publisher: str
     exchange: str | None
     market: str | None
     kind: str
+    status: str
     reason: str | None
-    missing: int | None
-    duration_ms: int | None
+    first: int
+    last: int
+    count: int
+    closed: EpochMs | None
 
 
 class GapPage(Struct, kw_only=True):

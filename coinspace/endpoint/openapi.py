@@ -17,8 +17,14 @@ from coinspace.endpoint.values import Instant
 
 PROBLEM_JSON = "application/problem+json"
 # every route can answer with these; those of public routes need no key
-ALWAYS = ("invalid-parameter", "invalid-request", "method-not-allowed", "body-too-large")
-ALWAYS += ("too-many-requests", "internal-error")
+ALWAYS = (
+    "invalid-parameter",
+    "invalid-request",
+    "method-not-allowed",
+    "body-too-large",
+    "too-many-requests",
+    "internal-error",
+)
 PROTECTED = ("key-required", "key-refused", "role-required")
 
 TAGS = {

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coinspace.endpoint.models import Constituent, IndexValue, LatestIndexValue, Premium, Regional
+from coinspace.endpoint.models import (
+    Constituent,
+    ExecutablePremium,
+    IndexValue,
+    Liquidity,
+    Premium,
+    Regional,
+)
 from coinspace.endpoint.values import decimal
 
 Record = Mapping[str, Any]
 
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
-REGION_CURRENCY = {"kr": "KRW", "gl": "USDT"}
 # shares and premiums are ratios: 1e-8 is far below what a book resolves
 RATIO_PLACES = 8
 
@@ -50,89 +56,79 @@ def ratio(value: float | None) -> str | None:
     return None if value is None else decimal(round(float(value), RATIO_PLACES))
 
 
-def regional(name: str, value: Any) -> Regional | None:
-    """Convert the value of a region: a record of its own, a bare number, or nothing."""
+def regional(value: Record | None) -> Regional | None:
+    """Convert a region's part of a record."""
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        return Regional(
-            value=decimal(value),
-            currency=REGION_CURRENCY[name],
-            status="ok",
-            reason=None,
-            single_source=None,
-        )
-    number = value.get("value")
     return Regional(
-        value=decimal(number),
-        currency=value.get("currency") or REGION_CURRENCY[name],
-        status=value.get("status") or ("null" if number is None else "ok"),
+        value=decimal(value["value"]),
+        currency=value["currency"],
+        status="null" if value["value"] is None else "ok",
         reason=value.get("reason"),
         single_source=value.get("single_source"),
+        median_capped=decimal(value.get("median_capped")),
+        confidence=decimal(value.get("confidence")),
+        twap_1m=decimal(value.get("twap")),
+        alarm=value.get("alarm"),
     )
 
 
-def premium(value: Any) -> Premium | None:
-    """Convert a premium: {b, a, c} of the methodology, or the coin basis alone."""
-    if value is None:
+def premium(record: Record) -> Premium | None:
+    """Convert the premium: parts a (fiat), b (coin) and c (of USDT) of the methodology."""
+    parts = record.get("premium_parts")
+    if parts is None:
         return None
-    if not isinstance(value, Mapping):
-        return Premium(coin=ratio(value), fiat=None, usdt=None)
-    executable = value.get("executable") or []
-    if isinstance(executable, Mapping):
-        executable = [{"size": size, "premium": one} for size, one in executable.items()]
+    executable = [
+        ExecutablePremium(
+            size=decimal(row["size"]), sell_kr=ratio(row["sell_kr"]), buy_kr=ratio(row["buy_kr"])
+        )
+        for row in record.get("premium_executable") or ()
+    ]
     return Premium(
-        coin=ratio(value.get("coin", value.get("b"))),
-        fiat=ratio(value.get("fiat", value.get("a"))),
-        usdt=ratio(value.get("usdt", value.get("c"))),
-        executable=[
-            {
-                key: one if isinstance(one, str) else decimal(one)
-                for key, one in entry.items()
-                if isinstance(one, (str, int, float, type(None)))
-            }
-            for entry in executable
-        ],
+        coin=ratio(parts["b"]),
+        fiat=ratio(parts["a"]),
+        usdt=ratio(parts["c"]),
+        executable=executable,
     )
 
 
 def fields(record: Record) -> dict[str, Any]:
     """Return what IndexValue is made of."""
-    confidence = record.get("confidence")
-    depth_limited = record.get("depth_limited")
+    regions = record.get("regions") or {}
+    liquidity = [
+        Liquidity(size=decimal(row["size"]), bid=decimal(row["bid"]), ask=decimal(row["ask"]))
+        for row in record.get("liquidity") or ()
+    ]
     return {
         "asset": record["asset"],
         "ts": int(record["ts_ms"]),
         "currency": CURRENCY,
-        "status": record.get("status") or "null",
+        "status": record["status"],
         "reason": record.get("reason"),
-        "value": decimal(record.get("value")),
+        "value": decimal(record["value"]),
         "value_krw": decimal(record.get("value_krw")),
         "best_bid": decimal(record.get("best_bid")),
         "best_ask": decimal(record.get("best_ask")),
         "fx": decimal(record.get("fx")),
         "fx_status": record.get("fx_status"),
-        "kr": regional("kr", record.get("kr")),
-        "gl": regional("gl", record.get("gl")),
-        "premium": premium(record.get("premium")),
-        "median_capped": number(record.get("median_capped")),
-        "confidence": number(confidence),
-        "twap_1m": number(record.get("twap_1m", record.get("twap"))),
+        "kr": regional(regions.get("KR")),
+        "gl": regional(regions.get("GL")),
+        "premium": premium(record),
+        "median_capped": decimal(record.get("median_capped")),
+        "confidence": decimal(record.get("confidence")),
+        "twap_1m": decimal(record.get("twap")),
         "utilised_depth": decimal(record.get("utilised_depth")),
         "coverage_depth": decimal(record.get("coverage_depth")),
-        "depth_limited": None if depth_limited is None else bool(depth_limited),
+        "depth_limited": record.get("depth_limited"),
         "curve_end": record.get("curve_end"),
+        "size_cap": decimal(record.get("size_cap")),
+        "liquidity": liquidity,
+        "split": record.get("split"),
+        "failed": record.get("failed"),
         "method_version": text(record.get("method_version")),
         "parameter_hash": text(record.get("parameter_hash")),
         "constituents": constituents(record.get("venues")),
     }
-
-
-def number(value: Any) -> str | None:
-    """Write a number; a table of numbers per region has its composite taken."""
-    if isinstance(value, Mapping):
-        value = value.get("value", value.get("composite"))
-    return decimal(value) if isinstance(value, (int, float, str)) else None
 
 
 def text(value: Any) -> str | None:
@@ -143,9 +139,3 @@ def text(value: Any) -> str | None:
 def index_value(record: Record) -> IndexValue:
     """Convert a record."""
     return IndexValue(**fields(record))
-
-
-def latest_value(record: Record, now_ms: int, stale_ms: int) -> LatestIndexValue:
-    """Convert the newest record."""
-    age_ms = max(0, now_ms - int(record["ts_ms"]))
-    return LatestIndexValue(**fields(record), age_ms=age_ms, stale=age_ms > stale_ms)

@@ -17,7 +17,7 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.openapi import document
 from coinspace.endpoint.problem import Problem
 
-# files below assets/ carry a digest in their name, so they never change
+# the folder below assets/ is named by a digest of what it holds, so that never changes
 IMMUTABLE = b"public, max-age=31536000, immutable"
 REVALIDATE = b"no-cache"
 mimetypes.add_type("text/javascript", ".js")
@@ -41,8 +41,10 @@ def add(api: Api, context: Context, app: Application) -> None:
         return _file(request, folder, "docs.html") or _plain(request, DOCS_MISSING)
 
     async def asset(request: Request) -> Response:
-        name = (request.route_values or {}).get("name") or ""
-        found = _file(request, folder / "assets", name)
+        values = request.route_values or {}
+        version, name = values.get("version") or "", values.get("name") or ""
+        # the version is a folder's name: nothing else can be in it
+        found = _file(request, folder / "assets" / version, name) if version.isalnum() else None
         if found is None:
             raise Problem("unknown-route", f"no file {name[:100]!r} in the page")
         return found
@@ -50,7 +52,7 @@ def add(api: Api, context: Context, app: Application) -> None:
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/", page)
     app.router.add_get("/docs", docs)
-    app.router.add_get("/assets/{name}", asset)
+    app.router.add_get("/assets/{version}/{name}", asset)
 
 
 def _file(request: Request, folder: Path, name: str) -> Response | None:
@@ -61,7 +63,7 @@ def _file(request: Request, folder: Path, name: str) -> Response | None:
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
-    cache = IMMUTABLE if folder.name == "assets" else REVALIDATE
+    cache = IMMUTABLE if folder.parent.name == "assets" else REVALIDATE
     return _bytes(request, path.read_bytes(), kind.encode(), cache)
 
 

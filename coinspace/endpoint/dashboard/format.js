@@ -1,0 +1,66 @@
+// Numbers and times as people read them. Values come as decimal strings and stay exact in the API.
+
+const currencies = { KRW: "₩", USDT: "" };
+
+/** A price with digits that fit its size; null is a dash. */
+export function price(text, currency = "") {
+  if (text === null || text === undefined) return "–";
+  const value = Number(text);
+  const size = Math.abs(value);
+  const digits = size >= 1e6 ? 0 : size >= 100 ? 2 : size >= 1 ? 4 : 6;
+  return (currencies[currency] ?? "") + value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+/** A size in base units. */
+export function size(text) {
+  if (text === null || text === undefined) return "–";
+  const value = Number(text);
+  if (value >= 1e6) return `${(value / 1e6).toFixed(2)}M`;
+  if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
+  return value.toLocaleString("en-US", { maximumFractionDigits: value >= 100 ? 1 : value >= 1 ? 3 : 5 });
+}
+
+/** A fraction as a percentage. */
+export function percent(text, digits = 2, sign = false) {
+  if (text === null || text === undefined) return "–";
+  const value = Number(text) * 100;
+  const shown = value.toFixed(digits);
+  return `${sign && value > 0 ? "+" : ""}${shown === `-${(0).toFixed(digits)}` ? (0).toFixed(digits) : shown}%`;
+}
+
+/** An age in ms. */
+export function age(ms) {
+  if (ms === null || ms === undefined) return "–";
+  if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min`;
+  return `${Math.floor(ms / 3_600_000)} h`;
+}
+
+/** A local time of day. */
+export function clock(ms) {
+  return new Date(ms).toLocaleTimeString("en-GB", { hour12: false });
+}
+
+/** A rate per second. */
+export function rate(value) {
+  if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
+  return value >= 100 ? value.toFixed(0) : value.toFixed(1);
+}
+
+const known = ["upbit", "bithumb", "binance"];
+
+/** The CSS variable of an exchange's colour. */
+export function venueColour(exchange) {
+  return `var(--${known.includes(exchange) ? exchange : "other"})`;
+}
+
+/** The value of a CSS variable now, for canvases. */
+export function cssColour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/** The colour of an exchange now, for canvases. */
+export function venueCanvasColour(exchange) {
+  return cssColour(`--${known.includes(exchange) ? exchange : "other"}`);
+}

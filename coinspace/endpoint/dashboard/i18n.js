@@ -1,0 +1,97 @@
+// Korean and English. A text that is missing in one language is a bug that the browser test finds.
+
+export const texts = {
+  en: {
+    skip: "Skip to the chart", assets: "Assets", index: "index", history: "Index and premium", style: "Chart style",
+    range: "Range", interval: "Interval", ladder: "Summed order book", depth: "Depth by venue", venues: "Venues",
+    gaps: "Gaps", pipeline: "Pipeline", keyboard: "Keyboard", close: "Close", save: "Save", key: "API key",
+    keyTitle: "An API key is needed", keyText: "This server asks for a key. It stays in this tab only.",
+    line: "Line", candles: "Candles", premium: "Premium", kr: "Korea", gl: "Global", krConverted: "Korea (÷ FX)",
+    live: "Live", connecting: "Connecting…", cut: "Stream cut", staleShort: "Stale",
+    noticeCut: "The live stream is cut. Showing the last known values; reconnecting by itself…",
+    noticeStale: "The values are old: the index has not been updated for {age}.",
+    noticeHistory: "History cannot be read now; live values go on.",
+    noHistory: "No stored values in this range yet; the line grows from now on.",
+    ok: "ok", degraded: "degraded", null: "no value", stale: "stale",
+    fx: "KRW per USDT", spread: "Best bid / ask", twap: "1-minute average", confidence: "Confidence ±",
+    utilised: "Depth used", coverage: "Depth covered", limited: "limited", median: "Capped median", executable: "Premium after fees",
+    price: "Price", size: "Size", total: "Total", mid: "Middle", within: "within {percent}%",
+    venue: "Venue", state: "State", age: "Age", share: "Share", spreadOne: "Spread", updates: "Updates/s", reason: "Reason",
+    time: "Time", what: "What", count: "Lost", noGaps: "No gap has been found.", gapsCount: "{count} found",
+    perSecond: "/s", processes: "{ready} of {all} ready", noPipeline: "No process reports its health here.",
+    unused: "not in the index", waiting: "waiting for data", updated: "updated {age} ago",
+    method: "Method {version} · parameters {hash} · values in USDT, never USD",
+    keyAssets: "choose an asset", keyStyle: "line or candles", keyRange: "shorter or longer range", keyTheme: "light or dark",
+    keyLanguage: "한국어 / English", keyHelp: "this help", themeDark: "Dark", themeLight: "Light",
+    states: { ok: "ok", synced: "live", subscribed: "subscribed", connecting: "connecting", buffering: "buffering", stale: "stale",
+      quarantined: "quarantined", disconnected: "disconnected", halted: "halted", unknown: "unknown",
+      ready: "ready", starting: "starting", degraded: "degraded", stopping: "stopping", down: "down",
+      open: "open", filled: "filled", lost: "lost", dead: "refused" },
+    reasons: { operator: "excluded by an operator", disconnected: "disconnected", halted: "trading halted", resyncing: "resynchronising",
+      delayed: "no update for too long", no_fx: "no exchange rate", empty: "empty book", crossed: "crossed book", frozen: "frozen book",
+      deviating: "price deviates", too_few_venues: "too few venues", insufficient_depth: "too little depth",
+      regime_split: "Korean and global markets are apart", not_computed: "tick not computed" },
+  },
+  ko: {
+    skip: "차트로 건너뛰기", assets: "자산", index: "지수", history: "지수와 프리미엄", style: "차트 종류",
+    range: "기간", interval: "간격", ladder: "통합 호가", depth: "거래소별 누적 잔량", venues: "거래소",
+    gaps: "데이터 누락", pipeline: "파이프라인", keyboard: "단축키", close: "닫기", save: "저장", key: "API 키",
+    keyTitle: "API 키가 필요합니다", keyText: "이 서버는 키를 요구합니다. 키는 이 탭에만 보관됩니다.",
+    line: "선", candles: "캔들", premium: "프리미엄", kr: "한국", gl: "글로벌", krConverted: "한국 (÷ 환율)",
+    live: "실시간", connecting: "연결 중…", cut: "연결 끊김", staleShort: "지연",
+    noticeCut: "실시간 연결이 끊겼습니다. 마지막 값을 표시하며 자동으로 다시 연결합니다…",
+    noticeStale: "값이 오래되었습니다: {age} 동안 지수가 갱신되지 않았습니다.",
+    noticeHistory: "지금은 과거 데이터를 읽을 수 없습니다. 실시간 값은 계속 표시됩니다.",
+    noHistory: "이 기간에 저장된 값이 아직 없습니다. 지금부터 그려집니다.",
+    ok: "정상", degraded: "일부 제외", null: "값 없음", stale: "지연",
+    fx: "USDT당 원화", spread: "최우선 매수 / 매도", twap: "1분 평균", confidence: "신뢰 구간 ±",
+    utilised: "사용 깊이", coverage: "보장 깊이", limited: "제한됨", median: "제한 중앙값", executable: "수수료 후 프리미엄",
+    price: "가격", size: "수량", total: "누적", mid: "중간값", within: "{percent}% 이내",
+    venue: "거래소", state: "상태", age: "경과", share: "비중", spreadOne: "스프레드", updates: "초당 갱신", reason: "사유",
+    time: "시각", what: "대상", count: "누락", noGaps: "발견된 누락이 없습니다.", gapsCount: "{count}건",
+    perSecond: "/초", processes: "{all}개 중 {ready}개 정상", noPipeline: "상태를 보고하는 프로세스가 없습니다.",
+    unused: "지수 미포함", waiting: "데이터 대기 중", updated: "{age} 전 갱신",
+    method: "방법론 {version} · 매개변수 {hash} · USDT 기준이며 USD가 아닙니다",
+    keyAssets: "자산 선택", keyStyle: "선 또는 캔들", keyRange: "기간 줄이기 또는 늘리기", keyTheme: "밝게 또는 어둡게",
+    keyLanguage: "English / 한국어", keyHelp: "도움말", themeDark: "어둡게", themeLight: "밝게",
+    states: { ok: "정상", synced: "실시간", subscribed: "구독됨", connecting: "연결 중", buffering: "버퍼링", stale: "지연",
+      quarantined: "격리됨", disconnected: "연결 끊김", halted: "거래 중지", unknown: "알 수 없음",
+      ready: "정상", starting: "시작 중", degraded: "일부 문제", stopping: "종료 중", down: "중단",
+      open: "복구 중", filled: "복구됨", lost: "유실", dead: "거부됨" },
+    reasons: { operator: "운영자가 제외", disconnected: "연결 끊김", halted: "거래 중지", resyncing: "재동기화 중",
+      delayed: "오랫동안 갱신 없음", no_fx: "환율 없음", empty: "빈 호가", crossed: "역전된 호가", frozen: "멈춘 호가",
+      deviating: "가격 이탈", too_few_venues: "거래소 부족", insufficient_depth: "깊이 부족",
+      regime_split: "국내외 시장 분리", not_computed: "계산되지 않음" },
+  },
+};
+
+let language = localStorage.getItem("language") ?? (navigator.language.startsWith("ko") ? "ko" : "en");
+
+/** The text of a key in the chosen language, with {name} filled in. */
+export function t(key, values = {}) {
+  let text = texts[language][key] ?? key;
+  for (const [name, value] of Object.entries(values)) text = text.replace(`{${name}}`, value);
+  return text;
+}
+
+/** The text of a state; one that is not known is shown as it is. */
+export const stateText = (state) => texts[language].states[state] ?? state;
+
+/** The text of a reason; one that is not known is shown as it is. */
+export const reasonText = (reason) => (reason ? texts[language].reasons[reason] ?? reason : "");
+
+export const currentLanguage = () => language;
+
+/** Choose a language and write every marked text of the page. */
+export function setLanguage(chosen) {
+  language = chosen;
+  localStorage.setItem("language", chosen);
+  applyTexts();
+}
+
+/** Write every marked text of the page. */
+export function applyTexts() {
+  document.documentElement.lang = language;
+  for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+  for (const node of document.querySelectorAll("[data-t-label]")) node.setAttribute("aria-label", t(node.dataset.tLabel));
+}
