@@ -45,7 +45,7 @@ $(BUILT): $(SOURCES) setup.py $(INSTALLED)
 	@$(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }
 	@touch $@
 
-$(PAGE): $(wildcard $(DASHBOARD)/package*.json) $(INSTALLED)
+$(PAGE): $(wildcard $(DASHBOARD)/*.*) $(INSTALLED)
 	@$(BIN)/python -m coinspace.endpoint.dashboard.build
 	@touch $@
 

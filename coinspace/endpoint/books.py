@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from coinspace._ext.message import Message
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import ConsolidatedBook, Constituent, Depth, Level, VenueSize
 from coinspace.endpoint.records import CURRENCY, REGIONS
 from coinspace.endpoint.values import decimal
+from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
-COMPOSITE = "composite"
 
 Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
 
@@ -26,8 +22,7 @@ def consolidated(context: Context, asset: str, levels: int) -> ConsolidatedBook 
     message = context.live.aggregates.get(asset)
     if message is None:
         return None
-    # a request or an event of the same message needs the same book
-    aggregate = _decoded(context, message)
+    aggregate = decode(message.payload)
     now_ms = context.now_ms()
     ts_ms = aggregate.ts_ns // MILLISECOND_NS
     names = [one.name for one in aggregate.venues]
@@ -49,11 +44,6 @@ def consolidated(context: Context, asset: str, levels: int) -> ConsolidatedBook 
         depth=depths(bids, asks),
         venues=_venues(context, asset, aggregate),
     )
-
-
-def _decoded(context: Context, message: Message) -> Any:
-    method = importlib.import_module("coinspace.method.aggregate")
-    return method.decode(message.payload)
 
 
 def _nothing() -> Side:
@@ -107,7 +97,7 @@ def depths(bids: Side, asks: Side) -> list[Depth]:
     return found
 
 
-def _venues(context: Context, asset: str, aggregate: Any) -> list[Constituent]:
+def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constituent]:
     latest = context.live.indices.get(asset)
     shares = {one.venue: one for one in latest.value.constituents} if latest else {}
     listed = []

