@@ -113,7 +113,11 @@ cdef class BookCollector(Collector):
         if kind != ORDERBOOK:
             self.ignored += 1
             return 0
-        if self.updates and not self.parser.snapshot:
+        if self.updates:
+            if self.parser.snapshot:
+                # a partial book beside the updates: the local book already has it
+                self.ignored += 1
+                return 0
             return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
         return self.take_whole(<BookMarket>market, received_ns, connection)
 

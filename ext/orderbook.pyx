@@ -268,6 +268,17 @@ cdef class OrderBook:
         m = self.copy_asks(&a[0, 0], &a[1, 0], m) if m else 0
         return bids[:, :n], asks[:, :m]
 
+    def levels(self):
+        """Return (bids, asks) as float64[2, n] copies, best first, with the levels outside the known range."""
+        cdef double bid_known = self.bid.known
+        cdef double ask_known = self.ask.known
+        self.bid.known = self.ask.known = -INFINITY
+        try:
+            return self.top(self.capacity)
+        finally:
+            self.bid.known = bid_known
+            self.ask.known = ask_known
+
     @property
     def bids(self):
         """float64[2, n_bids] copy of the known bids, best first."""

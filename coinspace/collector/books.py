@@ -1,0 +1,221 @@
+"""A feed's books, update by update, and their comparison with the feed's own best prices."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from coinspace._ext.collector_book import BookMarket
+from coinspace._ext.sink import ListSink
+from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.replay import RecordLike, Replay
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Exchange
+from coinspace.market import market_of_dashed
+
+# messages are not wanted here, only the books
+SINK_LIMIT = 1000
+TOP = 4
+
+Line = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Checked:
+    """How a feed's books compare with its bookTicker events.
+
+    unchecked: updates before the first such event. unsynced: book frames that belong to no
+    complete book.
+    """
+
+    updates: int = 0
+    matches: int = 0
+    mismatches: int = 0
+    unchecked: int = 0
+    gaps: int = 0
+    crossed: int = 0
+    malformed: int = 0
+
+    def add(self, other: Checked) -> None:
+        """Sum two results."""
+        for name, count in asdict(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
+
+class TopCheck:
+    """Compares each update with the best prices whose id is the largest not beyond the update's.
+
+    Such an event can arrive after the update, so an update waits until a later event shows up.
+    """
+
+    def __init__(self, result: Checked, on_mismatch: Callable[[Line], None]) -> None:
+        self.result = result
+        self._on_mismatch = on_mismatch
+        self._tops: deque[tuple[int, tuple[float, ...]]] = deque()
+        self._updates: deque[tuple[int, tuple[float, ...], Line]] = deque()
+
+    def top(self, update_id: int, best: tuple[float, ...]) -> None:
+        """Take one bookTicker event; ids only grow."""
+        if self._tops and update_id < self._tops[-1][0]:
+            return
+        self._tops.append((update_id, best))
+        while self._updates and self._updates[0][0] < update_id:
+            self._judge()
+
+    def update(self, update_id: int, best: tuple[float, ...], line: Line) -> None:
+        """Take the best prices after one applied update."""
+        self._updates.append((update_id, best, line))
+        if self._tops and self._tops[-1][0] > update_id:
+            self._judge()
+
+    def end(self) -> None:
+        """Judge what still waits."""
+        while self._updates:
+            self._judge()
+
+    def _judge(self) -> None:
+        update_id, best, line = self._updates.popleft()
+        while len(self._tops) > 1 and self._tops[1][0] <= update_id:
+            self._tops.popleft()
+        if not self._tops or self._tops[0][0] > update_id:
+            self.result.unchecked += 1
+        elif self._tops[0][1] == best:
+            self.result.matches += 1
+        else:
+            self.result.mismatches += 1
+            self._on_mismatch(
+                {**line, "expected": self._tops[0][1], "expected_id": self._tops[0][0]}
+            )
+
+
+def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> list[str]:
+    """Return the symbols of all book frames of a feed, in order of appearance."""
+    parser = exchange.parser(exchange.STREAM_DEPTH)
+    found: dict[str, None] = {}
+    for record in records:
+        if record.direction != "<" or not parser.parse(record.payload):
+            continue
+        if parser.symbol_name and parser.kind in (1, TOP):
+            found.setdefault(parser.symbol_name)
+    return list(found)
+
+
+def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
+    """Return a symbol's market; None for a Binance symbol that nobody names."""
+    if symbol in named:
+        return named[symbol]
+    return None if exchange.UPDATES else str(market_of_dashed(symbol))
+
+
+class Books:
+    """Rebuilds the books of one feed.
+
+    Args:
+        named: symbol -> market, for exchanges whose symbols cannot be split.
+        on_line: gets one dictionary per applied update.
+        check: compare with bookTicker events.
+    """
+
+    def __init__(
+        self,
+        exchange: str,
+        symbols: list[str],
+        named: dict[str, str],
+        on_line: Callable[[Line], None],
+        *,
+        check: bool = False,
+        on_mismatch: Callable[[Line], None] = lambda line: None,
+    ) -> None:
+        self.exchange = exchange_named(exchange)
+        self.result = Checked()
+        self._on_line = on_line
+        self._names = {symbol: market_name(self.exchange, symbol, named) for symbol in symbols}
+        self._sink = ListSink()
+        entries = [(symbol, self._names[symbol] or symbol) for symbol in symbols]
+        depth = 1 if self.exchange.UPDATES else self.exchange.STREAM_DEPTH
+        self.stage = OrderBookStage(self.exchange, entries, self._sink, depth=depth)
+        self.stage.watcher = self._on_book
+        self._checks = {symbol: TopCheck(self.result, on_mismatch) for symbol in symbols if check}
+        self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
+        self._replay = Replay(self.stage)
+
+    def run(self, records: Iterable[RecordLike]) -> Checked:
+        """Read all records."""
+        for record in records:
+            self._replay.feed(record)
+            if self._checks and record.direction == "<":
+                self._read_top(record.payload)
+            if len(self._sink.messages) > SINK_LIMIT:
+                self._sink.clear()
+        for check in self._checks.values():
+            check.end()
+        self.result.gaps = self.stage.counts["gaps"]
+        self.result.crossed = sum(market.crossed for market in self.stage.markets)
+        self.result.malformed = self.stage.malformed
+        return self.result
+
+    def final(self) -> list[Line]:
+        """Return each market's book as it stands at the end, every level that is held."""
+        lines = []
+        for market in self.stage.markets:
+            bids, asks = market.top() if market.book is None else market.book.levels()
+            line: Line = {
+                "exchange": self.exchange.NAME,
+                "market": self._names[market.symbol.decode()],
+                "symbol": market.symbol.decode(),
+                "update_id": market.update_id if self.exchange.UPDATES else None,
+                "bids": bids.T.tolist(),
+                "asks": asks.T.tolist(),
+            }
+            if market.book is not None:
+                low, high = market.book.known_range
+                line["known_range"] = [
+                    low if low > float("-inf") else None,
+                    high if high < float("inf") else None,
+                ]
+            lines.append(line)
+        return lines
+
+    def _on_book(self, market: BookMarket, received_ns: int) -> None:
+        bid: tuple[float, float] | None
+        ask: tuple[float, float] | None
+        if market.book is None:
+            bids, asks = market.top()
+            n_bids, n_asks = bids.shape[1], asks.shape[1]
+            bid = (float(bids[0, 0]), float(bids[1, 0])) if n_bids else None
+            ask = (float(asks[0, 0]), float(asks[1, 0])) if n_asks else None
+            update_id = None
+        else:
+            n_bids, n_asks = market.book.n_bids, market.book.n_asks
+            bid, ask = market.book.best_bid, market.book.best_ask
+            update_id = market.update_id
+        symbol = market.symbol.decode()
+        line: Line = {
+            "recv_ns": received_ns,
+            "exchange": self.exchange.NAME,
+            "market": self._names[symbol],
+            "update_id": update_id,
+            "best_bid": bid[0] if bid else None,
+            "bid_size": bid[1] if bid else None,
+            "best_ask": ask[0] if ask else None,
+            "ask_size": ask[1] if ask else None,
+            "bids": n_bids,
+            "asks": n_asks,
+        }
+        self.result.updates += 1
+        self._on_line(line)
+        if self._checks and update_id is not None:
+            best = (*(bid or (0.0, 0.0)), *(ask or (0.0, 0.0)))
+            self._checks[symbol].update(update_id, best, line)
+
+    def _read_top(self, frame: bytes) -> None:
+        parser = self._parser
+        if not parser.parse(frame) or parser.kind != TOP:
+            return
+        top = parser.decode(frame)[0]
+        check = self._checks.get(top["symbol"])
+        if check is not None:
+            best = (top["bid"], top["bid_size"], top["ask"], top["ask_size"])
+            check.top(top["update_id"], best)

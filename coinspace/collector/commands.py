@@ -1,0 +1,208 @@
+"""Commands `books`, `markets` and `probe`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+import structlog
+
+from coinspace.collector.books import Books, Checked, symbols_of
+from coinspace.collector.fetcher import Fetcher, RefusedError
+from coinspace.config import EXCHANGES, config_option, load
+from coinspace.errors import ConnectError
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.feed.format import FeedReader
+from coinspace.market import Market
+
+# lines written at once
+CHUNK = 1000
+
+
+class Output:
+    """Writes JSON lines to stdout in chunks; --quiet drops them."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._lines: list[bytes] = []
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Write one line, or nothing when quiet."""
+        if not self.quiet:
+            self.always(line)
+
+    def always(self, line: dict[str, Any]) -> None:
+        """Write one line."""
+        self._lines.append(orjson.dumps(line))
+        if len(self._lines) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        if self._lines:
+            sys.stdout.buffer.write(b"\n".join(self._lines) + b"\n")
+            self._lines.clear()
+        sys.stdout.buffer.flush()
+
+
+def named_symbols(exchange: str, markets: Iterable[str]) -> dict[str, str]:
+    """Return symbol -> market of the markets that are no patterns."""
+    spelled = exchange_named(exchange)
+    return {spelled.symbol_of(Market.parse(text)): text for text in markets if "*" not in text}
+
+
+def quiet_logs(level: int = logging.ERROR) -> None:
+    """Keep the stages' state changes off stderr: the output says what matters."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@click.command()
+@click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--final", is_flag=True, help="print the whole books at the end of each feed")
+@click.option("--check", is_flag=True, help="compare with the feed's bookTicker events")
+@click.option("--quiet", is_flag=True, help="no line per update")
+@click.option("--markets", default="", help="BTC/USDT,…: names of Binance symbols")
+@config_option
+def books(
+    feeds: tuple[Path, ...],
+    final: bool,
+    check: bool,
+    quiet: bool,
+    markets: str,
+    config_path: str | None,
+) -> None:
+    """Print a feed's top of book per update, one JSON line each.
+
+    bids and asks are the numbers of levels held. With --check a last line per feed counts matches
+    and mismatches with the bookTicker event whose id is the largest not beyond the update's, gaps
+    and crossed books; the exit code is 1 when any of the last three is not 0.
+    """
+    quiet_logs()
+    settings = load(config_path)
+    output = Output(quiet)
+    total = Checked()
+    for path in feeds:
+        exchange = FeedReader(path).exchange
+        wanted = [text.strip() for text in markets.split(",") if text.strip()]
+        wanted += settings.exchanges[exchange].markets if exchange in EXCHANGES else []
+        spelled = exchange_named(exchange)
+        rebuilt = Books(
+            exchange,
+            symbols_of(spelled, FeedReader(path)),
+            named_symbols(exchange, wanted),
+            output.line,
+            check=check,
+            on_mismatch=lambda line: click.echo(f"mismatch: {line}", err=True),
+        )
+        result = rebuilt.run(FeedReader(path))
+        if final:
+            for line in rebuilt.final():
+                output.always(line)
+        if check:
+            output.always({"feed": path.name, **asdict(result)})
+        total.add(result)
+    if check and len(feeds) > 1:
+        output.always({"feed": "all", **asdict(total)})
+    output.flush()
+    click.echo(
+        f"{total.updates} updates, {total.gaps} gaps, {total.crossed} crossed,"
+        f" {total.malformed} malformed frames"
+        + (
+            f"; {total.matches} of {total.updates} agree with bookTicker,"
+            f" {total.mismatches} do not, {total.unchecked} without one"
+            if check
+            else ""
+        ),
+        err=True,
+    )
+    if check and (total.mismatches or total.gaps or total.crossed):
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument("exchange", type=click.Choice(EXCHANGES))
+@click.option("--json", "as_json", is_flag=True, help="one JSON line per market")
+@config_option
+def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
+    """List what an exchange offers."""
+    from coinspace.collector.worker import tls_context
+
+    settings = load(config_path).exchanges[exchange]
+    spelled = exchange_named(exchange)
+
+    async def fetch() -> bytes:
+        fetcher = Fetcher(
+            spelled,
+            settings.rest,
+            lambda request, payload, now: None,
+            lambda request, refusal, now: None,
+            ssl_context=tls_context(settings),
+        )
+        try:
+            return await fetcher.get(spelled.markets_request())
+        except RefusedError as error:
+            raise ConnectError(
+                f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
+                exchange,
+            ) from None
+        finally:
+            await fetcher.close()
+
+    for line in market_lines(spelled.read_markets(asyncio.run(fetch())), as_json):
+        click.echo(line)
+
+
+def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
+    """Spell a list of markets."""
+    for listing in sorted(listings, key=lambda one: (one.market.quote, one.market.base)):
+        if as_json:
+            yield orjson.dumps(
+                {
+                    "market": str(listing.market),
+                    "symbol": listing.symbol,
+                    "trading": listing.trading,
+                    "detail": listing.detail,
+                }
+            ).decode()
+        else:
+            state = "" if listing.trading else "  halted"
+            yield f"{listing.market!s:<20} {listing.symbol:<20} {listing.detail}{state}".rstrip()
+
+
+@click.command()
+@click.argument("exchanges", nargs=-1, type=click.Choice(EXCHANGES))
+@click.option("--seconds", default=30.0, show_default=True, help="how long to watch each exchange")
+@click.option("--json", "as_json", is_flag=True, help="one JSON line per fact")
+@config_option
+def probe(
+    exchanges: tuple[str, ...], seconds: float, as_json: bool, config_path: str | None
+) -> None:
+    """Check the facts that the code relies on, against the exchanges themselves.
+
+    Prints pass, fail or unseen for each fact; the exit code is 1 when one fails.
+    """
+    from coinspace.collector.probe import run_probe
+
+    settings = load(config_path)
+    quiet_logs(logging.CRITICAL)
+    failed = 0
+    for name in exchanges or EXCHANGES:
+        for fact in asyncio.run(run_probe(name, settings.exchanges[name], seconds)):
+            failed += fact.verdict == "fail"
+            click.echo(
+                orjson.dumps({"exchange": name, **asdict(fact)}).decode()
+                if as_json
+                else f"{fact.verdict:<7} {name:<8} {fact.name}: {fact.detail}"
+            )
+    if failed:
+        raise SystemExit(1)

@@ -1,0 +1,391 @@
+"""`coinspace probe`: watch an exchange for a while and judge every fact that the code relies on.
+
+A fact is a name, a verdict and what was seen. "unseen" means that the time was too short or the
+market too quiet to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+from picows import (
+    WSError,
+    WSFrame,
+    WSHandshakeError,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    ws_connect,
+)
+
+from coinspace.clock import SECOND_NS, now_ns
+from coinspace.collector.fetcher import Fetcher, RefusedError
+from coinspace.collector.markets import resolve
+from coinspace.collector.worker import tls_context
+from coinspace.config import ExchangeSettings
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Exchange, Stream
+
+Verdict = Literal["pass", "fail", "unseen"]
+ORDERBOOK, TICKER, TRADE, CONTROL, MALFORMED = 1, 2, 3, 5, 7
+# clocks of exchange and host may differ by this much
+CLOCK_TOLERANCE_NS = 5 * SECOND_NS
+UNKNOWN_SYMBOL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact and its verdict."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def judge(name: str, seen: bool, good: bool, detail: str) -> Fact:
+    """Return the verdict: unseen, else pass or fail."""
+    return Fact(name, ("pass" if good else "fail") if seen else "unseen", detail)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one connection delivered."""
+
+    opcodes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[int] = field(default_factory=Counter)
+    symbols: dict[int, set[str]] = field(default_factory=dict)
+    first_frames: dict[tuple[int, str], bool] = field(default_factory=dict)
+    backwards: int = 0
+    zero_levels: int = 0
+    crossed: int = 0
+    gaps: int = 0
+    trade_gaps: int = 0
+    trade_ids: list[int] = field(default_factory=list)
+    clock_ns: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    malformed: list[bytes] = field(default_factory=list)
+    controls: list[Any] = field(default_factory=list)
+    close: str = ""
+    pings: int = 0
+    pongs: int = 0
+
+
+class Watcher(WSListener):
+    """Notes what arrives; slow and thorough."""
+
+    def __init__(self, exchange: Exchange, seen: Seen) -> None:
+        self.parser = exchange.parser(exchange.STREAM_DEPTH)
+        self.exchange = exchange
+        self.seen = seen
+        self.closed = asyncio.Event()
+        self._times: dict[tuple[int, str], int] = {}
+        self._last: dict[str, int] = {}
+        self._trades: dict[str, int] = {}
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind == WSMsgType.PING:
+            self.seen.pings += 1
+            return
+        if kind == WSMsgType.PONG:
+            self.seen.pongs += 1
+            return
+        if kind == WSMsgType.CLOSE:
+            self.seen.close = f"{int(frame.get_close_code().value)} {frame.get_close_reason() or ''}"
+            self.transport.disconnect()
+            return
+        self.seen.opcodes[kind.name] += 1
+        self._note(frame.get_payload_as_bytes())
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self.closed.set()
+
+    def _note(self, payload: bytes) -> None:
+        parser, seen = self.parser, self.seen
+        if not parser.parse(payload):
+            return
+        kind, symbol = parser.kind, parser.symbol_name or ""
+        seen.kinds[kind] += 1
+        if kind == MALFORMED:
+            seen.malformed.append(payload[:120])
+        elif kind == CONTROL:
+            seen.controls.append(orjson.loads(payload))
+        elif kind in (ORDERBOOK, TICKER, TRADE):
+            seen.symbols.setdefault(kind, set()).add(symbol)
+            seen.first_frames.setdefault((kind, symbol), bool(parser.snapshot))
+            self._note_time(kind, symbol, parser.exchange_ns)
+            if kind == ORDERBOOK:
+                self._note_book(symbol)
+            elif kind == TRADE:
+                self._note_trade(symbol)
+
+    def _note_time(self, kind: int, symbol: str, exchange_ns: int) -> None:
+        if exchange_ns:
+            self.seen.backwards += exchange_ns < self._times.get((kind, symbol), 0)
+            self._times[kind, symbol] = exchange_ns
+            self.seen.clock_ns.append(now_ns() - exchange_ns)
+
+    def _note_book(self, symbol: str) -> None:
+        parser, seen = self.parser, self.seen
+        seen.depths.append(max(parser.n_bids, parser.n_asks))
+        if parser.snapshot:
+            if parser.n_bids and parser.n_asks:
+                seen.crossed += bool(parser.bids[0, 0] >= parser.asks[0, 0])
+        else:
+            last = self._last.get(symbol)
+            seen.gaps += last is not None and parser.first_update_id != last + 1
+            self._last[symbol] = parser.final_update_id
+
+    def _note_trade(self, symbol: str) -> None:
+        last = self._trades.get(symbol)
+        self.seen.trade_gaps += last is not None and self.parser.trade_id != last + 1
+        self._trades[symbol] = self.parser.trade_id
+        self.seen.trade_ids.append(self.parser.trade_id)
+
+
+class Probe:
+    """Judges one exchange."""
+
+    def __init__(self, name: str, settings: ExchangeSettings, seconds: float) -> None:
+        self.exchange = exchange_named(name)
+        self.settings = settings
+        self.seconds = seconds
+        self.facts: list[Fact] = []
+        self._tls: ssl.SSLContext | None = tls_context(settings)
+        self._fetcher = Fetcher(
+            self.exchange,
+            settings.rest,
+            lambda request, payload, now: None,
+            lambda request, refusal, now: None,
+            ssl_context=self._tls,
+        )
+
+    async def run(self) -> list[Fact]:
+        """Check everything; nothing raises, a failure is a fact."""
+        try:
+            symbols = await self._check_markets()
+            for stream in ("orderbook", "ticker"):
+                seen = await self._watch(stream, symbols)
+                if seen is not None:
+                    self._judge_stream(stream, symbols, seen)
+            await self._check_errors(symbols)
+            await self._check_rest(symbols)
+        finally:
+            await self._fetcher.close()
+        return self.facts
+
+    def _add(self, name: str, seen: bool, good: bool, detail: str) -> None:
+        self.facts.append(judge(name, seen, good, detail))
+
+    async def _check_markets(self) -> list[str]:
+        plain = [market for market in self.settings.markets if "*" not in market]
+        try:
+            payload = await self._fetcher.get(self.exchange.markets_request())
+            listings = self.exchange.read_markets(payload)
+        except (RefusedError, ValueError, KeyError) as error:
+            self._add("market list by REST", True, False, str(error))
+            return [symbol for symbol, _ in resolve(self.exchange, plain, None)] if plain else []
+        entries = resolve(self.exchange, self.settings.markets, listings)
+        offered = {listing.symbol for listing in listings}
+        missing = [market for symbol, market in entries if symbol not in offered]
+        self._add("market list by REST", True, bool(listings), f"{len(listings)} markets")
+        self._add(
+            "configured markets are offered",
+            True,
+            not missing,
+            f"missing: {', '.join(missing)}" if missing else f"{len(entries)} markets",
+        )
+        return [symbol for symbol, _ in entries if symbol in offered]
+
+    async def _connect(self, url: str, seen: Seen) -> Watcher | None:
+        try:
+            _, watcher = await ws_connect(
+                lambda: Watcher(self.exchange, seen),
+                url,
+                ssl_context=self._tls,
+                disconnect_on_exception=False,
+            )
+        except (OSError, WSError, TimeoutError) as error:
+            status = error.response.status if isinstance(error, WSHandshakeError) and
+            error.response else ""
+            self._add("WebSocket connects", True, False, f"{status} {error}".strip())
+            return None
+        assert isinstance(watcher, Watcher)
+        return watcher
+
+    async def _watch(self, stream: Stream, symbols: list[str]) -> Seen | None:
+        seen = Seen()
+        first = self.exchange.subscriptions(self.settings, stream, symbols)[0]
+        watcher = await self._connect(first.url, seen)
+        if watcher is None:
+            return None
+        self._add(f"{stream}: WebSocket connects", True, True, first.url.split("?")[0])
+        for frame in first.frames:
+            watcher.transport.send(WSMsgType.TEXT, frame)
+            await asyncio.sleep(0.35)
+        watcher.transport.send_ping(b"coinspace")
+        try:
+            await asyncio.wait_for(watcher.closed.wait(), self.seconds)
+        except TimeoutError:
+            watcher.transport.disconnect()
+        return seen
+
+    def _judge_stream(self, stream: Stream, symbols: list[str], seen: Seen) -> None:
+        add, korean = self._add, not self.exchange.UPDATES
+        frames = sum(seen.opcodes.values())
+        opcode = "BINARY" if korean else "TEXT"
+        add(
+            f"{stream}: frames are {opcode}",
+            frames > 0,
+            set(seen.opcodes) == {opcode},
+            f"{dict(seen.opcodes)}",
+        )
+        add(
+            f"{stream}: every frame can be read",
+            frames > 0,
+            not seen.malformed,
+            f"{frames} frames, {len(seen.malformed)} malformed {seen.malformed[:1]}",
+        )
+        add(f"{stream}: pings are answered", seen.pongs > 0, True, f"{seen.pongs} pongs")
+        if not korean:
+            add(
+                f"{stream}: the server pings every 20 s",
+                self.seconds > 25,
+                seen.pings > 0,
+                f"{seen.pings} pings in {self.seconds:g} s",
+            )
+        for kind, label in ((ORDERBOOK, "book"), (TICKER, "ticker"), (TRADE, "trade")):
+            if (kind == ORDERBOOK) == (stream == "orderbook"):
+                silent = sorted(set(symbols) - seen.symbols.get(kind, set()))
+                add(
+                    f"{label}: every market sends a first frame",
+                    frames > 0,
+                    not silent or not korean,
+                    f"silent: {', '.join(silent)}" if silent else f"{len(symbols)} markets",
+                )
+        add(
+            f"{stream}: times do not go backwards",
+            bool(seen.clock_ns),
+            not seen.backwards,
+            f"{seen.backwards} of {len(seen.clock_ns)}",
+        )
+        self._judge_clock(stream, seen)
+        if stream == "orderbook":
+            self._judge_books(seen)
+        else:
+            self._judge_trades(seen)
+
+    def _judge_clock(self, stream: Stream, seen: Seen) -> None:
+        newest = min(seen.clock_ns, default=0)
+        self._add(
+            f"{stream}: times are UTC and in the unit expected",
+            bool(seen.clock_ns),
+            abs(newest) < CLOCK_TOLERANCE_NS,
+            f"smallest age {newest / 1e6:.1f} ms",
+        )
+
+    def _judge_books(self, seen: Seen) -> None:
+        books = len(seen.depths)
+        if self.exchange.UPDATES:
+            self._add("updates follow each other", books > 10, not seen.gaps, f"{seen.gaps} gaps")
+            return
+        deepest = max(seen.depths, default=0)
+        self._add(
+            f"books have at most {self.exchange.STREAM_DEPTH} levels",
+            books > 0,
+            deepest <= self.exchange.STREAM_DEPTH,
+            f"deepest {deepest}",
+        )
+        self._add("books are not crossed", books > 0, not seen.crossed, f"{seen.crossed} crossed")
+        firsts = [first for (kind, _), first in seen.first_frames.items() if kind == ORDERBOOK]
+        self._add(
+            "the first book is a whole one", bool(firsts), all(firsts), f"{sum(firsts)}/{len(firsts)}"
+        )
+
+    def _judge_trades(self, seen: Seen) -> None:
+        ids = seen.trade_ids
+        if self.exchange.CONTIGUOUS_TRADES:
+            self._add(
+                "trade ids count up by one", len(ids) > 10, not seen.trade_gaps, f"{len(ids)} trades"
+            )
+        else:
+            self._add(
+                "trade ids are unique", len(ids) > 10, len(set(ids)) == len(ids), f"{len(ids)} trades"
+            )
+
+    async def _check_errors(self, symbols: list[str]) -> None:
+        if self.exchange.UPDATES:
+            await self._check_silent_unknown()
+            return
+        seen = Seen()
+        watcher = await self._connect(self.settings.websocket, seen)
+        if watcher is None:
+            return
+        watcher.transport.send(WSMsgType.TEXT, b'[{"type":"orderbook","codes":["KRW-BTC"]}]')
+        try:
+            await asyncio.wait_for(watcher.closed.wait(), UNKNOWN_SYMBOL_S)
+        except TimeoutError:
+            watcher.transport.disconnect()
+        self._add(
+            "a bad subscription gives an error frame, then close 1000",
+            bool(seen.controls or seen.close),
+            bool(seen.controls) and seen.close.startswith("1000"),
+            f"{seen.controls[:1]} close {seen.close or 'none'}",
+        )
+
+    async def _check_silent_unknown(self) -> None:
+        seen = Seen()
+        base = self.settings.websocket.rstrip("/")
+        watcher = await self._connect(f"{base}/stream", seen)
+        if watcher is None:
+            return
+        watcher.transport.send(
+            WSMsgType.TEXT, b'{"method":"SUBSCRIBE","params":["nosuchsymbol@depth@100ms"],"id":7}'
+        )
+        try:
+            await asyncio.wait_for(watcher.closed.wait(), UNKNOWN_SYMBOL_S)
+        except TimeoutError:
+            watcher.transport.disconnect()
+        self._add(
+            "an unknown stream is acknowledged and silent",
+            bool(seen.controls),
+            seen.controls[:1] == [{"result": None, "id": 7}] and not seen.kinds[ORDERBOOK],
+            f"{seen.controls[:1]}",
+        )
+
+    async def _check_rest(self, symbols: list[str]) -> None:
+        if not symbols:
+            return
+        requests = [
+            *self.exchange.compare_requests(symbols)[:1],
+            self.exchange.trades_request(symbols[0]),
+        ]
+        for request in requests:
+            label = f"REST {request.purpose}"
+            try:
+                payload = await self._fetcher.get(request)
+                read: list[Any] = (
+                    list(self.exchange.read_books(request, payload))
+                    if request.purpose == "compare"
+                    else list(self.exchange.read_trades(request, payload))
+                )
+            except (RefusedError, ValueError, KeyError, TypeError) as error:
+                self._add(label, True, False, f"{error!r}")
+                continue
+            self._add(label, True, bool(read), f"{len(read)} entries")
+            if request.purpose == "trades" and read:
+                age = (now_ns() - read[-1].exchange_ns) / SECOND_NS
+                self._add("REST trade times are UTC", True, -5 < age < 86_400, f"age {age:.1f} s")
+
+
+async def run_probe(name: str, settings: ExchangeSettings, seconds: float) -> list[Fact]:
+    """Probe one exchange for about twice `seconds`."""
+    return await Probe(name, settings, seconds).run()
