@@ -99,7 +99,8 @@ class Watcher(WSListener):
             self.seen.pongs += 1
             return
         if kind == WSMsgType.CLOSE:
-            self.seen.close = f"{int(frame.get_close_code().value)} {frame.get_close_reason() or ''}"
+            code = int(frame.get_close_code().value)
+            self.seen.close = f"{code} {frame.get_close_reason() or ''}"
             self.transport.disconnect()
             return
         self.seen.opcodes[kind.name] += 1
@@ -214,8 +215,8 @@ class Probe:
                 disconnect_on_exception=False,
             )
         except (OSError, WSError, TimeoutError) as error:
-            status = error.response.status if isinstance(error, WSHandshakeError) and
-            error.response else ""
+            response = error.response if isinstance(error, WSHandshakeError) else None
+            status = response.status if response else ""
             self._add("WebSocket connects", True, False, f"{status} {error}".strip())
             return None
         assert isinstance(watcher, Watcher)
@@ -307,19 +308,18 @@ class Probe:
         self._add("books are not crossed", books > 0, not seen.crossed, f"{seen.crossed} crossed")
         firsts = [first for (kind, _), first in seen.first_frames.items() if kind == ORDERBOOK]
         self._add(
-            "the first book is a whole one", bool(firsts), all(firsts), f"{sum(firsts)}/{len(firsts)}"
+            "the first book is a whole one",
+            bool(firsts),
+            all(firsts),
+            f"{sum(firsts)}/{len(firsts)}",
         )
 
     def _judge_trades(self, seen: Seen) -> None:
-        ids = seen.trade_ids
+        ids, trades = seen.trade_ids, f"{len(seen.trade_ids)} trades"
         if self.exchange.CONTIGUOUS_TRADES:
-            self._add(
-                "trade ids count up by one", len(ids) > 10, not seen.trade_gaps, f"{len(ids)} trades"
-            )
+            self._add("trade ids count up by one", len(ids) > 10, not seen.trade_gaps, trades)
         else:
-            self._add(
-                "trade ids are unique", len(ids) > 10, len(set(ids)) == len(ids), f"{len(ids)} trades"
-            )
+            self._add("trade ids are unique", len(ids) > 10, len(set(ids)) == len(ids), trades)
 
     async def _check_errors(self, symbols: list[str]) -> None:
         if self.exchange.UPDATES:
