@@ -1,0 +1,54 @@
+"""What receiving a WebSocket frame costs, whole process, before anything looks into it.
+
+The exchanges' sockets are where every message begins: a slower listener is paid for on each,
+and on two cores it is the first thing that falls behind. The limit is a uvloop protocol that counts
+bytes and knows no frames.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.frames import INPUT, frames
+from benchmarks.measure import OURS, Benchmark, Result, gated
+from benchmarks.native import limits
+from benchmarks.processes import interleaved, report_of, streaming
+from benchmarks.receivers import CLIENTS
+from benchmarks.stream import framed
+
+PROCESS_ROUNDS = 5
+RAW = "raw uvloop protocol"
+
+
+@pytest.mark.parametrize("kind", ["upbit-book", "binance-trade"])
+def test_receive(benchmark: Benchmark, kind: str) -> None:
+    # built here, so that no client pays for it
+    limits()
+
+    def measure(rounds: int) -> Result:
+        sizes = [len(framed(frame)) for frame in frames(kind)]
+        size = sum(sizes) // len(sizes)
+        with streaming(kind) as port:
+
+            def client(name: str) -> float:
+                return float(
+                    report_of("benchmarks.receivers", name, str(port), str(size))["cpu_ns"]
+                )
+
+            timing = interleaved(
+                {name: lambda name=name: client(name) for name in CLIENTS},  # type: ignore[misc]
+                min(rounds, PROCESS_ROUNDS),
+            )
+        result = Result("receive", f"{kind}, {size} B", "CPU ns/frame", INPUT, timing)
+        result.limits = [RAW]
+        over = 1 / timing.ratio(RAW)
+        # a small frame is mostly framing, which the bare protocol does not do
+        gate, goal = (1.5, 1.2) if kind == "upbit-book" else (None, None)
+        result.check("CPU of the raw protocol's", over, gate=gate, goal=goal, better="lower")
+        result.ratio("websockets", gate=9)
+        result.ratio("aiohttp")
+        result.ratio("picows, Python listener")
+        assert OURS in timing.ns
+        return result
+
+    gated(benchmark, measure)

@@ -1,0 +1,43 @@
+"""C and Cython that only benchmarks need, compiled when one asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+FOLDER = Path("build/bench/native")
+SOURCES = Path(__file__).parent
+
+
+def limits() -> ModuleType:
+    """Compile limits.pyx against the installed ext/ and import it."""
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+    from setuptools.command.build_ext import build_ext
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    source = FOLDER / "limits.pyx"
+    if not source.exists() or source.read_bytes() != (SOURCES / "limits.pyx").read_bytes():
+        shutil.copyfile(SOURCES / "limits.pyx", source)
+    modules = cythonize(
+        [Extension("limits", [str(source)], include_dirs=["ext"], extra_compile_args=["-O3"])],
+        include_path=["build/cimport"],
+        compiler_directives={"language_level": 3, "wraparound": False, "boundscheck": False},
+        quiet=True,
+    )
+    distribution = Distribution({"ext_modules": modules})
+    command = build_ext(distribution)
+    command.build_lib = command.build_temp = str(FOLDER)
+    command.finalize_options()
+    command.run()
+    [library] = FOLDER.glob("limits.*.so")
+    spec = importlib.util.spec_from_file_location("limits", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["limits"] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,90 @@
+"""Processes of a measurement: started together, waited for, ended by us and by nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks.measure import Timing
+
+START_TIMEOUT_S = 30
+RUN_TIMEOUT_S = 40
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd()}
+
+
+@contextlib.contextmanager
+def streaming(kind: str, *, rate: int = 0, sent: Path | None = None) -> Iterator[int]:
+    """Run benchmarks.stream; yields its port."""
+    command = [sys.executable, "-m", "benchmarks.stream", "--kind", kind, "--rate", str(rate)]
+    if sent is not None:
+        command += ["--sent", str(sent)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        yield orjson.loads(process.stdout.readline())["port"]
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def report_of(
+    module: str, *args: str, python: str = sys.executable, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run `python -m module args` to its end; returns the JSON of its last line of output.
+
+    Raises: RuntimeError with the end of its stderr when it failed.
+    """
+    done = subprocess.run(
+        [python, "-m", module, *args],
+        capture_output=True,
+        timeout=RUN_TIMEOUT_S,
+        env={**ENVIRONMENT, **(env or {})},
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        what = f"{module} {' '.join(args)}: exit code {done.returncode}"
+        raise RuntimeError(f"{what}\n{done.stderr.decode(errors='replace')[-2000:]}")
+    report: dict[str, Any] = orjson.loads(lines[-1])
+    return report
+
+
+def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> Timing:
+    """Run each candidate once a round, in rotating order; each returns its CPU ns per event."""
+    ns: dict[str, list[float]] = {name: [] for name in candidates}
+    order = list(candidates)
+    for _ in range(rounds):
+        for name in order:
+            ns[name].append(candidates[name]())
+        order.append(order.pop(0))
+    return Timing(ns, "process")
+
+
+def cpu_ns(pid: int) -> int:
+    """Return the CPU time of all threads of a process so far, as the scheduler counts it."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # a thread that has just ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)

@@ -1,0 +1,178 @@
+"""A WebSocket server that sends frames as fast as they are read, or paced: the source of every run.
+
+`python -m benchmarks.stream --kind upbit-book` prints one JSON line with its port. It answers any
+upgrade request, and sends once the client has sent anything (its subscription), or at once when the
+path asks for streams, as Binance's does. Times inside the frames are rewritten to now, so that a
+collector sees a live market. Paced frames carry their number as their time: see `paced_time_ns`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+import sys
+import time
+from array import array
+from pathlib import Path
+from typing import cast
+
+import click
+import uvloop
+
+from benchmarks.frames import diffs, frames
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
+HIGH_WATER = 1 << 20
+# paced frames: their exchange times are this plus their number, in ms
+PACED_BASE_MS = 1_800_000_000_000
+TICK_S = 0.001
+
+
+def paced_time_ns(number: int) -> int:
+    """Return the exchange time of the paced frame of this number."""
+    return (PACED_BASE_MS + number) * 1_000_000
+
+
+def framed(payload: bytes, *, binary: bool = True) -> bytes:
+    """Return a whole server frame, unmasked."""
+    size = len(payload)
+    head = bytes([0x82 if binary else 0x81])
+    if size < 126:
+        return head + bytes([size]) + payload
+    if size < 65_536:
+        return head + b"\x7e" + size.to_bytes(2, "big") + payload
+    return head + b"\x7f" + size.to_bytes(8, "big") + payload
+
+
+class Batch:
+    """Framed frames one behind the other, with the places of their times."""
+
+    def __init__(self, payloads: list[bytes], *, binary: bool = True) -> None:
+        made = [framed(payload, binary=binary) for payload in payloads]
+        self.data = bytearray(b"".join(made))
+        self.times = [match.start(1) for match in TIME.finditer(self.data)]
+        self.starts = [0]
+        for one in made:
+            self.starts.append(self.starts[-1] + len(one))
+
+    def stamp_all(self, time_ms: int) -> None:
+        text = b"%d" % time_ms
+        for at in self.times:
+            self.data[at : at + 13] = text
+
+    def one(self, index: int, time_ms: int) -> bytearray:
+        start, end = self.starts[index], self.starts[index + 1]
+        frame = self.data[start:end]
+        at = self.times[index] - start
+        frame[at : at + 13] = b"%d" % time_ms
+        return frame
+
+
+class Stream(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, batch: Batch, rate: int, sent_ns: array[int] | None) -> None:
+        self.batch = batch
+        self.rate = rate
+        self.sent_ns = sent_ns
+        self.transport: asyncio.Transport
+        self.request = b""
+        self.upgraded = False
+        self.started = False
+        self.paused = False
+        self.lost = False
+        self.pacing: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of asyncio's
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        if self.upgraded:
+            self.start()
+            return
+        self.request += data
+        if b"\r\n\r\n" not in self.request:
+            return
+        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", self.request)
+        accept = base64.b64encode(hashlib.sha1((key[1] if key else b"") + GUID).digest())
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        )
+        self.upgraded = True
+        if b"streams=" in self.request:
+            self.start()
+
+    def start(self) -> None:
+        if self.started:
+            return
+        self.started = True
+        loop = asyncio.get_running_loop()
+        if self.rate:
+            self.pacing = loop.create_task(self.pace())
+        else:
+            loop.call_soon(self.flood)
+
+    def flood(self) -> None:
+        while not self.paused and not self.lost:
+            self.batch.stamp_all(time.time_ns() // 1_000_000)
+            self.transport.write(bytes(self.batch.data))
+
+    async def pace(self) -> None:
+        assert self.sent_ns is not None
+        count = len(self.batch.starts) - 1
+        start = time.monotonic()
+        number = 0
+        while not self.lost:
+            due = int((time.monotonic() - start) * self.rate)
+            while number < due and not self.paused:
+                frame = self.batch.one(number % count, PACED_BASE_MS + number)
+                # the wall clock: readers compare it with stamps of other processes
+                self.sent_ns.append(time.time_ns())
+                self.transport.write(frame)
+                number += 1
+            await asyncio.sleep(TICK_S if self.rate < 1000 else 0.5 / self.rate)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if not self.rate:
+            self.flood()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+
+
+async def serve(kind: str, rate: int) -> array[int]:
+    """Serve until stdin is closed. Returns: the send times of paced frames, int64 ns."""
+    payloads = diffs() if kind == "binance-diff" else frames(kind)
+    batch = Batch(payloads, binary=not kind.startswith("binance"))
+    sent_ns = array("q")
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Stream(batch, rate, sent_ns), "127.0.0.1", 0)
+    print(f'{{"ready":true,"port":{server.sockets[0].getsockname()[1]}}}', flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    server.close()
+    return sent_ns
+
+
+@click.command()
+@click.option("--kind", default="upbit-book", help="of benchmarks.frames")
+@click.option("--rate", default=0, help="frames per second; 0 = as fast as they are read")
+@click.option("--sent", type=click.Path(path_type=Path), help="file for the send times")
+def main(kind: str, rate: int, sent: Path | None) -> None:
+    """Send frames over a WebSocket until stdin is closed."""
+    sent_ns = uvloop.run(serve(kind, rate))
+    if sent is not None:
+        sent.write_bytes(sent_ns.tobytes())
+
+
+if __name__ == "__main__":
+    main()
