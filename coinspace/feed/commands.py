@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,10 +14,12 @@ import uvloop
 
 from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.feed import faults as faults_module
 from coinspace.feed.capture import CHANNELS, capture
 from coinspace.feed.server import ExchangeServer, ready_line
 from coinspace.feed.simulation import Simulation
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS
+from coinspace.feed.simulator.scenario import SCENARIOS
 from coinspace.process import configure_logging
 
 
@@ -62,6 +65,16 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     return chosen
 
 
+def _with_faults(command: click.Command) -> click.Command:
+    # the grammar is told once, where it is read
+    grammar = (faults_module.__doc__ or "").partition("\n")[2]
+    command.epilog = "\b\nFaults, KIND:EXCHANGE[:SYMBOL][:key=value]…" + grammar.replace(
+        "\n\n", "\n\n\b\n"
+    )
+    return command
+
+
+@_with_faults
 @click.command()
 @click.option("--seed", default=0, show_default=True, help="fixes every byte")
 @click.option("--port", default=0, show_default=True, help="0 = any free port")
@@ -69,6 +82,9 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
 @click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
 @click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
+@click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
+@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="a course of events")
+@click.option("--compress", default=1.0, show_default=True, help="how much faster it runs")
 @click.option("--record", "record_path", type=click.Path(path_type=Path), help="write feeds")
 @click.option("--duration", type=float, help="seconds; needed with --record")
 @click.option("--start", default=START_NS, show_default=True, help="with --record: ns since epoch")
@@ -79,6 +95,9 @@ def simulate(
     exchanges: tuple[str, ...],
     markets: tuple[str, ...],
     no_limits: bool,
+    faults: tuple[str, ...],
+    scenario: str | None,
+    compress: float,
     record_path: Path | None,
     duration: float | None,
     start: int,
@@ -91,18 +110,25 @@ def simulate(
     """
     configure_logging()
     chosen = chosen_markets(exchanges, markets)
+    course = replace(SCENARIOS[scenario], compress=compress) if scenario else None
     if record_path is not None:
         from coinspace.feed.simulated_feed import write_feeds
 
         if duration is None or duration <= 0:
             raise ConfigError("--record: expected --duration SECONDS above 0 with it")
         for line in write_feeds(
-            record_path, seed, chosen, duration_s=duration, start_ns=start, rate=rate
+            record_path,
+            seed,
+            chosen,
+            duration_s=duration,
+            start_ns=start,
+            rate=rate,
+            scenario=course,
         ):
             click.echo(orjson.dumps(line))
         return
-    source = Simulation(seed, chosen, rate=rate)
-    server = ExchangeServer(source, port=port, limits=not no_limits)
+    source = Simulation(seed, chosen, rate=rate, scenario=course)
+    server = ExchangeServer(source, port=port, limits=not no_limits, faults=faults)
     uvloop.run(serve(server, duration))
 
 
@@ -118,6 +144,7 @@ def _speed(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
     return speed
 
 
+@_with_faults
 @click.command()
 @click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--speed", default="1", show_default=True, callback=_speed, help="times or max")
@@ -127,6 +154,7 @@ def _speed(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
 @click.option("--take", type=float, help="seconds to play from there")
 @click.option("--port", default=0, show_default=True, help="0 = any free port")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
+@click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
 def replay(
     feeds: tuple[Path, ...],
     speed: float,
@@ -136,6 +164,7 @@ def replay(
     take: float | None,
     port: int,
     no_limits: bool,
+    faults: tuple[str, ...],
 ) -> None:
     """Serve recordings as the exchange would.
 
@@ -161,7 +190,7 @@ def replay(
         end_ns=end_ns,
         on_finish=lambda facts: click.echo(orjson.dumps(facts)),
     )
-    uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits)))
+    uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits, faults=faults)))
 
 
 def _started_ns(path: Path) -> int:

@@ -7,6 +7,9 @@ transport ourselves lets a fault cut, split or join what a WebSocket library wou
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -34,6 +37,11 @@ def encode_frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
     return head + payload
 
 
+def _cut(data: bytes, n: int) -> list[bytes]:
+    size = max(1, -(-len(data) // max(1, n)))
+    return [data[at : at + size] for at in range(0, len(data), size)] or [b""]
+
+
 class Connection:
     """A connection.
 
@@ -45,30 +53,38 @@ class Connection:
         self,
         server: ExchangeServer,
         exchange: str,
-        socket: web.WebSocketResponse,
+        response: web.WebSocketResponse,
         request: web.Request,
     ) -> None:
         self.server = server
         self.exchange = exchange
         self.request = request
-        self.socket = socket
+        self.response = response
         self.sent = 0
         self.deaf = False
         self.is_open = False
-        self.data: dict[str, Any] = {}
+        self.data: dict[Any, Any] = {}
+        self._slow: deque[tuple[bytes, float]] = deque()
+        self._slow_task: asyncio.Task[None] | None = None
+        self._together: list[bytes] = []
 
     def open(self, session: Session) -> None:
         """Begin: the handshake is done."""
         self.session = session
         self.opcode = BINARY if session.is_binary else TEXT
         transport = self.request.transport
-        assert transport is not None
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.loop = asyncio.get_running_loop()
         now_s = self.loop.time()
         self.opened_s = self.active_s = self.pinged_s = now_s
         self.unanswered_s: float | None = None
         self.is_open = True
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the handshake."""
+        return self.loop.time() - self.opened_s
 
     def closed(self) -> None:
         """Note the end."""
@@ -81,13 +97,58 @@ class Connection:
         self.write(encode_frame(self.opcode, payload))
 
     def deliver(self, payload: bytes, kind: str = "", symbol: str = "") -> None:
+        """Send a data frame, bent by the faults in force."""
+        if self.server.disorder.bends_frames:
+            self.server.disorder.deliver(self, payload, kind, symbol)
+        else:
+            self.send(payload)
+
+    def send(self, payload: bytes) -> None:
         """Send a data frame."""
         if self.is_open and not self.session.ended:
             self.sent += 1
             self.write(encode_frame(self.opcode, payload))
 
+    def send_split(self, payload: bytes, n: int) -> None:
+        """Send one message in n frames."""
+        parts = _cut(payload, n)
+        frames = [
+            encode_frame(self.opcode if i == 0 else 0, part, final=i == len(parts) - 1)
+            for i, part in enumerate(parts)
+        ]
+        self.sent += 1
+        self.write(b"".join(frames))
+
+    def send_chopped(self, payload: bytes, n: int, gap_s: float) -> None:
+        """Send one frame in n writes with gaps between them; what comes later waits."""
+        self.sent += 1
+        for part in _cut(encode_frame(self.opcode, payload), n):
+            self._slow.append((part, gap_s))
+        if self._slow_task is None or self._slow_task.done():
+            self._slow_task = self.loop.create_task(self._write_slowly())
+
+    async def _write_slowly(self) -> None:
+        while self._slow:
+            data, gap_s = self._slow.popleft()
+            self._write_now(data)
+            await asyncio.sleep(gap_s)
+
+    def send_together(self, payload: bytes, n: int) -> None:
+        """Keep frames until there are n, then send them in one write."""
+        self._together.append(payload)
+        if len(self._together) >= n:
+            self.sent += len(self._together)
+            self.write(b"".join(encode_frame(self.opcode, one) for one in self._together))
+            self._together.clear()
+
     def write(self, data: bytes) -> None:
-        """Write bytes unless the connection is closed or plays dead."""
+        """Write bytes after those that are still being written slowly."""
+        if self._slow:
+            self._slow.append((data, 0.0))
+        else:
+            self._write_now(data)
+
+    def _write_now(self, data: bytes) -> None:
         if not self.is_open or self.deaf or self.transport.is_closing():
             return
         self.active_s = self.loop.time()
@@ -113,6 +174,23 @@ class Connection:
         """Cut the connection without a close frame."""
         if self.is_open:
             self.transport.abort()
+
+    def set_deaf(self, deaf: bool) -> None:
+        """Stop (or begin again) to read and write, as when the path between is broken."""
+        if self.is_open and deaf != self.deaf:
+            self.deaf = deaf
+            if deaf:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def reset(self) -> None:
+        """Cut the connection with a TCP reset."""
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None:
+            # no time to linger: closing sends RST instead of FIN
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     # keep-alive
 

@@ -227,6 +227,8 @@ class Playback:
         on_finish: called with the facts of each run.
     """
 
+    simulated = False
+
     def __init__(
         self,
         paths: Sequence[Path | str],
@@ -370,7 +372,21 @@ class Playback:
                 return playing
         return None
 
-    async def rest(self, exchange: str, path: str, query: dict[str, str]) -> Answer:
+    def keep_snapshots(self, symbol: str) -> None:
+        pass
+
+    def now_ns(self) -> int:
+        return now_ns()
+
+    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
+        raise FeedError("clock: expected a simulated exchange, recorded times stay as they are")
+
+    async def rest(
+        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+    ) -> Answer:
+        first = self.indices[exchange].snapshots.get(query.get("symbol", ""))
+        if stale and first is not None:
+            return answer(trimmed(first, int(query.get("limit", "100"))))
         if exchange == "binance":
             return await self._binance(path, query)
         return self._korean(exchange, path, query)

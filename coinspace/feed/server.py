@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from aiohttp import WSMsgType, web
 
 from coinspace.errors import FeedError
 from coinspace.feed.connection import Connection
+from coinspace.feed.disorder import Disorder
 from coinspace.feed.rest import Answer, Window, answer
 from coinspace.feed.session import BinanceSession, BithumbSession, KoreanSession, Session
 
@@ -35,6 +37,7 @@ class Source(Protocol):
     """Where the frames and REST answers come from."""
 
     exchanges: tuple[str, ...]
+    simulated: bool
 
     async def start(self, server: ExchangeServer) -> None:
         """Begin; frames go to `server.connections`."""
@@ -48,8 +51,19 @@ class Source(Protocol):
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection."""
 
-    async def rest(self, exchange: str, path: str, query: dict[str, str]) -> Answer:
-        """Answer a GET."""
+    async def rest(
+        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+    ) -> Answer:
+        """Answer a GET; stale: depth as it was at `keep_snapshots`."""
+
+    def keep_snapshots(self, symbol: str) -> None:
+        """Keep the books of a symbol ("" = all) as they are now."""
+
+    def now_ns(self) -> int:
+        """Return the exchanges' time."""
+
+    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
+        """Set an exchange's clock wrong."""
 
 
 class ExchangeServer:
@@ -61,6 +75,8 @@ class ExchangeServer:
         limits: whether rates are limited as the exchanges do.
         idle_s: of Upbit and Bithumb. ping_s, pong_s, life_s: of Binance.
         tls: serve wss:// and https://.
+        faults: in force from the start (coinspace.feed.faults); later ones by `disorder.add` or
+            the control address.
     """
 
     def __init__(
@@ -75,6 +91,7 @@ class ExchangeServer:
         pong_s: float = 60.0,
         life_s: float = 86_400.0,
         tls: ssl.SSLContext | None = None,
+        faults: Iterable[str] = (),
     ) -> None:
         if source is None:
             from coinspace.feed.simulation import Simulation
@@ -90,6 +107,8 @@ class ExchangeServer:
         self.life_s = life_s
         self.connections: dict[str, set[Connection]] = {name: set() for name in EXCHANGES}
         self.counters = {"connections": 0, "refused": 0, "requests": 0}
+        self.disorder = Disorder(self)
+        self.initial_faults = list(faults)
         self._tls = tls
         self._attempts = {
             "upbit": (Window(1.0), 5),
@@ -108,6 +127,7 @@ class ExchangeServer:
         Raises: FeedError when the port is taken.
         """
         app = web.Application()
+        app.router.add_route("*", "/control{path:.*}", self.disorder.control)
         app.router.add_get("/{exchange}/{path:.*}", self._get)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -121,6 +141,8 @@ class ExchangeServer:
             ) from None
         self.port = self._runner.addresses[0][1]
         await self.source.start(self)
+        for fault in self.initial_faults:
+            self.disorder.add(fault)
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
@@ -129,6 +151,7 @@ class ExchangeServer:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
+        await self.disorder.stop()
         await self.source.stop()
         for connection in self.all_connections():
             connection.abort()
@@ -148,6 +171,11 @@ class ExchangeServer:
         await self.stop()
 
     @property
+    def is_secure(self) -> bool:
+        """Whether TLS is served."""
+        return self._tls is not None
+
+    @property
     def urls(self) -> dict[str, dict[str, str]]:
         """Exchange -> {"websocket", "rest"}: what goes into the settings of a collector."""
         secure = "s" if self._tls else ""
@@ -165,6 +193,18 @@ class ExchangeServer:
         """Return every open connection."""
         return [one for connections in self.connections.values() for one in connections]
 
+    def state(self) -> dict[str, Any]:
+        """Return what the control address tells: connections, counters, faults."""
+        return {
+            "counters": self.counters,
+            "connections": [
+                {"exchange": one.exchange, "sent": one.sent, "age_s": one.age_s}
+                for one in self.all_connections()
+            ],
+            "faults": [fault.facts() for fault in self.disorder.faults.values()],
+            "now_ns": self.source.now_ns(),
+        }
+
     # requests
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
@@ -177,9 +217,12 @@ class ExchangeServer:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._websocket(exchange, request)
         self.counters["requests"] += 1
-        path = "/" + request.match_info["path"]
-        found = await self.source.rest(exchange, path, dict(request.query))
-        return _response(found)
+        path, query = "/" + request.match_info["path"], dict(request.query)
+        spoiled = await self.disorder.request(exchange, path, query)
+        if spoiled is not None:
+            return _response(spoiled)
+        stale = self.disorder.is_stale(exchange, path, query)
+        return _response(await self.source.rest(exchange, path, query, stale=stale))
 
     def _refuse_origin(self, exchange: str, request: web.Request) -> web.Response | None:
         # 3.
@@ -199,6 +242,9 @@ class ExchangeServer:
         if window.add(now_s) > most and self.limits:
             self.counters["refused"] += 1
             return web.Response(status=429, headers={"Retry-After": "1"})
+        spoiled = await self.disorder.handshake(exchange)
+        if spoiled is not None:
+            return spoiled
         socket = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
         connection = Connection(self, exchange, socket, request)
         session = self._session(connection)
@@ -212,6 +258,7 @@ class ExchangeServer:
         self.counters["connections"] += 1
         self.connections[exchange].add(connection)
         self.source.connected(connection)
+        self.disorder.connected(connection)
         try:
             await self._read(connection, socket)
         finally:
@@ -245,8 +292,6 @@ class ExchangeServer:
         loop = asyncio.get_running_loop()
         while not socket.closed:
             message = await socket.receive()
-            if connection.deaf:
-                continue
             match message.type:
                 case WSMsgType.TEXT:
                     connection.heard(loop.time())
@@ -301,4 +346,10 @@ def _response(found: Answer) -> web.Response:
 
 def ready_line(server: ExchangeServer) -> dict[str, Any]:
     """Return what a serving command prints on stdout when it is ready."""
-    return {"ready": True, "port": server.port, "exchanges": server.urls}
+    secure = "s" if server.is_secure else ""
+    return {
+        "ready": True,
+        "port": server.port,
+        "control": f"http{secure}://{server.host}:{server.port}/control",
+        "exchanges": server.urls,
+    }

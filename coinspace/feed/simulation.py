@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from coinspace.clock import now_ns
 from coinspace.feed.connection import Connection
-from coinspace.feed.rest import REST, Answer, Rest
+from coinspace.feed.faults import parse
+from coinspace.feed.recorded import trimmed
+from coinspace.feed.rest import REST, Answer, Rest, answer
 from coinspace.feed.session import BithumbSession, Channel, KoreanSession
+from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, Engine
 from coinspace.feed.simulator.korean import KoreanMarket
 from coinspace.feed.simulator.market import Event
@@ -31,6 +34,8 @@ class Simulation:
     Args: as Engine. Attributes: engine (made at start, so that virtual time is the wall clock).
     """
 
+    simulated = True
+
     def __init__(
         self,
         seed: int = 0,
@@ -45,6 +50,8 @@ class Simulation:
         self.rate = rate
         self.scenario = scenario
         self._task: asyncio.Task[None] | None = None
+        self._next_fault = 0
+        self._kept: dict[str, bytes] = {}
 
     async def start(self, server: ExchangeServer) -> None:
         self.server = server
@@ -75,7 +82,23 @@ class Simulation:
             if behind_ns > JUMP_S * 1e9 or behind_ns < -JUMP_S * 1e9:
                 offset_ns += behind_ns
             self.engine.advance(now_ns() - offset_ns)
+            self._follow_timetable()
             await asyncio.sleep(PUMP_S)
+
+    def _follow_timetable(self) -> None:
+        scenario = self.scenario
+        if scenario is None:
+            return
+        elapsed_s = (self.engine.now_ns - self.engine.start_ns) / 1e9
+        while self._next_fault < len(scenario.faults):
+            at_s, spec = scenario.faults[self._next_fault]
+            if elapsed_s * scenario.compress < at_s:
+                return
+            self._next_fault += 1
+            fault = parse(spec)
+            if fault.exchange in self.exchanges:
+                fault.for_s /= scenario.compress
+                self.server.disorder.add(fault)
 
     def _on_event(self, event: Event) -> None:
         connections = self.server.connections[event.market.exchange]
@@ -119,9 +142,24 @@ class Simulation:
                 frame = event.frame(session.variant(channel, code, stream_type))
                 connection.deliver(frame, channel.type, code)
 
-    async def rest(self, exchange: str, path: str, query: dict[str, str]) -> Answer:
+    async def rest(
+        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+    ) -> Answer:
+        kept = self._kept.get(query.get("symbol", ""))
+        if stale and kept is not None:
+            return answer(trimmed(kept, int(query.get("limit", "100"))))
         return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
 
-    def counters(self) -> dict[str, Any]:
-        """Return what was sent."""
-        return {"virtual_ns": self.engine.now_ns}
+    def keep_snapshots(self, symbol: str) -> None:
+        for name, market in self.engine.markets.get("binance", {}).items():
+            if not symbol or name == symbol:
+                self._kept[name] = cast(BinanceMarket, market).book_text(5000).encode()
+
+    def now_ns(self) -> int:
+        return self.engine.now_ns
+
+    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
+        for name, markets in self.engine.markets.items():
+            for market in markets.values():
+                if exchange in ("*", name) and symbol in ("", market.symbol):
+                    market.clock_ms = int(by_s * 1000)

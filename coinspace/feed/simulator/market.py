@@ -22,6 +22,7 @@ MILLISECOND_NS = 1_000_000
 WANDER_STEP = 2e-5
 WANDER_KEEP = 0.999
 LARGE = 0.04
+FOLLOWERS = 12
 KEPT_TRADES = 500
 
 
@@ -191,15 +192,24 @@ class SimulatedMarket:
         bid = int(target - self.half_spread)
         ask = max(bid + 1, int(target + self.half_spread) + 1)
         # first away, then in: no moment sees a crossed book
+        gone: tuple[int, Side] = (0, bids)
         while asks.ticks and asks.ticks[0] <= bid:
             self._drop(asks, asks.ticks[0])
+            gone = (gone[0] + 1, bids)
         while bids.ticks and bids.ticks[-1] >= ask:
             self._drop(bids, bids.ticks[-1])
+            gone = (gone[0] + 1, asks)
         slack = int(draw() * self.gap)
         if not bids.ticks or bids.ticks[-1] < bid - slack:
             self._put(bids, bid, self._level_size())
         if not asks.ticks or asks.ticks[0] > ask + slack:
             self._put(asks, ask, self._level_size())
+        # a fast market draws its other side behind it
+        n_gone, behind = gone
+        for _ in range(min(n_gone - 1, FOLLOWERS)):
+            tick = behind.beyond(behind.best(), 1 + int(draw() * 30.0 * self.gap))
+            if tick > 0 and tick not in behind.sizes:
+                self._put(behind, tick, self._level_size())
         for _ in range(1 + int(draw() * 3.0)):
             self._touch_level(bids if draw() < 0.5 else asks)
 
@@ -236,8 +246,8 @@ class SimulatedMarket:
                 tick = side.beyond(far, self._gap(abs(far - side.best())))
                 if tick > 0:
                     self._put(side, tick, self._level_size())
-            elif len(side) > self.levels + self.levels // 4 + 4:
-                self._drop(side, far)
+            for _ in range(min(len(side) - self.levels - self.levels // 4 - 4, 20)):
+                self._drop(side, side.ticks[0] if side.is_bid else side.ticks[-1])
 
     def trade(self, now_ns: int) -> None:
         """Let a taker take from the touch, up to three levels deep."""
