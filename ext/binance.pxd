@@ -22,3 +22,4 @@ cdef class BinanceParser(Parser):
     cdef int _top(self) noexcept
     cdef int _trade(self, int id_slot) noexcept
     cdef int _ticker(self) noexcept
+    cdef const char *_level(self, const char *p, double *price, double *size) noexcept

@@ -17,7 +17,6 @@
 from libc.math cimport NAN
 from libc.string cimport memchr
 
-from coinspace._ext.number cimport number_read
 from coinspace._ext.parser cimport ABSENT
 from coinspace._ext.parser cimport ACK
 from coinspace._ext.parser cimport ARRAY
@@ -25,22 +24,17 @@ from coinspace._ext.parser cimport ASK
 from coinspace._ext.parser cimport ASK_SIZE
 from coinspace._ext.parser cimport BID
 from coinspace._ext.parser cimport BID_SIZE
-from coinspace._ext.parser cimport CHANGE
 from coinspace._ext.parser cimport DAY_24H
 from coinspace._ext.parser cimport ERROR
 from coinspace._ext.parser cimport FALSE
-from coinspace._ext.parser cimport HIGH
 from coinspace._ext.parser cimport IGNORED
 from coinspace._ext.parser cimport LAST
 from coinspace._ext.parser cimport LEVELS
-from coinspace._ext.parser cimport LOW
 from coinspace._ext.parser cimport MALFORMED
 from coinspace._ext.parser cimport NO_TYPE
 from coinspace._ext.parser cimport NUMBER
 from coinspace._ext.parser cimport OBJECT
-from coinspace._ext.parser cimport OPEN
 from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport QUOTE_VOLUME
 from coinspace._ext.parser cimport SHUTDOWN
 from coinspace._ext.parser cimport STRING
 from coinspace._ext.parser cimport TICKER
@@ -49,9 +43,9 @@ from coinspace._ext.parser cimport TOP
 from coinspace._ext.parser cimport TRADE
 from coinspace._ext.parser cimport TRUE
 from coinspace._ext.parser cimport BAD_LEVEL
-from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
+from coinspace._ext.parser cimport level_number
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 
@@ -114,6 +108,7 @@ cdef class BinanceParser(Parser):
     def __init__(self, capacity=0, markets=None):
         self.markets = dict(markets or {})
         self.name_slots(FIELDS, {name.encode(): slot for slot, name in enumerate(FIELDS)})
+        self.has_ids = True
         self.level_slots = 1 << S_b | 1 << S_a | 1 << S_BIDS | 1 << S_ASKS
 
     cdef object market(self, str symbol):
@@ -210,11 +205,15 @@ cdef class BinanceParser(Parser):
         return self.needs(state, S_SYMBOL)
 
     cdef int _sides(self, int bids, int asks) noexcept:
-        # both arrays read, and neither overwritten by the array of another event's name
-        cdef int slot = bids if self.type[bids] != LEVELS or self.bid_slot != bids else asks
-        if self.type[slot] == LEVELS and (slot == self.bid_slot or slot == self.ask_slot):
-            return 0
-        return self.needs(0 if self.type[slot] == ABSENT else -1, slot)
+        cdef int slot = bids if self.type[bids] != LEVELS else asks
+        if self.type[slot] != LEVELS:
+            return self.needs(0 if self.type[slot] == ABSENT else -1, slot)
+        # an unknown array that has another event's name may have overwritten a side: read it again
+        if self.bid_slot != bids:
+            self.levels(bids, self.at[bids])
+        if self.ask_slot != asks:
+            self.levels(asks, self.at[asks])
+        return 0
 
     cdef int _diff(self) noexcept:
         if (
@@ -304,7 +303,7 @@ cdef class BinanceParser(Parser):
             p += 1
         else:
             while True:
-                p = _level(p, end, self.depth + 2, &price, &size)
+                p = self._level(p, &price, &size)
                 if p is NULL:
                     return NULL
                 if price > 0 and (size > 0 or (size == 0 and not whole)):
@@ -323,31 +322,26 @@ cdef class BinanceParser(Parser):
         self.settle(falling)
         return p
 
-
-cdef inline const char *_quoted(const char *p, const char *end, double *value) noexcept:
-    """A number, in quotes or not. Returns: what follows it and the space behind, NULL when it is none."""
-    cdef bint quoted = p < end and p[0] == c'"'
-    p = number_read(p + quoted, end, value)
-    if p is NULL:
-        return NULL
-    if quoted:
-        if p >= end or p[0] != c'"':
+    cdef const char *_level(self, const char *p, double *price, double *size) noexcept:
+        # one `[price, size]` with spaces anywhere; further elements, as older versions sent them, are skipped
+        cdef const char *end = self.end
+        cdef const char *at
+        if p >= end or p[0] != c'[':
             return NULL
-        p += 1
-    return skip_space(p, end)
-
-
-cdef inline const char *_level(const char *p, const char *end, int depth, double *price, double *size) noexcept:
-    """One `[price, size]`; further elements, as older versions sent them, are skipped."""
-    cdef const char *at
-    if p >= end or p[0] != c'[':
-        return NULL
-    p = _quoted(skip_space(p + 1, end), end, price)
-    if p is NULL or p >= end or p[0] != c',':
-        return NULL
-    p = _quoted(skip_space(p + 1, end), end, size)
-    while p is not NULL and p < end and p[0] == c',':
-        p = skip_value(skip_space(p + 1, end), end, depth, &at)
-        if p is not NULL:
+        p = level_number(self, skip_space(p + 1, end), price)
+        if p is NULL:
+            return NULL
+        p = skip_space(p, end)
+        if p >= end or p[0] != c',':
+            return NULL
+        p = level_number(self, skip_space(p + 1, end), size)
+        while p is not NULL:
             p = skip_space(p, end)
-    return p + 1 if p is not NULL and p < end and p[0] == c']' else NULL
+            if p >= end:
+                return NULL
+            if p[0] == c']':
+                return p + 1
+            if p[0] != c',':
+                return NULL
+            p = skip_value(skip_space(p + 1, end), end, self.depth + 2, &at)
+        return NULL

@@ -3,11 +3,14 @@
 Use: `parser.begin(frame, size)`, then `while parser.next(): …` reads one message after the other.
 A frame that is cut short, is not JSON or lacks a needed field gives MALFORMED.
 
-Borrowed: `symbol`, `detail` and all values point into the frame or the parser and end with the frame or the next `begin`.
+Borrowed: `symbol`, `detail` and all values point into the frame or the parser: they end with the frame or the next
+`begin`.
 """
 
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint64_t
+
+from coinspace._ext.number cimport number_read
 
 cdef enum:
     END = 0
@@ -71,7 +74,7 @@ cdef enum:
     MISSING = 6      # fault_slot
     WRONG = 7        # fault_slot
     LEGACY = 8       # a socket generation that is not spoken
-    BAD_LEVEL  = 9   # fault_slot: a diff with a price <= 0 or a size < 0
+    BAD_LEVEL = 9    # fault_slot: a diff with a price <= 0 or a size < 0
 
 cdef struct Key:
     int size
@@ -139,6 +142,8 @@ cdef class Parser:
         char *room
         Py_ssize_t room_size
         Py_ssize_t room_used
+        bint has_ids                       # the exchange's books carry update ids
+        Py_buffer held                     # the frame that Python gave, kept until the next one
         dict names                         # bytes symbol -> (symbol, market)
 
     cdef int begin(self, const char *frame, Py_ssize_t size) except -1
@@ -152,6 +157,7 @@ cdef class Parser:
     cdef int open_list(self, const char *p, const char *end) noexcept
     cdef int open_sides(self) noexcept
     cdef Py_ssize_t settle(self, bint falling) noexcept
+    cdef const char *escaped_number(self, const char *p, double *out) noexcept
     cdef int fail(self, int fault, int slot, const char *at) noexcept
     cdef int as_number(self, int slot, double *out) noexcept
     cdef int as_integer(self, int slot, int64_t *out) noexcept
@@ -169,6 +175,7 @@ cdef class Parser:
 
     cdef bint _fill_buckets(self, const uint64_t *heads, int n) noexcept
     cdef int _slot(self, const char *key, const char *end, Py_ssize_t size) noexcept
+    cdef int hold(self, frame) except -1
     cdef int _next_element(self) noexcept
     cdef int _fail_syntax(self, const char *p) noexcept
     cdef object _side(self, const double *prices, const double *sizes, Py_ssize_t n)
@@ -207,3 +214,15 @@ cdef inline int add_level(Parser parser, bint falling, double price, double size
     else:
         parser.n_asks = n + 1
     return 0
+
+
+cdef inline const char *level_number(Parser parser, const char *p, double *out) noexcept:
+    """Read a number, in quotes or not. Returns: its end, NULL when it is none."""
+    cdef const char *end = parser.end
+    cdef const char *after
+    if p >= end or p[0] != c'"':
+        return number_read(p, end, out)
+    after = number_read(p + 1, end, out)
+    if after is not NULL and after < end and after[0] == c'"':
+        return after + 1
+    return parser.escaped_number(p, out)

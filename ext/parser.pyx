@@ -7,9 +7,11 @@ else is skipped but checked. Only then, when the kind is known, are the needed s
 import numpy as np
 import orjson
 
+from cpython.buffer cimport PyBUF_SIMPLE
+from cpython.buffer cimport PyBuffer_Release
+from cpython.buffer cimport PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
 from libc.math cimport isnan
@@ -112,6 +114,7 @@ cdef class Parser:
         self.names = {}
 
     def __dealloc__(self):
+        PyBuffer_Release(&self.held)
         PyMem_Free(self.bid_price)
         PyMem_Free(self.room)
 
@@ -377,6 +380,20 @@ cdef class Parser:
             self.unsorted &= ~side
         return left
 
+    cdef const char *escaped_number(self, const char *p, double *out) noexcept:
+        # a string that is no plain number: its characters may still be escapes of one
+        cdef bint escaped
+        cdef const char *close = string_close(p + 1, self.end, &escaped)
+        cdef const char *to
+        cdef char *copy
+        if close is NULL or not escaped:
+            return NULL
+        copy = self.take_room(close - p)
+        if copy is NULL:
+            return NULL
+        to = copy + unescape(p + 1, close, copy)
+        return close + 1 if number_read(copy, to, out) == to else NULL
+
     # ---- failures ----
 
     cdef int fail(self, int fault, int slot, const char *at) noexcept:
@@ -473,26 +490,32 @@ cdef class Parser:
 
     # ---- Python's view ----
 
-    def parse(self, bytes frame not None):
-        """Read a whole frame. Returns: the number of messages; the fields are those of the last one."""
+    cdef int hold(self, frame) except -1:
+        # until the next frame, so that properties read after `parse` never see freed memory
+        PyBuffer_Release(&self.held)
+        PyObject_GetBuffer(frame, &self.held, PyBUF_SIMPLE)
+        return self.begin(<const char*>self.held.buf, self.held.len)
+
+    def parse(self, frame not None):
+        """Read a whole frame (any bytes-like object).
+
+        Returns: the number of messages; the fields are those of the last one.
+        """
         cdef int n = 0
-        cdef int kind
         cdef int last = END
-        self.begin(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
-        kind = self.next()
-        while kind != END:
-            last = kind
+        self.hold(frame)
+        while self.next() != END:
+            last = self.kind
             n += 1
             if self.list_end is NULL:
                 break
-            kind = self.next()
         self.kind = last
         return n
 
-    def decode(self, bytes frame not None):
+    def decode(self, frame not None):
         """Return the messages of a frame as dictionaries, as `coinspace decode` prints them."""
         cdef list messages = []
-        self.begin(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+        self.hold(frame)
         while self.next() != END:
             messages.append(self._as_dict())
         return messages
@@ -605,7 +628,7 @@ cdef class Parser:
         return out
 
     cdef int _book_dict(self, dict out) except -1:
-        if self.final_update_id or not self.snapshot:
+        if self.has_ids:
             out["first_update_id"] = None if self.snapshot else self.first_update_id
             out["final_update_id"] = self.final_update_id
         out["bids"] = _pairs(self.bid_price, self.bid_size, self.n_bids)

@@ -1,4 +1,4 @@
-"""Upbit WebSocket frames (https://docs.upbit.com/kr/reference/websocket-guide), formats DEFAULT, SIMPLE and their lists.
+"""Upbit WebSocket frames (https://docs.upbit.com/kr/reference/websocket-guide): DEFAULT, SIMPLE and their lists.
 
 1. Every order book is a whole book; unit i pairs the i-th best ask with the i-th best bid.
 2. Thin sides are padded with price 0 and size 0: levels with price <= 0 or size <= 0 are dropped, per side.
@@ -17,7 +17,6 @@ from libc.math cimport NAN
 from libc.math cimport isnan
 from libc.string cimport memcmp
 
-from coinspace._ext.number cimport number_read
 from coinspace._ext.parser cimport ABSENT
 from coinspace._ext.parser cimport CHANGE
 from coinspace._ext.parser cimport ERROR
@@ -41,6 +40,7 @@ from coinspace._ext.parser cimport UTC_DAY
 from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
+from coinspace._ext.parser cimport level_number
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 from coinspace._ext.scan cimport string_close
@@ -231,8 +231,8 @@ cdef class UpbitParser(Parser):
         cdef double values[4]
         cdef int seen = 0
         cdef int field
+        cdef const char *value
         cdef bint escaped
-        cdef bint quoted
         cdef char *copy
         while True:
             p = skip_space(p, end)
@@ -253,16 +253,15 @@ cdef class UpbitParser(Parser):
             if p >= end or p[0] != c':':
                 return NULL
             p = skip_space(p + 1, end)
-            if field < 0:
-                p = skip_value(p, end, self.depth + 2, &at)
-            else:
-                quoted = p < end and p[0] == c'"'
-                p = number_read(p + quoted, end, &values[field])
-                seen |= 1 << field
-                if p is not NULL and quoted:
-                    p = p + 1 if p < end and p[0] == c'"' else NULL
-            if p is NULL:
-                return NULL
+            value = p
+            if field >= 0:
+                p = level_number(self, p, &values[field])
+                # of two entries for one key the last counts, as in any JSON library
+                seen = seen | 1 << field if p is not NULL else seen & ~(1 << field)
+            if field < 0 or p is NULL:
+                p = skip_value(value, end, self.depth + 2, &at)
+                if p is NULL:
+                    return NULL
             p = skip_space(p, end)
             if p >= end:
                 return NULL

@@ -1,0 +1,87 @@
+"""The parsers with gcc's address and undefined-behaviour sanitisers, beside the normal build.
+
+The normal build stays as it is: sources are copied to build/asan, compiled there, and run in a
+child process with the sanitiser's runtime preloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "asan"
+# what the parsers need, so that the build takes seconds
+MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance")
+BUILD_TIMEOUT_S = 300.0
+
+
+def runtime() -> str | None:
+    """Return the path of gcc's sanitiser runtime, None where there is none."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        return None
+    asked = [compiler, "-print-file-name=libasan.so"]
+    path = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return str(Path(path).resolve()) if Path(path).is_absolute() else None
+
+
+def _copy(source: Path, target: Path) -> None:
+    # an unchanged file keeps its time, so that only what changed is compiled again
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def build() -> None:
+    """Compile the parsers with the sanitisers; quick when nothing changed.
+
+    Raises: RuntimeError with the compiler's output.
+    """
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        _copy(ROOT / name, FOLDER / name)
+    for name in ("__init__.py", "errors.py", "_ext/__init__.py"):
+        _copy(ROOT / "coinspace" / name, FOLDER / "coinspace" / name)
+    for path in (ROOT / "ext").iterdir():
+        if path.stem in MODULES or path.suffix == ".h":
+            _copy(path, FOLDER / "ext" / path.name)
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(
+        command,
+        cwd=FOLDER,
+        env={**os.environ, "COINSPACE_BUILD": "asan"},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"sanitised build failed:\n{done.stdout}\n{done.stderr}")
+
+
+def run(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run `python -m tests.fuzz.child` on the sanitised build."""
+    preload = runtime()
+    if preload is None:
+        raise RuntimeError("no libasan.so: install gcc with its sanitisers")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": preload,
+        # pymalloc's pools would hide what is read beyond an object
+        "PYTHONMALLOC": "malloc",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:exitcode=99",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
+        "PYTHONPATH": f"{FOLDER}{os.pathsep}{ROOT}",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.child", *arguments],
+        cwd=FOLDER,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

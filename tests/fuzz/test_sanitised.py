@@ -1,0 +1,27 @@
+"""A bounded run of the fuzzer on the address-sanitised build."""
+
+import pytest
+
+from tests.fuzz import sanitised
+
+SECONDS = 10
+
+
+@pytest.mark.timeout(400)
+def test_no_read_outside_the_frame_and_no_difference_to_the_twin() -> None:
+    if sanitised.runtime() is None:
+        pytest.skip("gcc's libasan.so is not installed")
+    sanitised.build()
+    done = sanitised.run("--seconds", str(SECONDS), timeout_s=SECONDS + 120)
+    assert done.returncode == 0, done.stdout + done.stderr[-6000:]
+    assert int(done.stdout.split()[0]) > 5000
+
+
+@pytest.mark.timeout(400)
+def test_the_sanitiser_is_awake() -> None:
+    if sanitised.runtime() is None:
+        pytest.skip("gcc's libasan.so is not installed")
+    sanitised.build()
+    done = sanitised.run("--overread", timeout_s=120)
+    assert done.returncode == 99
+    assert "heap-buffer-overflow" in done.stderr
