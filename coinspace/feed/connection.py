@@ -7,10 +7,11 @@ transport ourselves lets a fault cut, split or join what a WebSocket library wou
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
@@ -73,8 +74,9 @@ class Connection:
         self.session = session
         self.opcode = BINARY if session.is_binary else TEXT
         transport = self.request.transport
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        assert transport is not None
+        # uvloop's transports are no subclass of asyncio's
+        self.transport = cast(asyncio.Transport, transport)
         self.loop = asyncio.get_running_loop()
         now_s = self.loop.time()
         self.opened_s = self.active_s = self.pinged_s = now_s
@@ -189,7 +191,8 @@ class Connection:
         raw = self.transport.get_extra_info("socket")
         if raw is not None:
             # no time to linger: closing sends RST instead of FIN
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with socket.socket(fileno=os.dup(raw.fileno())) as copy:
+                copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
     # keep-alive
