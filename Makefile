@@ -86,7 +86,8 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)/python
 	@touch $@
 
 bench-peers: install $(PEERS)/.installed  ## measure the libraries that need their own environment
-	@PYTHONPATH=. $(PEERS)/bin/python -m benchmarks.peers
+	@PYTHONPATH=. $(PEERS)/bin/python -m benchmarks.peers; status=$$?; \
+		$(BIN)/python -m benchmarks.pipeline $(PEERS)/bin/python && exit $$status
 
 report:  ## write benchmarks/RESULTS.md and its chart from the last measurements
 	@$(BIN)/python -m benchmarks.report

@@ -279,3 +279,16 @@ def gated(benchmark: Benchmark, measure: Callable[[int], Result]) -> Result:
     best.save()
     assert not best.failures, f"{best.stage}, {best.case}: " + "; ".join(best.failures)
     return best
+
+
+def print_result(result: Result) -> None:
+    """Print a result as `make bench-peers` shows it."""
+    print(f"{result.stage}: {result.case}")
+    for name in result.timing.ns if result.timing else ():
+        assert result.timing is not None
+        print(f"  {name:34} {result.timing.least(name):12,.0f} {result.unit}")
+    for check in result.checks:
+        gate = "" if check.gate is None else f" (gate {check.gate:g}, goal {check.goal or 0:g})"
+        print(f"  {check.what:60} {check.value:8.2f}{gate}")
+    for failure in result.failures:
+        print(f"  FAILED {failure}")

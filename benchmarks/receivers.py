@@ -118,7 +118,7 @@ async def picows_python(port: int, window: Window, _frame_size: int) -> None:
     """picows with a listener written in Python that takes each payload as bytes."""
     from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-    class Listener(WSListener):  # type: ignore[misc]
+    class Listener(WSListener):
         def on_ws_connected(self, transport: WSTransport) -> None:
             transport.send(WSMsgType.TEXT, b"[]")
 

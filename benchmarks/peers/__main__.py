@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks.measure import ROUNDS, Result
+from benchmarks.measure import ROUNDS, Result, print_result
 from benchmarks.peers import parse
 
 
@@ -23,15 +23,7 @@ def main() -> int:
     failed = False
     for one in parse.MEASURES:
         result = measure(one)
-        print(f"{result.stage}: {result.case}")
-        assert result.timing is not None
-        for name in result.timing.ns:
-            print(f"  {name:34} {result.timing.least(name):12,.0f} {result.unit}")
-        for check in result.checks:
-            gate = "" if check.gate is None else f" (gate {check.gate:g}, goal {check.goal or 0:g})"
-            print(f"  {check.what:60} {check.value:8.1f}{gate}")
-        for failure in result.failures:
-            print(f"  FAILED {failure}")
+        print_result(result)
         failed = failed or bool(result.failures)
     return int(failed)
 

@@ -1,0 +1,14 @@
+"""The whole way of a frame in one process and onto the bus: what a market costs to collect.
+
+A regression here that no stage's own benchmark shows lies between the stages: in the listener, the
+journal, the health file, libzmq's thread.
+"""
+
+from __future__ import annotations
+
+from benchmarks.measure import Benchmark, gated
+from benchmarks.pipeline import measure
+
+
+def test_pipeline(benchmark: Benchmark) -> None:
+    gated(benchmark, measure)

@@ -1,0 +1,211 @@
+"""End to end: frames from a socket, parsed, kept as a book, published, received by a subscriber.
+
+The same server sends the same frames to each pipeline, one after the other in rotating order; what
+counts is the CPU time of the collecting process per frame, libzmq's thread and everything else in
+it included. Ours is the collector process as users run it, its journal and health file on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.frames import INPUT, frames
+from benchmarks.measure import OURS, Result, compare, print_result
+from benchmarks.native import limits
+from benchmarks.processes import (
+    ENVIRONMENT,
+    cpu_ns,
+    interleaved,
+    report_of,
+    streaming,
+)
+from benchmarks.stream import framed
+from coinspace._ext.message import Message
+from coinspace._ext.upbit import UpbitParser
+from coinspace.bus.subscriber import Subscriber
+from coinspace.config import load
+
+# cryptofeed asks Upbit for this format, so all are sent it
+KIND = "upbit-book-simple"
+PROCESS = "orderbook-collector-upbit"
+ROUNDS = 5
+WARM_UP = 5_000
+WINDOW_S = 1.5
+START_TIMEOUT_S = 20.0
+# of a message with 30 levels a side
+PAYLOAD_SIZE = 30 * 4 * 8
+
+DOCUMENTED = "orjson + numpy + send_multipart"
+LIMIT = "summed stage limits"
+NO_JOURNAL = f"{OURS} without its journal"
+
+
+@contextlib.contextmanager
+def collector(port: int, data: Path, **environment: str) -> Iterator[int]:
+    """Run our collector of one market against the stream; yields its pid."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coinspace", "orderbook-collector", "upbit"],
+        env={
+            **ENVIRONMENT,
+            "COINSPACE_DATA": str(data),
+            "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
+            "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
+            "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
+            "COINSPACE_BUS__HIGH_WATER_MARK": "1000000",
+            **environment,
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Reading:
+    """What a subscriber saw of a window: CPU ns per published message, and its own."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.received = 0
+        self.cpu_ns = 0.0
+        self.subscriber_ns = 0.0
+        self.rate = 0.0
+        self.gaps = 0
+
+    def on_message(self, message: Message) -> None:
+        self.sequence = message.sequence
+        self.received += 1
+
+
+async def read(endpoint: str, pid: int, topics: list[bytes]) -> Reading:
+    """Subscribe, wait for the flow, measure a window."""
+    reading = Reading()
+    subscriber = Subscriber([endpoint], topics, reading.on_message)
+    subscriber.start()
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while reading.received < WARM_UP:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"expected {WARM_UP} messages, was {reading.received}")
+        await asyncio.sleep(0.02)
+    sequence, received, own, wall = (
+        reading.sequence,
+        reading.received,
+        time.thread_time_ns(),
+        time.perf_counter(),
+    )
+    cpu = cpu_ns(pid)
+    await asyncio.sleep(WINDOW_S)
+    published = reading.sequence - sequence
+    reading.cpu_ns = (cpu_ns(pid) - cpu) / published
+    reading.subscriber_ns = (time.thread_time_ns() - own) / (reading.received - received)
+    reading.rate = published / (time.perf_counter() - wall)
+    reading.gaps = subscriber.counters()["missed"]
+    subscriber.close()
+    return reading
+
+
+def ours(port: int, **environment: str) -> float:
+    """Run our pipeline once; returns CPU ns per frame.
+
+    Raises: AssertionError when messages were lost, which would make the run cheaper than it is.
+    """
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        data = Path(folder)
+        settings = load(os.devnull).model_copy(update={"data": data})
+        settings.model_post_init(None)
+        with collector(port, data, **environment) as pid:
+            reading = uvloop.run(read(settings.bus.endpoint(PROCESS), pid, [b"orderbook."]))
+    assert reading.gaps == 0, f"{reading.gaps} messages lost"
+    return reading.cpu_ns
+
+
+@contextlib.contextmanager
+def drained(endpoint: str, way: str) -> Iterator[None]:
+    """Run a subscriber that forgets what it receives."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.pipelines", "drain", endpoint, "30", way],
+        env=ENVIRONMENT,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def other(*command: str) -> float:
+    """Run another pipeline of `pipelines` with a subscriber; "ENDPOINT" is replaced by its own."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        endpoint = f"ipc://{folder}/peer.ipc"
+        arguments = [endpoint if one == "ENDPOINT" else one for one in command]
+        with drained(endpoint, "connect"):
+            return float(report_of("benchmarks.pipelines", *arguments)["cpu_ns"])
+
+
+def cryptofeed(port: int, python: str) -> float:
+    """Run cryptofeed's pipeline in its own environment; returns CPU ns per frame."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        endpoint = f"ipc://{folder}/peer.ipc"
+        with drained(endpoint, "bind"):
+            report = report_of("benchmarks.peers.pipeline", str(port), endpoint, python=python)
+            return float(report["cpu_ns"])
+
+
+def stage_limits(port: int, frame_size: int) -> float:
+    """Return the sum of what each step costs alone: receive, parse in C, libzmq in C."""
+    receive = report_of("benchmarks.receivers", "raw uvloop protocol", str(port), str(frame_size))
+    batch, parser, parse_all = frames(KIND), UpbitParser(), limits().parse_all
+    parse = compare({"parse": lambda: parse_all(parser, batch)}, events=len(batch), rounds=5).least(
+        "parse"
+    )
+    send = other("libzmq", "ENDPOINT", str(PAYLOAD_SIZE))
+    return float(receive["cpu_ns"]) + parse + send
+
+
+def measure(rounds: int, peers: str | None = None) -> Result:
+    """Measure all pipelines. Args: peers: the Python of the environment with cryptofeed."""
+    limits()
+    sizes = [len(framed(frame)) for frame in frames(KIND)]
+    size = sum(sizes) // len(sizes)
+    with streaming(KIND) as port:
+        candidates: dict[str, Callable[[], float]] = {
+            OURS: lambda: ours(port),
+            NO_JOURNAL: lambda: ours(port, COINSPACE_JOURNAL__ENABLED="false"),
+            DOCUMENTED: lambda: other("documented", str(port), "ENDPOINT"),
+            LIMIT: lambda: stage_limits(port, size),
+        }
+        if peers:
+            candidates["cryptofeed with its ZMQ backend"] = lambda: cryptofeed(port, peers)
+        timing = interleaved(candidates, min(rounds, ROUNDS))
+    case = "socket → parse → book → bus → subscriber" + (", cryptofeed" if peers else "")
+    result = Result("end to end", case, "CPU ns/frame", f"{INPUT}, Upbit SIMPLE, {size} B", timing)
+    result.ratio(DOCUMENTED, gate=12)
+    if peers:
+        result.command = "make bench-peers"
+        result.ratio("cryptofeed with its ZMQ backend", gate=45, goal=100)
+    result.share(LIMIT, gate=0.65, goal=0.8)
+    result.check("of summed stage limits' rate, no journal", timing.ratio(LIMIT, NO_JOURNAL))
+    return result
+
+
+if __name__ == "__main__":
+    measured = measure(ROUNDS, sys.argv[1] if len(sys.argv) > 1 else None)
+    measured.save()
+    print_result(measured)
+    sys.exit(bool(measured.failures))
