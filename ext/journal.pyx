@@ -49,6 +49,8 @@ cdef extern from *:
     void touch "coinspace_touch"(char *to) noexcept nogil
     void store_release "coinspace_store_release"(void *to, uint64_t word) noexcept nogil
 
+PART_SUFFIX = ".part"
+
 cdef enum:
     PAGE = 4096
 
@@ -56,7 +58,7 @@ cdef enum:
 cdef class Segment:
     """Make a segment file of `size` bytes, reserve its blocks and map it. Runs without the GIL.
 
-    Raises: OSError when the file exists, the disk is full or the folder cannot be written.
+    Raises: OSError when the disk is full or the folder cannot be written.
     """
 
     def __init__(self, path, int64_t epoch, int64_t number, size_t size, int64_t created_ns):
@@ -71,7 +73,9 @@ cdef class Segment:
         self.number = number
         self.size = size
         self.used = HEAD_SIZE
-        fd = self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        # it gets its name when its head is written: no reader sees half of it, however this process dies
+        part = f"{path}{PART_SUFFIX}"
+        fd = self._fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         with nogil:
             error = EINTR
             while error == EINTR:
@@ -83,7 +87,7 @@ cdef class Segment:
         if error:
             os.close(fd)
             self._fd = -1
-            os.unlink(path)
+            os.unlink(part)
             raise OSError(error, os.strerror(error), str(path))
         self._data = <char *>data
         with nogil:
@@ -99,6 +103,7 @@ cdef class Segment:
         head.number = number
         head.created_ns = created_ns
         head.check = checksum(head, HEAD_SIZE - 8)
+        os.rename(part, path)
 
     def close(self):
         """Cut the file to what is used and unmap it; a segment without records is removed."""

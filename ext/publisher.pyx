@@ -2,7 +2,6 @@
 
 from libc.errno cimport EAGAIN
 from libc.errno cimport EINTR
-from libc.stdint cimport int64_t
 from libc.stdint cimport uintptr_t
 
 from coinspace._ext.journal cimport JournalWriter

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+PART_SUFFIX: str
+
 class Segment:
     def __init__(self, path: Path, epoch: int, number: int, size: int, created_ns: int) -> None: ...
     @property

@@ -1,4 +1,4 @@
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ def encode_header(
     id: int = 0,
 ) -> bytes: ...
 
+@final
 class Message:
     @staticmethod
     def decode(topic: bytes, header: Buffer, payload: Buffer) -> Message: ...

@@ -1,11 +1,14 @@
 from collections.abc import Callable, Iterable
+from typing import final
 
 from coinspace._ext.message import Message
 
 CHANNEL_LIMIT: int
 
+@final
 class Part: ...
 
+@final
 class Channel:
     @property
     def topic(self) -> bytes: ...

@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from typing import Any
 
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from coinspace._ext.message import Message
@@ -28,7 +30,7 @@ class Sink:
         self,
         topic: Topic,
         kind: int,
-        payload: Buffer,
+        payload: Buffer | NDArray[Any],
         *,
         flags: int = 0,
         n_bids: int = 0,

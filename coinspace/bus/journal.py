@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from coinspace._ext.journal import JournalWriter, Segment
+from coinspace._ext.journal import PART_SUFFIX, JournalWriter, Segment
 from coinspace.bus.segments import segment_path, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import JournalSettings, Settings
@@ -54,6 +54,9 @@ class Journal:
         self._wake = threading.Event()
         self._closing = False
         self._lock = self._lock_folder()
+        for part in folder.glob(f"*{PART_SUFFIX}"):
+            # a writer died while it made this
+            part.unlink(missing_ok=True)
         self.writer = JournalWriter(self._wake.set)
         self._tend()
         self._keeper = threading.Thread(target=self._keep, name="journal keeper", daemon=True)
@@ -70,7 +73,9 @@ class Journal:
         }
 
     def close(self) -> None:
-        """Stop writing and cut the last segment to what it holds."""
+        """Stop writing and cut the last segment to what it holds; more than once is allowed."""
+        if self._closing:
+            return
         self._closing = True
         self._wake.set()
         self._keeper.join()

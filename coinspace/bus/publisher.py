@@ -120,7 +120,9 @@ class Publisher(ZmqSink):
         return self._replay.endpoint if self._replay else ""
 
     def close(self) -> None:
-        """Send what is queued, for at most half a second, and release the endpoint."""
+        """Send what is queued, for at most half a second, and release the endpoint; idempotent."""
+        if self._context.closed:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -139,9 +139,7 @@ class JournalReader:
             except FileNotFoundError:
                 self._files.pop(path, None)
             except JournalError as error:
-                # a segment just being made has no head yet: its name stays unknown until it has
-                if not _is_blank(path):
-                    self.damaged[path] = str(error)
+                self.damaged[path] = str(error)
         return [self._files[path] for path in paths if path in self._files]
 
     def held(self) -> dict[int, dict[bytes, list[tuple[int, int]]]]:
@@ -160,8 +158,9 @@ class JournalReader:
     def fetch(
         self, topic: bytes, epoch: int, first: int, end: int | None, limit: int = CHUNK_BYTES
     ) -> Chunk:
-        """Return the oldest records of [first, end) within `limit` bytes; None = to the last.
+        """Return the oldest records of [first, end), about `limit` bytes; None = to the last.
 
+        Never more than one record beyond the limit.
         A record that was removed meanwhile counts as missing.
         """
         parts: list[bytes] = []
@@ -216,11 +215,6 @@ class JournalReader:
             count, limit, offset = count + n, limit - len(part), offset + consumed
         self._resume[key] = (first, offset)
         return b"".join(parts), count, first
-
-
-def _is_blank(path: Path) -> bool:
-    with path.open("rb") as file:
-        return not any(file.read(SEGMENT_HEAD_SIZE))
 
 
 def read_journal(folder: Path) -> Iterator[Message]:

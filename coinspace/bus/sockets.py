@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
+from coinspace.bus.guard import Guard
 from coinspace.config import BusSettings
 from coinspace.errors import BusError
 
@@ -26,7 +26,7 @@ class Bound:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._lock: int | None = None
-        self._guard: ThreadAuthenticator | None = None
+        self._guard: Guard | None = None
 
     def lock(self) -> None:
         """Refuse an ipc path that another living process has bound: libzmq would take it over."""
@@ -46,26 +46,16 @@ class Bound:
 
     def guard(self, context: zmq.Context[zmq.Socket[bytes]], allowed: Iterable[str]) -> None:
         """Let in only clients that have one of these public keys."""
-        self._guard = ThreadAuthenticator(context)
-        self._guard.start()
-        self._guard.configure_curve_callback("*", credentials_provider=_Allowed(allowed))
+        self._guard = Guard(context, allowed)
 
     def close(self) -> None:
         """Release the guard first, then the path; call after the socket is closed."""
         if self._guard is not None:
-            self._guard.stop()
+            self._guard.close()
             self._guard = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-class _Allowed:
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._keys = {key.encode() for key in keys}
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return zmq.utils.z85.encode(key) in self._keys
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> Bound:
@@ -81,6 +71,7 @@ def bind(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> B
         if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
             bound.guard(socket.context, bus.curve_allowed)
             socket.curve_server = True
+            socket.zap_domain = b"coinspace"
             socket.curve_publickey = bus.curve_public_key.encode()
             socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
         with contextlib.suppress(zmq.ZMQError):
