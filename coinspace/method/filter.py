@@ -13,7 +13,8 @@ With no venue in one
 4. two unflagged: against each other, both out beyond P. One: it stays.
 5. a flagged one: against the median of the unflagged, back within P/2; with none unflagged
 against the nearest other.
-6. a venue without a rate is judged in its own currency against the others of its region.
+6. a venue without a rate is judged in its own currency against the others of its region, for
+   the regional value of this tick; its flag stays as it is.
 
 All comparisons of one tick use the flags as they stood before it; an absent venue keeps its flag.
 """
@@ -81,23 +82,24 @@ class VenueFilter:
             groups.setdefault(regions[name] if self.split else "", {})[name] = mid
         for mids in groups.values():
             self._settle(judge(mids, before, self.limit, self.back), mids)
-        self._judge_unpriced(present, before)
+        out = self.flags | self._judge_unpriced(present, before)
         for one in present:
-            if one.name in self.flags:
+            if one.name in out:
                 reasons[one.name] = "deviating"
         return reasons
 
     def _settle(self, flagged: set[str], judged: Mapping[str, float]) -> None:
         self.flags = (self.flags - set(judged)) | flagged
 
-    def _judge_unpriced(self, present: list[Candidate], before: frozenset[str]) -> None:
-        # 6
+    def _judge_unpriced(self, present: list[Candidate], before: frozenset[str]) -> set[str]:
+        # 6: for this tick only, since the flags are about prices in index currency
         unpriced = [one for one in present if one.mid is None]
+        out: set[str] = set()
         for key in {(one.region, one.quote) for one in unpriced}:
             mids = {one.name: one.native_mid for one in present if (one.region, one.quote) == key}
-            flagged = judge(mids, before, self.limit, self.back)
             names = {one.name for one in unpriced if (one.region, one.quote) == key}
-            self.flags = (self.flags - names) | (flagged & names)
+            out |= judge(mids, before, self.limit, self.back) & names
+        return out
 
     def _update_split(self, mids: Mapping[str, float], regions: Mapping[str, str]) -> None:
         # 2
