@@ -81,7 +81,7 @@ cdef class Curve:
         spacing: grid step in base; 0 = integral mode.
         cut: cut the utilised depth at the coverage depth.
         decay: lambda = 1 / (decay * utilised depth).
-        cap_band, cap_min_per_side: sample of the size cap: levels within the band of the best price, and at least so many.
+        cap_band, cap_min_per_side: sample of the size cap: levels within the band, and at least so many.
         cap_trim, cap_sigmas: share trimmed at each end; deviations above the trimmed mean that stay.
     """
 

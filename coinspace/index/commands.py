@@ -1,17 +1,20 @@
-"""`coinspace compute-index`: books in, index records out, offline and deterministic."""
+"""`compute-index`, `verify-index`, `verify-chain`: offline, from books or recordings."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
+from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
@@ -66,12 +69,14 @@ def read_parameters(path: Path) -> dict[str, Any]:
     help="parameters as TOML or JSON; options win over it",
 )
 @click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
+@click.option("--hash", "hashed", is_flag=True, help="print only number and SHA-256 of the records")
 @config_option
 def compute_index(
     feeds: tuple[Path, ...],
     snapshots: str | None,
     params: Path | None,
     explain: str | None,
+    hashed: bool,
     config_path: str | None,
     **options: Any,
 ) -> None:
@@ -84,18 +89,57 @@ def compute_index(
     chosen = Chosen(settings.index, changes)
     # a wrong parameter is an error even where no line follows
     chosen(settings.index.assets[0] if settings.index.assets else "BTC")
-    wanted = _instant(explain) if explain is not None else None
-    if snapshots is None:
-        raise ConfigError("recordings: expected --snapshots in this release")
-    found = False
-    for record, index in from_snapshots(snapshots, chosen):
-        if wanted is None:
+    output = Output(_instant(explain) if explain is not None else None, hashed)
+    if snapshots is not None:
+        for record, index in from_snapshots(snapshots, chosen):
+            output.take(record, index)
+    else:
+        # recordings need the collectors, whose imports take longer than most snapshots
+        from coinspace.index.feeds import from_feeds
+
+        replay = from_feeds(feeds, settings, chosen, output.take)
+        if replay.pauses:
+            click.echo(f"{replay.pauses} pauses of the recordings left out", err=True)
+        click.echo(f"{replay.records} records of feeds, {output.records} ticks", err=True)
+    output.finish(explain)
+
+
+class Output:
+    """Where records go: all of them as lines, one of them explained, or only their hash."""
+
+    def __init__(self, wanted_ms: float | None, hashed: bool) -> None:
+        self._wanted_ms = wanted_ms
+        self._hash = hashlib.sha256() if hashed else None
+        self._found = False
+        self.records = 0
+
+    def take(self, record: Record, index: Index) -> None:
+        """Take the next record; `index` still holds its curve."""
+        self.records += 1
+        if self._wanted_ms is not None:
+            if record["ts_ms"] == self._wanted_ms:
+                self._found = True
+                write({**record, **index.explain()})
+        elif self._hash is not None:
+            self._hash.update(orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS))
+        else:
             write(record)
-        elif record["ts_ms"] == wanted:
-            write({**record, **index.explain()})
-            found = True
-    if wanted is not None and not found:
-        raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
+
+    def finish(self, explain: str | None) -> None:
+        """End the output. Raises: CoinSpaceError when the tick to explain did not come."""
+        if self._hash is not None:
+            write({"records": self.records, "sha256": self._hash.hexdigest()})
+        if self._wanted_ms is not None and not self._found:
+            raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
+
+
+def reproducible(record: Record) -> Record:
+    """Return what two computations of a tick have in common: no latency, no epoch."""
+    inputs = {
+        name: {key: value for key, value in one.items() if key != "epoch"}
+        for name, one in record.get("inputs", {}).items()
+    }
+    return {**record, "inputs": inputs, "latency_ns": None}
 
 
 def from_snapshots(path: str, chosen: Chosen) -> Iterator[tuple[Record, Index]]:
@@ -131,3 +175,89 @@ def _instant(text: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigError(f"--explain: expected a time in ms, was {text!r}") from None
+
+
+def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a time given as ms since 1970 or in ISO 8601 (UTC where no zone is named)."""
+    if value is None:
+        return None
+    try:
+        return int(float(value) * MILLISECOND_NS)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
+    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
+
+
+@click.command("verify-index")
+@click.option(
+    "--feeds",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="folder of archived raw feeds, searched with its subfolders",
+)
+@click.option("--from", "start_ns", required=True, callback=instant_ns, help="first tick")
+@click.option("--to", "end_ns", required=True, callback=instant_ns, help="first tick not wanted")
+@click.option("--asset", "assets", multiple=True, help="default: all configured")
+@click.option("--restate", is_flag=True, help="write index_recalc rows for errors above 0.10 %")
+@click.option("--operator", default="", help="who restates")
+@click.option("--because", default="", help="why")
+@config_option
+def verify_index(
+    folder: Path,
+    start_ns: int,
+    end_ns: int,
+    assets: tuple[str, ...],
+    restate: bool,
+    operator: str,
+    because: str,
+    config_path: str | None,
+) -> None:
+    """Compute stored records again from archived feeds; exit code 1 where a tick differs.
+
+    A published row is never changed: --restate writes rows of their own, which keep the original,
+    for values that were off by more than 0.10 % on the day of the run.
+    """
+    if restate and not (operator and because):
+        raise click.UsageError("--restate: expected --operator and --because too")
+    from coinspace.index.audit import Restatement, verify
+
+    settings = load(config_path)
+    verdict = verify(
+        settings,
+        folder,
+        (start_ns, end_ns),
+        list(assets) or settings.index.assets,
+        Restatement(operator, because) if restate else None,
+    )
+    write(verdict.facts())
+    click.echo(verdict.summary(), err=True)
+    if not verdict.good:
+        raise SystemExit(1)
+
+
+@click.command("verify-chain")
+@click.option("--append", is_flag=True, help="first add the links of closed days that have none")
+@click.option("--json", "as_json", is_flag=True, help="one JSON line per day")
+@config_option
+def verify_chain(append: bool, as_json: bool, config_path: str | None) -> None:
+    """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
+    from coinspace.index.audit import checked_links
+
+    wrong_days = days = 0
+    for link, wrong in checked_links(load(config_path), append=append):
+        days += 1
+        wrong_days += bool(wrong)
+        if as_json:
+            write({**link.facts(), "wrong": wrong})
+        else:
+            words = "; ".join(wrong) if wrong else "ok"
+            click.echo(f"{link.day} {link.records} records {link.link[:16]}… {words}")
+    click.echo(f"{days} days checked, {wrong_days} wrong", err=True)
+    if wrong_days:
+        raise SystemExit(1)

@@ -53,10 +53,8 @@ class Row:
 
 def tick_ns(record: Mapping[str, Any]) -> int:
     """Return the tick of a record in ns; exact, since ticks are whole ms or parts of them."""
-    ms = record["ts_ms"]
-    if isinstance(ms, int):
-        return int(ms) * MILLISECOND_NS
-    return round(ms * MILLISECOND_NS)
+    ms: int | float = record["ts_ms"]
+    return ms * MILLISECOND_NS if isinstance(ms, int) else round(ms * MILLISECOND_NS)
 
 
 def tick_row(

@@ -55,7 +55,7 @@ class Collectors:
                 continue
             sink = self.publishers[name]
             bids, asks = side(price, -1), side(price, 1)
-            payload = np.concatenate([bids.ravel(), asks.ravel()])
+            payload = np.concatenate([bids.ravel(), asks.ravel()]).tobytes()
             sink.publish(
                 sink.topic(f"orderbook.{name}.{market}.".encode()),
                 ORDERBOOK,

@@ -1,0 +1,137 @@
+"""Checks of what is stored: recomputing records from archived feeds, and the daily hash chain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.collector.commands import quiet_logs
+from coinspace.config import Settings
+from coinspace.errors import CoinSpaceError
+from coinspace.index import chain
+from coinspace.index.feeds import sources
+from coinspace.index.records import Row
+from coinspace.index.replay import FeedReplay
+from coinspace.index.verify import Comparison, Verdict, recalc_row, warm, warm_fx
+from coinspace.storage import schema
+from coinspace.storage.address import address
+from coinspace.storage.sender import Sender
+
+# recomputed before the first compared tick, for what is remembered beyond the stored memory
+WARM_UP_NS = 120 * SECOND_NS
+STORE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Who writes rows to index_recalc, and why."""
+
+    operator: str
+    because: str
+
+
+def verify(
+    settings: Settings,
+    folder: Path,
+    bounds: tuple[int, int],
+    assets: list[str],
+    restatement: Restatement | None = None,
+) -> Verdict:
+    """Compute the ticks in [from, to) again and compare them with what is stored.
+
+    Raises: CoinSpaceError without feeds, StorageError when the database cannot answer.
+    """
+    quiet_logs()
+    paths = tuple(sorted(folder.rglob("*.feed*")))
+    if not paths:
+        raise CoinSpaceError(f"--feeds {folder}: expected *.feed or *.feed.zst files, found none")
+    settings.index.assets = assets
+    start_ns, end_ns = bounds
+    warm_ns = start_ns - WARM_UP_NS
+    readers, make = sources(paths, settings, segments=True)
+    with schema.connect(address(settings)) as connection:
+        comparison = Comparison(connection, assets, start_ns, end_ns)
+        replay = FeedReplay(
+            settings,
+            make,
+            settings.index.parameters_of,
+            lambda record, _: comparison.take(record),
+            start_ns=warm_ns,
+            end_ns=end_ns,
+        )
+        for asset in assets:
+            warm(connection, replay.calculator.index(asset), warm_ns)
+        window_ns = int(settings.index.parameters.fx_window_s * SECOND_NS)
+        replay.aggregator.restore(warm_fx(connection, assets[0], warm_ns, window_ns))
+    replay.run(readers)
+    verdict = comparison.finish()
+    if restatement is not None:
+        verdict.restated = _restate(settings, comparison, restatement)
+    return verdict
+
+
+def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int:
+    now = now_ns()
+    day_ns = now // chain.DAY_NS * chain.DAY_NS
+    rows = [
+        recalc_row(record, original, by.operator, by.because, now)
+        for record, original in comparison.restated
+        if record["ts_ms"] * MILLISECOND_NS >= day_ns
+    ]
+    detail = f"{len(rows)} rows: {by.because}"
+    entry = {"target": "index_recalc", "detail": detail, "entry": 0}
+    store(
+        settings,
+        [*rows, Row("operator_log", now, {"operator": by.operator, "action": "restate"}, entry)],
+    )
+    return len(rows)
+
+
+def store(settings: Settings, rows: list[Row]) -> None:
+    """Store rows and wait for it. Raises: CoinSpaceError when it takes too long."""
+    sender = Sender(settings, "index-tools")
+    sender.start()
+    for row in rows:
+        sender.row(row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns)
+    sender.seal()
+    deadline = time.monotonic() + STORE_TIMEOUT_S
+    while sender.pending and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left, trouble = sender.pending, sender.trouble
+    sender.abort()
+    if left:
+        raise CoinSpaceError(
+            f"{left} rows: expected to be stored within {STORE_TIMEOUT_S:g} s, {trouble}"
+        )
+
+
+def checked_links(
+    settings: Settings, *, append: bool = False
+) -> Iterator[tuple[chain.Link, list[str]]]:
+    """Yield every stored day with what is wrong about it; append adds missing days first."""
+    with schema.connect(address(settings)) as connection:
+        if append:
+            links = chain.stored_links(connection)
+            previous = links[-1].link if links else chain.FIRST
+            for day_ns in chain.missing_days(connection, now_ns()):
+                link = chain.make_link(connection, day_ns, previous)
+                store(settings, [link.row()])
+                previous = link.link
+            _wait_applied(connection)
+        yield from chain.check(connection)
+
+
+def _wait_applied(connection: Any) -> None:
+    # rows are acknowledged before they can be read
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        row = connection.execute(
+            "SELECT writerTxn, sequencerTxn FROM wal_tables() WHERE name = 'index_chain'"
+        ).fetchone()
+        if row is None or row[0] == row[1]:
+            return
+        time.sleep(0.05)

@@ -1,0 +1,133 @@
+"""A hash over each UTC day's stored records, chained to the day before.
+
+    digest(day) = SHA-256 over the rows of index_tick, then of index_venue, each ordered by their
+                  keys and written as one JSON array of its columns and a line end
+    link(day)   = SHA-256(previous link as hex, digest as hex)
+
+Anybody with the two tables can compute both again; a changed, added or missing row changes every
+link from its day on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import psycopg
+
+from coinspace.clock import SECOND_NS
+from coinspace.errors import StorageError
+from coinspace.index.records import Row
+from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE, Table
+
+DAY_NS = 86_400 * SECOND_NS
+# rows are read in pieces of a day, so that memory stays small
+PIECES = 96
+FIRST = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One day of the chain."""
+
+    day_ns: int
+    records: int
+    digest: str
+    previous: str
+    link: str
+
+    @property
+    def day(self) -> str:
+        """The UTC day as 2026-01-31."""
+        return datetime.fromtimestamp(self.day_ns // SECOND_NS, UTC).date().isoformat()
+
+    def row(self) -> Row:
+        """Return the row that stores it."""
+        columns = {name: getattr(self, name) for name in ("records", "digest", "previous", "link")}
+        return Row("index_chain", self.day_ns, {}, columns)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {"day": self.day, **{k: v for k, v in asdict(self).items() if k != "day_ns"}}
+
+
+def digest_day(connection: psycopg.Connection[Any], day_ns: int) -> tuple[int, str]:
+    """Return the number of a day's records and their digest. Raises: StorageError."""
+    hashed = hashlib.sha256()
+    records = 0
+    for table in (INDEX_TICK, INDEX_VENUE):
+        for row in _rows(connection, table, day_ns):
+            hashed.update(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            records += table is INDEX_TICK
+    return records, hashed.hexdigest()
+
+
+def _rows(
+    connection: psycopg.Connection[Any], table: Table, day_ns: int
+) -> Iterator[tuple[Any, ...]]:
+    columns = ", ".join(
+        f"{name}::long" if kind.startswith("TIMESTAMP") else f'"{name}"'
+        for name, kind in table.columns
+    )
+    order = ", ".join(table.keys)
+    step = DAY_NS // PIECES
+    for start_ns in range(day_ns, day_ns + DAY_NS, step):
+        query = (
+            f"SELECT {columns} FROM {table.name} WHERE ts >= {start_ns}::timestamp_ns"
+            f" AND ts < {start_ns + step}::timestamp_ns ORDER BY {order}"
+        )
+        try:
+            yield from connection.execute(query, binary=True)
+        except psycopg.Error as error:
+            raise StorageError(f"records of a day: expected rows, {error}", table.name) from None
+
+
+def stored_links(connection: psycopg.Connection[Any]) -> list[Link]:
+    """Return the chain as stored, oldest first."""
+    rows = connection.execute(
+        "SELECT ts::long, records, digest, previous, link FROM index_chain ORDER BY ts"
+    ).fetchall()
+    return [Link(*row) for row in rows]
+
+
+def make_link(connection: psycopg.Connection[Any], day_ns: int, previous: str) -> Link:
+    """Return the link of a day."""
+    records, digest = digest_day(connection, day_ns)
+    link = hashlib.sha256((previous + digest).encode()).hexdigest()
+    return Link(day_ns, records, digest, previous, link)
+
+
+def missing_days(connection: psycopg.Connection[Any], now_ns: int) -> list[int]:
+    """Return the closed UTC days with records and without a link, oldest first."""
+    links = stored_links(connection)
+    row = connection.execute("SELECT min(ts)::long FROM index_tick").fetchone()
+    if row is None or row[0] is None:
+        return []
+    first_ns = links[-1].day_ns + DAY_NS if links else row[0] // DAY_NS * DAY_NS
+    # a day without records gets a link too: its emptiness is a fact
+    return list(range(first_ns, now_ns // DAY_NS * DAY_NS, DAY_NS))
+
+
+def check(connection: psycopg.Connection[Any]) -> Iterator[tuple[Link, list[str]]]:
+    """Compute every stored link again; yield it with what is wrong about it."""
+    previous = FIRST
+    before_ns = None
+    for stored in stored_links(connection):
+        found = make_link(connection, stored.day_ns, stored.previous)
+        wrong = []
+        if found.records != stored.records:
+            wrong.append(f"records: expected {stored.records}, was {found.records}")
+        if found.digest != stored.digest:
+            wrong.append(f"digest: expected {stored.digest}, was {found.digest}")
+        if stored.previous != previous:
+            wrong.append(f"previous: expected {previous}, was {stored.previous}")
+        if found.link != stored.link and not wrong:
+            wrong.append(f"link: expected {stored.link}, was {found.link}")
+        if before_ns is not None and stored.day_ns != before_ns + DAY_NS:
+            wrong.append("day: expected the one after the last, was a later one")
+        yield stored, wrong
+        previous, before_ns = stored.link, stored.day_ns

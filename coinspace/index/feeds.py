@@ -1,0 +1,108 @@
+"""Recordings as sources of the index: which feeds share a collector, and the run over all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from coinspace._ext.sink import ListSink
+from coinspace.collector.books import symbols_of
+from coinspace.collector.commands import quiet_logs
+from coinspace.collector.markets import resolve
+from coinspace.collector.replay import Replay
+from coinspace.collector.worker import make_stage
+from coinspace.config import IndexParameters, Settings
+from coinspace.errors import CoinSpaceError
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.feed.format import FeedReader
+from coinspace.index.calculator import Index, Record
+from coinspace.index.replay import FeedReplay
+from coinspace.market import Market
+
+
+def sources(
+    paths: tuple[Path, ...], settings: Settings, *, segments: bool = False
+) -> tuple[list[FeedReader], Callable[[FeedReader, ListSink], Replay]]:
+    """Return readers of feeds, and what makes the collector of each.
+
+    Feeds of one exchange with a market in common are pieces of one connection and share a
+    collector; with `segments` all feeds of an exchange do.
+    """
+    groups: dict[str, list[tuple[set[str], list[Path]]]] = {}
+    for path in paths:
+        reader = FeedReader(path)
+        name = reader.exchange
+        if name not in settings.exchanges:
+            known = ", ".join(settings.exchanges)
+            raise CoinSpaceError(f"{path}: expected a feed of {known}, was {name!r}")
+        spelled = exchange_named(name)
+        symbols: set[str] = set()
+        if not segments:
+            symbols = set(symbols_of(spelled, reader))
+        mine = groups.setdefault(name, [])
+        group = next((one for one in mine if segments or one[0] & symbols), None)
+        if group is None:
+            mine.append((symbols, [path]))
+        else:
+            group[0].update(symbols)
+            group[1].append(path)
+    collectors: dict[Path, Replay] = {}
+    sinks: dict[Path, tuple[str, list[tuple[str, str]], list[Path]]] = {}
+    for name, mine in groups.items():
+        spelled = exchange_named(name)
+        configured = resolve(
+            spelled, [one for one in settings.exchanges[name].markets if "*" not in one], None
+        )
+        for symbols, members in mine:
+            entries = [one for one in configured if segments or one[0] in symbols]
+            for path in members:
+                sinks[path] = (name, entries, members)
+
+    def make(reader: FeedReader, sink: ListSink) -> Replay:
+        found = collectors.get(reader.path)
+        if found is None:
+            name, entries, members = sinks[reader.path]
+            stage = make_stage(
+                exchange_named(name), "orderbook", settings.exchanges[name], entries, sink
+            )
+            found = Replay(stage)
+            for path in members:
+                collectors[path] = found
+        return found
+
+    readers = [FeedReader(path) for path in paths if sinks[path][1]]
+    return readers, make
+
+
+def recorded_assets(paths: tuple[Path, ...], settings: Settings) -> set[str]:
+    """Return the base assets of the configured markets that feeds hold."""
+    found: set[str] = set()
+    for path in paths:
+        reader = FeedReader(path)
+        spelled = exchange_named(reader.exchange)
+        held = set(symbols_of(spelled, reader))
+        for text in settings.exchanges[reader.exchange].markets:
+            if "*" not in text and spelled.symbol_of(Market.parse(text)) in held:
+                found.add(Market.parse(text).base)
+    return found
+
+
+def from_feeds(
+    paths: tuple[Path, ...],
+    settings: Settings,
+    parameters_of: Callable[[str], IndexParameters],
+    take: Callable[[Record, Index], None],
+) -> FeedReplay:
+    """Compute all ticks of recordings."""
+    quiet_logs()
+    readers, make = sources(paths, settings)
+    recorded = recorded_assets(paths, settings)
+    settings.index.assets = [one for one in settings.index.assets if one in recorded]
+    replay: FeedReplay
+
+    def emit(record: Record, _: object) -> None:
+        take(record, replay.calculator.index(record["asset"]))
+
+    replay = FeedReplay(settings, make, parameters_of, emit)
+    replay.run(readers)
+    return replay
