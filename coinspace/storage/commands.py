@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 import webbrowser
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import orjson
 
-from coinspace.clock import now_ns
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health, run
@@ -21,7 +23,13 @@ from coinspace.storage import keeper
 from coinspace.storage.address import address, root
 from coinspace.storage.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
 
+if TYPE_CHECKING:
+    from coinspace.storage.reconcile import Report
+
 EXIT_DEGRADED = 1
+HOUR_NS = 3600 * SECOND_NS
+# messages younger than this may still be on their way
+IN_FLIGHT_NS = 10 * SECOND_NS
 EXIT_DOWN = 2
 
 
@@ -184,3 +192,65 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return True
+
+
+@click.command()
+@config_option
+@click.option("--from", "start", help="ISO 8601 or epoch ms; by default an hour before --to")
+@click.option("--to", "end", help="ISO 8601 or epoch ms, not included; by default 10 s ago")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object, times in ns")
+def reconcile(config_path: str | None, start: str | None, end: str | None, as_json: bool) -> None:
+    """Prove that every published message is stored.
+
+    Per publisher, topic and minute: what was published, what of it is stored or a repeat, and what
+    the table `gap` says of the rest. Exit code 1 when something is unexplained.
+    """
+    from coinspace.storage.reconcile import reconcile as compare
+
+    settings = load(config_path)
+    to_ns = _time_ns(end, "--to") if end else now_ns() - IN_FLIGHT_NS
+    from_ns = _time_ns(start, "--from") if start else to_ns - HOUR_NS
+    if from_ns >= to_ns:
+        raise ConfigError(f"--from and --to: expected from before to, was {start} and {end}")
+    watched = not as_json and sys.stderr.isatty()
+    report = compare(
+        settings, from_ns, to_ns, (lambda text: click.echo(text, err=True)) if watched else _quiet
+    )
+    if as_json:
+        click.echo(orjson.dumps(report.as_dict()))
+    else:
+        _print_report(report)
+    raise SystemExit(1 if report.total.unexplained else 0)
+
+
+def _quiet(text: str) -> None:
+    """Say nothing: nobody watches."""
+
+
+def _print_report(report: Report) -> None:
+    from coinspace.storage.reconcile import COUNTS
+
+    width = max([len("topic"), *(len(line.topic) for line in report.lines)])
+    click.echo(f"{'minute':17}{'topic':{width}}" + "".join(f"{name:>12}" for name in COUNTS))
+    for line in report.lines:
+        minute = datetime.fromtimestamp(line.minute_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M")
+        counts = "".join(f"{getattr(line, name):12}" for name in COUNTS)
+        click.echo(f"{minute:17}{line.topic:{width}}{counts}")
+    total = report.total
+    click.echo(f"{'total':{17 + width}}" + "".join(f"{getattr(total, n):12}" for n in COUNTS))
+    for publisher, topic, epoch, sequence in report.unexplained[:20]:
+        click.echo(f"unexplained: {publisher} {topic} epoch {epoch} sequence {sequence}", err=True)
+
+
+def _time_ns(text: str, option: str) -> int:
+    """Read ISO 8601 (UTC unless it says otherwise) or epoch ms. Raises: ConfigError."""
+    if text.isdigit():
+        return int(text) * 1_000_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option}: expected ISO 8601 or epoch ms, was {text!r}") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * SECOND_NS + since.microseconds * 1000

@@ -23,12 +23,15 @@ TTL_HOURS = {"HOUR": 1, "DAY": 24, "WEEK": 168}
 class Difference:
     """One way in which the database differs from the declaration.
 
-    Attributes: table; text says what was expected and found; mend is the statement that ends it.
+    Attributes:
+        text: what was expected and found; mend: the statement that ends it.
+        damaging: whether rows stored meanwhile, or ever, may have lost a value.
     """
 
     table: str
     text: str
     mend: str
+    damaging: bool = False
 
 
 def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> psycopg.Connection[Any]:
@@ -40,7 +43,10 @@ def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> psycopg.Conne
 
 
 def create(found: Address, *, ttl: bool = True) -> list[str]:
-    """Create what is missing and mend what differs.
+    """Create tables and views that are missing, set keys and TTL.
+
+    A column that has another type or is gone is left to `mend`: only who stores the table can also
+    store again what that has damaged.
 
     Returns: the statements that changed something.
     Raises: StorageError when the database refuses one or cannot be reached.
@@ -56,15 +62,35 @@ def create(found: Address, *, ttl: bool = True) -> list[str]:
         done += [
             _run(connection, difference.mend, difference.table)
             for difference in _differences(connection, existing, ttl)
+            if not difference.damaging
         ]
-        for view in VIEWS:
-            if view.name not in views:
-                done.append(_run(connection, view.create(ttl), view.name))
-            elif views[view.name] == "invalid":
-                # changing a column of its base does that
-                refresh = f"REFRESH MATERIALIZED VIEW {view.name} FULL"
-                done.append(_run(connection, refresh, view.name))
+        done += [
+            _run(connection, view.create(ttl), view.name)
+            for view in VIEWS
+            if view.name not in views
+        ]
     return done
+
+
+def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Difference]:
+    """End the differences of these tables, and refresh the views that they made invalid.
+
+    Returns: what was mended. Raises: StorageError.
+    """
+    create(found, ttl=ttl)
+    with connect(found) as connection:
+        wrong = [
+            difference
+            for difference in _differences(connection, _tables(connection), ttl)
+            if difference.table in tables
+        ]
+        for difference in wrong:
+            _run(connection, difference.mend, difference.table)
+        views = _views(connection)
+        for view in VIEWS:
+            if views.get(view.name) == "invalid":
+                _run(connection, f"REFRESH MATERIALIZED VIEW {view.name} FULL", view.name)
+    return wrong
 
 
 def differences(found: Address, *, ttl: bool = True) -> list[Difference]:
@@ -72,7 +98,12 @@ def differences(found: Address, *, ttl: bool = True) -> list[Difference]:
     with connect(found) as connection:
         existing = _tables(connection)
         missing = [
-            Difference(table.name, f"table {table.name}: expected, was none", table.create(ttl))
+            Difference(
+                table.name,
+                f"table {table.name}: expected, was none",
+                table.create(ttl),
+                damaging=True,
+            )
             for table in TABLES
             if table.name not in existing
         ]
@@ -120,6 +151,7 @@ def _column_differences(connection: psycopg.Connection[Any], table: Table) -> li
                     table.name,
                     f"{table.name}.{name}: expected {kind}, was no column",
                     f"ALTER TABLE {table.name} ADD COLUMN IF NOT EXISTS {name} {kind}",
+                    damaging=True,
                 )
             )
         elif types[name] != kind:
@@ -128,6 +160,7 @@ def _column_differences(connection: psycopg.Connection[Any], table: Table) -> li
                     table.name,
                     f"{table.name}.{name}: expected {kind}, was {types[name]}",
                     f"ALTER TABLE {table.name} ALTER COLUMN {name} TYPE {kind}",
+                    damaging=True,
                 )
             )
     return found

@@ -32,6 +32,8 @@ from coinspace.storage.transport import (
 
 # called on the loop with (key, table, the server's words)
 OnRejected = Callable[[Any, str, str], None]
+# called on the loop with what was wrong with the schema
+OnMended = Callable[[list[schema.Difference]], None]
 
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
@@ -70,6 +72,7 @@ class Sender:
         name: str,
         *,
         on_rejected: OnRejected | None = None,
+        on_mended: OnMended | None = None,
         where: Callable[[Settings], Address] = address,
     ) -> None:
         storage = settings.storage
@@ -79,6 +82,8 @@ class Sender:
         self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
         self._where = where
         self._on_rejected = on_rejected
+        self._on_mended = on_mended
+        self._tables: set[str] = set()
         self._batch_rows = storage.batch_rows
         self._batch_s = storage.batch_ms / 1000
         self._timeout_ms = storage.request_timeout_ms
@@ -148,6 +153,7 @@ class Sender:
         batch = self._open
         if batch is None:
             batch = self._new_batch()
+        self._tables.add(table)
         buffer = batch.buffer
         before = len(buffer)
         try:
@@ -278,8 +284,11 @@ class Sender:
         """Find out whose fault it is: the schema's, which is mended, or single rows'."""
         found = self._where(self.settings)
         ttl = self.settings.storage.ttl == "on"
-        if schema.create(found, ttl=ttl):
+        mended = schema.mend(found, set(self._tables), ttl=ttl)
+        if mended:
             self._repairs += 1
+            if self._on_mended is not None:
+                self._tell(self._on_mended, mended)
             raise Unavailable(f"the schema was mended after: {refusal.reason}")
         batch.refusals += 1
         # another process may have mended the schema just now: ask a second time before a row is
@@ -321,10 +330,13 @@ class Sender:
         self.dead.add(table, refusal.reason, key, line)
         self._rejected += 1
         if self._on_rejected is not None:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._on_rejected, key, table, refusal.reason)
-            else:
-                self._on_rejected(key, table, refusal.reason)
+            self._tell(self._on_rejected, key, table, refusal.reason)
+
+    def _tell(self, callback: Callable[..., None], *what: Any) -> None:
+        if self._loop is None:
+            callback(*what)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *what)
 
     def _later(self, batch: _Batch, error: Exception) -> None:
         self.trouble = str(error)[:300] or type(error).__name__

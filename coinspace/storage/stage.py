@@ -26,6 +26,7 @@ class Stage:
         topics: prefixes of the topics to store, as subscribed.
         depth: levels stored a side.
         on_hole: called when a hole was found, so that somebody fetches it.
+        on_restart: called with a publisher that has a new epoch.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Stage:
         *,
         clock: Clock = now_ns,
         on_hole: Callable[[], object] = lambda: None,
+        on_restart: Callable[[str], object] = lambda publisher: None,
     ) -> None:
         self.sender = sender
         self.ledger = Ledger()
@@ -44,6 +46,8 @@ class Stage:
         self._depth = depth
         self._clock = clock
         self._on_hole = on_hole
+        self._on_restart = on_restart
+        self._epochs: dict[str, int] = {}
         # the stream of each topic that spoke last: the dictionary's key is made once a topic
         self._current: dict[tuple[str, bytes], Stream] = {}
         # gap rows of refused rows that memory had no place for
@@ -198,6 +202,9 @@ class Stage:
             return
         self.outages.on_heartbeat(publisher, epoch, self.heard_ns.get(publisher, 0), now)
         self.heard_ns[publisher] = now
+        if self._epochs.get(publisher) != epoch:
+            self._epochs[publisher] = epoch
+            self._on_restart(publisher)
         for topic, last in sequences.items():
             self.expect(publisher, topic, epoch, last, "not received")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,11 @@ import psycopg
 
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
-from coinspace.errors import CoinSpaceError, StorageError
+from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, schema
 from coinspace.storage.address import Address, address, root
 
+OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
 INTERVAL_S = 2.0
 QUERY_TIMEOUT_S = 5.0
 # a table this far behind its acknowledged rows does not keep up
@@ -136,11 +137,16 @@ def disk_problems(settings: Settings) -> list[str]:
 class Watch:
     """Looks every two seconds and keeps the last findings.
 
-    Args: on_drift: called on the loop when the schema differs from its declaration.
+    Args:
+        tables: that its owner stores.
+        on_drift: called with the differences between their schema and its declaration.
     """
 
-    def __init__(self, settings: Settings, *, on_drift: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, tables: set[str], *, on_drift: OnDrift | None = None
+    ) -> None:
         self._settings = settings
+        self._tables = tables
         self._on_drift = on_drift
         self.findings = Findings(reachable=True)
         self.looks = 0
@@ -154,9 +160,18 @@ class Watch:
             self.findings = await look(self._settings)
             self.looks += 1
             self._own_clock()
-            if self.findings.drift and self._on_drift is not None:
-                await self._on_drift()
+            drift = [one for one in self.findings.drift if one.table in self._tables]
+            if drift:
+                await self._mend(drift)
             await asyncio.sleep(INTERVAL_S)
+
+    async def _mend(self, drift: list[schema.Difference]) -> None:
+        if self._on_drift is None:
+            return
+        try:
+            await self._on_drift(drift)
+        except CoinSpaceError as error:
+            self.findings.problems.append(str(error))
 
     def _own_clock(self) -> None:
         """Notice that this host's clock was set: times of rows would run backwards."""
@@ -168,11 +183,3 @@ class Watch:
             self.findings.problems.append(
                 f"this host's clock jumped by {step_s:.1f} s: slew it instead of setting it"
             )
-
-
-def mend(settings: Settings) -> list[str]:
-    """Create and mend the schema. Returns: what was changed. Raises: StorageError."""
-    try:
-        return schema.create(address(settings), ttl=settings.storage.ttl == "on")
-    except psycopg.Error as error:
-        raise StorageError(f"mending the schema: {str(error).splitlines()[0]}") from None

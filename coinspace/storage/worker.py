@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from functools import partial
 
 import click
@@ -13,11 +14,14 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
-from coinspace.storage import position
+from coinspace.storage import position, schema
 from coinspace.storage.address import address
+from coinspace.storage.catchup import CatchUp
+from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
-from coinspace.storage.watch import Watch, mend
+from coinspace.storage.tables import GAP
+from coinspace.storage.watch import Watch
 
 ORDERBOOK_WORKER = "orderbook-storage-worker"
 TICKER_WORKER = "ticker-storage-worker"
@@ -32,6 +36,29 @@ HEALTH_S = 0.5
 TROUBLE_S = 2.0
 CLOSE_S = 15.0
 SLACK_NS = 3600 * SECOND_NS
+LAG_PROBE_S = 0.02
+LAG_WINDOW = 10
+
+
+class LoopLag:
+    """How late the event loop calls back: the longest delay of each of the last seconds."""
+
+    def __init__(self) -> None:
+        self._worst: deque[float] = deque([0.0], maxlen=LAG_WINDOW)
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            worst, until = 0.0, loop.time() + 1.0
+            while (before := loop.time()) < until:
+                await asyncio.sleep(LAG_PROBE_S)
+                worst = max(worst, loop.time() - before - LAG_PROBE_S)
+            self._worst.append(worst)
+
+    def recent_ms(self) -> float:
+        """Return the longest delay of the last ten seconds."""
+        return round(max(self._worst) * 1e3, 3)
 
 
 class Worker:
@@ -45,14 +72,23 @@ class Worker:
         self.name = name
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
-        self.sender = Sender(settings, name, on_rejected=self._on_rejected)
-        self.wake = asyncio.Event()
-        self.stage = Stage(self.sender, topics, settings.storage.depth, on_hole=self.wake.set)
-        self.watch = Watch(settings)
+        self.sender = Sender(
+            settings, name, on_rejected=self._on_rejected, on_mended=self._on_mended
+        )
+        self.stage = Stage(
+            self.sender,
+            topics,
+            settings.storage.depth,
+            on_hole=self._on_hole,
+            on_restart=self._on_restart,
+        )
+        self.catchup = CatchUp(settings, self.stage, self.publishers)
+        self.watch = Watch(settings, {*self.kinds, GAP.name}, on_drift=self._on_drift)
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
         self._tasks: list[asyncio.Task[None]] = []
         self._trouble_since: float | None = None
+        self._lag = LoopLag()
 
     async def start(self) -> bool:
         """Wait for the database, take up the positions, then listen.
@@ -60,9 +96,10 @@ class Worker:
         Returns: False when the process was asked to stop before that.
         """
         self._tasks.append(asyncio.create_task(self.watch.run()))
+        self._tasks.append(asyncio.create_task(self._lag.run()))
         while not self.process.stopping.is_set():
             try:
-                await asyncio.to_thread(mend, self.settings)
+                mended = await self._mend()
                 await self._restore()
                 break
             except CoinSpaceError as error:
@@ -83,6 +120,8 @@ class Worker:
             )
             subscriber.start(loop)
             self._subscribers.append(subscriber)
+        self._on_mended(mended)
+        self._tasks.append(asyncio.create_task(self.catchup.run()))
         self._tasks.append(asyncio.create_task(self._health()))
         return True
 
@@ -93,7 +132,10 @@ class Worker:
             subscriber.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                self.process.log.error("task failed", error=repr(outcome))
+        self.catchup.close()
         self.stage.settle()
         if not await self.sender.close(CLOSE_S):
             self.process.log.warning(
@@ -108,7 +150,8 @@ class Worker:
                 # the stage accounts for gaps itself, over restarts too
                 if name not in ("gaps", "missed"):
                     heard[name] = heard.get(name, 0) + value
-        return heard | self.stage.counters() | self.sender.counters()
+        counts = self.stage.counters() | self.sender.counters() | self.catchup.counters()
+        return heard | counts | {"loop_lag_ms": self._lag.recent_ms()}
 
     async def _restore(self) -> None:
         since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS - SLACK_NS
@@ -116,6 +159,32 @@ class Worker:
             address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
         )
         self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
+
+    def _on_hole(self) -> None:
+        self.catchup.wake()
+
+    def _on_restart(self, publisher: str) -> None:
+        self.catchup.restarted(publisher)
+
+    async def _on_drift(self, drift: list[Difference]) -> None:
+        mended = await self._mend()
+        # a table that was gone is there again, without what it held
+        self._on_mended(mended + [one for one in drift if one.damaging and one not in mended])
+
+    async def _mend(self) -> list[Difference]:
+        tables = {*self.kinds, GAP.name}
+        ttl = self.settings.storage.ttl == "on"
+        return await asyncio.to_thread(schema.mend, address(self.settings), tables, ttl=ttl)
+
+    def _on_mended(self, mended: list[Difference]) -> None:
+        """Store again what journals hold of tables whose columns were not as declared."""
+        for one in mended:
+            self.process.log.error("schema mended", was=one.text, by=one.mend)
+        damaging = [one for one in mended if one.damaging]
+        tables = {one.table for one in damaging} & {*self.kinds}
+        if tables:
+            reason = f"schema changed: {damaging[0].text}"
+            self._tasks.append(asyncio.create_task(self.catchup.restore(tables, reason)))
 
     def _on_rejected(self, key: tuple[str, str, int, int] | None, table: str, reason: str) -> None:
         self.process.log.error("row refused", table=table, reason=reason, key=key)
@@ -132,7 +201,7 @@ class Worker:
             await asyncio.sleep(HEALTH_S)
 
     def _problems(self) -> list[str]:
-        problems = list(self.watch.findings.problems)
+        problems = self.watch.findings.problems + self.catchup.problems()
         now = asyncio.get_running_loop().time()
         if self.sender.trouble is None:
             self._trouble_since = None

@@ -72,7 +72,7 @@ class Feeder:
         self.sink.publish(
             topic,
             ORDERBOOK,
-            book(i - repeat, number),
+            book(i - repeat, number).tobytes(),
             n_bids=LEVELS,
             n_asks=LEVELS,
             flags=REPEAT if repeat else 0,
@@ -85,12 +85,12 @@ class Feeder:
         values = book(i, number)[:11]
         values[3] = np.nan
         ticker = self.sink.topic(f"ticker.{self.exchange}.{market}.".encode())
-        self.sink.publish(ticker, TICKER, values, received_ns=self._at())
+        self.sink.publish(ticker, TICKER, values.tobytes(), received_ns=self._at())
         trade = self.sink.topic(f"trade.{self.exchange}.{market}.".encode())
         self.sink.publish(
             trade,
             TRADE,
-            values[:2].copy(),
+            values[:2].tobytes(),
             flags=SELL if i % 2 else 0,
             exchange_ns=self._at() - 1_000_000,
             received_ns=self._at(),

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -15,7 +16,7 @@ from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health
 from coinspace.storage import runtime
-from coinspace.storage.address import Address, address, configured
+from coinspace.storage.address import address, configured
 from coinspace.storage.server import ManagedServer, exec_status, is_ours
 
 
@@ -49,14 +50,10 @@ def test_credentials_are_private_random_and_asked_for(questdb: Settings) -> None
     assert found.password not in repr(found)
     assert exec_status(found, "select%201", login=False) == 401
     assert is_ours(found)
-    stranger = Address(**{**_fields(found), "password": "quest"})
+    stranger = replace(found, password="quest")
     assert not is_ours(stranger)
     command = Path(f"/proc/{found.pid}/cmdline").read_bytes()
     assert found.password.encode() not in command
-
-
-def _fields(found: Address) -> dict[str, object]:
-    return {name: getattr(found, name) for name in Address.__slots__}
 
 
 def test_readonly_user_cannot_write(questdb: Settings) -> None:

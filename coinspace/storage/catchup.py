@@ -1,0 +1,342 @@
+"""Filling holes from the publishers' journals, oldest first, at live messages' leisure.
+
+A journal is asked through its publisher's side socket; when nobody answers there and its folder is
+on this host, the folder is read, so that a publisher that is gone for good still gives what it
+wrote. What no journal holds any more is written to `gap` as lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import structlog
+
+from coinspace._ext.message import Message
+from coinspace._ext.segment import messages
+from coinspace.bus.catchup import Fetched, Held, JournalClient
+from coinspace.bus.journal import journal_folder
+from coinspace.bus.segments import JournalReader, segment_paths
+from coinspace.clock import now_ns
+from coinspace.config import Settings
+from coinspace.errors import JournalError, MessageError
+from coinspace.storage.ledger import Hole, Stream
+from coinspace.storage.stage import Stage
+
+IDLE_S = 1.0
+TIMEOUT_S = 3.0
+# a hole younger than this may still be on its way through a socket's queue
+SETTLE_S = 0.05
+RETRY_S = 1.0
+MAX_RETRY_S = 10.0
+# what journals hold of epochs that nobody listened to
+INVENTORY_S = 60.0
+# messages stored between two turns of the event loop
+SLICE = 64
+# batches given to the sender ahead of live messages; more would only wait in memory
+BATCHES_AHEAD = 3
+ROOM_POLL_S = 0.005
+
+log = structlog.get_logger("catchup")
+
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """A journal: its side socket's client or its folder."""
+
+    def list(self) -> Held:
+        """Return what it holds."""
+
+    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
+        """Return the oldest chunk of [first, end)."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class JournalFolder:
+    """A journal read from its folder on this host, by the client's interface."""
+
+    def __init__(self, settings: Settings, process: str) -> None:
+        self.process = process
+        self.folder = journal_folder(settings, process)
+        self._reader = JournalReader(self.folder)
+
+    def list(self) -> Held:
+        """Return what the folder holds."""
+        self._reader.refresh()
+        held = self._reader.held()
+        return Held(self.process, max(held, default=0), None, held)
+
+    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
+        """Return the oldest chunk of [first, end)."""
+        self._reader.refresh()
+        chunk = self._reader.fetch(topic, epoch, first, end)
+        return Fetched(messages(chunk.records), chunk.missing, chunk.next, chunk.done)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+@dataclass
+class _Publisher:
+    """One publisher's journal and how it answered last."""
+
+    name: str
+    client: JournalClient
+    folder: JournalFolder
+    failures: int = 0
+    not_before: float = 0.0
+    inventory_at: float = 0.0
+    problem: str | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class CatchUp:
+    """Fills the holes of a stage. `run` it as a task; `wake` it when a hole was found."""
+
+    def __init__(self, settings: Settings, stage: Stage, publishers: list[str]) -> None:
+        self._settings = settings
+        self._stage = stage
+        self._ahead = BATCHES_AHEAD * settings.storage.batch_rows
+        self._publishers = {
+            name: _Publisher(
+                name,
+                JournalClient(
+                    settings.bus.replay_endpoint(name), settings.bus, timeout_s=TIMEOUT_S
+                ),
+                JournalFolder(settings, name),
+            )
+            for name in publishers
+        }
+        self.fetched = self.filled = self.lost = self.requests = self.failures = 0
+
+    async def run(self) -> None:
+        """Fill holes until cancelled, each publisher's on its own: one may be out of reach."""
+        await asyncio.gather(*(self._serve(one) for one in self._publishers.values()))
+
+    async def _serve(self, publisher: _Publisher) -> None:
+        while True:
+            progress = False
+            try:
+                await self._inventory(publisher)
+                for stream, hole in list(self._stage.ledger.holes()):
+                    if stream.publisher == publisher.name:
+                        progress |= await self._try(publisher, stream, hole)
+            except Exception as error:
+                # a defect of one answer must not end the catching up of all
+                self.failures += 1
+                publisher.problem = repr(error)
+                publisher.not_before = time.monotonic() + MAX_RETRY_S
+                log.exception("catch-up failed", publisher=publisher.name)
+            if not progress:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(publisher.wake.wait(), _pause(publisher))
+                if publisher.wake.is_set():
+                    publisher.wake.clear()
+                    await asyncio.sleep(SETTLE_S)
+
+    def wake(self) -> None:
+        """Holes were found: look at once."""
+        for publisher in self._publishers.values():
+            publisher.wake.set()
+
+    def close(self) -> None:
+        """Close the clients; no task may be using one."""
+        for publisher in self._publishers.values():
+            publisher.client.close()
+
+    def problems(self) -> list[str]:
+        """Say which journals are missed."""
+        waiting: dict[str, int] = {}
+        for stream, hole in self._stage.ledger.holes():
+            waiting[stream.publisher] = waiting.get(stream.publisher, 0) + hole.count
+        return [
+            f"{waiting[name]} messages wait for the journal of {name}: {publisher.problem}"
+            for name, publisher in self._publishers.items()
+            if publisher.problem and name in waiting
+        ]
+
+    def counters(self) -> dict[str, int | float]:
+        """Return counts since the start."""
+        return {
+            "catchup_requests": self.requests,
+            "catchup_failures": self.failures,
+            "catchup_messages": self.fetched,
+            "gaps_filled": self.filled,
+            "messages_lost": self.lost,
+        }
+
+    async def restore(self, kinds: set[str], reason: str) -> None:
+        """Store again whatever journals hold of these kinds: rows of theirs were damaged."""
+        for publisher in self._publishers.values():
+            held = await self._ask(publisher, lambda source: source.list())
+            if held is None:
+                continue
+            for epoch, topics in held.ranges.items():
+                for topic, ranges in topics.items():
+                    if topic.split(b".", 1)[0].decode() not in kinds:
+                        continue
+                    stream = self._stage.ledger.stream(publisher.name, topic, epoch)
+                    for first, end in ranges:
+                        last = min(end - 1, stream.last)
+                        if first <= last:
+                            stream.holes.append(Hole(first, last, now_ns(), reason[:500]))
+        self.wake()
+
+    async def _inventory(self, publisher: _Publisher) -> None:
+        """Learn of epochs that ended unheard; the present one shows by its heartbeats."""
+        now = time.monotonic()
+        if now < publisher.inventory_at or now < publisher.not_before:
+            return
+        publisher.inventory_at = now + INVENTORY_S
+        if not self._settings.journal.enabled:
+            return
+        held = await self._ask(publisher, lambda source: source.list())
+        if held is None:
+            publisher.inventory_at = 0.0
+            return
+        heard = publisher.name in self._stage.heard_ns
+        for epoch, topics in held.ranges.items():
+            if epoch == held.epoch and heard:
+                continue
+            for topic, ranges in topics.items():
+                last = max(end for _, end in ranges) - 1
+                self._stage.expect(publisher.name, topic, epoch, last, "not received")
+
+    def restarted(self, name: str) -> None:
+        """A publisher has a new epoch: look at once what the one before has left."""
+        publisher = self._publishers.get(name)
+        if publisher is not None:
+            publisher.inventory_at = publisher.not_before = 0.0
+            publisher.wake.set()
+
+    async def _try(self, publisher: _Publisher, stream: Stream, hole: Hole) -> bool:
+        if hole not in stream.holes or time.monotonic() < publisher.not_before:
+            return False
+        await self._until(lambda: self._stage.announce(stream))
+        if not self._settings.journal.enabled:
+            await self._close(stream, hole, [(hole.first, hole.last)], "journalling is off")
+            return True
+        return await self._fill(publisher, stream, hole)
+
+    async def _fill(self, publisher: _Publisher, stream: Stream, hole: Hole) -> bool:
+        first, end = hole.first, hole.last + 1
+        lost: list[tuple[int, int]] = []
+        while first < end:
+            fetched = await self._ask(publisher, _fetch(stream, first, end))
+            if fetched is None:
+                return False
+            await self._store(stream, fetched.messages)
+            lost += [(start, stop - 1) for start, stop in fetched.missing]
+            if fetched.done or fetched.next <= first:
+                break
+            first = fetched.next
+        await self._close(stream, hole, _joined(lost), "no journal holds it")
+        return True
+
+    async def _store(self, stream: Stream, found: list[Message]) -> None:
+        for start in range(0, len(found), SLICE):
+            for message in found[start : start + SLICE]:
+                if not self._stage.store(stream, message):
+                    await self._until(partial(self._stage.store, stream, message))
+            self.fetched += len(found[start : start + SLICE])
+            # live messages first
+            await asyncio.sleep(0)
+            await self._until(lambda: self._stage.sender.pending <= self._ahead)
+
+    async def _close(
+        self, stream: Stream, hole: Hole, lost: list[tuple[int, int]], reason: str
+    ) -> None:
+        await self._until(lambda: self._stage.close(stream, hole, lost, reason))
+        missing = sum(last - first + 1 for first, last in lost)
+        self.lost += missing
+        self.filled += 1
+        if missing:
+            log.error(
+                "messages lost",
+                publisher=stream.publisher,
+                topic=stream.topic.decode(),
+                epoch=stream.epoch,
+                ranges=lost[:10],
+                messages=missing,
+                reason=reason,
+            )
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        while not done():  # noqa: ASYNC110 (a thread makes room)
+            await asyncio.sleep(ROOM_POLL_S)
+
+    async def _ask(self, publisher: _Publisher, ask: Callable[[Source], T]) -> T | None:
+        """Ask the journal. Returns: None when it is out of reach for now."""
+        async with publisher.lock:
+            self.requests += 1
+            try:
+                source = _source(publisher)
+                answer = await asyncio.to_thread(ask, source)
+            except (JournalError, MessageError, OSError) as error:
+                self.failures += 1
+                publisher.problem = str(error)
+            else:
+                publisher.failures, publisher.problem = 0, None
+                return answer
+        pause = min(RETRY_S * 2**publisher.failures, MAX_RETRY_S)
+        publisher.failures = min(publisher.failures + 1, 10)
+        publisher.not_before = time.monotonic() + pause
+        return None
+
+
+def _pause(publisher: _Publisher) -> float:
+    """Seconds to wait when nobody wakes us: until the journal may be asked again."""
+    due = publisher.not_before - time.monotonic()
+    return max(0.05, min(IDLE_S, due)) if due > 0 else IDLE_S
+
+
+def _source(publisher: _Publisher) -> Source:
+    """Choose who is asked: the living writer of a journal, or the folder that it has left.
+
+    Raises: JournalError when there is neither.
+    """
+    folder = publisher.folder
+    if segment_paths(folder.folder) and not _written(folder):
+        return folder
+    path = publisher.client.endpoint.removeprefix("ipc://")
+    if path != publisher.client.endpoint and not Path(path).exists():
+        raise JournalError(f"{publisher.name} has not been started on this host: no {path}")
+    return publisher.client
+
+
+def _fetch(stream: Stream, first: int, end: int) -> Callable[[Source], Fetched]:
+    return lambda source: source.fetch(stream.topic, stream.epoch, first, end)
+
+
+def _written(folder: JournalFolder) -> bool:
+    """Tell whether a living process writes the journal: then its side socket comes first."""
+    try:
+        with (folder.folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return joined
