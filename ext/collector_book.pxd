@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from coinspace._ext.collector cimport Collector
 from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.message cimport Header
 from coinspace._ext.orderbook cimport OrderBook
 from coinspace._ext.sink cimport Topic
 
@@ -25,6 +26,9 @@ cdef class BookMarket(MarketEntry):
         readonly int64_t overlap_skipped  # of the newer of two connections, before it has caught up
         double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
         double *scratch                  # owned: asks on their way into `levels`
+        double *extended                 # owned: `levels` with the extension's behind them
+        public BookMarket extension      # None, or a grouped book whose far levels are appended
+        public double grouping           # of a grouped book: the width of its price groups
         readonly Py_ssize_t n_bids
         readonly Py_ssize_t n_asks
         readonly Py_ssize_t depth        # published levels per side
@@ -39,6 +43,7 @@ cdef class BookMarket(MarketEntry):
 cdef class BookCollector(Collector):
     cdef:
         readonly bint updates            # the exchange sends updates
+        public bint silent               # books are kept and not published
         public object watcher            # None, or called with (BookMarket, received_ns) after each accepted book
 
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1
@@ -46,4 +51,5 @@ cdef class BookCollector(Collector):
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1
     cdef int apply_update(self, BookMarket market, int64_t received_ns) except -1
+    cdef int send_extended(self, BookMarket market, Header *header) except -1
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

@@ -17,6 +17,7 @@ from libc.string cimport memset
 from coinspace._ext.collector cimport Collector
 from coinspace._ext.collector cimport MarketEntry
 from coinspace._ext.collector cimport in_order
+from coinspace._ext.message cimport FLAG_GROUPED
 from coinspace._ext.message cimport FLAG_REPEAT
 from coinspace._ext.message cimport HEADER_SIZE
 from coinspace._ext.message cimport Header
@@ -26,6 +27,14 @@ from coinspace._ext.parser cimport ORDERBOOK
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
+
+
+cdef inline double *append(
+    double *out, const double *near, Py_ssize_t n, const double *far, Py_ssize_t more,
+) noexcept nogil:
+    memcpy(out, near, n * sizeof(double))
+    memcpy(out + n, far, more * sizeof(double))
+    return out + n + more
 
 
 cdef class BookMarket(MarketEntry):
@@ -39,7 +48,8 @@ cdef class BookMarket(MarketEntry):
         self.book = OrderBook(capacity) if capacity else None
         self.levels = <double *>malloc(4 * depth * sizeof(double))
         self.scratch = <double *>malloc(2 * depth * sizeof(double))
-        if self.levels == NULL or self.scratch == NULL:
+        self.extended = <double *>malloc(8 * depth * sizeof(double))
+        if self.extended == NULL or self.levels == NULL or self.scratch == NULL:
             raise MemoryError()
 
     def __init__(self, int index, str symbol, str market, Topic topic, Py_ssize_t depth, Py_ssize_t capacity=0):
@@ -48,6 +58,7 @@ cdef class BookMarket(MarketEntry):
     def __dealloc__(self):
         free(self.levels)
         free(self.scratch)
+        free(self.extended)
 
     cdef bint same_levels(self, const double *bp, const double *bs, Py_ssize_t n, const double *ap, const double *as_,
                           Py_ssize_t m) noexcept:
@@ -194,8 +205,36 @@ cdef class BookCollector(Collector):
         market.keep_book()
         return self.send_book(market, 0, received_ns)
 
+    cdef int send_extended(self, BookMarket market, Header *header) except -1:
+        cdef BookMarket far = market.extension
+        cdef double *out = market.extended
+        cdef Py_ssize_t n = market.n_bids
+        cdef Py_ssize_t m = market.n_asks
+        cdef Py_ssize_t bids = 0
+        cdef Py_ssize_t asks = 0
+        # a group that reaches into the fine levels would count them twice: it is left out
+        while bids < far.n_bids and n and far.levels[bids] > market.levels[n - 1] - far.grouping:
+            bids += 1
+        cdef const double *far_asks = far.levels + 2 * far.n_bids
+        while asks < far.n_asks and m and far_asks[asks] < market.levels[2 * n + m - 1] + far.grouping:
+            asks += 1
+        cdef Py_ssize_t more_bids = min(far.n_bids - bids, market.depth)
+        cdef Py_ssize_t more_asks = min(far.n_asks - asks, market.depth)
+        out = append(out, market.levels, n, far.levels + bids, more_bids)
+        out = append(out, market.levels + n, n, far.levels + far.n_bids + bids, more_bids)
+        out = append(out, market.levels + 2 * n, m, far_asks + asks, more_asks)
+        out = append(out, market.levels + 2 * n + m, m, far_asks + far.n_asks + asks, more_asks)
+        header.flags |= FLAG_GROUPED
+        header.n_bids = <uint32_t>(n + more_bids)
+        header.n_asks = <uint32_t>(m + more_asks)
+        return self.sink.send(
+            market.topic, header, market.extended, 2 * (header.n_bids + header.n_asks) * sizeof(double),
+        )
+
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1:
         cdef Header header
+        if self.silent:
+            return 0
         memset(&header, 0, HEADER_SIZE)
         header.kind = KIND_ORDERBOOK
         header.flags = <uint16_t>flags
@@ -204,7 +243,10 @@ cdef class BookCollector(Collector):
         header.exchange_ns = market.exchange_ns
         header.received_ns = received_ns
         header.id = market.update_id
-        self.sink.send(market.topic, &header, market.levels, 2 * (market.n_bids + market.n_asks) * sizeof(double))
+        if market.extension is not None and market.extension.usable:
+            self.send_extended(market, &header)
+        else:
+            self.sink.send(market.topic, &header, market.levels, 2 * (market.n_bids + market.n_asks) * sizeof(double))
         market.published += 1
         if self.watcher is not None:
             self.watcher(market, received_ns)

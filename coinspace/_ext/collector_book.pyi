@@ -11,6 +11,8 @@ from coinspace._ext.sink import Sink, Topic
 class BookMarket(MarketEntry):
     usable: bool
     buffering: bool
+    extension: BookMarket | None
+    grouping: float
     def __init__(
         self, index: int, symbol: str, market: str, topic: Topic, depth: int, capacity: int = 0
     ) -> None: ...
@@ -46,6 +48,7 @@ class BookMarket(MarketEntry):
     def forget(self) -> None: ...
 
 class BookCollector(Collector[BookMarket]):
+    silent: bool
     watcher: Callable[[BookMarket, int], None] | None
     def __init__(
         self, parser: Any, sink: Sink, markets: list[BookMarket], *, updates: bool

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from picows import WSAutoPingStrategy, WSError, WSHandshakeError, WSMsgType, WSTransport, ws_connect
@@ -20,8 +20,8 @@ from picows import WSAutoPingStrategy, WSError, WSHandshakeError, WSMsgType, WST
 from coinspace._ext.collector_listener import FrameListener
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.limits import Dialer, Window
-from coinspace.collector.stage import Stage
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
+from coinspace.feed.recorder import Recorder
 
 HANDSHAKE_TIMEOUT_S = 10.0
 PONG_TIMEOUT_S = 10.0
@@ -72,6 +72,16 @@ class Link:
             self.transport.disconnect(False)
 
 
+class Receiver(Protocol):
+    """What a connection needs of a stage, besides being a compiled collector."""
+
+    def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None: ...
+    def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None: ...
+    def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None: ...
+    def caught_up(self, connection: int) -> bool: ...
+    def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None: ...
+
+
 class Connection:
     """Keeps one subscription delivering until `stop`."""
 
@@ -82,11 +92,11 @@ class Connection:
         self,
         exchange: Exchange,
         subscription: Subscription,
-        stage: Stage,
+        stage: Receiver,
         connects: Window,
         *,
         ssl_context: ssl.SSLContext | None = None,
-        recorder: Callable[[int, bytes], None] | None = None,
+        recorder: Recorder | None = None,
         seed: int | None = None,
     ) -> None:
         self.exchange = exchange
@@ -174,7 +184,7 @@ class Connection:
                 self.stage,  # type: ignore[arg-type]
                 link.number,
                 link,
-                self._recorder,
+                self._recorder.frame if self._recorder else None,
             )
             return link.listener
 
@@ -225,6 +235,8 @@ class Connection:
             for window in self._messages:
                 window.take(now_ns())
             link.transport.send(WSMsgType.TEXT, frame)
+            if self._recorder is not None:
+                self._recorder.sent(now_ns(), frame)
 
     # watching
 
@@ -287,6 +299,9 @@ class Connection:
     def _gone(self, link: Link) -> None:
         if link in self.links:
             self.links.remove(link)
+            if self._recorder is not None and not self.links:
+                # a replay takes this for the loss of all markets, so not when another link goes on
+                self._recorder.mark("disconnect", reason=link.reason)
             self.stage.on_disconnected(link.number, link.reason, now_ns())
 
     async def _either(self, link: Link, seconds: float) -> None:

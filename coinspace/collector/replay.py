@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+import orjson
+
 from coinspace.clock import SECOND_NS
-from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange, Request
 
 # the stage's watchdogs run on the feed's clock this often
@@ -52,7 +53,7 @@ def answered(exchange: Exchange, path: str) -> Request | None:
 class Replay:
     """Drive one stage with the records of one connection, in their order.
 
-    A mark of a disconnect or a gap ends the connection; the next frame begins a new one.
+    The mark of a disconnect ends the connection; the next frame begins a new one.
     """
 
     def __init__(self, stage: Any) -> None:
@@ -67,7 +68,8 @@ class Replay:
         self.records += 1
         now_ns, direction = record.received_ns, record.direction
         if direction == "!":
-            self.end(now_ns)
+            if orjson.loads(record.payload).get("mark") == "disconnect":
+                self.end(now_ns)
             return
         if not self.live:
             self.begin(now_ns)
@@ -105,6 +107,3 @@ def replay_feed(records: Iterable[RecordLike], stage: Any) -> Replay:
     for record in records:
         replay.feed(record)
     return replay
-
-
-__all__ = ["Replay", "answered", "exchange_named", "replay_feed"]

@@ -270,16 +270,18 @@ class Stage:
         if not known:
             topic = self.sink.topic(f"state.{self.exchange.NAME}.{listing.market}.".encode())
             status = Status(str(listing.market), listing.symbol, topic, state="disconnected")
-            self.change(status, "disconnected", now_ns, change, event=change, detail=listing.detail)
+            self.change(
+                status, "disconnected", now_ns, change, change=change, detail=listing.detail
+            )
             return
         status = self.statuses[self._positions[listing.symbol]]
         if change in ("halted", "delisted"):
-            self.change(status, "halted", now_ns, listing.detail or change, event=change)
+            self.change(status, "halted", now_ns, listing.detail or change, change=change)
         else:
             state: State = (
                 "synced" if getattr(self.entry_of(status), "usable", True) else "subscribed"
             )
-            self.change(status, state, now_ns, change, event=change)
+            self.change(status, state, now_ns, change, change=change)
 
     # watchdogs
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from coinspace.bus.publisher import Publisher
+from coinspace.bus.publisher import open_publisher
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.connection import Connection
 from coinspace.collector.fetcher import Fetcher, RefusedError
+from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window
 from coinspace.collector.markets import MarketList, has_patterns, resolve
 from coinspace.collector.orderbook import OrderBookStage
@@ -21,7 +22,9 @@ from coinspace.collector.ticker import TickerStage
 from coinspace.config import EXCHANGES, ExchangeSettings, Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Refusal, Request, Stream
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, Stream, Subscription
+from coinspace.feed.recorder import Recorder
+from coinspace.market import Market
 from coinspace.process import Process, run
 
 TIMER_S = 0.25
@@ -60,22 +63,23 @@ class Worker:
         self.stream = stream
         self.process = process
         self.name = process_name(stream, exchange)
-        self.publisher = Publisher(self.name, settings.bus, process.started_ns)
+        self.publisher = open_publisher(self.name, settings, process.started_ns)
         self.connections: list[Connection] = []
         self.market_list = MarketList()
         self._tls = tls_context(self.settings)
-        self._recorder = open_recorder(settings, self.name, self.settings)
+        self._recorder = open_recorder(settings, self.exchange, stream)
         self.fetcher = Fetcher(
             self.exchange,
             self.settings.rest,
             self._on_answer,
             self._on_refused,
             ssl_context=self._tls,
-            recorder=self._recorder.answer if self._recorder else None,
+            recorder=self._recorder.rest if self._recorder else None,
         )
         self.stage: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._markets_ns = 0
+        self.grouped: GroupedBooks | None = None
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -92,15 +96,15 @@ class Worker:
         connects = Window(self.exchange.CONNECT_LIMIT)
         symbols = [symbol for symbol, _ in entries]
         for subscription in self.exchange.subscriptions(self.settings, self.stream, symbols):
-            if subscription.grouped:
-                continue
+            stage = self._extend(subscription) if subscription.grouped else self.stage
             connection = Connection(
                 self.exchange,
                 subscription,
-                self.stage,
+                stage,
                 connects,
                 ssl_context=self._tls,
-                recorder=self._recorder.frame if self._recorder else None,
+                # a feed holds one connection's frames, and grouped books would pass for fine ones
+                recorder=None if subscription.grouped else self._recorder,
             )
             self.connections.append(connection)
             self._tasks.append(asyncio.create_task(connection.run()))
@@ -119,10 +123,23 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.fetcher.close()
         if self._recorder is not None:
-            await self._recorder.close()
+            await asyncio.to_thread(self._recorder.close)
         if self.stage is not None:
             self.publisher.heartbeat(self.stage.states)
         self.publisher.close()
+
+    def _extend(self, subscription: Subscription) -> GroupedBooks:
+        levels = {
+            self.exchange.symbol_of(Market.parse(market)): float(level)
+            for market, level in self.settings.group_levels.items()
+        }
+        self.grouped = GroupedBooks(
+            self.exchange, {symbol: levels[symbol] for symbol in subscription.symbols}
+        )
+        for far in self.grouped.markets:
+            near = self.stage.entry(far.symbol.decode())
+            near.extension = far
+        return self.grouped
 
     async def _first_list(self) -> Any:
         while True:
@@ -196,6 +213,8 @@ class Worker:
         for connection in self.connections:
             for name, count in connection.counters().items():
                 found[name] = found.get(name, 0) + count
+        if self.grouped is not None:
+            found["grouped_frames"] = self.grouped.frames
         if self._recorder is not None:
             found.update(self._recorder.counters())
         return found
@@ -222,9 +241,12 @@ def make_stage(
     )
 
 
-def open_recorder(settings: Settings, name: str, exchange: ExchangeSettings) -> Any:
-    """Return the archive of raw frames when the settings ask for one, else None."""
-    return None
+def open_recorder(settings: Settings, exchange: Exchange, stream: Stream) -> Recorder | None:
+    """Return the archive of raw frames when the settings ask for one."""
+    chosen = settings.exchanges[exchange.NAME]
+    if not chosen.record:
+        return None
+    return Recorder(settings.data / "archive", exchange.NAME, stream, chosen.websocket)
 
 
 def start_command(stream: Stream, exchange: str, config_path: str | None) -> None:

@@ -1,0 +1,73 @@
+"""Grouped books of a second subscription: their far levels extend the books of the first.
+
+Upbit sends 30 levels whatever the grouping, so grouped ones reach further. A group that touches the
+fine levels is left out, so no order counts twice; messages that hold groups carry the GROUPED flag.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from coinspace._ext.collector_book import BookCollector, BookMarket
+from coinspace._ext.sink import ListSink
+from coinspace.exchanges.exchange import Exchange
+
+
+class GroupedBooks(BookCollector):
+    """Keeps grouped books and publishes nothing.
+
+    Args: levels: symbol -> width of a price group, in quote currency.
+    """
+
+    def __init__(self, exchange: Exchange, levels: dict[str, float]) -> None:
+        sink = ListSink()
+        depth = exchange.STREAM_DEPTH
+        markets = [
+            BookMarket(
+                i, symbol, symbol, sink.topic(f"orderbook.grouped.{symbol}.".encode()), depth
+            )
+            for i, symbol in enumerate(levels)
+        ]
+        for market, grouping in zip(markets, levels.values(), strict=True):
+            market.grouping = grouping
+        super().__init__(exchange.parser(depth), sink, markets, updates=False)
+        self.silent = True
+        self._live: dict[str, set[int]] = {symbol: set() for symbol in levels}
+        self._log = structlog.get_logger(f"grouped-{exchange.NAME}")
+
+    def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None:
+        """Do nothing: the fine books tell their markets' state."""
+
+    def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
+        """Note a connection."""
+        for symbol in symbols:
+            self._live[symbol].add(connection)
+
+    def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None:
+        """Stop extending books that nothing delivers any more."""
+        for market in self.markets:
+            live = self._live[market.symbol.decode()]
+            live.discard(connection)
+            if not live:
+                market.forget()
+
+    def caught_up(self, connection: int) -> bool:
+        """Tell whether a newer connection has delivered every book."""
+        return all(market.primary == connection for market in self.markets)
+
+    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
+        market.usable = True
+
+    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
+        # groups can cross at the touch; far from it they are as good
+        market.forget()
+
+    def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
+        self._log.warning("control frame", head=repr(frame[:120]))
+
+    def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
+        self._log.warning("malformed frame", head=repr(frame[:120]))
+
+    def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
+        """Log an error of ours."""
+        self._log.error("frame not handled", error=repr(error))

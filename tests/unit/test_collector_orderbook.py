@@ -1,0 +1,575 @@
+"""The order book stage without sockets: every rule of the synchronisation and every watchdog."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from coinspace._ext.message import REPEAT, REST, STATE, Message
+from coinspace._ext.sink import ListSink
+from coinspace.clock import SECOND_NS
+from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.sync import BUFFER_UPDATES
+from coinspace.exchanges import exchange
+from coinspace.exchanges.exchange import Refusal, Request
+
+S = SECOND_NS
+T0 = 1_790_000_000 * S
+BTC, ETH = "BTCUSDT", "ETHUSDT"
+Levels = list[tuple[float, float]]
+
+
+def texts(levels: Sequence[tuple[float, float]]) -> list[list[str]]:
+    return [[f"{price:.8f}", f"{size:.8f}"] for price, size in levels]
+
+
+def update(
+    first: int,
+    final: int,
+    bids: Sequence[tuple[float, float]] = (),
+    asks: Sequence[tuple[float, float]] = (),
+    symbol: str = BTC,
+) -> bytes:
+    """One combined-stream depth update."""
+    return orjson.dumps(
+        {
+            "stream": f"{symbol.lower()}@depth@100ms",
+            "data": {
+                "e": "depthUpdate",
+                "E": T0 // 1_000_000 + final,
+                "s": symbol,
+                "U": first,
+                "u": final,
+                "b": texts(bids),
+                "a": texts(asks),
+            },
+        }
+    )
+
+
+def snapshot(last: int, bids: Levels | None = None, asks: Levels | None = None) -> bytes:
+    return orjson.dumps(
+        {
+            "lastUpdateId": last,
+            "bids": texts(bids if bids is not None else [(100, 1), (99, 2)]),
+            "asks": texts(asks if asks is not None else [(101, 1), (102, 2)]),
+        }
+    )
+
+
+def whole(ms: int, bid: float = 100.0, ask: float = 101.0, size: float = 1.0) -> bytes:
+    """One Upbit book."""
+    return orjson.dumps(
+        {
+            "type": "orderbook",
+            "code": "KRW-BTC",
+            "timestamp": T0 // 1_000_000 + ms,
+            "total_ask_size": 1.0,
+            "total_bid_size": 1.0,
+            "orderbook_units": [
+                {"ask_price": ask, "bid_price": bid, "ask_size": size, "bid_size": size},
+                {"ask_price": 0, "bid_price": bid - 1, "ask_size": 0, "bid_size": size},
+            ],
+            "stream_type": "REALTIME",
+            "level": 0,
+        }
+    )
+
+
+class Bench:
+    """A stage with its sink and a clock."""
+
+    def __init__(self, name: str, entries: list[tuple[str, str]], **options: Any) -> None:
+        self.sink = ListSink()
+        self.stage = OrderBookStage(exchange(name), entries, self.sink, depth=50, **options)
+        self.now = T0
+        self.symbols = tuple(symbol for symbol, _ in entries)
+        self.stage.on_connected(1, self.symbols, self.now)
+
+    def frame(self, frame: bytes, connection: int = 1, after_ms: int = 100) -> None:
+        self.now += after_ms * 1_000_000
+        self.stage.on_frame(frame, self.now, connection)
+
+    def timer(self, after_s: float = 0.25) -> None:
+        self.now += int(after_s * S)
+        self.stage.on_timer(self.now)
+
+    def requests(self, purpose: str) -> list[Request]:
+        return [request for request in self.stage.take_requests() if request.purpose == purpose]
+
+    def answer(self, payload: bytes) -> None:
+        (request,) = (r for r in self.requests("snapshot") if r.symbols != (ETH,))
+        self.stage.on_answer(request, payload, self.now)
+
+    def books(self, market: str = "BTC/USDT") -> list[Message]:
+        return [m for m in self.sink.messages if m.kind_name == "orderbook" and m.market == market]
+
+    def states(self, market: str = "BTC/USDT") -> list[dict[str, Any]]:
+        return [m.json() for m in self.sink.messages if m.kind == STATE and m.market == market]
+
+    def state(self, market: str = "BTC/USDT") -> str:
+        return str(self.stage.states[market])
+
+    def sync(self) -> None:
+        self.frame(update(11, 12))
+        self.answer(snapshot(11))
+        assert self.state() == "synced"
+
+
+@pytest.fixture
+def binance() -> Bench:
+    return Bench("binance", [(BTC, "BTC/USDT"), (ETH, "ETH/USDT")])
+
+
+@pytest.fixture
+def upbit() -> Bench:
+    return Bench("upbit", [("KRW-BTC", "BTC/KRW")])
+
+
+# synchronisation of a local book
+
+
+def test_states_follow_the_synchronisation(binance: Bench) -> None:
+    binance.sync()
+    found = [(s["previous"], s["state"]) for s in binance.states()]
+    assert found == [
+        ("connecting", "subscribed"),
+        ("subscribed", "buffering"),
+        ("buffering", "synced"),
+    ]
+
+
+def test_nothing_is_published_before_the_snapshot(binance: Bench) -> None:
+    for i in range(5):
+        binance.frame(update(10 + i, 10 + i, [(50 + i, 1)]))
+    assert binance.books() == []
+    # one request, however many updates wait
+    assert len(binance.requests("snapshot")) == 1
+
+
+def test_kept_updates_that_the_snapshot_contains_are_dropped_and_the_rest_applied(
+    binance: Bench,
+) -> None:
+    binance.frame(update(10, 12, [(90, 9)]))
+    binance.frame(update(13, 15, [(100, 5)]))
+    binance.frame(update(16, 16, [(98, 7)]))
+    binance.answer(snapshot(13))
+    first, second = binance.books()
+    # 13 lies within 13…15, so that one is the first to be applied
+    assert first.id == 15
+    assert first.bids.tolist() == [[100, 99], [5, 2]]
+    assert second.id == 16
+    assert second.bids.tolist() == [[100, 99, 98], [5, 2, 7]]
+    # each keeps the time of its own receipt
+    assert second.received_ns - first.received_ns == 100_000_000
+
+
+def test_a_snapshot_older_than_the_first_kept_update_is_asked_for_again(binance: Bench) -> None:
+    binance.frame(update(20, 22))
+    binance.answer(snapshot(18))
+    assert binance.state() == "buffering"
+    assert binance.stage.counts["stale_snapshots"] == 1
+    assert binance.requests("snapshot") == []
+    binance.timer(0.25)
+    # 19 is the last that reaches the first update
+    binance.answer(snapshot(19))
+    assert binance.state() == "synced"
+    assert binance.books()[-1].id == 22
+
+
+def test_five_unusable_snapshots_put_only_that_symbol_into_quarantine(binance: Bench) -> None:
+    binance.frame(update(20, 22))
+    for _ in range(5):
+        binance.answer(snapshot(5))
+        binance.timer(31)
+    assert binance.state() == "quarantined"
+    assert binance.state("ETH/USDT") != "quarantined"
+    binance.answer(snapshot(21))
+    assert binance.state() == "synced"
+
+
+def test_a_gap_restarts_only_its_symbol(binance: Bench) -> None:
+    binance.sync()
+    binance.frame(update(21, 22, symbol=ETH))
+    (request,) = binance.requests("snapshot")
+    binance.stage.on_answer(request, snapshot(21), binance.now)
+    eth = len(binance.books("ETH/USDT"))
+    btc = len(binance.books())
+    binance.frame(update(15, 16, [(97, 1)]))
+    assert binance.state() == "buffering"
+    assert binance.states()[-1]["expected"] == 13
+    assert binance.states()[-1]["found"] == 15
+    assert binance.stage.counts["gaps"] == 1
+    assert binance.state("ETH/USDT") == "synced"
+    binance.frame(update(23, 24, [(100, 3)], symbol=ETH))
+    assert len(binance.books("ETH/USDT")) == eth + 1
+    # nothing of the broken book is published until it is whole again
+    binance.frame(update(17, 17, [(96, 1)]))
+    assert len(binance.books()) == btc
+    binance.answer(snapshot(15))
+    assert binance.state() == "synced"
+    assert binance.books()[-1].bids.tolist() == [[100, 99, 97, 96], [1, 2, 1, 1]]
+    assert binance.states()[-1]["recovery_ns"] == 200_000_000
+
+
+def test_old_updates_are_ignored_and_overlapping_ones_applied(binance: Bench) -> None:
+    binance.sync()
+    count = len(binance.books())
+    binance.frame(update(11, 12, [(50, 1)]))
+    assert len(binance.books()) == count
+    assert binance.stage.counters()["outdated"] == 1
+    binance.frame(update(12, 14, [(98, 1)]))
+    assert binance.books()[-1].id == 14
+
+
+def test_the_buffer_is_bounded_and_keeps_the_newest(binance: Bench) -> None:
+    for i in range(BUFFER_UPDATES + 10):
+        binance.frame(update(100 + i, 100 + i), after_ms=1)
+    assert binance.stage.counts["buffer_dropped"] == 10
+    assert len(binance.stage.syncs[0].buffer) == BUFFER_UPDATES
+    # a snapshot that is older than what is left does not fit any more
+    binance.answer(snapshot(105))
+    assert binance.stage.counts["stale_snapshots"] == 1
+    binance.timer()
+    binance.answer(snapshot(500))
+    assert binance.state() == "synced"
+
+
+def test_a_gap_among_kept_updates_drops_what_came_before(binance: Bench) -> None:
+    binance.frame(update(10, 12, [(90, 9)]))
+    binance.frame(update(15, 16, [(98, 7)]))
+    assert binance.stage.counts["gaps"] == 1
+    binance.answer(snapshot(12))
+    assert binance.state() == "buffering"
+    binance.timer()
+    binance.answer(snapshot(14))
+    assert binance.books()[-1].bids.tolist() == [[100, 99, 98], [1, 2, 7]]
+
+
+def test_a_crossed_book_is_not_published_and_built_anew(binance: Bench) -> None:
+    binance.sync()
+    count = len(binance.books())
+    binance.frame(update(13, 13, [(101, 1)]))
+    assert len(binance.books()) == count
+    assert binance.state() == "buffering"
+    assert binance.states()[-1]["reason"] == "crossed"
+    assert binance.stage.counters()["crossed"] == 1
+    # no update since: the next snapshot is the book, told once nobody corrects it
+    binance.answer(snapshot(13))
+    assert binance.state() == "synced"
+
+
+def test_a_quiet_symbol_gets_its_book_without_an_update(binance: Bench) -> None:
+    binance.timer(1.5)
+    requests = binance.requests("snapshot")
+    assert [request.symbols for request in requests] == [(BTC,), (ETH,)]
+    binance.stage.on_answer(requests[0], snapshot(7), binance.now)
+    assert binance.books() == []
+    binance.timer(1.5)
+    (book,) = binance.books()
+    assert (book.id, book.flags) == (7, REST)
+    binance.frame(update(8, 8, [(98, 1)]))
+    assert binance.books()[-1].id == 8
+
+
+def test_an_unreadable_snapshot_is_counted_and_asked_for_again(binance: Bench) -> None:
+    binance.frame(update(11, 12))
+    binance.answer(b'{"bids":[]')
+    assert binance.stage.counts["unreadable_answers"] == 1
+    binance.timer()
+    binance.answer(snapshot(11))
+    assert binance.state() == "synced"
+
+
+def test_a_refused_snapshot_waits_and_a_wrong_symbol_is_said(binance: Bench) -> None:
+    binance.frame(update(11, 12))
+    (request,) = binance.requests("snapshot")
+    binance.stage.on_refused(request, Refusal("HTTP 503", fatal=False), binance.now)
+    assert binance.state() == "buffering"
+    binance.timer()
+    (request,) = binance.requests("snapshot")
+    binance.stage.on_refused(request, Refusal("-1121: Invalid symbol.", fatal=True), binance.now)
+    assert binance.state() == "quarantined"
+    assert "Invalid symbol" in binance.states()[-1]["reason"]
+
+
+def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> None:
+    stage = Bench("binance", [(BTC, "BTC/USDT")], snapshot_depth=5)
+    deep = [(1000.0 - 3 * i, 1.0) for i in range(5)], [(1001.0 + 3 * i, 1.0) for i in range(5)]
+    stage.frame(update(11, 12))
+    stage.answer(snapshot(11, *deep))
+    stage.frame(update(13, 13, [(900, 1)], [(1100, 1)]))
+    assert stage.books()[-1].bids[0].tolist() == [1000, 997, 994, 991, 988]
+    # the price walks to the edge of what the snapshot told
+    stage.frame(update(14, 14, [(1000, 0), (997, 0), (994, 0)]), after_ms=31_000)
+    stage.timer()
+    (request,) = stage.requests("snapshot")
+    # it stays in use meanwhile
+    stage.frame(update(15, 15, [(989, 2)]))
+    assert stage.books()[-1].id == 15
+    fresh = [(991.0 - i, 3.0) for i in range(5)], [(1001.0 + i, 3.0) for i in range(5)]
+    stage.stage.on_answer(request, snapshot(14, *fresh), stage.now)
+    assert stage.state() == "synced"
+    assert stage.stage.counts["refreshes"] == 1
+    stage.frame(update(16, 16, [(986, 1)]))
+    # the kept update 15 was applied to the new book too
+    assert stage.books()[-1].bids.tolist() == [
+        [991, 990, 989, 988, 987],
+        [3, 3, 2, 3, 3],
+    ]
+
+
+def test_disconnect_takes_the_book_away(binance: Bench) -> None:
+    binance.sync()
+    binance.stage.on_disconnected(1, "connection lost", binance.now)
+    assert binance.state() == "disconnected"
+    binance.stage.on_connected(2, binance.symbols, binance.now)
+    count = len(binance.books())
+    binance.frame(update(13, 13), connection=2)
+    assert binance.state() == "buffering"
+    assert len(binance.books()) == count
+
+
+# two connections at once
+
+
+def test_make_before_break_leaves_no_gap_and_no_duplicate(binance: Bench) -> None:
+    binance.sync()
+    count = len(binance.books())
+    binance.stage.on_connected(2, binance.symbols, binance.now)
+    # the new connection is ahead of the old one at first
+    binance.frame(update(14, 15), connection=2)
+    assert binance.stage.counters()["overlap_skipped"] == 1
+    assert not binance.stage.caught_up(2)
+    binance.frame(update(13, 13), connection=1)
+    binance.frame(update(14, 15), connection=1)
+    binance.frame(update(16, 16), connection=2)
+    binance.frame(update(16, 16), connection=1)
+    assert [book.id for book in binance.books()[count:]] == [13, 15, 16]
+    binance.stage.on_disconnected(1, "replaced", binance.now)
+    assert binance.state() == "synced"
+    assert binance.stage.counts["gaps"] == 0
+    binance.frame(update(18, 18), connection=2)
+    assert binance.stage.counts["gaps"] == 1
+
+
+# whole books
+
+
+def test_repeats_are_published_with_a_flag(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.frame(whole(100))
+    upbit.frame(whole(200, size=2.0))
+    books = upbit.books("BTC/KRW")
+    assert [book.flags for book in books] == [0, REPEAT, 0]
+    assert upbit.stage.counters()["repeats"] == 1
+    assert books[1].exchange_ns - books[0].exchange_ns == 100_000_000
+
+
+def test_padding_and_zero_sizes_are_no_levels(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    (book,) = upbit.books("BTC/KRW")
+    assert (book.n_bids, book.n_asks) == (2, 1)
+
+
+def test_an_older_book_never_replaces_a_newer_one(upbit: Bench) -> None:
+    upbit.frame(whole(200, size=2.0))
+    upbit.frame(whole(100, size=1.0))
+    assert [book.bids[1, 0] for book in upbit.books("BTC/KRW")] == [2.0]
+    assert upbit.stage.counters()["backwards"] == 1
+
+
+def test_a_clock_that_was_put_back_is_believed(upbit: Bench) -> None:
+    upbit.frame(whole(3 * 3_600_000))
+    upbit.frame(whole(0, size=2.0))
+    assert len(upbit.books("BTC/KRW")) == 2
+    assert upbit.stage.counters()["clock_steps"] == 1
+    # a small step is believed once it lasts
+    for i in range(60):
+        upbit.frame(whole(-2000 + i, size=3.0))
+    assert upbit.books("BTC/KRW")[-1].bids[1, 0] == 3.0
+    assert upbit.stage.counters()["clock_steps"] == 2
+
+
+def test_a_crossed_whole_book_is_quarantined_until_the_next_good_one(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.frame(whole(100, bid=102.0))
+    assert upbit.state("BTC/KRW") == "quarantined"
+    assert len(upbit.books("BTC/KRW")) == 1
+    upbit.frame(whole(200))
+    assert upbit.state("BTC/KRW") == "synced"
+    assert len(upbit.books("BTC/KRW")) == 2
+
+
+# liveness
+
+
+def rest_book(ms: int, size: float = 1.0) -> bytes:
+    book = orjson.loads(whole(ms, size=size))
+    return orjson.dumps(
+        [
+            {
+                "market": "KRW-BTC",
+                "timestamp": book["timestamp"],
+                "orderbook_units": book["orderbook_units"],
+            }
+        ]
+    )
+
+
+def test_a_silent_market_is_compared_within_ten_seconds_and_proves_to_live(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.timer(0.1)
+    # the periodic comparison of everything comes first
+    assert len(upbit.requests("compare")) == 1
+    waited = 0.1
+    while not (asked := upbit.requests("compare")):
+        upbit.timer(0.5)
+        waited += 0.5
+    assert 4 <= waited < 10
+    upbit.stage.on_answer(asked[0], rest_book(0), upbit.now)
+    last = upbit.books("BTC/KRW")[-1]
+    assert last.flags == REPEAT | REST
+    assert last.received_ns == upbit.now
+    assert upbit.state("BTC/KRW") == "synced"
+
+
+def test_a_market_that_rest_contradicts_is_stale_and_its_connection_replaced(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.timer(5)
+    (request, *_) = upbit.requests("compare")
+    upbit.stage.on_answer(request, rest_book(3000, size=9.0), upbit.now)
+    # the stream gets a moment to come up with it
+    upbit.timer(2)
+    assert upbit.state("BTC/KRW") == "synced"
+    upbit.timer(2)
+    assert upbit.state("BTC/KRW") == "stale"
+    assert upbit.stage.counts["drifts"] == 1
+    assert list(upbit.stage.take_reconnects()) == [1]
+
+
+def test_a_stream_that_catches_up_with_rest_is_right(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.timer(5)
+    (request, *_) = upbit.requests("compare")
+    upbit.stage.on_answer(request, rest_book(3000, size=9.0), upbit.now)
+    upbit.frame(whole(3000, size=9.0))
+    upbit.timer(4)
+    assert upbit.state("BTC/KRW") == "synced"
+    assert upbit.stage.counts["drifts"] == 0
+
+
+def test_a_wrong_book_at_the_same_time_is_found(upbit: Bench) -> None:
+    upbit.frame(whole(0, size=1.0))
+    upbit.timer(5)
+    (request, *_) = upbit.requests("compare")
+    upbit.stage.on_answer(request, rest_book(0, size=9.0), upbit.now)
+    upbit.timer(4)
+    assert upbit.stage.counts["drifts"] == 1
+    assert upbit.state("BTC/KRW") == "stale"
+
+
+def test_a_local_book_that_differs_from_rest_is_built_anew(binance: Bench) -> None:
+    binance.sync()
+    request = exchange("binance").compare_requests([BTC])[0]
+    binance.stage.on_answer(request, snapshot(12, [(100, 7)]), binance.now)
+    for i in range(40):
+        binance.frame(update(13 + i, 13 + i) if i > 35 else update(12, 12))
+        binance.stage.on_timer(binance.now)
+    assert binance.stage.counts["doubts"] == 1
+
+
+def test_silence_since_the_subscription_is_told_with_the_symbol(upbit: Bench) -> None:
+    upbit.timer(9)
+    assert upbit.state("BTC/KRW") == "subscribed"
+    upbit.timer(2)
+    assert upbit.state("BTC/KRW") == "stale"
+    assert "KRW-BTC" in upbit.states("BTC/KRW")[-1]["reason"]
+    assert upbit.stage.counts["first_frame_timeouts"] == 1
+    upbit.frame(whole(0))
+    assert upbit.state("BTC/KRW") == "synced"
+
+
+def test_no_frame_and_no_rest_make_a_book_stale_and_control_frames_do_not_help(
+    upbit: Bench,
+) -> None:
+    upbit.frame(whole(0))
+    for _ in range(5):
+        upbit.frame(b'{"status":"UP"}', after_ms=5000)
+        upbit.stage.on_timer(upbit.now)
+    assert upbit.state("BTC/KRW") == "stale"
+    assert list(upbit.stage.take_reconnects()) == [1]
+
+
+# control and bad frames
+
+
+def test_an_error_frame_is_a_refusal_of_its_connection(upbit: Bench) -> None:
+    upbit.frame(
+        '{"error":{"name":"NO_CODES","message":"codes 필드가 존재하지 않습니다."}}'.encode()
+    )
+    (refusal,) = upbit.stage.take_refusals().values()
+    assert refusal.fatal
+    assert "NO_CODES" in refusal.text
+
+
+def test_a_server_shutdown_asks_for_a_new_connection(binance: Bench) -> None:
+    binance.frame(b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}')
+    assert binance.stage.take_reconnects() == {1: "server shutdown"}
+
+
+def test_bad_frames_are_counted_and_change_nothing(binance: Bench) -> None:
+    binance.sync()
+    count = len(binance.books())
+    good = update(13, 13, [(98, 1)])
+    for bad in (b"", b"{", b"nonsense", good[:-5], b"\xff\xfe", b"[1,2", good[:60]):
+        binance.frame(bad)
+    assert binance.stage.counters()["malformed"] == 7
+    assert len(binance.books()) == count
+    binance.frame(good)
+    assert binance.books()[-1].id == 13
+
+
+def test_frames_of_unknown_symbols_are_counted(binance: Bench) -> None:
+    binance.frame(update(1, 2, symbol="NOSUCHUSDT"))
+    assert binance.stage.counters()["unknown_symbols"] == 1
+
+
+def test_a_halt_in_the_market_list_is_a_state(upbit: Bench) -> None:
+    from coinspace.exchanges.exchange import Listing
+    from coinspace.market import Market
+
+    upbit.frame(whole(0))
+    listing = Listing("KRW-BTC", Market("BTC", "KRW"), False, "HALT")
+    upbit.stage.on_listing("halted", listing, upbit.now)
+    assert upbit.state("BTC/KRW") == "halted"
+    upbit.stage.on_listing("resumed", listing, upbit.now)
+    assert upbit.state("BTC/KRW") == "synced"
+
+
+# grouped far levels
+
+
+def test_grouped_levels_extend_a_book_without_counting_an_order_twice(upbit: Bench) -> None:
+    from coinspace._ext.message import GROUPED
+    from coinspace.collector.grouped import GroupedBooks
+
+    grouped = GroupedBooks(exchange("upbit"), {"KRW-BTC": 5.0})
+    grouped.on_connected(9, ("KRW-BTC",), T0)
+    far = orjson.loads(whole(0))
+    far["orderbook_units"] = [
+        {"bid_price": 100 - 5 * i, "ask_price": 105 + 5 * i, "bid_size": 10, "ask_size": 20}
+        for i in range(4)
+    ]
+    grouped.on_frame(orjson.dumps(far), T0, 9)
+    upbit.stage.markets[0].extension = grouped.markets[0]
+    upbit.frame(whole(0))
+    (book,) = upbit.books("BTC/KRW")
+    assert book.flags & GROUPED
+    # bids 100, 99 are fine: the groups 100 and 95 reach into or touch them
+    assert book.bids.tolist() == [[100, 99, 90, 85], [1, 1, 10, 10]]
+    assert book.asks.tolist() == [[101, 110, 115, 120], [1, 20, 20, 20]]
+    grouped.on_disconnected(9, "lost", T0)
+    upbit.frame(whole(100, size=2))
+    assert upbit.books("BTC/KRW")[-1].flags == 0
