@@ -17,7 +17,15 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.gate import Gate
 from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.routes import books, indices, page, platform, streams
+from coinspace.endpoint.routes import (
+    books,
+    history,
+    indices,
+    market,
+    page,
+    platform,
+    streams,
+)
 
 # below this an answer fits into one packet anyway
 GZIP_MIN_BYTES = 1400
@@ -30,7 +38,7 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
     logging.getLogger("blacksheep.server").disabled = True
     app = Application(router=Router())
     api = Api()
-    for module in (indices, books, platform):
+    for module in (indices, history, books, market, platform):
         module.add(api, context)
     streams.add(api, context, app)
     api.install(app)

@@ -83,7 +83,7 @@ class Gate:
             return
         if scope["method"] == "HEAD":
             # the server leaves the body out, the routes need not know
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "coinspace.head": True}
 
         async def send_with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":

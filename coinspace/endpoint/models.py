@@ -152,14 +152,22 @@ class IndexPage(Struct, kw_only=True):
 
 
 class Candle(Struct, kw_only=True):
-    """A candle over [ts, ts + interval); all null when the interval has no value."""
+    """A candle over [ts, ts + interval); prices are null when the interval has no value.
+
+    `kr`, `gl`, `premium` and `fx` are those at its end; `ticks` counts records, `valid` values.
+    """
 
     ts: EpochMs
     open: Number
     high: Number
     low: Number
     close: Number
+    kr: Number
+    gl: Number
+    premium: Number
+    fx: Number
     ticks: int
+    valid: int
     closed: bool
 
 
@@ -168,7 +176,6 @@ class CandlePage(Struct, kw_only=True):
 
     asset: str
     currency: str
-    series: str
     interval: str
     start: EpochMs
     end: EpochMs
@@ -177,14 +184,29 @@ class CandlePage(Struct, kw_only=True):
     next: str | None
 
 
+class Input(Struct, kw_only=True):
+    """The message that a venue's book came from."""
+
+    publisher: str | None
+    epoch: str
+    sequence: str
+    received: EpochMs | None
+
+
 class Explanation(Struct, kw_only=True):
-    """One tick in full: the value, its constituents and exclusions, FX, and the whole record."""
+    """One tick in full: the value, its constituents and exclusions, FX, inputs, the curve.
+
+    `curve` holds the price-volume curve and the capped levels of both sides, for the newest tick
+    only; an older tick's is recomputed from the archive by `coinspace compute-index --explain`.
+    """
 
     index: IndexValue
+    used: list[Constituent]
     excluded: list[Constituent]
     fx_venues: list[Constituent]
     flagged: list[str]
-    record: dict[str, Any]
+    inputs: dict[str, Input]
+    curve: dict[str, Any] | None
     live: bool
 
 
@@ -299,7 +321,7 @@ class Trade(Struct, kw_only=True):
     trade_id: str
 
 
-class TradePage(Struct, kw_only=True):
+class TradePage(Struct):
     """Trades, oldest first."""
 
     trades: list[Trade]
@@ -351,7 +373,7 @@ class Gap(Struct, kw_only=True):
     closed: EpochMs | None
 
 
-class GapPage(Struct, kw_only=True):
+class GapPage(Struct):
     """Gaps, newest first."""
 
     gaps: list[Gap]
@@ -359,16 +381,25 @@ class GapPage(Struct, kw_only=True):
     next: str | None
 
 
-class Methodology(Struct, kw_only=True):
-    """How the index is computed: parameters in force and their hash."""
+class Definition(Struct, kw_only=True):
+    """All that the values of one index depend on besides books."""
 
-    version: str | None
+    asset: str
+    role: str
+    effective: EpochMs | None
+    method_version: str | None
     parameter_hash: str | None
-    assets: list[str]
+    constituents: list[str]
+    parameters: dict[str, Any]
+
+
+class Methodology(Struct, kw_only=True):
+    """How the indices are computed now, and every definition that was announced before."""
+
     interval_ms: int
     grace_ms: int
-    parameters: dict[str, Any]
-    constituents: dict[str, list[str]]
+    definitions: list[Definition]
+    announced: list[Definition] | None
 
 
 class ProcessHealth(Struct, kw_only=True):

@@ -334,8 +334,17 @@ _ROLLED = (
     "first(open) open, max(high) high, min(low) low, last(close) close,"
     " sum(volume) volume, sum(quote_volume) quote_volume, sum(trades) trades"
 )
-_TICK = "first(value) open, max(value) high, min(value) low, last(value) close"
-_TICK_ROLLED = "first(open) open, max(high) high, min(low) low, last(close) close"
+# a null tick is no price: a candle opens and closes with values; the siblings are those at its end
+_TICK = (
+    "first_not_null(value) open, max(value) high, min(value) low, last_not_null(value) close,"
+    " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
+    " last_not_null(fx) fx"
+)
+_TICK_ROLLED = (
+    "first_not_null(open) open, max(high) high, min(low) low, last_not_null(close) close,"
+    " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
+    " last_not_null(fx) fx"
+)
 
 VIEWS = (
     View(

@@ -81,7 +81,7 @@ export class PriceChart {
       const whole = one.close !== null;
       points.candles.push(whole ? { time, open: +one.open, high: +one.high, low: +one.low, close: +one.close } : { time });
       points.index.push(whole ? { time, value: +one.close } : { time });
-      points.kr.push(one.kr !== null ? { time, value: +one.kr } : { time });
+      points.kr.push(one.kr !== null && one.fx !== null ? { time, value: +one.kr / +one.fx } : { time });
       points.gl.push(one.gl !== null ? { time, value: +one.gl } : { time });
       points.premium.push(one.premium !== null ? { time, value: +one.premium * 100 } : { time });
     }

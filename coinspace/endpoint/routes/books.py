@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint import history, market
 from coinspace.endpoint.api import Api, encode, json_answer
 from coinspace.endpoint.books import consolidated
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.models import ConsolidatedBook
-from coinspace.endpoint.problem import retry_later
+from coinspace.endpoint.models import Book, ConsolidatedBook
+from coinspace.endpoint.problem import Problem, retry_later
 from coinspace.endpoint.routes.indices import Asset
+from coinspace.endpoint.values import Instant, milliseconds
 
+_EMPTY: list[list[float]] = [[], []]
 Levels = Annotated[int, Meta(ge=1, le=1000, description="levels per side")]
 
 
@@ -22,6 +27,16 @@ class ConsolidatedQuery(Struct, forbid_unknown_fields=True):
 
     asset: Asset
     levels: Levels = 50
+
+
+class BookQuery(Struct, forbid_unknown_fields=True):
+    """One venue's book, now or as it was at an instant."""
+
+    exchange: Annotated[str, Meta(max_length=40, examples=["upbit"])]
+    base: Annotated[str, Meta(max_length=20, examples=["BTC"])]
+    quote: Annotated[str, Meta(max_length=20, examples=["KRW"])]
+    levels: Levels = 50
+    at: Instant | None = None
 
 
 def add(api: Api, context: Context) -> None:
@@ -41,3 +56,49 @@ def add(api: Api, context: Context) -> None:
         if book is None:
             raise retry_later("not-ready", f"no summed book of {asset} has arrived yet", 1)
         return json_answer(encode(book))
+
+    @api.get(
+        "/v1/orderbooks/{exchange}/{base}/{quote}",
+        BookQuery,
+        answer=Book,
+        tag="books",
+        problems=(
+            "unknown-market",
+            "no-data",
+            "not-ready",
+            "database-unavailable",
+            "query-timeout",
+        ),
+    )
+    async def venue_orderbook(request: Request, query: BookQuery) -> Response:
+        """One venue's book in its own quote currency: the newest, or the one at `at`.
+
+        A past book holds the levels that were stored; its age is its distance from `at`.
+        """
+        exchange, name = context.check_market(query.exchange, f"{query.base}/{query.quote}")
+        if query.at is not None:
+            return json_answer(encode(await stored(exchange, name, int(query.at), query.levels)))
+        book = market.book(context, exchange, name, query.levels)
+        if book is None:
+            raise retry_later("not-ready", f"no book of {exchange} {name} has arrived yet", 1)
+        return json_answer(encode(book))
+
+    async def stored(exchange: str, name: str, at_ms: int, levels: int) -> Book:
+        at_ns = history.ns(at_ms + 1) - 1
+        row = await history.book(context.database, exchange, name, at_ns)
+        if row is None:
+            raise Problem(
+                "no-data", f"no book of {exchange} {name} is stored in the hour before that time"
+            )
+        age = max(0, at_ms - row["ns"] // MILLISECOND_NS)
+        return Book(
+            exchange=exchange,
+            market=name,
+            received=row["ns"] // MILLISECOND_NS,
+            exchange_time=milliseconds(row["exchange_ns"]),
+            age_ms=age,
+            stale=age > market.DELAYED_MS,
+            status="stored",
+            bids=market.levels(np.array(row["bids"] or _EMPTY), levels),
+            asks=market.levels(np.array(row["asks"] or _EMPTY), levels),
+        )

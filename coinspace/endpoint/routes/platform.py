@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal
+
 from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
+from msgspec import Meta, Struct
 
+from coinspace.endpoint import history
 from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.health import PROMETHEUS, exposition, processes
-from coinspace.endpoint.models import Liveness, Pipeline, Readiness, Venues
+from coinspace.endpoint.methodology import described
+from coinspace.endpoint.models import (
+    Gap,
+    GapPage,
+    Liveness,
+    Methodology,
+    Pipeline,
+    Readiness,
+    Venues,
+)
 from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.ranges import next_link, span
+from coinspace.endpoint.routes.history import Cursor, Limit
+from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
 from coinspace.endpoint.venues import venues as all_venues
 
 READY_RETRY_S = "1"
+DAY_MS = 24 * 3600 * 1000
+
+
+class GapsQuery(Struct, forbid_unknown_fields=True):
+    """Which gaps."""
+
+    exchange: Annotated[str, Meta(max_length=40)] | None = None
+    market: Annotated[str, Meta(max_length=41)] | None = None
+    kind: Literal["orderbook", "ticker", "trade", "state", "venue"] | None = None
+    status: Literal["open", "filled", "lost", "dead"] | None = None
+    start: Instant | None = None
+    end: Instant | None = None
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+def gap(row: dict[str, Any]) -> Gap:
+    """Convert a stored row."""
+    return Gap(
+        ts=row["ns"] // 1_000_000,
+        publisher=row["publisher"] or "",
+        exchange=row["exchange"],
+        market=row["market"],
+        kind=row["kind"] or "",
+        status=row["status"] or "",
+        reason=row["reason"],
+        first=row["first"] or 0,
+        last=row["last"] or 0,
+        count=row["count"] or 0,
+        closed=milliseconds(row["closed"]),
+    )
 
 
 def reasons(context: Context) -> list[str]:
@@ -37,6 +84,59 @@ def add(api: Api, context: Context) -> None:
     async def venues(request: Request, _: None) -> Response:
         """Every venue: state and reason, age of its book, share in the index."""
         return json_answer(encode(all_venues(context)))
+
+    @api.get(
+        "/v1/gaps",
+        GapsQuery,
+        answer=GapPage,
+        tag="platform",
+        problems=(
+            "unknown-market",
+            "database-unavailable",
+            "query-timeout",
+            "not-ready",
+            "invalid-cursor",
+        ),
+    )
+    async def gaps(request: Request, query: GapsQuery) -> Response:
+        """Detected losses and outages of [start, end), newest first; by default of the last day."""
+        if query.exchange is not None:
+            context.check_exchange(query.exchange)
+        start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
+        last_ns, skipped = history.ns(end), 0
+        if query.cursor is not None:
+            # several gaps can be found in one instant: the cursor counts those already shown
+            last_ns, skipped = decode_cursor(query.cursor, int, int)
+            last_ns, skipped = min(last_ns + 1, history.ns(end)), min(skipped, 10_000)
+        where = {
+            name: value
+            for name in ("exchange", "market", "kind", "status")
+            if (value := getattr(query, name)) is not None
+        }
+        rows = await history.gaps(
+            context.database, where, history.ns(start), last_ns, query.limit + 1 + skipped
+        )
+        rows = rows[skipped:]
+        shown, cursor = rows[: query.limit], None
+        if len(rows) > query.limit:
+            newest = shown[-1]["ns"]
+            same = sum(1 for row in shown if row["ns"] == newest)
+            if last_ns == newest + 1:
+                same += skipped
+            cursor = encode_cursor(newest, same)
+        given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
+        page = GapPage([gap(row) for row in shown], cursor, next_link("/v1/gaps", given))
+        if cursor is None:
+            page.next = None
+        return json_answer(encode(page))
+
+    @api.get("/v1/methodology", Nothing, answer=Methodology, tag="platform")
+    async def methodology(request: Request, _: None) -> Response:
+        """How the indices are computed: parameters, their hash, constituents, and what was before.
+
+        `announced` is null while the database cannot be read.
+        """
+        return json_answer(encode(await described(context)))
 
     @api.get("/v1/pipeline", Nothing, answer=Pipeline, tag="platform")
     async def pipeline(request: Request, _: None) -> Response:

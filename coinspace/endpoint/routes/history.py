@@ -1,0 +1,306 @@
+"""`/v1/indices/{asset}/values`, `/ohlc` and `/explain`: the stored index."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from blacksheep.messages import Request, Response
+from msgspec import Meta, Struct
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint import bulk, history
+from coinspace.endpoint.api import Api, encode, json_answer, with_etag
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.explain import live_explanation, stored_explanation
+from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
+from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.ranges import next_link, span
+from coinspace.endpoint.records import CURRENCY, ratio
+from coinspace.endpoint.routes.indices import Asset
+from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+# rows reach the views within this time; until then a candle may still change
+SETTLE_MS = 10_000
+IMMUTABLE = "max-age=31536000, immutable"
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
+Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
+Interval = Literal["1s", "1m", "5m", "1h", "1d"]
+
+VALUE_COLUMNS: bulk.Columns = {
+    "ts": "time",
+    "status": "text",
+    "reason": "text",
+    "value": "number",
+    "kr": "number",
+    "gl": "number",
+    "value_krw": "number",
+    "premium": "number",
+    "fx": "number",
+    "fx_status": "text",
+    "best_bid": "number",
+    "best_ask": "number",
+    "constituents": "integer",
+}
+CANDLE_COLUMNS: bulk.Columns = {
+    "ts": "time",
+    "open": "number",
+    "high": "number",
+    "low": "number",
+    "close": "number",
+    "kr": "number",
+    "gl": "number",
+    "premium": "number",
+    "fx": "number",
+    "ticks": "integer",
+    "valid": "integer",
+}
+
+
+class ValuesQuery(Struct, forbid_unknown_fields=True):
+    """A range of one index's values."""
+
+    asset: Asset
+    start: Instant | None = None
+    end: Instant | None = None
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class CandlesQuery(Struct, forbid_unknown_fields=True):
+    """A range of one index's candles."""
+
+    asset: Asset
+    interval: Interval = "1m"
+    start: Instant | None = None
+    end: Instant | None = None
+    limit: Limit = 500
+    cursor: Cursor | None = None
+
+
+class ExplainQuery(Struct, forbid_unknown_fields=True):
+    """One tick: the newest, or the one at or just before an instant."""
+
+    asset: Asset
+    ts: Instant | None = None
+
+
+def add(api: Api, context: Context) -> None:
+    """Register the routes."""
+    database = context.database
+    stored = ("unknown-asset", "database-unavailable", "query-timeout", "not-ready")
+
+    @api.get(
+        "/v1/indices/{asset}/values",
+        ValuesQuery,
+        answer=IndexPage,
+        tag="indices",
+        media=bulk.FORMATS,
+        problems=(*stored, "invalid-cursor", "not-acceptable"),
+    )
+    async def values(request: Request, query: ValuesQuery) -> Response:
+        """Every value of an index in [start, end), nulls with their reason included.
+
+        Without `start` the last minute. JSON comes in pages; CSV, Arrow and Parquet (by
+        `Accept`) carry the whole range at once.
+        """
+        asset = context.check_asset(query.asset)
+        start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
+        media = bulk.accepted(request)
+        if media != bulk.JSON:
+            pages = bulk.paged(
+                lambda after: _value_rows(context, asset, start, end, after),
+                lambda rows, _: rows[-1]["ns"],
+            )
+            name = bulk.file_name((asset, "index", str(start), str(end)), media)
+            return await bulk.answer(request, media, VALUE_COLUMNS, pages, name)
+        first_ns = history.ns(start)
+        if query.cursor is not None:
+            (last_ns,) = decode_cursor(query.cursor, int)
+            first_ns = max(first_ns, last_ns + 1)
+        rows = await history.values(database, asset, first_ns, history.ns(end), query.limit + 1)
+        cursor = encode_cursor(rows[query.limit - 1]["ns"]) if len(rows) > query.limit else None
+        page = IndexPage(
+            asset=asset,
+            currency=CURRENCY,
+            start=start,
+            end=end,
+            values=[point(row) for row in rows[: query.limit]],
+            cursor=cursor,
+            next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
+        )
+        return json_answer(encode(page), (b"vary", b"Accept"))
+
+    @api.get(
+        "/v1/indices/{asset}/ohlc",
+        CandlesQuery,
+        answer=CandlePage,
+        tag="indices",
+        media=bulk.FORMATS,
+        problems=(*stored, "invalid-cursor", "not-acceptable"),
+        headers=(("If-None-Match", "ETag of the answer that the client has"),),
+    )
+    async def ohlc(request: Request, query: CandlesQuery) -> Response:
+        """Candles of an index over [start, end), widened to whole intervals.
+
+        An interval without values is there with nulls: nothing is filled in. A page of closed
+        candles never changes and may be cached for ever.
+        """
+        asset = context.check_asset(query.asset)
+        length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
+        start, end = span(query.start, query.end, context.now_ms(), query.limit * length)
+        start, end = start // length * length, -(-end // length) * length
+        media = bulk.accepted(request)
+        if media != bulk.JSON:
+            pages = bulk.paged(
+                lambda after: _candle_rows(context, asset, query.interval, start, end, after),
+                lambda rows, _: rows[-1]["ts"],
+            )
+            name = bulk.file_name((asset, query.interval, str(start), str(end)), media)
+            return await bulk.answer(request, media, CANDLE_COLUMNS, pages, name)
+        first = start
+        if query.cursor is not None:
+            (position,) = decode_cursor(query.cursor, int)
+            if position % length or not start <= position < end:
+                raise Problem(
+                    "invalid-cursor", "cursor: expected that of the same range", parameter="cursor"
+                )
+            first = position
+        last = min(end, first + query.limit * length)
+        rows = await history.candles(
+            database, asset, query.interval, history.ns(first), history.ns(last)
+        )
+        now = context.now_ms()
+        cursor = encode_cursor(last) if last < end else None
+        page = CandlePage(
+            asset=asset,
+            currency=CURRENCY,
+            interval=query.interval,
+            start=first,
+            end=last,
+            candles=whole(rows, first, last, length, now),
+            cursor=cursor,
+            next=_next(
+                f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval
+            ),
+        )
+        body = encode(page)
+        control = "no-cache"
+        if last + SETTLE_MS <= now:
+            until = await history.stored_until(database, asset, query.interval)
+            if until >= history.ns(last):
+                # the store has gone on behind this page: nothing of it is still on the way
+                scope = "public" if request.scope.get("coinspace.key") is None else "private"
+                control = f"{scope}, {IMMUTABLE}"
+        answer = with_etag(request, body, hashlib.sha256(body).hexdigest()[:24], control)
+        answer.add_header(b"vary", b"Accept")
+        return answer
+
+    @api.get(
+        "/v1/indices/{asset}/explain",
+        ExplainQuery,
+        answer=Explanation,
+        tag="indices",
+        problems=(*stored, "no-data"),
+    )
+    async def explain(request: Request, query: ExplainQuery) -> Response:
+        """One tick in full: constituents, exclusions with reasons, FX, inputs, curve."""
+        asset = context.check_asset(query.asset)
+        latest = context.live.indices.get(asset)
+        if latest is not None and query.ts in (None, latest.ts_ms):
+            return json_answer(encode(live_explanation(context, latest)))
+        at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
+        found = await stored_explanation(database, asset, at_ns)
+        if found is None:
+            raise Problem("no-data", f"no {asset} tick is stored within a minute before that time")
+        return json_answer(encode(found))
+
+
+def point(row: Mapping[str, Any]) -> IndexPoint:
+    """Convert a stored row."""
+    return IndexPoint(
+        ts=row["ns"] // MILLISECOND_NS,
+        status=row["status"] or "null",
+        reason=row["reason"],
+        value=decimal(row["value"]),
+        kr=decimal(row["kr"]),
+        gl=decimal(row["gl"]),
+        value_krw=decimal(row["value_krw"]),
+        premium=ratio(row["premium"]),
+        fx=decimal(row["fx"]),
+        fx_status=row["fx_status"],
+        best_bid=decimal(row["best_bid"]),
+        best_ask=decimal(row["best_ask"]),
+        constituents=row["n_used"] or 0,
+    )
+
+
+def whole(
+    rows: list[dict[str, Any]], first: int, last: int, length: int, now_ms: int
+) -> list[Candle]:
+    """Return a candle per interval of [first, last), null where there is no row."""
+    found = {row["ns"] // MILLISECOND_NS: row for row in rows}
+    candles = []
+    for ts in range(first, last, length):
+        row = found.get(ts, {})
+        candles.append(
+            Candle(
+                ts=ts,
+                open=decimal(row.get("open")),
+                high=decimal(row.get("high")),
+                low=decimal(row.get("low")),
+                close=decimal(row.get("close")),
+                kr=decimal(row.get("kr")),
+                gl=decimal(row.get("gl")),
+                premium=ratio(row.get("premium")),
+                fx=decimal(row.get("fx")),
+                ticks=row.get("ticks") or 0,
+                valid=row.get("valid") or 0,
+                closed=ts + length + SETTLE_MS <= now_ms,
+            )
+        )
+    return candles
+
+
+async def _value_rows(
+    context: Context, asset: str, start: int, end: int, after: int | None
+) -> list[dict[str, Any]]:
+    first_ns = history.ns(start) if after is None else after + 1
+    rows = await history.values(context.database, asset, first_ns, history.ns(end), bulk.PAGE_ROWS)
+    return [
+        {
+            **row,
+            "ts": row["ns"] // MILLISECOND_NS,
+            "constituents": row["n_used"],
+        }
+        for row in rows
+    ]
+
+
+async def _candle_rows(
+    context: Context, asset: str, interval: str, start: int, end: int, after: int | None
+) -> list[dict[str, Any]]:
+    length = history.INTERVALS[interval][0] // MILLISECOND_NS
+    first = start if after is None else after + length
+    last = min(end, first + bulk.PAGE_ROWS * length)
+    if first >= last:
+        return []
+    rows = await history.candles(
+        context.database, asset, interval, history.ns(first), history.ns(last)
+    )
+    found = {row["ns"] // MILLISECOND_NS: row for row in rows}
+    empty = dict.fromkeys(CANDLE_COLUMNS) | {"ticks": 0, "valid": 0}
+    return [{**found.get(ts, empty), "ts": ts} for ts in range(first, last, length)]
+
+
+def _next(
+    path: str, cursor: str | None, start: int, end: int, limit: int, interval: str | None = None
+) -> str | None:
+    if cursor is None:
+        return None
+    given = {"interval": interval, "start": start, "end": end, "limit": limit, "cursor": cursor}
+    return next_link(path, given)
