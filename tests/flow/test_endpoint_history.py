@@ -40,10 +40,6 @@ _TICK = (
 def fill(found: Any) -> None:
     """Store ticks (the 10th null, 60 to 69 missing), venues, books, trades, gaps."""
     with psycopg.connect(found.sql, autocommit=True) as connection:
-        if connection.execute("SELECT count() FROM index_tick WHERE asset=%s", (ASSET,)).fetchone()[
-            0
-        ]:
-            return
         for second in [*range(60), *range(70, TICKS)]:
             value = None if second == 10 else 1000.0 + second
             ns = (START_MS + second * 1000) * 1_000_000
@@ -68,7 +64,8 @@ def fill(found: Any) -> None:
         for number in range(7):
             connection.execute(
                 "INSERT INTO gap (kind, publisher, exchange, market, status, reason, epoch, first,"
-                " last, count, ts) VALUES ('trade','p','upbit','HST/KRW','lost','bus',1,%s,%s,1,%s)",
+                " last, count, ts)"
+                " VALUES ('trade','p','upbit','HST/KRW','lost','bus',1,%s,%s,1,%s)",
                 (number, number, (START_MS + number // 3) * 10**6),
             )
         connection.execute(
@@ -364,7 +361,7 @@ async def test_injection_in_every_parameter_reaches_no_sql(site: Site, text: str
 
 async def test_the_database_user_can_only_read(site: Site) -> None:
     async with site[0].database.connection() as connection:
-        with pytest.raises(psycopg.Error, match="(?i)read-only|readonly|denied|permission"):
+        with pytest.raises(psycopg.Error, match=r"(?i)read-only|readonly|denied|permission"):
             await connection.execute("DROP TABLE index_tick")
 
 

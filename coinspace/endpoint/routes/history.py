@@ -154,6 +154,9 @@ def add(api: Api, context: Context) -> None:
         length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
         start, end = span(query.start, query.end, context.now_ms(), query.limit * length)
         start, end = start // length * length, -(-end // length) * length
+        if query.start is None:
+            # the newest candle is begun; it takes the place of the one at the other end
+            start = max(start, end - query.limit * length)
         media = bulk.accepted(request)
         if media != bulk.JSON:
             pages = bulk.paged(
