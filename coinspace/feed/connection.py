@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -76,7 +76,7 @@ class Connection:
         transport = self.request.transport
         assert transport is not None
         # uvloop's transports are no subclass of asyncio's
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport: asyncio.Transport = transport
         self.loop = asyncio.get_running_loop()
         now_s = self.loop.time()
         self.opened_s = self.active_s = self.pinged_s = now_s

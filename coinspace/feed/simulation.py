@@ -22,8 +22,8 @@ from coinspace.feed.simulator.scenario import Scenario
 if TYPE_CHECKING:
     from coinspace.feed.server import ExchangeServer
 
-# frames of one pump go out together; 5 ms is far below the 100 ms grid of the exchanges
-PUMP_S = 0.005
+# frames of one pump go out together; 10 ms is far below the 100 ms grid of the exchanges
+PUMP_S = 0.01
 # after a pause longer than this (a suspended machine) virtual time jumps instead of rushing
 JUMP_S = 30.0
 

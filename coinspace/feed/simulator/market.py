@@ -23,6 +23,9 @@ WANDER_STEP = 2e-5
 WANDER_KEEP = 0.999
 LARGE = 0.04
 FOLLOWERS = 12
+# levels that come or go at the far end in one window, at most
+REFILL = 50
+SWEPT = 20
 KEPT_TRADES = 500
 
 
@@ -210,6 +213,14 @@ class SimulatedMarket:
             tick = behind.beyond(behind.best(), 1 + int(draw() * 30.0 * self.gap))
             if tick > 0 and tick not in behind.sizes:
                 self._put(behind, tick, self._level_size())
+        for side in (bids, asks):
+            # a side that was swept is filled again, as market makers do
+            far = side.ticks[0] if side.is_bid else side.ticks[-1]
+            for _ in range(SWEPT - len(side)):
+                far = side.beyond(far, self._gap(abs(far - side.best())))
+                if far <= 0:
+                    break
+                self._put(side, far, self._level_size())
         for _ in range(1 + int(draw() * 3.0)):
             self._touch_level(bids if draw() < 0.5 else asks)
 
@@ -242,11 +253,12 @@ class SimulatedMarket:
             if not side.ticks:
                 continue
             far = side.ticks[0] if side.is_bid else side.ticks[-1]
-            if len(side) < self.levels:
-                tick = side.beyond(far, self._gap(abs(far - side.best())))
-                if tick > 0:
-                    self._put(side, tick, self._level_size())
-            for _ in range(min(len(side) - self.levels - self.levels // 4 - 4, 20)):
+            for _ in range(min(self.levels - len(side), REFILL)):
+                far = side.beyond(far, self._gap(abs(far - side.best())))
+                if far <= 0:
+                    break
+                self._put(side, far, self._level_size())
+            for _ in range(min(len(side) - self.levels - self.levels // 4 - 4, REFILL)):
                 self._drop(side, side.ticks[0] if side.is_bid else side.ticks[-1])
 
     def trade(self, now_ns: int) -> None:
