@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -50,9 +51,9 @@ def command(*arguments: str, env: dict[str, str], data: Path) -> Iterator[subpro
             process.stdout.close()
 
 
-def state(data: Path, name: str) -> str:
+def ready(data: Path, name: str) -> bool:
     path = data / "run" / f"{name}.json"
-    return str(orjson.loads(path.read_bytes())["state"]) if path.exists() else "absent"
+    return path.exists() and orjson.loads(path.read_bytes())["state"] == "ready"
 
 
 def counter(data: Path, name: str, counted: str) -> int:
@@ -68,6 +69,10 @@ def stored(data: Path, table: str, market: str | None = None) -> int:
         if "does not exist" in str(error):
             return 0
         raise
+
+
+def reached(data: Path, table: str, market: str | None, count: int) -> bool:
+    return stored(data, table, market) >= count
 
 
 @pytest.mark.timeout(240)
@@ -120,14 +125,14 @@ def test_every_recorded_update_is_one_row(
         for worker in workers:
             stack.enter_context(command(worker, env=env, data=tmp_path))
         for worker in workers:
-            wait_for(f"{worker} to be ready", lambda w=worker: state(tmp_path, w) == "ready")
+            wait_for(f"{worker} to be ready", partial(ready, tmp_path, worker))
         for collector in collectors:
             kind = collector.removesuffix(f"-{exchange}")
             stack.enter_context(command(kind, exchange, env=env, data=tmp_path))
         for (table, market), count in expected.items():
             wait_for(
                 f"{count} rows of {market or 'every market'} in {table}",
-                lambda t=table, m=market, n=count: stored(tmp_path, t, m) >= n,
+                partial(reached, tmp_path, table, market, count),
                 120,
             )
         for name in (*collectors, *workers):
