@@ -1,12 +1,13 @@
 """Recordings as a server's source: a client gets the recorded frames that it subscribes to.
 
-Without `clients` every connection plays its exchange's feeds for itself, from the beginning, once
-it has subscribed. With `clients=N` all feeds run on one clock that starts when N connections have
+Without `clients` each set of subscriptions is played once, from its first subscriber on: it waits
+while nobody listens and goes on where it stood, so that a client that connects anew gets every
+frame once. With `clients=N` all feeds run on one clock that starts when N connections have
 subscribed; who comes later joins in the middle, as live.
 
-A recorded depth snapshot is answered at its place in the stream: a request that comes earlier waits
-for it, and the playing waits there for a request that has not come yet, so that the client applies
-exactly the updates after the snapshot. Later requests get the book as of the frame played last.
+The first request for a depth snapshot gets the recorded one, and the playing does not pass that
+snapshot's place in the stream before it was asked for, so that the client applies exactly the
+updates after it. Later requests get the book as of the frame played last.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ INDEX_RECORDS = 50_000
 KEPT_TRADES = 500
 YIELD_RECORDS = 100
 
+# whose run it is: an exchange's set of (kind, symbol), None = one clock for all
+Key = tuple[str, frozenset[tuple[str, str]]] | None
+
 
 @dataclass
 class Index:
@@ -71,7 +75,8 @@ class Playing:
     def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
         self.owner = owner
         self.exchanges = exchanges
-        self.targets: Callable[[], list[Connection]] = list
+        self.targets: Callable[[], list[Connection]] = self.listeners
+        self.audience: list[Connection] = []
         self.position = 0
         self.played = 0
         self.sent = 0
@@ -79,27 +84,27 @@ class Playing:
         self.last: dict[tuple[str, str], bytes] = {}
         self.trades: dict[str, deque[bytes]] = {}
         self.pending = set(owner.pending)
-        self.reached: dict[str, bytes] = {}
-        self.requested: set[str] = set()
         self.changed = asyncio.Event()
         self._held_s = 0.0
+
+    def listeners(self) -> list[Connection]:
+        """Return the open connections of this subscription."""
+        return [connection for connection in self.audience if connection.is_open]
 
     def notify(self) -> None:
         """Wake whoever waits for a snapshot or a request."""
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def wait(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until a condition that `notify` follows holds."""
+    async def _hold(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        # until a condition that `notify` follows holds; the clock of the recording stands still
         loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while not ready():
-            left = until - loop.time()
-            if left <= 0:
-                return False
+        begin_s = loop.time()
+        while not ready() and loop.time() < begin_s + timeout_s:
+            left_s = min(begin_s + timeout_s - loop.time(), 3600.0)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait(), left)
-        return True
+                await asyncio.wait_for(self.changed.wait(), left_s)
+        self._held_s += loop.time() - begin_s
 
     async def run(self) -> None:
         """Play to the end."""
@@ -108,6 +113,8 @@ class Playing:
         speed, begin_s, first_ns = self.owner.speed, loop.time(), 0
         try:
             for reader, record in merge(readers):
+                if not self.owner.clients and not self.listeners():
+                    await self._hold(lambda: bool(self.listeners()), math.inf)
                 if math.isfinite(speed):
                     first_ns = first_ns or record.received_ns
                     due = begin_s + self._held_s + (record.received_ns - first_ns) / 1e9 / speed
@@ -130,7 +137,7 @@ class Playing:
         elif record.direction == "GET":
             symbol = depth_symbol(record)
             if symbol is not None:
-                await self._snapshot(symbol, record.payload)
+                await self._snapshot(symbol)
 
     async def _frame(self, exchange: str, payload: bytes) -> None:
         what = label(exchange, payload)
@@ -160,26 +167,18 @@ class Playing:
             for connection in self.targets()
         )
 
-    async def _snapshot(self, symbol: str, payload: bytes) -> None:
-        self.reached[symbol] = payload
-        self.notify()
+    async def _snapshot(self, symbol: str) -> None:
         if symbol in self.pending and self.wants_depth(symbol):
-            loop = asyncio.get_running_loop()
-            begin_s = loop.time()
-            await self.wait(lambda: symbol in self.requested, self.owner.hold_s)
-            self._held_s += loop.time() - begin_s
+            await self._hold(lambda: symbol not in self.pending, self.owner.hold_s)
         self.pending.discard(symbol)
 
-    async def depth(self, symbol: str, limit: int) -> bytes | None:
+    def depth(self, symbol: str, limit: int) -> bytes | None:
         """Return the snapshot for a request that comes now."""
         if symbol in self.pending:
-            self.requested.add(symbol)
+            # early is as good: the client keeps the updates until the stream reaches it
+            self.pending.discard(symbol)
             self.notify()
-            found = await self.wait(
-                lambda: symbol in self.reached or self.finished, self.owner.patience_s
-            )
-            if found and symbol in self.reached:
-                return trimmed(self.reached[symbol], limit)
+            return trimmed(self.owner.indices["binance"].snapshots[symbol], limit)
         return self._rebuild(symbol, limit)
 
     def _rebuild(self, symbol: str, limit: int) -> bytes | None:
@@ -221,7 +220,7 @@ class Playback:
     Args:
         paths: feeds of any exchanges.
         speed: times real time, math.inf = as fast as the clients read.
-        clients: 0 = each connection for itself, N = one clock for all, from N subscriptions on.
+        clients: 0 = each set of subscriptions for itself, N = one clock for all, from N on.
         loop: begin anew at the end; connections are closed (1001) in between.
         start_ns, end_ns: part of the recordings. hold_s: how long playing waits for a request.
         on_finish: called with the facts of each run.
@@ -254,8 +253,6 @@ class Playback:
         self.end_ns = end_ns
         self.hold_s = hold_s
         self.settle_s = settle_s
-        # a request may come long before its snapshot when the recorder was slow to ask
-        self.patience_s = 60.0
         self.on_finish = on_finish
         self.indices: dict[str, Index] = {}
         self.by_exchange: dict[str, list[Path]] = {}
@@ -263,8 +260,11 @@ class Playback:
         for path in self.paths:
             self._read_index(path)
         self.exchanges = tuple(self.by_exchange)
-        self._tasks: dict[Any, asyncio.Task[None]] = {}
-        self._playing: dict[Any, Playing] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._playing: dict[Key, Playing] = {}
+        # snapshots that were asked for before anything played
+        self._asked_early: set[str] = set()
+        self._settling: dict[Connection, asyncio.Task[None]] = {}
 
     def _read_index(self, path: Path) -> None:
         with FeedReader(path) as reader:
@@ -299,9 +299,10 @@ class Playback:
         self.server = server
 
     async def stop(self) -> None:
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *self._settling.values()]
+        for task in tasks:
             task.cancel()
-        for task in list(self._tasks.values()):
+        for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
@@ -311,56 +312,58 @@ class Playback:
             self._subscribed(connection)
 
     def disconnected(self, connection: Connection) -> None:
-        if not self.clients:
-            task = self._tasks.pop(connection, None)
-            if task is not None:
-                task.cancel()
-            self._playing.pop(connection, None)
+        settling = self._settling.pop(connection, None)
+        if settling is not None:
+            settling.cancel()
+        for playing in self._playing.values():
+            if connection in playing.audience:
+                playing.audience.remove(connection)
 
     def _subscribed(self, connection: Connection) -> None:
         connection.data["subscribed"] = True
-        key: Any = None if self.clients else connection
-        waiting = self._playing.get(key)
-        if waiting is not None and waiting.position:
-            return
         if self.clients:
             ready = [c for c in self.server.all_connections() if c.data.get("subscribed")]
-            if len(ready) < self.clients:
-                return
-        if key in self._tasks:
-            self._tasks.pop(key).cancel()
-        exchanges = self.exchanges if self.clients else (connection.exchange,)
-        playing = self._playing[key] = Playing(self, exchanges)
-        if self.clients:
-            playing.targets = self.server.all_connections
-        else:
-            playing.targets = lambda: [connection]
-        self._tasks[key] = asyncio.create_task(self._run(playing, key))
+            if len(ready) >= self.clients and None not in self._playing:
+                playing = self._begin(None, self.exchanges)
+                playing.targets = self.server.all_connections
+        elif not connection.data.get("listens"):
+            settling = self._settling.pop(connection, None)
+            if settling is not None:
+                settling.cancel()
+            self._settling[connection] = asyncio.create_task(self._listen(connection))
 
-    async def _run(self, playing: Playing, key: Any) -> None:
+    async def _listen(self, connection: Connection) -> None:
         await asyncio.sleep(self.settle_s)
-        while True:
-            await playing.run()
-            self.on_finish(
-                {
-                    "finished": True,
-                    "exchanges": list(playing.exchanges),
-                    "frames": playing.played,
-                    "sent": playing.sent,
-                }
-            )
-            if not self.loop:
-                return
+        del self._settling[connection]
+        connection.data["listens"] = True
+        key = (connection.exchange, connection.session.subscription)
+        playing = self._playing.get(key) or self._begin(key, (connection.exchange,))
+        playing.audience.append(connection)
+        playing.notify()
+
+    def _begin(self, key: Key, exchanges: Sequence[str]) -> Playing:
+        playing = self._playing[key] = Playing(self, exchanges)
+        playing.pending -= self._asked_early
+        self._tasks[key] = asyncio.create_task(self._run(playing, key))
+        return playing
+
+    async def _run(self, playing: Playing, key: Key) -> None:
+        if self.clients:
+            await asyncio.sleep(self.settle_s)
+        await playing.run()
+        self.on_finish(
+            {
+                "finished": True,
+                "exchanges": list(playing.exchanges),
+                "frames": playing.played,
+                "sent": playing.sent,
+            }
+        )
+        if self.loop:
+            # whoever connects again begins anew
+            self._playing.pop(key)
             for connection in playing.targets():
                 connection.session.end(1001, "end of recording", 0.0)
-            if key is not None:
-                return
-            targets = playing.targets
-            playing = self._playing[key] = Playing(self, playing.exchanges)
-            playing.targets = targets
-            while len(self.server.all_connections()) < self.clients:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(self.settle_s)
 
     # REST
 
@@ -408,8 +411,9 @@ class Playback:
             limit = int(query.get("limit", "100"))
             playing = self._newest("binance", symbol)
             if playing is not None:
-                found = await playing.depth(symbol, limit)
+                found = playing.depth(symbol, limit)
             else:
+                self._asked_early.add(symbol)
                 snapshot = index.snapshots.get(symbol)
                 found = trimmed(snapshot, limit) if snapshot else None
             if found is not None:

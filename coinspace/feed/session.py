@@ -104,6 +104,11 @@ class Session:
 
     def wants(self, kind: str, symbol: str) -> bool:
         """Tell whether a recorded frame is subscribed to."""
+        return (kind, symbol) in self.subscription
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        """Return what is subscribed to: (kind, symbol)."""
         raise NotImplementedError
 
 
@@ -276,8 +281,11 @@ class KoreanSession(Session):
             and symbol in channel.codes
         ]
 
-    def wants(self, kind: str, symbol: str) -> bool:
-        return any(channel.type == kind and symbol in channel.codes for channel in self.channels)
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        return frozenset(
+            (channel.type, code) for channel in self.channels for code in channel.codes
+        )
 
 
 class BithumbSession(KoreanSession):
@@ -415,5 +423,7 @@ class BinanceSession(Session):
             if parsed == wanted
         ]
 
-    def wants(self, kind: str, symbol: str) -> bool:
-        return f"{symbol}@{kind}" in self.streams
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        parts = (stream.partition("@") for stream in self.streams)
+        return frozenset((kind, symbol) for symbol, _, kind in parts)

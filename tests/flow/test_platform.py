@@ -50,7 +50,7 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         wait_for("the index to move", lambda: values(running) != first)
         for table in ("orderbook", "ticker", "trade"):
             wait_for(f"every market in {table}", partial(complete, tmp_path, table))
-        indices = "select distinct index from index_tick where value is not null"
+        indices = "select distinct asset from index_tick where value is not null"
         wait_for("every index in index_tick", lambda: len(query(tmp_path, indices)) >= len(ASSETS))
         pids = running.pids()
         health = tmp_path / "run"
