@@ -110,7 +110,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def rows(settings: Settings, query: str) -> list[tuple[Any, ...]]:
     with schema.connect(address(settings)) as connection:
-        done = connection.execute(query)  # type: ignore[arg-type]
+        done = connection.execute(query)
         return done.fetchall() if done.description else []
 
 

@@ -159,7 +159,7 @@ def valuation(books: dict[str, tuple[list[Any], list[Any]]], rules: Rules) -> di
         )
         for i in (0, 1)
     ]
-    cap = size_cap(*ordered, rules)
+    cap = size_cap(ordered[0], ordered[1], rules)
     bids = Side([(p, min(s, cap), name) for p, s, name in ordered[0]])
     asks = Side([(p, min(s, cap), name) for p, s, name in ordered[1]])
     shallow_bid = max(side[-1][0] for side, _ in books.values())
@@ -231,7 +231,8 @@ def filtered(mids: dict[str, F], flags: set[str], limit: F) -> set[str]:
             if len(free) >= 3:
                 flagged = abs(mid / median(list(free.values())) - 1) > limit
             elif len(free) == 2:
-                flagged = far(*free.values(), limit)
+                first, second = free.values()
+                flagged = far(first, second, limit)
             else:
                 flagged = False
         elif free:

@@ -36,7 +36,9 @@ def make_side(rng: random.Random, mid: int, sign: int, tick_size: int, n: int) -
         if price <= 0:
             break
     if rng.random() < 0.05:
-        bad = rng.choice(([0, 1], [-5, 1], [price, 0], [price, -1], ["NaN", 1], [price, "inf"]))
+        bad: list[Any] = rng.choice(
+            ([0, 1], [-5, 1], [price, 0], [price, -1], ["NaN", 1], [price, "inf"])
+        )
         levels.insert(rng.randint(0, len(levels)), bad)
     if rng.random() < 0.05:
         rng.shuffle(levels)
@@ -147,7 +149,7 @@ def test_agrees_with_exact_arithmetic(seed: int) -> None:
     for sequence in range(SEQUENCES // 10):
         rules = make_rules(rng)
         parameters = parameters_of(rules)
-        reader = SnapshotReader(lambda asset, found=parameters: found)
+        reader = SnapshotReader({"BTC": parameters}.__getitem__)
         index, state = Index("BTC", parameters), State()
         # fx that divides the lattice exactly, and fx that does not
         fx = rng.choice((1400, 1371, 1333))

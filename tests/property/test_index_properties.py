@@ -1,0 +1,152 @@
+"""What must hold of the curve for any books: symmetries that need no oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coinspace._ext.curve import OK, Curve
+from coinspace._ext.ladder import Ladder, VenueBook
+
+sizes = st.integers(1, 400).map(lambda n: n / 8)
+steps = st.integers(0, 4)
+Levels = list[tuple[float, float]]
+
+
+@st.composite
+def books(draw: st.DrawFn, n: int | None = None) -> list[tuple[Levels, Levels]]:
+    found = []
+    for _ in range(n or draw(st.integers(1, 5))):
+        sides = []
+        for sign in (-1, 1):
+            price = 10_000 + sign * draw(st.integers(1, 5))
+            levels = []
+            for _ in range(draw(st.integers(1, 12))):
+                levels.append((float(price), draw(sizes)))
+                price += sign * draw(steps)
+            sides.append(levels)
+        found.append((sides[0], sides[1]))
+    return found
+
+
+def load(book: tuple[Levels, Levels]) -> VenueBook:
+    found = VenueBook()
+    found.load(np.ascontiguousarray(np.array(book[0]).T), np.ascontiguousarray(np.array(book[1]).T))
+    return found
+
+
+def compute(
+    given_books: list[tuple[Levels, Levels]], rates: list[float] | None = None, **options: Any
+) -> Curve:
+    ladder = Ladder()
+    ladder.merge([load(one) for one in given_books], rates or [1.0] * len(given_books))
+    curve = Curve(0.01, **{"cut": False, "cap_sigmas": 1000.0, **options})
+    assert curve.compute(ladder, np.ones(len(given_books), dtype=np.uint8)) == OK
+    return curve
+
+
+def scaled(
+    given_books: list[tuple[Levels, Levels]], price: float, size: float
+) -> list[tuple[Levels, Levels]]:
+    return [
+        ([(p * price, s * size) for p, s in bids], [(p * price, s * size) for p, s in asks])
+        for bids, asks in given_books
+    ]
+
+
+@given(books(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_order_of_venues_does_not_matter(found: list[Any], cut: bool) -> None:
+    a, b = compute(found, cut=cut), compute(found[::-1], cut=cut)
+    assert a.value == pytest.approx(b.value, rel=1e-12)
+    assert a.depth == pytest.approx(b.depth, rel=1e-12)
+    assert list(a.shares()) == pytest.approx(list(b.shares())[::-1], abs=1e-9)
+
+
+@given(books(), st.sampled_from([2.0, 0.5, 1371.0, 1e-9]), st.sampled_from([4.0, 1e7, 1e-9, 3.0]))
+@settings(max_examples=60, deadline=None)
+def test_scaling_prices_and_sizes(found: list[Any], price: float, size: float) -> None:
+    a, b = compute(found, cut=True), compute(scaled(found, price, size), cut=True)
+    assert b.value == pytest.approx(a.value * price, rel=1e-12)
+    assert b.depth == pytest.approx(a.depth * size, rel=1e-9)
+    assert b.size_cap == pytest.approx(a.size_cap * size, rel=1e-9)
+    assert list(a.shares()) == pytest.approx(list(b.shares()), abs=1e-9)
+
+
+@given(books(), st.sampled_from([1400.0, 1371.0, 0.7]), st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_currency_of_a_venue_does_not_matter(found: list[Any], fx: float, which: int) -> None:
+    which %= len(found)
+    rates = [fx if i == which else 1.0 for i in range(len(found))]
+    foreign = [scaled([one], fx, 1.0)[0] if i == which else one for i, one in enumerate(found)]
+    a, b = compute(found), compute(foreign, rates)
+    assert a.value == pytest.approx(b.value, rel=1e-12)
+    assert list(a.shares()) == pytest.approx(list(b.shares()), abs=1e-9)
+
+
+@given(books(), st.sampled_from([0.5, 0.25, 0.1]))
+@settings(max_examples=60, deadline=None)
+def test_splitting_levels_over_venues_changes_nothing(found: list[Any], part: float) -> None:
+    split = scaled(found, 1.0, part) + scaled(found, 1.0, 1.0 - part)
+    a, b = compute(found), compute(split)
+    assert a.value == pytest.approx(b.value, rel=1e-12)
+    assert a.depth == pytest.approx(b.depth, rel=1e-9)
+    shares = b.shares()
+    n = len(found)
+    joined = [shares[i] + shares[i + n] for i in range(n)]
+    assert list(a.shares()) == pytest.approx(joined, abs=1e-9)
+
+
+@given(books(n=1), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_symmetric_book_gives_its_mid(found: list[Any], grid: bool, cut: bool) -> None:
+    bids = found[0][0]
+    asks = [(20_000 - price, size) for price, size in bids]
+    curve = compute([(bids, asks)], cut=cut, spacing=0.125 if grid else 0.0)
+    assert curve.value == 10_000.0
+    assert curve.value_full == 10_000.0
+
+
+@given(books(), st.booleans(), st.sampled_from([0.0, 0.125, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_value_lies_within_the_curve(found: list[Any], cut: bool, spacing: float) -> None:
+    ladder = Ladder()
+    ladder.merge([load(one) for one in found], [1.0] * len(found))
+    curve = Curve(0.01, cut=cut, spacing=spacing)
+    if curve.compute(ladder, np.ones(len(found), dtype=np.uint8)) != OK:
+        return
+    mids = curve.segments()[4]
+    assert mids.min() * (1 - 1e-15) <= curve.value <= mids.max() * (1 + 1e-15)
+    assert curve.depth <= curve.full_depth
+    assert sum(curve.shares()) == pytest.approx(1.0, abs=1e-9)
+
+
+@given(books())
+@settings(max_examples=50, deadline=None)
+def test_both_modes_agree_where_boundaries_lie_on_the_grid(found: list[Any]) -> None:
+    # all sizes are multiples of 1/8, and the cap does not bind
+    a, b = compute(found), compute(found, spacing=0.125)
+    assert a.value == pytest.approx(b.value, rel=1e-12)
+    assert a.depth == pytest.approx(b.depth, rel=1e-9)
+    assert list(a.shares()) == pytest.approx(list(b.shares()), abs=1e-9)
+
+
+@given(books())
+@settings(max_examples=50, deadline=None)
+def test_the_ladder_is_the_sorted_books(found: list[Any]) -> None:
+    ladder = Ladder()
+    ladder.merge([load(one) for one in found], [1.0] * len(found))
+    for side, sign in ((0, -1), (1, 1)):
+        prices, amounts, venues = ladder.side_copy(side)
+        expected = sorted(
+            (sign * price, venue, position, size)
+            for venue, one in enumerate(found)
+            for position, (price, size) in enumerate(one[side])
+        )
+        assert list(sign * prices) == [one[0] for one in expected]
+        assert list(venues) == [one[1] for one in expected]
+        assert list(amounts) == [one[3] for one in expected]
