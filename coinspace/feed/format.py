@@ -198,7 +198,11 @@ class FeedReader:
         except OSError as error:
             raise FeedError(f"feed {self.path}: expected a readable file, {error}") from None
         self._lines = self._read_lines()
-        self.header = self._read_header()
+        try:
+            self.header = self._read_header()
+        except FeedError:
+            self._file.close()
+            raise
 
     def _read_header(self) -> dict[str, Any]:
         first = next(self._lines, b"")

@@ -1,0 +1,191 @@
+"""`coinspace feed info|verify|cut|merge|convert`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from coinspace.errors import ConfigError, FeedError
+from coinspace.feed.format import FeedReader
+from coinspace.feed.tools import Summary, cut, merge_feeds, progress, summarise
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def feed() -> None:
+    """Inspect, cut, merge and convert recordings."""
+
+
+def _read(paths: tuple[Path, ...], text: str, *, check: bool) -> list[Summary]:
+    summaries = []
+    for path in paths:
+        try:
+            reader = FeedReader(path)
+        except FeedError as error:
+            if not check:
+                raise
+            summaries.append(Summary(path, {"exchange": None}, errors=[str(error)], n_errors=1))
+            continue
+        with reader, progress([reader], f"{text} {path.name}"):
+            summaries.append(summarise(reader, check=check))
+    return summaries
+
+
+def _time(ns: int) -> str:
+    if not ns:
+        return "-"
+    return dt.datetime.fromtimestamp(ns / 1e9, dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+@feed.command()
+@click.argument("feeds", nargs=-1, required=True, type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="one JSON line per feed")
+def info(feeds: tuple[Path, ...], as_json: bool) -> None:
+    """Tell what recordings hold."""
+    for summary in _read(feeds, "read", check=False):
+        facts = summary.facts()
+        if as_json:
+            click.echo(orjson.dumps(facts))
+        else:
+            _print_info(facts)
+
+
+def _print_info(facts: dict[str, Any]) -> None:
+    click.echo(facts["path"])
+    counts = ", ".join(f"{n} {direction}" for direction, n in facts["records"].items())
+    ratio = facts["payload_bytes"] / max(1, facts["file_bytes"])
+    lines = [
+        ("exchange", f"{facts['exchange']}  {facts['url'] or ''}"[:110]),
+        ("time", f"{_time(facts['first_ns'])} to {_time(facts['last_ns'])} UTC"),
+        (
+            "length",
+            f"{facts['duration_s']:.1f} s, silent {facts['longest_silence_s']:.1f} s at most",
+        ),
+        ("records", counts or "none"),
+        ("bytes", f"{facts['file_bytes']:,} for {facts['payload_bytes']:,} ({ratio:.1f} x)"),
+        ("gaps", f"{facts['gaps']} ({facts['ids_missing']} ids)"),
+    ]
+    if facts["marks"]:
+        lines.append(("marks", ", ".join(f"{n} {name}" for name, n in facts["marks"].items())))
+    if facts["torn"]:
+        lines.append(("end", "cut; everything before it was read"))
+    for name, text in lines:
+        click.echo(f"  {name:9} {text}")
+    for one in facts["frames"]:
+        click.echo(f"  {one['frames']:9,} {one['kind']} {one['symbol']}")
+
+
+@feed.command()
+@click.argument("feeds", nargs=-1, required=True, type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="one JSON line per feed")
+def verify(feeds: tuple[Path, ...], as_json: bool) -> None:
+    """Check recordings: format, order of time, JSON, ids without gaps, a whole end.
+
+    Exit code 1 when anything is wrong.
+    """
+    wrong = False
+    for summary in _read(feeds, "verify", check=True):
+        bad = bool(summary.n_errors or summary.gaps)
+        wrong = wrong or bad
+        if as_json:
+            click.echo(orjson.dumps({"ok": not bad, **summary.facts()}))
+            continue
+        n = sum(summary.records.values())
+        found = f"{summary.n_errors} errors, {summary.gaps} gaps" if bad else "ok"
+        click.echo(f"{summary.path}: {found}, {n} records")
+        for error in summary.errors:
+            click.echo(f"  {error}")
+    sys.exit(int(wrong))
+
+
+def _moment(text: str | None, first_ns: int, option: str) -> int | None:
+    # seconds after the beginning, ns since the epoch, or ISO 8601
+    if text is None:
+        return None
+    try:
+        if text.isdigit() and len(text) > 12:
+            return int(text)
+        return first_ns + int(float(text) * 1e9)
+    except ValueError:
+        pass
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{option}: expected seconds after the beginning, ns or ISO 8601, was {text!r}"
+        ) from None
+    return int(moment.replace(tzinfo=moment.tzinfo or dt.UTC).timestamp() * 1e9)
+
+
+def _new(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise ConfigError(f"{target}: expected no file here, found one; --force overwrites it")
+
+
+@feed.command("cut")
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+@click.option("--from", "start", help="seconds after the beginning, ns or ISO 8601")
+@click.option("--to", "end", help="the first moment not wanted")
+@click.option("--symbol", "symbols", multiple=True, help="as the exchange spells it")
+@click.option("--kind", "kinds", multiple=True, help="orderbook, trade, depth@100ms …")
+@click.option("--force", is_flag=True, help="overwrite")
+def cut_command(
+    source: Path,
+    target: Path,
+    start: str | None,
+    end: str | None,
+    symbols: tuple[str, ...],
+    kinds: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Write part of a recording; books of Binance begin with a snapshot of that moment."""
+    _new(target, force)
+    with FeedReader(source) as reader:
+        first = next(iter(reader), None)
+        first_ns = first.received_ns if first else 0
+    n = cut(
+        source,
+        target,
+        start_ns=_moment(start, first_ns, "--from") or 0,
+        end_ns=_moment(end, first_ns, "--to"),
+        symbols=symbols,
+        kinds=kinds,
+    )
+    click.echo(orjson.dumps({"path": str(target), "records": n}))
+
+
+@feed.command("merge")
+@click.argument("sources", nargs=-1, required=True, type=FILE)
+@click.argument("target", type=FILE)
+@click.option("--force", is_flag=True, help="overwrite")
+def merge_command(sources: tuple[Path, ...], target: Path, force: bool) -> None:
+    """Write recordings of one exchange as one, by receive time (such as an archive's files)."""
+    _new(target, force)
+    n = merge_feeds(sources, target)
+    click.echo(orjson.dumps({"path": str(target), "records": n}))
+
+
+@feed.command()
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+@click.option("--force", is_flag=True, help="overwrite")
+def convert(source: Path, target: Path, force: bool) -> None:
+    """Convert a recording to Parquet, or Parquet back to a recording, by the target's name."""
+    from coinspace.feed.parquet import from_parquet, to_parquet
+
+    _new(target, force)
+    if target.suffix == ".parquet":
+        with FeedReader(source) as reader, progress([reader], f"convert {source.name}"):
+            n = to_parquet(reader, target)
+    elif source.suffix == ".parquet":
+        n = from_parquet(source, target)
+    else:
+        raise ConfigError(f"convert: expected one name to end with .parquet, was {target}")
+    click.echo(orjson.dumps({"path": str(target), "records": n}))

@@ -1,0 +1,127 @@
+"""`coinspace feed`: what recordings hold, parts, sums, Parquet."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from coinspace.errors import FeedError
+from coinspace.feed.format import FeedReader, FeedWriter, Record
+from coinspace.feed.recorded import LocalBook, depth_symbol
+from coinspace.feed.simulated_feed import write_feeds
+from coinspace.feed.simulator.engine import DEFAULT_MARKETS
+from coinspace.feed.tool_commands import feed
+from coinspace.feed.tools import merge_feeds
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated")
+    list(write_feeds(folder / "sim.feed.zst", 4, DEFAULT_MARKETS, duration_s=10))
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(feed, [str(one) for one in arguments])
+
+
+def read(path: Path) -> list[Record]:
+    with FeedReader(path) as reader:
+        return list(reader)
+
+
+def test_info_of_the_recordings(feeds: Path) -> None:
+    result = run("info", "--json", feeds / "binance-btcusdt-20240808.feed.zst")
+    facts = orjson.loads(result.output)
+    assert facts["records"] == {"<": 41_248, "GET": 1}
+    frames = {(one["kind"], one["symbol"]): one["frames"] for one in facts["frames"]}
+    assert frames["depth@100ms", "btcusdt"] == 3451
+    assert frames["trade", "btcusdt"] == 9757
+    assert facts["gaps"] == 0
+    assert 345 < facts["duration_s"] < 347
+    result = run("info", feeds / "upbit-9-codes-20210405.feed.zst")
+    assert "orderbook KRW-BAT" in result.output
+
+
+def test_verify_accepts_what_the_simulator_wrote(simulated: Path) -> None:
+    result = run("verify", *sorted(simulated.iterdir()))
+    assert result.exit_code == 0, result.output
+    assert result.output.count(": ok") == 3
+
+
+def test_verify_finds_gaps_bad_frames_and_torn_ends(simulated: Path, tmp_path: Path) -> None:
+    records = read(simulated / "sim-binance.feed.zst")
+    path = tmp_path / "gap.feed.zst"
+    with FeedWriter(path, {"exchange": "binance"}) as writer:
+        depths = 0
+        for record in records:
+            depths += b"@depth" in record.payload[:40]
+            if depths != 50 or b"@depth" not in record.payload[:40]:
+                writer.write(*record)
+        writer.write(records[-1].received_ns, "<", "", b'{"cut":')
+    result = run("verify", "--json", path)
+    facts = orjson.loads(result.output)
+    assert result.exit_code == 1
+    assert (facts["ok"], facts["gaps"], facts["n_errors"]) == (False, 1, 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    result = run("verify", path)
+    assert "the end is cut" in result.output
+    (tmp_path / "none.feed.zst").write_bytes(b"")
+    assert run("verify", tmp_path / "none.feed.zst").exit_code == 1
+
+
+def test_a_disconnect_starts_the_ids_anew(tmp_path: Path) -> None:
+    path = tmp_path / "x.feed.zst"
+    frame = b'{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","U":%d,"u":%d}}'
+    with FeedWriter(path, {"exchange": "binance"}) as writer:
+        writer.write(1, "<", "", frame % (1, 5))
+        writer.mark(2, "disconnect", reason="reset")
+        writer.write(3, "<", "", frame % (50, 60))
+    assert run("verify", path).exit_code == 0
+
+
+def test_a_cut_begins_with_the_book_of_its_moment(simulated: Path, tmp_path: Path) -> None:
+    source, target = simulated / "sim-binance.feed.zst", tmp_path / "cut.feed.zst"
+    result = run("cut", source, target, "--from", "4", "--to", "7", "--symbol", "BTCUSDT")
+    assert result.exit_code == 0, result.output
+    records = read(target)
+    assert depth_symbol(records[0]) == "BTCUSDT"
+    assert all(b"btcusdt" in r.payload[:30] for r in records[1:])
+    books = []
+    for part in (read(source), records):
+        book = LocalBook()
+        for record in part:
+            if depth_symbol(record) == "BTCUSDT":
+                book.restart(record.payload)
+            elif b"btcusdt@depth" in record.payload[:40]:
+                if record.received_ns > records[-1].received_ns:
+                    break
+                book.apply(record.payload)
+        books.append(orjson.loads(book.answer(50)))
+    assert books[0] == books[1]
+    assert run("cut", source, target).exception is not None
+
+
+def test_merge_joins_segments_of_one_exchange(simulated: Path, tmp_path: Path) -> None:
+    source = simulated / "sim-upbit.feed.zst"
+    first, second, whole = (tmp_path / f"{name}.feed.zst" for name in ("a", "b", "c"))
+    run("cut", source, first, "--to", "5")
+    run("cut", source, second, "--from", "5")
+    assert run("merge", second, first, whole).exit_code == 0
+    assert read(whole) == read(source)
+    with pytest.raises(FeedError, match="expected feeds of one exchange"):
+        merge_feeds([source, simulated / "sim-bithumb.feed.zst"], tmp_path / "d.feed.zst")
+
+
+def test_parquet_and_back(simulated: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = simulated / "sim-binance.feed.zst"
+    assert run("convert", source, tmp_path / "x.parquet").exit_code == 0
+    table = parquet.read_table(tmp_path / "x.parquet")
+    assert table.num_rows == len(read(source))
+    assert set(table["symbol"].to_pylist()) >= {"btcusdt", "ethusdt"}
+    assert run("convert", tmp_path / "x.parquet", tmp_path / "y.feed.zst").exit_code == 0
+    assert read(tmp_path / "y.feed.zst") == read(source)
+    (tmp_path / "z.parquet").write_bytes(b"no")
+    assert run("convert", tmp_path / "z.parquet", tmp_path / "w.feed.zst").exception is not None
