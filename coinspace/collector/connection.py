@@ -79,6 +79,7 @@ class Receiver(Protocol):
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None: ...
     def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None: ...
     def caught_up(self, connection: int) -> bool: ...
+    def take_refusal(self, connection: int) -> Refusal | None: ...
     def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None: ...
 
 
@@ -119,9 +120,14 @@ class Connection:
     async def run(self) -> None:
         """Dial, watch and dial again until stopped or refused for good."""
         while not self._stopping.is_set() and self.fatal is None:
-            link = await self._dial()
-            if link is not None:
-                await self._keep(link)
+            try:
+                link = await self._dial()
+                if link is not None:
+                    await self._keep(link)
+            except Exception as error:
+                # a fault of ours must not end the collection of these markets
+                self.log.exception("connection failed by an error of ours", error=repr(error))
+                self.dialer.lost(now_ns())
 
     async def stop(self) -> None:
         """Close all links; `run` returns."""
@@ -135,13 +141,12 @@ class Connection:
         self._replace = self._replace or reason
         self._wake.set()
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Take an error frame of the exchange: a fatal one ends the subscription."""
-        if refusal.fatal:
-            self.fatal = refusal
-            self._wake.set()
-        for link in self.links:
+    def _check_refusal(self, link: Link) -> None:
+        refusal = self.stage.take_refusal(link.number)
+        if refusal is not None:
             link.reason = f"refused: {refusal.text}"
+            if refusal.fatal:
+                self.fatal = refusal
 
     # dialling
 
@@ -196,7 +201,7 @@ class Connection:
             websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             enable_auto_ping=True,
             auto_ping_idle_timeout=self.exchange.PING_INTERVAL_S,
-            auto_ping_reply_timeout=PONG_TIMEOUT_S,
+            auto_ping_reply_timeout=min(PONG_TIMEOUT_S, self.exchange.PING_INTERVAL_S),
             auto_ping_strategy=WSAutoPingStrategy.PING_PERIODICALLY,
             disconnect_on_exception=False,
             max_frame_size=MAX_FRAME,
@@ -248,6 +253,7 @@ class Connection:
                 link = await self._succeed(link)
                 continue
             await self._either(link, 1.0)
+            self._check_refusal(link)
         if self.fatal is not None:
             link.end(f"refused: {self.fatal.text}")
         if self._stopping.is_set():

@@ -6,11 +6,12 @@ fine levels is left out, so no order counts twice; messages that hold groups car
 
 from __future__ import annotations
 
+import orjson
 import structlog
 
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
-from coinspace.exchanges.exchange import Exchange
+from coinspace.exchanges.exchange import Exchange, Refusal
 
 
 class GroupedBooks(BookCollector):
@@ -32,6 +33,8 @@ class GroupedBooks(BookCollector):
             market.grouping = grouping
         super().__init__(exchange.parser(depth), sink, markets, updates=False)
         self.silent = True
+        self._exchange = exchange
+        self._refusals: dict[int, Refusal] = {}
         self._live: dict[str, set[int]] = {symbol: set() for symbol in levels}
         self._log = structlog.get_logger(f"grouped-{exchange.NAME}")
 
@@ -55,6 +58,10 @@ class GroupedBooks(BookCollector):
         """Tell whether a newer connection has delivered every book."""
         return all(market.primary == connection for market in self.markets)
 
+    def take_refusal(self, connection: int) -> Refusal | None:
+        """Return what the exchange said when it sent an error on a connection, once."""
+        return self._refusals.pop(connection, None)
+
     def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
         market.usable = True
 
@@ -63,7 +70,11 @@ class GroupedBooks(BookCollector):
         market.forget()
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
-        self._log.warning("control frame", head=repr(frame[:120]))
+        detail = orjson.loads(frame)
+        if detail.get("error"):
+            # such as a grouping that the market does not have
+            refusal = self._refusals[connection] = self._exchange.refusal_of_frame(detail)
+            self._log.error("refused by the exchange", text=refusal.text, fatal=refusal.fatal)
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
         self._log.warning("malformed frame", head=repr(frame[:120]))

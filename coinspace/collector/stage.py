@@ -208,10 +208,9 @@ class Stage:
         taken, self._reconnects = self._reconnects, {}
         return taken
 
-    def take_refusals(self) -> dict[int, Refusal]:
-        """Return the connections on which the exchange sent an error, with what it said."""
-        taken, self._refusals = self._refusals, {}
-        return taken
+    def take_refusal(self, connection: int) -> Refusal | None:
+        """Return what the exchange said when it sent an error on a connection, once."""
+        return self._refusals.pop(connection, None)
 
     # rare frames
 

@@ -32,6 +32,8 @@ TIMER_S = 0.25
 MARKETS_INTERVAL_NS = 60 * SECOND_NS
 # wait between attempts to get the market list that patterns need
 MARKETS_RETRY_S = 5.0
+# how long open connections may take to close
+STOP_S = 3.0
 
 
 def process_name(stream: Stream, exchange: str) -> str:
@@ -78,6 +80,7 @@ class Worker:
         )
         self.stage: Any = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._ticker: asyncio.Task[None] | None = None
         self._markets_ns = 0
         self.grouped: GroupedBooks | None = None
 
@@ -108,7 +111,7 @@ class Worker:
             )
             self.connections.append(connection)
             self._tasks.append(asyncio.create_task(connection.run()))
-        self._tasks.append(asyncio.create_task(self._tick()))
+        self._ticker = asyncio.create_task(self._tick())
         # what lives as long as the process is not looked at by the collector again
         gc.collect()
         gc.freeze()
@@ -117,7 +120,11 @@ class Worker:
         """Close everything; messages that are queued leave."""
         for connection in self.connections:
             await connection.stop()
-        await asyncio.wait(self._tasks, timeout=3.0) if self._tasks else None
+        if self._ticker is not None:
+            self._tasks.append(self._ticker)
+            self._ticker.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -170,10 +177,6 @@ class Worker:
             for connection in self.connections:
                 if any(link.number == number for link in connection.links):
                     connection.replace(reason)
-        for number, refusal in self.stage.take_refusals().items():
-            for connection in self.connections:
-                if any(link.number == number for link in connection.links):
-                    connection.refuse(refusal)
         self._report()
 
     def _report(self) -> None:

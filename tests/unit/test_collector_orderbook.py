@@ -509,7 +509,8 @@ def test_an_error_frame_is_a_refusal_of_its_connection(upbit: Bench) -> None:
     upbit.frame(
         '{"error":{"name":"NO_CODES","message":"codes 필드가 존재하지 않습니다."}}'.encode()
     )
-    (refusal,) = upbit.stage.take_refusals().values()
+    refusal = upbit.stage.take_refusal(1)
+    assert refusal is not None
     assert refusal.fatal
     assert "NO_CODES" in refusal.text
 

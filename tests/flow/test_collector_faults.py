@@ -1,0 +1,275 @@
+"""Every fault of an exchange, against a real collector: what becomes of the books and the
+counters.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coinspace.collector import connection as connection_module
+from coinspace.collector import orderbook as orderbook_module
+from coinspace.exchanges import binance, upbit
+from coinspace.feed.server import ExchangeServer
+from coinspace.feed.simulation import Simulation
+from tests.flow.collecting import Collecting, Truth, collecting
+
+MARKETS = ["BTC/USDT", "ETH/USDT"]
+SYMBOLS = {"BTCUSDT": "BTC/USDT", "ETHUSDT": "ETH/USDT"}
+
+
+ONLY = {"binance": MARKETS, "upbit": ["BTC/KRW", "ETH/KRW"]}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ExchangeServer]:
+    async with ExchangeServer(Simulation(11, ONLY), limits=False) as running:
+        yield running
+
+
+async def played(server: ExchangeServer, spec: str, seconds: float) -> Collecting:
+    """Collect two Binance books with one fault in force for a while, then let them recover."""
+    async with collecting(server, "binance", markets=MARKETS) as running:
+        truth = Truth(running, SYMBOLS)
+        watch = asyncio.create_task(truth.watch())
+        await running.synced()
+        fault = running.fault(spec)
+        await running.until(lambda: fault.hits > 0, f"{spec} strikes")
+        await asyncio.sleep(seconds)
+        server.disorder.clear()
+        await running.synced()
+        before = len(running.books("BTC/USDT"))
+        await running.until(lambda: len(running.books("BTC/USDT")) > before + 3, "BTC books go on")
+        await asyncio.sleep(0.2)
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+        assert truth.check() > 0
+        assert running.count("crossed") == 0
+        return running
+
+
+# what each fault must have counted; the last ones let newer frames overtake withheld ones when
+# they end
+FRAME_FAULTS: list[tuple[str, float, dict[str, int]]] = [
+    ("drop:binance:BTCUSDT:count=1", 0.6, {"gaps": 1, "resyncs": 1}),
+    ("truncate:binance:BTCUSDT:count=1", 0.6, {"malformed": 1, "gaps": 1, "resyncs": 1}),
+    ("garbage:binance:BTCUSDT:count=1", 0.6, {"malformed": 1, "gaps": 1, "resyncs": 1}),
+    ("reorder:binance:BTCUSDT:count=1", 0.8, {"gaps": 1, "resyncs": 1}),
+    ("duplicate:binance:BTCUSDT:count=5", 0.8, {"gaps": 0, "resyncs": 0, "malformed": 0}),
+    ("huge:binance:BTCUSDT:count=2", 0.8, {"gaps": 0, "malformed": 0}),
+    ("split:binance:BTCUSDT:count=5:n=3", 0.8, {"gaps": 0, "malformed": 0}),
+    ("chop:binance:BTCUSDT:count=5:n=3:ms=5", 0.8, {"gaps": 0, "malformed": 0}),
+    ("stall:binance:BTCUSDT:count=5", 1.2, {"malformed": 0}),
+    ("coalesce:binance:BTCUSDT:count=8:n=4", 1.0, {"malformed": 0}),
+    ("delay:binance:BTCUSDT:ms=300:count=5", 1.0, {"malformed": 0}),
+]
+
+
+async def one_bad_symbol(spec: str, seconds: float, counted: dict[str, int]) -> None:
+    async with ExchangeServer(Simulation(11, {"binance": MARKETS}), limits=False) as server:
+        running = await played(server, spec, seconds)
+    for name, expected in counted.items():
+        assert running.count(name) == expected, name
+    assert running.count("failures") == 0
+    assert running.count("disconnects") == 1, "only the one at the end"
+    # the other symbol went on as if nothing had happened
+    eth = [told["state"] for told in running.told("ETH/USDT")]
+    assert eth[-2:] == ["synced", "disconnected"], eth
+    assert eth.count("synced") == 1
+    recovered = [one for one in running.told("BTC/USDT") if "recovery_ns" in one]
+    assert len(recovered) == running.count("resyncs")
+    assert all(0 < one["recovery_ns"] < 5_000_000_000 for one in recovered)
+    ids = [book.id for book in running.books("ETH/USDT")]
+    assert ids == sorted(set(ids)), "every update once, in order"
+
+
+async def test_bad_frames_of_one_symbol_cost_only_that_symbol_and_no_wrong_book() -> None:
+    """All frame faults at once, each with an exchange and a collector of its own."""
+    results = await asyncio.gather(
+        *(one_bad_symbol(*fault) for fault in FRAME_FAULTS), return_exceptions=True
+    )
+    failed = {
+        spec: result
+        for (spec, _, _), result in zip(FRAME_FAULTS, results, strict=True)
+        if result is not None
+    }
+    assert not failed, failed
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("reset:binance", "lost"),
+        ("close:binance:code=1001:reason=maintenance", "1001 maintenance"),
+    ],
+)
+async def test_lost_connections_come_back(server: ExchangeServer, spec: str, reason: str) -> None:
+    running = await played(server, spec, 0.3)
+    assert running.count("connects") == 2
+    told = [one for one in running.told("BTC/USDT") if one["state"] == "disconnected"]
+    assert reason in told[0]["reason"]
+    order = [one["state"] for one in running.told("BTC/USDT")]
+    first = order.index("disconnected")
+    assert order[first:][:5] == ["disconnected", "connecting", "subscribed", "buffering", "synced"]
+
+
+async def test_server_shutdown_is_obeyed_before_it_cuts(server: ExchangeServer) -> None:
+    running = await played(server, "shutdown:binance:n=3", 3.5)
+    assert running.count("shutdowns") == 1
+    assert running.count("replacements") == 1
+    # made before break: no state but synced, no update missed, none twice
+    for market in MARKETS:
+        states = [one["state"] for one in running.told(market)]
+        assert states.count("synced") == 1
+        assert states[-1] == "disconnected"
+    assert running.count("gaps") == 0
+    ids = [book.id for book in running.books("BTC/USDT")]
+    assert ids == sorted(set(ids))
+
+
+async def test_connections_are_replaced_before_their_longest_life(
+    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binance, "LIFETIME_S", 601.5)
+    async with collecting(server, "binance", markets=MARKETS) as running:
+        await running.synced()
+        await running.until(lambda: running.count("replacements") >= 2, "two replacements")
+        await asyncio.sleep(0.3)
+        assert running.count("gaps") == 0
+        for market in MARKETS:
+            assert [one["state"] for one in running.told(market)].count("synced") == 1
+            ids = [book.id for book in running.books(market)]
+            assert ids == sorted(set(ids))
+
+
+async def test_a_half_open_connection_is_noticed(
+    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binance, "PING_INTERVAL_S", 0.3)
+    running = await played(server, "halfopen:binance", 2.5)
+    assert running.count("connects") == 2
+
+
+async def test_alive_but_mute_is_noticed(
+    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "MUTE_NS", 1_500_000_000)
+    running = await played(server, "mute:binance:for=4", 4.5)
+    # pongs go on, so only the missing data tells
+    assert running.count("replacements") >= 1
+
+
+async def test_one_mute_symbol_is_found_by_rest(server: ExchangeServer) -> None:
+    async with collecting(server, "upbit", markets=["BTC/KRW", "ETH/KRW"]) as running:
+        await running.synced()
+        running.fault("mute:upbit:KRW-BTC")
+        began = asyncio.get_running_loop().time()
+        await running.until(
+            lambda: running.states["BTC/KRW"] == "stale", "the mute market is stale", 20
+        )
+        took_s = asyncio.get_running_loop().time() - began
+        # silent for 4 s, asked, and given 3 s to come up with what REST has
+        assert took_s < 13
+        assert running.states["ETH/KRW"] == "synced"
+        assert running.count("drifts") == 1
+        server.disorder.clear()
+        await running.until(lambda: running.count("replacements") >= 1, "a new connection")
+        await running.synced()
+
+
+@pytest.mark.parametrize("status", [429, 418, 503])
+async def test_refused_snapshots_wait_as_long_as_they_are_told(
+    server: ExchangeServer, status: int
+) -> None:
+    async with collecting(server, "binance", markets=MARKETS) as running:
+        await running.synced()
+        fault = running.fault(f"rest:binance:status={status}:retry=1:path=depth:count=1")
+        running.fault("drop:binance:BTCUSDT:count=1")
+        await running.until(lambda: running.states["BTC/USDT"] == "buffering", "a gap")
+        began = asyncio.get_running_loop().time()
+        await running.until(lambda: running.count("rest_refusals") >= 1, "a refusal")
+        await running.synced()
+        took_s = asyncio.get_running_loop().time() - began
+        assert fault.hits == 1
+        if status != 503:
+            assert took_s > 0.9
+        assert running.states["ETH/USDT"] == "synced"
+
+
+async def test_stale_snapshots_are_not_used(server: ExchangeServer) -> None:
+    async with collecting(server, "binance", markets=MARKETS) as running:
+        await running.synced()
+        running.fault("stale:binance:BTCUSDT:for=1.5")
+        await asyncio.sleep(0.5)
+        running.fault("drop:binance:BTCUSDT:count=1")
+        await running.until(lambda: running.count("stale_snapshots") >= 1, "a stale snapshot")
+        assert running.states["BTC/USDT"] != "synced"
+        await running.synced()
+        books = running.books("BTC/USDT")
+        assert [book.id for book in books] == sorted({book.id for book in books})
+
+
+async def test_handshakes_that_are_refused_are_repeated_later(server: ExchangeServer) -> None:
+    server.disorder.add("handshake:binance:status=429:count=2")
+    async with collecting(server, "binance", markets=MARKETS) as running:
+        began = asyncio.get_running_loop().time()
+        await running.synced(30)
+        assert running.count("connect_failures") == 2
+        assert asyncio.get_running_loop().time() - began > 2
+
+
+async def test_an_error_frame_stops_the_subscription(server: ExchangeServer) -> None:
+    async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
+        await running.synced()
+        running.fault("error:upbit")
+        await running.until(
+            lambda: running.states["BTC/KRW"] == "disconnected", "the subscription ends"
+        )
+        await asyncio.sleep(1.5)
+        assert running.count("connects") == 1, "no loop"
+        assert running.worker.process.state == "degraded"
+        assert "refused" in str(running.worker.process.reason)
+
+
+async def test_a_clock_that_is_hours_off_stops_nothing(server: ExchangeServer) -> None:
+    async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
+        await running.synced()
+        running.fault("clock:upbit:by=3h:for=1")
+        await asyncio.sleep(2.5)
+        await running.synced()
+        books = running.books("BTC/KRW")
+        jumps = [abs(b.exchange_ns - a.exchange_ns) > 3.6e12 for a, b in zip(books, books[1:])]
+        assert sum(jumps) == 2, "there and back"
+        assert running.count("clock_steps") == 1
+
+
+async def test_an_unknown_symbol_is_told_and_the_others_run(
+    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coinspace.collector import stage
+
+    monkeypatch.setattr(stage, "FIRST_FRAME_NS", 1_000_000_000)
+    async with collecting(server, "upbit", markets=["BTC/KRW", "NOSUCH/KRW"]) as running:
+        await running.until(
+            lambda: running.states == {"BTC/KRW": "synced", "NOSUCH/KRW": "stale"},
+            "one synced, one stale",
+        )
+        assert running.count("first_frame_timeouts") == 1
+        assert "KRW-NOSUCH" in running.told("NOSUCH/KRW")[-1]["reason"]
+
+
+async def test_quiet_connections_are_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upbit, "PING_INTERVAL_S", 0.5)
+    async with ExchangeServer(Simulation(3, ONLY), idle_s=1.5) as server:
+        async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
+            await running.synced()
+            await asyncio.sleep(3)
+            assert running.count("connects") == 1
+            assert running.states == {"BTC/KRW": "synced"}
+
+
+def test_the_silence_that_is_compared_is_the_documented_one() -> None:
+    assert orderbook_module.SILENT_NS == 4_000_000_000
+    assert orderbook_module.COMPARE_AGAIN_NS + orderbook_module.SILENT_NS < 10_000_000_000
