@@ -5,6 +5,7 @@ counters.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -240,7 +241,7 @@ async def test_a_clock_that_is_hours_off_stops_nothing(server: ExchangeServer) -
         await asyncio.sleep(2.5)
         await running.synced()
         books = running.books("BTC/KRW")
-        jumps = [abs(b.exchange_ns - a.exchange_ns) > 3.6e12 for a, b in zip(books, books[1:])]
+        jumps = [abs(b.exchange_ns - a.exchange_ns) > 3.6e12 for a, b in pairwise(books)]
         assert sum(jumps) == 2, "there and back"
         assert running.count("clock_steps") == 1
 
@@ -262,12 +263,14 @@ async def test_an_unknown_symbol_is_told_and_the_others_run(
 
 async def test_quiet_connections_are_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upbit, "PING_INTERVAL_S", 0.5)
-    async with ExchangeServer(Simulation(3, ONLY), idle_s=1.5) as server:
-        async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
-            await running.synced()
-            await asyncio.sleep(3)
-            assert running.count("connects") == 1
-            assert running.states == {"BTC/KRW": "synced"}
+    async with (
+        ExchangeServer(Simulation(3, ONLY), idle_s=1.5) as server,
+        collecting(server, "upbit", markets=["BTC/KRW"]) as running,
+    ):
+        await running.synced()
+        await asyncio.sleep(3)
+        assert running.count("connects") == 1
+        assert running.states == {"BTC/KRW": "synced"}
 
 
 def test_the_silence_that_is_compared_is_the_documented_one() -> None:

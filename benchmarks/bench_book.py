@@ -1,0 +1,216 @@
+"""The local book: what one update of 24 levels costs, and how that grows with the book's depth.
+
+Hot because Binance sends ten such updates a second and symbol. A regression would show as a cost
+that follows the depth: the best level stored last makes it follow the distance from the touch.
+
+Peers hold the same levels: `sortedcontainers.SortedDict`, and a dict that is sorted when the best
+levels are wanted. `with list` also reads the 1,000 best levels of each side, as a publisher does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sortedcontainers import SortedDict
+
+from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated, growth
+from coinspace._ext.orderbook import OrderBook
+
+STAGE = "book"
+INPUT = "simulated updates, seed 7: 24 levels, 80 % within 20 ticks of the touch"
+DEPTHS = (200, 500, 1000, 2000, 5000)
+UPDATES = 256
+# levels of an update per side; together the 24 of the goal
+LEVELS = 12
+PUBLISHED = 1000
+Levels = NDArray[np.float64]
+
+
+def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Levels]:
+    """Return (bids, asks) of a snapshot as float64[2, depth] and updates as float64[n, 2, 12].
+
+    Each update is undone by the next one, so that the book keeps its depth however often the
+    updates are repeated.
+    """
+    draw = random.Random(seed)
+    ticks = np.arange(depth, dtype=np.float64)
+    snapshot = [
+        np.stack([price, np.full(depth, 1.0)])
+        for price in (60_000 - ticks * 0.02, 60_000.02 + ticks * 0.02)
+    ]
+    updates = [np.empty((UPDATES, 2, LEVELS)), np.empty((UPDATES, 2, LEVELS))]
+    for number in range(0, UPDATES, 2):
+        for side, sign in ((0, -1), (1, 1)):
+            chosen: set[int] = set()
+            while len(chosen) < LEVELS:
+                near = draw.random() < 0.8
+                chosen.add(draw.randrange(20 if near else depth))
+            for i, tick in enumerate(sorted(chosen)):
+                # half of the levels are new ones between the ticks, half change or go
+                fresh = i % 2 == 0
+                base = 60_000 if side == 0 else 60_000.02
+                price = base + sign * (tick * 0.02 + (0.01 if fresh else 0.0))
+                gone = not fresh and i % 4 == 1
+                updates[side][number, :, i] = price, 0.0 if gone else draw.random() + 0.1
+                updates[side][number + 1, :, i] = price, 0.0 if fresh else 1.0
+    return snapshot[0], snapshot[1], updates[0], updates[1]
+
+
+class Sorted:
+    """The same book on sortedcontainers: bids by negated price, so that the best comes first."""
+
+    def __init__(self, bids: Levels, asks: Levels) -> None:
+        self.bids = SortedDict({-price: size for price, size in bids.T.tolist()})
+        self.asks = SortedDict(dict(asks.T.tolist()))
+
+    def apply(self, bids: list[list[float]], asks: list[list[float]]) -> None:
+        for side, sign, levels in ((self.bids, -1, bids), (self.asks, 1, asks)):
+            for price, size in levels:
+                if size:
+                    side[sign * price] = size
+                else:
+                    side.pop(sign * price, None)
+
+    def top(self, n: int) -> tuple[list[float], list[float], list[float], list[float]]:
+        bids, asks = self.bids.items()[:n], self.asks.items()[:n]
+        return (
+            [-key for key, _ in bids],
+            [size for _, size in bids],
+            [key for key, _ in asks],
+            [size for _, size in asks],
+        )
+
+
+class Hashed:
+    """The same book on two dicts, sorted when it is read."""
+
+    def __init__(self, bids: Levels, asks: Levels) -> None:
+        self.bids: dict[float, float] = dict(bids.T.tolist())
+        self.asks: dict[float, float] = dict(asks.T.tolist())
+
+    def apply(self, bids: list[list[float]], asks: list[list[float]]) -> None:
+        for side, levels in ((self.bids, bids), (self.asks, asks)):
+            for price, size in levels:
+                if size:
+                    side[price] = size
+                else:
+                    side.pop(price, None)
+
+    def top(self, n: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        return sorted(self.bids.items(), reverse=True)[:n], sorted(self.asks.items())[:n]
+
+
+def ours(depth: int, read: int = 0) -> tuple[OrderBook, Callable[[], None]]:
+    """Return the book and one pass over all updates; `read` > 0 also reads so many best levels."""
+    bids, asks, more_bids, more_asks = make_updates(depth)
+    book = OrderBook()
+    book.load(bids, asks)
+    if not read:
+        return book, lambda: book.apply_repeatedly(more_bids, more_asks)
+    pairs = list(zip(more_bids, more_asks, strict=True))
+
+    def run() -> None:
+        for one_bids, one_asks in pairs:
+            book.apply(one_bids, one_asks)
+            book.top(read)
+
+    return book, run
+
+
+def peer(kind: type[Sorted] | type[Hashed], depth: int, read: int = 1) -> Callable[[], None]:
+    """Return one pass of a peer; its levels are ready Python floats. The best level is read."""
+    bids, asks, more_bids, more_asks = make_updates(depth)
+    book = kind(bids, asks)
+    pairs = [(b.T.tolist(), a.T.tolist()) for b, a in zip(more_bids, more_asks, strict=True)]
+
+    def run() -> None:
+        for one_bids, one_asks in pairs:
+            book.apply(one_bids, one_asks)
+            book.top(read)
+
+    return run
+
+
+def check_same(depth: int) -> None:
+    """Assert that the book and its peer agree after a pass."""
+    bids, asks, more_bids, more_asks = make_updates(depth)
+    book, other = OrderBook(), Sorted(bids, asks)
+    book.load(bids, asks)
+    for one_bids, one_asks in zip(more_bids[:5], more_asks[:5], strict=True):
+        book.apply(one_bids, one_asks)
+        other.apply(one_bids.T.tolist(), one_asks.T.tolist())
+        found = [row.tolist() for side in book.top(PUBLISHED) for row in side]
+        assert found == list(other.top(PUBLISHED))
+
+
+@pytest.mark.parametrize("depth", [DEPTHS[0], DEPTHS[-1]])
+def test_update(benchmark: Benchmark, depth: int) -> None:
+    def measure(rounds: int) -> Result:
+        check_same(depth)
+        timing = compare(
+            {
+                OURS: ours(depth)[1],
+                "SortedDict": peer(Sorted, depth),
+                "dict + sorted": peer(Hashed, depth),
+            },
+            events=UPDATES,
+            rounds=rounds,
+        )
+        result = Result(STAGE, f"24 levels into {depth:,}", "ns/update", INPUT, timing)
+        result.ratio("SortedDict", gate=7.0, goal=12.0)
+        result.ratio("dict + sorted", gate=7.0, goal=50.0)
+        return result
+
+    gated(benchmark, measure)
+
+
+def test_update_with_list(benchmark: Benchmark) -> None:
+    def measure(rounds: int) -> Result:
+        depth = DEPTHS[-1]
+        timing = compare(
+            {
+                OURS: ours(depth, PUBLISHED)[1],
+                "SortedDict": peer(Sorted, depth, PUBLISHED),
+                "dict + sorted": peer(Hashed, depth, PUBLISHED),
+            },
+            events=UPDATES,
+            rounds=rounds,
+        )
+        case = f"24 levels into {depth:,}, {PUBLISHED:,} best read"
+        result = Result(STAGE, case, "ns/update", INPUT, timing)
+        result.ratio("SortedDict", gate=20.0)
+        result.ratio("dict + sorted", gate=20.0)
+        return result
+
+    gated(benchmark, measure)
+
+
+def test_growth_with_depth(benchmark: Benchmark) -> None:
+    def measure(rounds: int) -> Result:
+        timing = compare(
+            {f"{depth:,} levels": ours(depth)[1] for depth in DEPTHS},
+            events=UPDATES,
+            rounds=rounds,
+        )
+        costs = [timing.least(f"{depth:,} levels") for depth in DEPTHS]
+        result = Result(
+            STAGE,
+            "growth with depth",
+            "ns/update",
+            INPUT,
+            Timing({**timing.ns, OURS: timing.ns[f"{DEPTHS[-1]:,} levels"]}),
+        )
+        result.check(
+            f"exponent of cost over depth, {DEPTHS[0]:,} to {DEPTHS[-1]:,} levels",
+            growth(DEPTHS, costs),
+            gate=0.2,
+            goal=0.1,
+            better="lower",
+        )
+        return result
+
+    gated(benchmark, measure)
