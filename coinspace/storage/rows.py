@@ -6,23 +6,30 @@ live, from a journal or a second time.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import re
+from typing import Protocol
 
-from coinspace._ext.message import ORDERBOOK, STATE, TICKER, TICKER_NAMES, TRADE, Message
+from coinspace._ext.message import ORDERBOOK, SELL, STATE, TICKER, TRADE, WINDOWS, Message
 from coinspace.storage.sender import Sender
 from coinspace.storage.transport import TimestampNanos
 
 Key = tuple[str, str, int, int]
 SYMBOL_LIMIT = 64
+# bits 3 and 4 of a ticker's flags, in the order of WINDOWS
+SPAN = 24
+SPANS = (0, 8, 16, 24)
 
 
 class Venue:
     """What is the same in every row of one topic.
 
-    Attributes: publisher; topic; symbols as the sender takes them.
+    Attributes:
+        publisher, topic, exchange, market.
+        symbols: as the sender takes them.
+        heads: what a line begins with, by the flags of a ticker's span or a trade's side.
     """
 
-    __slots__ = ("exchange", "market", "publisher", "symbols", "topic")
+    __slots__ = ("exchange", "heads", "market", "publisher", "symbols", "topic")
 
     def __init__(self, publisher: str, topic: str, exchange: str, market: str) -> None:
         self.publisher = publisher
@@ -30,6 +37,21 @@ class Venue:
         self.exchange = exchange
         self.market = market
         self.symbols: dict[str, str | None] = {"exchange": exchange, "market": market}
+        kind = topic.partition(".")[0]
+        head = f"{kind},exchange={_escaped(exchange)},market={_escaped(market)}"
+        more = {
+            "ticker": {
+                flags: f",span={span}" if span else ""
+                for flags, span in zip(SPANS, WINDOWS, strict=True)
+            },
+            "trade": {0: ",side=buy", SELL: ",side=sell"},
+        }.get(kind, {0: ""})
+        self.heads = {flags: f"{head}{text} ".encode() for flags, text in more.items()}
+
+
+def _escaped(text: str) -> str:
+    # names of exchanges and markets come from the bus: none may end a symbol or a line
+    return re.sub(r"([ ,=\\])", r"\\\1", re.sub(r"[\r\n]", "_", text))
 
 
 class Store(Protocol):
@@ -53,73 +75,32 @@ def _key(venue: Venue, message: Message) -> Key:
 
 def store_orderbook(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
     """Store a book, at most `depth` levels a side."""
-    bids, asks = message.bids, message.asks
-    columns: dict[str, Any] = {
-        "bids": bids[:, :depth],
-        "asks": asks[:, :depth],
-        "n_bids": message.n_bids,
-        "n_asks": message.n_asks,
-        "update_id": message.id or None,
-        "flags": message.flags,
-        "epoch": message.epoch,
-        "seq": message.sequence,
-        "exchange_ts": _time(message.exchange_ns),
-        "published_ts": _time(message.published_ns),
-    }
-    if message.n_bids:
-        columns["bid"], columns["bid_size"] = bids.item(0), bids.item(message.n_bids)
-    if message.n_asks:
-        columns["ask"], columns["ask_size"] = asks.item(0), asks.item(message.n_asks)
-    return sender.row(
-        "orderbook",
-        symbols=venue.symbols,
-        columns=columns,
-        at_ns=_received_ns(message),
-        key=_key(venue, message),
-    )
+    lines = sender.lines("orderbook")
+    if lines is None:
+        return False
+    size = lines.orderbook(venue.heads[0], message, depth)
+    sender.took(size, (venue.publisher, venue.topic, message.epoch, message.sequence))
+    return True
 
 
 def store_ticker(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
     """Store a ticker; a value that the exchange does not send is null."""
-    values = message.values.tolist()
-    columns: dict[str, Any] = {
-        name: value
-        for name, value in zip(TICKER_NAMES, values, strict=True)
-        if value == value  # NaN = none
-    }
-    columns["flags"] = message.flags
-    columns["epoch"] = message.epoch
-    columns["seq"] = message.sequence
-    columns["exchange_ts"] = _time(message.exchange_ns)
-    columns["published_ts"] = _time(message.published_ns)
-    return sender.row(
-        "ticker",
-        symbols={**venue.symbols, "span": message.window},
-        columns=columns,
-        at_ns=_received_ns(message),
-        key=_key(venue, message),
-    )
+    lines = sender.lines("ticker")
+    if lines is None:
+        return False
+    size = lines.ticker(venue.heads[message.flags & SPAN], message)
+    sender.took(size, (venue.publisher, venue.topic, message.epoch, message.sequence))
+    return True
 
 
 def store_trade(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
     """Store a trade at its trade time; the same trade sent again replaces itself."""
-    price, size = message.values.tolist()
-    return sender.row(
-        "trade",
-        symbols={**venue.symbols, "side": message.side},
-        columns={
-            "price": price,
-            "size": size,
-            "trade_id": message.id,
-            "flags": message.flags,
-            "epoch": message.epoch,
-            "seq": message.sequence,
-            "received_ts": _time(message.received_ns),
-            "published_ts": _time(message.published_ns),
-        },
-        at_ns=message.exchange_ns or _received_ns(message),
-        key=_key(venue, message),
-    )
+    lines = sender.lines("trade")
+    if lines is None:
+        return False
+    size = lines.trade(venue.heads[message.flags & SELL], message)
+    sender.took(size, (venue.publisher, venue.topic, message.epoch, message.sequence))
+    return True
 
 
 def store_state(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:

@@ -73,7 +73,8 @@ def create(found: Address, *, ttl: bool = True) -> list[str]:
 
 
 def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Difference]:
-    """End the differences of these tables, and refresh the views that they made invalid.
+    """End the differences of these tables, and refresh the views that they made invalid: the
+    lowest of each, the ones above at the next call.
 
     Returns: what was mended. Raises: StorageError.
     """
@@ -86,11 +87,24 @@ def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Differen
         ]
         for difference in wrong:
             _run(connection, difference.mend, difference.table)
-        views = _views(connection)
+        states = _views(connection)
         for view in VIEWS:
-            if views.get(view.name) == "invalid":
+            # the lowest first: its refresh makes the one above it invalid once more
+            if (
+                states.get(view.name) == "invalid"
+                and states.get(view.base) != "invalid"
+                and roots()[view.name] in tables
+            ):
                 _run(connection, f"REFRESH MATERIALIZED VIEW {view.name} FULL", view.name)
     return wrong
+
+
+def roots() -> dict[str, str]:
+    """Return the table that each view stands on in the end."""
+    found: dict[str, str] = {}
+    for view in VIEWS:
+        found[view.name] = found.get(view.base, view.base)
+    return found
 
 
 def differences(found: Address, *, ttl: bool = True) -> list[Difference]:

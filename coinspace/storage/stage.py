@@ -75,6 +75,9 @@ class Stage:
             self.outages.on_state(publisher, stream, message, now)
         if message.kind == ORDERBOOK and message.flags & REPEAT:
             self.repeats += 1
+            if stream.growing is not None and self.sender.full:
+                # part of the hole that grows around it, lest each repeat begins another hole
+                self.ledger.shed(stream, sequence, now)
             return
         if stream.growing is not None:
             self._on_hole()

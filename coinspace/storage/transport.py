@@ -1,23 +1,30 @@
-"""One ILP connection: a batch out, and what the server says about it."""
+"""One ILP connection: a batch of lines out, and what the server says about it.
+
+HTTP acknowledges a request as a whole; TCP says nothing, so what a dying server had in its memory
+is lost there. Lines are sent as they are: the client library encodes the rows that are not bus
+messages (`Buffer`), its own sender has no way in for lines that somebody else wrote.
+"""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import re
+import socket
+import ssl
 import warnings
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import orjson
 
+from coinspace.errors import ConfigError
 from coinspace.storage.address import Address
 
 with warnings.catch_warnings():
     # the documented home of explicit buffers over ILP; the notice is about QWP users
     warnings.simplefilter("ignore", DeprecationWarning)
-    from questdb.ingress import Buffer, IngressError, IngressErrorCode, Sender, TimestampNanos
+    from questdb.ingress import Buffer, TimestampNanos
 
 __all__ = ["Buffer", "Rejected", "TimestampNanos", "Transport", "Unavailable", "new_buffer"]
 
@@ -43,63 +50,88 @@ class Rejected(Exception):
 
 
 def new_buffer(size: int) -> Buffer:
-    """Return an empty buffer of an initial size in bytes."""
+    """Return an empty buffer of the client library, of an initial size in bytes."""
     return Buffer(protocol_version=PROTOCOL_VERSION, init_buf_size=size)
 
 
 class Transport:
-    """Sends buffers to one address; not thread-safe, every call blocks up to the time-out."""
+    """Sends lines to one address; not thread-safe, every call blocks up to the time-out.
+
+    Raises: ConfigError when the address asks for what is not supported.
+    """
 
     def __init__(self, found: Address, timeout_ms: int) -> None:
         self.address = found
         self.acknowledges = found.ilp.startswith("http")
-        self._timeout_ms = timeout_ms
-        options = f"auto_flush=off;protocol_version={PROTOCOL_VERSION};"
-        if self.acknowledges:
-            # our own retry keeps the batch; the client's would hide how long it takes
-            options += f"retry_timeout=0;request_timeout={timeout_ms};"
-        try:
-            self._sender = Sender.from_conf(found.ilp + options)
-            self._sender.establish()  # type: ignore[no-untyped-call]
-        except IngressError as error:
-            raise Unavailable(str(error)) from None
+        scheme, _, rest = found.ilp.partition("::")
+        self._values = dict(part.partition("=")[::2] for part in rest.split(";") if part)
+        self._tls = scheme.endswith("s")
+        self._timeout_s = timeout_ms / 1000
+        self._http: http.client.HTTPConnection | None = None
+        self._tcp: socket.socket | None = None
+        if not self.acknowledges and {"token", "username"} & self._values.keys():
+            raise ConfigError(
+                "storage.ilp: expected no login over tcp, was one; use http::, which also"
+                " acknowledges what it stores"
+            )
 
-    def send(self, buffer: Buffer) -> None:
-        """Send a buffer and keep it. Raises: Unavailable, Rejected."""
+    def send(self, lines: bytes) -> None:
+        """Send encoded rows. Raises: Unavailable, Rejected."""
         try:
-            self._sender.flush(buffer, clear=False)
-        except IngressError as error:
-            if error.code == IngressErrorCode.ServerFlushError:
-                _, _, text = str(error).partition(": ")
-                raise _refusal(text) or Unavailable(text) from None
-            raise Unavailable(str(error)) from None
+            if self.acknowledges:
+                self._post(lines)
+            else:
+                self._stream(lines)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unavailable(f"{self.address.http}: {error or type(error).__name__}") from None
 
-    def post(self, lines: bytes) -> None:
-        """Send encoded rows over HTTP. Raises: Unavailable, Rejected."""
-        parts = urlsplit(self.address.http)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else None
-        connection = (kind or http.client.HTTPConnection)(
-            parts.netloc, timeout=self._timeout_ms / 1000
-        )
+    def _post(self, lines: bytes) -> None:
+        if self._http is None:
+            self._http = self._connection()
         headers = {"Content-Type": "text/plain; charset=utf-8"}
-        if self.address.user:
+        token = self._values.get("token")
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        elif self.address.user:
             login = f"{self.address.user}:{self.address.password}".encode()
             headers["Authorization"] = "Basic " + base64.b64encode(login).decode()
-        try:
-            connection.request("POST", "/write?precision=n", body=lines, headers=headers)
-            answer = connection.getresponse()
-            text = answer.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(str(error)) from None
-        finally:
-            connection.close()
+        self._http.request("POST", "/write?precision=n", body=lines, headers=headers)
+        answer = self._http.getresponse()
+        text = answer.read().decode(errors="replace")
         if answer.status >= 300:
             raise _refusal(text) or Unavailable(f"HTTP {answer.status} {text[:200]}")
 
+    def _connection(self) -> http.client.HTTPConnection:
+        host = urlsplit(self.address.http).netloc
+        if self._tls:
+            return http.client.HTTPSConnection(
+                host, timeout=self._timeout_s, context=self._context()
+            )
+        return http.client.HTTPConnection(host, timeout=self._timeout_s)
+
+    def _stream(self, lines: bytes) -> None:
+        if self._tcp is None:
+            host, _, port = self._values["addr"].rpartition(":")
+            plain = socket.create_connection((host, int(port)), self._timeout_s)
+            self._tcp = (
+                self._context().wrap_socket(plain, server_hostname=host) if self._tls else plain
+            )
+        self._tcp.sendall(lines)
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._values.get("tls_roots"))
+        if self._values.get("tls_verify") == "unsafe_off":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
     def close(self) -> None:
-        """Close without sending anything."""
-        with contextlib.suppress(IngressError):
-            self._sender.close(flush=False)
+        """Close; the next `send` connects anew."""
+        for connection in (self._http, self._tcp):
+            if connection is not None:
+                connection.close()
+        self._http = self._tcp = None
 
 
 def _refusal(text: str) -> Rejected | None:

@@ -32,12 +32,15 @@ CLOCK_LIMIT_S = 1.0
 class Findings:
     """What one look found.
 
-    Attributes: problems in words; drift = how the schema differs; reachable = SQL answered.
+    Attributes:
+        problems: in words; drift: how the schema differs; reachable: SQL answered.
+        views: invalid ones.
     """
 
     problems: list[str] = field(default_factory=list)
     drift: list[schema.Difference] = field(default_factory=list)
     reachable: bool = False
+    views: list[str] = field(default_factory=list)
 
 
 async def look(settings: Settings) -> Findings:
@@ -45,7 +48,7 @@ async def look(settings: Settings) -> Findings:
     found = Findings()
     try:
         where = address(settings)
-        found.problems += await asyncio.wait_for(_ask(where), QUERY_TIMEOUT_S)
+        found.problems, found.views = await asyncio.wait_for(_ask(where), QUERY_TIMEOUT_S)
         ttl = settings.storage.ttl == "on"
         found.drift = await asyncio.wait_for(
             asyncio.to_thread(schema.differences, where, ttl=ttl), QUERY_TIMEOUT_S
@@ -63,7 +66,7 @@ async def look(settings: Settings) -> Findings:
     return found
 
 
-async def _ask(where: Address) -> list[str]:
+async def _ask(where: Address) -> tuple[list[str], list[str]]:
     connection = await position.connect(where)
     async with connection:
         problems = [
@@ -73,8 +76,12 @@ async def _ask(where: Address) -> list[str]:
         ]
         problems += await _lag(connection)
         problems += await _clock(connection)
-        problems += await _views(connection)
-    return problems
+        views = await _views(connection)
+    problems += [
+        f"view {name} is invalid ({reason}): REFRESH MATERIALIZED VIEW {name} FULL"
+        for name, reason in views.items()
+    ]
+    return problems, list(views)
 
 
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
@@ -105,15 +112,12 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     ]
 
 
-async def _views(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
     cursor = await connection.execute(
         "SELECT view_name, invalidation_reason FROM materialized_views()"
         " WHERE view_status = 'invalid'"
     )
-    return [
-        f"view {name} is invalid ({reason}): REFRESH MATERIALIZED VIEW {name} FULL"
-        for name, reason in await cursor.fetchall()
-    ]
+    return dict(await cursor.fetchall())
 
 
 def disk_problems(settings: Settings) -> list[str]:
@@ -161,7 +165,8 @@ class Watch:
             self.looks += 1
             self._own_clock()
             drift = [one for one in self.findings.drift if one.table in self._tables]
-            if drift:
+            roots = schema.roots()
+            if drift or any(roots.get(view) in self._tables for view in self.findings.views):
                 await self._mend(drift)
             await asyncio.sleep(INTERVAL_S)
 

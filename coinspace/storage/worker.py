@@ -20,7 +20,7 @@ from coinspace.storage.catchup import CatchUp
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
-from coinspace.storage.tables import GAP
+from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE
 from coinspace.storage.watch import Watch
 
 ORDERBOOK_WORKER = "orderbook-storage-worker"
@@ -83,7 +83,11 @@ class Worker:
             on_restart=self._on_restart,
         )
         self.catchup = CatchUp(settings, self.stage, self.publishers)
-        self.watch = Watch(settings, {*self.kinds, GAP.name}, on_drift=self._on_drift)
+        self._tables = {*self.kinds, GAP.name}
+        if "trade" in self.kinds:
+            # the calculator does not watch over its own
+            self._tables |= {INDEX_TICK.name, INDEX_VENUE.name}
+        self.watch = Watch(settings, self._tables, on_drift=self._on_drift)
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
         self._tasks: list[asyncio.Task[None]] = []
@@ -172,9 +176,8 @@ class Worker:
         self._on_mended(mended + [one for one in drift if one.damaging and one not in mended])
 
     async def _mend(self) -> list[Difference]:
-        tables = {*self.kinds, GAP.name}
         ttl = self.settings.storage.ttl == "on"
-        return await asyncio.to_thread(schema.mend, address(self.settings), tables, ttl=ttl)
+        return await asyncio.to_thread(schema.mend, address(self.settings), self._tables, ttl=ttl)
 
     def _on_mended(self, mended: list[Difference]) -> None:
         """Store again what journals hold of tables whose columns were not as declared."""

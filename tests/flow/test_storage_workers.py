@@ -80,7 +80,7 @@ async def test_books_tickers_and_trades_reach_the_database(
         running("ticker-storage-worker", env) as ticker_worker,
     ):
         names = ("orderbook-storage-worker", "ticker-storage-worker")
-        await until(lambda: all(state_of(own, name) == "ready" for name in names))
+        await until(lambda: all(state_of(own, name) == "ready" for name in names), 60)
         books = Publisher(BOOKS, own.bus, epoch)
         tickers = Publisher(TICKERS, own.bus, epoch)
         try:

@@ -8,7 +8,7 @@ from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
 from coinspace.storage.ledger import Ledger
 from coinspace.storage.stage import Stage
-from tests.flow.feeding import LEVELS, START_NS, Feeder, book
+from tests.flow.feeding import START_NS, Feeder
 
 PUBLISHER = "orderbook-collector-upbit"
 TOPICS = (b"orderbook.", b"state.")
@@ -28,6 +28,20 @@ class Rows:
         self.rows.append((table, {**symbols, **columns}, at_ns))
         return True
 
+    def lines(self, table: str) -> "Rows | None":
+        return None if self.full else self
+
+    def orderbook(self, head: bytes, message: Message, depth: int) -> int:
+        self.rows.append(("orderbook", {"seq": message.sequence}, message.received_ns))
+        return len(self.rows)
+
+    def took(self, size: int, key: Any = None) -> None:
+        assert size == len(self.rows)
+
+    @property
+    def full(self) -> bool:
+        return len(self.rows) >= self.room
+
     def seal(self) -> None:
         self.rows.append(("seal", {}, 0))
 
@@ -45,7 +59,7 @@ def stage(rows: Rows) -> Stage:
     return Stage(rows, TOPICS, depth=5, clock=lambda: START_NS)  # type: ignore[arg-type]
 
 
-def test_a_book_keeps_its_best_levels_and_repeats_are_not_stored() -> None:
+def test_repeats_are_not_stored() -> None:
     rows = Rows()
     made = stage(rows)
     for message in books(20):
@@ -53,13 +67,6 @@ def test_a_book_keeps_its_best_levels_and_repeats_are_not_stored() -> None:
     stored = rows.of("orderbook")
     assert [row["seq"] for row in stored] == [i for i in range(1, 21) if i not in (10, 20)]
     assert made.repeats == 2
-    first = stored[0]
-    assert first["bids"].shape == (2, 5)
-    payload = book(0)
-    assert first["bids"].tolist() == [payload[:5].tolist(), payload[LEVELS : LEVELS + 5].tolist()]
-    assert (first["bid"], first["ask"]) == (payload[0], payload[2 * LEVELS])
-    assert (first["bid_size"], first["ask_size"]) == (payload[LEVELS], payload[3 * LEVELS])
-    assert (first["n_bids"], first["exchange"], first["market"]) == (LEVELS, "upbit", "BTC/KRW")
     assert rows.of("gap") == []
 
 
@@ -97,6 +104,15 @@ def test_what_memory_cannot_keep_becomes_one_growing_hole() -> None:
     names = [name for name, _, _ in rows.rows]
     assert names == ["orderbook", "orderbook", "gap", "seal", "orderbook"]
     assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(3, 6)]
+
+
+def test_repeats_do_not_break_a_growing_hole_up() -> None:
+    rows = Rows(room=2)
+    made = stage(rows)
+    for message in books(40):
+        made.on_message(PUBLISHER, message)
+    ((_, hole),) = made.ledger.holes()
+    assert (hole.first, hole.last) == (3, 40)
 
 
 def test_what_was_stored_already_is_not_stored_again() -> None:

@@ -1,0 +1,28 @@
+r"""Rows as lines of QuestDB's text protocol, version 2, written straight from bus messages.
+
+A line is `table,symbol=value,… column=value,… ts`; float64 and arrays are binary, little-endian:
+
+    name==\x10<f64>                                  a number
+    name==\x0e\x0a\x02<u32 2><u32 n><f64 × 2n>       [[prices], [sizes]]
+    name=5i   name=5n                                an integer, a time in ns
+
+What comes before the columns (`head`: table and symbols, escaped) is the caller's.
+"""
+
+cimport cython
+
+from coinspace._ext.message cimport Message
+
+
+@cython.final
+cdef class Lines:
+    cdef:
+        char *_data
+        readonly Py_ssize_t size        # bytes written
+        Py_ssize_t _capacity            # bytes owned
+
+    # order of calls: one line method per row, `tobytes` to send, `clear` to begin again
+    cdef char *room(self, Py_ssize_t n) except NULL
+    cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1
+    cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1
+    cpdef Py_ssize_t trade(self, bytes head, Message message) except -1

@@ -1,0 +1,229 @@
+"""Lines of QuestDB's text protocol: bus messages to bytes, without a Python object per value."""
+
+cimport cython
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free
+from cpython.mem cimport PyMem_Realloc
+from libc.math cimport isnan
+from libc.stdint cimport int64_t
+from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+
+from coinspace._ext.message cimport KIND_ORDERBOOK
+from coinspace._ext.message cimport KIND_TICKER
+from coinspace._ext.message cimport KIND_TRADE
+from coinspace._ext.message cimport Message
+from coinspace._ext.message cimport TICKER_FIELDS
+
+from coinspace._ext.message import TICKER_NAMES
+from coinspace.errors import MessageError
+
+# all columns but the arrays: names, signs and at most 20 digits each
+cdef enum:
+    FIXED_BYTES = 768
+
+# QuestDB's own sign for null in the text of an integer does not exist: a null column is left out
+cdef bytes NAMES = b"".join(name.encode() + b"\0" for name in TICKER_NAMES)
+
+
+cdef inline char *put(char *p, const char *text, Py_ssize_t n) noexcept nogil:
+    memcpy(p, text, <size_t>n)
+    return p + n
+
+
+cdef inline char *put_digits(char *p, int64_t value) noexcept nogil:
+    cdef char digits[20]
+    cdef int n = 20
+    cdef uint64_t rest
+    if value < 0:
+        p[0] = c"-"
+        p += 1
+        rest = <uint64_t>0 - <uint64_t>value
+    else:
+        rest = <uint64_t>value
+    while True:
+        n -= 1
+        digits[n] = <char>(c"0" + <int>(rest % 10))
+        rest = rest // 10
+        if rest == 0:
+            break
+    memcpy(p, digits + n, <size_t>(20 - n))
+    return p + (20 - n)
+
+
+cdef inline char *put_integer(char *p, const char *name, Py_ssize_t n, int64_t value, char kind) noexcept nogil:
+    p = put(p, name, n)
+    p = put_digits(p, value)
+    p[0] = kind
+    p[1] = c","
+    return p + 2
+
+
+cdef inline char *put_double(char *p, const char *name, Py_ssize_t n, const char *value) noexcept nogil:
+    p = put(p, name, n)
+    p = put(p, b"==\x10", 3)
+    p = put(p, value, 8)
+    p[0] = c","
+    return p + 1
+
+
+cdef inline char *put_side(
+    char *p, const char *name, const char *side, Py_ssize_t n, Py_ssize_t depth,
+) noexcept nogil:
+    cdef uint32_t rows = 2
+    cdef uint32_t columns = <uint32_t>min(n, depth)
+    p = put(p, name, 4)
+    p = put(p, b"==\x0e\x0a\x02", 5)
+    p = put(p, <const char *>&rows, 4)
+    p = put(p, <const char *>&columns, 4)
+    p = put(p, side, 8 * <Py_ssize_t>columns)
+    p = put(p, side + 8 * n, 8 * <Py_ssize_t>columns)
+    p[0] = c","
+    return p + 1
+
+
+# the last comma becomes the space before the time
+cdef inline char *put_end(char *p, int64_t at_ns) noexcept nogil:
+    (p - 1)[0] = c" "
+    p = put_digits(p, at_ns)
+    p[0] = c"n"
+    p[1] = c"\n"
+    return p + 2
+
+
+cdef inline char *put_identity(char *p, Message message) noexcept:
+    p = put_integer(p, b"flags=", 6, message.header.flags, c"i")
+    p = put_integer(p, b"epoch=", 6, message.header.epoch, c"i")
+    p = put_integer(p, b"seq=", 4, message.header.sequence, c"i")
+    if message.header.published_ns > 0:
+        p = put_integer(p, b"published_ts=", 13, message.header.published_ns, c"n")
+    return p
+
+
+# REST answers and states are received from nowhere: they have their publishing time
+cdef inline int64_t received_ns(Message message) noexcept:
+    return message.header.received_ns or message.header.published_ns
+
+
+@cython.final
+cdef class Lines:
+    """A growing buffer of lines; begin with `size` bytes of room."""
+
+    def __cinit__(self, Py_ssize_t size=1 << 16):
+        self._capacity = 0
+        self._data = NULL
+        self.room(size)
+
+    def __dealloc__(self):
+        PyMem_Free(self._data)
+
+    def __len__(self):
+        return self.size
+
+    # Borrowed: valid until the next call of any method that writes
+    cdef char *room(self, Py_ssize_t n) except NULL:
+        cdef Py_ssize_t wanted = self.size + n
+        cdef char *data
+        if wanted > self._capacity:
+            wanted = max(wanted, 2 * self._capacity)
+            data = <char *>PyMem_Realloc(self._data, <size_t>wanted)
+            if data == NULL:
+                raise MemoryError(f"lines: cannot grow to {wanted} bytes")
+            self._data = data
+            self._capacity = wanted
+        return self._data + self.size
+
+    cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1:
+        """Append a row of `orderbook`, at most `depth` levels a side. Returns: size after it."""
+        if message.header.kind != KIND_ORDERBOOK:
+            raise MessageError(f"message kind: expected {KIND_ORDERBOOK}, was {message.header.kind}")
+        cdef Py_ssize_t n = message.header.n_bids
+        cdef Py_ssize_t m = message.header.n_asks
+        cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
+        cdef char *p = self.room(n_head + FIXED_BYTES + 16 * (min(n, depth) + min(m, depth)))
+        cdef char *start = p
+        cdef const char *bids = message.data
+        cdef const char *asks = message.data + 16 * n
+        p = put(p, PyBytes_AS_STRING(head), n_head)
+        if n:
+            p = put_double(p, b"bid", 3, bids)
+            p = put_double(p, b"bid_size", 8, bids + 8 * n)
+        if m:
+            p = put_double(p, b"ask", 3, asks)
+            p = put_double(p, b"ask_size", 8, asks + 8 * m)
+        p = put_side(p, b"bids", bids, n, depth)
+        p = put_side(p, b"asks", asks, m, depth)
+        p = put_integer(p, b"n_bids=", 7, n, c"i")
+        p = put_integer(p, b"n_asks=", 7, m, c"i")
+        if message.header.id:
+            p = put_integer(p, b"update_id=", 10, message.header.id, c"i")
+        if message.header.exchange_ns > 0:
+            p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")
+        p = put_identity(p, message)
+        p = put_end(p, received_ns(message))
+        self.size += p - start
+        return self.size
+
+    cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1:
+        """Append a row of `ticker`; a value that is NaN is left out. Returns: size after it."""
+        if message.header.kind != KIND_TICKER:
+            raise MessageError(f"message kind: expected {KIND_TICKER}, was {message.header.kind}")
+        cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
+        cdef char *p = self.room(n_head + FIXED_BYTES)
+        cdef char *start = p
+        cdef const char *name = PyBytes_AS_STRING(NAMES)
+        cdef Py_ssize_t n
+        cdef double value
+        cdef int i
+        p = put(p, PyBytes_AS_STRING(head), n_head)
+        for i in range(TICKER_FIELDS):
+            n = 0
+            while name[n]:
+                n += 1
+            memcpy(&value, message.data + 8 * i, 8)
+            if not isnan(value):
+                p = put_double(p, name, n, message.data + 8 * i)
+            name += n + 1
+        if message.header.exchange_ns > 0:
+            p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")
+        p = put_identity(p, message)
+        p = put_end(p, received_ns(message))
+        self.size += p - start
+        return self.size
+
+    cpdef Py_ssize_t trade(self, bytes head, Message message) except -1:
+        """Append a row of `trade` at its trade time. Returns: size after it."""
+        if message.header.kind != KIND_TRADE:
+            raise MessageError(f"message kind: expected {KIND_TRADE}, was {message.header.kind}")
+        cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
+        cdef char *p = self.room(n_head + FIXED_BYTES)
+        cdef char *start = p
+        p = put(p, PyBytes_AS_STRING(head), n_head)
+        p = put_double(p, b"price", 5, message.data)
+        p = put_double(p, b"size", 4, message.data + 8)
+        p = put_integer(p, b"trade_id=", 9, message.header.id, c"i")
+        if message.header.received_ns > 0:
+            p = put_integer(p, b"received_ts=", 12, message.header.received_ns, c"n")
+        p = put_identity(p, message)
+        p = put_end(p, message.header.exchange_ns or received_ns(message))
+        self.size += p - start
+        return self.size
+
+    def extend(self, bytes lines not None):
+        """Append lines that were encoded elsewhere. Returns: size after them."""
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(lines)
+        put(self.room(n), PyBytes_AS_STRING(lines), n)
+        self.size += n
+        return self.size
+
+    def tobytes(self):
+        """Return a copy of all lines."""
+        return PyBytes_FromStringAndSize(self._data, self.size)
+
+    def clear(self):
+        """Begin again; the memory is kept."""
+        self.size = 0
