@@ -30,6 +30,7 @@ from coinspace._ext.parser cimport FALSE
 from coinspace._ext.parser cimport IGNORED
 from coinspace._ext.parser cimport LAST
 from coinspace._ext.parser cimport LEVELS
+from coinspace._ext.parser cimport LEVEL_PAD
 from coinspace._ext.parser cimport MALFORMED
 from coinspace._ext.parser cimport NO_TYPE
 from coinspace._ext.parser cimport NUMBER
@@ -46,6 +47,8 @@ from coinspace._ext.parser cimport BAD_LEVEL
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
 from coinspace._ext.parser cimport level_number
+from coinspace._ext.parser cimport level_quoted
+from coinspace._ext.parser cimport padded
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 
@@ -287,6 +290,9 @@ cdef class BinanceParser(Parser):
         cdef const char *end = self.end
         cdef bint falling = slot == S_b or slot == S_BIDS
         cdef bint whole = slot == S_BIDS or slot == S_ASKS
+        cdef const char *at
+        cdef const char *after
+        cdef char copy[2 * LEVEL_PAD]
         cdef double price = 0
         cdef double size = 0
         cdef int side = BAD_BIDS if falling else BAD_ASKS
@@ -303,9 +309,15 @@ cdef class BinanceParser(Parser):
             p += 1
         else:
             while True:
-                p = self._level(p, &price, &size)
-                if p is NULL:
-                    return NULL
+                at = padded(p, end, copy)
+                after = level_quoted(at, &price, &size)
+                if after is not NULL:
+                    p += after - at
+                else:
+                    self.template_misses += 1
+                    p = self._level(p, &price, &size)
+                    if p is NULL:
+                        return NULL
                 if price > 0 and (size > 0 or (size == 0 and not whole)):
                     add_level(self, falling, price, size)
                 elif not whole:

@@ -13,6 +13,11 @@
 #include <smmintrin.h>
 #endif
 
+enum {
+    /* bytes that `number_short` may look at from its first: callers make sure that they are there */
+    NUMBER_PAD = 24
+};
+
 static const double EXACT_POWERS[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                         1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
@@ -84,6 +89,88 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
     out->inexact = inexact;
     return p;
 }
+
+/* A number without sign of at most 15 bytes before its exponent: its end, NULL when it is another one, or none.
+   NUMBER_PAD bytes at p must be readable. */
+#if defined(__SSE4_1__)
+static const uint8_t ALIGN_RIGHT[32] __attribute__((aligned(32))) = {
+    0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
+    0,    1,    2,    3,    4,    5,    6,    7,    8,    9,    10,   11,   12,   13,   14,   15};
+static const uint8_t LAST_BYTES[32] __attribute__((aligned(32))) = {
+    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
+static inline const char *number_short(const char *p, double *value)
+{
+    const __m128i digits = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
+    /* bit per byte that is no digit */
+    unsigned others = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_max_epu8(digits, _mm_set1_epi8(10)), digits));
+    unsigned size, fraction = 0;
+    if (__builtin_expect(others == 0, 0))
+        return 0;
+    unsigned whole = (unsigned)__builtin_ctz(others);
+    size = whole;
+    __m128i aligned;
+    if (p[whole] == '.') {
+        others &= others - 1;
+        if (__builtin_expect(others == 0, 0))
+            return 0;
+        size = (unsigned)__builtin_ctz(others);
+        fraction = size - whole - 1;
+        if (__builtin_expect(fraction == 0, 0))
+            return 0;
+        /* to the right end, then what stands before the point one byte further, over it */
+        aligned = _mm_shuffle_epi8(digits, _mm_loadu_si128((const __m128i *)(ALIGN_RIGHT + size)));
+        aligned = _mm_blendv_epi8(_mm_slli_si128(aligned, 1), aligned,
+                                  _mm_loadu_si128((const __m128i *)(LAST_BYTES + fraction)));
+    } else {
+        aligned = _mm_shuffle_epi8(digits, _mm_loadu_si128((const __m128i *)(ALIGN_RIGHT + size)));
+    }
+    if (__builtin_expect(whole == 0 || (*p == '0' && whole > 1), 0))
+        return 0;
+    /* 16 digits to 8 pairs to 4 fours to 2 eights */
+    const __m128i pairs = _mm_maddubs_epi16(aligned, _mm_set1_epi16(10 + (1 << 8)));
+    const __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi32(100 + (1 << 16)));
+    const __m128i eights = _mm_madd_epi16(_mm_packus_epi32(fours, fours), _mm_set1_epi32(10000 + (1 << 16)));
+    const uint64_t both = (uint64_t)_mm_cvtsi128_si64(eights);
+    const double mantissa = (double)(int64_t)((both & 0xffffffffu) * 100000000u + (both >> 32));
+    p += size;
+    if (__builtin_expect((*p | 0x20) == 'e', 0)) {
+        int down = p[1] == '-', power, first;
+        p += 1 + (down || p[1] == '+');
+        first = *p++ - '0';
+        if ((unsigned)first > 9)
+            return 0;
+        power = first;
+        if (is_digit(*p)) {
+            power = power * 10 + (*p++ - '0');
+            if (is_digit(*p))
+                return 0;
+        }
+        power = (down ? -power : power) - (int)fraction;
+        if (power < -22 || power > 22)
+            return 0;
+        *value = power < 0 ? mantissa / EXACT_POWERS[-power] : mantissa * EXACT_POWERS[power];
+        return p;
+    }
+    *value = fraction ? mantissa / EXACT_POWERS[fraction] : mantissa;
+    return p;
+}
+#else
+/* Portable: the same numbers, a digit at a time. */
+static inline const char *number_short(const char *p, double *value)
+{
+    Decimal d;
+    const char *after = number_split(p, p + 16, &d);
+    if (after == 0 || after == p + 16 || d.mantissa > (1ULL << 53) || d.exponent < -22 || d.exponent > 22)
+        return 0;
+    if ((*after | 0x20) == 'e' || d.negative)
+        return 0;
+    *value = d.exponent < 0 ? (double)d.mantissa / EXACT_POWERS[-d.exponent]
+                            : (double)d.mantissa * EXACT_POWERS[d.exponent];
+    return after;
+}
+#endif
 
 /* 1 and the value where one rounding is enough. */
 static inline int decimal_exact(const Decimal *d, double *value)

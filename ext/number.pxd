@@ -9,6 +9,9 @@ cdef extern from "number.h" nogil:
         int64_t exponent
         int negative
         int inexact
+    enum:
+        NUMBER_PAD      # bytes that number_short may look at
+    const char *number_short(const char *p, double *value) noexcept
     const char *number_split(const char *p, const char *end, Decimal *out) noexcept
     int decimal_exact(const Decimal *d, double *value) noexcept
     int decimal_integer(const Decimal *d, int64_t *out) noexcept
@@ -20,7 +23,12 @@ cdef bint decimal_round(const Decimal *d, const char *p, const char *end, double
 cdef inline const char *number_read(const char *p, const char *end, double *value) noexcept:
     """Read the JSON number at p. Returns: its end, or NULL when it is none or not finite."""
     cdef Decimal d
-    cdef const char *after = number_split(p, end, &d)
+    cdef const char *after
+    if end - p >= NUMBER_PAD:
+        after = number_short(p, value)
+        if after is not NULL:
+            return after
+    after = number_split(p, end, &d)
     if after is NULL:
         return NULL
     if not decimal_exact(&d, value) and not decimal_round(&d, p, after, value):

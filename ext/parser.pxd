@@ -9,6 +9,8 @@ Borrowed: `symbol`, `detail` and all values point into the frame or the parser: 
 
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+from libc.string cimport memset
 
 from coinspace._ext.number cimport number_read
 
@@ -80,6 +82,13 @@ cdef struct Key:
     int size
     int slot
     char text[KEY_SIZE]
+
+cdef extern from "unit.h" nogil:
+    enum:
+        LEVEL_PAD       # bytes that a template may look at
+    const char *unit_default(const char *p, double *values) noexcept
+    const char *unit_simple(const char *p, double *values) noexcept
+    const char *level_quoted(const char *p, double *price, double *size) noexcept
 
 cdef class Parser:
     cdef:
@@ -190,6 +199,15 @@ cdef class Parser:
 cdef Py_ssize_t sort_levels(
     double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, bint falling, double *scratch,
 ) noexcept
+
+
+cdef inline const char *padded(const char *p, const char *end, char *copy) noexcept:
+    """Return p where a template may read on from it, else `copy` (2 * LEVEL_PAD bytes) with the frame's end."""
+    if end - p >= LEVEL_PAD:
+        return p
+    memset(copy, 0, 2 * LEVEL_PAD)
+    memcpy(copy, p, <size_t>(end - p))
+    return copy
 
 
 cdef inline int add_level(Parser parser, bint falling, double price, double size) noexcept:

@@ -35,4 +35,5 @@ cdef class UpbitParser(Parser):
     cdef int _trade(self) noexcept
     cdef int _ticker(self) noexcept
     cdef int _head(self) noexcept
+    cdef const char *_units(self, const char *p, bint *unread) noexcept
     cdef const char *_unit(self, const char *p) noexcept

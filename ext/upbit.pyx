@@ -13,6 +13,7 @@
      "stream_type":"SNAPSHOT","level":0}
 """
 
+from libc.math cimport INFINITY
 from libc.math cimport NAN
 from libc.math cimport isnan
 from libc.string cimport memcmp
@@ -21,6 +22,7 @@ from coinspace._ext.parser cimport ABSENT
 from coinspace._ext.parser cimport CHANGE
 from coinspace._ext.parser cimport ERROR
 from coinspace._ext.parser cimport HIGH
+from coinspace._ext.parser cimport LEVEL_PAD
 from coinspace._ext.parser cimport LAST
 from coinspace._ext.parser cimport LEVELS
 from coinspace._ext.parser cimport LOW
@@ -41,6 +43,9 @@ from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
 from coinspace._ext.parser cimport level_number
+from coinspace._ext.parser cimport padded
+from coinspace._ext.parser cimport unit_default
+from coinspace._ext.parser cimport unit_simple
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 from coinspace._ext.scan cimport string_close
@@ -202,14 +207,19 @@ cdef class UpbitParser(Parser):
 
     cdef const char *levels(self, int slot, const char *p) noexcept:
         cdef const char *end = self.end
+        cdef bint unread = False
         self.open_sides()
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':
             return p + 1
         while p < end and p[0] == c'{':
-            p = self._unit(p + 1)
-            if p is NULL:
-                return NULL
+            p = self._units(p, &unread)
+            if unread:
+                # one unit in any shape, then the template again
+                self.template_misses += 1
+                p = self._unit(p + 1)
+                if p is NULL:
+                    return NULL
             p = skip_space(p, end)
             if p >= end:
                 return NULL
@@ -221,6 +231,57 @@ cdef class UpbitParser(Parser):
                 return NULL
             p = skip_space(p + 1, end)
         return NULL
+
+    cdef const char *_units(self, const char *p, bint *unread) noexcept:
+        # units as written today. Returns: behind the last one, or at the first of another shape, which is `unread`
+        cdef const char *end = self.end
+        cdef const char *at
+        cdef const char *after
+        cdef char copy[2 * LEVEL_PAD]
+        cdef double values[4]
+        cdef bint simple = end - p > 3 and p[3] == c'p'
+        cdef double *ask_price = self.ask_price
+        cdef double *ask_size = self.ask_size
+        cdef double *bid_price = self.bid_price
+        cdef double *bid_size = self.bid_size
+        cdef Py_ssize_t n_asks = self.n_asks
+        cdef Py_ssize_t n_bids = self.n_bids
+        cdef Py_ssize_t capacity = self.capacity
+        cdef double last_ask = ask_price[n_asks - 1] if n_asks else -INFINITY
+        cdef double last_bid = bid_price[n_bids - 1] if n_bids else INFINITY
+        while True:
+            at = padded(p, end, copy)
+            after = unit_simple(at, values) if simple else unit_default(at, values)
+            unread[0] = after is NULL
+            if after is NULL:
+                break
+            if values[0] > 0 and values[2] > 0:
+                if values[0] >= last_ask and n_asks < capacity:
+                    ask_price[n_asks] = last_ask = values[0]
+                    ask_size[n_asks] = values[2]
+                    n_asks += 1
+                else:
+                    self.n_asks = n_asks
+                    add_level(self, False, values[0], values[2])
+                    n_asks = self.n_asks
+                    last_ask = ask_price[n_asks - 1]
+            if values[1] > 0 and values[3] > 0:
+                if values[1] <= last_bid and n_bids < capacity:
+                    bid_price[n_bids] = last_bid = values[1]
+                    bid_size[n_bids] = values[3]
+                    n_bids += 1
+                else:
+                    self.n_bids = n_bids
+                    add_level(self, True, values[1], values[3])
+                    n_bids = self.n_bids
+                    last_bid = bid_price[n_bids - 1]
+            p += after - at
+            if after[0] != c',' or after[1] != c'{':
+                break
+            p += 1
+        self.n_asks = n_asks
+        self.n_bids = n_bids
+        return p
 
     cdef const char *_unit(self, const char *p) noexcept:
         # one unit in any key order, p behind its brace
