@@ -16,6 +16,7 @@
 
 from libc.math cimport NAN
 from libc.string cimport memchr
+from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport ABSENT
 from coinspace._ext.parser cimport ACK
@@ -31,11 +32,13 @@ from coinspace._ext.parser cimport IGNORED
 from coinspace._ext.parser cimport LAST
 from coinspace._ext.parser cimport LEVELS
 from coinspace._ext.parser cimport LEVEL_PAD
+from coinspace._ext.parser cimport LONG_NUMBER
 from coinspace._ext.parser cimport MALFORMED
 from coinspace._ext.parser cimport NO_TYPE
 from coinspace._ext.parser cimport NUMBER
 from coinspace._ext.parser cimport OBJECT
 from coinspace._ext.parser cimport ORDERBOOK
+from coinspace._ext.parser cimport Parser
 from coinspace._ext.parser cimport SHUTDOWN
 from coinspace._ext.parser cimport STRING
 from coinspace._ext.parser cimport TICKER
@@ -51,6 +54,7 @@ from coinspace._ext.parser cimport level_quoted
 from coinspace._ext.parser cimport padded
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
+from coinspace._ext.scan cimport string_close
 
 cdef enum:
     BAD_BIDS = 1
@@ -117,6 +121,27 @@ cdef class BinanceParser(Parser):
     cdef object market(self, str symbol):
         return self.markets.get(symbol)
 
+    cdef int single(self, const char *p) noexcept:
+        # the wrapper as written today; any other shape is read in two passes
+        cdef const char *end = self.end
+        cdef const char *stream = p + 11
+        cdef const char *close
+        cdef const char *after
+        cdef bint escaped
+        if end - p < 32 or memcmp(p, b'{"stream":"', 11) != 0:
+            return Parser.single(self, p)
+        close = string_close(stream, end, &escaped)
+        if close is NULL or escaped or end - close < 10 or memcmp(close, b'","data":{', 10) != 0:
+            return Parser.single(self, p)
+        self.clear()
+        after = self.scan(close + 10, 2)
+        if after is NULL or after >= end or after[0] != c'}' or skip_space(after + 1, end) != end:
+            return Parser.single(self, p)
+        self.message_at = close + 9
+        self.message_to = after
+        self._stream_symbol(stream, close)
+        return self._payload()
+
     cdef int message(self) noexcept:
         cdef int data = self.type[DATA]
         if self.type[STREAM] == STRING and (data == OBJECT or data == ARRAY):
@@ -168,7 +193,10 @@ cdef class BinanceParser(Parser):
             return self._partial()
         if self.type[S_FINAL] != ABSENT and self.type[S_SYMBOL] != ABSENT:
             return self._top()
-        if self.type[S_ERROR] == OBJECT or (self.type[S_CODE] == NUMBER and self.type[S_MSG] == STRING):
+        cdef bint flat = self.type[S_MSG] == STRING and (
+            self.type[S_CODE] == NUMBER or self.type[S_CODE] == LONG_NUMBER
+        )
+        if self.type[S_ERROR] == OBJECT or flat:
             return self.control_message(ERROR)
         if self.type[S_RESULT] == ARRAY:
             self.detail = SUBSCRIPTIONS

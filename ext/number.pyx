@@ -60,3 +60,16 @@ def parse_int(bytes text not None):
     if not integer_read(p, end, &value):
         raise ValueError(f"expected an integer within int64, was {text[:64]!r}")
     return value
+
+
+def parse_start(bytes text not None):
+    """Return the double of the JSON number that a text begins with, and the number's size in bytes.
+
+    Raises: ValueError when it begins with none, or with one that is not finite.
+    """
+    cdef const char *p = PyBytes_AS_STRING(text)
+    cdef double value = 0
+    cdef const char *after = number_read(p, p + PyBytes_GET_SIZE(text), &value)
+    if after is NULL:
+        raise ValueError(f"expected a finite JSON number, was {text[:64]!r}")
+    return value, after - p

@@ -8,6 +8,7 @@ Borrowed: `symbol`, `detail` and all values point into the frame or the parser: 
 """
 
 from libc.stdint cimport int64_t
+from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from libc.string cimport memset
@@ -53,7 +54,8 @@ cdef enum:
 
 cdef enum:
     SLOTS = 48       # fields that one parser can read by name
-    KEY_SIZE = 32    # bytes of the longest key read
+    KEYS = 200       # in the table: read, and seen
+    KEY_SIZE = 29    # bytes of the longest key read
     BUCKETS = 1024   # of the key table; a power of two
 
 # what a slot holds; null counts as absent, as on the wire
@@ -61,6 +63,7 @@ cdef enum:
     ABSENT = 0
     STRING = 1       # at..to is the text between the quotes, escapes resolved
     NUMBER = 2       # at..to is the text, number[] the double
+    LONG_NUMBER = 8  # at..to is the text, checked
     TRUE = 3
     FALSE = 4
     OBJECT = 5       # at..to is the whole text, checked
@@ -78,10 +81,13 @@ cdef enum:
     LEGACY = 8       # a socket generation that is not spoken
     BAD_LEVEL = 9    # fault_slot: a diff with a price <= 0 or a size < 0
 
+# one key of the table: those that an exchange names, then those seen on the wire
 cdef struct Key:
-    int size
-    int slot
-    char text[KEY_SIZE]
+    int slot                # -1 = not read
+    int size                # bytes of the key itself
+    int next                # the key that followed it last: the first guess for the next one
+    uint32_t mask           # bit per byte of `text`
+    char text[32]           # `"key":`, LEARNED_SIZE bytes
 
 cdef extern from "unit.h" nogil:
     enum:
@@ -143,8 +149,9 @@ cdef class Parser:
         int fault_slot
         const char *fault_at
         # keys by name
-        Key keys[2 * SLOTS]
-        unsigned char buckets[BUCKETS]     # 0 = none, else index into keys + 1
+        Key keys[KEYS]                     # 0 to 2: the beginnings of objects at each depth
+        int n_keys
+        unsigned char buckets[BUCKETS]     # 0 = none, else index into keys
         uint64_t key_factor
         tuple slot_names
         # text that had to be copied: resolved escapes, capitals; as large as two frames, so it never moves
@@ -182,8 +189,9 @@ cdef class Parser:
     cdef const char *levels(self, int slot, const char *p) noexcept
     cdef object market(self, str symbol)
 
-    cdef bint _fill_buckets(self, const uint64_t *heads, int n) noexcept
-    cdef int _slot(self, const char *key, const char *end, Py_ssize_t size) noexcept
+    cdef bint _fill_buckets(self) noexcept
+    cdef int _add_key(self, const char *key, Py_ssize_t size, int slot) noexcept
+    cdef int _find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept
     cdef int hold(self, frame) except -1
     cdef int _next_element(self) noexcept
     cdef int _fail_syntax(self, const char *p) noexcept

@@ -15,15 +15,22 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
 from libc.math cimport isnan
+from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
 from libc.string cimport memset
 
 from coinspace._ext.number cimport integer_read
+from coinspace._ext.number cimport NUMBER_PAD
 from coinspace._ext.number cimport number_read
+from coinspace._ext.number cimport number_short
+from coinspace._ext.scan cimport LEARNED_SIZE
 from coinspace._ext.scan cimport head8
+from coinspace._ext.scan cimport skip_number
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
+from coinspace._ext.scan cimport starts_with
 from coinspace._ext.scan cimport string_close
 from coinspace._ext.scan cimport unescape
 
@@ -87,6 +94,10 @@ cdef list _pairs(const double *prices, const double *sizes, Py_ssize_t n):
     return [[prices[i], sizes[i]] for i in range(n)]
 
 
+cdef enum:
+    FIRST_KEY = 3    # places in the key table before the first key
+
+
 cdef inline uint64_t _key_hash(uint64_t head, Py_ssize_t size, uint64_t factor) noexcept:
     return ((head ^ (<uint64_t>size << 56)) * factor) >> 54
 
@@ -103,6 +114,7 @@ cdef class Parser:
     def __cinit__(self, Py_ssize_t capacity=DEFAULT_CAPACITY, *args, **kwargs):
         if capacity < 1:
             raise ValueError(f"capacity: expected at least 1 level, was {capacity}")
+        cdef int i
         self.capacity = capacity
         self.bid_price = <double*>PyMem_Malloc(<size_t>capacity * 12 * sizeof(double))
         if self.bid_price is NULL:
@@ -112,6 +124,9 @@ cdef class Parser:
         self.ask_size = self.bid_price + 6 * capacity
         self.scratch = self.bid_price + 8 * capacity
         self.names = {}
+        # the beginnings of objects are no keys
+        for i in range(FIRST_KEY):
+            self.keys[i].slot = -1
 
     def __dealloc__(self):
         PyBuffer_Release(&self.held)
@@ -120,46 +135,63 @@ cdef class Parser:
 
     cdef int name_slots(self, tuple names, dict keys) except -1:
         """Build the key table: names of slots for reasons, and the spellings of each key with its slot."""
-        cdef int i
         cdef bytes key
-        cdef uint64_t heads[2 * SLOTS]
         self.slot_names = names
         if len(keys) > 2 * SLOTS or len(names) > SLOTS:
             raise ValueError("more keys than the table holds")
-        for i, (key, slot) in enumerate(keys.items()):
+        self.n_keys = FIRST_KEY
+        for key, slot in keys.items():
             if len(key) > KEY_SIZE:
                 raise ValueError(f"key {key!r} is longer than {KEY_SIZE} bytes")
-            self.keys[i].size = <int>len(key)
-            self.keys[i].slot = slot
-            memcpy(self.keys[i].text, PyBytes_AS_STRING(key), <size_t>len(key))
-            heads[i] = head8(self.keys[i].text, self.keys[i].text + KEY_SIZE, len(key))
+            self._add_key(PyBytes_AS_STRING(key), len(key), slot)
         # the first odd factor that gives every key a bucket of its own: one probe per look-up
         self.key_factor = <uint64_t>0x9E3779B97F4A7C15ULL
-        while not self._fill_buckets(heads, <int>len(keys)):
+        while not self._fill_buckets():
             self.key_factor = self.key_factor * <uint64_t>6364136223846793005ULL + 2
         return 0
 
-    cdef bint _fill_buckets(self, const uint64_t *heads, int n) noexcept:
+    cdef int _add_key(self, const char *key, Py_ssize_t size, int slot) noexcept:
+        cdef Key *new = &self.keys[self.n_keys]
+        memset(new, 0, sizeof(Key))
+        new.slot = slot
+        new.size = <int>size
+        new.mask = <uint32_t>((<uint64_t>1 << (size + 3)) - 1)
+        new.text[0] = c'"'
+        memcpy(new.text + 1, key, <size_t>size)
+        new.text[size + 1] = c'"'
+        new.text[size + 2] = c':'
+        self.n_keys += 1
+        return self.n_keys - 1
+
+    cdef bint _fill_buckets(self) noexcept:
         cdef uint64_t bucket
+        cdef uint64_t head
         cdef int i
         memset(self.buckets, 0, sizeof(self.buckets))
-        for i in range(n):
-            bucket = _key_hash(heads[i], self.keys[i].size, self.key_factor)
+        for i in range(FIRST_KEY, self.n_keys):
+            head = head8(self.keys[i].text + 1, self.keys[i].text + LEARNED_SIZE, self.keys[i].size)
+            bucket = _key_hash(head, self.keys[i].size, self.key_factor)
             if self.buckets[bucket]:
                 return False
-            self.buckets[bucket] = <unsigned char>(i + 1)
+            self.buckets[bucket] = <unsigned char>i
         return True
 
-    cdef int _slot(self, const char *key, const char *end, Py_ssize_t size) noexcept:
+    cdef int _find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept:
+        """Return a key's place in the table, 0 where it has none; one seen for the first time gets one."""
+        cdef uint64_t bucket
         cdef int index
-        if size > KEY_SIZE:
-            return -1
-        index = self.buckets[_key_hash(head8(key, end, size), size, self.key_factor)]
-        if index == 0 or self.keys[index - 1].size != size:
-            return -1
-        if memcmp(self.keys[index - 1].text, key, <size_t>size) != 0:
-            return -1
-        return self.keys[index - 1].slot
+        if size > KEY_SIZE or size == 0:
+            return 0
+        bucket = _key_hash(head8(key, end, size), size, self.key_factor)
+        index = self.buckets[bucket]
+        if index == 0:
+            if self.n_keys == KEYS:
+                return 0
+            index = self._add_key(key, size, -1)
+            self.buckets[bucket] = <unsigned char>index
+        elif self.keys[index].size != size or memcmp(self.keys[index].text + 1, key, <size_t>size) != 0:
+            return 0
+        return index
 
     cdef char *take_room(self, Py_ssize_t size) noexcept:
         """Return `size` bytes that live until the next `begin`, NULL when there is no memory."""
@@ -275,32 +307,45 @@ cdef class Parser:
         cdef char *copy
         cdef bint escaped
         cdef int slot
+        cdef int index
+        cdef int last = depth if depth < FIRST_KEY else 0
         self.depth = depth
         p = skip_space(p, end)
         if p < end and p[0] == c'}':
             return p + 1
-        while p < end and p[0] == c'"':
-            key = p + 1
-            close = string_close(key, end, &escaped)
-            if close is NULL:
-                return NULL
-            slot = -1
-            if not escaped:
-                slot = self._slot(key, end, close - key)
+        while True:
+            # exchanges write their keys in the same order again and again: try the one that followed last time
+            index = self.keys[last].next
+            if index and end - p >= LEARNED_SIZE and starts_with(p, self.keys[index].text, self.keys[index].mask):
+                p += self.keys[index].size + 3
             else:
-                copy = self.take_room(close - key)
-                if copy is not NULL:
-                    slot = self._slot(copy, self.room + self.room_size, unescape(key, close, copy))
-            p = skip_space(close + 1, end)
-            if p >= end or p[0] != c':':
-                return NULL
-            p = skip_space(p + 1, end)
-            if slot < 0:
-                p = skip_value(p, end, depth, &at)
-            else:
-                p = self.value(slot, p, depth)
+                if p >= end or p[0] != c'"':
+                    return NULL
+                key = p + 1
+                close = string_close(key, end, &escaped)
+                if close is NULL:
+                    return NULL
+                index = 0
+                if not escaped:
+                    index = self._find_key(key, end, close - key)
+                else:
+                    copy = self.take_room(close - key)
+                    if copy is not NULL:
+                        index = self._find_key(copy, self.room + self.room_size, unescape(key, close, copy))
+                self.keys[last].next = index
+                p = skip_space(close + 1, end)
+                if p >= end or p[0] != c':':
+                    return NULL
+                p += 1
+            last = index
+            slot = self.keys[index].slot
+            p = skip_space(p, end)
+            p = skip_value(p, end, depth, &at) if slot < 0 else self.value(slot, p, depth)
             if p is NULL:
                 return NULL
+            if p < end and p[0] == c',' and end - p > 1 and p[1] == c'"':
+                p += 1
+                continue
             p = skip_space(p, end)
             if p >= end:
                 return NULL
@@ -309,7 +354,6 @@ cdef class Parser:
             if p[0] != c',':
                 return NULL
             p = skip_space(p + 1, end)
-        return NULL
 
     cdef const char *value(self, int slot, const char *p, int depth) noexcept:
         """Read the value at p into a slot. Returns: its end, NULL when it is not JSON."""
@@ -336,8 +380,12 @@ cdef class Parser:
                 self.to[slot] = copy + unescape(p + 1, after, copy)
             return after + 1
         if c == c'-' or c'0' <= c <= c'9':
-            after = number_read(p, end, &self.number[slot])
+            # a long one (an id) is made a double only when a double is asked for
+            after = number_short(p, &self.number[slot]) if end - p >= NUMBER_PAD else NULL
             self.type[slot] = NUMBER
+            if after is NULL:
+                after = skip_number(p, end)
+                self.type[slot] = LONG_NUMBER
         elif c == c'[' and self.level_slots >> slot & 1:
             after = self.levels(slot, p)
             self.type[slot] = LEVELS
@@ -421,13 +469,13 @@ cdef class Parser:
         if type == NUMBER:
             out[0] = self.number[slot]
             return 1
-        if type == STRING:
+        if type == STRING or type == LONG_NUMBER:
             return 1 if number_read(self.at[slot], self.to[slot], out) == self.to[slot] else -1
         return 0 if type == ABSENT else -1
 
     cdef int as_integer(self, int slot, int64_t *out) noexcept:
         cdef int type = self.type[slot]
-        if type == NUMBER or type == STRING:
+        if type == NUMBER or type == STRING or type == LONG_NUMBER:
             return 1 if integer_read(self.at[slot], self.to[slot], out) else -1
         return 0 if type == ABSENT else -1
 

@@ -50,4 +50,23 @@ static inline uint64_t head8(const char *p, const char *end, long size)
     return word;
 }
 
+enum {
+    /* bytes of a key with its quotes and colon that are remembered, and that `starts_with` looks at */
+    LEARNED_SIZE = 32
+};
+
+/* Whether p begins with the remembered text; mask: its length as that many low bits. 32 bytes are looked at. */
+static inline int starts_with(const char *p, const char *text, uint32_t mask)
+{
+#if defined(__SSE2__)
+    const __m128i low = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), _mm_loadu_si128((const __m128i *)text));
+    const __m128i high =
+        _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + 16)), _mm_loadu_si128((const __m128i *)(text + 16)));
+    const uint32_t same = (uint32_t)_mm_movemask_epi8(low) | ((uint32_t)_mm_movemask_epi8(high) << 16);
+    return (same & mask) == mask;
+#else
+    return memcmp(p, text, (size_t)__builtin_popcount(mask)) == 0;
+#endif
+}
+
 #endif

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coinspace._ext.number import parse_float, parse_int
+from coinspace._ext.number import parse_float, parse_int, parse_start
 from tests.fuzz.twin import NUMBER, Malformed, Text, integer
 
 
@@ -23,6 +23,10 @@ def agrees(text: str) -> None:
             parse_float(text.encode())
     else:
         assert bits(parse_float(text.encode())) == bits(expected), text
+        # the vector path needs bytes behind the number
+        for tail in (b'","0.5"],["1.5"', b",123456789012345", b"}" + b"\xff" * 32):
+            value, size = parse_start(text.encode() + tail + b" " * 24)
+            assert (bits(value), size) == (bits(expected), len(text)), (text, tail)
 
 
 LONG_NUMBER = r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?"
@@ -110,6 +114,7 @@ def test_many_spellings(seed: int) -> None:
         if text[-1] not in "fn":
             try:
                 found = parse_float(text.encode())
+                assert parse_start(text.encode() + b"," * 24)[0] == found
             except ValueError:
                 found = float("inf")
             expected = float(text) if NUMBER.fullmatch(text) else float("inf")
