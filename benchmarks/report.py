@@ -1,0 +1,272 @@
+"""Write RESULTS.md, its chart, and the README's summary from what was measured last.
+
+Input: build/bench/*.json, one file a case, written by `measure.Result.save`. Nothing is measured
+here, and nothing is typed by hand: a figure that stands in the README stands in one of those files.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks.chart import chart
+from benchmarks.measure import FOLDER, OURS, Check
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+CHART = HERE / "chart.svg"
+README = HERE.parent / "README.md"
+MARKS = ("<!-- results: written by make report -->", "<!-- end of results -->")
+STAGES = (
+    "receive",
+    "parse",
+    "book",
+    "bus",
+    "merge+index",
+    "storage",
+    "end to end",
+    "latency",
+    "endpoint",
+)
+LIBRARIES = (
+    "numpy",
+    "uvloop",
+    "picows",
+    "pyzmq",
+    "orjson",
+    "msgspec",
+    "pysimdjson",
+    "websockets",
+    "aiohttp",
+    "questdb",
+    "sortedcontainers",
+    "Cython",
+)
+PEERS = ("cryptofeed", "ccxt", "nautilus_trader", "order_book", "orjson", "numpy", "uvloop")
+
+Row = dict[str, Any]
+
+
+def load_rows(folder: Path = FOLDER) -> list[Row]:
+    """Return the rows in flow order.
+
+    Raises: SystemExit when nothing was measured.
+    """
+    rows = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+    if not rows:
+        raise SystemExit(f"{folder}: expected measurements, found none; run `make bench` first")
+    order = {stage: i for i, stage in enumerate(STAGES)}
+    return sorted(rows, key=lambda row: (order.get(row["stage"], len(order)), row["case"]))
+
+
+def checks_of(row: Row) -> list[Check]:
+    return [Check(**check) for check in row["checks"]]
+
+
+def number(value: float) -> str:
+    """Write a figure with three digits that count."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def verdict(check: Check) -> str:
+    if check.gate is None and check.goal is None:
+        return ""
+    if check.goal is not None and check.reaches(check.goal):
+        return "goal"
+    if check.gate is None:
+        return "below goal"
+    if check.reaches(check.gate):
+        return "gate"
+    return "gate, within noise" if check.passed else "**missed**"
+
+
+def bound(check: Check, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{'≥' if check.better == 'higher' else '≤'} {value:g}"
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """Return the table of everything that has a gate or a goal."""
+    lines = [
+        "| stage | case | figure | measured | gate | goal | reached |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        for check in checks_of(row):
+            if check.gate is None and check.goal is None:
+                continue
+            lines.append(
+                f"| {row['stage']} | {row['case']} | {check.what} | {number(check.value)} |"
+                f" {bound(check, check.gate)} | {bound(check, check.goal)} | {verdict(check)} |"
+            )
+    return lines
+
+
+def obstacles(rows: list[Row]) -> list[str]:
+    """Return a line for each goal that was not reached."""
+    return [
+        f"* {row['stage']}, {row['case']}, {check.what}: {number(check.value)}, goal"
+        f" {bound(check, check.goal)}. {check.obstacle or 'No cause measured yet.'}"
+        for row in rows
+        for check in checks_of(row)
+        if check.goal is not None and not check.reaches(check.goal)
+    ]
+
+
+def details(row: Row) -> list[str]:
+    """Return one case: every candidate with its cost and what multiple of ours that is."""
+    lines = [f"### {row['stage']}: {row['case']}", "", f"{row['input']}. `{row['command']}`"]
+    if row.get("rounds"):
+        lines[-1] += f", {row['rounds']} rounds, {row['clock']} CPU time, {row['date']} UTC."
+    if row["note"]:
+        lines += ["", row["note"]]
+    if row.get("ns"):
+        lines += ["", f"| | {row['unit']} | × {OURS} |", "|---|---:|---:|"]
+        for name, ns in sorted(row["ns"].items(), key=lambda item: item[1]):
+            shown = f"**{name}**" if name == OURS else name
+            ratio = row.get("ratios", {}).get(name)
+            mark = " (limit)" if name in row["limits"] else ""
+            lines.append(f"| {shown}{mark} | {number(ns)} | {number(ratio) if ratio else ''} |")
+    if row["figures"]:
+        lines += ["", "| figure | |", "|---|---:|"]
+        lines += [f"| {name} | {number(value)} |" for name, value in row["figures"].items()]
+    plain = [check for check in checks_of(row) if check.gate is None and check.goal is None]
+    if plain:
+        lines += ["", *(f"* {check.what}: {number(check.value)}" for check in plain)]
+    return [*lines, ""]
+
+
+def machine() -> list[str]:
+    """Return what the figures were taken on."""
+    model, memory = platform.processor() or platform.machine(), ""
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemTotal"):
+            memory = f", {int(line.split()[1]) / 2**20:.0f} GiB"
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return [
+        f"* machine: {model}, {os.cpu_count()} processors{memory}, {platform.system()}"
+        f" {platform.release()}, load {os.getloadavg()[1]:.1f}",
+        f"* Python {platform.python_version()}; {', '.join(found)}",
+        *_peers(),
+    ]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _peers() -> list[str]:
+    python = Path("build/peers/bin/python")
+    if not python.exists():
+        return []
+    code = (
+        "import importlib.metadata as m, sys;"
+        "print(*(f'{name} {m.version(name)}' for name in sys.argv[1:]), sep=', ')"
+    )
+    done = subprocess.run(
+        [python, "-c", code, *PEERS], capture_output=True, text=True, timeout=60, check=False
+    )
+    return [f"* peers' environment: {done.stdout.strip()}"] if done.returncode == 0 else []
+
+
+def results(rows: list[Row]) -> str:
+    missed = obstacles(rows)
+    lines = [
+        "# Results",
+        "",
+        "Written by `make report` from the last `make bench` and `make bench-peers`; not by hand.",
+        "",
+        *machine(),
+        f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",
+        "",
+        "Candidates run interleaved in rotating order, on CPU time. Costs are the least over the"
+        " rounds, ratios the median of the per-round ratios. Gates allow 15 % for noise and one"
+        " retry; counts allow none (instructions 2 %).",
+        "",
+        "![chart](chart.svg)",
+        "",
+        "## Gates and goals",
+        "",
+        *summary(rows),
+        "",
+        "## Goals not reached, and what stands in the way",
+        "",
+        *(missed or ["None."]),
+        "",
+        "## Every figure",
+        "",
+    ]
+    for row in rows:
+        lines += details(row)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def headline(rows: list[Row]) -> list[str]:
+    """Return the README's table: each case with peers, ours and the strongest comparisons."""
+    lines = ["| stage | case | CoinSpace | beside |", "|---|---|---:|---|"]
+    for row in rows:
+        if not row.get("ns") or OURS not in row["ns"]:
+            continue
+        ratios = row["ratios"]
+        others = sorted((n for n in ratios if not n.startswith(OURS)), key=lambda n: -ratios[n])
+        beside = ", ".join(
+            f"{number(ratios[n])}× {n}" for n in others[:3] if n not in row["limits"]
+        )
+        limits = ", ".join(f"{ratios[n]:.0%} of {n}" for n in row["limits"] if n in ratios)
+        lines.append(
+            f"| {row['stage']} | {row['case']} | {number(row['ns'][OURS])} {row['unit']} |"
+            f" {'; '.join(part for part in (beside, limits) if part)} |"
+        )
+    return lines
+
+
+def write_readme(rows: list[Row], path: Path = README) -> bool:
+    """Replace the summary between the README's marks; tells whether it has them."""
+    text = path.read_text()
+    begin, end = (text.find(mark) for mark in MARKS)
+    if begin < 0 or end < begin:
+        return False
+    head = text[: begin + len(MARKS[0])]
+    path.write_text("\n".join([head, *headline(rows), text[end:]]))
+    return True
+
+
+def main() -> int:
+    rows = load_rows()
+    RESULTS.write_text(results(rows))
+    CHART.write_text(chart(rows))
+    written = [RESULTS.name, CHART.name]
+    if write_readme(rows):
+        written.append("README.md's table")
+    print(f"wrote {', '.join(written)} from {len(rows)} cases")
+    for row in rows:
+        for check in checks_of(row):
+            if not check.passed:
+                print(f"missed: {row['stage']}, {row['case']}: {check}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
