@@ -1,0 +1,181 @@
+"""`coinspace bench`: what each stage costs on this machine; `bench compare`: two runs."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from coinspace import __version__
+from coinspace.config import config_option, load
+from coinspace.errors import CoinSpaceError
+from coinspace.observe.profile import profile as profile
+from coinspace.observe.runs import STAGES, Run, Source, sources
+from coinspace.process import configure_logging
+
+ROUNDS = 7
+# a round shorter than this measures the clock
+ROUND_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A stage's cost. ns: CPU of this thread per event, the least and the median of the rounds."""
+
+    stage: str
+    input: str
+    unit: str
+    events: int
+    ns: float
+    median_ns: float
+    per_second: float
+
+
+def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
+    """Pass over the input in rounds, gc off, on the CPU time of this thread."""
+    prepared.run()
+    start = time.thread_time_ns()
+    prepared.run()
+    once_ns = max(time.thread_time_ns() - start, 1)
+    repeats = max(1, round(ROUND_S * 1e9 / once_ns))
+    found: list[float] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            start = time.thread_time_ns()
+            for _ in range(repeats):
+                prepared.run()
+            found.append((time.thread_time_ns() - start) / repeats / prepared.events)
+    finally:
+        gc.enable()
+    least = min(found)
+    return Measured(
+        prepared.stage,
+        prepared.input,
+        prepared.unit,
+        prepared.events,
+        least,
+        statistics.median(found),
+        1e9 / least,
+    )
+
+
+def prepare(stage: str, found: list[Source], settings: Any) -> Run:
+    """Return a stage's run. Raises: CoinSpaceError when the input holds nothing for it."""
+    prepared = STAGES[stage](found, settings)
+    if not prepared.events:
+        raise CoinSpaceError(f"{stage}: expected messages in {prepared.input}, found none")
+    return prepared
+
+
+@click.group(invoke_without_command=True)
+@click.option("--stage", "stages", multiple=True, type=click.Choice(list(STAGES)))
+@click.option(
+    "--feed",
+    "feeds",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="recording to run on, several are possible; default: 10 s of simulated exchanges",
+)
+@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--json", "output", type=click.Path(path_type=Path), help="file to write, - = stdout")
+@config_option
+@click.pass_context
+def bench(
+    context: click.Context,
+    stages: tuple[str, ...],
+    feeds: tuple[Path, ...],
+    rounds: int,
+    output: Path | None,
+    config_path: str | None,
+) -> None:
+    """Measure the stages on this machine, each alone and then end to end."""
+    if context.invoked_subcommand is not None:
+        return
+    # the stages tell of each state, at every pass anew
+    configure_logging("error")
+    settings = load(config_path)
+    found = sources(list(feeds))
+    results = []
+    for stage in stages or STAGES:
+        prepared = prepare(stage, found, settings)
+        try:
+            results.append(measure(prepared, rounds))
+        finally:
+            prepared.close()
+    body = {
+        "version": __version__,
+        "machine": f"{platform.machine()} {platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "rounds": rounds,
+        "results": [asdict(one) for one in results],
+    }
+    written = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    if output is not None and str(output) == "-":
+        click.echo(written, nl=False)
+        return
+    if output is not None:
+        output.write_bytes(written)
+    table = Table(caption=results[0].input if results else None)
+    table.add_column("stage")
+    for name in ("ns", "median ns", "per second", "events"):
+        table.add_column(name, justify="right")
+    for one in results:
+        table.add_row(
+            f"{one.stage} (per {one.unit})",
+            f"{one.ns:,.0f}",
+            f"{one.median_ns:,.0f}",
+            f"{one.per_second:,.0f}",
+            f"{one.events:,}",
+        )
+    Console().print(table)
+
+
+@bench.command()
+@click.argument("before", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--fail", type=float, help="exit 1 when a stage is slower by more than so many %")
+def compare(before: Path, after: Path, fail: float | None) -> None:
+    """Compare two files of `bench --json`, taken on the same machine."""
+    old, new = (_read(path) for path in (before, after))
+    table = Table()
+    table.add_column("stage")
+    for name in ("before ns", "after ns", "change"):
+        table.add_column(name, justify="right")
+    slower = []
+    for stage, one in new.items():
+        if stage not in old:
+            continue
+        change = one["ns"] / old[stage]["ns"] - 1
+        if fail is not None and change * 100 > fail:
+            slower.append(stage)
+        same = one["input"] == old[stage]["input"]
+        table.add_row(
+            stage,
+            f"{old[stage]['ns']:,.0f}",
+            f"{one['ns']:,.0f}",
+            f"{change:+.1%}" + ("" if same else " (other input)"),
+        )
+    Console().print(table)
+    if slower:
+        raise CoinSpaceError(f"slower by more than {fail:g} %: {', '.join(slower)}")
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise CoinSpaceError(
+            f"{path}: expected a file of `coinspace bench --json`, {error!r}"
+        ) from None

@@ -1,0 +1,315 @@
+"""Each stage alone on a feed, as `coinspace bench` and `coinspace profile` run it.
+
+The stages are the very objects that run live; sockets and clocks are left out, except the bus,
+whose work is a socket. A run is prepared once and can then be passed over any number of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coinspace._ext.message import ORDERBOOK, Message
+from coinspace._ext.sink import ListSink
+from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.bus.publisher import Publisher
+from coinspace.bus.subscriber import Subscriber
+from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.replay import Replay
+from coinspace.config import Settings
+from coinspace.errors import CoinSpaceError
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.feed.format import FeedReader, Record
+from coinspace.index.calculator import IndexCalculator
+from coinspace.market import market_of_dashed
+from coinspace.storage.rows import Venue, store_orderbook
+from coinspace.storage.sender import Sender
+
+SIMULATED_SEED = 7
+SIMULATED_S = 10.0
+# messages published before the subscriber is read: less than any queue holds
+CHUNK = 200
+# of feeds with more frames only the first are used, so that a pass stays short
+FRAME_LIMIT = 50_000
+BUFFER_LIMIT = 8 << 20
+
+
+@dataclass(slots=True)
+class Source:
+    """One connection's recording. entries: (symbol, market) of what it holds."""
+
+    exchange: str
+    path: str
+    records: list[Record]
+    entries: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [record.payload for record in self.records if record.direction == "<"]
+
+
+@dataclass(slots=True)
+class Run:
+    """A stage on its input. events: messages or frames of one pass."""
+
+    stage: str
+    input: str
+    unit: str
+    events: int
+    run: Callable[[], object]
+    close: Callable[[], object] = lambda: None
+
+
+def read_source(path: Path) -> Source:
+    """Read a feed.
+
+    Raises: FeedError for what is no feed, CoinSpaceError when it holds no order books.
+    """
+    with FeedReader(path) as reader:
+        records = []
+        for record in reader:
+            records.append(record)
+            if len(records) >= FRAME_LIMIT:
+                break
+        exchange = reader.exchange
+    source = Source(exchange, path.name, records)
+    parser = exchange_named(exchange).parser(1000)
+    symbols: dict[str, None] = {}
+    for frame in source.frames:
+        for message in parser.decode(frame):
+            if message.get("symbol") and message.get("kind") == "orderbook":
+                symbols.setdefault(str(message["symbol"]))
+    for symbol in symbols:
+        market = market_of(symbol)
+        if market is not None:
+            source.entries.append((symbol, market))
+    if not source.entries:
+        raise CoinSpaceError(f"{path}: expected order books of a known market, found none")
+    return source
+
+
+def market_of(symbol: str) -> str | None:
+    """Return the market of an exchange's symbol, None when its spelling is not known."""
+    if "-" in symbol:
+        return str(market_of_dashed(symbol))
+    for quote in ("USDT", "USDC", "BTC", "ETH", "BNB"):
+        if symbol.endswith(quote) and len(symbol) > len(quote):
+            return f"{symbol.removesuffix(quote)}/{quote}"
+    return None
+
+
+def simulated(folder: Path, seed: int = SIMULATED_SEED, seconds: float = SIMULATED_S) -> list[Path]:
+    """Write the simulated exchanges' feeds of that many seconds; the same bytes everywhere."""
+    from coinspace.feed.simulated_feed import write_feeds
+    from coinspace.feed.simulator.engine import DEFAULT_MARKETS
+
+    written = write_feeds(folder / "bench.feed.zst", seed, DEFAULT_MARKETS, duration_s=seconds)
+    return [Path(line["path"]) for line in written]
+
+
+def sources(paths: list[Path]) -> list[Source]:
+    """Read the feeds, or simulate some where none are given."""
+    if paths:
+        return [read_source(path) for path in paths]
+    with tempfile.TemporaryDirectory(prefix="coinspace-") as folder:
+        return [read_source(path) for path in simulated(Path(folder))]
+
+
+def _named(found: list[Source]) -> str:
+    return ", ".join(f"{one.exchange} {one.path}" for one in found)
+
+
+def parse(found: list[Source], _settings: Settings) -> Run:
+    """Frames through the parsers."""
+    batches = [(exchange_named(one.exchange).parser(1000), one.frames) for one in found]
+
+    def run() -> None:
+        for parser, frames in batches:
+            each = parser.parse
+            for frame in frames:
+                each(frame)
+
+    return Run("parse", _named(found), "frame", sum(len(f) for _, f in batches), run)
+
+
+def _stage(one: Source, sink: Any) -> OrderBookStage:
+    return OrderBookStage(exchange_named(one.exchange), one.entries, sink, depth=30)
+
+
+def book(found: list[Source], _settings: Settings) -> Run:
+    """Frames and REST answers through the order book stage: parsed, applied, made messages of."""
+
+    def run() -> None:
+        for one in found:
+            sink = ListSink()
+            replay = Replay(_stage(one, sink))
+            for number, record in enumerate(one.records):
+                replay.feed(record)
+                if not number & 255:
+                    # kept messages would measure the allocator
+                    sink.clear()
+
+    return Run("book", _named(found), "record", sum(len(one.records) for one in found), run)
+
+
+def messages_of(found: list[Source]) -> list[Message]:
+    """Return the messages of the order book stages, in the order of their receipt."""
+    made: list[Message] = []
+    for one in found:
+        sink = ListSink()
+        replay = Replay(_stage(one, sink))
+        for record in one.records:
+            replay.feed(record)
+        made += sink.messages
+    return sorted(made, key=lambda message: message.received_ns)
+
+
+def bus(found: list[Source], settings: Settings) -> Run:
+    """Messages published and received over ipc, both ends in this thread."""
+    books = [message for message in messages_of(found) if message.kind == ORDERBOOK]
+    folder = tempfile.TemporaryDirectory(prefix="cs-")
+    endpoint = f"ipc://{folder.name}/bench.ipc"
+    publisher = Publisher("bench", settings.bus, time.time_ns(), endpoint=endpoint)
+    received = 0
+
+    def count(_message: Message) -> None:
+        nonlocal received
+        received += 1
+
+    subscriber = Subscriber([endpoint], [b"orderbook."], count, bus=settings.bus)
+    loop = asyncio.new_event_loop()
+    subscriber.start(loop)
+    topics = {message.topic: publisher.topic(message.topic) for message in books}
+
+    def drain(expected: int) -> None:
+        deadline = time.monotonic() + 10
+        while received < expected:
+            subscriber.drain()
+            if time.monotonic() > deadline:
+                raise CoinSpaceError(f"bus: expected {expected} messages, was {received}")
+
+    def run() -> None:
+        for start in range(0, len(books), CHUNK):
+            expected = received + len(books[start : start + CHUNK])
+            for message in books[start : start + CHUNK]:
+                publisher.publish(
+                    topics[message.topic],
+                    ORDERBOOK,
+                    message.payload,
+                    n_bids=message.n_bids,
+                    n_asks=message.n_asks,
+                    received_ns=message.received_ns,
+                )
+            drain(expected)
+
+    # a subscription takes a moment; what is published before it is lost
+    deadline = time.monotonic() + 10
+    while not received and time.monotonic() < deadline:
+        publisher.publish(next(iter(topics.values())), ORDERBOOK, b"")
+        time.sleep(0.01)
+        subscriber.drain()
+
+    def close() -> None:
+        subscriber.close()
+        publisher.close()
+        loop.close()
+        folder.cleanup()
+
+    return Run("bus", _named(found), "message", len(books), run, close)
+
+
+def index(found: list[Source], settings: Settings) -> Run:
+    """Messages merged over the venues and computed into index records, at each update."""
+    made = messages_of(found)
+    at_each = settings.model_copy(
+        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
+    )
+
+    def run() -> None:
+        calculator = IndexCalculator(at_each.index.parameters_of, lambda record, aggregate: None)
+        stage = OrderbookAggregator(at_each, on_aggregate=calculator.on_aggregate, heartbeats=False)
+        for message in made:
+            stage.on_message(message)
+
+    return Run("index", _named(found), "message", len(made), run)
+
+
+class Encoder(Sender):
+    """Rows into the client's buffers; nothing leaves."""
+
+    def seal(self) -> None:
+        """Forget the rows instead of sending them."""
+        batch, self._open = self._open, None
+        if batch is not None:
+            self._bytes = 0
+            batch.buffer.clear()
+            self._spare.append(batch.buffer)
+
+
+def encode(found: list[Source], settings: Settings) -> Run:
+    """Order books into rows of the database client's protocol."""
+    books = [message for message in messages_of(found) if message.kind == ORDERBOOK]
+    sender = Encoder(settings, "bench")
+    venues = {
+        message.topic: Venue(
+            "bench", message.topic.decode(), str(message.exchange), str(message.market)
+        )
+        for message in books
+    }
+
+    def run() -> None:
+        for message in books:
+            store_orderbook(sender, venues[message.topic], message, 30)
+
+    return Run("encode", _named(found), "row", len(books), run)
+
+
+def end_to_end(found: list[Source], settings: Settings) -> Run:
+    """Frames to messages on the bus, received and computed into index records, in one thread."""
+    folder = tempfile.TemporaryDirectory(prefix="cs-")
+    endpoint = f"ipc://{folder.name}/bench.ipc"
+    publisher = Publisher("bench", settings.bus, time.time_ns(), endpoint=endpoint)
+    at_each = settings.model_copy(
+        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
+    )
+    calculator = IndexCalculator(at_each.index.parameters_of, lambda record, aggregate: None)
+    stage = OrderbookAggregator(at_each, on_aggregate=calculator.on_aggregate, heartbeats=False)
+    subscriber = Subscriber([endpoint], [b"orderbook.", b"state."], stage.on_message)
+    loop = asyncio.new_event_loop()
+    subscriber.start(loop)
+    time.sleep(0.2)
+    merged = sorted(
+        ((record, number) for number, one in enumerate(found) for record in one.records),
+        key=lambda pair: pair[0].received_ns,
+    )
+
+    def run() -> None:
+        replays = [Replay(_stage(one, publisher)) for one in found]
+        for count, (record, number) in enumerate(merged):
+            replays[number].feed(record)
+            if not count % CHUNK:
+                subscriber.drain()
+        subscriber.drain()
+
+    def close() -> None:
+        subscriber.close()
+        publisher.close()
+        loop.close()
+        folder.cleanup()
+
+    return Run("end-to-end", _named(found), "record", len(merged), run, close)
+
+
+STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
+    "parse": parse,
+    "book": book,
+    "bus": bus,
+    "index": index,
+    "encode": encode,
+    "end-to-end": end_to_end,
+}
