@@ -1,0 +1,153 @@
+"""`coinspace bench` and `profile`: real stages on a simulated feed, names of compiled functions."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import report
+from coinspace._ext import sampler
+from coinspace._ext.upbit import UpbitParser
+from coinspace.cli import coinspace
+from coinspace.observe.flame import flame_graph, folded
+from coinspace.observe.runs import simulated
+from coinspace.observe.symbols import Symbols, readable
+
+
+@pytest.fixture(scope="module")
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return simulated(tmp_path_factory.mktemp("feeds"), seconds=1.0)
+
+
+def options(feeds: list[Path]) -> list[str]:
+    return [part for feed in feeds for part in ("--feed", str(feed))]
+
+
+def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    found = CliRunner().invoke(
+        coinspace, ["bench", "--rounds", "1", "--json", str(path), *options(feeds)]
+    )
+    assert found.exit_code == 0, found.output
+    results = {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
+    assert list(results) == ["parse", "book", "bus", "index", "encode", "end-to-end"]
+    assert all(one["events"] > 0 and one["ns"] > 0 for one in results.values())
+    # a frame that is also kept as a book and published costs more than one that is only parsed
+    assert results["end-to-end"]["ns"] > results["parse"]["ns"]
+
+
+def test_compare_tells_the_change_and_fails_on_request(tmp_path: Path) -> None:
+    for name, ns in (("a", 100.0), ("b", 150.0)):
+        body = {"results": [{"stage": "parse", "ns": ns, "input": "x"}]}
+        (tmp_path / f"{name}.json").write_bytes(orjson.dumps(body))
+    arguments = ["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    found = CliRunner().invoke(coinspace, arguments)
+    assert found.exit_code == 0
+    assert "+50.0%" in found.output
+    failed = CliRunner().invoke(coinspace, [*arguments, "--fail", "10"])
+    assert "slower by more than 10 %: parse" in str(failed.exception)
+
+
+def test_compare_refuses_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("[]")
+    found = CliRunner().invoke(coinspace, ["bench", "compare", str(path), str(path)])
+    assert "expected a file of `coinspace bench --json`" in str(found.exception)
+
+
+@pytest.mark.skipif(not sampler.SUPPORTED, reason="no sampling timer on this system")
+def test_profile_names_compiled_functions(feeds: list[Path], tmp_path: Path) -> None:
+    flame = tmp_path / "flame.svg"
+    found = CliRunner().invoke(
+        coinspace,
+        ["profile", "parse", "--seconds", "0.5", "--json", "--flame", str(flame), *options(feeds)],
+    )
+    assert found.exit_code == 0, found.output
+    body = orjson.loads(found.stdout)
+    assert body["samples"] > 10
+    assert any(one["function"].startswith("coinspace._ext.") for one in body["hottest"])
+    # the parsers allocate nothing; the loop around them makes an iterator a pass
+    assert body["allocations"] < 0.1
+    ElementTree.parse(flame)
+    assert "coinspace._ext." in flame.read_text()
+
+
+def test_allocations_are_counted() -> None:
+    assert sampler.count_allocations(lambda: [bytes(10_000) for _ in range(100)]) >= 100
+    parser, frame = UpbitParser(), b'{"type":"trade"}'
+
+    def run() -> None:
+        for _ in range(100):
+            parser.parse(frame)
+
+    run()
+    assert sampler.count_allocations(run) < 10
+
+
+def test_readable_names() -> None:
+    name = "__pyx_f_9coinspace_4_ext_5upbit_11UpbitParser_levels"
+    assert readable(name) == "coinspace._ext.upbit.UpbitParser.levels"
+    assert readable("_PyEval_EvalFrameDefault") == "_PyEval_EvalFrameDefault"
+
+
+@pytest.mark.skipif(not sampler.SUPPORTED, reason="no sampling timer on this system")
+def test_symbols_of_unknown_addresses() -> None:
+    assert Symbols().name(1) == "?"
+
+
+def test_flame_graph_is_well_formed() -> None:
+    stacks = [("a", "b<T>"), ("a", "b<T>"), ("a", "c")]
+    assert folded(stacks) == "a;b<T> 2\na;c 1\n"
+    root = ElementTree.fromstring(flame_graph(stacks, "test & more"))
+    titles = [one.text or "" for one in root.iter() if one.tag.endswith("title")]
+    assert "a: 100.0 %" in titles
+    assert "b<T>: 66.7 %" in titles
+
+
+def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
+    checks = [
+        {"what": "× faster than x", "value": 12.0, "gate": 10.0, "goal": 20.0, "obstacle": "y"},
+        {"what": "× faster than z", "value": 1.0, "gate": 10.0, "goal": None, "obstacle": ""},
+    ]
+    row = {
+        "stage": "parse",
+        "case": "Upbit",
+        "unit": "ns/frame",
+        "input": "generated",
+        "checks": [{**check, "better": "higher", "slack": 0.15} for check in checks],
+        "limits": [],
+        "figures": {},
+        "note": "",
+        "command": "make bench",
+        "date": "2026-11-22 00:00",
+        "ns": {"CoinSpace": 10.0, "x": 120.0},
+        "ratios": {"CoinSpace": 1.0, "x": 12.0},
+        "rounds": 5,
+        "clock": "thread",
+    }
+    (tmp_path / "row.json").write_bytes(orjson.dumps(row))
+    text = report.results(report.load_rows(tmp_path))
+    assert "| parse | Upbit | × faster than x | 12.0 | ≥ 10 | ≥ 20 | gate |" in text
+    assert "| parse | Upbit | × faster than z | 1.00 | ≥ 10 |  | **missed** |" in text
+    assert "* parse, Upbit, × faster than x: 12.0, goal ≥ 20. y" in text
+    ElementTree.fromstring(report.chart([row]))
+
+
+def test_report_needs_measurements(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="found none; run `make bench` first"):
+        report.load_rows(tmp_path)
+
+
+def test_readme_is_changed_only_between_its_marks(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nafter\n")
+    assert report.write_readme([], path)
+    assert path.read_text().startswith("before\n")
+    assert path.read_text().endswith("after\n")
+    assert "old" not in path.read_text()
+    path.write_text("no marks")
+    assert not report.write_readme([], path)
