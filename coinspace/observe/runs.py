@@ -247,7 +247,7 @@ class Encoder(Sender):
         batch, self._open = self._open, None
         if batch is not None:
             self._bytes = 0
-            batch.buffer.clear()
+            batch.buffer.clear()  # type: ignore[no-untyped-call]
             self._spare.append(batch.buffer)
 
 

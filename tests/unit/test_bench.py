@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import report
+from benchmarks.chart import chart
 from coinspace._ext import sampler
 from coinspace._ext.upbit import UpbitParser
 from coinspace.cli import coinspace
-from coinspace.observe.flame import flame_graph, folded
+from coinspace.observe.flame import Stack, flame_graph, folded
 from coinspace.observe.runs import simulated
 from coinspace.observe.symbols import Symbols, readable
 
@@ -100,7 +101,7 @@ def test_symbols_of_unknown_addresses() -> None:
 
 
 def test_flame_graph_is_well_formed() -> None:
-    stacks = [("a", "b<T>"), ("a", "b<T>"), ("a", "c")]
+    stacks: list[Stack] = [("a", "b<T>"), ("a", "b<T>"), ("a", "c")]
     assert folded(stacks) == "a;b<T> 2\na;c 1\n"
     root = ElementTree.fromstring(flame_graph(stacks, "test & more"))
     titles = [one.text or "" for one in root.iter() if one.tag.endswith("title")]
@@ -134,7 +135,7 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
     assert "| parse | Upbit | × faster than x | 12.0 | ≥ 10 | ≥ 20 | gate |" in text
     assert "| parse | Upbit | × faster than z | 1.00 | ≥ 10 |  | **missed** |" in text
     assert "* parse, Upbit, × faster than x: 12.0, goal ≥ 20. y" in text
-    ElementTree.fromstring(report.chart([row]))
+    ElementTree.fromstring(chart([row]))
 
 
 def test_report_needs_measurements(tmp_path: Path) -> None:
