@@ -1,4 +1,4 @@
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ OK: Final[int]
 INSUFFICIENT_DEPTH: Final[int]
 EMPTY: Final[int]
 
+@final
 class Curve:
     def __init__(
         self,

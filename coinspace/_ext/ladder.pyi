@@ -1,6 +1,9 @@
+from typing import final
+
 import numpy as np
 from numpy.typing import NDArray
 
+@final
 class VenueBook:
     def load(self, bids: NDArray[np.float64], asks: NDArray[np.float64]) -> bool: ...
     @property
@@ -15,6 +18,7 @@ class VenueBook:
     def best_ask(self) -> float: ...
     def side_copy(self, side: int) -> NDArray[np.float64]: ...
 
+@final
 class Ladder:
     def merge(self, books: list[VenueBook | None], rates: list[float]) -> None: ...
     def load(

@@ -46,7 +46,8 @@ def verify(
     Raises: CoinSpaceError without feeds, StorageError when the database cannot answer.
     """
     quiet_logs()
-    paths = tuple(sorted(folder.rglob("*.feed*")))
+    # tickers have recordings of their own, which hold no books
+    paths = tuple(sorted(one for one in folder.rglob("*.feed*") if "-ticker-" not in one.name))
     if not paths:
         raise CoinSpaceError(f"--feeds {folder}: expected *.feed or *.feed.zst files, found none")
     settings.index.assets = assets

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from questdb.ingress import TimestampNanos
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.index.calculator import Record
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.parameters import FX_MARKET
+from coinspace.storage.transport import TimestampNanos
 
 FX_ASSET = FX_MARKET.partition("/")[0]
 CONSTITUENT, FX = "constituent", "fx"

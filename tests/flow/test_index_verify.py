@@ -1,0 +1,202 @@
+"""A live run on simulated exchanges, its archive replayed: every stored record comes out again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from coinspace.clock import SECOND_NS
+from coinspace.config import Settings, StorageSettings
+from coinspace.index import chain
+from coinspace.index.audit import checked_links, store
+from coinspace.index.records import Row
+from coinspace.storage import schema
+from coinspace.storage.address import address
+
+EXCHANGES = ("upbit", "bithumb", "binance")
+RUN_S = 8
+
+
+class Platform:
+    """Simulated exchanges, collectors that archive, aggregator and calculator."""
+
+    def __init__(self, settings: Settings) -> None:
+        found = address(settings)
+        self.settings = settings
+        self.environment = {
+            **os.environ,
+            "COINSPACE_DATA": str(settings.data),
+            "COINSPACE_STORAGE__ILP": found.ilp,
+            "COINSPACE_STORAGE__SQL": found.sql,
+            "COINSPACE_STORAGE__TTL": "off",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *command: str, **pipes: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "coinspace", *command], env=self.environment, **pipes
+        )
+        self.processes.append(process)
+        return process
+
+    def begin(self) -> None:
+        simulator = self.start("simulate", "--seed", "11", stdout=subprocess.PIPE)
+        assert simulator.stdout is not None
+        urls = orjson.loads(simulator.stdout.readline())["exchanges"]
+        for name in EXCHANGES:
+            prefix = f"COINSPACE_EXCHANGES__{name.upper()}__"
+            self.environment[f"{prefix}WEBSOCKET"] = urls[name]["websocket"]
+            self.environment[f"{prefix}REST"] = urls[name]["rest"]
+            self.environment[f"{prefix}RECORD"] = "true"
+        self.start("index-calculator")
+        self.start("orderbook-aggregator")
+        for name in EXCHANGES:
+            self.start("orderbook-collector", name)
+
+    def end(self) -> None:
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+        for process in reversed(self.processes):
+            process.wait(30)
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "coinspace", *command],
+            env=self.environment,
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+
+
+@pytest.fixture
+def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    found = address(questdb)
+    storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
+    return Settings(data=tmp_path_factory.mktemp("iv"), storage=storage)
+
+
+def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
+    with schema.connect(address(settings)) as connection:
+        done = connection.execute(text)
+        return done.fetchall() if done.description else []
+
+
+async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> None:
+    schema.create(address(settings), ttl=False)
+    for table in ("index_tick", "index_venue"):
+        query(settings, f"TRUNCATE TABLE {table}")
+    platform = Platform(settings)
+    good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND value != null"
+    try:
+        platform.begin()
+        deadline = time.monotonic() + 60
+        while query(settings, good)[0][0] < RUN_S * 5:
+            assert time.monotonic() < deadline, "no index values within a minute"
+            await asyncio.sleep(0.5)
+    finally:
+        platform.end()
+    # from the first tick at which all were up, to before the processes went down one by one
+    first, last = query(
+        settings,
+        "SELECT min(ts)::long, max(ts)::long FROM index_tick WHERE asset = 'SOL' AND value != null",
+    )[0]
+    first, last = first + 2 * SECOND_NS, last - 2 * SECOND_NS
+    result = platform.run(
+        "verify-index",
+        *("--feeds", str(settings.data / "archive")),
+        *("--from", str(first / 1e6), "--to", str(last / 1e6)),
+    )
+    verdict = orjson.loads(result.stdout)
+    assert verdict["differences"] == [], result.stdout.decode()
+    assert result.returncode == 0, result.stderr.decode()
+    assert verdict["equal"] == verdict["ticks"] >= 4 * 5 * (RUN_S - 6)
+
+    # a value that was stored wrong is found, and restated beside the original
+    query(
+        settings,
+        "UPDATE index_tick SET value = value * 1.01"
+        f" WHERE asset = 'BTC' AND ts = {last - 3 * SECOND_NS}::timestamp_ns",
+    )
+    result = platform.run(
+        "verify-index",
+        *("--feeds", str(settings.data / "archive"), "--asset", "BTC"),
+        *("--from", str(first / 1e6), "--to", str(last / 1e6)),
+        *("--restate", "--operator", "kim", "--because", "a test"),
+    )
+    assert result.returncode == 1
+    verdict = orjson.loads(result.stdout)
+    assert (verdict["different"], verdict["restated"]) == (1, 1)
+    rows: list[tuple[Any, ...]] = []
+    while not rows:
+        rows = query(settings, "SELECT value, original, operator, because FROM index_recalc")
+        await asyncio.sleep(0.1)
+    assert rows[0][1] == pytest.approx(rows[0][0] * 1.01)
+    assert rows[0][2:] == ("kim", "a test")
+
+
+def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
+    schema.create(address(settings), ttl=False)
+    for table in ("index_tick", "index_venue", "index_chain"):
+        query(settings, f"TRUNCATE TABLE {table}")
+    day_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS
+    rows = [
+        Row(
+            "index_tick",
+            day_ns + hours * 3600 * SECOND_NS,
+            {"asset": "BTC", "status": "ok"},
+            {"value": 100_000.0 + hours, "value_raw": 100_000.25 + hours},
+        )
+        for hours in (1, 2, 23, 25, 49)
+    ]
+    store(settings, rows)
+    wait_for(settings, "SELECT count() FROM index_tick", 5)
+    with schema.connect(address(settings)) as connection:
+        previous = chain.FIRST
+        for day in range(3):
+            link = chain.make_link(connection, day_ns + day * chain.DAY_NS, previous)
+            store(settings, [link.row()])
+            previous = link.link
+    wait_for(settings, "SELECT count() FROM index_chain", 3)
+    checked = list(checked_links(settings))
+    assert [(link.day, link.records) for link, _ in checked] == [
+        ("2026-01-01", 3),
+        ("2026-01-02", 1),
+        ("2026-01-03", 1),
+    ]
+    assert [wrong for _, wrong in checked] == [[], [], []]
+
+    at_ns = day_ns + 25 * 3600 * SECOND_NS
+    query(settings, f"UPDATE index_tick SET value = 1.0 WHERE ts = {at_ns}::timestamp_ns")
+    wait_for(settings, "SELECT count() FROM index_tick WHERE value = 1.0", 1)
+    found = {link.day: wrong for link, wrong in checked_links(settings)}
+    assert "digest: expected" in found["2026-01-02"][0]
+    assert found["2026-01-01"] == found["2026-01-03"] == []
+
+    # a forger who also makes that day's link anew breaks the next day's
+    with schema.connect(address(settings)) as connection:
+        first = chain.stored_links(connection)[0]
+        forged = chain.make_link(connection, day_ns + chain.DAY_NS, first.link)
+    store(settings, [forged.row()])
+    wait_for(settings, f"SELECT count() FROM index_chain WHERE link = '{forged.link}'", 1)
+    found = {link.day: wrong for link, wrong in checked_links(settings)}
+    assert found["2026-01-02"] == []
+    assert "previous: expected" in found["2026-01-03"][0]
+
+
+def wait_for(settings: Settings, text: str, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while query(settings, text)[0][0] != count:
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
