@@ -27,6 +27,8 @@ cdef class Channel:
 cdef class Receiver:
     cdef:
         void *_handle               # the SUB socket's; NULL once closed
+        msg_t _topic                # the parts in hand; receiving frees what they held before
+        msg_t _header
         bint _conflate
         tuple _wanted               # prefixes
         object _on_message
@@ -47,7 +49,9 @@ cdef class Receiver:
         readonly int64_t errors     # exceptions of the user's callbacks
 
     cdef int receive(self) except -1
-    cdef int take(self, msg_t *topic, msg_t *header, msg_t *payload) except -1
+    cdef int take(self, Part part) except -1
+    cdef bytes topic_copy(self)
+    cdef int refuse_parts(self, Part part) except -1
     cdef Channel channel(self, const char *data, Py_ssize_t size)
     cdef Channel topic_channel(self, bytes topic)
     cdef Channel epoch_of(self, Channel channel, int64_t epoch)

@@ -15,18 +15,19 @@ from libc.errno cimport EAGAIN
 from libc.errno cimport EINTR
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
 from libc.string cimport memset
 
+from coinspace._ext.checksum cimport word64
 from coinspace._ext.message cimport HEADER_SIZE
 from coinspace._ext.message cimport Header
 from coinspace._ext.message cimport KIND_HEARTBEAT
 from coinspace._ext.message cimport KIND_ORDERBOOK
 from coinspace._ext.message cimport Message
 from coinspace._ext.zeromq cimport DONTWAIT
-from coinspace._ext.zeromq cimport msg_t
 from coinspace._ext.zeromq cimport zmq
 
 from coinspace._ext.sink import KINDS
@@ -36,9 +37,6 @@ from coinspace.errors import MessageError
 
 # topics remembered at most: a publisher of garbage must not fill the memory
 CHANNEL_LIMIT = 65_536
-
-cdef enum:
-    RECENT = 1024
 
 
 @cython.final
@@ -78,6 +76,14 @@ cdef class Receiver:
         conflate: hand on only the newest order book per topic of one drain.
     """
 
+    def __cinit__(self):
+        zmq.msg_init(&self._topic)
+        zmq.msg_init(&self._header)
+
+    def __dealloc__(self):
+        zmq.msg_close(&self._topic)
+        zmq.msg_close(&self._header)
+
     def __init__(
         self, uintptr_t handle, wanted, on_message, *, on_loss, on_malformed, on_error,
         bint conflate=False,
@@ -115,59 +121,59 @@ cdef class Receiver:
 
     # Returns: 1 = one message taken or refused, 0 = nothing more to read
     cdef int receive(self) except -1:
-        cdef msg_t topic
-        cdef msg_t header
-        cdef msg_t payload
-        cdef int n_parts = 1
-        zmq.msg_init(&topic)
-        while zmq.msg_recv(&topic, self._handle, DONTWAIT) < 0:
+        cdef Part part
+        while zmq.msg_recv(&self._topic, self._handle, DONTWAIT) < 0:
             if zmq.last_error() == EAGAIN:
                 return 0
             if zmq.last_error() != EINTR:
                 number = zmq.last_error()
                 raise BusError(f"subscriber: cannot receive: {zmq.strerror(number).decode()} ({number})")
-        zmq.msg_init(&header)
-        zmq.msg_init(&payload)
-        try:
-            # the parts of a message arrive together: none of them makes us wait
-            if zmq.msg_more(&topic) and zmq.msg_recv(&header, self._handle, DONTWAIT) >= 0:
-                n_parts = 2
-                if zmq.msg_more(&header) and zmq.msg_recv(&payload, self._handle, DONTWAIT) >= 0:
-                    n_parts = 3
-                    while zmq.msg_more(&payload) and zmq.msg_recv(&payload, self._handle, DONTWAIT) >= 0:
-                        n_parts += 1
-            self.received += 1
-            if n_parts == 3:
-                self.take(&topic, &header, &payload)
-            else:
-                name = PyBytes_FromStringAndSize(
-                    <char *>zmq.msg_data(&topic), min(<Py_ssize_t>zmq.msg_size(&topic), TOPIC_LIMIT)
-                )
-                self.refuse(f"message parts: expected 3, was {n_parts}, {name!r}")
-        finally:
-            zmq.msg_close(&topic)
-            zmq.msg_close(&header)
-            zmq.msg_close(&payload)
+        self.received += 1
+        part = Part.__new__(Part)
+        # the parts of a message arrive together: none of them makes us wait
+        if (
+            zmq.msg_more(&self._topic) and zmq.msg_recv(&self._header, self._handle, DONTWAIT) >= 0
+            and zmq.msg_more(&self._header)
+            and zmq.msg_recv(&part.message, self._handle, DONTWAIT) >= 0
+            and not zmq.msg_more(&part.message)
+        ):
+            self.take(part)
+        else:
+            self.refuse_parts(part)
         return 1
 
-    cdef int take(self, msg_t *topic, msg_t *header_part, msg_t *payload) except -1:
+    # reads on to the message's last part, so that the next one begins at its first
+    cdef int refuse_parts(self, Part part) except -1:
+        cdef int n_parts = 1 + zmq.msg_more(&self._topic)
+        if n_parts == 2 and zmq.msg_more(&self._header):
+            n_parts = 3
+            while zmq.msg_more(&part.message) and zmq.msg_recv(&part.message, self._handle, DONTWAIT) >= 0:
+                n_parts += 1
+        return self.refuse(f"message parts: expected 3, was {n_parts}, {self.topic_copy()!r}")
+
+    cdef bytes topic_copy(self):
+        return PyBytes_FromStringAndSize(
+            <char *>zmq.msg_data(&self._topic),
+            min(<Py_ssize_t>zmq.msg_size(&self._topic), <Py_ssize_t>TOPIC_LIMIT),
+        )
+
+    cdef int take(self, Part part) except -1:
         cdef Header header
         cdef Channel channel
         cdef Message message
-        cdef Part part
-        cdef size_t size = zmq.msg_size(payload)
+        cdef size_t size = zmq.msg_size(&part.message)
         self.received_bytes += <int64_t>size
-        if zmq.msg_size(header_part) != HEADER_SIZE:
+        if zmq.msg_size(&self._header) != HEADER_SIZE:
             return self.refuse(
-                f"header size: expected {HEADER_SIZE} bytes, was {zmq.msg_size(header_part)},"
-                f" {<bytes>(<char *>zmq.msg_data(topic))[:min(zmq.msg_size(topic), TOPIC_LIMIT)]!r}"
+                f"header size: expected {HEADER_SIZE} bytes, was {zmq.msg_size(&self._header)},"
+                f" {self.topic_copy()!r}"
             )
-        memcpy(&header, zmq.msg_data(header_part), HEADER_SIZE)
-        channel = self.channel(<const char *>zmq.msg_data(topic), <Py_ssize_t>zmq.msg_size(topic))
+        memcpy(&header, zmq.msg_data(&self._header), HEADER_SIZE)
+        channel = self.channel(
+            <const char *>zmq.msg_data(&self._topic), <Py_ssize_t>zmq.msg_size(&self._topic)
+        )
         if channel is None:
             return 0
-        part = Part.__new__(Part)
-        zmq.msg_move(&part.message, payload)
         message = Message.__new__(Message)
         try:
             message.fill(
@@ -207,13 +213,19 @@ cdef class Receiver:
 
     # Returns: the newest epoch's channel of a topic, None when the topic cannot be one
     cdef Channel channel(self, const char *data, Py_ssize_t size):
-        cdef uint32_t slot = <uint32_t>size
+        cdef uint64_t hash = <uint64_t>size
+        cdef uint32_t slot
         cdef Py_ssize_t i
         cdef Channel channel
-        # the words in the middle differ most; every byte counts
-        for i in range(size):
-            slot = slot * 31 + <unsigned char>data[i]
-        slot = (slot ^ (slot >> 15)) & (RECENT - 1)
+        # the first 8 bytes tell the kinds apart, the last 16 the markets; a clash only costs a look-up
+        if size >= 16:
+            hash = (hash ^ word64(<const unsigned char *>data)) * 0x9E3779B97F4A7C15ULL
+            hash = (hash ^ word64(<const unsigned char *>data + size - 16)) * 0x9E3779B97F4A7C15ULL
+            hash = (hash ^ word64(<const unsigned char *>data + size - 8)) * 0x9E3779B97F4A7C15ULL
+        else:
+            for i in range(size):
+                hash = (hash ^ <unsigned char>data[i]) * 0x9E3779B97F4A7C15ULL
+        slot = <uint32_t>(hash >> 54)
         if self._recent[slot] != NULL:
             channel = <Channel>self._recent[slot]
             if PyBytes_GET_SIZE(channel.topic) == size and not memcmp(

@@ -4,11 +4,20 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+from libc.string cimport memset
 
 from coinspace._ext.collector cimport Collector
+from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_ORDERBOOK
+from coinspace._ext.message cimport Message
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.parser cimport END
+from coinspace._ext.receiver cimport Receiver
 from coinspace._ext.sink cimport Sink
+from coinspace._ext.sink cimport Topic
 from coinspace._ext.zeromq cimport DONTWAIT
 from coinspace._ext.zeromq cimport SNDMORE
 from coinspace._ext.zeromq cimport zmq
@@ -50,3 +59,48 @@ def send_parts(uintptr_t socket, bytes topic not None, bytes header not None, by
         if zmq.send(handle, t, ts, SNDMORE) < 0 or zmq.send(handle, h, hs, SNDMORE) < 0 or zmq.send(handle, p, ps, 0) < 0:
             return i
     return n
+
+
+def publish_all(Sink sink not None, Topic topic not None, bytes payload not None, int n_bids, int n_asks, Py_ssize_t n):
+    """Publish n order books from C, as the collectors do."""
+    cdef Header header
+    cdef Py_ssize_t i
+    memset(&header, 0, sizeof(Header))
+    header.kind = KIND_ORDERBOOK
+    header.n_bids = n_bids
+    header.n_asks = n_asks
+    for i in range(n):
+        sink.send(topic, &header, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+
+
+cdef class CountingReceiver(Receiver):
+    """A stage that takes its messages in Cython."""
+    cdef readonly int64_t taken
+
+    cdef int handle(self, Message message) except -1:
+        self.taken += 1
+        return 0
+
+
+def counting_receiver(uintptr_t socket):
+    """Return a CountingReceiver of all order books of a SUB socket."""
+    return CountingReceiver(
+        socket, [b"orderbook."], None, on_loss=print, on_malformed=print, on_error=print
+    )
+
+
+def copy_all(bytes data not None, Py_ssize_t n):
+    """Copy the bytes n times, one copy behind the other over 1 MiB, as a journal does."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_ssize_t room = 1 << 20
+    cdef Py_ssize_t offset = 0
+    cdef Py_ssize_t i
+    cdef char *to = <char *>malloc(<size_t>room)
+    if to == NULL:
+        raise MemoryError
+    for i in range(n):
+        memcpy(to + offset, PyBytes_AS_STRING(data), <size_t>size)
+        offset += size
+        if offset + size > room:
+            offset = 0
+    free(to)

@@ -1,0 +1,340 @@
+"""One candidate's publisher and subscriber, two processes: bursts over a socket, CPU time of both.
+
+A burst is smaller than the queues, so nobody waits and nothing is dropped; the next one begins when
+the subscriber has taken the whole of it. Prints one JSON line: CPU ns per message of each side.
+
+    python -m benchmarks.bus_pair CANDIDATE ENDPOINT [PAYLOAD_BYTES]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import zmq
+from zmq.backend.cython import _zmq
+
+from benchmarks.native import FOLDER, SOURCES, limits
+from coinspace._ext.message import ORDERBOOK, encode_header
+from coinspace._ext.publisher import ZmqSink
+from coinspace.bus.journal import Journal
+from coinspace.bus.sink import Topic
+from coinspace.bus.subscriber import Subscriber
+from coinspace.config import BusSettings, JournalSettings
+
+BURST = 10_000
+BURSTS = 4
+QUEUE = 4 * BURST
+TOPIC = b"orderbook.upbit.BTC/KRW."
+LEVEL_BYTES = 16
+WAIT_MS = 10_000
+
+
+class Side(ABC):
+    """A publisher's and a subscriber's way to move messages; each process uses one half."""
+
+    # messages carry a header that our receiver accepts
+    parts: list[bytes]
+
+    def __init__(self, payload_bytes: int) -> None:
+        levels = payload_bytes // LEVEL_BYTES
+        self.n_bids = levels // 2
+        self.n_asks = levels - self.n_bids
+        self.payload = np.arange(2.0 * levels)
+        header = encode_header(
+            ORDERBOOK,
+            n_bids=self.n_bids,
+            n_asks=self.n_asks,
+            payload_size=self.payload.nbytes,
+            epoch=1,
+            sequence=1,
+        )
+        self.parts = [TOPIC, header, self.payload.tobytes()]
+        self.context = zmq.Context[zmq.Socket[bytes]]()
+
+    def bind(self, endpoint: str) -> None:
+        self.socket = self.context.socket(zmq.PUB)
+        self.socket.sndhwm = QUEUE
+        self.socket.bind(endpoint)
+
+    def connect(self, endpoint: str) -> None:
+        self.socket = self.context.socket(zmq.SUB)
+        self.socket.rcvhwm = QUEUE
+        self.socket.rcvtimeo = WAIT_MS
+        self.socket.subscribe(b"")
+        self.socket.connect(endpoint)
+
+    @abstractmethod
+    def send(self, n: int) -> None: ...
+
+    @abstractmethod
+    def receive(self, n: int) -> None: ...
+
+
+class Multipart(Side):
+    copy = True
+
+    def send(self, n: int) -> None:
+        # as documented: the array itself is a part, its buffer is taken
+        topic, header = self.parts[:2]
+        parts: list[Any] = [topic, header, self.payload]
+        for _ in range(n):
+            self.socket.send_multipart(parts, copy=self.copy)
+
+    def receive(self, n: int) -> None:
+        for _ in range(n):
+            _, _, payload = self.socket.recv_multipart(0, self.copy)
+            np.frombuffer(payload, dtype=np.float64)
+
+
+class ZeroCopy(Multipart):
+    copy = False
+
+    def bind(self, endpoint: str) -> None:
+        super().bind(endpoint)
+        self.socket.copy_threshold = 0
+
+
+class ThreeSends(Multipart):
+    def send(self, n: int) -> None:
+        topic, header, payload = self.parts
+        send, more = self.socket.send, zmq.SNDMORE
+        for _ in range(n):
+            send(topic, more)
+            send(header, more)
+            send(payload)
+
+
+class PlainC(Side):
+    n_parts = 3
+
+    def __init__(self, payload_bytes: int) -> None:
+        super().__init__(payload_bytes)
+        self.library = compiled()
+        self.zmq = ctypes.CDLL(_zmq.__file__)
+        if self.n_parts == 1:
+            self.parts = [b"".join(self.parts)]
+
+    def _handle(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self.socket.underlying)
+
+    def send(self, n: int) -> None:
+        count = len(self.parts)
+        data = (ctypes.c_char_p * count)(*self.parts)
+        sizes = (ctypes.c_size_t * count)(*map(len, self.parts))
+        sent = self.library.send_messages(
+            self.zmq.zmq_send, self._handle(), data, sizes, count, ctypes.c_long(n)
+        )
+        assert sent == n
+
+    def receive(self, n: int) -> None:
+        names = ("msg_init", "msg_recv", "msg_more", "msg_close")
+        functions = [getattr(self.zmq, f"zmq_{name}") for name in names]
+        assert self.library.receive_messages(*functions, self._handle(), ctypes.c_long(n)) == n
+
+
+class PlainCJoined(PlainC):
+    n_parts = 1
+
+
+class Ours(Side):
+    """Cython at both ends: Sink.send in a C loop, a Receiver whose messages stay in Cython."""
+
+    journal: Journal | None = None
+
+    def bind(self, endpoint: str) -> None:
+        super().bind(endpoint)
+        self.native = limits()
+        self.sink = ZmqSink(
+            time.time_ns(),
+            self.socket.underlying,
+            journal=self.journal.writer if self.journal else None,
+        )
+        self.topic: Topic = self.sink.topic(TOPIC)
+
+    def connect(self, endpoint: str) -> None:
+        super().connect(endpoint)
+        self.target = 0
+        self.receiver = limits().counting_receiver(self.socket.underlying)
+
+    def send(self, n: int) -> None:
+        self.native.publish_all(self.sink, self.topic, self.parts[2], self.n_bids, self.n_asks, n)
+        assert self.sink.dropped == 0
+
+    def receive(self, n: int) -> None:
+        # a drain takes what there is, more than was asked for too
+        self.target += n
+        while self.receiver.taken < self.target:
+            if not self.receiver.drain(256) and self.receiver.taken < self.target:
+                assert self.socket.poll(WAIT_MS), "nothing arrived"
+        assert self.receiver.missed == 0
+
+
+class OursJournalled(Ours):
+    """The same, written down first."""
+
+    def bind(self, endpoint: str) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        settings = JournalSettings(segment_bytes=1 << 26, max_bytes=1 << 28, min_free_bytes=0)
+        self.journal = Journal(Path(self.folder.name), settings, time.time_ns())
+        super().bind(endpoint)
+
+    def send(self, n: int) -> None:
+        assert self.journal is not None
+        while not self.journal.writer.has_next:
+            time.sleep(0.001)
+        super().send(n)
+        assert self.journal.writer.skipped == 0
+
+
+class OursPython(Ours):
+    """Publisher.publish from Python, a Python callback per message on uvloop's Subscriber."""
+
+    def send(self, n: int) -> None:
+        publish, topic, payload = self.sink.publish, self.topic, self.payload
+        for _ in range(n):
+            publish(topic, ORDERBOOK, payload, n_bids=self.n_bids, n_asks=self.n_asks)
+
+    def connect(self, endpoint: str) -> None:
+        import uvloop
+
+        self.loop = uvloop.new_event_loop()
+        self.seen = 0
+        self.target = 0
+        bus = BusSettings(high_water_mark=QUEUE)
+        self.subscriber = Subscriber([endpoint], [b"orderbook."], self._on_message, bus=bus)
+        self.subscriber.start(self.loop)
+
+    def _on_message(self, message: Any) -> None:
+        self.seen += 1
+        if self.seen >= self.target:
+            self.loop.stop()
+
+    def receive(self, n: int) -> None:
+        self.target += n
+        if self.seen < self.target:
+            self.loop.run_forever()
+
+
+class AsyncioPyzmq(Multipart):
+    """pyzmq's documented asyncio socket."""
+
+    def receive(self, n: int) -> None:
+        import zmq.asyncio
+
+        async def run() -> None:
+            for _ in range(n):
+                _, _, payload = await socket.recv_multipart()
+                np.frombuffer(payload, dtype=np.float64)
+
+        if not hasattr(self, "loop"):
+            self.loop = asyncio.new_event_loop()
+        socket = zmq.asyncio.Socket.from_socket(self.socket)
+        self.loop.run_until_complete(run())
+
+
+CANDIDATES: dict[str, type[Side]] = {
+    "CoinSpace": Ours,
+    "CoinSpace with journal": OursJournalled,
+    "CoinSpace from Python, on uvloop": OursPython,
+    "C, one part": PlainCJoined,
+    "C, three parts": PlainC,
+    "send_multipart": Multipart,
+    "send_multipart, copy=False": ZeroCopy,
+    "three sends": ThreeSends,
+    "zmq.asyncio": AsyncioPyzmq,
+}
+
+
+def compiled() -> ctypes.CDLL:
+    """Compile bus.c once and load it."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    source, library = SOURCES / "bus.c", FOLDER / "bus.so"
+    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+        part = library.with_suffix(f".{os.getpid()}")
+        command = ["cc", "-O3", "-shared", "-fPIC", "-o", str(part), str(source)]
+        subprocess.run(command, check=True)
+        part.replace(library)
+    return ctypes.CDLL(str(library))
+
+
+def subscribe(side: Side, endpoint: str, told: int) -> None:
+    """Be the subscriber: take the bursts, telling after each one."""
+    side.connect(endpoint)
+    # the first message shows that the subscription stands
+    side.receive(1)
+    os.write(told, b"1")
+    side.receive(BURST)
+    os.write(told, b"1")
+    before = time.process_time_ns()
+    for _ in range(BURSTS):
+        side.receive(BURST)
+        os.write(told, b"1")
+    cpu = (time.process_time_ns() - before) / (BURST * BURSTS)
+    os.write(told, orjson.dumps(cpu) + b"\n")
+
+
+def publish(side: Side, endpoint: str, hears: int) -> dict[str, float]:
+    """Be the publisher; returns both sides' CPU ns per message and the wall time of one."""
+    side.bind(endpoint)
+    os.set_blocking(hears, False)
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while True:
+        side.send(1)
+        time.sleep(0.005)
+        try:
+            os.read(hears, 1)
+            break
+        except BlockingIOError:
+            assert time.monotonic() < deadline, "no subscriber"
+    os.set_blocking(hears, True)
+    # the calls that came before the subscription was seen are part of the first burst
+    side.send(BURST)
+    os.read(hears, 1)
+    before, started = time.process_time_ns(), time.perf_counter_ns()
+    for _ in range(BURSTS):
+        side.send(BURST)
+        os.read(hears, 1)
+    n = BURST * BURSTS
+    cpu = (time.process_time_ns() - before) / n
+    wall = (time.perf_counter_ns() - started) / n
+    other = float(os.read(hears, 100))
+    return {"publisher": cpu, "subscriber": other, "cpu_ns": cpu + other, "wall_ns": wall}
+
+
+def main() -> None:
+    kind, endpoint = CANDIDATES[sys.argv[1]], sys.argv[2]
+    payload_bytes = int(sys.argv[3]) if len(sys.argv) > 3 else 960
+    # compiled before there are two processes that would
+    limits()
+    compiled()
+    hears, told = os.pipe()
+    # before any thread of libzmq exists
+    child = os.fork()
+    if not child:
+        try:
+            subscribe(kind(payload_bytes), endpoint, told)
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            os._exit(0)
+    os.close(told)
+    print(orjson.dumps(publish(kind(payload_bytes), endpoint, hears)).decode(), flush=True)
+    os.waitpid(child, 0)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
