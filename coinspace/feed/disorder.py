@@ -14,6 +14,8 @@ from coinspace.feed.connection import Connection
 from coinspace.feed.faults import (
     CONNECTION_KINDS,
     FRAME_KINDS,
+    MARKET_KINDS,
+    SIMULATED_KINDS,
     Fault,
     bent,
     parse,
@@ -58,7 +60,7 @@ class Disorder:
         fault.begin_s = loop.time()
         self.faults[fault.id] = fault
         self._update()
-        if fault.kind in (*CONNECTION_KINDS, "clock", "stale", "stall"):
+        if fault.kind in (*CONNECTION_KINDS, *SIMULATED_KINDS, "stale", "stall"):
             task = asyncio.create_task(self._run(fault))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -66,7 +68,7 @@ class Disorder:
 
     def _check(self, fault: Fault) -> None:
         source = self.server.source
-        if fault.kind == "clock" and not source.simulated:
+        if fault.kind in SIMULATED_KINDS and not source.simulated:
             raise ConfigError(f"fault {fault.spec!r}: expected a simulated exchange, was a replay")
         if fault.exchange != "*" and fault.exchange not in source.exchanges:
             served = ", ".join(source.exchanges)
@@ -94,6 +96,8 @@ class Disorder:
                 connection.set_deaf(False)
         elif fault.kind == "clock":
             self._shift(fault, 0.0)
+        elif fault.kind in MARKET_KINDS:
+            self.server.source.set_market(fault.exchange, fault.symbol, "active")
 
     def _update(self) -> None:
         self.bends_frames = any(fault.kind in FRAME_KINDS for fault in self.faults.values())
@@ -194,6 +198,9 @@ class Disorder:
         if fault.kind == "clock":
             fault.hits += 1
             self._shift(fault, fault.values["by"])
+        elif fault.kind in MARKET_KINDS:
+            fault.hits += 1
+            self.server.source.set_market(fault.exchange, fault.symbol, fault.kind)
         elif fault.kind in CONNECTION_KINDS:
             while fault.id in self.faults:
                 for connection in self._connections(fault):

@@ -14,6 +14,9 @@ Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
   handshake status=429, ms=DELAY, status=0 never answers
   stale     depth answers the book as of the fault's beginning
+Markets (simulated exchanges; a symbol is needed):
+  halt      listed as halted or suspended, no orders and trades
+  delist    gone from the lists, its frames end
 Everything:
   clock     by=3h, the exchange's clock is wrong by so much (simulated exchanges)
 
@@ -48,7 +51,9 @@ FRAME_KINDS = {
 }
 CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
-KINDS = FRAME_KINDS | CONNECTION_KINDS | REQUEST_KINDS | {"clock"}
+MARKET_KINDS = {"halt", "delist"}
+SIMULATED_KINDS = MARKET_KINDS | {"clock"}
+KINDS = FRAME_KINDS | CONNECTION_KINDS | REQUEST_KINDS | SIMULATED_KINDS
 EXCHANGES = ("upbit", "bithumb", "binance", "*")
 CHANNELS = ("orderbook", "ticker", "trade")
 # longest first: "ms" ends with "s"
@@ -170,6 +175,8 @@ def parse(spec: str) -> Fault:
             _set(fault, key, value)
         except ValueError:
             raise _wrong(spec, f"a number or time for {key}, was {value!r}") from None
+    if kind in MARKET_KINDS and not fault.symbol:
+        raise _wrong(spec, "a symbol after the exchange")
     return fault
 
 

@@ -384,6 +384,9 @@ class Playback:
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         raise FeedError("clock: expected a simulated exchange, recorded times stay as they are")
 
+    def set_market(self, exchange: str, symbol: str, status: str) -> None:
+        raise FeedError("market: expected a simulated exchange, recorded markets stay as they are")
+
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:

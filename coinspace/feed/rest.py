@@ -20,7 +20,7 @@ import orjson
 from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import Engine
 from coinspace.feed.simulator.korean import KST_S, KoreanMarket
-from coinspace.feed.simulator.market import MILLISECOND_NS, Trade
+from coinspace.feed.simulator.market import MILLISECOND_NS, SimulatedMarket, Trade
 from coinspace.feed.simulator.spelling import short
 
 BINANCE_WEIGHT = 6000
@@ -80,7 +80,12 @@ class Rest:
         self.engine = engine
         self.exchange = exchange
         self.limits = limits
-        self.markets = engine.markets.get(exchange, {})
+        self._markets = engine.markets.get(exchange, {})
+
+    @property
+    def markets(self) -> dict[str, SimulatedMarket]:
+        """Markets that are listed now."""
+        return {name: one for name, one in self._markets.items() if one.status != "delist"}
 
     def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
         """Answer a GET; `now_s` is a monotonic clock for the limits."""
@@ -435,7 +440,7 @@ class BinanceRest(Rest):
         step = short(1, market.size_decimals)
         return {
             "symbol": market.symbol,
-            "status": "TRADING",
+            "status": "TRADING" if market.status == "active" else "HALT",
             "baseAsset": market.market.base,
             "baseAssetPrecision": 8,
             "quoteAsset": market.market.quote,

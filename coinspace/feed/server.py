@@ -65,6 +65,9 @@ class Source(Protocol):
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         """Set an exchange's clock wrong."""
 
+    def set_market(self, exchange: str, symbol: str, status: str) -> None:
+        """Let a market be "active", "halt" (listed, nothing happens) or "delist" (not listed)."""
+
 
 class ExchangeServer:
     """The server; an async context manager.
@@ -245,7 +248,8 @@ class ExchangeServer:
         spoiled = await self.disorder.handshake(exchange)
         if spoiled is not None:
             return spoiled
-        socket = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
+        # deflate is agreed to when offered; our own frames need not be compressed by that
+        socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
         connection = Connection(self, exchange, socket, request)
         session = self._session(connection)
         if session is None:

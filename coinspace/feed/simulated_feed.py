@@ -9,7 +9,9 @@ from typing import Any
 
 import orjson
 
+from coinspace.feed.faults import Fault, parse
 from coinspace.feed.format import FeedWriter
+from coinspace.feed.progress import progress_bar
 from coinspace.feed.session import BinanceSession, BithumbSession, KoreanSession, Session
 from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import START_NS, Engine
@@ -21,6 +23,8 @@ from coinspace.feed.simulator.scenario import Scenario
 LATENCY_MS = (4.0, 8.0)
 SNAPSHOT_AFTER_NS = 250 * MILLISECOND_NS
 SNAPSHOT_LEVELS = 1000
+# faults of a scenario that a recording can show: nothing is received meanwhile
+SILENT_FAULTS = {"mute", "stall", "halfopen"}
 BINANCE_CHANNELS = ("depth@100ms", "bookTicker", "trade", "ticker")
 URLS = {
     "upbit": "wss://api.upbit.com/websocket/v1",
@@ -91,11 +95,18 @@ def write_feeds(
     Bytes are a pure function of the arguments.
     """
     tapes: dict[str, _Tape] = {}
+    silences = _silences(scenario, start_ns)
 
     def on_event(event: Event) -> None:
         tape = tapes.get(event.market.exchange)
         if tape is not None:
             tape.now_ns = event.time_ns
+            if any(
+                begin_ns <= event.time_ns < end_ns
+                and fault.matches(event.market.exchange, event.market.symbol, event.kind)
+                for begin_ns, end_ns, fault in silences
+            ):
+                return
             for frame in tape.session.frames(event):
                 tape.receive(frame)
 
@@ -115,7 +126,11 @@ def write_feeds(
                     if first is not None:
                         variant = tape.session.variant(channel, market.symbol, "SNAPSHOT")
                         tape.receive(first.frame(variant))
-    engine.advance(start_ns + int(duration_s * 1e9))
+    with progress_bar("simulate", duration_s) as update:
+        for second in range(int(duration_s) + 1):
+            engine.advance(start_ns + int(min(second, duration_s) * 1e9))
+            update(second)
+        engine.advance(start_ns + int(duration_s * 1e9))
     for tape in tapes.values():
         tape.writer.close()
         yield {
@@ -123,6 +138,17 @@ def write_feeds(
             "exchange": tape.exchange,
             "records": tape.writer.records,
         }
+
+
+def _silences(scenario: Scenario | None, start_ns: int) -> list[tuple[int, int, Fault]]:
+    found = []
+    for at_s, spec in scenario.faults if scenario else ():
+        fault = parse(spec)
+        if scenario and fault.kind in SILENT_FAULTS:
+            begin_ns = start_ns + int((at_s + fault.after_s) / scenario.compress * 1e9)
+            end_ns = begin_ns + int(fault.for_s / scenario.compress * 1e9)
+            found.append((begin_ns, end_ns, fault))
+    return found
 
 
 def _snapshot(tape: _Tape, market: BinanceMarket) -> Any:

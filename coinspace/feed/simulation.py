@@ -158,6 +158,11 @@ class Simulation:
     def now_ns(self) -> int:
         return self.engine.now_ns
 
+    def set_market(self, exchange: str, symbol: str, status: str) -> None:
+        for name, markets in self.engine.markets.items():
+            if exchange in ("*", name) and symbol in markets:
+                markets[symbol].status = status
+
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         for name, markets in self.engine.markets.items():
             for market in markets.values():

@@ -12,7 +12,8 @@ import orjson
 
 from coinspace.errors import ConfigError, FeedError
 from coinspace.feed.format import FeedReader
-from coinspace.feed.tools import Summary, cut, merge_feeds, progress, summarise
+from coinspace.feed.progress import reading
+from coinspace.feed.tools import Summary, cut, merge_feeds, summarise
 
 FILE = click.Path(path_type=Path)
 
@@ -32,7 +33,7 @@ def _read(paths: tuple[Path, ...], text: str, *, check: bool) -> list[Summary]:
                 raise
             summaries.append(Summary(path, {"exchange": None}, errors=[str(error)], n_errors=1))
             continue
-        with reader, progress([reader], f"{text} {path.name}"):
+        with reader, reading([reader], f"{text} {path.name}"):
             summaries.append(summarise(reader, check=check))
     return summaries
 
@@ -182,7 +183,7 @@ def convert(source: Path, target: Path, force: bool) -> None:
 
     _new(target, force)
     if target.suffix == ".parquet":
-        with FeedReader(source) as reader, progress([reader], f"convert {source.name}"):
+        with FeedReader(source) as reader, reading([reader], f"convert {source.name}"):
             n = to_parquet(reader, target)
     elif source.suffix == ".parquet":
         n = from_parquet(source, target)

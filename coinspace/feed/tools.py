@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,33 +251,3 @@ def merge_feeds(sources: Iterable[Path], target: Path) -> int:
     finally:
         for reader in readers:
             reader.close()
-
-
-@contextmanager
-def progress(readers: Sequence[FeedReader], text: str) -> Iterator[None]:
-    """Show a progress bar on stderr while readers are read, when stderr is a terminal."""
-    import sys
-    import threading
-
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    total = sum(reader.size for reader in readers)
-    done = threading.Event()
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
-
-        def watch() -> None:
-            while not done.wait(0.1):
-                bar.update(task, completed=sum(reader.compressed_read for reader in readers))
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()

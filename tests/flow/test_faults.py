@@ -312,3 +312,23 @@ def test_times_and_symbols() -> None:
     fault = parse("stall:binance:btc/usdt:after=500ms:for=2m")
     assert (fault.symbol, fault.after_s, fault.for_s) == ("BTCUSDT", 0.5, 120.0)
     assert parse("clock:upbit:by=-3h").values["by"] == -10_800
+
+
+async def test_halt_and_delist(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
+    info = server.urls["binance"]["rest"] + "/api/v3/exchangeInfo"
+    listed = server.urls["upbit"]["rest"] + "/v1/market/all"
+    server.disorder.add("halt:binance:BTCUSDT:for=1")
+    server.disorder.add("delist:upbit:KRW-SOL")
+    async with Listener(server, client) as listener:
+        await asyncio.sleep(0.3)
+        async with client.get(info) as answer:
+            rows = {row["symbol"]: row["status"] for row in (await answer.json())["symbols"]}
+        assert (rows["BTCUSDT"], rows["ETHUSDT"]) == ("HALT", "TRADING")
+        async with client.get(listed) as answer:
+            assert "KRW-SOL" not in {row["market"] for row in await answer.json()}
+        # after the halt diffs go on without a gap
+        assert set(await listener.gaps(5)) == {0}
+        async with client.get(info + "?symbol=BTCUSDT") as answer:
+            assert (await answer.json())["symbols"][0]["status"] == "TRADING"
+    with pytest.raises(ConfigError, match="a symbol after"):
+        server.disorder.add("halt:upbit")

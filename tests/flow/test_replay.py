@@ -183,3 +183,24 @@ async def test_a_part_of_a_recording_at_a_speed_takes_its_time(feeds: Path) -> N
             await asyncio.wait_for(finished.wait(), 10)
             took_s = asyncio.get_running_loop().time() - begin_s
     assert 0.3 < took_s < 2.0
+
+
+async def test_upbit_s_recording_is_played_whole(feeds: Path) -> None:
+    source = Playback([feeds / UPBIT], speed=math.inf, settle_s=0.1)
+    codes = sorted(source.indices["upbit"].symbols)
+    finished = asyncio.Event()
+    source.on_finish = lambda facts: finished.set()
+    types = {"orderbook": 0, "trade": 0}
+    async with ExchangeServer(source) as server, aiohttp.ClientSession() as client:
+        async with client.ws_connect(server.urls["upbit"]["websocket"]) as socket:
+            parts = [{"type": kind, "codes": codes} for kind in types]
+            await socket.send_json([{"ticket": "t"}, *parts])
+            for _ in range(1061 + 672):
+                types[orjson.loads((await socket.receive(timeout=10)).data)["ty"]] += 1
+            await asyncio.wait_for(finished.wait(), 5)
+            url = server.urls["upbit"]["rest"]
+            async with client.get(f"{url}/v1/orderbook?markets={codes[0]}") as answer:
+                [book] = await answer.json()
+            assert book["market"] == codes[0]
+            assert len(book["orderbook_units"]) == 15
+    assert types == {"orderbook": 1061, "trade": 672}

@@ -302,3 +302,15 @@ def test_korean_formats_and_grouping() -> None:
         prices = [unit["ask_price"] for unit in grouped["orderbook_units"] if unit["ask_price"]]
         assert all(price % level == 0 for price in prices)
         assert len(set(prices)) == len(prices) > 2
+
+
+def test_a_recorded_crisis_shows_the_stalls(tmp_path: Path) -> None:
+    scenario = replace(CRISIS, compress=20.0)
+    [line] = write_feeds(
+        tmp_path / "x.feed.zst", 1, {"upbit": ["BTC/KRW"]}, duration_s=30, scenario=scenario
+    )
+    with FeedReader(line["path"]) as reader:
+        times = [record.received_ns for record in reader]
+    longest_s = max(after - before for before, after in pairwise(times)) / 1e9
+    # 30 s of the scenario at 20 x
+    assert 1.4 < longest_s < 2.0

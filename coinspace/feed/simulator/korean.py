@@ -307,7 +307,7 @@ class KoreanMarket(SimulatedMarket):
             ("lowest_52_week_price", "l52wp", padded(price(day.year_low))),
             ("lowest_52_week_date", "l52wdt", f'"{year(260)}"'),
             ("market_state", "ms", '"ACTIVE"'),
-            ("is_trading_suspended", "its", "false"),
+            ("is_trading_suspended", "its", "false" if self.status == "active" else "true"),
             ("delisting_date", "dd", "null" if self.exchange == "upbit" else '""'),
             ("market_warning", "mw", '"NONE"'),
             ("timestamp", "tms", str(at_ms + 38)),

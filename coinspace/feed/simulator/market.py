@@ -87,6 +87,8 @@ class SimulatedMarket:
         self.bids = Side(True)
         self.asks = Side(False)
         self.clock_ms = 0
+        # "active", "halt" or "delist"
+        self.status = "active"
         self.wander = 0.0
         self.recent: list[Trade] = []
         self.now_ns = engine.start_ns
@@ -174,6 +176,8 @@ class SimulatedMarket:
     def window(self, now_ns: int) -> None:
         """End a window: tell, drift, plan the next one."""
         self.now_ns = now_ns
+        if self.status != "active":
+            return
         self.wander = self.wander * WANDER_KEEP + bell(self.draw) * WANDER_STEP
         self._keep_depth()
         self.tell_window()
