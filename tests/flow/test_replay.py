@@ -191,16 +191,19 @@ async def test_upbit_s_recording_is_played_whole(feeds: Path) -> None:
     finished = asyncio.Event()
     source.on_finish = lambda facts: finished.set()
     types = {"orderbook": 0, "trade": 0}
-    async with ExchangeServer(source) as server, aiohttp.ClientSession() as client:
-        async with client.ws_connect(server.urls["upbit"]["websocket"]) as socket:
-            parts = [{"type": kind, "codes": codes} for kind in types]
-            await socket.send_json([{"ticket": "t"}, *parts])
-            for _ in range(1061 + 672):
-                types[orjson.loads((await socket.receive(timeout=10)).data)["ty"]] += 1
-            await asyncio.wait_for(finished.wait(), 5)
-            url = server.urls["upbit"]["rest"]
-            async with client.get(f"{url}/v1/orderbook?markets={codes[0]}") as answer:
-                [book] = await answer.json()
-            assert book["market"] == codes[0]
-            assert len(book["orderbook_units"]) == 15
+    async with (
+        ExchangeServer(source) as server,
+        aiohttp.ClientSession() as client,
+        client.ws_connect(server.urls["upbit"]["websocket"]) as socket,
+    ):
+        parts = [{"type": kind, "codes": codes} for kind in types]
+        await socket.send_json([{"ticket": "t"}, *parts])
+        for _ in range(1061 + 672):
+            types[orjson.loads((await socket.receive(timeout=10)).data)["ty"]] += 1
+        await asyncio.wait_for(finished.wait(), 5)
+        url = server.urls["upbit"]["rest"]
+        async with client.get(f"{url}/v1/orderbook?markets={codes[0]}") as answer:
+            [book] = await answer.json()
+        assert book["market"] == codes[0]
+        assert len(book["orderbook_units"]) == 15
     assert types == {"orderbook": 1061, "trade": 672}
