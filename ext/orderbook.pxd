@@ -1,16 +1,18 @@
 """A local order book kept from a snapshot and absolute updates (size 0 deletes a level).
 
 Each side is an array with its best level last and free room at both ends: a change moves the shorter part of the
-array, so that its cost follows the distance from the touch, not the depth of the book.
+array, so that its cost follows the distance from the touch, not the depth of the book. Far from both ends a deleted
+level stays as a hole of size 0, which a level that comes back or one beside it takes over.
 """
 
 from libc.stdint cimport int64_t
 
 cdef struct Side:
     double *key           # owned: [low, high) ascending to the best; a bid's price, an ask's negated price
-    double *size          # owned: base currency, always > 0
+    double *size          # owned: base currency; 0 = a hole, never at either end
     Py_ssize_t low        # index of the farthest level
     Py_ssize_t high       # one past the best level
+    Py_ssize_t holes      # within [low, high)
     Py_ssize_t room       # elements allocated
     Py_ssize_t limit      # levels kept at most
     double known          # key of the farthest level that is known; -inf = the whole side is known

@@ -7,6 +7,12 @@ from libc.stdlib cimport free
 from libc.stdlib cimport malloc
 from libc.string cimport memmove
 
+# a level deleted further than this from both ends leaves a hole: moving 64 levels costs what a search costs
+cdef enum:
+    HOLE_DISTANCE = 64
+    # how far a new level looks for a hole before it moves the shorter part of the side
+    HOLE_REACH = 16
+
 
 cdef int side_open(Side *side, Py_ssize_t limit, double sign) except -1:
     # a quarter of the limit as free room at each end, so that recentring is rare
@@ -24,6 +30,7 @@ cdef int side_open(Side *side, Py_ssize_t limit, double sign) except -1:
 
 cdef inline void side_clear(Side *side) noexcept nogil:
     side.low = side.high = side.room // 2
+    side.holes = 0
     side.known = -INFINITY
 
 
@@ -77,29 +84,102 @@ cdef inline void side_narrow(Side *side) noexcept nogil:
         side.known = side.key[side.low]
 
 
+cdef inline void side_trim(Side *side) noexcept nogil:
+    while side.high > side.low and side.size[side.high - 1] == 0:
+        side.high -= 1
+        side.holes -= 1
+    while side.high > side.low and side.size[side.low] == 0:
+        side.low += 1
+        side.holes -= 1
+
+
+cdef void side_compact(Side *side) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef Py_ssize_t n = side.low
+    for i in range(side.low, side.high):
+        side.key[n] = side.key[i]
+        side.size[n] = side.size[i]
+        n += side.size[i] != 0
+    side.high = n
+    side.holes = 0
+
+
+cdef inline void side_delete(Side *side, Py_ssize_t i) noexcept nogil:
+    cdef Py_ssize_t better = side.high - i
+    cdef Py_ssize_t worse = i - side.low
+    if better > HOLE_DISTANCE and worse > HOLE_DISTANCE:
+        side.size[i] = 0
+        side.holes += 1
+        if side.holes > HOLE_DISTANCE and side.holes > (side.high - side.low) // 4:
+            side_compact(side)
+        return
+    if better <= worse:
+        side_shift(side, i + 1, side.high, -1)
+        side.high -= 1
+    else:
+        side_shift(side, side.low, i, 1)
+        side.low += 1
+    if side.holes:
+        side_trim(side)
+
+
+cdef inline bint side_fill_hole(Side *side, Py_ssize_t i, double key, double size) noexcept nogil:
+    # put a level before i into the nearest hole, moving only what lies between
+    cdef Py_ssize_t hole
+    cdef Py_ssize_t step
+    for step in range(HOLE_REACH):
+        hole = i + step
+        if hole < side.high and side.size[hole] == 0:
+            side_shift(side, i, hole, 1)
+            break
+        hole = i - 1 - step
+        if hole >= side.low and side.size[hole] == 0:
+            side_shift(side, hole + 1, i, -1)
+            i -= 1
+            break
+    else:
+        return False
+    side.key[i] = key
+    side.size[i] = size
+    side.holes -= 1
+    return True
+
+
 cdef inline void side_set(Side *side, double price, double size) noexcept nogil:
     cdef double key = side.sign * price
     cdef Py_ssize_t i = side_find(side, key)
+    cdef bint full
     if i < side.high and side.key[i] == key:
         if size > 0:
-            side.size[i] = size
-        elif side.high - i <= i - side.low:
-            side_shift(side, i + 1, side.high, -1)
-            side.high -= 1
+            if side.size[i] != 0 or side.high - side.low - side.holes < side.limit:
+                side.holes -= side.size[i] == 0
+                side.size[i] = size
+                return
         else:
-            side_shift(side, side.low, i, 1)
-            side.low += 1
-        return
+            if side.size[i] != 0:
+                side_delete(side, i)
+            return
     # removing a level that is not there is normal: it lay outside the snapshot
-    if not size > 0:
+    elif not size > 0:
         return
-    cdef bint full = side.high - side.low >= side.limit
+    full = side.high - side.low - side.holes >= side.limit
     if full:
         side.dropped += 1
         if i == side.low:
             side_narrow(side)
             return
         side.low += 1
+        side_trim(side)
+        if i < side.high and side.key[i] == key:
+            # the level comes back where it had left a hole
+            side.holes -= 1
+            side.size[i] = size
+            side_narrow(side)
+            return
+    if side.holes and side_fill_hole(side, i, key, size):
+        if full:
+            side_narrow(side)
+        return
     if side.low == 0 or side.high == side.room:
         i -= side.low
         side_centre(side)
@@ -132,18 +212,28 @@ cdef void side_load(
 cdef inline Py_ssize_t side_copy(const Side *side, double *price, double *size, Py_ssize_t depth) noexcept nogil:
     cdef Py_ssize_t n = side.high - side.low
     cdef Py_ssize_t i
+    cdef Py_ssize_t written = 0
     cdef const double *keys = side.key + side.high - 1
     cdef const double *sizes = side.size + side.high - 1
     cdef double sign = side.sign
-    if n > depth:
-        n = depth
     # the known part reaches from the best to `known`: one look at the last level usually tells
-    if n and keys[1 - n] < side.known:
+    if n and side.key[side.low] < side.known:
         n = side.high - side_find(side, side.known)
-    for i in range(n):
-        price[i] = sign * keys[-i]
-        size[i] = sizes[-i]
-    return n
+    if side.holes == 0:
+        if n > depth:
+            n = depth
+        for i in range(n):
+            price[i] = sign * keys[-i]
+            size[i] = sizes[-i]
+        return n
+    i = 0
+    while i < n and written < depth:
+        # a hole is overwritten by the next level
+        price[written] = sign * keys[-i]
+        size[written] = sizes[-i]
+        written += sizes[-i] != 0
+        i += 1
+    return written
 
 
 cdef class OrderBook:
@@ -292,11 +382,11 @@ cdef class OrderBook:
     @property
     def n_bids(self):
         """Levels held, those outside the known range included."""
-        return self.bid.high - self.bid.low
+        return self.bid.high - self.bid.low - self.bid.holes
 
     @property
     def n_asks(self):
-        return self.ask.high - self.ask.low
+        return self.ask.high - self.ask.low - self.ask.holes
 
     @property
     def best_bid(self):
