@@ -92,19 +92,21 @@ def books(
     output = Output(quiet)
     total = Checked()
     for path in feeds:
-        exchange = FeedReader(path).exchange
+        with FeedReader(path) as reader:
+            exchange = reader.exchange
+            symbols = symbols_of(exchange_named(exchange), reader)
         wanted = [text.strip() for text in markets.split(",") if text.strip()]
         wanted += settings.exchanges[exchange].markets if exchange in EXCHANGES else []
-        spelled = exchange_named(exchange)
         rebuilt = Books(
             exchange,
-            symbols_of(spelled, FeedReader(path)),
+            symbols,
             named_symbols(exchange, wanted),
             output.line,
             check=check,
             on_mismatch=lambda line: click.echo(f"mismatch: {line}", err=True),
         )
-        result = rebuilt.run(FeedReader(path))
+        with FeedReader(path) as reader:
+            result = rebuilt.run(reader)
         if final:
             for line in rebuilt.final():
                 output.always(line)

@@ -1,0 +1,95 @@
+"""Limits, waits, market lists: the policies of the collectors, by the clock they are given."""
+
+import pytest
+
+from coinspace.clock import SECOND_NS
+from coinspace.collector.limits import Dialer, Window
+from coinspace.collector.markets import MarketList, resolve
+from coinspace.errors import ConfigError
+from coinspace.exchanges import exchange
+from coinspace.exchanges.exchange import Limit, Listing
+from coinspace.market import Market
+
+S = SECOND_NS
+
+
+def test_waits_double_to_a_minute_with_jitter_and_begin_at_once() -> None:
+    dialer, now = Dialer(seed=1), 0
+    assert dialer.wait_ns(now) == 0
+    waits = []
+    for _ in range(9):
+        waits.append(dialer.lost(now))
+        now += int(waits[-1] * S)
+        assert dialer.wait_ns(now) <= 1
+    for wait, base in zip(waits, (1, 2, 4, 8, 16, 32, 60, 60, 60), strict=True):
+        assert 0.8 * base <= wait <= 1.2 * base
+    assert len({wait / base for wait, base in zip(waits[6:], (60, 60, 60), strict=True)}) == 3
+
+
+def test_a_connection_that_lived_half_a_minute_is_dialled_again_at_once() -> None:
+    dialer = Dialer(seed=1)
+    for _ in range(5):
+        dialer.lost(0)
+    dialer.opened(0)
+    assert dialer.lost(29 * S) > 20
+    dialer.opened(100 * S)
+    assert dialer.lost(130 * S) == 0
+    assert 0.8 <= dialer.lost(131 * S) <= 1.2
+
+
+def test_retry_after_is_a_lower_bound() -> None:
+    assert Dialer(seed=1).lost(0, retry_after_s=90) == 90
+
+
+def test_a_window_never_lets_more_through_in_any_stretch() -> None:
+    window, now = Window(Limit(5, 1.0)), 0
+    passed: list[int] = []
+    while len(passed) < 50:
+        now += window.wait_ns(now)
+        window.take(now)
+        passed.append(now)
+        now += 7_000_000
+    for i in range(len(passed) - 5):
+        assert passed[i + 5] - passed[i] >= S
+
+
+def test_weights_count_and_blocks_hold() -> None:
+    window = Window(Limit(4800, 60.0))
+    for _ in range(19):
+        assert window.wait_ns(0, 250) == 0
+        window.take(0, 250)
+    assert window.wait_ns(0, 250) == 60 * S
+    assert window.wait_ns(60 * S, 250) == 0
+    window.block(70 * S)
+    assert window.wait_ns(61 * S, 1) == 9 * S
+
+
+def listing(text: str, trading: bool = True) -> Listing:
+    market = Market.parse(text)
+    return Listing(f"{market.quote}-{market.base}", market, trading)
+
+
+def test_patterns_choose_from_what_is_offered() -> None:
+    offered = [listing("BTC/KRW"), listing("ETH/KRW"), listing("ETH/BTC"), listing("X/KRW", False)]
+    chosen = resolve(exchange("upbit"), ["ETH/BTC", "*/KRW"], offered)
+    assert chosen == [("BTC-ETH", "ETH/BTC"), ("KRW-BTC", "BTC/KRW"), ("KRW-ETH", "ETH/KRW")]
+
+
+def test_a_pattern_without_a_market_is_a_clear_error() -> None:
+    with pytest.raises(ConfigError, match=r"exchanges\.upbit\.markets.*coinspace markets upbit"):
+        resolve(exchange("upbit"), ["*/JPY"], [listing("BTC/KRW")])
+
+
+def test_changes_of_the_list_are_events_and_an_empty_list_is_an_error_of_the_exchange() -> None:
+    markets = MarketList()
+    assert markets.update([listing("BTC/KRW"), listing("ETH/KRW")]) == []
+    assert markets.update([]) == []
+    events = markets.update([listing("BTC/KRW", False), listing("SOL/KRW")])
+    assert [(event.change, str(event.listing.market)) for event in events] == [
+        ("halted", "BTC/KRW"),
+        ("listed", "SOL/KRW"),
+        ("delisted", "ETH/KRW"),
+    ]
+    assert [event.change for event in markets.update([listing("BTC/KRW"), listing("SOL/KRW")])] == [
+        "resumed"
+    ]

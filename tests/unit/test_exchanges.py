@@ -1,0 +1,189 @@
+"""What the exchange modules say and read, without a socket."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from coinspace.config import EXCHANGES, load
+from coinspace.errors import ConfigError
+from coinspace.exchanges import exchange
+from coinspace.exchanges.exchange import Exchange, Request
+from coinspace.exchanges.registry import day_ns, identity, summable
+from coinspace.market import Market
+
+SETTINGS = load().exchanges
+
+
+def names_of(module: Any) -> list[str]:
+    """Return constants and functions in the order of the file."""
+    source = Path(inspect.getfile(module)).read_text().splitlines()
+    wanted = {name for name in (*Exchange.__annotations__, *vars(Exchange)) if name[0] != "_"}
+    found = [line.split("(")[0].removeprefix("def ").split(" ")[0] for line in source]
+    return [name for name in found if name in wanted]
+
+
+def test_every_exchange_defines_the_same_names_in_the_same_order() -> None:
+    lists = [names_of(exchange(name)) for name in EXCHANGES]
+    assert lists[0] == lists[1] == lists[2]
+    assert len(lists[0]) == len(set(lists[0])) > 15
+
+
+def test_an_unknown_exchange_is_refused() -> None:
+    with pytest.raises(ConfigError, match="upbit, bithumb, binance"):
+        exchange("kraken")
+
+
+@pytest.mark.parametrize("name", ["upbit", "bithumb"])
+def test_one_subscribe_frame_says_everything(name: str) -> None:
+    spelled = exchange(name)
+    (books,) = spelled.subscriptions(SETTINGS[name], "orderbook", ["KRW-BTC", "KRW-ETH"])
+    (frame,) = books.frames
+    ticket, part, form = orjson.loads(frame)
+    assert set(ticket) == {"ticket"}
+    assert part["codes"] == ["KRW-BTC", "KRW-ETH"]
+    assert form == {"format": "SIMPLE"}
+    (ticks,) = spelled.subscriptions(SETTINGS[name], "ticker", ["KRW-BTC"])
+    assert [part["type"] for part in orjson.loads(ticks.frames[0])[1:-1]] == ["ticker", "trade"]
+
+
+def test_bithumb_never_sends_a_level_and_upbit_asks_for_none() -> None:
+    (frame,) = (
+        exchange("bithumb").subscriptions(SETTINGS["bithumb"], "orderbook", ["KRW-BTC"])[0].frames
+    )
+    assert "level" not in orjson.loads(frame)[1]
+
+
+def test_upbit_depth_goes_into_the_codes() -> None:
+    settings = SETTINGS["upbit"].model_copy(update={"depth": 5})
+    (frame,) = exchange("upbit").subscriptions(settings, "orderbook", ["KRW-BTC"])[0].frames
+    assert orjson.loads(frame)[1]["codes"] == ["KRW-BTC.5"]
+
+
+def test_upbit_grouped_books_have_a_connection_of_their_own() -> None:
+    settings = SETTINGS["upbit"].model_copy(update={"group_levels": {"BTC/KRW": 10000}})
+    fine, grouped = exchange("upbit").subscriptions(settings, "orderbook", ["KRW-BTC", "KRW-ETH"])
+    assert (fine.grouped, grouped.grouped) == (False, True)
+    assert orjson.loads(grouped.frames[0])[1]["level"] == 10000
+    assert grouped.symbols == ("KRW-BTC",)
+
+
+def test_binance_streams_go_into_the_url_and_the_rest_into_frames() -> None:
+    spelled = exchange("binance")
+    (one,) = spelled.subscriptions(SETTINGS["binance"], "ticker", ["BTCUSDT"])
+    assert one.url == (
+        "wss://stream.binance.com:9443/stream?streams=btcusdt@ticker/btcusdt@trade"
+        "&timeUnit=MICROSECOND"
+    )
+    assert one.frames == ()
+    symbols = [f"S{i}USDT" for i in range(1500)]
+    several = spelled.subscriptions(SETTINGS["binance"], "orderbook", symbols)
+    assert [len(one.symbols) for one in several] == [1000, 500]
+    asked = [
+        name
+        for one in several
+        for name in (
+            *one.url.partition("streams=")[2].partition("&")[0].split("/"),
+            *(name for frame in one.frames for name in orjson.loads(frame)["params"]),
+        )
+    ]
+    assert asked == [f"{symbol.lower()}@depth@100ms" for symbol in symbols]
+    assert max(len(orjson.loads(f)["params"]) for one in several for f in one.frames) == 100
+
+
+def test_binance_snapshots_weigh_what_the_exchange_says() -> None:
+    weights = [
+        exchange("binance").snapshot_request("X", n).weight for n in (5, 100, 500, 1000, 5000)
+    ]
+    assert weights == [5, 5, 25, 50, 250]
+
+
+def test_korean_books_are_compared_in_one_call_as_far_as_it_goes() -> None:
+    symbols = [f"KRW-S{i}" for i in range(450)]
+    assert len(exchange("upbit").compare_requests(symbols)) == 1
+    assert [len(r.symbols) for r in exchange("bithumb").compare_requests(symbols)] == [200, 200, 50]
+
+
+def test_bithumb_errors_hide_behind_status_200() -> None:
+    body = b'{"error":{"name":404,"message":"Code not found"}}'
+    refusal = exchange("bithumb").refusal_of_answer(200, body)
+    assert refusal is not None
+    assert refusal.fatal
+    assert "Code not found" in refusal.text
+    assert exchange("bithumb").refusal_of_answer(200, b"[]") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "fatal"),
+    [
+        ("upbit", 404, True),
+        ("upbit", 429, False),
+        ("upbit", 418, False),
+        ("bithumb", 500, False),
+        ("binance", 400, True),
+        ("binance", 403, False),
+        ("binance", 429, False),
+    ],
+)
+def test_what_passes_by_itself_is_not_fatal(name: str, status: int, fatal: bool) -> None:
+    refusal = exchange(name).refusal_of_answer(status, b'{"code":-1121,"msg":"Invalid symbol."}')
+    assert refusal is not None
+    assert refusal.fatal is fatal
+
+
+def test_error_frames_of_all_shapes_are_judged() -> None:
+    upbit, binance = exchange("upbit"), exchange("binance")
+    assert upbit.refusal_of_frame({"error": {"name": "NO_CODES", "message": "x"}}).fatal
+    assert not upbit.refusal_of_frame({"error": {"name": "Too Many Requests"}}).fatal
+    assert binance.refusal_of_frame({"code": 2, "msg": "Invalid request"}).fatal
+    assert binance.refusal_of_frame({"error": {"code": 2, "msg": "bad"}, "id": 20}).fatal
+    assert not binance.refusal_of_frame({"error": {"code": 3, "msg": "Too many requests"}}).fatal
+
+
+def test_rest_books_leave_padding_out_and_know_microseconds() -> None:
+    unit = {"ask_price": 101, "bid_price": 100, "ask_size": 1, "bid_size": 0}
+    entry = {"market": "KRW-BTC", "timestamp": 1790133505546514, "orderbook_units": [unit]}
+    (book,) = exchange("bithumb").read_books(Request("compare", "", "", 0), orjson.dumps([entry]))
+    assert (book.version, book.bids, book.asks) == (1790133505546, [], [(101.0, 1.0)])
+
+
+def test_bithumb_rest_trades_in_kst_are_put_right() -> None:
+    now_ms = 1_790_000_000_000
+    entry = {
+        "market": "KRW-BTC",
+        "sequential_id": 17829816707050000,
+        "trade_price": 1,
+        "trade_volume": 1,
+        "ask_bid": "ASK",
+    }
+    for written in (now_ms, now_ms + 9 * 3_600_000):
+        request = Request("trades", "", "", 0, ("KRW-BTC",), now_ms * 1_000_000)
+        payload = orjson.dumps([{**entry, "timestamp": written}])
+        (trade,) = exchange("bithumb").read_trades(request, payload)
+        assert trade.exchange_ns == now_ms * 1_000_000
+
+
+def test_binance_markets_come_from_the_list() -> None:
+    symbols = [
+        {"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"},
+        {"symbol": "OLDUSDT", "baseAsset": "OLD", "quoteAsset": "USDT", "status": "BREAK"},
+        {"symbol": "币安USDT", "baseAsset": "币安", "quoteAsset": "USDT", "status": "TRADING"},
+    ]
+    listings = exchange("binance").read_markets(orjson.dumps({"symbols": symbols}))
+    assert [(one.market, one.trading) for one in listings] == [
+        (Market("BTC", "USDT"), True),
+        (Market("OLD", "USDT"), False),
+    ]
+
+
+def test_names_mean_assets_by_exchange_and_day() -> None:
+    day = day_ns("2026-01-01")
+    assert summable("upbit", "BTC", "BTC", day) == 1
+    assert summable("upbit", "TON", "TON", day) == 0
+    assert summable("binance", "TON", "TON", day) == 1
+    assert identity("binance", "1000SATS", day).multiplier == 1000
+    before, after = day_ns("2022-05-27"), day_ns("2022-05-28")
+    assert identity("binance", "LUNA", before).asset == "LUNC"
+    assert identity("binance", "LUNA", after).asset == "LUNA"
