@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
@@ -13,6 +14,8 @@ from typing import Literal
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
+from coinspace.storage.address import root
+from coinspace.storage.watch import look
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
@@ -38,6 +41,7 @@ def check_host(settings: Settings) -> list[Finding]:
         _governor(),
         _mapped_areas(),
         _sockets(settings),
+        *_database(settings),
         *_processes(settings),
     ]
 
@@ -127,6 +131,18 @@ def _sockets(settings: Settings) -> Finding:
     except ConfigError as error:
         return Finding("bus", "problem", str(error))
     return Finding("bus", "ok", "endpoints are usable")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    """What the storage workers would report, asked of the database itself."""
+    if not settings.storage.ilp and not (root(settings) / "address.json").exists():
+        yield Finding("database", "ok", "the private server does not run; `coinspace up` starts it")
+        return
+    findings = asyncio.run(look(settings))
+    for problem in findings.problems:
+        yield Finding("database", "problem", problem)
+    if not findings.problems:
+        yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
 
 
 def _processes(settings: Settings) -> Iterator[Finding]:

@@ -1,0 +1,182 @@
+"""The daily questions, asked of a real database that holds answers known beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coinspace.config import Settings, StorageSettings
+from coinspace.storage import queries, schema
+from coinspace.storage.address import address
+from coinspace.storage.sender import Sender
+
+MINUTE_NS = 60_000_000_000
+# a day of its own: the database is shared
+START = datetime(2022, 5, 17, 12, 0)
+START_NS = int((START - datetime(1970, 1, 1)).total_seconds()) * 1_000_000_000
+ASSET, EXCHANGE, MARKET = "DLY", "upbit", "DLY/KRW"
+PARAMETERS = {
+    "asset": ASSET,
+    "exchange": EXCHANGE,
+    "market": MARKET,
+    "start": START.isoformat(),
+    "end": (START + timedelta(minutes=10)).isoformat(),
+}
+
+
+@pytest.fixture
+async def filled(questdb: Settings, tmp_path: Path) -> Settings:
+    """Three minutes of ticks, books and trades; the second minute has no index value."""
+    found = address(questdb)
+    schema.create(found, ttl=False)
+    storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
+    sender = Sender(Settings(data=tmp_path, storage=storage), "daily")
+    sender.start()
+    for minute in range(3):
+        for second in range(0, 60, 10):
+            at_ns = START_NS + minute * MINUTE_NS + second * 1_000_000_000
+            _tick(sender, at_ns, minute)
+            _book(sender, at_ns, minute)
+        _trades(sender, START_NS + minute * MINUTE_NS + 5_000_000_000, minute)
+    assert await sender.close(30)
+    return questdb
+
+
+def _tick(sender: Sender, at_ns: int, minute: int) -> None:
+    null = minute == 1
+    sender.row(
+        "index_tick",
+        symbols={"asset": ASSET, "status": "null" if null else "ok"},
+        columns={
+            "value": None if null else 100.0 + minute,
+            "value_krw": None if null else 140_000.0 + minute,
+            "premium": None if null else 0.02,
+            "fx": 1400.0,
+        },
+        at_ns=at_ns,
+    )
+    for venue, used in (("upbit:DLY/KRW", True), ("binance:DLY/USDT", minute != 2)):
+        sender.row(
+            "index_venue",
+            symbols={"asset": ASSET, "role": "constituent", "venue": venue},
+            columns={"used": used, "mid": 1.0},
+            at_ns=at_ns,
+        )
+
+
+def _book(sender: Sender, at_ns: int, minute: int) -> None:
+    # levels every 5 bp from 4 bp on, one unit each, one more a minute
+    steps = np.arange(1, 31) * 5e-4 - 1e-4
+    bids = np.array([1000 * (1 - steps), np.full(30, 1.0 + minute)])
+    asks = np.array([1000 * (1 + steps), np.full(30, 2.0 + minute)])
+    sender.row(
+        "orderbook",
+        symbols={"exchange": EXCHANGE, "market": MARKET},
+        columns={
+            "bid": bids[0, 0].item(),
+            "ask": asks[0, 0].item(),
+            "bids": bids,
+            "asks": asks,
+            "epoch": 1,
+            "seq": at_ns,
+        },
+        at_ns=at_ns,
+    )
+
+
+def _trades(sender: Sender, at_ns: int, minute: int) -> None:
+    # of one instant and out of order: the candle goes by id
+    for trade_id in (3, 1, 2):
+        sender.row(
+            "trade",
+            symbols={"exchange": EXCHANGE, "market": MARKET, "side": "buy"},
+            columns={
+                "price": 141_000.0 + trade_id,
+                "size": 1.0,
+                "trade_id": 10 * minute + trade_id,
+            },
+            at_ns=at_ns,
+        )
+
+
+async def ask(settings: Settings, query: str, expected: int) -> list[tuple[Any, ...]]:
+    deadline = time.monotonic() + 20
+    with schema.connect(address(settings)) as connection:
+        while True:
+            rows = connection.execute(query, PARAMETERS).fetchall()
+            if len(rows) >= expected or time.monotonic() > deadline:
+                return list(rows)
+            await asyncio.sleep(0.05)
+
+
+def minute(n: int) -> datetime:
+    return START + timedelta(minutes=n)
+
+
+async def test_daily_questions(filled: Settings) -> None:
+    premium = await ask(filled, queries.PREMIUM_1M, 3)
+    assert premium == [
+        (minute(0), 0.02, 140_000.0, 1400.0),
+        (minute(1), None, None, 1400.0),
+        (minute(2), 0.02, 140_002.0, 1400.0),
+    ]
+
+    trades = await ask(filled, queries.TRADES_AT_INDEX, 9)
+    assert len(trades) == 9
+    by_id = {row[1]: row for row in trades}
+    assert by_id[1][5:] == (140_000.0, pytest.approx(141_001 / 140_000 - 1))
+    assert by_id[11][5] is None
+    assert by_id[22][5:] == (140_002.0, pytest.approx(141_002 / 140_002 - 1))
+
+    depth = await ask(filled, queries.DEPTH_1M, 3)
+    for n, row in enumerate(depth):
+        bid_10, ask_10, bid_25, ask_25, bid_50, ask_50 = row[1:]
+        for found, levels, size in (
+            (bid_10, 2, 1 + n),
+            (ask_10, 2, 2 + n),
+            (bid_25, 5, 1 + n),
+            (ask_25, 5, 2 + n),
+            (bid_50, 10, 1 + n),
+            (ask_50, 10, 2 + n),
+        ):
+            assert found == levels * size, row
+    assert len(depth) == 3
+
+    assert await ask(filled, queries.VENUE_UPTIME, 2) == [
+        ("binance:DLY/USDT", pytest.approx(2 / 3), 18),
+        ("upbit:DLY/KRW", 1.0, 18),
+    ]
+    assert await ask(filled, queries.NULL_MINUTES, 1) == [(minute(1), 6)]
+
+
+async def test_candles_go_by_trade_id_and_a_late_trade_changes_them(
+    filled: Settings, tmp_path: Path
+) -> None:
+    query = (
+        "SELECT ts, open, high, low, close, volume, trades FROM trade_1m WHERE market = 'DLY/KRW'"
+    )
+    candles = await ask(filled, query, 3)
+    assert candles[0] == (minute(0), 141_001.0, 141_003.0, 141_001.0, 141_003.0, 3.0, 3)
+    found = address(filled)
+    storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
+    sender = Sender(Settings(data=tmp_path / "late", storage=storage), "late")
+    sender.start()
+    late_ns = START_NS + 5_000_000_000
+    sender.row(
+        "trade",
+        symbols={"exchange": EXCHANGE, "market": MARKET, "side": "buy"},
+        columns={"price": 142_000.0, "size": 1.0, "trade_id": 4},
+        at_ns=late_ns,
+    )
+    assert await sender.close(20)
+    deadline = time.monotonic() + 20
+    while (candles := await ask(filled, query, 3))[0][4] != 142_000.0:
+        assert time.monotonic() < deadline, candles
+        await asyncio.sleep(0.1)
+    assert candles[0] == (minute(0), 141_001.0, 142_000.0, 141_001.0, 142_000.0, 4.0, 4)
