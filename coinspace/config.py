@@ -213,7 +213,10 @@ class StorageSettings(Section):
         int, Field(ge=0, le=65_535, description="of the private server, 0 = any free one")
     ] = 0
     pg_port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    ilp_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    ilp_port: Annotated[
+        int,
+        Field(ge=0, le=65_535, description="for ILP over TCP, which knows no password; 0 = off"),
+    ] = 0
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     java_heap_mb: Annotated[int, Field(ge=128, le=65_536)] = 512
     server_workers: Annotated[

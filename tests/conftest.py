@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests uses."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,16 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     `settings.model_copy(update={"data": …})` with `storage.ilp` and `storage.sql` of
     `address(questdb)` gives a data folder of your own on the same server.
     """
-    settings = Settings(data=tmp_path_factory.mktemp("questdb"), storage=StorageSettings(ttl="off"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        ilp_port = probe.getsockname()[1]
+    storage = StorageSettings(
+        ttl="off",
+        ilp_port=ilp_port,
+        # lets a test suspend a table
+        server_options={"QDB_DEV_MODE_ENABLED": "true"},
+    )
+    settings = Settings(data=tmp_path_factory.mktemp("questdb"), storage=storage)
     server = ManagedServer(settings)
     server.start()
     yield settings

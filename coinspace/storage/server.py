@@ -272,6 +272,8 @@ class ManagedServer:
                 "QDB_PG_READONLY_PASSWORD": known["readonly_password"],
                 "QDB_TELEMETRY_ENABLED": "false",
                 "QDB_LINE_UDP_ENABLED": "false",
+                # without a password it would let any local user write
+                "QDB_LINE_TCP_ENABLED": "true" if self.settings.storage.ilp_port else "false",
                 # a misspelt column must be an error, not a new column
                 "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
                 "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",

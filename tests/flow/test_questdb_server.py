@@ -20,8 +20,8 @@ from coinspace.storage.address import address, configured
 from coinspace.storage.server import ManagedServer, exec_status, is_ours
 
 
-def listening(pid: int) -> set[str]:
-    """Hexadecimal local addresses of a process's listening sockets, from /proc."""
+def listening(pid: int) -> set[tuple[str, ...]]:
+    """Hexadecimal addresses and ports where a process listens, from /proc."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -33,12 +33,12 @@ def listening(pid: int) -> set[str]:
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                found.add(fields[1].split(":")[0])
+                found.add(tuple(fields[1].split(":")))
     return found
 
 
 def test_listens_on_loopback_only(questdb: Settings) -> None:
-    assert listening(address(questdb).pid) == {"0100007F"}
+    assert {host for host, _ in listening(address(questdb).pid)} == {"0100007F"}
 
 
 def test_credentials_are_private_random_and_asked_for(questdb: Settings) -> None:
@@ -70,6 +70,8 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
     server = ManagedServer(settings)
     first = server.start()
     try:
+        # no ILP over TCP unless asked for: it knows no password
+        assert len(listening(first.pid)) == 3
         with psycopg.connect(first.sql, autocommit=True) as writer:
             writer.execute("create table kept (x long)")
             writer.execute("insert into kept values (42)")

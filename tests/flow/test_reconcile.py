@@ -1,0 +1,129 @@
+"""Reconciliation finds what is missing, and is satisfied by what explains it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from coinspace.bus.journal import Journal, journal_folder
+from coinspace.bus.publisher import Publisher
+from coinspace.bus.segments import read_journal
+from coinspace.config import Settings, StorageSettings
+from coinspace.errors import ConfigError
+from coinspace.storage import gaps, schema
+from coinspace.storage.address import address
+from coinspace.storage.commands import _time_ns
+from coinspace.storage.ledger import Hole, Ledger
+from coinspace.storage.reconcile import Report, reconcile
+from coinspace.storage.sender import Sender
+from coinspace.storage.stage import Stage
+from tests.flow.feeding import Feeder
+
+PUBLISHER = "orderbook-collector-bithumb"
+TOPIC = b"orderbook.bithumb.BTC/KRW."
+N = 40
+
+
+@pytest.fixture
+def own(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    found = address(questdb)
+    schema.create(found, ttl=False)
+    storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
+    return Settings(data=tmp_path_factory.mktemp("r"), storage=storage)
+
+
+def published(settings: Settings, epoch: int) -> None:
+    """Journal 40 books a market, every tenth a repeat."""
+    journal = Journal(journal_folder(settings, PUBLISHER), settings.journal, epoch)
+    publisher = Publisher(PUBLISHER, settings.bus, epoch, journal=journal)
+    Feeder(publisher, PUBLISHER, start_ns=epoch).send(N)
+    publisher.close()
+
+
+async def settled(settings: Settings, from_ns: int, stored: int) -> Report:
+    deadline = time.monotonic() + 20
+    while True:
+        report = reconcile(settings, from_ns, time.time_ns() + 1)
+        if report.total.stored >= stored or time.monotonic() > deadline:
+            return report
+        await asyncio.sleep(0.1)
+
+
+async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
+    epoch = time.time_ns()
+    published(own, epoch)
+    nothing = reconcile(own, epoch, time.time_ns() + 1)
+    assert (nothing.total.published, nothing.total.repeats) == (2 * N, 8)
+    assert nothing.total.unexplained == 2 * N - 8
+
+    # all but four books are stored; one of these is dead, two are lost, one is nowhere
+    sender = Sender(own, "reconcile")
+    sender.start()
+    stage = Stage(sender, (b"orderbook.",), 30)
+    missing = {3, 5, 6, 8}
+    for message in read_journal(journal_folder(own, PUBLISHER)):
+        stream = stage.ledger.stream(PUBLISHER, message.topic, message.epoch)
+        if message.topic != TOPIC or message.sequence not in missing:
+            assert stage.store(stream, message)
+    stream = Ledger().stream(PUBLISHER, TOPIC, epoch)
+    gaps.write_dead(sender, (PUBLISHER, TOPIC.decode(), epoch, 3), "cast error", epoch)
+    gaps.write_hole(sender, stream, Hole(5, 6, epoch, "test"), gaps.LOST)
+    # a filled hole explains nothing
+    gaps.write_hole(sender, stream, Hole(8, 8, epoch, "test"), gaps.FILLED)
+    assert await sender.close(20)
+
+    report = await settled(own, epoch, 2 * N - 8 - len(missing))
+    total = report.total
+    assert (total.stored, total.repeats, total.dead, total.lost) == (2 * N - 12, 8, 1, 2)
+    assert report.unexplained == [(PUBLISHER, TOPIC.decode(), epoch, 8)]
+    assert sum(line.published for line in report.lines) == 2 * N
+    assert {line.topic for line in report.lines} == {
+        TOPIC.decode(),
+        "orderbook.bithumb.ETH/KRW.",
+    }
+
+    environment = {
+        **os.environ,
+        "COINSPACE_DATA": str(own.data),
+        "COINSPACE_STORAGE__ILP": own.storage.ilp,
+        "COINSPACE_STORAGE__SQL": own.storage.sql,
+    }
+    command = [sys.executable, "-m", "coinspace", "reconcile", "--from", str(epoch // 1_000_000)]
+    command += ["--to", str(time.time_ns() // 1_000_000 + 1)]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more], env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    done = await asyncio.to_thread(run, "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["unexplained"] == [[PUBLISHER, TOPIC.decode(), epoch, 8]]
+    table = await asyncio.to_thread(run)
+    assert table.stdout.splitlines()[0].split()[:3] == ["minute", "topic", "published"]
+    assert f"epoch {epoch} sequence 8" in table.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1700000000000", 1_700_000_000_000_000_000),
+        ("2023-11-14T22:13:20Z", 1_700_000_000_000_000_000),
+        ("2023-11-14T22:13:20", 1_700_000_000_000_000_000),
+        ("2023-11-15T07:13:20+09:00", 1_700_000_000_000_000_000),
+        ("2023-11-14T22:13:20.000001Z", 1_700_000_000_000_001_000),
+    ],
+)
+def test_times_are_read_exactly(text: str, expected: int) -> None:
+    assert _time_ns(text, "--from") == expected
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--to: expected ISO 8601 or epoch ms, was 'soon'"):
+        _time_ns("soon", "--to")

@@ -1,0 +1,133 @@
+"""What an acknowledgement hides is found, named and comes with its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace.config import Settings, StorageSettings
+from coinspace.errors import StorageError
+from coinspace.storage import position, schema, watch
+from coinspace.storage.address import address
+from coinspace.storage.sender import Sender
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def created(questdb: Settings) -> Settings:
+    # the other tests' tables may be mended just now
+    schema.mend(address(questdb), {"orderbook", "ticker", "trade", "state", "gap"}, ttl=False)
+    return questdb
+
+
+async def problems(settings: Settings, word: str, timeout_s: float = 20) -> list[str]:
+    """Look until a problem with the word is there, or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = [one for one in (await watch.look(settings)).problems if word in one]
+        if found or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.1)
+
+
+async def test_a_suspended_table_is_named_with_its_remedy(created: Settings) -> None:
+    found = address(created)
+    with schema.connect(found) as connection:
+        connection.execute("alter table state suspend wal")
+        try:
+            (problem,) = await problems(created, "suspended")
+            assert "table state is suspended" in problem
+            assert "ALTER TABLE state RESUME WAL" in problem
+            async with await position.connect(found) as reader:
+                with pytest.raises(StorageError, match="state is suspended"):
+                    await position.wait_applied(reader, {"state"})
+                await position.wait_applied(reader, {"orderbook"})
+        finally:
+            connection.execute("alter table state resume wal")
+    async with await position.connect(found) as reader:
+        await position.wait_applied(reader, {"state"})
+
+
+async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) -> None:
+    found = address(created)
+    with schema.connect(found) as connection:
+        connection.execute("alter table state drop column reason")
+    (problem,) = await problems(created, "state.reason")
+    assert "expected VARCHAR, was no column" in problem
+    assert "ALTER TABLE state ADD COLUMN" in problem
+    assert schema.create(found, ttl=False) == []
+    assert schema.mend(found, {"trade"}, ttl=False) == []
+    (mended,) = schema.mend(found, {"state"}, ttl=False)
+    assert mended.damaging
+
+
+async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
+    pid = address(created).pid
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        looked = await watch.look(created)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert time.monotonic() - began < 2 * watch.QUERY_TIMEOUT_S
+    assert not looked.reachable
+    assert "QuestDB" in looked.problems[0]
+    # what hung must not hang the next look
+    assert (await watch.look(created)).reachable
+
+
+async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
+    looked = await watch.look(Settings(data=tmp_path))
+    assert not looked.reachable
+    assert "coinspace questdb start" in looked.problems[0]
+
+
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data=tmp_path, storage=StorageSettings(disk_low_mb=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 99 << 20))
+    (problem,) = watch.disk_problems(settings)
+    assert "expected 100 MB free, was 99" in problem
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 100 << 20))
+    assert watch.disk_problems(settings) == []
+
+
+async def test_a_clock_that_is_behind_is_reported(
+    created: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "now_ns", lambda: time.time_ns() + 5_000_000_000)
+    (problem,) = await problems(created, "clock")
+    assert "behind ours" in problem
+
+
+async def test_tcp_stores_too(created: Settings, tmp_path: Path) -> None:
+    found = address(created)
+    storage = StorageSettings(
+        ilp=f"tcp::addr=127.0.0.1:{created.storage.ilp_port};", sql=found.sql, ttl="off"
+    )
+    sender = Sender(Settings(data=tmp_path, storage=storage), "tcp")
+    sender.start()
+    sender.row(
+        "state",
+        symbols={"publisher": "p", "exchange": "upbit", "market": "TCP/KRW", "state": "synced"},
+        columns={"epoch": 1, "seq": 1},
+        at_ns=1_600_000_000_000_000_000,
+    )
+    assert await sender.close()
+
+    def count() -> Any:
+        with schema.connect(found) as connection:
+            return connection.execute("select count() from state where market='TCP/KRW'").fetchone()
+
+    deadline = time.monotonic() + 20
+    while count() != (1,):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
