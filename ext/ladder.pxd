@@ -4,6 +4,7 @@ Prices float64 in quote currency (books) or index currency (ladders), sizes floa
 """
 
 from libc.stdint cimport int32_t
+from libc.stdint cimport int64_t
 
 cdef enum:
     BID = 0
@@ -30,15 +31,17 @@ cdef class Ladder:
         int32_t* venue[2]          # owned; index into the list of books
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
-        # scratch of the merge, one slot per venue
-        const double** prices
-        const double** sizes
-        const double** ends
-        double* head
-        double* rate
-        int32_t* heap
+        # scratch of the merge
+        int64_t* keys              # per venue its prices as ascending integers, closed by LAST
+        Py_ssize_t keys_capacity
+        const int64_t** key        # per venue: next key
+        const double** amount      # per venue: next size
+        int64_t* loser_key         # tournament tree, node 1 on top
+        int32_t* loser
+        int64_t* winner_key
+        int32_t* winner
         Py_ssize_t n_slots
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
-    cdef int reserve_slots(self, Py_ssize_t n) except -1
-    cdef void merge_side(self, int side, Py_ssize_t k) noexcept nogil
+    cdef int reserve_slots(self, Py_ssize_t slots, Py_ssize_t keys) except -1
+    cdef void merge_side(self, int side, Py_ssize_t slots) noexcept nogil

@@ -11,12 +11,18 @@ from cpython.mem cimport PyMem_Malloc
 from cpython.mem cimport PyMem_Realloc
 from cython cimport final
 from libc.math cimport isfinite
+from libc.stdint cimport INT64_MAX
 from libc.stdint cimport int32_t
+from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
+
+
+# beyond the bits of every double
+cdef int64_t LAST = INT64_MAX
 
 
 cdef bint _usable(double price, double size) noexcept nogil:
@@ -160,12 +166,6 @@ cdef class VenueBook:
         return out
 
 
-cdef inline bint _before(bint bid, double a, int32_t i, double b, int32_t j) noexcept nogil:
-    if a == b:
-        return i < j
-    return a > b if bid else a < b
-
-
 @final
 cdef class Ladder:
     """Both sides merged over venues: price, size and venue of every level."""
@@ -178,12 +178,14 @@ cdef class Ladder:
             self.venue[side] = NULL
             self.capacity[side] = 0
             self.n[side] = 0
-        self.prices = NULL
-        self.sizes = NULL
-        self.ends = NULL
-        self.head = NULL
-        self.rate = NULL
-        self.heap = NULL
+        self.keys = NULL
+        self.key = NULL
+        self.amount = NULL
+        self.loser_key = NULL
+        self.loser = NULL
+        self.winner_key = NULL
+        self.winner = NULL
+        self.keys_capacity = 0
         self.n_slots = 0
 
     def __dealloc__(self):
@@ -192,12 +194,13 @@ cdef class Ladder:
             PyMem_Free(self.price[side])
             PyMem_Free(self.size[side])
             PyMem_Free(self.venue[side])
-        PyMem_Free(self.prices)
-        PyMem_Free(self.sizes)
-        PyMem_Free(self.ends)
-        PyMem_Free(self.head)
-        PyMem_Free(self.rate)
-        PyMem_Free(self.heap)
+        PyMem_Free(self.keys)
+        PyMem_Free(self.key)
+        PyMem_Free(self.amount)
+        PyMem_Free(self.loser_key)
+        PyMem_Free(self.loser)
+        PyMem_Free(self.winner_key)
+        PyMem_Free(self.winner)
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1:
         cdef Py_ssize_t capacity = max(self.capacity[side], SMALL)
@@ -221,114 +224,90 @@ cdef class Ladder:
         self.capacity[side] = capacity
         return 0
 
-    cdef int reserve_slots(self, Py_ssize_t n) except -1:
-        if n <= self.n_slots:
+    cdef int reserve_slots(self, Py_ssize_t slots, Py_ssize_t keys) except -1:
+        if keys > self.keys_capacity:
+            PyMem_Free(self.keys)
+            self.keys_capacity = 0
+            self.keys = <int64_t*>PyMem_Malloc(2 * keys * sizeof(int64_t))
+            if self.keys == NULL:
+                raise MemoryError
+            self.keys_capacity = 2 * keys
+        if slots <= self.n_slots:
             return 0
-        PyMem_Free(self.prices)
-        PyMem_Free(self.sizes)
-        PyMem_Free(self.ends)
-        PyMem_Free(self.head)
-        PyMem_Free(self.rate)
-        PyMem_Free(self.heap)
+        PyMem_Free(self.key)
+        PyMem_Free(self.amount)
+        PyMem_Free(self.loser_key)
+        PyMem_Free(self.loser)
+        PyMem_Free(self.winner_key)
+        PyMem_Free(self.winner)
         self.n_slots = 0
-        self.prices = <const double**>PyMem_Malloc(n * sizeof(double*))
-        self.sizes = <const double**>PyMem_Malloc(n * sizeof(double*))
-        self.ends = <const double**>PyMem_Malloc(n * sizeof(double*))
-        self.head = <double*>PyMem_Malloc(n * sizeof(double))
-        self.rate = <double*>PyMem_Malloc(n * sizeof(double))
-        self.heap = <int32_t*>PyMem_Malloc(n * sizeof(int32_t))
+        self.key = <const int64_t**>PyMem_Malloc(slots * sizeof(double*))
+        self.amount = <const double**>PyMem_Malloc(slots * sizeof(double*))
+        self.loser_key = <int64_t*>PyMem_Malloc(slots * sizeof(int64_t))
+        self.loser = <int32_t*>PyMem_Malloc(slots * sizeof(int32_t))
+        self.winner_key = <int64_t*>PyMem_Malloc(2 * slots * sizeof(int64_t))
+        self.winner = <int32_t*>PyMem_Malloc(2 * slots * sizeof(int32_t))
         if (
-            self.prices == NULL or self.sizes == NULL or self.ends == NULL
-            or self.head == NULL or self.rate == NULL or self.heap == NULL
+            self.key == NULL or self.amount == NULL or self.loser_key == NULL or self.loser == NULL
+            or self.winner_key == NULL or self.winner == NULL
         ):
             raise MemoryError
-        self.n_slots = n
+        self.n_slots = slots
         return 0
 
-    cdef void merge_side(self, int side, Py_ssize_t k) noexcept nogil:
-        # a binary heap of venues by (head price, position); the winner's run is copied while it stays ahead
-        cdef bint bid = side == BID
+    cdef void merge_side(self, int side, Py_ssize_t slots) noexcept nogil:
+        # A tree of losers: the nodes above a venue are known before the comparisons, so their loads do not wait
+        # for each other, and the swaps are masks: which venue comes next cannot be predicted.
         cdef double* price = self.price[side]
         cdef double* size = self.size[side]
         cdef int32_t* venue = self.venue[side]
-        cdef double* head = self.head
-        cdef int32_t* heap = self.heap
-        cdef Py_ssize_t n = 0, m = 0, i, child
-        cdef int32_t v, w, second
-        cdef double value, rate
-        cdef const double* p
-        cdef const double* q
-        cdef const double* end
-        for v in range(<int32_t>k):
-            if self.prices[v] == self.ends[v]:
-                continue
-            head[v] = self.prices[v][0] / self.rate[v]
-            # sift up
-            i = m
-            m += 1
-            while i and _before(bid, head[v], v, head[heap[(i - 1) >> 1]], heap[(i - 1) >> 1]):
-                heap[i] = heap[(i - 1) >> 1]
-                i = (i - 1) >> 1
-            heap[i] = v
-        while m > 1:
-            v = heap[0]
-            second = heap[1]
-            if m > 2 and _before(bid, head[heap[2]], heap[2], head[second], second):
-                second = heap[2]
-            p = self.prices[v]
-            q = self.sizes[v]
-            end = self.ends[v]
-            rate = self.rate[v]
-            value = head[v]
-            while True:
-                price[n] = value
-                size[n] = q[0]
-                venue[n] = v
-                n += 1
-                p += 1
-                q += 1
-                if p == end:
-                    break
-                value = p[0] / rate
-                if not _before(bid, value, v, head[second], second):
-                    break
-            self.prices[v] = p
-            self.sizes[v] = q
-            head[v] = value
-            if p == end:
-                m -= 1
-                v = heap[m]
-            # sift down from the root
-            i = 0
-            while True:
-                child = 2 * i + 1
-                if child >= m:
-                    break
-                w = heap[child]
-                if child + 1 < m and _before(bid, head[heap[child + 1]], heap[child + 1], head[w], w):
-                    child += 1
-                    w = heap[child]
-                if not _before(bid, head[w], w, head[v], v):
-                    break
-                heap[i] = w
-                i = child
-            heap[i] = v
-        if m == 1:
-            v = heap[0]
-            p = self.prices[v]
-            q = self.sizes[v]
-            rate = self.rate[v]
-            while p != self.ends[v]:
-                price[n] = p[0] / rate
-                size[n] = q[0]
-                venue[n] = v
-                n += 1
-                p += 1
-                q += 1
-        # a quotient can leave the range of float64 only at the far ends
-        while n and not isfinite(price[n - 1]):
-            n -= 1
-        while n and not price[n - 1] > 0:
+        cdef const int64_t** key = self.key
+        cdef const double** amount = self.amount
+        cdef int64_t* loser_key = self.loser_key
+        cdef int32_t* loser = self.loser
+        cdef int64_t* winner_key = self.winner_key
+        cdef int32_t* winner = self.winner
+        cdef int64_t sign = -1 if side == BID else 1
+        cdef int64_t best, other, bits, mask
+        cdef Py_ssize_t n = 0, node
+        cdef int32_t v, w, left, exchanged
+        cdef bint swap
+        for node in range(slots):
+            winner_key[slots + node] = key[node][0]
+            winner[slots + node] = <int32_t>node
+        for node in range(slots - 1, 0, -1):
+            # equal prices: the left one, whose venue comes first
+            swap = winner_key[2 * node + 1] < winner_key[2 * node]
+            left = <int32_t>(2 * node)
+            winner_key[node] = winner_key[left + swap]
+            winner[node] = winner[left + swap]
+            loser_key[node] = winner_key[left + 1 - swap]
+            loser[node] = winner[left + 1 - swap]
+        best = winner_key[1]
+        v = winner[1]
+        while best != LAST:
+            bits = sign * best
+            memcpy(&price[n], &bits, sizeof(double))
+            size[n] = amount[v][0]
+            venue[n] = v
+            n += 1
+            key[v] += 1
+            amount[v] += 1
+            best = key[v][0]
+            node = (v + slots) >> 1
+            while node:
+                other = loser_key[node]
+                w = loser[node]
+                mask = -<int64_t>((other < best) | ((other == best) & (w < v)))
+                bits = (best ^ other) & mask
+                best ^= bits
+                loser_key[node] = other ^ bits
+                exchanged = (v ^ w) & <int32_t>mask
+                v ^= exchanged
+                loser[node] = w ^ exchanged
+                node >>= 1
+        # a quotient can vanish or overflow at the far end
+        while n and not (price[n - 1] > 0 and isfinite(price[n - 1])):
             n -= 1
         self.n[side] = n
 
@@ -339,27 +318,44 @@ cdef class Ladder:
             books: VenueBook per venue; None leaves a venue out.
             rates: units of the venue's quote currency per unit of index currency, finite and above zero.
         """
-        cdef Py_ssize_t k = len(books), v, total
+        cdef Py_ssize_t k = len(books), v, i, n, total, slots = 2
         cdef int side
+        cdef double rate, quotient
+        cdef int64_t sign, bits
+        cdef int64_t* keys
+        cdef const double* prices
         cdef VenueBook book
         if len(rates) != k:
             raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
-        self.reserve_slots(k)
+        while slots < k:
+            slots *= 2
         for side in range(2):
             total = 0
             for v in range(k):
-                self.prices[v] = NULL
-                self.ends[v] = NULL
-                if books[v] is None:
-                    continue
-                book = books[v]
-                self.rate[v] = rates[v]
-                self.prices[v] = book.memory[side]
-                self.sizes[v] = book.memory[side] + book.capacity[side]
-                self.ends[v] = book.memory[side] + book.n[side]
-                total += book.n[side]
+                if books[v] is not None:
+                    book = books[v]
+                    total += book.n[side]
             self.reserve(side, total)
-            self.merge_side(side, k)
+            self.reserve_slots(slots, total + slots)
+            keys = self.keys
+            sign = -1 if side == BID else 1
+            for v in range(slots):
+                self.key[v] = keys
+                n = 0
+                if v < k and books[v] is not None:
+                    book = books[v]
+                    rate = rates[v]
+                    n = book.n[side]
+                    prices = book.memory[side]
+                    self.amount[v] = prices + book.capacity[side]
+                    for i in range(n):
+                        # the bits of positive doubles are ordered as the doubles are
+                        quotient = prices[i] / rate
+                        memcpy(&bits, &quotient, sizeof(double))
+                        keys[i] = sign * bits
+                keys[n] = LAST
+                keys += n + 1
+            self.merge_side(side, slots)
 
     def load(self, int side, const double[::1] prices not None, const double[::1] sizes not None,
              const int[::1] venues not None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,14 @@ def test_the_ladder_is_the_sorted_books(found: list[Any]) -> None:
         assert list(sign * prices) == [one[0] for one in expected]
         assert list(venues) == [one[1] for one in expected]
         assert list(amounts) == [one[3] for one in expected]
+
+
+def test_the_exponential_is_right_within_an_ulp() -> None:
+    draw = np.random.default_rng(5)
+    values = -np.concatenate(
+        [draw.random(20_000) * 4, draw.random(2000) * 690, [0.0, 1e-300, 1e-9]]
+    )
+    exact = np.array([float(Decimal(value).exp()) for value in values.tolist()])
+    found = Curve.decay_of_many(values)
+    assert (np.abs(found - exact) <= np.spacing(exact)).all()
+    assert Curve.decay_of_many(np.array([-701.0, -1e300])).tolist() == [0.0, 0.0]

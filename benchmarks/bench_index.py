@@ -1,0 +1,276 @@
+"""One index value: merging the venues' books, then size cap, curve, coverage, value and shares.
+
+Hot because it runs at each tick for each index, or at each update with interval 0. A regression
+would show as ticks that come late when many venues with deep books are summed.
+
+The peers do the whole calculation too: numpy with one stable sort per side, and plain Python with
+`heapq.merge` and loops. All three must give the same value before anything is timed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import math
+import random
+from collections.abc import Callable
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated, growth
+from coinspace._ext.curve import OK, Curve
+from coinspace._ext.ladder import Ladder, VenueBook
+
+STAGE = "index"
+INPUT = "random books, seed 7: venues in two currencies, levels 0.0005 % apart, D = 0.5 %"
+SPREAD = 0.005
+FX = 1371.0
+VARIANTS = 16
+Levels = NDArray[np.float64]
+Books = list[tuple[Levels, Levels, float]]
+
+
+def make_books(venues: int, levels: int, seed: int) -> Books:
+    """Return (bids, asks, fx) per venue: float64[2, levels] each, every second one in won."""
+    draw = np.random.default_rng(seed)
+    books = []
+    for venue in range(venues):
+        fx = FX if venue % 2 else 1.0
+        mid = 100_000 * (1 + draw.normal(0, 0.0001))
+        sides = []
+        for sign in (-1, 1):
+            steps = np.cumsum(draw.exponential(0.5, levels)) + 0.5
+            sizes = draw.lognormal(-1.0, 1.0, levels)
+            sides.append(np.array([(mid + sign * steps) * fx, sizes]))
+        books.append((sides[0], sides[1], fx))
+    return books
+
+
+class Compiled:
+    """Ours: as aggregator and calculator call it."""
+
+    # one ladder and one curve for all ticks of an index, as live
+    ladder, curve = Ladder(), Curve(SPREAD)
+
+    def __init__(self, books: Books) -> None:
+        self.rates = [fx for _, _, fx in books]
+        self.books: list[VenueBook | None] = []
+        for bids, asks, _ in books:
+            book = VenueBook()
+            book.load(bids, asks)
+            self.books.append(book)
+        self.used = np.ones(len(books), dtype=np.uint8)
+
+    def value(self) -> float:
+        self.ladder.merge(self.books, self.rates)
+        assert self.curve.compute(self.ladder, self.used) == OK
+        return self.curve.value
+
+    def merge(self) -> None:
+        self.ladder.merge(self.books, self.rates)
+
+    def curve_only(self) -> None:
+        self.curve.compute(self.ladder, self.used)
+
+
+def numpy_value(books: Books) -> float:
+    """The same calculation, vectorised."""
+    sides = []
+    for i, sign in ((0, -1.0), (1, 1.0)):
+        price = np.concatenate([book[i][0] / book[2] for book in books])
+        size = np.concatenate([book[i][1] for book in books])
+        venue = np.repeat(np.arange(len(books)), [book[i].shape[1] for book in books])
+        order = np.argsort(sign * price, kind="stable")
+        sides.append((price[order], size[order], venue[order]))
+    (bid, bid_size, bid_venue), (ask, ask_size, ask_venue) = sides
+    near_bids = max(int((bid >= bid[0] * 0.95).sum()), min(50, len(bid)))
+    near_asks = max(int((ask <= ask[0] * 1.05).sum()), min(50, len(ask)))
+    sample = np.sort(np.concatenate([bid_size[:near_bids], ask_size[:near_asks]]))
+    n = len(sample)
+    k = n // 100
+    winsorised = np.clip(sample, sample[k], sample[n - k - 1])
+    cap = sample[k : n - k].mean() + 5 * winsorised.std(ddof=1)
+    bid_size, ask_size = np.minimum(bid_size, cap), np.minimum(ask_size, cap)
+    bid_total, ask_total = np.cumsum(bid_size), np.cumsum(ask_size)
+    low = max(book[0][0][-1] / book[2] for book in books)
+    high = min(book[1][0][-1] / book[2] for book in books)
+    coverage = min(
+        bid_total[np.searchsorted(-bid, -low, side="right") - 1],
+        ask_total[np.searchsorted(ask, high, side="right") - 1],
+    )
+    end = min(bid_total[-1], ask_total[-1])
+    points = np.concatenate([bid_total, ask_total])
+    points = np.sort(points[points <= end])
+    i, j = np.searchsorted(bid_total, points), np.searchsorted(ask_total, points)
+    middle = (bid[i] + ask[j]) / 2
+    passing = int((ask[j] / middle - 1 <= SPREAD).sum())
+    full = points[passing - 1]
+    value = math.nan
+    shares = np.zeros(len(books))
+    for depth in (full, min(full, coverage)):
+        rate = 1 / (0.3 * depth)
+        edges = np.minimum(points[:passing], depth)
+        decayed = np.exp(-rate * np.concatenate([[0.0], edges]))
+        weight = decayed[:-1] - decayed[1:]
+        norm = 1 - math.exp(-rate * depth)
+        value = middle[0] + np.dot(middle[:passing] - middle[0], weight) / norm
+        shares = np.bincount(bid_venue[i[:passing]], weight, len(books))
+        shares = shares + np.bincount(ask_venue[j[:passing]], weight, len(books))
+    assert abs(shares.sum() / 2 / norm - 1) < 1e-9
+    return float(value)
+
+
+def python_value(books: list[tuple[list[list[float]], list[list[float]], float]]) -> float:
+    """The same calculation in loops."""
+    sides = []
+    for i, sign in ((0, -1.0), (1, 1.0)):
+        runs = [
+            [(sign * p / book[2], v, s) for p, s in zip(*book[i], strict=True)]
+            for v, book in enumerate(books)
+        ]
+        sides.append([(sign * p, s, v) for p, v, s in heapq.merge(*runs)])
+    bids, asks = sides
+    low, high = bids[0][0] * 0.95, asks[0][0] * 1.05
+    sample = [s for k, (p, s, _) in enumerate(bids) if p >= low or k < 50]
+    sample += [s for k, (p, s, _) in enumerate(asks) if p <= high or k < 50]
+    sample.sort()
+    n = len(sample)
+    k = n // 100
+    floor, ceiling = sample[k], sample[n - k - 1]
+    winsorised = [min(max(s, floor), ceiling) for s in sample]
+    mean = sum(winsorised) / n
+    deviation = math.sqrt(sum((s - mean) ** 2 for s in winsorised) / (n - 1))
+    cap = fmean(sample[k : n - k]) + 5 * deviation
+    totals: list[list[float]] = []
+    for side in sides:
+        total, running = 0.0, []
+        for _, s, _ in side:
+            total += min(s, cap)
+            running.append(total)
+        totals.append(running)
+    low = max(book[0][0][-1] / book[2] for book in books)
+    high = min(book[1][0][-1] / book[2] for book in books)
+    coverage = min(
+        totals[0][bisect.bisect_right(bids, -low, key=lambda one: -one[0]) - 1],
+        totals[1][bisect.bisect_right(asks, high, key=lambda one: one[0]) - 1],
+    )
+    segments = []
+    i = j = 0
+    while i < len(bids) and j < len(asks):
+        middle = (bids[i][0] + asks[j][0]) / 2
+        if asks[j][0] / middle - 1 > SPREAD:
+            break
+        end = min(totals[0][i], totals[1][j])
+        segments.append((end, middle, bids[i][2], asks[j][2]))
+        if totals[0][i] <= end:
+            i += 1
+        if totals[1][j] <= end:
+            j += 1
+    full, first, value = segments[-1][0], segments[0][1], math.nan
+    for depth in (full, min(full, coverage)):
+        rate = 1 / (0.3 * depth)
+        before, value = 1.0, 0.0
+        shares = [0.0] * len(books)
+        for end, middle, bid_venue, ask_venue in segments:
+            after = math.exp(-rate * min(end, depth))
+            weight = before - after
+            value += (middle - first) * weight
+            shares[bid_venue] += weight
+            shares[ask_venue] += weight
+            before = after
+            if end >= depth:
+                break
+        value = first + value / (1 - math.exp(-rate * depth))
+    return value
+
+
+def candidates(venues: int, levels: int) -> dict[str, Callable[[], object]]:
+    """Return one pass of each candidate over books that differ, after a check that they agree."""
+    all_books = [make_books(venues, levels, seed) for seed in range(VARIANTS)]
+    plain = [
+        [(bids.tolist(), asks.tolist(), fx) for bids, asks, fx in books] for books in all_books
+    ]
+    compiled = [Compiled(books) for books in all_books]
+    for ours, books, lists in zip(compiled, all_books, plain, strict=True):
+        value = ours.value()
+        assert math.isclose(value, numpy_value(books), rel_tol=1e-12)
+        assert math.isclose(value, python_value(lists), rel_tol=1e-12)
+    draw = random.Random(7)
+    draw.shuffle(compiled)
+
+    def run_ours() -> None:
+        for one in compiled:
+            one.value()
+
+    def run_numpy() -> None:
+        for books in all_books:
+            numpy_value(books)
+
+    def run_python() -> None:
+        for lists in plain:
+            python_value(lists)
+
+    return {OURS: run_ours, "numpy": run_numpy, "plain Python": run_python}
+
+
+def measured(venues: int, levels: int, rounds: int) -> Result:
+    calls = candidates(venues, levels)
+    timing = compare(calls, events=VARIANTS, rounds=rounds)
+    return Result(STAGE, f"merge + index, {venues} × {levels}", "ns/value", INPUT, timing)
+
+
+def shallow(rounds: int) -> Result:
+    result = measured(3, 30, rounds)
+    result.ratio("numpy", gate=18, goal=40)
+    result.ratio("plain Python", gate=55)
+    return result
+
+
+def deep(rounds: int) -> Result:
+    result = measured(3, 1000, max(5, rounds // 3))
+    result.ratio("numpy", gate=None, goal=40, obstacle=DEEP_OBSTACLE)
+    result.ratio("plain Python", gate=55)
+    return result
+
+
+DEEP_OBSTACLE = (
+    "6,000 levels are merged by exact price and 6,000 exponentials taken twice; numpy does both at"
+    " full vector width"
+)
+
+
+def growing(rounds: int) -> Result:
+    sizes = (100, 200, 500, 1000)
+    counts = (3, 6, 12, 30)
+    by_levels = [merge_timing(3, levels, rounds) for levels in sizes]
+    by_venues = [merge_timing(venues, 100, rounds) for venues in counts]
+    result = Result(STAGE, "merge, growth", "ns/merge", INPUT, by_levels[-1])
+    levels_exponent = growth(sizes, [one.least(OURS) for one in by_levels])
+    venues_exponent = growth(counts, [one.least(OURS) for one in by_venues])
+    result.check("exponent in levels", levels_exponent, gate=1.05, better="lower", slack=0.05)
+    result.check("exponent in venues", venues_exponent, gate=1.1, better="lower", slack=0.1)
+    return result
+
+
+def merge_timing(venues: int, levels: int, rounds: int) -> Timing:
+    compiled = [Compiled(make_books(venues, levels, seed)) for seed in range(VARIANTS)]
+
+    def run() -> None:
+        for one in compiled:
+            one.merge()
+
+    return compare({OURS: run}, events=VARIANTS, rounds=max(5, rounds // 3), slot_ns=2_000_000)
+
+
+def test_shallow(benchmark: Benchmark) -> None:
+    gated(benchmark, shallow)
+
+
+def test_deep(benchmark: Benchmark) -> None:
+    gated(benchmark, deep)
+
+
+def test_growth(benchmark: Benchmark) -> None:
+    gated(benchmark, growing)
