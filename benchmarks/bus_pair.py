@@ -30,7 +30,7 @@ from coinspace._ext.message import ORDERBOOK, encode_header
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus.journal import Journal
 from coinspace.bus.sink import Topic
-from coinspace.bus.subscriber import Subscriber
+from coinspace.bus.subscriber import ZERO_COPY_RECV, Subscriber
 from coinspace.config import BusSettings, JournalSettings
 
 BURST = 10_000
@@ -69,6 +69,8 @@ class Side(ABC):
         self.socket.bind(endpoint)
 
     def connect(self, endpoint: str) -> None:
+        # as our Subscriber sets it, for all alike
+        self.context.set(ZERO_COPY_RECV, 0)
         self.socket = self.context.socket(zmq.SUB)
         self.socket.rcvhwm = QUEUE
         self.socket.rcvtimeo = WAIT_MS
@@ -94,7 +96,7 @@ class Multipart(Side):
 
     def receive(self, n: int) -> None:
         for _ in range(n):
-            _, _, payload = self.socket.recv_multipart(0, self.copy)
+            payload: Any = self.socket.recv_multipart(0, self.copy)[2]
             np.frombuffer(payload, dtype=np.float64)
 
 

@@ -31,6 +31,7 @@ from coinspace._ext.record cimport PREFIX_SIZE
 from coinspace._ext.record cimport Prefix
 from coinspace._ext.record cimport RECORD_MARK
 from coinspace._ext.record cimport SEGMENT_VERSION
+from coinspace._ext.record cimport payload_offset
 from coinspace._ext.record cimport record_size
 from coinspace._ext.sink cimport Topic
 
@@ -170,7 +171,7 @@ cdef class JournalWriter:
         to = segment._data + segment.used
         memcpy(to + PREFIX_SIZE, header, HEADER_SIZE)
         memcpy(to + PREFIX_SIZE + HEADER_SIZE, topic.data, topic.size)
-        memcpy(to + PREFIX_SIZE + HEADER_SIZE + topic.size, payload, size)
+        memcpy(to + payload_offset(topic.size), payload, size)
         prefix.size = <uint32_t>needed
         prefix.topic_size = <uint16_t>topic.size
         prefix.mark = RECORD_MARK

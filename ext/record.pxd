@@ -1,6 +1,6 @@
 """The journal's layout: a segment file is its head, then records, then zeros.
 
-A record is its prefix, the message header, the topic and the payload, padded with zeros to 8 bytes. The
+A record is its prefix, the message header, the topic and the payload, both padded with zeros to 8 bytes. The
 prefix's first word is stored last, so that a record whose writer died has none and reads as the end.
 All numbers little-endian.
 """
@@ -42,8 +42,13 @@ cdef enum Found:
     TORN = -1      # bytes that are no whole record
 
 
+# where a record's payload begins: aligned for the float64 of its views
+cdef inline size_t payload_offset(size_t topic_size) noexcept nogil:
+    return (PREFIX_SIZE + HEADER_SIZE + topic_size + 7) & ~<size_t>7
+
+
 cdef inline size_t record_size(size_t topic_size, size_t payload_size) noexcept nogil:
-    return (PREFIX_SIZE + HEADER_SIZE + topic_size + payload_size + 7) & ~<size_t>7
+    return payload_offset(topic_size) + ((payload_size + 7) & ~<size_t>7)
 
 
 # what stands at `data`, of which `left` bytes may be read

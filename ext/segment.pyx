@@ -24,6 +24,7 @@ from coinspace._ext.record cimport RECORD
 from coinspace._ext.record cimport SEGMENT_VERSION
 from coinspace._ext.record cimport TORN
 from coinspace._ext.record cimport inspect
+from coinspace._ext.record cimport payload_offset
 
 from coinspace.errors import JournalError
 
@@ -229,6 +230,7 @@ def messages(data):
     """
     cdef Py_buffer view
     cdef size_t offset = 0
+    cdef size_t start
     cdef const Prefix *prefix
     cdef const Header *header
     cdef const char *topic
@@ -246,11 +248,11 @@ def messages(data):
             header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
             topic = <const char *>header + HEADER_SIZE
             message = Message.__new__(Message)
-            start = offset + PREFIX_SIZE + HEADER_SIZE + prefix.topic_size
+            start = offset + payload_offset(prefix.topic_size)
             message.fill(
                 PyBytes_FromStringAndSize(topic, prefix.topic_size), header,
                 owner[start:start + header.payload_size],
-                topic + prefix.topic_size, header.payload_size,
+                <const char *>view.buf + start, header.payload_size,
             )
             result.append(message)
             offset += prefix.size

@@ -84,12 +84,17 @@ class SegmentFile:
         except JournalError as error:
             raise JournalError(f"{path}: {error}") from None
         self.index = SegmentIndex()
+        self._complete = False
         self._runs: list[Run] | None = None
 
     def refresh(self) -> None:
         """Index what was added since the last time."""
+        if self._complete:
+            return
         index, size = self.index, WINDOW_BYTES
         with self.path.open("rb") as file:
+            # cut to its last record: nothing will be added
+            self._complete = os.fstat(file.fileno()).st_size == index.end
             while any(os.pread(file.fileno(), WORD_BYTES, index.end)):
                 data = os.pread(file.fileno(), size, index.end)
                 before = index.end

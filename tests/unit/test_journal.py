@@ -81,6 +81,7 @@ def test_what_was_written_reads_back(written: Written) -> None:
         (state.name, 1),
     ]
     assert all(m.epoch == written.publisher.epoch and m.published_ns for m in read)
+    assert all(m.bids.flags.aligned for m in read[:3])
     assert read[1].asks.tolist() == [[2.0, 2.0], [2.0, 2.0]]
     assert (read[3].json(), read[3].received_ns, read[3].id) == ({"state": "synced"}, 5, 9)
     counters = written.publisher.counters()
