@@ -47,20 +47,23 @@ def terse(n: int, decimals: int) -> str:
     return short(n, decimals)
 
 
-class Spelling:
-    """A cached spelling of one number field."""
+class Spelling(dict[int, str]):
+    """A cached spelling of one number field: call it with the number.
 
-    __slots__ = ("_cache", "_decimals", "_spell")
+    A dict whose missing values are spelled, so that a known one costs no Python frame.
+    """
+
+    __slots__ = ("_decimals", "_spell")
 
     def __init__(self, spell: Callable[[int, int], str], decimals: int) -> None:
+        super().__init__()
         self._spell = spell
         self._decimals = decimals
-        self._cache: dict[int, str] = {}
 
-    def __call__(self, n: int) -> str:
-        text = self._cache.get(n)
-        if text is None:
-            if len(self._cache) > CACHE_LIMIT:
-                self._cache.clear()
-            text = self._cache[n] = self._spell(n, self._decimals)
+    def __missing__(self, n: int) -> str:
+        if len(self) > CACHE_LIMIT:
+            self.clear()
+        text = self[n] = self._spell(n, self._decimals)
         return text
+
+    __call__ = dict.__getitem__
