@@ -7,12 +7,24 @@ from numpy.typing import NDArray
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.models import ConsolidatedBook, Constituent, Depth, Level, VenueSize
+from coinspace.endpoint.models import (
+    ConsolidatedBook,
+    Constituent,
+    Depth,
+    Level,
+    Profile,
+    VenueSize,
+)
 from coinspace.endpoint.records import CURRENCY, REGIONS
 from coinspace.endpoint.values import decimal
 from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
+# a chart of a hundred steps a side is as fine as a screen shows
+PROFILE_STEPS = 100
+PROFILE_STEP_PERCENT = 0.01
+# sizes of a profile are for drawing: 6 digits are beyond a pixel
+PROFILE_DIGITS = 6
 
 Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
 
@@ -42,6 +54,7 @@ def consolidated(context: Context, asset: str, levels: int) -> ConsolidatedBook 
         bids=grouped(bids, names, levels),
         asks=grouped(asks, names, levels),
         depth=depths(bids, asks),
+        profile=profile(bids, asks, names),
         venues=_venues(context, asset, aggregate),
     )
 
@@ -95,6 +108,32 @@ def depths(bids: Side, asks: Side) -> list[Depth]:
             )
         )
     return found
+
+
+def profile(bids: Side, asks: Side, names: list[str]) -> Profile | None:
+    """Return cumulative sizes per venue by distance from the middle; None for an empty side."""
+    if not len(bids[0]) or not len(asks[0]):
+        return None
+    middle = float(0.5 * bids[0][0] + 0.5 * asks[0][0])
+    steps = np.arange(PROFILE_STEPS + 1) * PROFILE_STEP_PERCENT / 100
+    sides = []
+    for (prices, sizes, venues), edges, sign in (
+        (bids, middle * (1 - steps), -1.0),
+        (asks, middle * (1 + steps), 1.0),
+    ):
+        cumulative = {}
+        for number, name in enumerate(names):
+            own = venues == number
+            total = np.concatenate(([0.0], np.cumsum(sizes[own])))
+            reached = np.searchsorted(sign * prices[own], sign * edges, side="right")
+            cumulative[name] = np.round(total[reached], PROFILE_DIGITS).tolist()
+        sides.append(cumulative)
+    return Profile(
+        step_percent=decimal(PROFILE_STEP_PERCENT) or "0",
+        middle=decimal(middle) or "0",
+        bids=sides[0],
+        asks=sides[1],
+    )
 
 
 def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constituent]:

@@ -250,6 +250,18 @@ class Depth(Struct, kw_only=True):
     ask: DecimalText
 
 
+class Profile(Struct, kw_only=True):
+    """Cumulative size per venue by distance from the middle, in steps of `step_percent`.
+
+    `bids["upbit:BTC/KRW"][i]` is what that venue bids at or above middle x (1 - i x step).
+    """
+
+    step_percent: DecimalText
+    middle: DecimalText
+    bids: dict[str, list[float]]
+    asks: dict[str, list[float]]
+
+
 class ConsolidatedBook(Struct, kw_only=True):
     """The summed book of an asset in index currency, best first."""
 
@@ -263,6 +275,7 @@ class ConsolidatedBook(Struct, kw_only=True):
     bids: list[Level]
     asks: list[Level]
     depth: list[Depth]
+    profile: Profile | None
     venues: list[Constituent]
 
 

@@ -75,7 +75,7 @@ function schedule(part) {
 
 const draw = {
   hero: drawHero, tabs: drawTabs,
-  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book); drawDepthTable(); } },
+  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); } },
   venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
   pipeline: () => state.pipeline && pipeline.show(state.pipeline),
   connection: drawConnection,

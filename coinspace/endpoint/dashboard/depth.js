@@ -9,7 +9,7 @@ export class DepthChart {
   constructor(canvas, readout) {
     this.canvas = canvas;
     this.readout = readout;
-    this.book = null;
+    this.profile = null;
     this.pointer = null;
     this.drawn = 0;
     new ResizeObserver(() => this.draw()).observe(canvas);
@@ -17,11 +17,11 @@ export class DepthChart {
     canvas.addEventListener("pointerleave", () => { this.pointer = null; this.draw(); });
   }
 
-  /** Draw a book. */
-  show(book) { this.book = book; this.draw(); }
+  /** Draw a book's profile. */
+  show(profile) { this.profile = profile; this.draw(); }
 
   draw() {
-    const { canvas, book } = this;
+    const { canvas, profile } = this;
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width || !height) return;
@@ -29,73 +29,59 @@ export class DepthChart {
     canvas.height = height * ratio;
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
-    pen.clearRect(0, 0, width, height);
     this.readout.textContent = "";
-    if (!book || !book.bids.length || !book.asks.length) return;
-    const middle = (+book.bids[0].price + +book.asks[0].price) / 2;
-    const reach = Math.max(middle - +book.bids.at(-1).price, +book.asks.at(-1).price - middle);
-    if (!(reach > 0)) return;
-    const names = [...new Set([...book.bids, ...book.asks].flatMap((level) => level.venues.map((one) => one.venue)))].sort();
-    const sides = [stack(book.bids, names), stack(book.asks, names)];
-    const top = Math.max(sides[0].total, sides[1].total) * 1.06;
-    const x = (value) => ((value - middle + reach) / (2 * reach)) * width;
+    if (!profile) return;
+    const names = Object.keys(profile.bids).sort();
+    const steps = profile.bids[names[0]].length;
+    const sides = [stack(profile.bids, names, steps), stack(profile.asks, names, steps)];
+    const top = Math.max(sides[0].at(-1).at(-1), sides[1].at(-1).at(-1)) * 1.08;
+    if (!(top > 0)) return;
+    const half = width / 2;
     const y = (value) => (height - AXIS) * (1 - value / top);
-    for (const side of sides) this.#areas(pen, side, names, x, y, middle, side === sides[0] ? x(middle - reach) : x(middle + reach));
-    this.#axis(pen, width, height, middle, reach);
-    if (this.pointer !== null) this.#point(pen, width, height, middle, reach, sides);
+    this.#grid(pen, width, height, profile, steps);
+    sides.forEach((side, number) => {
+      const x = (step) => half + (number ? 1 : -1) * (step / (steps - 1)) * half;
+      names.forEach((name, i) => {
+        area(pen, side[i], i ? side[i - 1] : null, x, y);
+        pen.fillStyle = venueCanvasColour(name.split(":")[0]);
+        pen.globalAlpha = 0.5;
+        pen.fill();
+        pen.globalAlpha = 1;
+      });
+      pen.beginPath();
+      trace(pen, side.at(-1), x, y);
+      pen.strokeStyle = cssColour(number ? "--down" : "--up");
+      pen.lineWidth = 1.8;
+      pen.stroke();
+    });
+    if (this.pointer !== null) this.#point(pen, width, height, profile, names, steps);
     this.drawn += 1;
     canvas.dataset.drawn = String(this.drawn);
   }
 
-  // a stepped area per venue, each upon the one before
-  #areas(pen, side, names, x, y, middle, edge) {
-    const base = side.steps.map(() => 0);
-    for (const name of names) {
-      const colour = venueCanvasColour(name.split(":")[0]);
-      const upper = side.steps.map((step, i) => base[i] + step.sums[name]);
-      pen.beginPath();
-      pen.moveTo(x(middle), y(0));
-      trace(pen, side.steps, upper, x, y, middle, edge);
-      for (let i = side.steps.length - 1; i >= 0; i -= 1) {
-        const from = i === side.steps.length - 1 ? edge : x(side.steps[i + 1].price);
-        pen.lineTo(from, y(base[i]));
-        pen.lineTo(x(side.steps[i].price), y(base[i]));
-      }
-      pen.closePath();
-      pen.globalAlpha = 0.42;
-      pen.fillStyle = colour;
-      pen.fill();
-      pen.globalAlpha = 1;
-      upper.forEach((value, i) => { base[i] = value; });
-    }
-    pen.beginPath();
-    pen.moveTo(x(middle), y(0));
-    trace(pen, side.steps, base, x, y, middle, edge);
-    pen.strokeStyle = cssColour(side.steps[0].price < middle ? "--up" : "--down");
-    pen.lineWidth = 1.6;
-    pen.stroke();
-  }
-
-  #axis(pen, width, height, middle, reach) {
-    pen.fillStyle = cssColour("--muted");
+  #grid(pen, width, height, profile, steps) {
+    const reach = ((steps - 1) * +profile.step_percent) / 100;
     pen.font = "11px system-ui, sans-serif";
     pen.textBaseline = "bottom";
-    for (const part of [-0.9, -0.45, 0, 0.45, 0.9]) {
-      const at = ((part + 1) / 2) * width;
-      pen.textAlign = "center";
-      pen.fillText(price(middle + part * reach), at, height - 2);
+    pen.textAlign = "center";
+    for (const part of [-0.9, -0.6, -0.3, 0, 0.3, 0.6, 0.9]) {
+      const at = Math.round(((part + 1) / 2) * width) + 0.5;
+      pen.strokeStyle = cssColour("--line");
+      pen.lineWidth = 1;
+      pen.beginPath();
+      pen.moveTo(at, 0);
+      pen.lineTo(at, height - AXIS);
+      pen.stroke();
+      if (width < 500 && part !== 0 && Math.abs(part) !== 0.6) continue;
+      pen.fillStyle = cssColour("--muted");
+      pen.fillText(part === 0 ? price(profile.middle) : `${part > 0 ? "+" : "−"}${(Math.abs(part) * reach * 100).toFixed(1)}%`, at, height - 2);
     }
-    pen.strokeStyle = cssColour("--line");
-    pen.beginPath();
-    pen.moveTo(width / 2, 0);
-    pen.lineTo(width / 2, height - AXIS);
-    pen.stroke();
   }
 
-  #point(pen, width, height, middle, reach, sides) {
-    const at = middle + ((2 * this.pointer) / width - 1) * reach;
-    const side = at < middle ? sides[0] : sides[1];
-    const inside = side.steps.filter((step) => (at < middle ? step.price >= at : step.price <= at));
+  #point(pen, width, height, profile, names, steps) {
+    const away = (2 * this.pointer) / width - 1;
+    const step = Math.min(steps - 1, Math.round(Math.abs(away) * (steps - 1)));
+    const side = away < 0 ? profile.bids : profile.asks;
     pen.strokeStyle = cssColour("--muted");
     pen.setLineDash([3, 3]);
     pen.beginPath();
@@ -103,30 +89,32 @@ export class DepthChart {
     pen.lineTo(this.pointer, height - AXIS);
     pen.stroke();
     pen.setLineDash([]);
-    const sums = inside.at(-1)?.sums ?? {};
-    const parts = Object.entries(sums).filter(([, value]) => value > 0).map(([name, value]) => `${name.split(":")[0]} ${size(value)}`);
-    this.readout.textContent = `${price(at)} · ${parts.join(" · ") || "0"}`;
+    const at = +profile.middle * (1 + Math.sign(away) * ((step * +profile.step_percent) / 100));
+    const parts = names.map((name) => `${name.split(":")[0]} ${size(side[name][step])}`);
+    this.readout.textContent = `${price(at)} · ${parts.join(" · ")}`;
   }
 }
 
-function stack(levels, names) {
-  const sums = Object.fromEntries(names.map((name) => [name, 0]));
-  const steps = [];
-  let total = 0;
-  for (const level of levels) {
-    for (const one of level.venues) { sums[one.venue] += +one.size; total += +one.size; }
-    steps.push({ price: +level.price, sums: { ...sums } });
-  }
-  return { steps, total };
+// per venue the cumulative sizes upon those of the venues before it
+function stack(side, names, steps) {
+  const below = new Array(steps).fill(0);
+  return names.map((name) => side[name].map((value, i) => (below[i] += value)));
 }
 
-function trace(pen, steps, values, x, y, middle, edge) {
-  let before = 0;
-  steps.forEach((step, i) => {
-    const at = x(step.price);
-    pen.lineTo(at, y(before));
-    pen.lineTo(at, y(values[i]));
-    before = values[i];
+function trace(pen, values, x, y) {
+  pen.moveTo(x(0), y(0));
+  values.forEach((value, i) => {
+    if (i) pen.lineTo(x(i), y(values[i - 1]));
+    pen.lineTo(x(i), y(value));
   });
-  pen.lineTo(edge, y(before));
+}
+
+function area(pen, upper, lower, x, y) {
+  pen.beginPath();
+  trace(pen, upper, x, y);
+  for (let i = upper.length - 1; i >= 0; i -= 1) {
+    pen.lineTo(x(i), y(lower ? lower[i] : 0));
+    if (i) pen.lineTo(x(i), y(lower ? lower[i - 1] : 0));
+  }
+  pen.closePath();
 }

@@ -3,7 +3,7 @@
 import { price, size, venueColour } from "./format.js";
 import { t } from "./i18n.js";
 
-const ROWS = 13;
+const ROWS = 15;
 
 /** The ladder; rows are made once and filled again for each book. */
 export class Ladder {
@@ -64,7 +64,7 @@ export function element(tag, name = "", text = "") {
 function row(side) {
   const node = element("div", `row ${side}`);
   const parts = { node, fill: element("div", "fill"), price: element("span", "price"), size: element("span"), total: element("span") };
-  node.append(parts.price, parts.size, parts.total, parts.fill);
+  node.append(parts.fill, parts.price, parts.size, parts.total);
   return parts;
 }
 

@@ -102,7 +102,7 @@ export class GapTable {
 
 // what a stage's rate is made of: the first of these counters that it has
 const RATES = ["frames", "messages", "bus_received", "received", "published", "ticks", "rows_stored", "rows", "requests"];
-const LATENCY = /latency.*p99|p99.*latency|_p99_/;
+const LATENCY = /^(latency|flush).*_(ns|us|ms)$/;
 const TROUBLE = ["malformed", "dropped", "gaps", "bus_gaps", "dead_letters", "rejected", "reconnects"];
 
 /** The platform's processes: rate with a short history, latency, what went wrong. */
@@ -125,7 +125,7 @@ export class PipelinePanel {
     const shown = element("span", "rate", rate(value.now));
     shown.append(element("small", "", t("perSecond")));
     const latency = Object.entries(one.counters).find(([name]) => LATENCY.test(name));
-    if (latency) shown.append(element("small", "", `p99 ${microseconds(latency)}`));
+    if (latency) shown.append(element("small", "", microseconds(latency)));
     node.append(shown, sparkline(value.points));
     const trouble = TROUBLE.map((name) => [name, sum(one.counters, name)]).filter(([, count]) => count > 0);
     const text = one.reason ?? trouble.map(([name, count]) => `${name} ${count}`).join(" · ");

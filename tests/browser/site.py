@@ -1,0 +1,140 @@
+"""The whole platform on simulated exchanges, and a Chromium looking at its page."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+START_TIMEOUT_S = 150.0
+STOP_TIMEOUT_S = 40.0
+HOW_TO_GET_ONE = (
+    "no Chromium with ChromeDriver on the PATH: `apt-get install chromium chromium-driver`"
+)
+
+
+def browser_found() -> bool:
+    """Tell whether a Chromium can be driven here."""
+    return bool(shutil.which("chromedriver") and _chromium())
+
+
+def _chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def chromium(width: int = 1500, height: int = 1000) -> Iterator[webdriver.Chrome]:
+    """A browser that logs its console and every request."""
+    options = Options()
+    options.binary_location = _chromium() or ""
+    for argument in (
+        "--headless=new",
+        # containers have no user namespaces and a small /dev/shm
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--lang=en-US",
+        f"--window-size={width},{height}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Platform:
+    """`coinspace up --simulate` with a data folder and a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        environment = {
+            **os.environ,
+            "COINSPACE_DATA": str(folder),
+            "COINSPACE_ENDPOINT__PORT": str(self.port),
+        }
+        self._log = (folder / "up.log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "coinspace", "up", "--simulate"],
+            env=environment,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait_ready(self) -> None:
+        """Wait until every index has a value."""
+        wait(
+            self._has_values, START_TIMEOUT_S, lambda: (self.folder / "up.log").read_text()[-2000:]
+        )
+
+    def _has_values(self) -> bool:
+        if self._process.poll() is not None:
+            raise AssertionError((self.folder / "up.log").read_text()[-2000:])
+        try:
+            body = self.get("/v1/indices")
+        except OSError:
+            return False
+        return not body["missing"] and all(one["value"] for one in body["indices"])
+
+    def get(self, path: str) -> Any:
+        """Return a JSON answer."""
+        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            return orjson.loads(answer.read())
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a stage."""
+        health = orjson.loads((self.folder / "run" / f"{name}.json").read_bytes())
+        return int(health["pid"])
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a stage."""
+        os.kill(self.pid(name), number)
+
+    def stop(self) -> None:
+        """Stop everything."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait(
+    condition: Callable[[], Any], timeout_s: float, explain: Callable[[], str] = lambda: ""
+) -> Any:
+    """Return the condition's value once it is true. Raises: AssertionError when it never is."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not true after {timeout_s} s {explain()}"
+        time.sleep(0.1)
+    return found

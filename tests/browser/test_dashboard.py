@@ -1,0 +1,201 @@
+"""The page in a real Chromium, over the whole platform on simulated exchanges."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed: `pip install --group test`")
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from coinspace.endpoint.dashboard import build
+from tests.browser.site import HOW_TO_GET_ONE, Platform, browser_found, chromium, wait
+
+pytestmark = [
+    pytest.mark.skipif(not browser_found(), reason=HOW_TO_GET_ONE),
+    pytest.mark.timeout(420),
+    # the driver's local sockets are closed by its garbage collection
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    build.build()
+    started = Platform(tmp_path_factory.mktemp("page"))
+    try:
+        started.wait_ready()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def driver(platform: Platform) -> Iterator[webdriver.Chrome]:
+    with chromium() as found:
+        found.get(platform.url)
+        yield found
+
+
+def text(driver: webdriver.Chrome, name: str) -> str:
+    return driver.find_element(By.ID, name).text
+
+
+def connection(driver: webdriver.Chrome) -> str:
+    return str(driver.find_element(By.ID, "connection").get_attribute("data-state"))
+
+
+def venue(driver: webdriver.Chrome, name: str) -> dict[str, Any] | None:
+    """State and share of a row of the venue table."""
+    script = (
+        "const row = [...document.querySelectorAll('#venues tbody tr')]"
+        ".find((one) => one.dataset.venue === arguments[0]);"
+        "return row && {state: row.dataset.state,"
+        " share: row.querySelector('[data-share]').dataset.share}"
+    )
+    found: dict[str, Any] | None = driver.execute_script(script, name)
+    return found
+
+
+def requests(driver: webdriver.Chrome) -> set[str]:
+    """Hosts of every request since the last call."""
+    hosts = set()
+    for entry in driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            address = urlsplit(message["params"]["request"]["url"])
+            if address.scheme not in ("data", "blob", "chrome"):
+                hosts.add(address.netloc)
+    return hosts
+
+
+def test_everything_is_alive_and_nothing_comes_from_elsewhere(
+    platform: Platform, driver: webdriver.Chrome
+) -> None:
+    wait(lambda: connection(driver) == "live", 30)
+    first = wait(lambda: text(driver, "value").replace("–", ""), 20)
+    wait(lambda: text(driver, "value") not in ("", "–", first), 20)
+    drawn = "return +(document.getElementById('depth').dataset.drawn || 0)"
+    before = driver.execute_script(drawn)
+    wait(lambda: driver.execute_script(drawn) > before + 3, 20)
+    inked = (
+        "const c = document.getElementById('depth');"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 60; return n / (d.length / 4)"
+    )
+    wait(lambda: driver.execute_script(inked) > 0.03, 10)
+    prices = "return document.querySelectorAll('#ladder .row.bid .price').length"
+    assert driver.execute_script(prices) >= 10
+    assert driver.find_elements(By.CSS_SELECTOR, "#chart canvas")
+    # history arrives from the database
+    candles = "return +(document.getElementById('chart').dataset.candles || 0)"
+    driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
+    wait(lambda: _reload_history(driver) or driver.execute_script(candles) > 0, 60)
+    assert len(driver.find_elements(By.CSS_SELECTOR, "#pipeline .stage")) >= 10
+    assert requests(driver) == {urlsplit(platform.url).netloc}
+    errors = [one for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+    assert errors == []
+
+
+def _reload_history(driver: webdriver.Chrome) -> None:
+    driver.find_element(By.CSS_SELECTOR, "#intervals [data-value='1s']").click()
+    time.sleep(1)
+
+
+def test_both_languages_have_every_text(driver: webdriver.Chrome) -> None:
+    module = driver.execute_script(
+        "return document.querySelector('script[type=module]').src.replace('app.js', 'i18n.js')"
+    )
+    texts = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "import(arguments[0]).then((module) => done(module.texts))",
+        module,
+    )
+    english, korean = texts["en"], texts["ko"]
+    assert set(english) == set(korean)
+    for group in ("states", "reasons"):
+        assert set(english[group]) == set(korean[group])
+
+
+def test_keyboard_language_theme_and_asset(driver: webdriver.Chrome) -> None:
+    page = driver.find_element(By.TAG_NAME, "body")
+    theme = "return document.documentElement.dataset.theme"
+    before = driver.execute_script(theme)
+    page.send_keys("t")
+    assert driver.execute_script(theme) != before
+    page.send_keys("l")
+    wait(lambda: "거래소" in text(driver, "venues-title"), 5)
+    page.send_keys("l")
+    wait(lambda: text(driver, "venues-title") == "Venues", 5)
+    page.send_keys("2")
+    wait(lambda: text(driver, "asset-name") == "ETH", 5)
+    page.send_keys("c")
+    pressed = driver.find_element(By.CSS_SELECTOR, "#style [data-value='candles']")
+    assert pressed.get_attribute("aria-pressed") == "true"
+    page.send_keys("1")
+    wait(lambda: text(driver, "asset-name") == "BTC" and text(driver, "value") != "–", 10)
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_small_screens_do_not_scroll_sideways(driver: webdriver.Chrome, width: int) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        wide = "return document.documentElement.scrollWidth - window.innerWidth"
+        wait(lambda: driver.execute_script(wide) <= 0, 5)
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_stalled_venue_turns_stale_and_loses_its_share(
+    platform: Platform, driver: webdriver.Chrome
+) -> None:
+    name = "bithumb:BTC/KRW"
+    wait(lambda: (venue(driver, name) or {}).get("state") == "synced", 30)
+    platform.signal("orderbook-collector-bithumb", signal.SIGSTOP)
+    try:
+        stalled = wait(
+            lambda: (
+                (found := venue(driver, name))
+                and found["state"] in ("stale", "disconnected")
+                and found["share"] == "0"
+                and found
+            ),
+            40,
+        )
+        assert stalled["share"] == "0"
+        # the index goes on without it
+        before = text(driver, "value")
+        wait(lambda: text(driver, "value") not in (before, "–"), 20)
+    finally:
+        platform.signal("orderbook-collector-bithumb", signal.SIGCONT)
+    wait(lambda: (venue(driver, name) or {}).get("state") == "synced", 60)
+
+
+def test_the_stream_recovers_when_the_endpoint_restarts(
+    platform: Platform, driver: webdriver.Chrome
+) -> None:
+    before = platform.pid("index-endpoint")
+    platform.signal("index-endpoint", signal.SIGTERM)
+    wait(lambda: connection(driver) == "cut", 20)
+    assert driver.find_element(By.ID, "notice").is_displayed()
+    wait(lambda: connection(driver) == "live", 60)
+    assert platform.pid("index-endpoint") != before
+    last = text(driver, "value")
+    wait(lambda: text(driver, "value") not in (last, "–"), 20)
+    wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
+
+
+def test_documentation_works_offline(platform: Platform, driver: webdriver.Chrome) -> None:
+    requests(driver)
+    driver.get(f"{platform.url}/docs")
+    wait(lambda: len(driver.find_elements(By.CSS_SELECTOR, ".opblock")) > 10, 20)
+    assert requests(driver) == {urlsplit(platform.url).netloc}
