@@ -92,6 +92,9 @@ bench-peers: install $(PEERS)/.installed  ## measure the libraries that need the
 report:  ## write benchmarks/RESULTS.md and its chart from the last measurements
 	@$(BIN)/python -m benchmarks.report
 
+screenshots: install $(TOOLS)  ## take pictures of the page: docs/screenshots
+	@$(BIN)/python -m tests.browser.screenshots
+
 lint: $(TOOLS)  ## check style of Python and Cython, and spelling
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
