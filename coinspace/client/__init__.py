@@ -1,0 +1,16 @@
+"""Python client of the HTTP API: `Client` for scripts, `AsyncClient` for programs.
+
+with Client("http://127.0.0.1:8080") as client:
+    client.index("BTC")["value"]
+    client.values("BTC", start="2026-01-01T00:00:00Z").to_pandas()
+    for event in client.stream(indices=["BTC"]):
+        ...
+"""
+
+from coinspace.client.asynchronous import AsyncClient
+from coinspace.client.errors import ApiError, ConnectionLost
+from coinspace.client.events import Event
+from coinspace.client.synchronous import Client
+from coinspace.client.table import Table
+
+__all__ = ["ApiError", "AsyncClient", "Client", "ConnectionLost", "Event", "Table"]

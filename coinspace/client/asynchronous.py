@@ -1,0 +1,202 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Self
+
+import aiohttp
+import orjson
+
+from coinspace.client.errors import ApiError, ConnectionLost
+from coinspace.client.events import Event, EventParser
+from coinspace.client.table import ARROW, Table
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+Time = datetime | int | str
+
+TIMEOUT_S = 30.0
+# the server sends a heartbeat every 5 s by default
+SILENCE_S = 15.0
+LONGEST_PAUSE_S = 10.0
+# refusals that asking again does not cure
+FINAL = frozenset((400, 401, 403, 404, 405, 406))
+
+
+def time_text(value: Time | None) -> str | None:
+    """Write a time as the API reads it. Raises: ValueError for a datetime without a zone."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"time: expected a datetime with a zone, was {value!r}")
+        return value.isoformat()
+    return str(value)
+
+
+class AsyncClient:
+    """Talks to one endpoint; use it as an asynchronous context manager.
+
+    Args: key: an API key, where the endpoint asks for one.
+    """
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, key: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._opened()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(headers=self._headers)
+        return self._session
+
+    async def get(
+        self, path: str, parameters: Mapping[str, Any] | None = None, *, accept: str = ""
+    ) -> bytes:
+        """Return the body of any route. Raises: ApiError, ConnectionLost."""
+        given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
+        headers = {"Accept": accept} if accept else {}
+        try:
+            async with self._opened().get(
+                self.url + path, params=given, headers=headers, timeout=self._timeout
+            ) as answer:
+                body = await answer.read()
+                _check(answer, body)
+                return body
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConnectionLost(f"{self.url}{path}: {error or 'timed out'}") from error
+
+    async def json(self, path: str, **parameters: Any) -> Any:
+        """Return the decoded JSON of any route. Raises: ApiError, ConnectionLost."""
+        return orjson.loads(await self.get(path, parameters))
+
+    async def index(self, asset: str) -> dict[str, Any]:
+        """Return the newest value of an index."""
+        found: dict[str, Any] = await self.json(f"/v1/indices/{asset}")
+        return found
+
+    async def indices(self) -> list[dict[str, Any]]:
+        """Return the newest value of every index."""
+        found: list[dict[str, Any]] = (await self.json("/v1/indices"))["indices"]
+        return found
+
+    async def values(self, asset: str, start: Time | None = None, end: Time | None = None) -> Table:
+        """Return every value of [start, end); the last minute without a start."""
+        return await self._table(f"/v1/indices/{asset}/values", start=start, end=end)
+
+    async def ohlc(
+        self,
+        asset: str,
+        interval: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+    ) -> Table:
+        """Return the candles of [start, end); intervals without values have nulls."""
+        path = f"/v1/indices/{asset}/ohlc"
+        return await self._table(path, start=start, end=end, interval=interval)
+
+    async def trades(
+        self,
+        exchange: str | None = None,
+        market: str | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
+    ) -> Table:
+        """Return the trades of [start, end)."""
+        return await self._table(
+            "/v1/trades", start=start, end=end, exchange=exchange, market=market
+        )
+
+    async def _table(
+        self, path: str, *, start: Time | None, end: Time | None, **more: Any
+    ) -> Table:
+        given = {"start": time_text(start), "end": time_text(end), **more}
+        return Table(await self.get(path, given, accept=ARROW))
+
+    async def stream(
+        self,
+        *,
+        indices: Iterable[str] = (),
+        books: Iterable[str] = (),
+        tickers: Iterable[str] = (),
+        trades: Iterable[str] = (),
+        platform: Iterable[str] = (),
+        reconnect: bool = True,
+    ) -> AsyncIterator[Event]:
+        """Yield live events; a cut connection is made anew and resumed behind the last event.
+
+        What could not be resumed is announced by a `gap` event. Heartbeats are left out.
+        Raises: ApiError for a refusal that repeating does not cure; ConnectionLost without
+        `reconnect`.
+        """
+        chosen = {
+            "indices": indices,
+            "books": books,
+            "tickers": tickers,
+            "trades": trades,
+            "platform": platform,
+        }
+        given = {name: ",".join(words) for name, words in chosen.items() if words}
+        last_id, attempts = "", 0
+        while True:
+            parser = EventParser()
+            try:
+                async for event in self._events(given, last_id, parser):
+                    attempts = 0
+                    last_id = event.id or last_id
+                    if event.name != "heartbeat":
+                        yield event
+            except ApiError as error:
+                if error.status in FINAL or not reconnect:
+                    raise
+                await asyncio.sleep(error.retry_after_s or parser.retry_s)
+                continue
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                if not reconnect:
+                    raise ConnectionLost(f"{self.url}/v1/stream: {error or 'silent'}") from error
+            if not reconnect:
+                return
+            await asyncio.sleep(min(parser.retry_s * 2**attempts, LONGEST_PAUSE_S))
+            attempts = min(attempts + 1, 8)
+
+    async def _events(
+        self, given: dict[str, str], last_id: str, parser: EventParser
+    ) -> AsyncIterator[Event]:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
+        async with self._opened().get(
+            f"{self.url}/v1/stream", params=given, headers=headers, timeout=timeout
+        ) as answer:
+            if answer.status != 200:
+                _check(answer, await answer.read())
+            async for data in answer.content.iter_any():
+                for event in parser.feed(data):
+                    yield event
+
+
+def _check(answer: aiohttp.ClientResponse, body: bytes) -> None:
+    if answer.status < 400:
+        return
+    try:
+        problem = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        problem = {"detail": body[:200].decode("utf-8", "replace")}
+    raise ApiError(answer.status, problem, answer.headers.get("Retry-After"))

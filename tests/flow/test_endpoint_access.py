@@ -1,0 +1,179 @@
+"""Keys, rate limits, CORS and addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+
+from coinspace.cli import coinspace
+from coinspace.endpoint.keys import Keys
+from coinspace.endpoint.worker import Endpoint
+from coinspace.errors import EndpointError
+from tests.flow.endpoint_stage import running, settings
+
+
+async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.json")
+    reader, operator = keys.new("page", "reader"), keys.new("grafana", "operator")
+    async with (
+        running(settings(tmp_path, require_keys=True)) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+
+        async def status(path: str, key: str | None = None, header: str = "X-API-Key") -> int:
+            async with session.get(path, headers={header: key} if key else {}) as answer:
+                return answer.status
+
+        assert await status("/v1/indices/BTC") == 401
+        assert await status("/v1/indices/BTC", reader) == 200
+        assert await status("/v1/indices/BTC", f"Bearer {reader}", "Authorization") == 200
+        assert await status("/v1/indices/BTC", reader[:-1] + "!") == 401
+        assert await status("/v1/indices/BTC", reader[:-3] + "abc") == 401
+        assert await status("/v1/indices/BTC", "cs_" + "0" * 12 + "_" + "a" * 43) == 401
+        assert await status("/metrics", reader) == 403
+        assert await status("/metrics", operator) == 200
+        for public in ("/livez", "/", "/openapi.json", "/docs"):
+            assert await status(public) == 200
+        async with session.get("/v1/indices/BTC") as answer:
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect("/v1/ws")
+        assert refused.value.status == 401
+        async with session.ws_connect("/v1/ws", headers={"X-API-Key": reader}) as ws:
+            assert (await ws.receive_json())["event"] == "hello"
+        keys.revoke(reader.split("_")[1])
+        for _ in range(50):
+            if await status("/v1/indices/BTC", reader) == 401:
+                break
+            await asyncio.sleep(0.1)
+        else:
+            pytest.fail("a revoked key was still let in after 5 s")
+
+
+def test_only_hashes_are_kept_and_only_the_owner_reads_them(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.json")
+    secret = keys.new("one", "reader").split("_", 2)[2]
+    assert secret not in keys.file.read_text()
+    assert stat.S_IMODE(keys.file.stat().st_mode) == 0o600
+    assert keys.find("") is None
+    assert keys.find("cs_") is None
+    with pytest.raises(EndpointError, match="expected an id"):
+        keys.revoke("nobody")
+    keys.file.write_text("{}")
+    with pytest.raises(EndpointError, match="expected a list of keys"):
+        Keys(keys.file)
+
+
+async def test_another_address_than_loopback_needs_a_key(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, host="0.0.0.0")
+    with pytest.raises(EndpointError, match="coinspace keys new"):
+        Endpoint(chosen)
+
+
+async def test_rate_limits_say_what_is_left(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, limit_loopback=True, rate_per_address="5/minute")
+    chosen.endpoint.rate_per_key = "50/minute"
+    key = Keys(tmp_path / "keys.json").new("one", "reader")
+    async with (
+        running(chosen) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        left = []
+        for _ in range(5):
+            async with session.get("/v1/indices/BTC") as answer:
+                assert answer.status == 200
+                assert answer.headers["RateLimit-Policy"] == '"address";q=5;w=60'
+                left.append(answer.headers["RateLimit"].split(";")[1])
+        assert left == ["r=4", "r=3", "r=2", "r=1", "r=0"]
+        async with session.get("/v1/indices/BTC") as answer:
+            assert answer.status == 429
+            assert 0 < int(answer.headers["Retry-After"]) <= 60
+            assert answer.content_type == "application/problem+json"
+        async with session.get("/v1/indices/BTC", headers={"X-API-Key": key}) as answer:
+            assert answer.status == 200
+            assert answer.headers["RateLimit-Policy"].startswith('"key"')
+
+
+async def test_browsers_of_other_origins_are_let_in_only_when_configured(tmp_path: Path) -> None:
+    origin = {"Origin": "https://example.org"}
+    preflight = {**origin, "Access-Control-Request-Method": "GET"}
+    async with (
+        running(settings(tmp_path)) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        async with session.get("/v1/indices", headers=origin) as answer:
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        async with session.options("/v1/indices", headers=preflight) as answer:
+            assert answer.status == 405
+    async with (
+        running(settings(tmp_path, cors_origins=["https://example.org"])) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        async with session.get("/v1/indices", headers=origin) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://example.org"
+        async with session.options("/v1/indices", headers=preflight) as answer:
+            assert answer.status == 204
+            assert "GET" in answer.headers["Access-Control-Allow-Methods"]
+        async with session.get("/v1/indices", headers={"Origin": "https://evil.org"}) as answer:
+            assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    async with running(settings(tmp_path)) as (_, endpoint):
+        with pytest.raises(EndpointError, match="expected a free port"):
+            Endpoint(settings(tmp_path, port=endpoint.server.port))
+
+
+@pytest.mark.parametrize("size", [5000, 50_000_000])
+async def test_a_large_body_is_refused_unread(tmp_path: Path, size: int) -> None:
+    async with running(settings(tmp_path)) as (_, endpoint):
+        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
+        writer.write(
+            f"GET /v1/indices HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+        assert b" 413 " in head
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x00\x01\x02\x03\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /v1/indices HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/indices/%ff%fe HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_garbage_is_answered_and_harms_nobody(tmp_path: Path, raw: bytes) -> None:
+    async with (
+        running(settings(tmp_path)) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
+        writer.write(raw)
+        answer = await asyncio.wait_for(reader.read(64), 5)
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 413")) or not answer
+        writer.close()
+        async with session.get("/v1/indices/BTC") as good:
+            assert good.status == 200
+
+
+def test_keys_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    run = CliRunner()
+    made = run.invoke(coinspace, ["keys", "new", "ci", "--role", "operator"])
+    assert made.exit_code == 0
+    identity = made.output.split("_")[1]
+    listed = run.invoke(coinspace, ["keys", "list"])
+    assert f"{identity}  operator" in listed.output
+    assert run.invoke(coinspace, ["keys", "revoke", identity]).exit_code == 0
+    assert "revoked" in run.invoke(coinspace, ["keys", "list"]).output
+    assert isinstance(run.invoke(coinspace, ["keys", "revoke", "x"]).exception, EndpointError)

@@ -1,0 +1,297 @@
+"""Streams of the endpoint: resume, gaps, slow clients, clients that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import pytest_asyncio
+
+from coinspace.client.events import Event, EventParser
+from coinspace.endpoint.worker import Endpoint
+from tests.flow.endpoint_stage import Stage, running, settings, until
+
+Site = tuple[Stage, Endpoint, aiohttp.ClientSession]
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    chosen = settings(tmp_path, heartbeat_s=1.0, stream_stall_s=2.0, resume_s=30.0)
+    async with (
+        running(chosen) as (stage, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        yield stage, endpoint, session
+
+
+class Reader:
+    """Reads one SSE stream."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self.answer = answer
+        self._parser = EventParser()
+        self._events: list[Event] = []
+
+    async def next(self, name: str | None = None, timeout_s: float = 5.0) -> Event:
+        """Return the next event (of a name)."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                while self._events:
+                    event = self._events.pop(0)
+                    if name in (None, event.name):
+                        return event
+                data = await self.answer.content.readany()
+                if not data:
+                    raise ConnectionError("the stream ended")
+                self._events += self._parser.feed(data)
+
+
+@contextlib.asynccontextmanager
+async def stream(
+    session: aiohttp.ClientSession, query: str, last_id: str = ""
+) -> AsyncIterator[Reader]:
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    async with session.get(f"/v1/stream?{query}", headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        assert answer.content_type == "text/event-stream"
+        yield Reader(answer)
+
+
+async def test_begins_whole_and_goes_on_live(site: Site) -> None:
+    stage, _, session = site
+    async with stream(session, "indices=BTC&tickers=upbit:BTC/KRW&platform=venues") as reader:
+        names = {(await reader.next()).name for _ in range(3)}
+        assert names == {"index", "ticker", "venues"}
+        stage.publish_index("BTC", 123.5)
+        event = await reader.next("index")
+        assert event.data["value"] == "123.5"
+        assert event.id
+        assert (await reader.next("heartbeat")).data["ts"] > 0
+
+
+async def test_resumes_behind_the_last_event(site: Site) -> None:
+    stage, endpoint, session = site
+    async with stream(session, "indices=BTC") as reader:
+        await reader.next("index")
+        stage.publish_index("BTC", 1.5)
+        last = (await reader.next("index")).id
+    await until(lambda: not endpoint.hub.clients)
+    for value in (2.5, 3.5, 4.5):
+        stage.publish_index("BTC", value)
+    await until(lambda: endpoint.live.indices["BTC"].value.value == "4.5")
+    async with stream(session, "indices=BTC", last) as reader:
+        found = [(await reader.next("index")).data["value"] for _ in range(3)]
+        assert found == ["2.5", "3.5", "4.5"]
+        stage.publish_index("BTC", 5.5)
+        assert (await reader.next("index")).data["value"] == "5.5"
+
+
+@pytest.mark.parametrize("last", ["otherboot-7", "nonsense", "x" * 200, "-", "0-999999999999999"])
+async def test_impossible_resume_is_a_gap_and_the_newest_state(site: Site, last: str) -> None:
+    async with stream(site[2], "indices=BTC", last) as reader:
+        gap = await reader.next()
+        assert (gap.name, gap.data["reason"]) == ("gap", "resume")
+        assert (await reader.next()).name == "index"
+
+
+async def test_another_channel_cannot_be_resumed_from_before_it_was_made(site: Site) -> None:
+    stage, _, session = site
+    async with stream(session, "indices=BTC") as reader:
+        await reader.next("index")
+        stage.publish_index("BTC", 1.5)
+        last = (await reader.next("index")).id
+        stage.publish_index("BTC", 2.5)
+        await reader.next("index")
+    async with stream(session, "indices=ETH", last) as reader:
+        assert (await reader.next()).name == "gap"
+
+
+async def test_shutdown_is_announced(tmp_path: Path) -> None:
+    async with (
+        running(settings(tmp_path)) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+        stream(session, "indices=BTC") as reader,
+        session.ws_connect("/v1/ws") as ws,
+    ):
+        await reader.next("index")
+        await ws.receive_json()
+        started = time.monotonic()
+        stopping = asyncio.create_task(endpoint.stop())
+        assert (await reader.next("shutdown")).data["reason"]
+        assert (await ws.receive_json())["event"] == "shutdown"
+        assert (await ws.receive()).type in (
+            aiohttp.WSMsgType.CLOSE,
+            aiohttp.WSMsgType.CLOSED,
+            aiohttp.WSMsgType.CLOSING,
+        )
+        await stopping
+        assert time.monotonic() - started < 3
+
+
+async def test_websocket_subscribes_and_unsubscribes(site: Site) -> None:
+    stage, _, session = site
+    async with session.ws_connect("/v1/ws") as ws:
+        assert (await ws.receive_json())["event"] == "hello"
+        await ws.send_json({"op": "subscribe", "channels": ["index.BTC"], "id": 7})
+        answer = await ws.receive_json()
+        assert (answer["event"], answer["data"]["id"]) == ("subscribed", 7)
+        assert (await ws.receive_json())["channel"] == "index.BTC"
+        stage.publish_index("BTC", 77.5)
+        event = await _until_event(ws, "index")
+        assert event["data"]["value"] == "77.5"
+        await ws.send_json({"op": "unsubscribe", "channels": ["index.BTC"]})
+        await _until_event(ws, "unsubscribed")
+        stage.publish_index("BTC", 78.5)
+        await ws.send_json({"op": "ping"})
+        assert (await _until_event(ws, "pong", ("heartbeat",)))["data"]["ts"]
+
+
+async def _until_event(
+    ws: aiohttp.ClientWebSocketResponse,
+    name: str,
+    between: tuple[str, ...] = ("heartbeat", "index"),
+) -> Any:
+    async with asyncio.timeout(5):
+        while True:
+            event = await ws.receive_json()
+            if event["event"] == name:
+                return event
+            assert event["event"] in between, event
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("not json", "invalid-request"),
+        ('{"op":"subscribe"}', "invalid-parameter"),
+        ('{"op":"dance","channels":["index.BTC"]}', "invalid-parameter"),
+        ('{"op":"subscribe","channels":["index.DOGE"]}', "unknown-asset"),
+        ('{"op":"subscribe","channels":["everything"]}', "invalid-parameter"),
+        ('{"op":"subscribe","channels":["index.BTC"],"more":1}', "invalid-request"),
+        ('{"op":"subscribe","channels":[5]}', "invalid-request"),
+        (b"\x00\xff\xfe", "invalid-request"),
+    ],
+)
+async def test_websocket_errors_are_answered(site: Site, text: str | bytes, kind: str) -> None:
+    async with site[2].ws_connect("/v1/ws") as ws:
+        await ws.receive_json()
+        await (ws.send_str(text) if isinstance(text, str) else ws.send_bytes(text))
+        event = await _until_event(ws, "error")
+        assert event["data"]["type"] == f"urn:coinspace:problem:{kind}"
+        await ws.send_json({"op": "ping"})
+        await _until_event(ws, "pong")
+
+
+async def test_a_websocket_that_only_errs_is_closed(site: Site) -> None:
+    async with site[2].ws_connect("/v1/ws") as ws:
+        for _ in range(30):
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                await ws.send_str("nonsense")
+        async with asyncio.timeout(5):
+            while not ws.closed:
+                await ws.receive()
+        assert ws.close_code == 1008
+    async with site[2].ws_connect("/v1/ws") as ws:
+        await ws.receive_json()
+        await ws.send_str("x" * 100_000)
+        async with asyncio.timeout(5):
+            while not ws.closed:
+                await ws.receive()
+        assert ws.close_code == 1009
+
+
+def _never_reads(endpoint: Endpoint, path: str) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", endpoint.server.port))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return client
+
+
+async def test_a_client_that_never_reads_is_conflated_then_dropped(site: Site) -> None:
+    stage, endpoint, session = site
+    slow = _never_reads(endpoint, "/v1/stream?indices=*&platform=pipeline,venues")
+    try:
+        await until(lambda: len(endpoint.hub.clients) == 1)
+        async with stream(session, "indices=BTC") as reader:
+            await reader.next("index")
+            deadline = time.monotonic() + 25
+            number = 0
+            while endpoint.hub.dropped == 0 and time.monotonic() < deadline:
+                number += 1
+                for asset in endpoint.settings.index.assets:
+                    stage.publish_index(asset, number + 0.5, inputs={"pad": "x" * 500})
+                if number % 40 == 0:
+                    await asyncio.sleep(0.01)
+            assert endpoint.hub.conflated > 0
+            assert endpoint.hub.dropped == 1
+            # the other client had every event or the newest, and goes on
+            stage.publish_index("BTC", 424242.5)
+            while (await reader.next("index")).data["value"] != "424242.5":
+                pass
+            assert len(endpoint.hub.clients) == 1
+    finally:
+        slow.close()
+
+
+async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None:
+    stage, endpoint, _ = site
+    await asyncio.sleep(0.1)
+    tasks, connections = len(asyncio.all_tasks()), endpoint.server.connections
+    clients = []
+    for number in range(500):
+        path = "/v1/stream?indices=BTC&platform=venues"
+        if number % 2:
+            clients.append(_websocket(endpoint))
+        else:
+            clients.append(_never_reads(endpoint, path))
+        if number % 50 == 0:
+            await asyncio.sleep(0.01)
+    await until(lambda: len(endpoint.hub.clients) == 500, 20)
+    for number in range(5):
+        stage.publish_index("BTC", number + 0.5)
+    await asyncio.sleep(0.2)
+    for number, client in enumerate(clients):
+        if number % 3 == 0:
+            # a reset instead of a good-bye
+            client.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            )
+        client.close()
+    await until(lambda: not endpoint.hub.clients, 20)
+    await until(lambda: len(asyncio.all_tasks()) <= tasks, 20)
+    await until(lambda: endpoint.server.connections <= connections, 20)
+    gc.collect()
+    assert all(not channel.clients for channel in endpoint.hub.channels.values())
+    assert endpoint.hub.left >= 500
+
+
+def _websocket(endpoint: Endpoint) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", endpoint.server.port))
+    client.sendall(
+        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    return client
+
+
+async def test_no_more_streams_than_configured(tmp_path: Path) -> None:
+    async with (
+        running(settings(tmp_path, max_streams=1)) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+        stream(session, "indices=BTC"),
+    ):
+        async with session.get("/v1/stream?indices=BTC") as answer:
+            assert answer.status == 503
+            assert int(answer.headers["Retry-After"]) > 0
+            assert orjson.loads(await answer.read())["type"].endswith("too-many-streams")
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await session.ws_connect("/v1/ws")
