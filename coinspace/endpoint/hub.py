@@ -162,9 +162,10 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         self.ring: deque[Event] = deque()
         self.ring_bytes = 0
+        # 0 means not resumable, so the state before the first event is 1
+        self.number = 1
         # the first number that the ring still holds in full
-        self.ring_from = 1
-        self.number = 0
+        self.ring_from = 2
         self.closing = False
         self.opened = self.left = self.dropped = self.refused = 0
         self.events = self.deliveries = self.conflated = self.resumed = self.gaps = 0

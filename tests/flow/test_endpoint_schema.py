@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis
+import hypothesis.errors
 import pytest
 import schemathesis
-from schemathesis.checks import not_a_server_error
-from schemathesis.openapi.checks import unsupported_method
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
-    negative_data_rejection,
     response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
@@ -33,7 +31,7 @@ CHECKS = (
     status_code_conformance,
 )
 # a bounded look at each route, the same every time
-EXAMPLES = 25
+EXAMPLES = 12
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +70,18 @@ def test_every_route_answers_as_its_document_says(url: str) -> None:
             # an endless answer; its tests are those of the streams
             continue
         statuses = seen.setdefault(operation.path, set())
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-            strategy = operation.as_strategy(generation_mode=mode)
-            _try(strategy, url, statuses)
+        _try(_strategy(operation, schemathesis.GenerationMode.POSITIVE), url, statuses)
+        # where any text is a possible value, nothing bad can be made up
+        with contextlib.suppress(hypothesis.errors.Unsatisfiable):
+            _try(_strategy(operation, schemathesis.GenerationMode.NEGATIVE), url, statuses)
     assert len(seen) >= 15
     # both good and bad input were really tried
     assert 200 in seen["/v1/indices/{asset}"] | seen["/v1/venues"]
     assert 400 in seen["/v1/indices/{asset}/ohlc"]
+
+
+def _strategy(operation: Any, mode: Any) -> Any:
+    return operation.as_strategy(generation_mode=mode)
 
 
 def _try(strategy: Any, url: str, statuses: set[int]) -> None:
