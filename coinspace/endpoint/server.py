@@ -42,12 +42,14 @@ class HttpConnection(HttpToolsProtocol):
         self._first = self.loop.call_later(FIRST_REQUEST_S, self._no_request)
 
     def _no_request(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        cycle: Any = self.cycle
+        if cycle is None and not self.transport.is_closing():
             self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[typeddict-item]
+        scope: Any = self.scope
+        scope["extensions"] = {CONNECTION: self}
         if self._first is not None:
             self._first.cancel()
             self._first = None
@@ -77,9 +79,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
-        scope = getattr(self, "scope", None)
+        scope: Any = getattr(self, "scope", None)
         if scope is not None:
-            scope["extensions"][CONNECTION] = self  # type: ignore[typeddict-unknown-key]
+            scope["extensions"][CONNECTION] = self
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -95,6 +97,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().resume_writing()
         if self.client_stream is not None:
             self.client_stream.resume()
+
+
+def connection(scope: Any) -> HttpConnection | WebSocketConnection:
+    """Return the connection that a request came on."""
+    found: HttpConnection | WebSocketConnection = scope["extensions"][CONNECTION]
+    return found
 
 
 class _Embedded(uvicorn.Server):

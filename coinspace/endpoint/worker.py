@@ -90,7 +90,7 @@ class Endpoint:
             bus=bus,
         )
         self.subscriber.start()
-        await self.app.start()
+        await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start()
         await self.server.start()
         self._url_file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class Endpoint:
         await self.feeder.stop()
         if self.subscriber is not None:
             self.subscriber.close()
-        await self.app.stop()
+        await self.app.stop()  # type: ignore[no-untyped-call]
         await self.database.close()
 
     def counters(self) -> dict[str, int | float]:

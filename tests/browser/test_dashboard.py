@@ -65,10 +65,15 @@ def venue(driver: webdriver.Chrome, name: str) -> dict[str, Any] | None:
     return found
 
 
+def _log(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = driver.get_log(kind)  # type: ignore[no-untyped-call]
+    return entries
+
+
 def requests(driver: webdriver.Chrome) -> set[str]:
     """Hosts of every request since the last call."""
     hosts = set()
-    for entry in driver.get_log("performance"):
+    for entry in _log(driver, "performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             address = urlsplit(message["params"]["request"]["url"])
@@ -98,16 +103,17 @@ def test_everything_is_alive_and_nothing_comes_from_elsewhere(
     # history arrives from the database
     candles = "return +(document.getElementById('chart').dataset.candles || 0)"
     driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
-    wait(lambda: _reload_history(driver) or driver.execute_script(candles) > 0, 60)
+    wait(lambda: _history(driver, candles), 60)
     assert len(driver.find_elements(By.CSS_SELECTOR, "#pipeline .stage")) >= 10
     assert requests(driver) == {urlsplit(platform.url).netloc}
-    errors = [one for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+    errors = [one for one in _log(driver, "browser") if one["level"] == "SEVERE"]
     assert errors == []
 
 
-def _reload_history(driver: webdriver.Chrome) -> None:
+def _history(driver: webdriver.Chrome, candles: str) -> bool:
     driver.find_element(By.CSS_SELECTOR, "#intervals [data-value='1s']").click()
     time.sleep(1)
+    return bool(driver.execute_script(candles) > 0)
 
 
 def test_both_languages_have_every_text(driver: webdriver.Chrome) -> None:

@@ -142,6 +142,16 @@ class Stage:
         self.publish_trade(time.time_ns() // 1000)
         self.books.heartbeat({"BTC/KRW": "synced"})
 
+    async def heard_by(self, endpoint: Endpoint) -> None:
+        """Publish until the endpoint has received something of everything."""
+
+        def heard() -> bool:
+            self.publish_all()
+            live = endpoint.live
+            return len(live.indices) == 4 and bool(live.books) and bool(live.trades)
+
+        await until(heard)
+
     def close(self) -> None:
         """Close every publisher."""
         for publisher in (self.index, self.books, self.tickers):
@@ -155,8 +165,7 @@ async def running(chosen: Settings, **more: Any) -> AsyncIterator[tuple[Stage, E
     endpoint = Endpoint(chosen, **more)
     await endpoint.start()
     try:
-        await until(lambda: (stage.publish_all(), len(endpoint.live.indices) == 4)[1])
-        await until(lambda: endpoint.live.books and endpoint.live.trades)
+        await stage.heard_by(endpoint)
         yield stage, endpoint
     finally:
         await endpoint.stop()

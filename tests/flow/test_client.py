@@ -18,7 +18,7 @@ from coinspace.client import ApiError, AsyncClient, Client, ConnectionLost
 from coinspace.client.events import EventParser
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import EndpointError
-from tests.flow.endpoint_stage import Stage, running, settings, until
+from tests.flow.endpoint_stage import Stage, running, settings
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ async def test_stream_goes_on_when_the_endpoint_restarts(tmp_path: Path) -> None
     await first.start()
     second = None
     try:
-        await until(lambda: (stage.publish_all(), len(first.live.indices) == 4)[1])
+        await stage.heard_by(first)
         async with AsyncClient(first.server.url) as client:
             events = client.stream(indices=["BTC"])
             assert (await anext(events)).name == "index"

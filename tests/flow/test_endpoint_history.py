@@ -84,7 +84,7 @@ def stored(questdb: Settings) -> Settings:
     with psycopg.connect(found.sql, autocommit=True) as connection:
         while True:
             ready = [
-                connection.execute(f"SELECT count() FROM {table} WHERE {where}").fetchone()[0]
+                connection.execute(f"SELECT count() FROM {table} WHERE {where}").fetchall()[0][0]
                 for table, where in (
                     ("index_1s", f"asset='{ASSET}'"),
                     ("index_1m", f"asset='{ASSET}'"),

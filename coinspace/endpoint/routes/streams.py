@@ -30,7 +30,7 @@ from coinspace.endpoint.health import processes
 from coinspace.endpoint.hub import Client, Event
 from coinspace.endpoint.market import ticker
 from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.server import CONNECTION
+from coinspace.endpoint.server import connection
 from coinspace.endpoint.venues import venues
 
 EVENT_STREAM = "text/event-stream"
@@ -136,7 +136,7 @@ def add(api: Api, context: Context, app: Application) -> None:
             parameters.platform,
         )
         hub.check_room()
-        connection = request.scope["extensions"][CONNECTION]
+        origin = connection(request.scope)
         given = request.get_first_header(b"last-event-id")
         last_id = given.decode("latin-1") if given else parameters.last_event_id
 
@@ -144,7 +144,7 @@ def add(api: Api, context: Context, app: Application) -> None:
             # the first chunk takes the head of the answer with it; from then on the hub writes
             # to the connection itself
             yield b"retry: %d\n\n" % RETRY_MS
-            client = hub.join(connection, "sse", names)
+            client = hub.join(origin, "sse", names)
             try:
                 begin(context, client, names, last_id)
                 await client.closed
@@ -159,8 +159,7 @@ def add(api: Api, context: Context, app: Application) -> None:
         """Live events over a WebSocket."""
         hub.check_room()
         await socket.accept()
-        connection = socket.scope["extensions"][CONNECTION]
-        client = hub.join(connection, "websocket", set())
+        client = hub.join(connection(socket.scope), "websocket", set())
         try:
             await _converse(context, socket, client)
         except WebSocketDisconnectError:
