@@ -103,11 +103,38 @@ def drain(endpoint: str, seconds: float, way: str) -> None:
             continue
 
 
+def source(endpoint: str, rate: int, size: int) -> None:
+    """Send paced messages whose payload begins with the time of sending, ns."""
+    socket = publisher(endpoint)
+    header, rest = bytes(HEADER.size), bytes(size - 8)
+    start, number = time.monotonic(), 0
+    while True:
+        due = int((time.monotonic() - start) * rate)
+        while number < due:
+            payload = time.time_ns().to_bytes(8, "little") + rest
+            socket.send_multipart([TOPIC, header, payload])
+            number += 1
+        time.sleep(0.5 / rate)
+
+
+def relay(from_endpoint: str, to_endpoint: str) -> None:
+    """Pass every message on."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    incoming = context.socket(zmq.SUB)
+    incoming.subscribe(b"")
+    incoming.connect(from_endpoint)
+    outgoing = publisher(to_endpoint)
+    while True:
+        outgoing.send_multipart(incoming.recv_multipart(copy=False), copy=False)
+
+
 def main() -> None:
     name, *rest = sys.argv[1:]
     run: dict[str, Any] = {
         "documented": lambda: uvloop.run(documented(int(rest[0]), rest[1])),
         "libzmq": lambda: libzmq(rest[0], int(rest[1])),
+        "source": lambda: source(rest[0], int(rest[1]), int(rest[2])),
+        "relay": lambda: relay(rest[0], rest[1]),
         "drain": lambda: drain(rest[0], float(rest[1]), rest[2]),
     }
     run[name]()

@@ -1,0 +1,231 @@
+"""From an exchange's frame to the index value on the bus, at 2,000 frames a second, interval 0.
+
+The chain: paced server → WebSocket → collector → bus → aggregator → bus → calculator → bus → here,
+three ZMQ hops and a socket. Beside it, in turn, as many bare ZMQ hops: processes that only pass a
+message of the same size on. Default settings and tuned ones alternate. Times are wall-clock ns of
+one machine; the database is left out, and the calculator starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uvloop
+import zmq
+
+from benchmarks.measure import Result
+from benchmarks.pipeline import PAYLOAD_SIZE
+from benchmarks.processes import ENVIRONMENT, streaming
+from benchmarks.stream import PACED_BASE_MS
+from coinspace._ext.message import INDEX, ORDERBOOK, Message
+from coinspace.bus.subscriber import Subscriber
+from coinspace.config import load
+
+RATE = 2_000
+ROUNDS = 3
+HOPS = 3
+WARM_UP_S = 2.0
+WINDOW_S = 5.0
+# the calculator waits for a database's records for 20 s, then begins without
+START_TIMEOUT_S = 45.0
+PROCESSES = ("orderbook-collector upbit", "orderbook-aggregator", "index-calculator")
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+SHAPES = ("default", "tuned", "bare hops")
+
+
+def tuning() -> dict[str, str]:
+    """Return the tuned settings for this machine's processors."""
+    cpus = sorted(os.sched_getaffinity(0))
+    first, last = cpus[0], cpus[-1]
+    found = {
+        "COINSPACE_TUNING__GC": "off",
+        "COINSPACE_TUNING__CPUS": f'{{"orderbook-*": [{first}], "index-calculator": [{last}]}}',
+        "COINSPACE_TUNING__BUSY_POLL_US": "50",
+    }
+    if os.geteuid() == 0:
+        found["COINSPACE_TUNING__NICE"] = "-10"
+    if len(cpus) >= 2 * len(PROCESSES):
+        # with fewer, processes that never sleep take each other's time
+        found["COINSPACE_TUNING__SPIN"] = '["orderbook-*", "index-calculator"]'
+    return found
+
+
+@contextlib.contextmanager
+def running(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> Iterator[None]:
+    """Run processes until the end of the block."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={**ENVIRONMENT, **environment},
+            stderr=subprocess.DEVNULL,
+        )
+        for command in commands
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class Arrivals:
+    """What the harness sees: books of numbered frames, and index values made of them."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[int, int] = {}  # receipt at the collector, µs -> number of the frame
+        self.arrived: dict[int, int] = {}  # number of the frame -> arrival of its index value
+        self.measuring = False
+
+    def on_message(self, message: Message) -> None:
+        if message.kind == ORDERBOOK:
+            number = message.exchange_ns // 1_000_000 - PACED_BASE_MS
+            self.numbers[message.received_ns // 1000] = number
+        elif message.kind == INDEX and self.measuring:
+            self.arrived.setdefault(message.received_ns, time.time_ns())
+
+    def number_at(self, ts_ns: int) -> int | None:
+        """Return the frame received at a tick's time, which a record has in ms as a double."""
+        near = (ts_ns // 1000 + i for i in (0, 1, -1))
+        return next((self.numbers[us] for us in near if us in self.numbers), None)
+
+
+async def collect(endpoints: list[str]) -> Arrivals:
+    """Wait for the first index value, warm up, measure a window."""
+    arrivals = Arrivals()
+    subscriber = Subscriber(endpoints, [b"orderbook.", b"index."], arrivals.on_message)
+    subscriber.start()
+    arrivals.measuring = True
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not arrivals.arrived:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"expected an index value within {START_TIMEOUT_S:.0f} s, came none")
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(WARM_UP_S)
+    arrivals.arrived.clear()
+    await asyncio.sleep(WINDOW_S)
+    arrivals.measuring = False
+    subscriber.close()
+    return arrivals
+
+
+def ours(environment: dict[str, str]) -> list[int]:
+    """Run the chain once; returns ns from the sending of a frame to its index value, in order."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        sent = Path(folder) / "sent"
+        with streaming("upbit-book", rate=RATE, sent=sent) as port:
+            base = {
+                "COINSPACE_DATA": folder,
+                "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
+                "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
+                "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
+                "COINSPACE_EXCHANGES__BITHUMB__MARKETS": "[]",
+                "COINSPACE_EXCHANGES__BINANCE__MARKETS": "[]",
+                "COINSPACE_INDEX__ASSETS": '["BTC"]',
+                "COINSPACE_INDEX__INTERVAL_MS": "0",
+                "COINSPACE_JOURNAL__ENABLED": "false",
+                # nobody answers there
+                "COINSPACE_STORAGE__ILP": "http::addr=127.0.0.1:1;",
+                "COINSPACE_STORAGE__SQL": "postgresql://x:x@127.0.0.1:1/qdb",
+            }
+            settings = load(os.devnull).model_copy(update={"data": Path(folder)})
+            settings.model_post_init(None)
+            names = [command.replace(" ", "-") for command in PROCESSES]
+            endpoints = [settings.bus.endpoint(names[0]), settings.bus.endpoint(names[2])]
+            commands = [["coinspace", *command.split()] for command in PROCESSES]
+            with running(commands, {**base, **environment}):
+                arrivals = uvloop.run(collect(endpoints))
+        times = array("q")
+        times.frombytes(sent.read_bytes())
+    found = []
+    for received_ns, arrived_ns in arrivals.arrived.items():
+        number = arrivals.number_at(received_ns)
+        if number is not None and number < len(times):
+            found.append(arrived_ns - times[number])
+    assert found, "no index value belongs to a frame"
+    return sorted(found)
+
+
+def bare() -> list[int]:
+    """Run as many bare hops; returns ns from sending to arrival, in order."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        hops = [f"ipc://{folder}/{i}.ipc" for i in range(HOPS)]
+        commands = [["benchmarks.pipelines", "source", hops[0], str(RATE), str(PAYLOAD_SIZE)]]
+        commands += [
+            ["benchmarks.pipelines", "relay", hops[i - 1], hops[i]] for i in range(1, HOPS)
+        ]
+        with running(commands, {}):
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+            socket = context.socket(zmq.SUB)
+            socket.subscribe(b"")
+            socket.rcvtimeo = 20_000
+            socket.connect(hops[-1])
+            found: list[int] = []
+            socket.recv_multipart()
+            begin = time.monotonic() + WARM_UP_S
+            while (now := time.monotonic()) < begin + WINDOW_S:
+                payload = socket.recv_multipart()[2]
+                if now >= begin:
+                    found.append(time.time_ns() - int.from_bytes(payload[:8], "little"))
+            socket.close(0)
+    return sorted(found)
+
+
+def quantiles(found: list[int]) -> dict[str, float]:
+    """Return p50, p99 and p99.9 in µs."""
+    return {
+        name: found[min(int(share * len(found)), len(found) - 1)] / 1000
+        for name, share in QUANTILES.items()
+    }
+
+
+def measure(rounds: int) -> Result:
+    """Alternate default, tuned and bare runs; medians of the runs' quantiles."""
+    runs: dict[str, list[dict[str, float]]] = {shape: [] for shape in SHAPES}
+    order = list(SHAPES)
+    for _ in range(min(rounds, ROUNDS)):
+        for shape in order:
+            one = bare() if shape == "bare hops" else ours(tuning() if shape == "tuned" else {})
+            runs[shape].append(quantiles(one))
+        order.append(order.pop(0))
+    result = Result(
+        "latency", "frame → index value on the bus", "µs", f"Upbit BTC/KRW, {RATE} frames/s"
+    )
+    for shape, found in runs.items():
+        for name in QUANTILES:
+            result.figures[f"{shape}, {name}"] = statistics.median(one[name] for one in found)
+    figures = result.figures
+    for shape in ("default", "tuned"):
+        result.check(
+            f"{shape} p50 of {HOPS} bare hops' p50",
+            figures[f"{shape}, p50"] / figures["bare hops, p50"],
+            goal=1.5,
+            better="lower",
+        )
+    result.note = (
+        f"A socket, {HOPS} ZMQ hops, parse, book, merge and index; the bare hops pass a message of"
+        f" {PAYLOAD_SIZE} B through as many processes and do nothing. Tuned: {tuning()}."
+    )
+    return result
+
+
+if __name__ == "__main__":
+    measured = measure(ROUNDS)
+    measured.save()
+    for name, value in measured.figures.items():
+        print(f"{name:24} {value:10.1f} µs")
