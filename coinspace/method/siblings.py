@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from statistics import median
 
 import numpy as np
 
@@ -23,8 +24,18 @@ def confidence(prices: Iterable[tuple[float, float]]) -> float | None:
     votes = [vote for bid, ask in prices for vote in (0.5 * bid + 0.5 * ask, bid, ask)]
     if not votes:
         return None
-    low, middle, high = np.percentile(votes, (25, 50, 75))
-    return float(max(middle - low, high - middle))
+    votes.sort()
+    low, middle, high = (_quantile(votes, share) for share in (0.25, 0.5, 0.75))
+    return max(middle - low, high - middle)
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    # numpy's linear method to the last bit, which takes 50 µs for a dozen votes
+    at = (len(ordered) - 1) * share
+    below = int(at)
+    low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    part = at - below
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1.0 - part)
 
 
 def median_capped(mids: Iterable[float], clamp: float) -> float | None:
@@ -32,7 +43,7 @@ def median_capped(mids: Iterable[float], clamp: float) -> float | None:
     values = list(mids)
     if not values:
         return None
-    middle = float(np.median(values))
+    middle = median(values)
     low, high = middle * (1.0 - clamp), middle * (1.0 + clamp)
     # differences from the median: absolute prices would cost digits
     return middle + math.fsum(min(max(mid, low), high) - middle for mid in values) / len(values)
@@ -67,7 +78,7 @@ def average_price(
     price after fees.
     Returns: None where the used levels hold less than `volume`.
     """
-    if not any(fees.get(name.partition(":")[0]) for name in names):
+    if not any(fees.values()) or not any(fees.get(name.partition(":")[0]) for name in names):
         return curve.average(side, volume)
     prices, sizes, _, venues = curve.levels(side)
     sign = 1.0 if side == ASKS else -1.0
@@ -84,38 +95,64 @@ def average_price(
 
 
 class Average:
-    """Time-weighted average over the last minute: each tick's value holds until the next tick."""
+    """Time-weighted average over the last minute: each tick's value holds until the next tick.
+
+    Sums are exact integers of 2^-128 units of price times ns, kept from tick to tick. So a tick
+    costs the same however many the window holds (at each update of a busy market that is 100,000
+    and more), nothing drifts, and an average that was restored equals one that was never stopped.
+    """
+
+    SHIFT = 128
 
     def __init__(self, parameters: IndexParameters) -> None:
         self.window_ns = int(parameters.twap_s * SECOND_NS)
         self.needed = parameters.twap_coverage
-        self._ticks: deque[tuple[int, float | None]] = deque()
+        # (ts_ns, exact price), None = no value
+        self._ticks: deque[tuple[int, int | None]] = deque()
+        # over all intervals between ticks that have a value
+        self._covered = 0
+        self._sum = 0
 
     def update(self, ts_ns: int, value: float | None) -> float | None:
         """Add a tick; return the average of the window that ends at it, None if too few values."""
         ticks = self._ticks
         while ticks and ticks[-1][0] >= ts_ns:
-            ticks.pop()
-        ticks.append((ts_ns, value))
+            ended, _ = ticks.pop()
+            if ticks:
+                self._add(ticks[-1], ticks[-1][0] - ended)
+        self._append(ts_ns, value)
         start = ts_ns - self.window_ns
         while len(ticks) > 1 and ticks[1][0] <= start:
-            ticks.popleft()
-        covered = 0
-        weighted = []
-        reference = None
-        for i in range(len(ticks) - 1):
-            since, price = ticks[i]
-            if price is None:
-                continue
-            if reference is None:
-                reference = price
-            lasted = ticks[i + 1][0] - max(since, start)
-            covered += lasted
-            weighted.append((price - reference) * lasted)
-        if reference is None or covered < self.needed * self.window_ns * (1.0 - 1e-12):
+            first = ticks.popleft()
+            self._add(first, first[0] - ticks[0][0])
+        covered, total = self._covered, self._sum
+        since, price = ticks[0]
+        if since < start and price is not None:
+            # the part of the oldest interval that lies before the window
+            covered -= start - since
+            total -= price * (start - since)
+        if covered <= 0 or covered < self.needed * self.window_ns * (1.0 - 1e-12):
             return None
-        return reference + math.fsum(weighted) / covered
+        return total / (covered << self.SHIFT)
 
     def restore(self, ticks: Iterable[tuple[int, float | None]]) -> None:
         """Take up the stored ticks of the last minute, oldest first."""
-        self._ticks = deque((int(ts_ns), value) for ts_ns, value in ticks)
+        self._ticks.clear()
+        self._covered = self._sum = 0
+        for ts_ns, value in ticks:
+            self._append(int(ts_ns), value)
+
+    def _append(self, ts_ns: int, value: float | None) -> None:
+        if self._ticks:
+            self._add(self._ticks[-1], ts_ns - self._ticks[-1][0])
+        price = None
+        if value is not None:
+            numerator, denominator = value.as_integer_ratio()
+            price = (numerator << self.SHIFT) // denominator
+        self._ticks.append((ts_ns, price))
+
+    def _add(self, tick: tuple[int, int | None], lasted_ns: int) -> None:
+        price = tick[1]
+        if price is not None:
+            self._covered += lasted_ns
+            self._sum += price * lasted_ns
