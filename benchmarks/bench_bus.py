@@ -61,7 +61,12 @@ def test_ipc(benchmark: Benchmark, tmp_path: Path) -> None:
         result = Result("bus", "1 KB, ipc", "CPU ns/message", INPUT, timing)
         result.limits = [ONE_PART, THREE_PARTS]
         result.share(ONE_PART, gate=0.6, goal=0.75)
-        result.share(THREE_PARTS, goal=0.95)
+        result.share(
+            THREE_PARTS,
+            goal=0.95,
+            obstacle="making a Message, its Part and the sequence check: 437 ns a message"
+            " against 286 in C on the receiving thread; sending costs the same",
+        )
         result.ratio("send_multipart", gate=3.5)
         for name in CANDIDATES:
             if name not in (OURS, ONE_PART, THREE_PARTS, "send_multipart"):
