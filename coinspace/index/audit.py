@@ -110,19 +110,24 @@ def store(settings: Settings, rows: list[Row]) -> None:
         )
 
 
-def checked_links(
-    settings: Settings, *, append: bool = False
-) -> Iterator[tuple[chain.Link, list[str]]]:
-    """Yield every stored day with what is wrong about it; append adds missing days first."""
+def append_links(settings: Settings) -> int:
+    """Add the links of closed UTC days that have none. Returns: how many."""
     with schema.connect(address(settings)) as connection:
-        if append:
-            links = chain.stored_links(connection)
-            previous = links[-1].link if links else chain.FIRST
-            for day_ns in chain.missing_days(connection, now_ns()):
-                link = chain.make_link(connection, day_ns, previous)
-                store(settings, [link.row()])
-                previous = link.link
+        links = chain.stored_links(connection)
+        previous = links[-1].link if links else chain.FIRST
+        days = chain.missing_days(connection, now_ns())
+        for day_ns in days:
+            link = chain.make_link(connection, day_ns, previous)
+            store(settings, [link.row()])
+            previous = link.link
+        if days:
             _wait_applied(connection)
+    return len(days)
+
+
+def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
+    """Yield every stored day with what is wrong about it."""
+    with schema.connect(address(settings)) as connection:
         yield from chain.check(connection)
 
 

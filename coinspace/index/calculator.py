@@ -165,14 +165,20 @@ class Index:
         currency = CURRENCIES[region]
         own = currency != INDEX_CURRENCY
         # in its own currency a region needs no rate
-        used = [
+        usable = [
             one
             for one in aggregate.venues
             if one.region == region
             and one.quote == currency
-            and one.name not in judged
+            and judged.get(one.name) != "frozen"
             and (one.native if own else one.reason is None)
         ]
+        used = [one for one in usable if one.name not in judged]
+        # venues that only doubt each other: a value that says so is better than none in a crisis;
+        # a single one that the other region voted out is not believed
+        unjudged = not used and len(usable) >= (1 if self.filter.split else 2)
+        if unjudged:
+            used = usable
         ladder = aggregate.ladders[currency if own else COMPOSITE]
         result = evaluate(
             self._region_curves[region], ladder, self._names, {one.name for one in used}
@@ -190,6 +196,7 @@ class Index:
             "value_full": result.value_full,
             "reason": result.reason,
             "single_source": len(used) == 1 if used else None,
+            "unjudged": unjudged,
             "curve_end": result.curve_end,
             "utilised_depth": result.utilised_depth,
             "lambda": result.rate,

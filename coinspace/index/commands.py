@@ -242,15 +242,21 @@ def verify_index(
 
 
 @click.command("verify-chain")
-@click.option("--append", is_flag=True, help="first add the links of closed days that have none")
+@click.option("--append", is_flag=True, help="add the links of closed days that have none")
+@click.option("--no-check", is_flag=True, help="with --append: add only, check nothing")
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per day")
 @config_option
-def verify_chain(append: bool, as_json: bool, config_path: str | None) -> None:
+def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
     """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
-    from coinspace.index.audit import checked_links
+    from coinspace.index.audit import append_links, checked_links
 
+    settings = load(config_path)
+    if append:
+        click.echo(f"{append_links(settings)} days added", err=True)
+        if no_check:
+            return
     wrong_days = days = 0
-    for link, wrong in checked_links(load(config_path), append=append):
+    for link, wrong in checked_links(settings):
         days += 1
         wrong_days += bool(wrong)
         if as_json:

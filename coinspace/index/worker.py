@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
+import sys
 
 import click
 import orjson
@@ -30,6 +30,8 @@ NAME = "index-calculator"
 AGGREGATOR = "orderbook-aggregator"
 # a tick without an aggregate is given up this long after it
 GIVE_UP_NS = 2 * SECOND_NS
+# closed days get their link of the hash chain this long after midnight, and at a start
+CHAIN_INTERVAL_S = 600.0
 # how long a start waits for the database's last records
 RESTORE_TIMEOUT_S = 20.0
 
@@ -37,8 +39,9 @@ RESTORE_TIMEOUT_S = 20.0
 class Worker:
     """Binds the calculator to sockets and the database."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, config_path: str | None = None) -> None:
         self._process = process
+        self._config_path = config_path
         settings = self._settings = process.settings
         index = settings.index
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
@@ -84,14 +87,14 @@ class Worker:
             self._store(row)
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        watch = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._chain())]
         self._process.ready()
         try:
             await self._process.stopping.wait()
         finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.subscriber.close()
             self.publisher.close()
             if not await self.sender.close():
@@ -113,6 +116,25 @@ class Worker:
             for asset, memory in memories.items():
                 memory.give(self.calculator.index(asset))
             return
+
+    async def _chain(self) -> None:
+        # in a process of its own: hashing a day takes longer than a tick may wait
+        while True:
+            await asyncio.sleep(CHAIN_INTERVAL_S)
+            command = ["-m", "coinspace", "verify-chain", "--append", "--no-check"]
+            if self._config_path is not None:
+                command += ["--config", self._config_path]
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                _, errors = await child.communicate()
+            except asyncio.CancelledError:
+                child.kill()
+                raise
+            if child.returncode:
+                text = errors.decode(errors="replace")[-300:]
+                self._process.log.error("hash chain not extended", error=text)
 
     async def _watch(self) -> None:
         while True:
@@ -195,9 +217,9 @@ def read_memories(settings: Settings) -> dict[str, Memory]:
     return memories
 
 
-async def main(process: Process) -> None:
+async def main(process: Process, config_path: str | None = None) -> None:
     """Run until the process is told to stop."""
-    worker = Worker(process)
+    worker = Worker(process, config_path)
     process.counters = worker.counters
     await worker.run()
 
@@ -206,4 +228,4 @@ async def main(process: Process) -> None:
 @config_option
 def index_calculator(config_path: str | None) -> None:
     """Compute one index record per asset and tick, publish and store it."""
-    run(NAME, load(config_path), main)
+    run(NAME, load(config_path), functools.partial(main, config_path=config_path))
