@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -20,6 +20,7 @@ from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, schema
 from coinspace.storage.address import Address, address, root
 
+T = TypeVar("T")
 OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
 INTERVAL_S = 2.0
 QUERY_TIMEOUT_S = 5.0
@@ -48,10 +49,10 @@ async def look(settings: Settings) -> Findings:
     found = Findings()
     try:
         where = address(settings)
-        found.problems, found.views = await asyncio.wait_for(_ask(where), QUERY_TIMEOUT_S)
+        found.problems, found.views = await _within(QUERY_TIMEOUT_S, _ask(where))
         ttl = settings.storage.ttl == "on"
-        found.drift = await asyncio.wait_for(
-            asyncio.to_thread(schema.differences, where, ttl=ttl), QUERY_TIMEOUT_S
+        found.drift = await _within(
+            QUERY_TIMEOUT_S, asyncio.to_thread(schema.differences, where, ttl=ttl)
         )
         found.reachable = True
     except TimeoutError:
@@ -64,6 +65,30 @@ async def look(settings: Settings) -> Findings:
     found.problems += [f"schema: {one.text}: {one.mend}" for one in found.drift]
     found.problems += disk_problems(settings)
     return found
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """Await for a time at most. Unlike wait_for it does not wait for the cancelling, for which
+    psycopg asks the hung server, too. Raises: TimeoutError."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    if not done:
+        _given_up.add(task)
+        task.add_done_callback(_forget)
+        task.cancel()
+        raise TimeoutError
+    return task.result()
+
+
+# the loop itself keeps no tasks alive
+_given_up: set[asyncio.Future[Any]] = set()
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    _given_up.discard(task)
+    if not task.cancelled():
+        # seen, so that it is not reported as unseen
+        task.exception()
 
 
 async def _ask(where: Address) -> tuple[list[str], list[str]]:

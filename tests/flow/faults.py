@@ -115,8 +115,13 @@ class Faults:
         os.kill(pid, signal.SIGSTOP)
         try:
             time.sleep(seconds)
-            lag = {name: self.counter(name, "loop_lag_ms") for name in WORKERS}
-            self.figures["loop_lag_ms_while_hung"] = lag
+            self.figures["loop_lag_ms_while_hung"] = {
+                name: {
+                    "p99": self.counter(name, "loop_lag_p99_ms"),
+                    "max": self.counter(name, "loop_lag_max_ms"),
+                }
+                for name in WORKERS
+            }
         finally:
             os.kill(pid, signal.SIGCONT)
 

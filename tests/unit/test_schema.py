@@ -1,7 +1,10 @@
 """The declaration itself: keys exist, records repeat, no view names a column that is not there."""
 
+from pathlib import Path
+
 import pytest
 
+from coinspace.storage.queries import DAILY
 from coinspace.storage.tables import INDEX_NEXT, INDEX_RECALC, INDEX_TICK, TABLES, VIEWS, Table
 
 
@@ -37,3 +40,9 @@ def test_ttl_can_be_left_out() -> None:
     book = next(table for table in TABLES if table.name == "orderbook")
     assert "TTL 7 DAYS" in book.create(ttl=True)
     assert "TTL" not in book.create(ttl=False)
+
+
+@pytest.mark.parametrize("question", DAILY)
+def test_the_readme_keeps_the_daily_questions(question: str) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    assert DAILY[question].strip() in readme
