@@ -69,14 +69,14 @@ class Worker:
         self.connections: list[Connection] = []
         self.market_list = MarketList()
         self._tls = tls_context(self.settings)
-        self._recorder = open_recorder(settings, self.exchange, stream)
+        self.recorder = open_recorder(settings, self.exchange, stream)
         self.fetcher = Fetcher(
             self.exchange,
             self.settings.rest,
             self._on_answer,
             self._on_refused,
             ssl_context=self._tls,
-            recorder=self._recorder.rest if self._recorder else None,
+            recorder=self.recorder.rest if self.recorder else None,
         )
         self.stage: Any = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -107,7 +107,7 @@ class Worker:
                 connects,
                 ssl_context=self._tls,
                 # a feed holds one connection's frames, and grouped books would pass for fine ones
-                recorder=None if subscription.grouped else self._recorder,
+                recorder=None if subscription.grouped else self.recorder,
             )
             self.connections.append(connection)
             self._tasks.append(asyncio.create_task(connection.run()))
@@ -129,8 +129,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.fetcher.close()
-        if self._recorder is not None:
-            await asyncio.to_thread(self._recorder.close)
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
         if self.stage is not None:
             self.publisher.heartbeat(self.stage.states)
         self.publisher.close()
@@ -218,8 +218,8 @@ class Worker:
                 found[name] = found.get(name, 0) + count
         if self.grouped is not None:
             found["grouped_frames"] = self.grouped.frames
-        if self._recorder is not None:
-            found.update(self._recorder.counters())
+        if self.recorder is not None:
+            found.update(self.recorder.counters())
         return found
 
 

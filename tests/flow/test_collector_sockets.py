@@ -1,0 +1,275 @@
+"""Collectors over TLS, without an Origin, under the exchange's limits; trades across a lost
+connection.
+"""
+
+import asyncio
+import datetime
+import ssl
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from coinspace._ext.message import REST
+from coinspace.collector.commands import market_lines
+from coinspace.collector.probe import Fact, run_probe
+from coinspace.config import load
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import RestTrade
+from coinspace.feed.server import ExchangeServer
+from coinspace.feed.simulation import Simulation
+from tests.flow.collecting import collecting
+
+ONLY = {"binance": ["BTC/USDT", "ETH/USDT"], "upbit": ["BTC/KRW"], "bithumb": ["BTC/KRW"]}
+
+
+def make_certificates(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """Return the file of a private authority and a server context for 127.0.0.1 that it signed."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(
+        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
+    ) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+        )
+
+    authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = (
+        certificate("test authority", authority, "test authority", authority)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.KeyUsage(False, False, False, False, False, True, True, False, False),
+            critical=True,
+        )
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False
+        )
+        .sign(authority, hashes.SHA256())
+    )
+    from ipaddress import ip_address
+
+    leaf = (
+        certificate("127.0.0.1", server, "test authority", authority)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
+            critical=False,
+        )
+        .sign(authority, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    ca_file, chain = folder / "ca.pem", folder / "server.pem"
+    ca_file.write_bytes(root.public_bytes(pem))
+    chain.write_bytes(
+        server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + leaf.public_bytes(pem)
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain)
+    return ca_file, context
+
+
+async def test_books_over_wss_and_https_with_a_private_authority(tmp_path: Path) -> None:
+    ca_file, context = make_certificates(tmp_path)
+    async with ExchangeServer(Simulation(2, ONLY), limits=False, tls=context) as server:
+        assert server.urls["binance"]["websocket"].startswith("wss:")
+        assert server.urls["binance"]["rest"].startswith("https:")
+        async with collecting(server, "binance", ca_file=ca_file) as running:
+            await running.until(lambda: running.states["BTC/USDT"] == "synced", "synced over TLS")
+            assert running.count("snapshots") >= 1
+
+
+async def test_a_certificate_of_a_stranger_is_refused(tmp_path: Path) -> None:
+    _, context = make_certificates(tmp_path)
+    async with (
+        ExchangeServer(Simulation(2, ONLY), limits=False, tls=context) as server,
+        collecting(server, "binance", markets=["BTC/USDT"]) as running,
+    ):
+        await running.until(lambda: running.count("connect_failures") >= 1, "a refusal of ours")
+        assert running.count("frames") == 0
+        assert running.states == {"BTC/USDT": "connecting"}
+
+
+async def test_no_origin_is_sent_so_upbit_lets_reconnects_through() -> None:
+    # the server allows one request with an Origin per 10 s
+    async with ExchangeServer(Simulation(2, ONLY)) as server:
+        for _ in range(2):
+            async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
+                await running.synced(8)
+        assert server.counters["refused"] == 0
+
+
+@pytest.mark.parametrize(
+    ("exchange", "market"), [("binance", "BTC/USDT"), ("upbit", "BTC/KRW"), ("bithumb", "BTC/KRW")]
+)
+async def test_every_trade_is_published_once_across_a_lost_connection(
+    exchange: str, market: str
+) -> None:
+    """What the exchange did while nobody listened comes by REST; nothing comes twice."""
+    async with (
+        ExchangeServer(Simulation(7, ONLY, rate=3.0), limits=False) as server,
+        collecting(server, exchange, "ticker", markets=[market]) as running,
+    ):
+        await running.until(lambda: len(running.trades(market)) > 3, "some trades")
+        running.fault(f"handshake:{exchange}:status=503:count=1")
+        running.fault(f"reset:{exchange}")
+        await running.until(lambda: running.count("connects") >= 2, "connected again", 20)
+        await running.until(lambda: running.count("trades_filled") > 0, "trades filled", 20)
+        await asyncio.sleep(1.0)
+        trades = running.trades(market)
+        ids = [trade.id for trade in trades]
+        assert len(ids) == len(set(ids))
+        filled = [trade for trade in trades if trade.flags & REST]
+        assert len(filled) == running.count("trades_filled")
+        assert running.count("trades_lost") == 0
+        known = await rest_trades(server, exchange, market)
+        first = min(trade.exchange_ns for trade in trades if not trade.flags & REST)
+        last = max(trade.exchange_ns for trade in filled)
+        # compared by what a trade is, because Bithumb's two id spaces must not be joined
+        ours = Counter(
+            (trade.exchange_ns // 1_000_000, *trade.values.tolist(), trade.side) for trade in trades
+        )
+        theirs = Counter(
+            (one.exchange_ns // 1_000_000, one.price, one.size, "sell" if one.sell else "buy")
+            for one in known
+            if first < one.exchange_ns <= last
+        )
+        assert theirs, "the exchange traded"
+        assert not theirs - ours, "what the exchange did and we did not tell"
+        if exchange == "binance":
+            streamed = sorted(ids)
+            assert streamed == list(range(streamed[0], streamed[-1] + 1))
+
+
+async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> list[RestTrade]:
+    from coinspace.market import Market
+
+    spelled = exchange_named(exchange)
+    request = spelled.trades_request(spelled.symbol_of(Market.parse(market)))
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(server.urls[exchange]["rest"] + request.path) as answer,
+    ):
+        return list(spelled.read_trades(request, await answer.read()))
+
+
+async def test_patterns_subscribe_to_what_the_exchange_offers() -> None:
+    async with (
+        ExchangeServer(Simulation(2), limits=False) as server,
+        collecting(server, "upbit", markets=["*/KRW"]) as running,
+    ):
+        await running.synced()
+        assert set(running.states) == {f"{b}/KRW" for b in ("BTC", "ETH", "XRP", "SOL", "USDT")}
+
+
+async def test_grouped_books_reach_further_than_fine_ones() -> None:
+    from coinspace._ext.message import GROUPED
+
+    async with (
+        ExchangeServer(Simulation(2), limits=False) as server,
+        collecting(
+            server, "upbit", markets=["BTC/KRW"], group_levels={"BTC/KRW": 10000}
+        ) as running,
+    ):
+        await running.until(
+            lambda: any(book.flags & GROUPED for book in running.books("BTC/KRW")), "grouped books"
+        )
+        grouped = [book for book in running.books("BTC/KRW") if book.flags & GROUPED][-1]
+        assert grouped.n_bids > 30
+        prices = grouped.bids[0].tolist()
+        assert prices == sorted(set(prices), reverse=True)
+        asks = grouped.asks[0].tolist()
+        assert asks == sorted(set(asks))
+
+
+async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
+    """What a collector archives, replayed into a stage, gives the very messages that it
+    published.
+    """
+    from coinspace._ext.sink import ListSink
+    from coinspace.collector.orderbook import OrderBookStage
+    from coinspace.collector.replay import replay_feed
+    from coinspace.feed.format import FeedReader
+
+    saved = tmp_path / "archive"
+    async with ExchangeServer(Simulation(9, ONLY), limits=False) as server:
+        async with collecting(server, "binance", record=True) as running:
+            await running.until(lambda: len(running.books("BTC/USDT")) > 10, "some books")
+            archive = running.worker.process.settings.data / "archive"
+            published = running.messages
+            assert running.worker.recorder is not None
+            await asyncio.to_thread(running.worker.recorder.close)
+            saved.mkdir()
+            for path in archive.iterdir():
+                (saved / path.name).write_bytes(path.read_bytes())
+    (path,) = saved.iterdir()
+    sink = ListSink()
+    entries = [(symbol + "USDT", symbol + "/USDT") for symbol in ("BTC", "ETH", "XRP", "SOL")]
+    stage = OrderBookStage(exchange_named("binance"), entries, sink, depth=1000)
+    with FeedReader(path) as reader:
+        replay_feed(reader, stage)
+    again = {
+        (m.market, m.id): (m.received_ns, bytes(m.payload))
+        for m in sink.messages
+        if m.kind_name == "orderbook"
+    }
+    live = [m for m in published if m.kind_name == "orderbook" and not m.flags]
+    assert len(live) > 10
+    compared = 0
+    for message in live:
+        if (message.market, message.id) in again:
+            compared += 1
+            assert again[message.market, message.id] == (
+                message.received_ns,
+                bytes(message.payload),
+            )
+    assert compared >= 10
+
+
+async def test_probe_passes_on_the_simulated_exchanges() -> None:
+    async with ExchangeServer(Simulation(4), limits=False) as server:
+        names = ("upbit", "bithumb", "binance")
+        found = await asyncio.gather(*(probed(server, name) for name in names))
+    for facts in found:
+        assert not [fact for fact in facts if fact.verdict == "fail"]
+        assert len(facts) >= 18
+
+
+async def probed(server: ExchangeServer, name: str) -> list[Fact]:
+    settings = load().exchanges[name]
+    settings.websocket = server.urls[name]["websocket"]
+    settings.rest = server.urls[name]["rest"]
+    return await run_probe(name, settings, 1.0)
+
+
+async def test_probe_tells_what_is_wrong() -> None:
+    async with ExchangeServer(Simulation(4), limits=False) as server:
+        server.disorder.add("garbage:upbit")
+        facts = {fact.name: fact for fact in await probed(server, "upbit")}
+        assert facts["orderbook: every frame can be read"].verdict == "fail"
+        assert facts["REST compare"].verdict == "pass"
+
+
+async def test_the_market_list_is_printed_by_quote_and_base() -> None:
+    async with ExchangeServer(Simulation(4), limits=False) as server:
+        spelled = exchange_named("upbit")
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(server.urls["upbit"]["rest"] + spelled.markets_request().path) as answer,
+        ):
+            lines = list(market_lines(spelled.read_markets(await answer.read()), False))
+        assert [line.split()[:2] for line in lines][0] == ["BTC/KRW", "KRW-BTC"]
