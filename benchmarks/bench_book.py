@@ -9,55 +9,14 @@ levels are wanted. `with list` also reads the 1,000 best levels of each side, as
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sortedcontainers import SortedDict
 
+from benchmarks.books import DEPTHS, INPUT, PUBLISHED, STAGE, UPDATES, Levels, make_updates, ours
 from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated, growth
 from coinspace._ext.orderbook import OrderBook
-
-STAGE = "book"
-INPUT = "simulated updates, seed 7: 24 levels, 80 % within 20 ticks of the touch"
-DEPTHS = (200, 500, 1000, 2000, 5000)
-UPDATES = 256
-# levels of an update per side; together the 24 of the goal
-LEVELS = 12
-PUBLISHED = 1000
-Levels = NDArray[np.float64]
-
-
-def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Levels]:
-    """Return (bids, asks) of a snapshot as float64[2, depth] and updates as float64[n, 2, 12].
-
-    Each update is undone by the next one, so that the book keeps its depth however often the
-    updates are repeated.
-    """
-    draw = random.Random(seed)
-    ticks = np.arange(depth, dtype=np.float64)
-    snapshot = [
-        np.stack([price, np.full(depth, 1.0)])
-        for price in (60_000 - ticks * 0.02, 60_000.02 + ticks * 0.02)
-    ]
-    updates = [np.empty((UPDATES, 2, LEVELS)), np.empty((UPDATES, 2, LEVELS))]
-    for number in range(0, UPDATES, 2):
-        for side, sign in ((0, -1), (1, 1)):
-            chosen: set[int] = set()
-            while len(chosen) < LEVELS:
-                near = draw.random() < 0.8
-                chosen.add(draw.randrange(20 if near else depth))
-            for i, tick in enumerate(sorted(chosen)):
-                # half of the levels are new ones between the ticks, half change or go
-                fresh = i % 2 == 0
-                base = 60_000 if side == 0 else 60_000.02
-                price = base + sign * (tick * 0.02 + (0.01 if fresh else 0.0))
-                gone = not fresh and i % 4 == 1
-                updates[side][number, :, i] = price, 0.0 if gone else draw.random() + 0.1
-                updates[side][number + 1, :, i] = price, 0.0 if fresh else 1.0
-    return snapshot[0], snapshot[1], updates[0], updates[1]
 
 
 class Sorted:
@@ -102,23 +61,6 @@ class Hashed:
 
     def top(self, n: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
         return sorted(self.bids.items(), reverse=True)[:n], sorted(self.asks.items())[:n]
-
-
-def ours(depth: int, read: int = 0) -> tuple[OrderBook, Callable[[], None]]:
-    """Return the book and one pass over all updates; `read` > 0 also reads so many best levels."""
-    bids, asks, more_bids, more_asks = make_updates(depth)
-    book = OrderBook()
-    book.load(bids, asks)
-    if not read:
-        return book, lambda: book.apply_repeatedly(more_bids, more_asks)
-    pairs = list(zip(more_bids, more_asks, strict=True))
-
-    def run() -> None:
-        for one_bids, one_asks in pairs:
-            book.apply(one_bids, one_asks)
-            book.top(read)
-
-    return book, run
 
 
 def peer(kind: type[Sorted] | type[Hashed], depth: int, read: int = 1) -> Callable[[], None]:

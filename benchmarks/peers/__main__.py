@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.measure import ROUNDS, Result, print_result
-from benchmarks.peers import parse
+from benchmarks.peers import book, parse
 
 
 def measure(one: Callable[[int], Result]) -> Result:
@@ -21,7 +21,7 @@ def measure(one: Callable[[int], Result]) -> Result:
 def main() -> int:
     parse.prepare()
     failed = False
-    for one in parse.MEASURES:
+    for one in (*parse.MEASURES, *book.MEASURES):
         result = measure(one)
         print_result(result)
         failed = failed or bool(result.failures)

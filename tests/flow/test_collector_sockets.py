@@ -206,16 +206,18 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     from coinspace.feed.format import FeedReader
 
     saved = tmp_path / "archive"
-    async with ExchangeServer(Simulation(9, ONLY), limits=False) as server:
-        async with collecting(server, "binance", record=True) as running:
-            await running.until(lambda: len(running.books("BTC/USDT")) > 10, "some books")
-            archive = running.worker.process.settings.data / "archive"
-            published = running.messages
-            assert running.worker.recorder is not None
-            await asyncio.to_thread(running.worker.recorder.close)
-            saved.mkdir()
-            for path in archive.iterdir():
-                (saved / path.name).write_bytes(path.read_bytes())
+    async with (
+        ExchangeServer(Simulation(9, ONLY), limits=False) as server,
+        collecting(server, "binance", record=True) as running,
+    ):
+        await running.until(lambda: len(running.books("BTC/USDT")) > 10, "some books")
+        archive = running.worker.process.settings.data / "archive"
+        published = running.messages
+        assert running.worker.recorder is not None
+        await asyncio.to_thread(running.worker.recorder.close)
+        saved.mkdir()
+        for path in archive.iterdir():
+            (saved / path.name).write_bytes(path.read_bytes())
     (path,) = saved.iterdir()
     sink = ListSink()
     entries = [(symbol + "USDT", symbol + "/USDT") for symbol in ("BTC", "ETH", "XRP", "SOL")]
@@ -272,4 +274,4 @@ async def test_the_market_list_is_printed_by_quote_and_base() -> None:
             client.get(server.urls["upbit"]["rest"] + spelled.markets_request().path) as answer,
         ):
             lines = list(market_lines(spelled.read_markets(await answer.read()), False))
-        assert [line.split()[:2] for line in lines][0] == ["BTC/KRW", "KRW-BTC"]
+        assert lines[0].split()[:2] == ["BTC/KRW", "KRW-BTC"]
