@@ -23,3 +23,4 @@ cdef class BinanceParser(Parser):
     cdef int _trade(self, int id_slot) noexcept
     cdef int _ticker(self) noexcept
     cdef const char *_level(self, const char *p, double *price, double *size) noexcept
+    cdef const char *_pairs(self, const char *p, bint falling, bint whole, bint *unread) noexcept

@@ -92,6 +92,7 @@ cdef struct Key:
 cdef extern from "unit.h" nogil:
     enum:
         LEVEL_PAD       # bytes that a template may look at
+        PAIR_PAD        # bytes that level_quoted may look at
     const char *unit_default(const char *p, double *values) noexcept
     const char *unit_simple(const char *p, double *values) noexcept
     const char *level_quoted(const char *p, double *price, double *size) noexcept
