@@ -7,12 +7,14 @@ from coinspace._ext.parser cimport Parser
 cdef class BinanceParser(Parser):
     cdef:
         dict markets               # symbol to market, for `decode`
+        const char *stream         # the wrapper's stream name; empty where there is no wrapper
+        const char *stream_end
         int bid_slot               # whose array the side holds
         int ask_slot
         int bad_sides              # sides of a diff with an impossible level, as bits
 
     cdef int _wrapped(self) noexcept
-    cdef int _stream_symbol(self, const char *p, const char *end) noexcept
+    cdef int _stream_symbol(self) noexcept
     cdef int _payload(self) noexcept
     cdef int _event(self) noexcept
     cdef int _symbol(self) noexcept

@@ -144,14 +144,15 @@ cdef class BinanceParser(Parser):
             return Parser.single(self, p)
         self.message_at = close + 9
         self.message_to = after
-        self._stream_symbol(stream, close)
+        self.stream = stream
+        self.stream_end = close
         return self._payload()
 
     cdef int message(self) noexcept:
         cdef int data = self.type[DATA]
         if self.type[STREAM] == STRING and (data == OBJECT or data == ARRAY):
             return self._wrapped()
-        self.symbol_size = 0
+        self.stream_end = self.stream
         return self._payload()
 
     cdef int _wrapped(self) noexcept:
@@ -168,11 +169,14 @@ cdef class BinanceParser(Parser):
             return self.fail(WRONG, DATA, at)
         self.message_at = at
         self.message_to = to
-        self._stream_symbol(stream, stream_end)
+        self.stream = stream
+        self.stream_end = stream_end
         return self._payload()
 
-    cdef int _stream_symbol(self, const char *p, const char *end) noexcept:
+    cdef int _stream_symbol(self) noexcept:
         # "btcusdt@depth20@100ms": capitals of what stands before the first @
+        cdef const char *p = self.stream
+        cdef const char *end = self.stream_end
         cdef const char *at = <const char*>memchr(p, c'@', <size_t>(end - p)) if p < end else NULL
         cdef Py_ssize_t size = at - p if at is not NULL else 0
         cdef Py_ssize_t i
@@ -270,6 +274,7 @@ cdef class BinanceParser(Parser):
     cdef int _partial(self) noexcept:
         if self.needs(self.as_integer(S_LAST_ID, &self.final_update_id), S_LAST_ID) or self._sides(S_BIDS, S_ASKS):
             return MALFORMED
+        self._stream_symbol()
         self.exchange_ns = 0
         self.first_update_id = 0
         self.snapshot = True

@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "asan"
+PORTABLE = ROOT / "build" / "asan-portable"
 # what the parsers need, so that the build takes seconds
 MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance")
 BUILD_TIMEOUT_S = 300.0
@@ -36,23 +37,27 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def build() -> None:
+def build(folder: Path = FOLDER, march: str | None = None) -> None:
     """Compile the parsers with the sanitisers; quick when nothing changed.
 
+    Args: march: the processor; "" = the compiler's default, for the portable number reader.
     Raises: RuntimeError with the compiler's output.
     """
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        _copy(ROOT / name, FOLDER / name)
+        _copy(ROOT / name, folder / name)
     for name in ("__init__.py", "errors.py", "_ext/__init__.py"):
-        _copy(ROOT / "coinspace" / name, FOLDER / "coinspace" / name)
+        _copy(ROOT / "coinspace" / name, folder / "coinspace" / name)
     for path in (ROOT / "ext").iterdir():
         if path.stem in MODULES or path.suffix == ".h":
-            _copy(path, FOLDER / "ext" / path.name)
+            _copy(path, folder / "ext" / path.name)
+    environment = {**os.environ, "COINSPACE_BUILD": "asan"}
+    if march is not None:
+        environment["COINSPACE_MARCH"] = march
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     done = subprocess.run(
         command,
-        cwd=FOLDER,
-        env={**os.environ, "COINSPACE_BUILD": "asan"},
+        cwd=folder,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=BUILD_TIMEOUT_S,
@@ -62,7 +67,9 @@ def build() -> None:
         raise RuntimeError(f"sanitised build failed:\n{done.stdout}\n{done.stderr}")
 
 
-def run(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, timeout_s: float, folder: Path = FOLDER
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m tests.fuzz.child` on the sanitised build."""
     preload = runtime()
     if preload is None:
@@ -74,11 +81,11 @@ def run(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:exitcode=99",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
-        "PYTHONPATH": f"{FOLDER}{os.pathsep}{ROOT}",
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
     }
     return subprocess.run(
         [sys.executable, "-m", "tests.fuzz.child", *arguments],
-        cwd=FOLDER,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
