@@ -23,7 +23,11 @@ from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
 
 STAGE = "parse"
-PARSERS = {"upbit": UpbitParser, "bithumb": BithumbParser, "binance": BinanceParser}
+PARSERS: dict[str, type[Parser]] = {
+    "upbit": UpbitParser,
+    "bithumb": BithumbParser,
+    "binance": BinanceParser,
+}
 LOADS = "orjson.loads"
 # kind -> (gate, goal) over orjson.loads and over orjson to arrays
 BOOKS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {

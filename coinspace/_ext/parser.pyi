@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class Parser:
     malformed: int
     levels_dropped: int
     template_misses: int
-    def __init__(self, capacity: int = ...) -> None: ...
+    def __new__(cls, capacity: int = ..., *args: Any, **kwargs: Any) -> Self: ...
     def parse(self, frame: Buffer) -> int: ...
     def decode(self, frame: Buffer) -> list[dict[str, Any]]: ...
     @property

@@ -59,5 +59,5 @@ def test_a_parser_is_the_same_after_any_frame(exchange: str) -> None:
     for _ in range(2000):
         used.decode(mutate.frame(exchange, rng))
         frame = mutate.base(exchange, rng)
-        fresh = type(used)(8, markets=MARKETS) if exchange == "binance" else type(used)(8)  # type: ignore[call-arg]
+        fresh = type(used)(8, markets=MARKETS) if exchange == "binance" else type(used)(8)
         assert used.decode(frame) == fresh.decode(frame)
