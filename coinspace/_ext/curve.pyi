@@ -1,4 +1,4 @@
-from typing import Final, final
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,8 @@ EMPTY: Final[int]
 
 @final
 class Curve:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         max_spread: float,
         *,
         spacing: float = 0.0,
@@ -22,7 +22,7 @@ class Curve:
         cap_min_per_side: int = 50,
         cap_trim: float = 0.01,
         cap_sigmas: float = 5.0,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def max_spread(self) -> float: ...
     @property
