@@ -181,7 +181,9 @@ class Worker:
 
     def _report(self) -> None:
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
-        missing = [s.market for s in self.stage.statuses if s.state != "synced"]
+        # a market that the exchange has halted is as it should be
+        fine = ("synced", "halted")
+        missing = [s.market for s in self.stage.statuses if s.state not in fine]
         if refused:
             self.process.degraded(
                 f"{self.exchange.NAME} refused the subscription: {refused[0]}; check the markets"
