@@ -23,6 +23,8 @@ from coinspace.storage.address import Address, address, root
 T = TypeVar("T")
 OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
 INTERVAL_S = 2.0
+# what a change of columns damages is stored again from the journals: some seconds do not matter
+LOOKS_PER_SCHEMA = 5
 QUERY_TIMEOUT_S = 5.0
 # a table this far behind its acknowledged rows does not keep up
 APPLY_LAG_TRANSACTIONS = 1000
@@ -44,16 +46,20 @@ class Findings:
     views: list[str] = field(default_factory=list)
 
 
-async def look(settings: Settings) -> Findings:
-    """Look once; takes at most some seconds, whatever the server does."""
+async def look(settings: Settings, *, columns: bool = True) -> Findings:
+    """Look once; takes at most some seconds, whatever the server does.
+
+    Args: columns: whether the schema is compared, too, which asks for each table's columns.
+    """
     found = Findings()
     try:
         where = address(settings)
         found.problems, found.views = await _within(QUERY_TIMEOUT_S, _ask(where))
-        ttl = settings.storage.ttl == "on"
-        found.drift = await _within(
-            QUERY_TIMEOUT_S, asyncio.to_thread(schema.differences, where, ttl=ttl)
-        )
+        if columns:
+            ttl = settings.storage.ttl == "on"
+            found.drift = await _within(
+                QUERY_TIMEOUT_S, asyncio.to_thread(schema.differences, where, ttl=ttl)
+            )
         found.reachable = True
     except TimeoutError:
         found.problems.append(
@@ -186,7 +192,8 @@ class Watch:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            self.findings = await look(self._settings)
+            columns = self.looks % LOOKS_PER_SCHEMA == 0
+            self.findings = await look(self._settings, columns=columns)
             self.looks += 1
             self._own_clock()
             drift = [one for one in self.findings.drift if one.table in self._tables]

@@ -210,6 +210,12 @@ class Faults:
             return False
         return rows[0][0] == 0 and open_rows[0][0] == 0 and self._complete()
 
+    def mended(self) -> bool:
+        """Tell whether a change of columns was undone and what it damaged is being stored again."""
+        wrong = schema.differences(address(self.settings), ttl=False)
+        again = self.sql("select count() from gap where reason like 'schema changed%'")
+        return not wrong and again[0][0] > 0
+
     def _complete(self) -> bool:
         expected = self.expected()
         return all(

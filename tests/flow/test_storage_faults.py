@@ -79,7 +79,7 @@ def test_short_matrix(faults: Faults) -> None:
     # somebody changes a column
     faults.until(lambda: faults.state(BOOK_WORKER) == "ready", 60)
     faults.sql("alter table orderbook alter column ask_size type varchar")
-    time.sleep(2)
+    faults.until(faults.mended, 60)
     report = finish(faults, "faults_short", 90)
     assert report["total"]["lost"] == report["total"]["dead"] == 0
     assert faults.sql("select distinct status from gap where kind != 'venue'") == [("filled",)]
@@ -122,7 +122,7 @@ def test_long_matrix(short_path: Path) -> None:
 
         faults.sql("alter table trade alter column price type boolean")
         faults.sql("alter table orderbook drop column asks")
-        time.sleep(10)
+        faults.until(faults.mended, 120)
         finish(faults, "faults_long", 300)
         assert max(faults.figures["worker_rss_mb"].values()) < 400
     finally:
