@@ -30,6 +30,7 @@ from coinspace.endpoint.routes import (
 # below this an answer fits into one packet anyway
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
+LATEST_PATH = "/v1/indices/"
 
 
 def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
@@ -51,7 +52,16 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
         raw = path.encode("utf-8", "replace").lower()
         return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
 
-    return Gate(app, context.settings.endpoint, keys, known_path), app, api
+    assets = frozenset(context.settings.index.assets)
+
+    def ready(path: str) -> bytes | None:
+        asset = path.removeprefix(LATEST_PATH)
+        if asset not in assets or len(asset) == len(path):
+            return None
+        latest = context.live.indices.get(asset)
+        return None if latest is None else latest.body(context.now_ms(), context.stale_ms)
+
+    return Gate(app, context.settings.endpoint, keys, known_path, ready), app, api
 
 
 def _handle_errors(app: Application) -> None:

@@ -47,13 +47,25 @@ SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
 ]
 
 
+READY_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+]
+
+
 class Gate:
     """Lets a request through to `app`, or answers it with a problem."""
 
     def __init__(
-        self, app: App, settings: EndpointSettings, keys: Keys, paths: Callable[[str], bool]
+        self,
+        app: App,
+        settings: EndpointSettings,
+        keys: Keys,
+        paths: Callable[[str], bool],
+        ready: Callable[[str], bytes | None],
     ) -> None:
         self.app = app
+        self._ready = ready
         self.keys = keys
         self.known_path = paths
         self.keys_needed = settings.require_keys or not is_loopback(settings.host)
@@ -81,6 +93,16 @@ class Gate:
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "GET" and not scope["query_string"]:
+            # the route that programs ask most has its bytes at hand: the framework's own way to
+            # the same answer costs as much again as the server
+            body = self._ready(scope["path"])
+            if body is not None:
+                length = (b"content-length", b"%d" % len(body))
+                start = [*READY_HEADERS, length, *headers]
+                await send({"type": "http.response.start", "status": 200, "headers": start})
+                await send({"type": "http.response.body", "body": body})
+                return
         if scope["method"] == "HEAD":
             # the server leaves the body out, the routes need not know
             scope = {**scope, "method": "GET", "coinspace.head": True}
