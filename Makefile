@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV) …"
 	@$(PIP) install --upgrade 'pip>=25.1' || { echo "packages could not be fetched: check the network or pip's settings"; exit 1; }
 	@$(PIP) install --group build
-	@$(PIP) install --no-build-isolation --editable . || \
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable . || \
 		{ echo "installing failed: see the lines above (network for packages, compiler for ext/)"; exit 1; }
 	@mkdir -p build && touch $@ $(BUILT)
 

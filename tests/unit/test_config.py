@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from coinspace.cli import coinspace
-from coinspace.config import Settings, default_toml, load
+from coinspace.config import Settings, load
+from coinspace.config_file import default_toml
 from coinspace.errors import ConfigError
 
 
