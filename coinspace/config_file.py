@@ -16,29 +16,30 @@ def default_toml() -> str:
     """Return a commented configuration file with every default."""
     lines = ["# CoinSpace: every key with its default; uncomment what you change.", ""]
     # a plain build of the defaults: the environment must not leak into the file
-    settings = Settings.model_construct()
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        if isinstance(value, Section):
-            lines += ["", f"[{name}]", *_section_lines(value)]
-        elif name == "exchanges":
-            for exchange, section in value.items():
-                lines += ["", f"[exchanges.{exchange}]", *_section_lines(section)]
-        else:
-            lines.append(_line(name, value, field.description))
+    lines += _table("", Settings.model_construct())
     return "\n".join(lines) + "\n"
 
 
-def _section_lines(section: Section) -> list[str]:
-    return [
-        _line(key, getattr(section, key), field.description)
-        for key, field in type(section).model_fields.items()
-    ]
+def _table(name: str, section: Section | Settings) -> list[str]:
+    lines = ["", f"[{name}]"] if name else []
+    tables: list[str] = []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        place = f"{name}.{key}" if name else key
+        if isinstance(value, Section):
+            tables += _table(place, value)
+        elif isinstance(value, dict) and any(isinstance(one, Section) for one in value.values()):
+            for one, inner in value.items():
+                tables += _table(f"{place}.{one}", inner)
+        else:
+            lines.append(_line(key, value, field.description))
+    return lines + tables
 
 
 def _line(key: str, value: Any, description: str | None) -> str:
     comment = f"  # {description}" if description else ""
-    return f"#{key} = {_toml(value)}{comment}"
+    # TOML has no word for nothing
+    return f"# {key}: unset{comment}" if value is None else f"#{key} = {_toml(value)}{comment}"
 
 
 def _toml(value: Any) -> str:
@@ -51,7 +52,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, Section):
         value = {key: one for key, one in value.model_dump().items() if one is not None}
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r} = {_toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f'"{key}" = {_toml(one)}' for key, one in value.items()) + "}"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 
