@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 	@mkdir -p build && touch $@ $(BUILT)
 
 $(TOOLS): pyproject.toml | $(INSTALLED)
-	@$(PIP) install --group test --group lint
+	@$(PIP) install --group test --group bench --group lint
 	@touch $@
 
 $(BUILT): $(SOURCES) setup.py $(INSTALLED)

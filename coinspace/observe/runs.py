@@ -246,9 +246,9 @@ class Encoder(Sender):
         """Forget the rows instead of sending them."""
         batch, self._open = self._open, None
         if batch is not None:
-            self._bytes = 0
-            batch.buffer.clear()  # type: ignore[no-untyped-call]
-            self._spare.append(batch.buffer)
+            self._open_bytes = 0
+            batch.lines.clear()
+            self._spare.append(batch.lines)
 
 
 def encode(found: list[Source], settings: Settings) -> Run:

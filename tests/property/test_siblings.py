@@ -38,7 +38,8 @@ def test_average_is_the_exact_one_and_survives_a_restart(
 ) -> None:
     parameters = IndexParameters()
     average = Average(parameters)
-    now, kept = 1_790_000_000_000_000_000, []
+    now = 1_790_000_000_000_000_000
+    kept: list[tuple[int, float | None]] = []
     for number, (step, price) in enumerate(steps):
         now += step
         kept = [tick for tick in kept if tick[0] < now]

@@ -100,8 +100,7 @@ def test_a_book_of_one_level_keeps_the_best() -> None:
     book = OrderBook(1)
     for price in (3.0, 5.0, 4.0):
         book.apply(side((price, 1)), side())
-    assert book.best_bid == (5, 1)
-    assert book.levels_dropped == 2
+    assert (book.best_bid, book.levels_dropped) == ((5, 1), 2)
 
 
 def test_many_inserts_at_one_end_keep_the_order() -> None:
