@@ -5,7 +5,7 @@ from picows import WSFrame, WSListener, WSTransport
 
 from coinspace._ext.collector import Collector
 
-class Owner(Protocol):
+class _Owner(Protocol):
     def on_open(self, transport: WSTransport) -> None: ...
     def on_close(self, code: int, reason: str) -> None: ...
     def on_lost(self) -> None: ...
@@ -17,7 +17,7 @@ class FrameListener(WSListener):
         self,
         collector: Collector[Any],
         connection: int,
-        owner: Owner,
+        owner: _Owner,
         recorder: Callable[[int, bytes], None] | None = None,
     ) -> None: ...
     @property
