@@ -18,7 +18,7 @@ import orjson
 import uvloop
 
 WARM_UP = 5_000
-WINDOW_S = 1.0
+WINDOW_S = 0.7
 
 
 class Window:

@@ -84,6 +84,7 @@ class Stream(asyncio.Protocol):
         self.started = False
         self.paused = False
         self.lost = False
+        self.flooding = False
         self.pacing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,9 +120,14 @@ class Stream(asyncio.Protocol):
             loop.call_soon(self.flood)
 
     def flood(self) -> None:
-        while not self.paused and not self.lost:
-            self.batch.stamp_all(time.time_ns() // 1_000_000)
-            self.transport.write(bytes(self.batch.data))
+        # one batch a turn of the loop: a lost client is only heard of between turns
+        if self.paused or self.lost or self.transport.is_closing():
+            self.flooding = False
+            return
+        self.flooding = True
+        self.batch.stamp_all(time.time_ns() // 1_000_000)
+        self.transport.write(bytes(self.batch.data))
+        asyncio.get_running_loop().call_soon(self.flood)
 
     async def pace(self) -> None:
         assert self.sent_ns is not None
@@ -143,7 +149,7 @@ class Stream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
-        if not self.rate:
+        if not self.rate and not self.flooding:
             self.flood()
 
     def connection_lost(self, exc: Exception | None) -> None:
