@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 import pytest
 
+from benchmarks import ondemand
 from benchmarks.frames import INPUT, frames, upbit_book
 from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
 from benchmarks.peers import arrays
@@ -29,6 +30,7 @@ PARSERS: dict[str, type[Parser]] = {
     "binance": BinanceParser,
 }
 LOADS = "orjson.loads"
+ONDEMAND = "simdjson On-Demand"
 # kind -> (gate, goal) over orjson.loads and over orjson to arrays
 BOOKS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {
     "upbit-book": ((6.5, 9), (13, 20)),
@@ -82,19 +84,28 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
         np.testing.assert_array_equal(asks, ours.asks)
 
     def measure(rounds: int) -> Result:
-        passes = {name: each(reader, batch) for name, reader in readers.items()}
+        passes: dict[str, Callable[[], object]] = {
+            name: each(reader, batch) for name, reader in readers.items()
+        }
+        if ondemand.missing() is None:
+            passes[ONDEMAND] = ondemand.reader(kind, batch)
         timing = compare(
             {OURS: each(ours.parse, batch), LOADS: each(orjson.loads, batch), **passes},
             events=len(batch),
             rounds=rounds,
         )
         result = Result(STAGE, kind, "ns/frame", INPUT, timing)
+        if reason := ondemand.missing():
+            result.note = f"{ONDEMAND} not measured: {reason}"
         loads, whole = BOOKS[kind]
         gate, goal = loads or (None, None)
         result.ratio(LOADS, gate=gate, goal=goal)
         result.ratio("orjson → arrays", gate=whole[0], goal=whole[1])
         for name in passes:
-            if name != "orjson → arrays":
+            if name == ONDEMAND and loads:
+                # a C++ loop, while ours is called from Python
+                result.ratio(name, gate=2.2 if kind == "upbit-book" else 1.9, goal=3)
+            elif name != "orjson → arrays":
                 result.ratio(name)
         result.figures["bytes per frame"] = sum(map(len, batch)) / len(batch)
         return result

@@ -32,7 +32,7 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.config import load
 
 RATE = 2_000
-ROUNDS = 3
+ROUNDS = 2
 HOPS = 3
 WARM_UP_S = 2.0
 WINDOW_S = 5.0

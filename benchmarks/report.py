@@ -16,14 +16,15 @@ from typing import Any
 
 import orjson
 
-from benchmarks.chart import chart
+from benchmarks.chart import chart, chosen
 from benchmarks.measure import FOLDER, OURS, Check
+from benchmarks.obstacles import obstacle_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 CHART = HERE / "chart.svg"
 README = HERE.parent / "README.md"
-MARKS = ("<!-- results: written by make report -->", "<!-- end of results -->")
+MARKS = ("<!-- results -->", "<!-- end of results -->")
 STAGES = (
     "receive",
     "parse",
@@ -116,7 +117,8 @@ def obstacles(rows: list[Row]) -> list[str]:
     """Return a line for each goal that was not reached."""
     return [
         f"* {row['stage']}, {row['case']}, {check.what}: {number(check.value)}, goal"
-        f" {bound(check, check.goal)}. {check.obstacle or 'No cause measured yet.'}"
+        f" {bound(check, check.goal)}."
+        f" {check.obstacle or obstacle_of(row['stage'], row['case'], check.what)}"
         for row in rows
         for check in checks_of(row)
         if check.goal is not None and not check.reaches(check.goal)
@@ -224,11 +226,15 @@ def results(rows: list[Row]) -> str:
 
 
 def headline(rows: list[Row]) -> list[str]:
-    """Return the README's table: each case with peers, ours and the strongest comparisons."""
-    lines = ["| stage | case | CoinSpace | beside |", "|---|---|---:|---|"]
-    for row in rows:
-        if not row.get("ns") or OURS not in row["ns"]:
-            continue
+    """Return the README's chart and table: the chart's cases, each with what stands beside ours."""
+    lines = [
+        "",
+        "![What each stage costs](benchmarks/chart.svg)",
+        "",
+        "| stage | case | CoinSpace | beside |",
+        "|---|---|---:|---|",
+    ]
+    for row in chosen(rows):
         ratios = row["ratios"]
         others = sorted((n for n in ratios if not n.startswith(OURS)), key=lambda n: -ratios[n])
         beside = ", ".join(
@@ -249,7 +255,8 @@ def write_readme(rows: list[Row], path: Path = README) -> bool:
     if begin < 0 or end < begin:
         return False
     head = text[: begin + len(MARKS[0])]
-    path.write_text("\n".join([head, *headline(rows), text[end:]]))
+    tail = "From [benchmarks/RESULTS.md](benchmarks/RESULTS.md): every figure, gate and condition."
+    path.write_text("\n".join([head, *headline(rows), "", tail, text[end:]]))
     return True
 
 

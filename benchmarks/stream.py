@@ -132,10 +132,11 @@ class Stream(asyncio.Protocol):
     async def pace(self) -> None:
         assert self.sent_ns is not None
         count = len(self.batch.starts) - 1
-        start = time.monotonic()
-        number = 0
+        # numbers go on over connections: each belongs to one time of sending
+        start, first = time.monotonic(), len(self.sent_ns)
+        number = first
         while not self.lost:
-            due = int((time.monotonic() - start) * self.rate)
+            due = first + int((time.monotonic() - start) * self.rate)
             while number < due and not self.paused:
                 frame = self.batch.one(number % count, PACED_BASE_MS + number)
                 # the wall clock: readers compare it with stamps of other processes

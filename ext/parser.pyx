@@ -36,6 +36,8 @@ from coinspace._ext.scan cimport unescape
 
 # deepest book that any exchange publishes
 DEFAULT_CAPACITY = 5000
+# 2^53: below it every integer is a double
+cdef double EXACT_INTEGERS = 9007199254740992.0
 # distinct symbols remembered with their market; an exchange has under 4,000
 NAMES_LIMIT = 8192
 
@@ -469,12 +471,23 @@ cdef class Parser:
         if type == NUMBER:
             out[0] = self.number[slot]
             return 1
+        cdef const char *at = self.at[slot]
         if type == STRING or type == LONG_NUMBER:
-            return 1 if number_read(self.at[slot], self.to[slot], out) == self.to[slot] else -1
+            # text within the frame may be read beyond its end; text in the room may not
+            if at >= self.frame and self.end - at >= NUMBER_PAD and number_short(at, out) == self.to[slot]:
+                return 1
+            return 1 if number_read(at, self.to[slot], out) == self.to[slot] else -1
         return 0 if type == ABSENT else -1
 
     cdef int as_integer(self, int slot, int64_t *out) noexcept:
         cdef int type = self.type[slot]
+        cdef double whole
+        if type == NUMBER:
+            # at most 15 digits: a double that is an integer is the text's own value
+            whole = self.number[slot]
+            if whole < EXACT_INTEGERS and whole == <double><int64_t>whole:
+                out[0] = <int64_t>whole
+                return 1
         if type == NUMBER or type == STRING or type == LONG_NUMBER:
             return 1 if integer_read(self.at[slot], self.to[slot], out) else -1
         return 0 if type == ABSENT else -1

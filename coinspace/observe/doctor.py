@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
 from coinspace.storage.address import root
 from coinspace.storage.watch import look
+from coinspace.tuning import spins
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
@@ -41,6 +43,7 @@ def check_host(settings: Settings) -> list[Finding]:
         _governor(),
         _mapped_areas(),
         _sockets(settings),
+        *_tuning(settings),
         *_database(settings),
         *_processes(settings),
     ]
@@ -143,6 +146,46 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "problem", problem)
     if not findings.problems:
         yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
+
+
+def _tuning(settings: Settings) -> Iterator[Finding]:
+    """Check the latency settings against this host; nothing is said of defaults."""
+    tuning = settings.tuning
+    here = os.cpu_count() or 1
+    names = [name for name, _ in settings.processes()]
+    wrong = sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+    if wrong:
+        yield Finding(
+            "pinning",
+            "problem",
+            f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}",
+        )
+    unused = [one for one in tuning.cpus if not any(fnmatchcase(name, one) for name in names)]
+    if unused:
+        yield Finding("pinning", "advice", f"tuning.cpus: no process is called {', '.join(unused)}")
+    spinning = sum(spins(name, tuning) for name in names)
+    if spinning >= here:
+        yield Finding(
+            "spinning",
+            "problem",
+            f"tuning.spin: {spinning} processes never sleep on {here} processors: they take each"
+            " other's time, expected fewer than processors",
+        )
+    lowest = 20 - resource.getrlimit(resource.RLIMIT_NICE)[0]
+    if tuning.nice < 0 and os.geteuid() and tuning.nice < lowest:
+        yield Finding(
+            "priority",
+            "advice",
+            f"tuning.nice {tuning.nice} needs permission: LimitNICE={tuning.nice} in the unit file",
+        )
+    most = int(_read("/proc/sys/net/core/rmem_max") or 0)
+    if most and tuning.receive_buffer > most:
+        yield Finding(
+            "socket buffers",
+            "advice",
+            f"tuning.receive_buffer {tuning.receive_buffer} is cut to {most}:"
+            f" `sysctl -w net.core.rmem_max={tuning.receive_buffer}`",
+        )
 
 
 def _processes(settings: Settings) -> Iterator[Finding]:

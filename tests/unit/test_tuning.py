@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from coinspace.config import TuningSettings, load
+from coinspace.observe.doctor import check_host
 from coinspace.tuning import cpus_of, spins, tune_socket
 
 REPORT = """
@@ -105,3 +106,27 @@ def test_a_bad_value_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COINSPACE_TUNING__GC", "sometimes")
     with pytest.raises(Exception, match=r"tuning\.gc"):
         load()
+
+
+def test_doctor_names_what_this_host_cannot_do(tmp_path: Path) -> None:
+    path = tmp_path / "coinspace.toml"
+    path.write_text(
+        f'data = "{tmp_path / "data"}"\n[tuning]\nspin = ["*"]\nreceive_buffer = 1073741824\n'
+        "cpus = {'index-*' = [9999], 'collector-*' = [0]}\n"
+    )
+    found = {
+        (one.subject, one.level): one.text
+        for one in check_host(load(path))
+        if one.subject in ("pinning", "spinning", "socket buffers")
+    }
+    assert "was 9999" in found["pinning", "problem"]
+    assert "no process is called collector-*" in found["pinning", "advice"]
+    assert "never sleep" in found["spinning", "problem"]
+    assert "rmem_max" in found["socket buffers", "advice"]
+
+
+def test_doctor_says_nothing_of_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "coinspace.toml"
+    path.write_text(f'data = "{tmp_path / "data"}"\n')
+    subjects = {one.subject for one in check_host(load(path))}
+    assert not subjects & {"pinning", "spinning", "priority", "socket buffers"}
