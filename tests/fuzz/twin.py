@@ -375,6 +375,13 @@ def shown(messages: list[dict[str, Any]]) -> list[str]:
         "ticker": ("bid_size", "ask_size"),
     }
     return [
-        repr(sorted((k, v) for k, v in one.items() if k not in hidden.get(one["kind"], ())))
+        repr(
+            sorted((k, _sorted(v)) for k, v in one.items() if k not in hidden.get(one["kind"], ()))
+        )
         for one in messages
     ]
+
+
+def _sorted(value: Any) -> Any:
+    # a control frame's detail is its own object, in the order in which it came
+    return sorted(value.items()) if isinstance(value, dict) else value
