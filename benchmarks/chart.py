@@ -24,9 +24,9 @@ CASES = (
     ("parse", "Upbit"),
     ("parse", "Binance"),
     ("receive", "upbit"),
-    ("book", ""),
-    ("bus", ""),
-    ("merge+index", ""),
+    ("book", "24 levels"),
+    ("bus", "1 KB"),
+    ("index", "merge +"),
 )
 
 

@@ -30,7 +30,7 @@ STAGES = (
     "parse",
     "book",
     "bus",
-    "merge+index",
+    "index",
     "storage",
     "end to end",
     "latency",
