@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class Collecting:
     @property
     def states(self) -> dict[str, str]:
         return dict(self.worker.stage.states)
+
+    def all_disconnected(self) -> bool:
+        told = [self.told(market) for market in self.states]
+        return all(states and states[-1]["state"] == "disconnected" for states in told)
 
     def count(self, name: str) -> float:
         return self.worker.counters().get(name, 0)
@@ -161,6 +165,9 @@ async def collecting(
         assert not missed, f"{missed} messages lost between collector and test"
     finally:
         await worker.stop()
+        # the last words are still on their way
+        with suppress(AssertionError):
+            await running.until(running.all_disconnected, "the end of all markets", 2)
         subscriber.close()
         shutil.rmtree(folder, ignore_errors=True)
 

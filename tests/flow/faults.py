@@ -191,10 +191,13 @@ class Faults:
 
     def stop_feeders(self) -> None:
         """Stop publishing, orderly."""
+        # one that was started a moment ago does not know of SIGTERM yet
+        self.until(lambda: all(self.state(name) == "ready" for name in FEEDERS), 60)
         for name in FEEDERS:
             self.processes[name].terminate()
         for name in FEEDERS:
-            assert self.processes[name].wait(20) == 0
+            code = self.processes[name].wait(60)
+            assert code == 0, f"{name} ended with {code}: {self.explain()}"
 
     def settled(self) -> bool:
         """Tell whether nothing is pending, no hole open and all rows visible."""
