@@ -189,10 +189,20 @@ class Faults:
             cursor = connection.execute(text)
             return list(cursor.fetchall()) if cursor.description else []
 
+    def is_heard(self, name: str) -> bool:
+        """Tell whether something of a publisher's present epoch is stored."""
+        health = read_health(self.settings, name)
+        if self.state(name) != "ready" or not health:
+            return False
+        table = "orderbook" if name.startswith("orderbook") else "trade"
+        rows = self.sql(f"select count() from {table} where epoch = {int(health['started_ns'])}")
+        return bool(rows[0][0])
+
     def stop_feeders(self) -> None:
         """Stop publishing, orderly."""
-        # one that was started a moment ago does not know of SIGTERM yet
-        self.until(lambda: all(self.state(name) == "ready" for name in FEEDERS), 60)
+        # a publisher that ends before anybody has connected to it is only known to its journal,
+        # which workers read when that publisher, or they themselves, start again
+        self.until(lambda: all(self.is_heard(name) for name in FEEDERS), 60)
         for name in FEEDERS:
             self.processes[name].terminate()
         for name in FEEDERS:
