@@ -1,9 +1,8 @@
 """One subscription kept alive: dial, subscribe, watch, replace before it ends.
 
 A `Link` is one WebSocket; a `Connection` keeps one Link open, and for a moment two when it
-replaces one (make before
-break). All decisions about time are in `limits`; all data goes from the listener straight into the
-stage.
+replaces one (make before break). All decisions about time are in `limits`; all data goes from the
+listener straight into the stage.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ from picows import WSAutoPingStrategy, WSError, WSHandshakeError, WSMsgType, WST
 from coinspace._ext.collector_listener import FrameListener
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.limits import Dialer, Window
+from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
 from coinspace.feed.recorder import Recorder
+from coinspace.tuning import tune_socket
 
 HANDSHAKE_TIMEOUT_S = 10.0
 PONG_TIMEOUT_S = 10.0
@@ -98,6 +99,7 @@ class Connection:
         *,
         ssl_context: ssl.SSLContext | None = None,
         recorder: Recorder | None = None,
+        tuning: TuningSettings | None = None,
         seed: int | None = None,
     ) -> None:
         self.exchange = exchange
@@ -112,6 +114,7 @@ class Connection:
         self._messages = [Window(limit) for limit in exchange.MESSAGE_LIMITS]
         self._ssl = ssl_context
         self._recorder = recorder
+        self._tuning = tuning or TuningSettings()
         self._stopping = asyncio.Event()
         self._replace = ""
         self._wake = asyncio.Event()
@@ -194,7 +197,7 @@ class Connection:
             return link.listener
 
         # no Origin header: picows sends only what it is given
-        await ws_connect(
+        transport, _ = await ws_connect(
             listener,
             self.subscription.url,
             ssl_context=self._ssl,
@@ -207,6 +210,7 @@ class Connection:
             max_frame_size=MAX_FRAME,
             max_redirects=0,
         )
+        tune_socket(transport.underlying_transport.get_extra_info("socket"), self._tuning)
 
     def _failed(self, error: Exception) -> None:
         self.connect_failures += 1

@@ -61,6 +61,7 @@ class Worker:
 
     def __init__(self, settings: Settings, exchange: str, stream: Stream, process: Process) -> None:
         self.settings = settings.exchanges[exchange]
+        self._tuning = settings.tuning
         self.exchange = exchange_named(exchange)
         self.stream = stream
         self.process = process
@@ -108,6 +109,7 @@ class Worker:
                 ssl_context=self._tls,
                 # a feed holds one connection's frames, and grouped books would pass for fine ones
                 recorder=None if subscription.grouped else self.recorder,
+                tuning=self._tuning,
             )
             self.connections.append(connection)
             self._tasks.append(asyncio.create_task(connection.run()))

@@ -168,10 +168,9 @@ def replay(
 ) -> None:
     """Serve recordings as the exchange would.
 
-    A client gets the recorded frames that it subscribes to. Without --clients each connection
-    plays its exchange's feeds from the beginning, for itself; with --clients N all feeds run on
-    one clock.
-    Prints one JSON line when ready and one at the end of each run.
+    A client gets the recorded frames that it subscribes to. Without --clients each set of
+    subscriptions is played once, and whoever connects anew goes on where it stood; with --clients
+    N all feeds run on one clock. Prints one JSON line when ready and one at the end of each run.
     """
     from coinspace.feed.playback import Playback
 

@@ -4,6 +4,7 @@ connection.
 
 import asyncio
 import datetime
+import socket
 import ssl
 from collections import Counter
 from pathlib import Path
@@ -111,6 +112,21 @@ async def test_no_origin_is_sent_so_upbit_lets_reconnects_through() -> None:
             async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
                 await running.synced(8)
         assert server.counters["refused"] == 0
+
+
+async def test_socket_settings_reach_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSPACE_TUNING__RECEIVE_BUFFER", "32768")
+    async with (
+        ExchangeServer(Simulation(2, ONLY)) as server,
+        collecting(server, "upbit", markets=["BTC/KRW"]) as running,
+    ):
+        await running.synced()
+        [connection] = running.worker.connections
+        [link] = connection.links
+        assert link.transport is not None
+        sock = link.transport.underlying_transport.get_extra_info("socket")
+        # Linux doubles what is asked for
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 65_536
 
 
 @pytest.mark.parametrize(
