@@ -13,6 +13,8 @@ BUILT := build/.built
 PAGE := build/.page
 PEERS := build/peers
 UP := --simulate
+BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
+TESTS := tests/unit tests/property tests/fuzz
 
 .PHONY: help install build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
 	report screenshots lint format types check dist clean
@@ -42,7 +44,7 @@ $(TOOLS): pyproject.toml | $(INSTALLED)
 
 $(BUILT): $(SOURCES) setup.py $(INSTALLED)
 	@mkdir -p build
-	@$(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }
+	@$(BUILD_EXT)
 	@touch $@
 
 $(PAGE): $(wildcard $(DASHBOARD)/*.*) $(INSTALLED)
@@ -54,10 +56,10 @@ install: $(BUILT) $(PAGE)  ## make .venv, install, build ext/ and the page's lib
 build: $(BUILT)  ## build ext/ for speed
 
 debug: $(INSTALLED)  ## build ext/ with bounds and None checks
-	@COINSPACE_BUILD=debug $(BIN)/python setup.py --quiet build_ext --inplace
+	@export COINSPACE_BUILD=debug; $(BUILD_EXT)
 
-annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/*.html
-	@COINSPACE_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*.html
+	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
 
 run: install  ## run the whole platform on simulated exchanges
 	@exec $(BIN)/python -m coinspace up $(UP)
@@ -65,9 +67,17 @@ run: install  ## run the whole platform on simulated exchanges
 test: install $(TOOLS)  ## run every test
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-debug: debug $(TOOLS)  ## run every test on the checked build, then build for speed again
-	@$(BIN)/python -m pytest -m "not slow"; status=$$?; \
-		$(BIN)/python setup.py --quiet build_ext --inplace; exit $$status
+test-debug: debug $(TOOLS)  ## run tests on the checked build (TESTS=tests: every one), then build for speed again
+	@$(BIN)/python -m pytest -m "not slow" $(TESTS); status=$$?; \
+		$(BUILD_EXT); exit $$status
+
+coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach: build/coverage
+	@export COINSPACE_BUILD=trace; $(BUILD_EXT)
+	@rm -f build/coverage.data*
+	@$(BIN)/coverage run -m pytest -m "not slow" --timeout 1200 --ignore tests/unit/test_bench.py; \
+		status=$$?; $(BIN)/coverage combine --quiet; $(BIN)/coverage html --quiet; \
+		$(BIN)/coverage report --skip-covered --sort cover; rm -f ext/*.c; \
+		$(BUILD_EXT); exit $$status
 
 faults: install $(TOOLS)  ## the long form of the fault tests
 	@$(BIN)/python -m pytest -m slow --timeout 1800 tests/flow

@@ -54,12 +54,13 @@ def cimport_root() -> str:
     return str(BUILD / "cimport")
 
 
+MODE_STAMP = BUILD / "mode"
+MODE_NOW = f"{MODE} {os.environ.get('COINSPACE_MARCH', '')}"
+
+
 def mode_changed() -> bool:
     """Tell whether the last build used other flags: its objects must not survive the switch."""
-    stamp, now = BUILD / "mode", f"{MODE} {os.environ.get('COINSPACE_MARCH', '')}"
-    changed = not stamp.exists() or stamp.read_text() != now
-    stamp.write_text(now)
-    return changed
+    return not MODE_STAMP.exists() or MODE_STAMP.read_text() != MODE_NOW
 
 
 def extensions() -> list[Extension]:
@@ -81,7 +82,11 @@ def extensions() -> list[Extension]:
 
 cython_options.warning_errors = True
 include = cimport_root()
-force = mode_changed()
+annotate = bool(os.environ.get("COINSPACE_ANNOTATE"))
+force = mode_changed() or annotate
+if force:
+    # a build that fails half-way leaves objects of both modes: the next one must not trust them
+    MODE_STAMP.unlink(missing_ok=True)
 checked = MODE != "release"
 SHARED = "coinspace._ext._cyutility"
 modules = cythonize(
@@ -89,7 +94,7 @@ modules = cythonize(
     include_path=[include],
     # Cython's coverage plugin looks for the .c file beside its .pyx
     build_dir=None if MODE == "trace" else str(BUILD / "cython"),
-    annotate=bool(os.environ.get("COINSPACE_ANNOTATE")),
+    annotate=annotate,
     force=force,
     shared_utility_qualified_name=SHARED,
     compiler_directives={
@@ -103,7 +108,9 @@ modules = cythonize(
         "embedsignature": False,
     },
 )
-setup(
+distribution = setup(
     ext_modules=modules,
     options={"build_ext": {"force": force, "parallel": os.cpu_count()}},
 )
+if distribution.have_run.get("build_ext"):
+    MODE_STAMP.write_text(MODE_NOW)

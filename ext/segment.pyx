@@ -127,8 +127,8 @@ cdef class SegmentIndex:
             prefix = <const Prefix *>(data + offset)
             if not self.add(prefix, self.end):
                 return TORN
-            self.end += prefix.size
-            self.records += 1
+            self.end = self.end + prefix.size  # "+=" would check self for None, which needs the GIL
+            self.records = self.records + 1
             offset += prefix.size
             found = inspect(data + offset, size - offset)
         return found
@@ -160,7 +160,7 @@ cdef class SegmentIndex:
                 return 0
             self._runs = run
         run = &self._runs[self._n_runs]
-        self._n_runs += 1
+        self._n_runs = self._n_runs + 1
         run.first = run.last = header.sequence
         run.offset = offset
         run.end = offset + prefix.size
