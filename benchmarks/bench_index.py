@@ -230,18 +230,20 @@ def shallow(rounds: int) -> Result:
 
 def deep(rounds: int) -> Result:
     result = measured(3, 1000, max(5, rounds // 3))
-    result.ratio("numpy", gate=3, goal=40, obstacle=DEEP_OBSTACLE)
+    result.ratio("numpy", gate=18, goal=40, obstacle=DEEP_OBSTACLE)
     result.ratio("plain Python", gate=55)
     return result
 
 
-# 18 was asked for; a prototype without cap, coverage and shares reached 5.4
 DEEP_OBSTACLE = (
-    "6,000 levels merged one by one by exact price, while numpy sorts and takes exponentials at"
-    " vector width"
+    "About 4 ns a level are the merge, 5 the curve: each level is divided, moved twice, capped,"
+    " summed and weighed at two depths, at about three instructions a cycle, and numpy does the"
+    " same at vector width"
 )
-# 1.1 was asked for; fewer venues became cheaper, many did not become dearer
-VENUES_OBSTACLE = "a merge of k venues compares log2(k) times a level: 2 for 3 venues, 5 for 30"
+VENUES_OBSTACLE = (
+    "a merge of k venues compares log2(k) times a level, 2 for 3 venues and 5 for 30; what does"
+    " not depend on k (division, memory) became cheap, so the comparisons weigh more"
+)
 
 
 def growing(rounds: int) -> Result:
@@ -256,8 +258,7 @@ def growing(rounds: int) -> Result:
     result.check(
         "exponent in venues",
         venues_exponent,
-        gate=1.4,
-        goal=1.1,
+        gate=1.1,
         better="lower",
         slack=0.1,
         obstacle=VENUES_OBSTACLE,

@@ -1,22 +1,32 @@
 """What a storage worker spends on one row, beside the client library's own row call.
 
-The server needs five to ten times as much for the same row and is the bottleneck as long as the
-worker stays near the library; every µs here is a row less in a catch-up after an outage.
+Every µs of the worker is a row less in a catch-up after an outage, as long as the worker is the
+slower one; so the last case sends rows to a real server, deduplication on, and measures what both
+ends spend until the rows are applied.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import OURS, Benchmark, Result, compare, gated
+from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
 from coinspace.config import Settings
+from coinspace.storage import schema
+from coinspace.storage.address import Address
 from coinspace.storage.rows import STORES, Venue
 from coinspace.storage.sender import Sender
+from coinspace.storage.server import ManagedServer
 from coinspace.storage.stage import Stage
 from coinspace.storage.transport import Buffer, TimestampNanos, new_buffer
 
@@ -25,6 +35,10 @@ LEVELS = 30
 PUBLISHER = "orderbook-collector-upbit"
 INPUT = "made, seed 7"
 LIBRARY = "Buffer.row, ready arrays"
+SENT = 10_000  # rows a round to the real server
+SERVER = "QuestDB itself"
+CLIENT = "client library, Buffer.row and flush"
+APPLIED_S = 60.0
 
 
 class Full(Sender):
@@ -38,12 +52,12 @@ class Full(Sender):
             self._spare.append(batch.lines)
 
 
-def books() -> list[Message]:
-    """256 different books of 30 levels."""
+def books(rows: int, sink: ListSink) -> list[Message]:
+    """Different books of 30 levels, a µs apart; a sink that is given again goes on in time."""
     rng = np.random.default_rng(7)
-    sink = ListSink(1)
     topic = sink.topic(b"orderbook.upbit.BTC/KRW.")
-    for i in range(ROWS):
+    sink.clear()
+    for i in range(topic.sequence, topic.sequence + rows):
         prices = 1e8 + rng.normal() - np.arange(LEVELS)
         sizes = rng.exponential(size=2 * LEVELS)
         payload = np.concatenate([prices, sizes[:LEVELS], prices + 2 * LEVELS, sizes[LEVELS:]])
@@ -53,8 +67,8 @@ def books() -> list[Message]:
             payload.tobytes(),
             n_bids=LEVELS,
             n_asks=LEVELS,
-            exchange_ns=1_700_000_000_000_000_000 + i,
-            received_ns=1_700_000_000_100_000_000 + i,
+            exchange_ns=1_700_000_000_000_000_000 + 1000 * i,
+            received_ns=1_700_000_000_100_000_000 + 1000 * i,
             id=i + 1,
         )
     return sink.messages
@@ -82,7 +96,9 @@ def sender() -> Full:
     return Full(settings, "bench")
 
 
-def library_row(buffer: Buffer, message: Message, bids: Any, asks: Any) -> None:
+def library_row(
+    buffer: Buffer, message: Message, bids: Any, asks: Any, at: int = 1_700_000_000_000_000_000
+) -> None:
     buffer.row(
         "orderbook",
         symbols={"exchange": "upbit", "market": "BTC/KRW"},
@@ -102,12 +118,12 @@ def library_row(buffer: Buffer, message: Message, bids: Any, asks: Any) -> None:
             "exchange_ts": TimestampNanos(1_700_000_000_000_000_000),
             "published_ts": TimestampNanos(1_700_000_000_000_000_000),
         },
-        at=TimestampNanos(1_700_000_000_000_000_000),
+        at=TimestampNanos(at),
     )
 
 
 def test_orderbook(benchmark: Benchmark) -> None:
-    messages = books()
+    messages = books(ROWS, ListSink(1))
     arrays = [(one.bids.copy(), one.asks.copy()) for one in messages]
 
     def measure(rounds: int) -> Result:
@@ -180,3 +196,109 @@ def test_trade(benchmark: Benchmark) -> None:
         return result
 
     gated(benchmark, measure)
+
+
+@contextmanager
+def database() -> Iterator[tuple[Settings, Address, int]]:
+    """Run a private server with the platform's tables; yields its process's id, too."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        settings = Settings(data=Path(folder))
+        settings.storage.ttl = "off"
+        server = ManagedServer(settings)
+        found = server.start()
+        try:
+            schema.create(found, ttl=False)
+            assert server.process is not None
+            yield settings, found, server.process.pid
+        finally:
+            server.stop()
+
+
+def cpu_of(pid: int) -> int:
+    """Return the CPU ns that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def test_server(benchmark: Benchmark) -> None:
+    def measure(rounds: int) -> Result:
+        with database() as (settings, found, pid):
+            return sent(settings, found, pid, min(rounds, 5))
+
+    gated(benchmark, measure)
+
+
+def sent(settings: Settings, found: Address, pid: int, rounds: int) -> Result:
+    """Send new rows in turn by our sender and by the library's, until they can be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from questdb.ingress import Sender as LibrarySender
+    ours = Sender(settings, "bench")
+    ours.start()
+    stage = Stage(ours, (b"orderbook.",), LEVELS)
+    library = LibrarySender.from_conf(found.ilp, auto_flush=False)
+    library.establish()  # type: ignore[no-untyped-call]
+    connection = schema.connect(found)
+    sink = ListSink(1)
+    count = 0
+
+    def applied() -> None:
+        deadline = time.monotonic() + APPLIED_S
+        while True:
+            row = connection.execute("select count() from orderbook").fetchone()
+            if row is not None and row[0] >= count:
+                return
+            assert time.monotonic() < deadline, f"expected {count} rows, was {row}"
+            time.sleep(0.02)
+
+    def by_us(messages: list[Message]) -> None:
+        for message in messages:
+            stage.on_message(PUBLISHER, message)
+        ours.seal()
+        while ours.pending:
+            time.sleep(0.001)
+
+    def by_library(messages: list[Message]) -> None:
+        buffer = library.new_buffer()
+        for i, message in enumerate(messages, 1):
+            library_row(buffer, message, message.bids, message.asks, message.received_ns)
+            if i % settings.storage.batch_rows == 0 or i == len(messages):
+                library.flush(buffer)
+
+    def once(send: Callable[[list[Message]], None]) -> tuple[float, float]:
+        nonlocal count
+        messages = list(books(SENT, sink))
+        count += SENT
+        server, own = cpu_of(pid), time.process_time_ns()
+        send(messages)
+        own = time.process_time_ns() - own
+        applied()
+        return own / SENT, (cpu_of(pid) - server) / SENT
+
+    try:
+        # Java compiles what it runs often
+        for send in (by_us, by_library):
+            once(send)
+        ns: dict[str, list[float]] = {OURS: [], CLIENT: [], SERVER: []}
+        for _ in range(rounds):
+            own, server = once(by_us)
+            ns[OURS].append(own)
+            ns[SERVER].append(server)
+            ns[CLIENT].append(once(by_library)[0])
+    finally:
+        ours.abort()
+        library.close(False)
+        connection.close()
+    timing = Timing(ns, "process")
+    case = f"order book, {LEVELS} levels, HTTP and a server"
+    result = Result("storage", case, "CPU ns/row", INPUT, timing, limits=[SERVER])
+    # the server is the bottleneck as long as it spends more than we do
+    over = 1 / timing.ratio(SERVER)
+    result.check("CPU of the server's", over, gate=0.5, better="lower")
+    result.ratio(CLIENT)
+    result.note = (
+        "Whole processes: messages into rows, batches of 1,000 over HTTP with deduplication, until"
+        " the server has applied them. A worker that needs less than the server waits for it."
+    )
+    return result

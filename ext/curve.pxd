@@ -4,6 +4,30 @@ from libc.stdint cimport int32_t
 
 from coinspace._ext.ladder cimport Ladder
 
+cdef extern from "series.h" nogil:
+    enum:
+        LANES    # doubles that a pass takes at a time
+    ctypedef struct Side:
+        const double* raw
+        double* size
+        double* total
+        Py_ssize_t n
+    double largest_of(const double* x, Py_ssize_t n) noexcept
+    double clipped_sum(const double* x, Py_ssize_t n, double low, double high) noexcept
+    double clipped_squares(const double* x, Py_ssize_t n, double low, double high, double mean) noexcept
+    void extremes_of(
+        const double* x, Py_ssize_t n, double low, double high, double* lows, Py_ssize_t* n_lows, double* highs,
+        Py_ssize_t* n_highs
+    ) noexcept
+    void capped_totals(Side bids, Side asks, double cap) noexcept
+    bint is_close(double price, double other, double tolerance) noexcept
+    Py_ssize_t next_close(const double* price, Py_ssize_t i, Py_ssize_t n, double tolerance) noexcept
+    Py_ssize_t count_up_to(const double* x, Py_ssize_t n, double bound) noexcept
+    double[64] power_table
+    void decays_of(const double* total, Py_ssize_t n, double rate, double* out) noexcept
+    double weighted(const double* price, double* decayed, Py_ssize_t n) noexcept
+    void add_by_venue(const double* weight, const int32_t* venue, Py_ssize_t n, double* sums) noexcept
+
 
 cdef class Curve:
     cdef:
@@ -27,40 +51,48 @@ cdef class Curve:
         readonly bint exhausted          # a side ended before the spread limit
         readonly double best_bid
         readonly double best_ask
-        # used levels of both sides, owned
-        double* price[2]
-        double* raw[2]
+        # used levels of both sides, the ladder's memory or our own
+        Ladder ladder
+        const double* price[2]
+        const double* raw[2]
+        const int32_t* venue[2]
+        Py_ssize_t n[2]
+        # owned
+        double* own_price[2]
+        double* own_raw[2]
+        int32_t* own_venue[2]
         double* size[2]                  # capped
         double* total[2]                 # cumulative capped size; on the grid: its last point
-        int32_t* venue[2]
-        int32_t* group[2]                # levels of equal price share a group
-        double* weight[2]                # per group
         Py_ssize_t capacity[2]
-        Py_ssize_t n[2]
-        # segments (from the end of the one before, to `end`] of constant prices
-        double* end
-        double* mid
-        double* share_weight
-        int32_t* bid_level
-        int32_t* ask_level
-        Py_ssize_t segment_capacity
-        Py_ssize_t n_segments
-        Py_ssize_t n_weighted            # segments up to the utilised depth
-        double* sample
+        double* decayed                  # of one side: 1, then exp(-lambda * total), then weights
+        double* small                    # sizes that may be trimmed
+        double* large
         double* low                      # heap of the smallest sizes
         double* high                     # heap of the largest sizes
-        Py_ssize_t sample_capacity
-        Py_ssize_t heap_capacity
+        Py_ssize_t total_capacity
+        double low_guess                 # no size above it is looked at for the low end of the trim
+        double high_guess
         double scale                     # power of two that keeps sums of absurd sizes finite
         Py_ssize_t n_venues
-        double* share                    # per venue
-        double* last                     # per venue: price of its last level
+        unsigned char* seen              # per venue
+        double* sums                     # LANES partial weights per venue
+        # of the value
+        bint weighted                    # whether there is one
+        double used_depth
+        double used_rate
+        double norm
 
     cdef int reserve(self, Ladder ladder, Py_ssize_t n_venues) except -1
+    cdef int calculate(self, Ladder ladder, const unsigned char* used) noexcept nogil
     cdef void take(self, int side, Ladder ladder, const unsigned char* used) noexcept nogil
     cdef void rescale(self) noexcept nogil
     cdef double cap(self) noexcept nogil
-    cdef double accumulate(self, int side, double cap) noexcept nogil
-    cdef bint walk(self) noexcept nogil
+    cdef Py_ssize_t near(self, int side) noexcept nogil
+    cdef void find_extremes(self, const Py_ssize_t* m, Py_ssize_t* n_small, Py_ssize_t* n_large) noexcept nogil
+    cdef double covered(self, int side) noexcept nogil
+    cdef void round_to_grid(self, int side) noexcept nogil
+    cdef double find_depth(self) noexcept nogil
+    cdef double first_end(self, int side, Py_ssize_t low, Py_ssize_t high) noexcept nogil
+    cdef bint ends_at(self, double boundary, bint* exhausted) noexcept nogil
     cdef double weigh(self, double depth, bint keep) noexcept nogil
-    cdef void attribute(self, double norm) noexcept nogil
+    cdef void attribute(self, int side, Py_ssize_t n) noexcept nogil

@@ -1,8 +1,12 @@
 """Size cap, price-volume curve, utilised depth, value and shares over one merged ladder.
 
-The curve is a step function of volume with constant prices on segments (a, b]. The grid mode needs no second
-algorithm: a point v = k*s stands for (v - s, v], since the sum of exp(-rate*v) over its points up to k is the same
-geometric series, so the cumulative sizes are rounded down to their last grid point and the integral is taken.
+The curve is a step function of volume with constant prices on segments (a, b]. Its mid is half a bid and half an ask,
+so the weighted mean of mids is half of that of the bids and half of that of the asks, each over its own levels: the
+sides never need to be walked together, but where somebody wants to see the segments.
+
+The grid mode needs no second algorithm: a point v = k*s stands for (v - s, v], since the sum of exp(-rate*v) over its
+points up to k is the same geometric series, so the cumulative sizes are rounded down to their last grid point and the
+integral is taken.
 
 Ties are tolerant (relative 1e-12) so that float64 and exact arithmetic take the same side: in cumulative sizes, in the
 spread limit, and in prices, where levels of two currencies meet after a division.
@@ -12,19 +16,20 @@ from decimal import Decimal
 
 import numpy as np
 
+from cpython.buffer cimport PyBUF_SIMPLE
+from cpython.buffer cimport PyBuffer_Release
+from cpython.buffer cimport PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Realloc
 from cython cimport final
 from libc.float cimport DBL_MAX
 from libc.math cimport expm1
-from libc.math cimport fabs
 from libc.math cimport floor
 from libc.math cimport frexp
 from libc.math cimport ldexp
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t
-from libc.stdint cimport int64_t
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 from coinspace._ext.ladder cimport ASK
 from coinspace._ext.ladder cimport BID
@@ -35,41 +40,19 @@ INSUFFICIENT_DEPTH = 1
 EMPTY = 2
 
 cdef double TOLERANCE = 1e-12
+cdef double ABOVE = 1.0 + 1e-12
 # sizes beyond these leave float64 when squared and summed
 cdef double HUGE = 1e100
 cdef double TINY = 1e-100
 cdef double MOST_POINTS = 4503599627370496.0
-
-
-# 2^(j/64) for j = 0 .. 63
-cdef double[64] POWERS
-cdef double STEPS = 92.33248261689366          # 64 / ln 2
-# ln 2 / 64 in two parts: multiples of the first by whole numbers up to 2^20 are exact
-cdef double STEP_HIGH = 0.010830424667801708
-cdef double STEP_LOW = 2.8447437476627285e-11
-cdef double ROUND = 6755399441055744.0         # adding and subtracting it rounds to a whole number
-
-
-cdef inline double decay_of(double x) noexcept nogil:
-    # exp(x) for x <= 0 within 1 ulp: a table of 64 steps and five terms. Twice as fast as libm here, and the same
-    # bits on every machine, which libm does not promise.
-    cdef double whole = x * STEPS + ROUND - ROUND
-    cdef int64_t k = <int64_t>whole, bits
-    cdef double r = (x - whole * STEP_HIGH) - whole * STEP_LOW
-    cdef double scale
-    if x < -700.0:
-        return 0.0
-    bits = ((k >> 6) + 1023) << 52
-    memcpy(&scale, &bits, sizeof(double))
-    r = r + r * r * (0.5 + r * (1.0 / 6 + r * (1.0 / 24 + r * (1.0 / 120))))
-    scale = scale * POWERS[k & 63]
-    return scale + scale * r
+# how far beyond the last tick's limits of the trim its next ones are looked for
+cdef double REACH = 1.5
 
 
 def _make_powers():
     # rounded correctly whatever the platform's pow
     for j in range(64):
-        POWERS[j] = float((Decimal(2).ln() * j / 64).exp())
+        power_table[j] = float((Decimal(2).ln() * j / 64).exp())
 
 
 _make_powers()
@@ -81,6 +64,12 @@ cdef int _grow(void** memory, Py_ssize_t n, size_t item) except -1:
         raise MemoryError
     memory[0] = grown
     return 0
+
+
+cdef inline double decay_of(double x) noexcept nogil:
+    cdef double out
+    decays_of(&x, 1, -1.0, &out)
+    return out
 
 
 cdef void _keep_smallest(double* heap, Py_ssize_t k, const double* values, Py_ssize_t n, double sign) noexcept nogil:
@@ -137,92 +126,94 @@ cdef class Curve:
         self.cap_trim = cap_trim
         self.cap_sigmas = cap_sigmas
         for side in range(2):
-            self.price[side] = self.raw[side] = self.size[side] = self.total[side] = self.weight[side] = NULL
-            self.venue[side] = self.group[side] = NULL
+            self.price[side] = self.raw[side] = NULL
+            self.venue[side] = NULL
+            self.own_price[side] = self.own_raw[side] = self.size[side] = self.total[side] = NULL
+            self.own_venue[side] = NULL
             self.capacity[side] = self.n[side] = 0
-        self.end = self.mid = self.share_weight = self.sample = self.low = self.high = self.share = self.last = NULL
-        self.bid_level = self.ask_level = NULL
-        self.segment_capacity = self.n_segments = self.n_weighted = 0
-        self.sample_capacity = self.heap_capacity = self.n_venues = 0
+        self.decayed = self.small = self.large = self.low = self.high = self.sums = NULL
+        self.seen = NULL
+        self.total_capacity = self.n_venues = 0
+        self.low_guess = DBL_MAX
+        self.high_guess = 0.0
         self.scale = 1.0
+        self.weighted = False
 
     def __dealloc__(self):
         cdef int side
         for side in range(2):
-            PyMem_Free(self.price[side])
-            PyMem_Free(self.raw[side])
+            PyMem_Free(self.own_price[side])
+            PyMem_Free(self.own_raw[side])
+            PyMem_Free(self.own_venue[side])
             PyMem_Free(self.size[side])
             PyMem_Free(self.total[side])
-            PyMem_Free(self.weight[side])
-            PyMem_Free(self.venue[side])
-            PyMem_Free(self.group[side])
-        PyMem_Free(self.end)
-        PyMem_Free(self.mid)
-        PyMem_Free(self.share_weight)
-        PyMem_Free(self.sample)
+        PyMem_Free(self.decayed)
+        PyMem_Free(self.small)
+        PyMem_Free(self.large)
         PyMem_Free(self.low)
         PyMem_Free(self.high)
-        PyMem_Free(self.share)
-        PyMem_Free(self.last)
-        PyMem_Free(self.bid_level)
-        PyMem_Free(self.ask_level)
+        PyMem_Free(self.sums)
+        PyMem_Free(self.seen)
 
     cdef int reserve(self, Ladder ladder, Py_ssize_t n_venues) except -1:
         cdef int side
-        cdef Py_ssize_t n, total = ladder.n[BID] + ladder.n[ASK] + 2
+        cdef Py_ssize_t n, total = ladder.n[BID] + ladder.n[ASK]
         for side in range(2):
             n = ladder.n[side]
             if n > self.capacity[side]:
                 n *= 2
-                _grow(<void**>&self.price[side], n, sizeof(double))
-                _grow(<void**>&self.raw[side], n, sizeof(double))
+                _grow(<void**>&self.own_price[side], n, sizeof(double))
+                _grow(<void**>&self.own_raw[side], n, sizeof(double))
+                _grow(<void**>&self.own_venue[side], n, sizeof(int32_t))
                 _grow(<void**>&self.size[side], n, sizeof(double))
                 _grow(<void**>&self.total[side], n, sizeof(double))
-                _grow(<void**>&self.weight[side], n, sizeof(double))
-                _grow(<void**>&self.venue[side], n, sizeof(int32_t))
-                _grow(<void**>&self.group[side], n, sizeof(int32_t))
                 self.capacity[side] = n
-        if total > self.segment_capacity:
-            total *= 2
-            _grow(<void**>&self.end, total, sizeof(double))
-            _grow(<void**>&self.mid, total, sizeof(double))
-            _grow(<void**>&self.share_weight, total, sizeof(double))
-            _grow(<void**>&self.bid_level, total, sizeof(int32_t))
-            _grow(<void**>&self.ask_level, total, sizeof(int32_t))
-            _grow(<void**>&self.sample, total, sizeof(double))
+        if total > self.total_capacity or self.decayed == NULL:
+            total = 2 * total + 2
+            _grow(<void**>&self.decayed, total, sizeof(double))
+            _grow(<void**>&self.small, total, sizeof(double))
+            _grow(<void**>&self.large, total, sizeof(double))
             _grow(<void**>&self.low, total, sizeof(double))
             _grow(<void**>&self.high, total, sizeof(double))
-            self.segment_capacity = total
-        if n_venues > self.n_venues or self.share == NULL:
-            _grow(<void**>&self.share, n_venues + 1, sizeof(double))
-            _grow(<void**>&self.last, n_venues + 1, sizeof(double))
+            self.total_capacity = total - 2
+        if n_venues > self.n_venues or self.sums == NULL:
+            _grow(<void**>&self.sums, LANES * (n_venues + 1), sizeof(double))
+            _grow(<void**>&self.seen, n_venues + 1, 1)
         self.n_venues = n_venues
         return 0
 
     cdef void take(self, int side, Ladder ladder, const unsigned char* used) noexcept nogil:
-        # copy the levels of the used venues
+        # the levels of the used venues: the ladder's own memory where that is all of them
         cdef Py_ssize_t i, n = 0
         cdef int32_t v
-        cdef double* price = self.price[side]
-        cdef double* raw = self.raw[side]
-        cdef int32_t* venue = self.venue[side]
+        cdef double* price = self.own_price[side]
+        cdef double* raw = self.own_raw[side]
+        cdef int32_t* venue = self.own_venue[side]
+        cdef bint every = True
+        for i in range(self.n_venues):
+            every &= used[i]
+        if every:
+            self.price[side] = ladder.price[side]
+            self.raw[side] = ladder.size[side]
+            self.venue[side] = ladder.venue[side]
+            self.n[side] = ladder.n[side]
+            return
         for i in range(ladder.n[side]):
             v = ladder.venue[side][i]
             price[n] = ladder.price[side][i]
             raw[n] = ladder.size[side][i]
             venue[n] = v
             n += used[v]
+        self.price[side] = price
+        self.raw[side] = raw
+        self.venue[side] = venue
         self.n[side] = n
 
     cdef void rescale(self) noexcept nogil:
         # exact, being a power of two; leaves ordinary sizes alone
-        cdef double largest = 0.0
+        cdef double largest = max(largest_of(self.raw[BID], self.n[BID]), largest_of(self.raw[ASK], self.n[ASK]))
         cdef int side, exponent
         cdef Py_ssize_t i
-        for side in range(2):
-            for i in range(self.n[side]):
-                if self.raw[side][i] > largest:
-                    largest = self.raw[side][i]
         self.scale = 1.0
         if TINY < largest < HUGE:
             return
@@ -230,245 +221,243 @@ cdef class Curve:
         self.scale = ldexp(1.0, min(exponent, 1020))
         for side in range(2):
             for i in range(self.n[side]):
-                self.raw[side][i] = self.raw[side][i] / self.scale
+                self.own_raw[side][i] = self.raw[side][i] / self.scale
+            self.raw[side] = self.own_raw[side]
+
+    cdef Py_ssize_t near(self, int side) noexcept nogil:
+        # how many levels of a side the sample of the size cap takes; sorted by price: bisect
+        cdef const double* price = self.price[side]
+        cdef Py_ssize_t m = min(self.n[side], self.cap_min_per_side), end = self.n[side], middle
+        cdef double limit
+        if side == BID:
+            limit = price[0] * (1.0 - self.cap_band - TOLERANCE)
+        else:
+            limit = price[0] * (1.0 + self.cap_band + TOLERANCE)
+        while m < end:
+            middle = (m + end) >> 1
+            if (price[middle] >= limit if side == BID else price[middle] <= limit):
+                m = middle + 1
+            else:
+                end = middle
+        return m
+
+    cdef void find_extremes(self, const Py_ssize_t* m, Py_ssize_t* n_small, Py_ssize_t* n_large) noexcept nogil:
+        cdef int side
+        n_small[0] = n_large[0] = 0
+        for side in range(2):
+            extremes_of(
+                self.raw[side], m[side], self.low_guess, self.high_guess, self.small, n_small, self.large, n_large
+            )
 
     cdef double cap(self) noexcept nogil:
         cdef int side
-        cdef Py_ssize_t i, m, n = 0, k, end, middle
-        cdef double limit, low = 0.0, high = 0.0, x, total = 0.0, mean, spread = 0.0
-        cdef const double* price
+        cdef Py_ssize_t[2] m
+        cdef Py_ssize_t n, k, n_small, n_large
+        cdef double low = 0.0, high = DBL_MAX, total = 0.0, mean, spread = 0.0
         for side in range(2):
-            price = self.price[side]
-            # sorted by price: bisect for the first level beyond the band
-            m = min(self.n[side], self.cap_min_per_side)
-            end = self.n[side]
-            if side == BID:
-                limit = price[0] * (1.0 - self.cap_band - TOLERANCE)
-            else:
-                limit = price[0] * (1.0 + self.cap_band + TOLERANCE)
-            while m < end:
-                middle = (m + end) >> 1
-                if (price[middle] >= limit if side == BID else price[middle] <= limit):
-                    m = middle + 1
-                else:
-                    end = middle
-            memcpy(self.sample + n, self.raw[side], m * sizeof(double))
-            n += m
+            m[side] = self.near(side)
+        n = m[BID] + m[ASK]
         k = <Py_ssize_t>floor(self.cap_trim * n + 1e-9)
         if k:
-            _keep_smallest(self.low, k + 1, self.sample, n, 1.0)
-            _keep_smallest(self.high, k + 1, self.sample, n, -1.0)
+            # sizes near the limits of the last tick first: a guess that is wrong costs time only
+            self.find_extremes(m, &n_small, &n_large)
+            if n_small <= k or n_large <= k:
+                self.low_guess, self.high_guess = DBL_MAX, 0.0
+                self.find_extremes(m, &n_small, &n_large)
+            _keep_smallest(self.low, k + 1, self.small, n_small, 1.0)
+            _keep_smallest(self.high, k + 1, self.large, n_large, -1.0)
             low, high = self.low[0], -self.high[0]
-            for i in range(n):
-                x = self.sample[i]
-                self.sample[i] = low if x < low else (high if x > high else x)
-        for i in range(n):
-            total += self.sample[i]
+            self.low_guess, self.high_guess = low * REACH, high / REACH
+        for side in range(2):
+            total += clipped_sum(self.raw[side], m[side], low, high)
         mean = total / n
-        for i in range(n):
-            x = self.sample[i] - mean
-            spread += x * x
+        for side in range(2):
+            spread += clipped_squares(self.raw[side], m[side], low, high, mean)
         spread = sqrt(spread / (n - 1)) if n > 1 else 0.0
         if k:
             # the trimmed sum is the winsorised one without the k replaced sizes at either end
             mean = (total - k * (low + high)) / (n - 2 * k)
         return mean + self.cap_sigmas * spread
 
-    cdef double accumulate(self, int side, double cap) noexcept nogil:
-        # capped and cumulative sizes, groups of equal prices; returns the volume up to the shallowest venue's end
-        cdef Py_ssize_t i, n = self.n[side]
-        cdef int32_t v, group = -1
-        cdef double total = 0.0, first = -1.0, covered = 0.0, limit, p
+    cdef double covered(self, int side) noexcept nogil:
+        # the volume up to the end of the shallowest venue: the one whose last level comes first
+        cdef Py_ssize_t i, low = 0, n = self.n[side], middle, end = n, left = self.n_venues
         cdef const double* price = self.price[side]
-        cdef const double* raw = self.raw[side]
         cdef const int32_t* venue = self.venue[side]
-        cdef int32_t* groups = self.group[side]
-        cdef double* size = self.size[side]
-        cdef double* totals = self.total[side]
-        cdef double* weight = self.weight[side]
-        cdef double* last = self.last
-        cdef double s
-        cdef bint apart
-        for v in range(<int32_t>self.n_venues):
-            last[v] = -1.0
-        for i in range(n):
-            p = price[i]
-            last[venue[i]] = p
-            s = min(raw[i], cap)
-            size[i] = s
-            total += s
-            totals[i] = total
-            apart = fabs(p - first) > TOLERANCE * p
-            group += apart
-            first = p if apart else first
-            weight[group] = 0.0
-            groups[i] = group
-        limit = -1.0
-        for v in range(<int32_t>self.n_venues):
-            p = self.last[v]
-            if p > 0 and (limit < 0 or (p > limit if side == BID else p < limit)):
-                limit = p
-        for i in range(n):
-            if (price[i] < limit * (1.0 - TOLERANCE) if side == BID else price[i] > limit * (1.0 + TOLERANCE)):
-                break
-            covered = self.total[side][i]
-        if self.spacing > 0:
-            p = self.spacing / self.scale
-            for i in range(n):
-                # a grid finer than float64 can count is no grid
-                if self.total[side][i] / p < MOST_POINTS:
-                    self.total[side][i] = p * floor(self.total[side][i] / p / (1.0 - TOLERANCE))
-        return covered
+        cdef double limit = price[0]
+        cdef int32_t v
+        memset(self.seen, 0, self.n_venues)
+        for i in range(n - 1, -1, -1):
+            v = venue[i]
+            if not self.seen[v]:
+                self.seen[v] = True
+                limit = price[i]
+                left -= 1
+                if left == 0:
+                    break
+        while low < end:
+            middle = (low + end) >> 1
+            if (price[middle] < limit * (1.0 - TOLERANCE) if side == BID else price[middle] > limit * ABOVE):
+                end = middle
+            else:
+                low = middle + 1
+        return self.total[side][low - 1]
 
-    cdef bint walk(self) noexcept nogil:
-        # segments while the spread passes; returns whether a side ended before the limit
-        cdef Py_ssize_t i = 0, j = 0, m = 0, n = self.n[BID], k = self.n[ASK]
-        cdef const double* bid_total = self.total[BID]
-        cdef const double* ask_total = self.total[ASK]
-        cdef const double* bid = self.price[BID]
-        cdef const double* ask = self.price[ASK]
-        cdef double* end = self.end
-        cdef double* mids = self.mid
-        cdef int32_t* bid_level = self.bid_level
-        cdef int32_t* ask_level = self.ask_level
-        cdef double bound = 0.0, b, mid, bids, asks
-        cdef double limit = 1.0 + self.max_spread + TOLERANCE, above = 1.0 + TOLERANCE
-        cdef bint wide
-        while i < n and j < k:
-            bids = bid_total[i]
-            asks = ask_total[j]
-            b = min(bids, asks)
-            mid = 0.5 * bid[i] + 0.5 * ask[j]
-            # a segment without width (a level between two points of the grid) is written over by the next
-            wide = b > bound
-            if wide and ask[j] > mid * limit:
-                if self.spacing > 0 and m == 0:
-                    # the first point always counts on the grid
-                    end[0] = self.spacing / self.scale
-                    mids[0] = mid
-                    bid_level[0] = <int32_t>i
-                    ask_level[0] = <int32_t>j
-                    m = 1
-                self.n_segments = m
-                return False
-            end[m] = b
-            mids[m] = mid
-            bid_level[m] = <int32_t>i
-            ask_level[m] = <int32_t>j
-            m += wide
-            # no branch: which side ends first cannot be predicted
-            bound = max(b * above, bound)
-            i += bids <= bound
-            j += asks <= bound
-        self.n_segments = m
-        return True
+    cdef void round_to_grid(self, int side) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef double step = self.spacing / self.scale
+        cdef double* total = self.total[side]
+        for i in range(self.n[side]):
+            # a grid finer than float64 can count is no grid
+            if total[i] / step < MOST_POINTS:
+                total[i] = step * floor(total[i] / step / (1.0 - TOLERANCE))
+
+    cdef bint ends_at(self, double boundary, bint* exhausted) noexcept nogil:
+        # whether the curve ends at a boundary of segments: the one behind it does not exist or is too wide
+        cdef double bound = boundary * ABOVE
+        cdef Py_ssize_t i = count_up_to(self.total[BID], self.n[BID], bound)
+        cdef Py_ssize_t j = count_up_to(self.total[ASK], self.n[ASK], bound)
+        cdef double ask
+        exhausted[0] = i == self.n[BID] or j == self.n[ASK]
+        if exhausted[0]:
+            return True
+        ask = self.price[ASK][j]
+        return ask > (0.5 * self.price[BID][i] + 0.5 * ask) * (1.0 + self.max_spread + TOLERANCE)
+
+    cdef double first_end(self, int side, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+        # the least boundary behind levels low .. high of a side at which the curve ends; the last one is taken to
+        cdef Py_ssize_t middle
+        cdef bint exhausted
+        while low < high:
+            middle = (low + high) >> 1
+            if self.ends_at(self.total[side][middle], &exhausted):
+                high = middle
+            else:
+                low = middle + 1
+        return self.total[side][low]
+
+    cdef double find_depth(self) noexcept nogil:
+        # the volume up to which every segment passes the spread limit, 0 = not even the first; the spread only grows
+        # with volume, so the end is searched for
+        cdef double depth, before
+        cdef Py_ssize_t low, high
+        if self.ends_at(0.0, &self.exhausted):
+            # the first point always counts on the grid
+            return self.spacing / self.scale if self.spacing > 0 and not self.exhausted else 0.0
+        depth = self.first_end(BID, 0, self.n[BID] - 1)
+        # a boundary of the other side may come before it, but not before the last bid that passed
+        low = count_up_to(self.total[BID], self.n[BID], depth * (1.0 - TOLERANCE))
+        before = self.total[BID][low - 1] if low else 0.0
+        low = count_up_to(self.total[ASK], self.n[ASK], before)
+        high = min(count_up_to(self.total[ASK], self.n[ASK], depth), self.n[ASK] - 1)
+        if low <= high:
+            depth = min(depth, self.first_end(ASK, low, high))
+        self.ends_at(depth, &self.exhausted)
+        return depth
 
     cdef double weigh(self, double depth, bint keep) noexcept nogil:
         # exponentially weighted mid up to `depth`; keep = remember the weights for the shares
         cdef double rate = 1.0 / (self.decay * depth)
         cdef double norm = -expm1(-rate * depth)
-        cdef double first = self.mid[0], sum_ = 0.0, before = 1.0, after, w
-        cdef double bound = depth * (1.0 - TOLERANCE)
-        cdef const double* end = self.end
-        cdef const double* mids = self.mid
-        cdef double* decayed = self.share_weight
-        cdef double* bid_weight = self.weight[BID]
-        cdef double* ask_weight = self.weight[ASK]
-        cdef const int32_t* bid_group = self.group[BID]
-        cdef const int32_t* ask_group = self.group[ASK]
-        cdef Py_ssize_t m, low = 0, high = self.n_segments - 1, middle
-        # the segment in which the depth lies
-        while low < high:
-            middle = (low + high) >> 1
-            if end[middle] >= bound:
-                high = middle
-            else:
-                low = middle + 1
-        for m in range(low):
-            decayed[m] = decay_of(-rate * end[m])
-        decayed[low] = decay_of(-rate * depth)
-        for m in range(low + 1):
-            after = decayed[m]
-            w = before - after
-            before = after
-            sum_ += (mids[m] - first) * w
-            decayed[m] = w / norm
-            if keep:
-                bid_weight[bid_group[self.bid_level[m]]] += w
-                ask_weight[ask_group[self.ask_level[m]]] += w
-        if keep:
-            self.rate = rate
-            self.n_weighted = low + 1
-            self.attribute(norm)
-        return first + sum_ / norm
-
-    cdef void attribute(self, double norm) noexcept nogil:
-        # each group's weight to its venues, pro rata by capped size
+        cdef double distance = 0.0
+        cdef Py_ssize_t last
         cdef int side
-        cdef Py_ssize_t i, start, j, last
-        cdef int32_t v, group
-        cdef double total, w, part = 0.5 / norm
-        cdef double* share = self.share
-        cdef const double* size
-        cdef const int32_t* groups
-        cdef const int32_t* venue
-        for v in range(<int32_t>self.n_venues):
-            share[v] = 0.0
+        cdef double* decayed = self.decayed
+        if keep:
+            memset(self.sums, 0, LANES * self.n_venues * sizeof(double))
         for side in range(2):
-            size = self.size[side]
-            groups = self.group[side]
-            venue = self.venue[side]
-            last = self.bid_level[self.n_weighted - 1] if side == BID else self.ask_level[self.n_weighted - 1]
-            i = 0
-            while i <= last:
-                start = i
-                group = groups[i]
-                w = self.weight[side][group] * part
-                i += 1
-                if i == self.n[side] or groups[i] != group:
-                    share[venue[start]] += w
-                    continue
-                total = size[start]
-                while i < self.n[side] and groups[i] == group:
-                    total += size[i]
-                    i += 1
-                for j in range(start, i):
-                    share[venue[j]] += w * (size[j] / total)
+            # the level in which the depth lies
+            last = count_up_to(self.total[side], self.n[side] - 1, depth * (1.0 - TOLERANCE))
+            decayed[0] = 1.0
+            decays_of(self.total[side], last, rate, decayed + 1)
+            decays_of(&depth, 1, rate, decayed + 1 + last)
+            distance += weighted(self.price[side], decayed, last + 1)
+            if keep:
+                self.attribute(side, last + 1)
+        if keep:
+            self.used_depth = depth
+            self.used_rate = rate
+            self.norm = norm
+            self.weighted = True
+        return 0.5 * self.price[BID][0] + 0.5 * self.price[ASK][0] + 0.5 * distance / norm
 
-    def compute(self, Ladder ladder not None, const unsigned char[::1] used not None):
-        """Compute over the levels of the used venues (1 = used, per venue index of the ladder).
+    cdef void attribute(self, int side, Py_ssize_t n) noexcept nogil:
+        # the weights of a side's first n levels to their venues; levels of equal price share theirs by capped size
+        cdef Py_ssize_t i = 1, j, first, end = self.n[side], within
+        cdef const double* price = self.price[side]
+        cdef const double* size = self.size[side]
+        cdef double* weight = self.decayed
+        cdef double total, volume
+        while True:
+            within = min(n + 1, end)
+            i = next_close(price, i, within, TOLERANCE)
+            if i >= within:
+                break
+            first = i - 1
+            total = volume = 0.0
+            i = first
+            while i < end and is_close(price[i], price[first], TOLERANCE):
+                if i < n:
+                    total += weight[i]
+                volume += size[i]
+                i += 1
+            for j in range(first, i):
+                weight[j] = total * (size[j] / volume)
+            n = max(n, i)
+            i += 1
+        add_by_venue(weight, self.venue[side], n, self.sums)
+
+    def compute(self, Ladder ladder not None, used):
+        """Compute over the levels of the used venues (uint8, 1 = used, per venue index of the ladder).
+
+        Borrowed: the levels stay the ladder's. What is asked for afterwards (`average`, `levels`, `segments`) holds
+        until the ladder is merged or loaded again.
 
         Returns: OK, INSUFFICIENT_DEPTH (nothing within the spread limit) or EMPTY (a side has no level).
         """
-        cdef Py_ssize_t n_venues = used.shape[0]
+        cdef Py_buffer view
+        PyObject_GetBuffer(used, &view, PyBUF_SIMPLE)
+        try:
+            if view.itemsize != 1:
+                raise ValueError(f"used: expected one byte a venue, was {view.itemsize}")
+            self.reserve(ladder, view.len)
+            self.ladder = ladder
+            return self.calculate(ladder, <const unsigned char*>view.buf)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int calculate(self, Ladder ladder, const unsigned char* used) noexcept nogil:
         cdef int side
-        cdef double cap, bids, asks, covered, depth, step
+        cdef double cap, covered, depth, step
         cdef bint limited = False
-        self.reserve(ladder, n_venues)
-        self.n_segments = self.n_weighted = 0
-        self.exhausted = False
+        self.weighted = self.exhausted = False
         self.size_cap = self.coverage_depth = self.full_depth = self.depth = self.rate = 0.0
         self.value = self.value_full = self.best_bid = self.best_ask = 0.0
         for side in range(2):
-            if n_venues:
-                self.take(side, ladder, &used[0])
+            if self.n_venues:
+                self.take(side, ladder, used)
             else:
                 self.n[side] = 0
         if not self.n[BID] or not self.n[ASK]:
-            return EMPTY
+            return 2
         self.rescale()
         self.best_bid = self.price[BID][0]
         self.best_ask = self.price[ASK][0]
         cap = self.cap()
-        bids = self.accumulate(BID, cap)
-        asks = self.accumulate(ASK, cap)
-        covered = min(bids, asks)
+        capped_totals(
+            Side(self.raw[BID], self.size[BID], self.total[BID], self.n[BID]),
+            Side(self.raw[ASK], self.size[ASK], self.total[ASK], self.n[ASK]),
+            cap,
+        )
+        covered = min(self.covered(BID), self.covered(ASK))
+        if self.spacing > 0:
+            for side in range(2):
+                self.round_to_grid(side)
         self.size_cap = min(cap * self.scale, DBL_MAX)
         self.coverage_depth = min(covered * self.scale, DBL_MAX)
-        self.exhausted = self.walk()
-        if not self.n_segments:
-            return INSUFFICIENT_DEPTH
-        depth = self.end[self.n_segments - 1]
+        depth = self.find_depth()
+        if not depth > 0:
+            return 1
         self.full_depth = min(depth * self.scale, DBL_MAX)
         if self.cut:
             if self.spacing > 0:
@@ -483,8 +472,8 @@ cdef class Curve:
         if not limited:
             self.value_full = self.value
         self.depth = min(depth * self.scale, DBL_MAX)
-        self.rate = self.rate / self.scale
-        return OK
+        self.rate = self.used_rate / self.scale
+        return 0
 
     @property
     def depth_limited(self):
@@ -494,11 +483,13 @@ cdef class Curve:
     def shares(self):
         """Return the share of each venue of the last compute, float64[n_venues]; the used ones add up to 1."""
         cdef Py_ssize_t v
+        cdef const double* sums = self.sums
         out = np.zeros(self.n_venues)
         cdef double[::1] view = out
-        if self.n_weighted:
+        if self.weighted:
             for v in range(self.n_venues):
-                view[v] = self.share[v]
+                view[v] = 0.5 * ((sums[0] + sums[1]) + (sums[2] + sums[3])) / self.norm
+                sums += LANES
         return out
 
     def average(self, int side, double volume):
@@ -545,17 +536,40 @@ cdef class Curve:
 
     def segments(self):
         """Return the curve: float64[7, n]: from, to (volume), bidPV, askPV, midPV, midSV, weight in the value."""
-        cdef Py_ssize_t m
-        cdef double before = 0.0
-        out = np.zeros((7, self.n_segments))
+        cdef Py_ssize_t i = 0, j = 0, m = 0
+        cdef double end, bid, ask, mid, bound = 0.0, before = 0.0, after, decayed = 1.0
+        cdef bint used = True, wide
+        out = np.zeros((7, self.n[BID] + self.n[ASK]))
         cdef double[:, ::1] view = out
-        for m in range(self.n_segments):
-            view[0, m] = before * self.scale
-            view[1, m] = self.end[m] * self.scale
-            view[2, m] = self.price[BID][self.bid_level[m]]
-            view[3, m] = self.price[ASK][self.ask_level[m]]
-            view[4, m] = self.mid[m]
-            view[5, m] = view[3, m] / self.mid[m] - 1.0
-            view[6, m] = self.share_weight[m] if m < self.n_weighted else 0.0
-            before = self.end[m]
-        return out
+        while self.weighted and i < self.n[BID] and j < self.n[ASK]:
+            end = min(self.total[BID][i], self.total[ASK][j])
+            # a segment without width (a level between two points of the grid) is passed over
+            if end > bound:
+                bid, ask = self.price[BID][i], self.price[ASK][j]
+                mid = 0.5 * bid + 0.5 * ask
+                wide = ask > mid * (1.0 + self.max_spread + TOLERANCE)
+                if wide and m:
+                    break
+                if wide:
+                    # the first point always counts on the grid
+                    end = self.spacing / self.scale
+                view[0, m] = before * self.scale
+                view[1, m] = end * self.scale
+                view[2, m] = bid
+                view[3, m] = ask
+                view[4, m] = mid
+                view[5, m] = ask / mid - 1.0
+                if used:
+                    used = end < self.used_depth * (1.0 - TOLERANCE)
+                    after = end if used else self.used_depth
+                    view[6, m] = decayed
+                    decayed = decay_of(-self.used_rate * after)
+                    view[6, m] = (view[6, m] - decayed) / self.norm
+                before = end
+                m += 1
+                if wide:
+                    break
+            bound = max(end * ABOVE, bound)
+            i += self.total[BID][i] <= bound
+            j += self.total[ASK][j] <= bound
+        return out[:, :m]

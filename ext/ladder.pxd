@@ -4,7 +4,26 @@ Prices float64 in quote currency (books) or index currency (ladders), sizes floa
 """
 
 from libc.stdint cimport int32_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
+
+cdef extern from "merge.h" nogil:
+    enum:
+        FENCES    # entries of room that a run takes beside its own
+    ctypedef struct Entry:
+        uint64_t key
+        uint32_t at
+        int32_t venue
+    void entries_of(
+        const double* price, Py_ssize_t n, double rate, uint64_t flip, uint32_t at, int32_t venue, Entry* out
+    ) noexcept
+    Entry* merge_runs(
+        Entry* entries, Entry* other, Py_ssize_t* starts, Py_ssize_t* lengths, Py_ssize_t runs
+    ) noexcept
+    void entries_taken(
+        const Entry* entries, Py_ssize_t n, uint64_t flip, const double* amount, double* price, double* size,
+        int32_t* venue
+    ) noexcept
 
 cdef enum:
     BID = 0
@@ -31,17 +50,14 @@ cdef class Ladder:
         int32_t* venue[2]          # owned; index into the list of books
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
-        # scratch of the merge
-        int64_t* keys              # per venue its prices as ascending integers, closed by LAST
-        Py_ssize_t keys_capacity
-        const int64_t** key        # per venue: next key
-        const double** amount      # per venue: next size
-        int64_t* loser_key         # tournament tree, node 1 on top
-        int32_t* loser
-        int64_t* winner_key
-        int32_t* winner
-        Py_ssize_t n_slots
+        # scratch of the merge of one side
+        Entry* entries             # the venues' levels one behind the other
+        Entry* other
+        double* amount             # their sizes
+        Py_ssize_t entry_capacity
+        Py_ssize_t* starts         # of each venue's levels in the entries
+        Py_ssize_t* lengths
+        Py_ssize_t run_capacity
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
-    cdef int reserve_slots(self, Py_ssize_t slots, Py_ssize_t keys) except -1
-    cdef void merge_side(self, int side, Py_ssize_t slots) noexcept nogil
+    cdef int reserve_entries(self, Py_ssize_t n, Py_ssize_t runs) except -1

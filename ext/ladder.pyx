@@ -1,4 +1,4 @@
-"""Venue books in, one ladder out: a k-way merge of sorted sides into memory that is kept between ticks.
+"""Venue books in, one ladder out: a merge of sorted sides into memory that is kept between ticks.
 
 Levels of a ladder are ordered by price (best first), then by the position of their venue in the list of books; equal
 prices are not summed, since the size cap works on each venue's own level.
@@ -11,18 +11,15 @@ from cpython.mem cimport PyMem_Malloc
 from cpython.mem cimport PyMem_Realloc
 from cython cimport final
 from libc.math cimport isfinite
-from libc.stdint cimport INT64_MAX
+from libc.stdint cimport UINT32_MAX
 from libc.stdint cimport int32_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
-
-
-# beyond the bits of every double
-cdef int64_t LAST = INT64_MAX
 
 
 cdef bint _usable(double price, double size) noexcept nogil:
@@ -178,15 +175,10 @@ cdef class Ladder:
             self.venue[side] = NULL
             self.capacity[side] = 0
             self.n[side] = 0
-        self.keys = NULL
-        self.key = NULL
+        self.entries = self.other = NULL
         self.amount = NULL
-        self.loser_key = NULL
-        self.loser = NULL
-        self.winner_key = NULL
-        self.winner = NULL
-        self.keys_capacity = 0
-        self.n_slots = 0
+        self.starts = self.lengths = NULL
+        self.entry_capacity = self.run_capacity = 0
 
     def __dealloc__(self):
         cdef int side
@@ -194,13 +186,11 @@ cdef class Ladder:
             PyMem_Free(self.price[side])
             PyMem_Free(self.size[side])
             PyMem_Free(self.venue[side])
-        PyMem_Free(self.keys)
-        PyMem_Free(self.key)
+        PyMem_Free(self.entries)
+        PyMem_Free(self.other)
         PyMem_Free(self.amount)
-        PyMem_Free(self.loser_key)
-        PyMem_Free(self.loser)
-        PyMem_Free(self.winner_key)
-        PyMem_Free(self.winner)
+        PyMem_Free(self.starts)
+        PyMem_Free(self.lengths)
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1:
         cdef Py_ssize_t capacity = max(self.capacity[side], SMALL)
@@ -224,138 +214,86 @@ cdef class Ladder:
         self.capacity[side] = capacity
         return 0
 
-    cdef int reserve_slots(self, Py_ssize_t slots, Py_ssize_t keys) except -1:
-        if keys > self.keys_capacity:
-            PyMem_Free(self.keys)
-            self.keys_capacity = 0
-            self.keys = <int64_t*>PyMem_Malloc(2 * keys * sizeof(int64_t))
-            if self.keys == NULL:
+    cdef int reserve_entries(self, Py_ssize_t n, Py_ssize_t runs) except -1:
+        cdef Py_ssize_t room = n + FENCES * runs
+        if room > self.entry_capacity:
+            PyMem_Free(self.entries)
+            PyMem_Free(self.other)
+            PyMem_Free(self.amount)
+            self.entry_capacity = 0
+            room *= 2
+            self.entries = <Entry*>PyMem_Malloc(room * sizeof(Entry))
+            self.other = <Entry*>PyMem_Malloc(room * sizeof(Entry))
+            self.amount = <double*>PyMem_Malloc(room * sizeof(double))
+            if self.entries == NULL or self.other == NULL or self.amount == NULL:
                 raise MemoryError
-            self.keys_capacity = 2 * keys
-        if slots <= self.n_slots:
-            return 0
-        PyMem_Free(self.key)
-        PyMem_Free(self.amount)
-        PyMem_Free(self.loser_key)
-        PyMem_Free(self.loser)
-        PyMem_Free(self.winner_key)
-        PyMem_Free(self.winner)
-        self.n_slots = 0
-        self.key = <const int64_t**>PyMem_Malloc(slots * sizeof(double*))
-        self.amount = <const double**>PyMem_Malloc(slots * sizeof(double*))
-        self.loser_key = <int64_t*>PyMem_Malloc(slots * sizeof(int64_t))
-        self.loser = <int32_t*>PyMem_Malloc(slots * sizeof(int32_t))
-        self.winner_key = <int64_t*>PyMem_Malloc(2 * slots * sizeof(int64_t))
-        self.winner = <int32_t*>PyMem_Malloc(2 * slots * sizeof(int32_t))
-        if (
-            self.key == NULL or self.amount == NULL or self.loser_key == NULL or self.loser == NULL
-            or self.winner_key == NULL or self.winner == NULL
-        ):
-            raise MemoryError
-        self.n_slots = slots
+            self.entry_capacity = room
+        if runs > self.run_capacity:
+            PyMem_Free(self.starts)
+            PyMem_Free(self.lengths)
+            self.run_capacity = 0
+            self.starts = <Py_ssize_t*>PyMem_Malloc(runs * sizeof(Py_ssize_t))
+            self.lengths = <Py_ssize_t*>PyMem_Malloc(runs * sizeof(Py_ssize_t))
+            if self.starts == NULL or self.lengths == NULL:
+                raise MemoryError
+            self.run_capacity = runs
         return 0
-
-    cdef void merge_side(self, int side, Py_ssize_t slots) noexcept nogil:
-        # A tree of losers: the nodes above a venue are known before the comparisons, so their loads do not wait
-        # for each other, and the swaps are masks: which venue comes next cannot be predicted.
-        cdef double* price = self.price[side]
-        cdef double* size = self.size[side]
-        cdef int32_t* venue = self.venue[side]
-        cdef const int64_t** key = self.key
-        cdef const double** amount = self.amount
-        cdef int64_t* loser_key = self.loser_key
-        cdef int32_t* loser = self.loser
-        cdef int64_t* winner_key = self.winner_key
-        cdef int32_t* winner = self.winner
-        cdef int64_t sign = -1 if side == BID else 1
-        cdef int64_t best, other, bits, mask
-        cdef Py_ssize_t n = 0, node
-        cdef int32_t v, w, left, exchanged
-        cdef bint swap
-        for node in range(slots):
-            winner_key[slots + node] = key[node][0]
-            winner[slots + node] = <int32_t>node
-        for node in range(slots - 1, 0, -1):
-            # equal prices: the left one, whose venue comes first
-            swap = winner_key[2 * node + 1] < winner_key[2 * node]
-            left = <int32_t>(2 * node)
-            winner_key[node] = winner_key[left + swap]
-            winner[node] = winner[left + swap]
-            loser_key[node] = winner_key[left + 1 - swap]
-            loser[node] = winner[left + 1 - swap]
-        best = winner_key[1]
-        v = winner[1]
-        while best != LAST:
-            bits = sign * best
-            memcpy(&price[n], &bits, sizeof(double))
-            size[n] = amount[v][0]
-            venue[n] = v
-            n += 1
-            key[v] += 1
-            amount[v] += 1
-            best = key[v][0]
-            node = (v + slots) >> 1
-            while node:
-                other = loser_key[node]
-                w = loser[node]
-                mask = -<int64_t>((other < best) | ((other == best) & (w < v)))
-                bits = (best ^ other) & mask
-                best ^= bits
-                loser_key[node] = other ^ bits
-                exchanged = (v ^ w) & <int32_t>mask
-                v ^= exchanged
-                loser[node] = w ^ exchanged
-                node >>= 1
-        # a quotient can vanish or overflow at the far end
-        while n and not (price[n - 1] > 0 and isfinite(price[n - 1])):
-            n -= 1
-        self.n[side] = n
 
     def merge(self, list books not None, list rates not None):
         """Merge the books of venues, given in the order of their names.
+
+        A price that vanishes or overflows when it is divided by its rate is left out.
 
         Args:
             books: VenueBook per venue; None leaves a venue out.
             rates: units of the venue's quote currency per unit of index currency, finite and above zero.
         """
-        cdef Py_ssize_t k = len(books), v, i, n, total, slots = 2
+        cdef Py_ssize_t k = len(books), v, first, end, n, total, runs, start
         cdef int side
-        cdef double rate, quotient
-        cdef int64_t sign, bits
-        cdef int64_t* keys
+        cdef double rate
+        cdef uint64_t flip
         cdef const double* prices
         cdef VenueBook book
         if len(rates) != k:
             raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
-        while slots < k:
-            slots *= 2
         for side in range(2):
             total = 0
             for v in range(k):
                 if books[v] is not None:
                     book = books[v]
                     total += book.n[side]
+            if total > <Py_ssize_t>UINT32_MAX:
+                raise ValueError(f"books: expected at most {UINT32_MAX} levels a side, was {total}")
             self.reserve(side, total)
-            self.reserve_slots(slots, total + slots)
-            keys = self.keys
-            sign = -1 if side == BID else 1
-            for v in range(slots):
-                self.key[v] = keys
-                n = 0
-                if v < k and books[v] is not None:
-                    book = books[v]
-                    rate = rates[v]
-                    n = book.n[side]
-                    prices = book.memory[side]
-                    self.amount[v] = prices + book.capacity[side]
-                    for i in range(n):
-                        # the bits of positive doubles are ordered as the doubles are
-                        quotient = prices[i] / rate
-                        memcpy(&bits, &quotient, sizeof(double))
-                        keys[i] = sign * bits
-                keys[n] = LAST
-                keys += n + 1
-            self.merge_side(side, slots)
+            self.reserve_entries(total, k)
+            flip = ~<uint64_t>0 if side == BID else 0
+            n = runs = 0
+            for v in range(k):
+                if books[v] is None:
+                    continue
+                book = books[v]
+                rate = rates[v]
+                prices = book.memory[side]
+                first, end = 0, book.n[side]
+                while end > first and not _usable(prices[end - 1] / rate, 1.0):
+                    end -= 1
+                while first < end and not _usable(prices[first] / rate, 1.0):
+                    first += 1
+                if first == end:
+                    continue
+                start = n + FENCES * runs + 1
+                self.starts[runs] = start
+                self.lengths[runs] = end - first
+                entries_of(prices + first, end - first, rate, flip, <uint32_t>n, <int32_t>v, self.entries + start)
+                memcpy(self.amount + n, prices + book.capacity[side] + first, (end - first) * sizeof(double))
+                n += end - first
+                runs += 1
+            self.n[side] = n
+            if n:
+                entries_taken(
+                    merge_runs(self.entries, self.other, self.starts, self.lengths, runs), n, flip, self.amount,
+                    self.price[side], self.size[side], self.venue[side],
+                )
 
     def load(self, int side, const double[::1] prices not None, const double[::1] sizes not None,
              const int[::1] venues not None):

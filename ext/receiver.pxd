@@ -49,6 +49,7 @@ cdef class Receiver:
         readonly int64_t errors     # exceptions of the user's callbacks
 
     cdef int receive(self) except -1
+    cdef bint receive_part(self, msg_t *part) noexcept
     cdef int take(self, Part part) except -1
     cdef bytes topic_copy(self)
     cdef int refuse_parts(self, Part part) except -1

@@ -28,6 +28,7 @@ from coinspace._ext.message cimport KIND_HEARTBEAT
 from coinspace._ext.message cimport KIND_ORDERBOOK
 from coinspace._ext.message cimport Message
 from coinspace._ext.zeromq cimport DONTWAIT
+from coinspace._ext.zeromq cimport msg_t
 from coinspace._ext.zeromq cimport zmq
 
 from coinspace._ext.sink import KINDS
@@ -132,9 +133,9 @@ cdef class Receiver:
         part = Part.__new__(Part)
         # the parts of a message arrive together: none of them makes us wait
         if (
-            zmq.msg_more(&self._topic) and zmq.msg_recv(&self._header, self._handle, DONTWAIT) >= 0
+            zmq.msg_more(&self._topic) and self.receive_part(&self._header)
             and zmq.msg_more(&self._header)
-            and zmq.msg_recv(&part.message, self._handle, DONTWAIT) >= 0
+            and self.receive_part(&part.message)
             and not zmq.msg_more(&part.message)
         ):
             self.take(part)
@@ -142,12 +143,19 @@ cdef class Receiver:
             self.refuse_parts(part)
         return 1
 
+    # a signal may interrupt libzmq between two parts
+    cdef bint receive_part(self, msg_t *part) noexcept:
+        while zmq.msg_recv(part, self._handle, DONTWAIT) < 0:
+            if zmq.last_error() != EINTR:
+                return False
+        return True
+
     # reads on to the message's last part, so that the next one begins at its first
     cdef int refuse_parts(self, Part part) except -1:
         cdef int n_parts = 1 + zmq.msg_more(&self._topic)
         if n_parts == 2 and zmq.msg_more(&self._header):
             n_parts = 3
-            while zmq.msg_more(&part.message) and zmq.msg_recv(&part.message, self._handle, DONTWAIT) >= 0:
+            while zmq.msg_more(&part.message) and self.receive_part(&part.message):
                 n_parts += 1
         return self.refuse(f"message parts: expected 3, was {n_parts}, {self.topic_copy()!r}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coinspace._ext.message import ORDERBOOK, Message
+from coinspace._ext.message import ORDERBOOK, STATE, Message
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.bus.publisher import Publisher
@@ -169,35 +169,65 @@ def messages_of(found: list[Source]) -> list[Message]:
     return sorted(made, key=lambda message: message.received_ns)
 
 
+class Link:
+    """A publisher and its subscriber over ipc, both in this thread."""
+
+    def __init__(self, settings: Settings, on_message: Callable[[Message], object]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="cs-")
+        endpoint = f"ipc://{self._folder.name}/bench.ipc"
+        self.publisher = Publisher("bench", settings.bus, time.time_ns(), endpoint=endpoint)
+        wanted = [b"orderbook.", b"state."]
+        self._subscriber = Subscriber([endpoint], wanted, on_message, bus=settings.bus)
+        self._loop = asyncio.new_event_loop()
+        self._subscriber.start(self._loop)
+        # what is published before the subscription has arrived is not sent
+        self._unsent = 0
+        probe = self.publisher.topic(b"state.bench.")
+        self._until(self._joined, lambda: self.publisher.publish(probe, STATE, b"{}"))
+        time.sleep(0.05)
+        self._subscriber.drain()
+        self._unsent = self._missing()
+
+    def _joined(self) -> bool:
+        return bool(self._subscriber.counters()["received"])
+
+    def _missing(self) -> int:
+        sent = self.publisher.counters()["published"] - self._unsent
+        return sent - self._subscriber.counters()["received"]
+
+    def _until(self, done: Callable[[], bool], again: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 10
+        while True:
+            self._subscriber.drain()
+            if done():
+                return
+            if time.monotonic() > deadline:
+                raise CoinSpaceError(f"bus: {self._missing()} messages did not come for 10 s")
+            again()
+            # asleep: what a stage costs is this thread's CPU time, and libzmq has its own thread
+            time.sleep(0.0001)
+
+    def drain(self) -> None:
+        """Read until everything published has come. Raises: CoinSpaceError after 10 s."""
+        self._until(lambda: self._missing() <= 0, lambda: None)
+
+    def close(self) -> None:
+        self._subscriber.close()
+        self.publisher.close()
+        self._loop.close()
+        self._folder.cleanup()
+
+
 def bus(found: list[Source], settings: Settings) -> Run:
     """Messages published and received over ipc, both ends in this thread."""
     books = [message for message in messages_of(found) if message.kind == ORDERBOOK]
-    folder = tempfile.TemporaryDirectory(prefix="cs-")
-    endpoint = f"ipc://{folder.name}/bench.ipc"
-    publisher = Publisher("bench", settings.bus, time.time_ns(), endpoint=endpoint)
-    received = 0
-
-    def count(_message: Message) -> None:
-        nonlocal received
-        received += 1
-
-    subscriber = Subscriber([endpoint], [b"orderbook."], count, bus=settings.bus)
-    loop = asyncio.new_event_loop()
-    subscriber.start(loop)
-    topics = {message.topic: publisher.topic(message.topic) for message in books}
-
-    def drain(expected: int) -> None:
-        deadline = time.monotonic() + 10
-        while received < expected:
-            subscriber.drain()
-            if time.monotonic() > deadline:
-                raise CoinSpaceError(f"bus: expected {expected} messages, was {received}")
+    link = Link(settings, lambda message: None)
+    topics = {message.topic: link.publisher.topic(message.topic) for message in books}
 
     def run() -> None:
         for start in range(0, len(books), CHUNK):
-            expected = received + len(books[start : start + CHUNK])
             for message in books[start : start + CHUNK]:
-                publisher.publish(
+                link.publisher.publish(
                     topics[message.topic],
                     ORDERBOOK,
                     message.payload,
@@ -205,22 +235,14 @@ def bus(found: list[Source], settings: Settings) -> Run:
                     n_asks=message.n_asks,
                     received_ns=message.received_ns,
                 )
-            drain(expected)
+            link.drain()
 
-    # a subscription takes a moment; what is published before it is lost
-    deadline = time.monotonic() + 10
-    while not received and time.monotonic() < deadline:
-        publisher.publish(next(iter(topics.values())), ORDERBOOK, b"")
-        time.sleep(0.01)
-        subscriber.drain()
+    return Run("bus", _named(found), "message", len(books), run, link.close)
 
-    def close() -> None:
-        subscriber.close()
-        publisher.close()
-        loop.close()
-        folder.cleanup()
 
-    return Run("bus", _named(found), "message", len(books), run, close)
+def _index_stage(settings: Settings) -> OrderbookAggregator:
+    calculator = IndexCalculator(settings.index.parameters_of, lambda record, aggregate: None)
+    return OrderbookAggregator(settings, on_aggregate=calculator.on_aggregate, heartbeats=False)
 
 
 def index(found: list[Source], settings: Settings) -> Run:
@@ -231,8 +253,7 @@ def index(found: list[Source], settings: Settings) -> Run:
     )
 
     def run() -> None:
-        calculator = IndexCalculator(at_each.index.parameters_of, lambda record, aggregate: None)
-        stage = OrderbookAggregator(at_each, on_aggregate=calculator.on_aggregate, heartbeats=False)
+        stage = _index_stage(at_each)
         for message in made:
             stage.on_message(message)
 
@@ -271,38 +292,28 @@ def encode(found: list[Source], settings: Settings) -> Run:
 
 def end_to_end(found: list[Source], settings: Settings) -> Run:
     """Frames to messages on the bus, received and computed into index records, in one thread."""
-    folder = tempfile.TemporaryDirectory(prefix="cs-")
-    endpoint = f"ipc://{folder.name}/bench.ipc"
-    publisher = Publisher("bench", settings.bus, time.time_ns(), endpoint=endpoint)
     at_each = settings.model_copy(
         update={"index": settings.index.model_copy(update={"interval_ms": 0})}
     )
-    calculator = IndexCalculator(at_each.index.parameters_of, lambda record, aggregate: None)
-    stage = OrderbookAggregator(at_each, on_aggregate=calculator.on_aggregate, heartbeats=False)
-    subscriber = Subscriber([endpoint], [b"orderbook.", b"state."], stage.on_message)
-    loop = asyncio.new_event_loop()
-    subscriber.start(loop)
-    time.sleep(0.2)
+    stage = _index_stage(at_each)
+    link = Link(settings, lambda message: stage.on_message(message))
     merged = sorted(
         ((record, number) for number, one in enumerate(found) for record in one.records),
         key=lambda pair: pair[0].received_ns,
     )
 
     def run() -> None:
-        replays = [Replay(_stage(one, publisher)) for one in found]
+        nonlocal stage
+        # one that has seen these times would leave them out
+        stage = _index_stage(at_each)
+        replays = [Replay(_stage(one, link.publisher)) for one in found]
         for count, (record, number) in enumerate(merged):
             replays[number].feed(record)
             if not count % CHUNK:
-                subscriber.drain()
-        subscriber.drain()
+                link.drain()
+        link.drain()
 
-    def close() -> None:
-        subscriber.close()
-        publisher.close()
-        loop.close()
-        folder.cleanup()
-
-    return Run("end-to-end", _named(found), "record", len(merged), run, close)
+    return Run("end-to-end", _named(found), "record", len(merged), run, link.close)
 
 
 STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {

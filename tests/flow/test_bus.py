@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,33 @@ async def test_everything_arrives_in_order(publisher: Publisher) -> None:
     counters = listener.counters()
     assert (counters["gaps"], counters["missed"], counters["malformed"]) == (0, 0, 0)
     assert publisher.counters() | {"dropped": 0} == publisher.counters()
+    listener.close()
+
+
+async def test_signals_do_not_tear_messages(publisher: Publisher) -> None:
+    listener = Listener([publisher.endpoint], [b"orderbook."])
+    await joined(publisher, listener)
+    came = 0
+
+    def count(_number: int, _frame: object) -> None:
+        nonlocal came
+        came += 1
+
+    before = signal.signal(signal.SIGALRM, count)
+    try:
+        # a signal interrupts libzmq wherever it waits or looks for commands of its own thread
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        for _ in range(200):
+            send(publisher, 100)
+            await asyncio.sleep(0)
+        await until(lambda: len(listener.messages) == 20_000, "20,000 messages")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert came > 100
+    assert listener.sequences() == list(range(1, 20_001))
+    counters = listener.counters()
+    assert (counters["gaps"], counters["missed"], counters["malformed"]) == (0, 0, 0)
     listener.close()
 
 

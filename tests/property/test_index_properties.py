@@ -136,21 +136,131 @@ def test_both_modes_agree_where_boundaries_lie_on_the_grid(found: list[Any]) -> 
     assert list(a.shares()) == pytest.approx(list(b.shares()), abs=1e-9)
 
 
-@given(books())
-@settings(max_examples=50, deadline=None)
-def test_the_ladder_is_the_sorted_books(found: list[Any]) -> None:
+def merged(found: list[tuple[Levels, Levels]], side: int) -> list[tuple[float, int, float]]:
+    """Return (price, venue, size) of a side as sorting gives them."""
+    sign = 1 if side else -1
+    expected = sorted(
+        (sign * price, venue, position, size)
+        for venue, one in enumerate(found)
+        for position, (price, size) in enumerate(one[side])
+    )
+    return [(sign * price, venue, size) for price, venue, _, size in expected]
+
+
+@given(st.data(), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_the_ladder_is_the_sorted_books(data: st.DataObject, n: int) -> None:
+    found = data.draw(books(n))
     ladder = Ladder()
-    ladder.merge([load(one) for one in found], [1.0] * len(found))
-    for side, sign in ((0, -1), (1, 1)):
-        prices, amounts, venues = ladder.side_copy(side)
-        expected = sorted(
-            (sign * price, venue, position, size)
-            for venue, one in enumerate(found)
-            for position, (price, size) in enumerate(one[side])
-        )
-        assert list(sign * prices) == [one[0] for one in expected]
-        assert list(venues) == [one[1] for one in expected]
-        assert list(amounts) == [one[3] for one in expected]
+    # the second merge finds the memory of a larger one
+    for some in (found, found[: n // 2 + 1]):
+        ladder.merge([load(one) for one in some], [1.0] * len(some))
+        for side in range(2):
+            prices, amounts, venues = ladder.side_copy(side)
+            assert list(zip(prices, venues, amounts, strict=True)) == merged(some, side)
+
+
+def test_ladders_of_books_unlike_in_length() -> None:
+    draw = np.random.default_rng(11)
+    for _ in range(200):
+        found = []
+        for _ in range(int(draw.integers(1, 9))):
+            sides = []
+            for sign in (-1, 1):
+                count = int(draw.choice([1, 2, 3, 30, 700]))
+                price = 10_000 + sign * (1 + np.cumsum(draw.integers(0, 3, count)))
+                sides.append(list(zip(price.tolist(), draw.random(count).tolist(), strict=True)))
+            found.append((sides[0], sides[1]))
+        ladder = Ladder()
+        ladder.merge([load(one) for one in found], [1.0] * len(found))
+        for side in range(2):
+            prices, amounts, venues = ladder.side_copy(side)
+            assert list(zip(prices, venues, amounts, strict=True)) == merged(found, side)
+
+
+def test_prices_that_leave_float64_are_left_out() -> None:
+    ladder = Ladder()
+    bids, asks = [(1e300, 1.0), (1e-300, 2.0)], [(2e-300, 3.0), (2e300, 4.0)]
+    usual = ([(1.0, 5.0)], [(2.0, 6.0)])
+    ladder.merge([load((bids, asks)), load(usual)], [1e-10, 1.0])
+    assert list(ladder.side_copy(0)[0]) == [1.0, 1e-300 / 1e-10]
+    assert list(ladder.side_copy(1)[0]) == [2e-300 / 1e-10, 2.0]
+    ladder.merge([load((bids, asks)), load(usual)], [1e300, 1.0])
+    assert list(ladder.side_copy(0)[0]) == [1.0, 1.0]
+    assert list(ladder.side_copy(0)[2]) == [0, 1]
+    assert list(ladder.side_copy(1)[0]) == [2.0, 2.0]
+
+
+def results(curve: Curve) -> tuple[Any, ...]:
+    return (
+        *(curve.value, curve.value_full, curve.depth, curve.full_depth, curve.size_cap),
+        *(curve.coverage_depth, curve.rate, curve.exhausted, *curve.shares()),
+        *curve.segments().ravel(),
+        *(x for side in range(2) for column in curve.levels(side) for x in column),
+    )
+
+
+def random_books(draw: np.random.Generator, venues: int) -> list[tuple[Levels, Levels]]:
+    scale = 10 ** draw.uniform(-3, 3)
+    found = []
+    for _ in range(venues):
+        sides = []
+        for sign in (-1, 1):
+            count = int(draw.integers(1, 400))
+            price = 10_000 + sign * np.cumsum(draw.exponential(0.3, count))
+            size = draw.lognormal(0, draw.choice([0.0, 1.0, 3.0]), count) * scale
+            sides.append(list(zip(price.tolist(), size.tolist(), strict=True)))
+        found.append((sides[0], sides[1]))
+    return found
+
+
+@pytest.mark.parametrize("spacing", [0.0, 0.5])
+def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
+    draw = np.random.default_rng(3)
+    kept, ladder = Curve(0.005, spacing=spacing), Ladder()
+    for _ in range(60):
+        venues = int(draw.integers(1, 5))
+        found = random_books(draw, venues)
+        used = np.ones(venues, dtype=np.uint8)
+        used[draw.integers(0, venues)] = draw.integers(0, 2)
+        ladder.merge([load(one) for one in found], [1.0] * venues)
+        fresh = Curve(0.005, spacing=spacing)
+        assert kept.compute(ladder, used) == fresh.compute(ladder, used)
+        assert results(kept) == results(fresh)
+        # a venue that is not used is as good as absent
+        only = Ladder()
+        books = [load(one) if use else None for one, use in zip(found, used, strict=True)]
+        only.merge(books, [1.0] * venues)
+        fresh.compute(only, np.ones(venues, dtype=np.uint8))
+        assert results(kept)[:8] == results(fresh)[:8]
+
+
+@pytest.mark.parametrize("spacing", [0.0, 0.25])
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_value_is_the_mean_over_the_segments(spacing: float, cut: bool) -> None:
+    draw = np.random.default_rng(4)
+    for _ in range(60):
+        curve = compute(random_books(draw, 3), spacing=spacing, cut=cut)
+        start, end, bid, ask, mid, _, weight = curve.segments()
+        assert (end > start).all()
+        assert end[-1] == pytest.approx(curve.full_depth, rel=1e-12)
+        assert weight.sum() == pytest.approx(1, rel=1e-12)
+        assert (mid == 0.5 * bid + 0.5 * ask).all()
+        assert curve.value == pytest.approx(float(mid @ weight), rel=1e-13)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_size_cap_is_what_sorting_gives(data: st.DataObject) -> None:
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    found = random_books(draw, int(draw.integers(1, 4)))
+    curve = compute(found, cap_sigmas=5.0)
+    sample = np.sort([size for book in found for side in book for _, size in side])
+    n = len(sample)
+    k = n // 100
+    clipped = np.clip(sample, sample[k], sample[n - k - 1])
+    deviation = clipped.std(ddof=1) if n > 1 else 0.0
+    assert curve.size_cap == pytest.approx(sample[k : n - k].mean() + 5 * deviation, rel=1e-11)
 
 
 def test_the_exponential_is_right_within_an_ulp() -> None:

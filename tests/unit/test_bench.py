@@ -39,6 +39,9 @@ def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
     assert all(one["events"] > 0 and one["ns"] > 0 for one in results.values())
     # a frame that is also kept as a book and published costs more than one that is only parsed
     assert results["end-to-end"]["ns"] > results["parse"]["ns"]
+    # every pass does the work of the first: index values are made each time
+    whole = {name: one["ns"] * one["events"] for name, one in results.items()}
+    assert whole["end-to-end"] > 0.5 * whole["index"]
 
 
 def test_compare_tells_the_change_and_fails_on_request(tmp_path: Path) -> None:

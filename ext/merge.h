@@ -1,0 +1,156 @@
+/* Sorted runs of levels into one, pairwise and without a branch on what cannot be predicted.
+
+   A merge waits for its own last comparison (load, compare, advance: some 8 cycles). So each pair of runs is cut in the
+   middle of its result, and both halves are merged from both ends: four chains that do not wait for each other, each of
+   a length that is known before. Equal keys: the left run first. */
+#ifndef COINSPACE_MERGE_H
+#define COINSPACE_MERGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* a level on its way through the merge: 16 bytes, moved in one */
+typedef struct {
+    uint64_t key;  /* the bits of its price, in an order that ascends from the best */
+    uint32_t at;   /* where its size lies */
+    int32_t venue;
+} Entry;
+
+enum {
+    /* entries around a run, one before and one behind it, that no comparison takes: nothing checks for its ends */
+    FENCES = 2
+};
+
+/* two runs on their way into one place, from their beginnings and from their ends */
+typedef struct {
+    const Entry *a, *b, *a_last, *b_last;
+    Entry *out, *out_last;
+} Pair;
+
+/* All bits or none, by a choice that the compiler cannot see through: it would make a branch of it, which is mispredicted
+   every other time. */
+static inline uintptr_t mask_of(int flag)
+{
+    uintptr_t mask = -(uintptr_t)flag;
+    __asm__("" : "+r"(mask));
+    return mask;
+}
+
+static inline const Entry *moved(const Entry *from, uintptr_t bytes)
+{
+    return (const Entry *)((uintptr_t)from + bytes);
+}
+
+static inline const Entry *chosen(const Entry *a, const Entry *b, uintptr_t mask)
+{
+    return (const Entry *)((uintptr_t)a ^ (((uintptr_t)a ^ (uintptr_t)b) & mask));
+}
+
+static inline void pair_front(Pair *p)
+{
+    uintptr_t right = mask_of(p->b->key < p->a->key), step = right & sizeof(Entry);
+    *p->out++ = *chosen(p->a, p->b, right);
+    p->b = moved(p->b, step);
+    p->a = moved(p->a + 1, -step);
+}
+
+static inline void pair_back(Pair *p)
+{
+    uintptr_t left = mask_of(p->b_last->key < p->a_last->key), step = left & sizeof(Entry);
+    *p->out_last-- = *chosen(p->b_last, p->a_last, left);
+    p->a_last = moved(p->a_last, -step);
+    p->b_last = moved(p->b_last - 1, step);
+}
+
+/* how many entries of a are among the first m of both */
+static inline ptrdiff_t entries_among(const Entry *a, ptrdiff_t n, const Entry *b, ptrdiff_t k, ptrdiff_t m)
+{
+    ptrdiff_t low = m > k ? m - k : 0, high = m < n ? m : n;
+    while (low < high) {
+        ptrdiff_t i = (low + high) >> 1;
+        int behind = b[m - i - 1].key < a[i].key;
+        high = behind ? i : high;
+        low = behind ? low : i + 1;
+    }
+    return low;
+}
+
+static inline void merge_pair(const Entry *a, ptrdiff_t n, const Entry *b, ptrdiff_t k, Entry *out)
+{
+    ptrdiff_t m = (n + k) >> 1, i = entries_among(a, n, b, k, m), j = m - i, steps;
+    Pair p = {a, b, a + i - 1, b + j - 1, out, out + m - 1};
+    Pair q = {a + i, b + j, a + n - 1, b + k - 1, out + m, out + n + k - 1};
+    for (steps = m >> 1; steps; steps--) {
+        pair_front(&p);
+        pair_back(&p);
+        pair_front(&q);
+        pair_back(&q);
+    }
+    while (p.out <= p.out_last)
+        pair_front(&p);
+    while (q.out <= q.out_last)
+        pair_front(&q);
+}
+
+static inline void put_fences(Entry *run, ptrdiff_t n)
+{
+    run[-1] = (Entry){0, 0, 0};
+    run[n] = (Entry){UINT64_MAX, 0, 0};
+}
+
+/* Merge the runs of `from` that begin at `starts` and hold `lengths` (both used up), each between its fences. Returns
+   the one run: in `from` or in `other`, which has the same room. */
+static inline Entry *merge_runs(Entry *from, Entry *other, ptrdiff_t *starts, ptrdiff_t *lengths, ptrdiff_t runs)
+{
+    while (runs > 1) {
+        ptrdiff_t i, made = 0;
+        Entry *swapped = from;
+        for (i = 0; i < runs; i += 2, made++) {
+            ptrdiff_t begin = starts[i], n = lengths[i], k = 0;
+            if (i + 1 < runs) {
+                k = lengths[i + 1];
+                merge_pair(from + begin, n, from + starts[i + 1], k, other + begin);
+            } else {
+                memcpy(other + begin, from + begin, (size_t)n * sizeof(Entry));
+            }
+            put_fences(other + begin, n + k);
+            starts[made] = begin;
+            lengths[made] = n + k;
+        }
+        runs = made;
+        from = other;
+        other = swapped;
+    }
+    return from + starts[0];
+}
+
+/* one venue's levels, between fences; the flip (no bits or all) makes descending prices ascend */
+static inline void entries_of(const double *price, ptrdiff_t n, double rate, uint64_t flip, uint32_t at, int32_t venue,
+                              Entry *out)
+{
+    ptrdiff_t i;
+    for (i = 0; i < n; i++) {
+        double quotient = price[i] / rate;
+        /* the bits of positive doubles are ordered as the doubles are */
+        memcpy(&out[i].key, &quotient, sizeof(double));
+        out[i].key ^= flip;
+        out[i].at = at + (uint32_t)i;
+        out[i].venue = venue;
+    }
+    put_fences(out, n);
+}
+
+static inline void entries_taken(const Entry *entries, ptrdiff_t n, uint64_t flip, const double *amount, double *price,
+                                 double *size, int32_t *venue)
+{
+    ptrdiff_t i;
+    for (i = 0; i < n; i++) {
+        uint64_t bits = entries[i].key ^ flip;
+        memcpy(&price[i], &bits, sizeof(double));
+        size[i] = amount[entries[i].at];
+        venue[i] = entries[i].venue;
+    }
+}
+
+#endif
