@@ -15,7 +15,9 @@
 
 enum {
     /* bytes that `number_short` may look at from its first: callers make sure that they are there */
-    NUMBER_PAD = 24
+    NUMBER_PAD = 24,
+    /* the same of `number_plain` */
+    PLAIN_PAD = 32
 };
 
 static const double EXACT_POWERS[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -126,6 +128,49 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
     out->inexact = inexact;
     return p;
 }
+
+/* The end of a number that is written plainly, without sign and exponent, in less than 16 bytes, or as a whole number
+   in less than 32; NULL when it is another one, or none. PLAIN_PAD bytes at p must be readable. */
+#if defined(__SSE4_1__)
+/* 16 bytes as digits */
+static inline __m128i digits_at(const char *p)
+{
+    return _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
+}
+
+/* bit per byte that is no digit */
+static inline unsigned no_digits(__m128i digits)
+{
+    return (unsigned)_mm_movemask_epi8(_mm_adds_epu8(digits, _mm_set1_epi8(0x7f - 9)));
+}
+
+static inline const char *number_plain(const char *p)
+{
+    unsigned others = no_digits(digits_at(p)), size;
+    const unsigned whole = (unsigned)__builtin_ctz(others | 1u << 16);
+    if (p[whole] == '.') {
+        others &= others - 1;
+        size = (unsigned)__builtin_ctz(others | 1u << 16);
+        if (size == whole + 1 || size == 16)
+            return 0;
+    } else if (whole < 16) {
+        size = whole;
+    } else {
+        size = 16 + (unsigned)__builtin_ctz(no_digits(digits_at(p + 16)) | 1u << 16);
+        if (size == 32 || p[size] == '.')
+            return 0;
+    }
+    if (whole == 0 || (whole > 1 && *p == '0') || (p[size] | 0x20) == 'e')
+        return 0;
+    return p + size;
+}
+#else
+static inline const char *number_plain(const char *p)
+{
+    (void)p;
+    return 0;
+}
+#endif
 
 /* A number without sign of at most 15 bytes before its exponent: its end, NULL when it is another one, or none.
    NUMBER_PAD bytes at p must be readable. */

@@ -11,6 +11,8 @@ cdef extern from "number.h" nogil:
         int inexact
     enum:
         NUMBER_PAD      # bytes that number_short may look at
+        PLAIN_PAD       # bytes that number_plain may look at
+    const char *number_plain(const char *p) noexcept
     const char *number_short(const char *p, double *value) noexcept
     const char *number_split(const char *p, const char *end, Decimal *out) noexcept
     int decimal_exact(const Decimal *d, double *value) noexcept

@@ -92,10 +92,23 @@ cdef struct Key:
 cdef extern from "unit.h" nogil:
     enum:
         LEVEL_PAD       # bytes that a template may look at
-        PAIR_PAD        # bytes that level_quoted may look at
     const char *unit_default(const char *p, double *values) noexcept
     const char *unit_simple(const char *p, double *values) noexcept
     const char *level_quoted(const char *p, double *price, double *size) noexcept
+
+cdef extern from "levels.h" nogil:
+    ctypedef struct Side:
+        double *prices
+        double *sizes
+        long n
+        long room
+        double least     # the size that a level has at least
+    double TINY          # more than 0
+    # read levels as long as they are ordinary; return the place behind the last one, p where they read none
+    const char *pairs_falling(const char *p, const char *end, Side *side) noexcept
+    const char *pairs_rising(const char *p, const char *end, Side *side) noexcept
+    const char *units_default(const char *p, const char *end, Side *asks, Side *bids) noexcept
+    const char *units_simple(const char *p, const char *end, Side *asks, Side *bids) noexcept
 
 cdef class Parser:
     cdef:
