@@ -51,6 +51,7 @@ from coinspace._ext.parser cimport TRUE
 from coinspace._ext.parser cimport BAD_LEVEL
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
+from coinspace._ext.parser cimport is_text
 from coinspace._ext.parser cimport level_number
 from coinspace._ext.parser cimport level_quoted
 from coinspace._ext.parser cimport padded
@@ -220,17 +221,17 @@ cdef class BinanceParser(Parser):
         return self.fail(NO_TYPE, 0, self.message_at)
 
     cdef int _event(self) noexcept:
-        if self.is_text(S_EVENT, b"depthUpdate", 11):
+        if is_text(self, S_EVENT, b"depthUpdate", 11):
             return self._diff()
-        if self.is_text(S_EVENT, b"trade", 5):
+        if is_text(self, S_EVENT, b"trade", 5):
             return self._trade(S_t)
-        if self.is_text(S_EVENT, b"aggTrade", 8):
+        if is_text(self, S_EVENT, b"aggTrade", 8):
             return self._trade(S_a)
-        if self.is_text(S_EVENT, b"24hrTicker", 10) or self.is_text(S_EVENT, b"24hrMiniTicker", 14):
+        if is_text(self, S_EVENT, b"24hrTicker", 10) or is_text(self, S_EVENT, b"24hrMiniTicker", 14):
             return self._ticker()
-        if self.is_text(S_EVENT, b"bookTicker", 10):
+        if is_text(self, S_EVENT, b"bookTicker", 10):
             return self._top()
-        if self.is_text(S_EVENT, b"serverShutdown", 14):
+        if is_text(self, S_EVENT, b"serverShutdown", 14):
             return self.control_message(SHUTDOWN)
         return self.ignore(S_EVENT)
 

@@ -129,8 +129,8 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
     return p;
 }
 
-/* The end of a number that is written plainly, without sign and exponent, in less than 16 bytes, or as a whole number
-   in less than 32; NULL when it is another one, or none. PLAIN_PAD bytes at p must be readable. */
+/* The end of a number that is written plainly, without sign and exponent, in less than 32 bytes, the point among the
+   first 16; NULL when it is another one, or none. PLAIN_PAD bytes at p must be readable. */
 #if defined(__SSE4_1__)
 /* 16 bytes as digits */
 static inline __m128i digits_at(const char *p)
@@ -146,21 +146,19 @@ static inline unsigned no_digits(__m128i digits)
 
 static inline const char *number_plain(const char *p)
 {
-    unsigned others = no_digits(digits_at(p)), size;
-    const unsigned whole = (unsigned)__builtin_ctz(others | 1u << 16);
+    unsigned others = no_digits(digits_at(p)), size, least = 1;
+    const unsigned whole = size = (unsigned)__builtin_ctz(others | 1u << 16);
     if (p[whole] == '.') {
         others &= others - 1;
         size = (unsigned)__builtin_ctz(others | 1u << 16);
-        if (size == whole + 1 || size == 16)
-            return 0;
-    } else if (whole < 16) {
-        size = whole;
-    } else {
-        size = 16 + (unsigned)__builtin_ctz(no_digits(digits_at(p + 16)) | 1u << 16);
+        least = whole + 2;
+    }
+    if (size == 16) {
+        size += (unsigned)__builtin_ctz(no_digits(digits_at(p + 16)) | 1u << 16);
         if (size == 32 || p[size] == '.')
             return 0;
     }
-    if (whole == 0 || (whole > 1 && *p == '0') || (p[size] | 0x20) == 'e')
+    if (whole == 0 || size < least || (whole > 1 && *p == '0') || (p[size] | 0x20) == 'e')
         return 0;
     return p + size;
 }
@@ -254,19 +252,87 @@ static inline const char *number_short(const char *p, double *value)
 }
 #endif
 
+#if defined(__SIZEOF_INT128__)
+/* mantissa / 10^places, rounded once, for a mantissa of up to 64 bits that is not 0 and up to 19 places. */
+static __attribute__((noinline, unused)) double divided_exactly(uint64_t mantissa, unsigned places)
+{
+    static const uint64_t POWERS[20] = {1ULL,
+                                        10ULL,
+                                        100ULL,
+                                        1000ULL,
+                                        10000ULL,
+                                        100000ULL,
+                                        1000000ULL,
+                                        10000000ULL,
+                                        100000000ULL,
+                                        1000000000ULL,
+                                        10000000000ULL,
+                                        100000000000ULL,
+                                        1000000000000ULL,
+                                        10000000000000ULL,
+                                        100000000000000ULL,
+                                        1000000000000000ULL,
+                                        10000000000000000ULL,
+                                        100000000000000000ULL,
+                                        1000000000000000000ULL,
+                                        10000000000000000000ULL};
+    /* both with their highest bit set, so that the quotient has 64 bits */
+    const int up = __builtin_clzll(mantissa), down = __builtin_clzll(POWERS[places]);
+    const uint64_t m = mantissa << up, d = POWERS[places] << down;
+    const int over = m >= d;
+    const unsigned __int128 dividend = (unsigned __int128)m << (64 - over);
+    const uint64_t quotient = (uint64_t)(dividend / d);
+    /* 53 bits stay; the one below them and whether anything follows decide, ties go to the even one */
+    const uint64_t half = quotient >> 10 & 1, rest = (quotient & 0x3ff) | (uint64_t)(dividend % d != 0);
+    const uint64_t kept = (quotient >> 11) + (half & ((uint64_t)(rest != 0) | (quotient >> 11 & 1)));
+    /* exponent of the quotient: m and d were shifted, the quotient by 64 - over, 11 bits are gone */
+    const int exponent = 11 + down - up - (64 - over);
+    uint64_t bits = (uint64_t)(1023 + 52 + exponent) << 52;
+    double value;
+    /* a carry out of the 53 bits is a power of two: it becomes the next exponent by itself */
+    bits += kept - (1ULL << 52);
+    memcpy(&value, &bits, 8);
+    return value;
+}
+#endif
+
 /* 1 and the value where one rounding is enough. */
 static inline int decimal_exact(const Decimal *d, double *value)
 {
     double v;
     if (d->mantissa == 0) {
         v = 0.0;
-    } else if (d->inexact || d->mantissa > (1ULL << 53) || d->exponent < -22 || d->exponent > 22) {
+    } else if (d->inexact || d->exponent < -22 || d->exponent > 22) {
         return 0;
-    } else {
+    } else if (d->mantissa <= (1ULL << 53)) {
         v = (double)d->mantissa;
         v = d->exponent < 0 ? v / EXACT_POWERS[-d->exponent] : v * EXACT_POWERS[d->exponent];
+    } else {
+#if defined(__SIZEOF_INT128__)
+        if (d->exponent > 0 || d->exponent < -19)
+            return 0;
+        v = divided_exactly(d->mantissa, (unsigned)-d->exponent);
+#else
+        return 0;
+#endif
     }
     *value = d->negative ? -v : v;
+    return 1;
+}
+
+/* 1 and the value of a text of 16 to 18 digits: ids and times in microseconds. */
+static inline int digits_integer(const char *p, const char *end, int64_t *out)
+{
+    uint64_t upper, lower;
+    if (end - p < 16 || end - p > 18 || *p == '0' || !eight_digits(p, &upper) || !eight_digits(p + 8, &lower))
+        return 0;
+    upper = upper * 100000000 + lower;
+    for (p += 16; p < end; p++) {
+        if (!is_digit(*p))
+            return 0;
+        upper = upper * 10 + (uint64_t)(*p - '0');
+    }
+    *out = (int64_t)upper;
     return 1;
 }
 

@@ -43,6 +43,7 @@ from coinspace._ext.parser cimport UTC_DAY
 from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
+from coinspace._ext.parser cimport is_text
 from coinspace._ext.parser cimport level_number
 from coinspace._ext.parser cimport padded
 from coinspace._ext.parser cimport unit_default
@@ -133,11 +134,11 @@ cdef class UpbitParser(Parser):
             if self.type[TYPE] != ABSENT:
                 return self.fail(WRONG, TYPE, self.at[TYPE])
             return self.other()
-        if self.is_text(TYPE, b"orderbook", 9):
+        if is_text(self, TYPE, b"orderbook", 9):
             return self._orderbook()
-        if self.is_text(TYPE, b"trade", 5):
+        if is_text(self, TYPE, b"trade", 5):
             return self._trade()
-        if self.is_text(TYPE, b"ticker", 6):
+        if is_text(self, TYPE, b"ticker", 6):
             return self._ticker()
         return self.ignore(TYPE)
 
@@ -181,10 +182,10 @@ cdef class UpbitParser(Parser):
             or self.needs(self.as_time(TRADE_TIMESTAMP, &self.exchange_ns), TRADE_TIMESTAMP)
         ):
             return MALFORMED
-        self.sell = self.is_text(ASK_BID, b"ASK", 3)
-        if not self.sell and not self.is_text(ASK_BID, b"BID", 3):
+        self.sell = is_text(self, ASK_BID, b"ASK", 3)
+        if not self.sell and not is_text(self, ASK_BID, b"BID", 3):
             return self.needs(0 if self.type[ASK_BID] == ABSENT else -1, ASK_BID)
-        self.snapshot = self.is_text(STREAM_TYPE, b"SNAPSHOT", 8)
+        self.snapshot = is_text(self, STREAM_TYPE, b"SNAPSHOT", 8)
         return TRADE
 
     cdef int _ticker(self) noexcept:
