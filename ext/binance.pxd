@@ -26,3 +26,4 @@ cdef class BinanceParser(Parser):
     cdef int _ticker(self) noexcept
     cdef const char *_level(self, const char *p, double *price, double *size) noexcept
     cdef const char *_pairs(self, const char *p, bint falling, bint whole, bint *unread) noexcept
+    cdef int _add(self, bint falling, bint whole, double price, double size) noexcept

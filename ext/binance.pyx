@@ -14,7 +14,6 @@
     {"e":"depthUpdate","E":1672515782136,"s":"BNBBTC","U":157,"u":160,"b":[["0.0024","10"]],"a":[["0.0026","100"]]}
 """
 
-from libc.math cimport INFINITY
 from libc.math cimport NAN
 from libc.string cimport memchr
 from libc.string cimport memcmp
@@ -39,27 +38,28 @@ from coinspace._ext.parser cimport NO_TYPE
 from coinspace._ext.parser cimport NUMBER
 from coinspace._ext.parser cimport OBJECT
 from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport PAIR_PAD
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.parser cimport SHUTDOWN
+from coinspace._ext.parser cimport Side
 from coinspace._ext.parser cimport STRING
 from coinspace._ext.parser cimport TICKER
 from coinspace._ext.parser cimport TICKER_SIZE
+from coinspace._ext.parser cimport TINY
 from coinspace._ext.parser cimport TOP
 from coinspace._ext.parser cimport TRADE
 from coinspace._ext.parser cimport TRUE
 from coinspace._ext.parser cimport BAD_LEVEL
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
+from coinspace._ext.parser cimport is_text
 from coinspace._ext.parser cimport level_number
 from coinspace._ext.parser cimport level_quoted
 from coinspace._ext.parser cimport padded
+from coinspace._ext.parser cimport pairs_falling
+from coinspace._ext.parser cimport pairs_rising
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 from coinspace._ext.scan cimport string_close
-
-cdef extern from "float.h":
-    const double DBL_TRUE_MIN
 
 cdef enum:
     BAD_BIDS = 1
@@ -221,17 +221,17 @@ cdef class BinanceParser(Parser):
         return self.fail(NO_TYPE, 0, self.message_at)
 
     cdef int _event(self) noexcept:
-        if self.is_text(S_EVENT, b"depthUpdate", 11):
+        if is_text(self, S_EVENT, b"depthUpdate", 11):
             return self._diff()
-        if self.is_text(S_EVENT, b"trade", 5):
+        if is_text(self, S_EVENT, b"trade", 5):
             return self._trade(S_t)
-        if self.is_text(S_EVENT, b"aggTrade", 8):
+        if is_text(self, S_EVENT, b"aggTrade", 8):
             return self._trade(S_a)
-        if self.is_text(S_EVENT, b"24hrTicker", 10) or self.is_text(S_EVENT, b"24hrMiniTicker", 14):
+        if is_text(self, S_EVENT, b"24hrTicker", 10) or is_text(self, S_EVENT, b"24hrMiniTicker", 14):
             return self._ticker()
-        if self.is_text(S_EVENT, b"bookTicker", 10):
+        if is_text(self, S_EVENT, b"bookTicker", 10):
             return self._top()
-        if self.is_text(S_EVENT, b"serverShutdown", 14):
+        if is_text(self, S_EVENT, b"serverShutdown", 14):
             return self.control_message(SHUTDOWN)
         return self.ignore(S_EVENT)
 
@@ -328,11 +328,10 @@ cdef class BinanceParser(Parser):
         cdef const char *end = self.end
         cdef bint falling = slot == S_b or slot == S_BIDS
         cdef bint whole = slot == S_BIDS or slot == S_ASKS
-        cdef int side = BAD_BIDS if falling else BAD_ASKS
         cdef bint unread = False
         cdef double price = 0
         cdef double size = 0
-        self.bad_sides &= ~side
+        self.bad_sides &= ~(BAD_BIDS if falling else BAD_ASKS)
         self.unsorted &= ~(1 << falling)
         if falling:
             self.n_bids = 0
@@ -351,10 +350,7 @@ cdef class BinanceParser(Parser):
                 p = self._level(p, &price, &size)
                 if p is NULL:
                     return NULL
-                if price > 0 and (size > 0 or (size == 0 and not whole)):
-                    add_level(self, falling, price, size)
-                elif not whole:
-                    self.bad_sides |= side
+                self._add(falling, whole, price, size)
             p = skip_space(p, end)
             if p >= end:
                 return NULL
@@ -366,53 +362,42 @@ cdef class BinanceParser(Parser):
             p = skip_space(p + 1, end)
 
     cdef const char *_pairs(self, const char *p, bint falling, bint whole, bint *unread) noexcept:
-        # levels as written today. Returns: behind the last one, or at the first of another shape, which is `unread`
+        # levels as written today. Returns: behind the last one, or p where the first has another shape: `unread`
         cdef const char *end = self.end
         cdef const char *at
         cdef const char *after
         cdef char copy[2 * LEVEL_PAD]
         cdef double price = 0
         cdef double size = 0
-        cdef double *prices = self.bid_price if falling else self.ask_price
-        cdef double *sizes = self.bid_size if falling else self.ask_size
-        cdef Py_ssize_t n = self.n_bids if falling else self.n_asks
-        cdef Py_ssize_t capacity = self.capacity
-        # one comparison for both sides: bids in negative
-        cdef double sign = -1.0 if falling else 1.0
-        cdef double last = sign * prices[n - 1] if n else -INFINITY
+        cdef Side side
+        side.prices = self.bid_price if falling else self.ask_price
+        side.sizes = self.bid_size if falling else self.ask_size
+        side.n = self.n_bids if falling else self.n_asks
+        side.room = self.capacity
         # a diff's zero is a deletion and stays
-        cdef double least = DBL_TRUE_MIN if whole else 0.0
-        while True:
-            at = p if end - p >= PAIR_PAD else padded(p, end, copy)
-            after = level_quoted(at, &price, &size)
-            unread[0] = after is NULL
-            if after is NULL:
-                break
-            if price > 0 and size >= least:
-                if sign * price >= last and n < capacity:
-                    last = sign * price
-                    prices[n] = price
-                    sizes[n] = size
-                    n += 1
-                else:
-                    if falling:
-                        self.n_bids = n
-                    else:
-                        self.n_asks = n
-                    add_level(self, falling, price, size)
-                    n = self.n_bids if falling else self.n_asks
-                    last = sign * prices[n - 1]
-            elif not whole:
-                self.bad_sides |= BAD_BIDS if falling else BAD_ASKS
-            p += after - at
-            if after[0] != c',' or after[1] != c'[':
-                break
-            p += 1
+        side.least = TINY if whole else 0.0
+        after = pairs_falling(p, end, &side) if falling else pairs_rising(p, end, &side)
         if falling:
-            self.n_bids = n
+            self.n_bids = side.n
         else:
-            self.n_asks = n
-        return p
+            self.n_asks = side.n
+        unread[0] = False
+        if after != p:
+            return after
+        at = padded(p, end, copy)
+        after = level_quoted(at, &price, &size)
+        if after is NULL:
+            unread[0] = True
+            return p
+        self._add(falling, whole, price, size)
+        return p + (after - at)
+
+    cdef int _add(self, bint falling, bint whole, double price, double size) noexcept:
+        if price > 0 and (size > 0 or (size == 0 and not whole)):
+            add_level(self, falling, price, size)
+        elif not whole:
+            self.bad_sides |= BAD_BIDS if falling else BAD_ASKS
+        return 0
 
     cdef const char *_level(self, const char *p, double *price, double *size) noexcept:
         # one `[price, size]` with spaces anywhere; further elements, as older versions sent them, are skipped

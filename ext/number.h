@@ -15,7 +15,9 @@
 
 enum {
     /* bytes that `number_short` may look at from its first: callers make sure that they are there */
-    NUMBER_PAD = 24
+    NUMBER_PAD = 24,
+    /* the same of `number_plain` */
+    PLAIN_PAD = 32
 };
 
 static const double EXACT_POWERS[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -127,6 +129,47 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
     return p;
 }
 
+/* The end of a number that is written plainly, without sign and exponent, in less than 32 bytes, the point among the
+   first 16; NULL when it is another one, or none. PLAIN_PAD bytes at p must be readable. */
+#if defined(__SSE4_1__)
+/* 16 bytes as digits */
+static inline __m128i digits_at(const char *p)
+{
+    return _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
+}
+
+/* bit per byte that is no digit */
+static inline unsigned no_digits(__m128i digits)
+{
+    return (unsigned)_mm_movemask_epi8(_mm_adds_epu8(digits, _mm_set1_epi8(0x7f - 9)));
+}
+
+static inline const char *number_plain(const char *p)
+{
+    unsigned others = no_digits(digits_at(p)), size, least = 1;
+    const unsigned whole = size = (unsigned)__builtin_ctz(others | 1u << 16);
+    if (p[whole] == '.') {
+        others &= others - 1;
+        size = (unsigned)__builtin_ctz(others | 1u << 16);
+        least = whole + 2;
+    }
+    if (size == 16) {
+        size += (unsigned)__builtin_ctz(no_digits(digits_at(p + 16)) | 1u << 16);
+        if (size == 32 || p[size] == '.')
+            return 0;
+    }
+    if (whole == 0 || size < least || (whole > 1 && *p == '0') || (p[size] | 0x20) == 'e')
+        return 0;
+    return p + size;
+}
+#else
+static inline const char *number_plain(const char *p)
+{
+    (void)p;
+    return 0;
+}
+#endif
+
 /* A number without sign of at most 15 bytes before its exponent: its end, NULL when it is another one, or none.
    NUMBER_PAD bytes at p must be readable. */
 #if defined(__SSE4_1__)
@@ -209,19 +252,87 @@ static inline const char *number_short(const char *p, double *value)
 }
 #endif
 
+#if defined(__SIZEOF_INT128__)
+/* mantissa / 10^places, rounded once, for a mantissa of up to 64 bits that is not 0 and up to 19 places. */
+static __attribute__((noinline, unused)) double divided_exactly(uint64_t mantissa, unsigned places)
+{
+    static const uint64_t POWERS[20] = {1ULL,
+                                        10ULL,
+                                        100ULL,
+                                        1000ULL,
+                                        10000ULL,
+                                        100000ULL,
+                                        1000000ULL,
+                                        10000000ULL,
+                                        100000000ULL,
+                                        1000000000ULL,
+                                        10000000000ULL,
+                                        100000000000ULL,
+                                        1000000000000ULL,
+                                        10000000000000ULL,
+                                        100000000000000ULL,
+                                        1000000000000000ULL,
+                                        10000000000000000ULL,
+                                        100000000000000000ULL,
+                                        1000000000000000000ULL,
+                                        10000000000000000000ULL};
+    /* both with their highest bit set, so that the quotient has 64 bits */
+    const int up = __builtin_clzll(mantissa), down = __builtin_clzll(POWERS[places]);
+    const uint64_t m = mantissa << up, d = POWERS[places] << down;
+    const int over = m >= d;
+    const unsigned __int128 dividend = (unsigned __int128)m << (64 - over);
+    const uint64_t quotient = (uint64_t)(dividend / d);
+    /* 53 bits stay; the one below them and whether anything follows decide, ties go to the even one */
+    const uint64_t half = quotient >> 10 & 1, rest = (quotient & 0x3ff) | (uint64_t)(dividend % d != 0);
+    const uint64_t kept = (quotient >> 11) + (half & ((uint64_t)(rest != 0) | (quotient >> 11 & 1)));
+    /* exponent of the quotient: m and d were shifted, the quotient by 64 - over, 11 bits are gone */
+    const int exponent = 11 + down - up - (64 - over);
+    uint64_t bits = (uint64_t)(1023 + 52 + exponent) << 52;
+    double value;
+    /* a carry out of the 53 bits is a power of two: it becomes the next exponent by itself */
+    bits += kept - (1ULL << 52);
+    memcpy(&value, &bits, 8);
+    return value;
+}
+#endif
+
 /* 1 and the value where one rounding is enough. */
 static inline int decimal_exact(const Decimal *d, double *value)
 {
     double v;
     if (d->mantissa == 0) {
         v = 0.0;
-    } else if (d->inexact || d->mantissa > (1ULL << 53) || d->exponent < -22 || d->exponent > 22) {
+    } else if (d->inexact || d->exponent < -22 || d->exponent > 22) {
         return 0;
-    } else {
+    } else if (d->mantissa <= (1ULL << 53)) {
         v = (double)d->mantissa;
         v = d->exponent < 0 ? v / EXACT_POWERS[-d->exponent] : v * EXACT_POWERS[d->exponent];
+    } else {
+#if defined(__SIZEOF_INT128__)
+        if (d->exponent > 0 || d->exponent < -19)
+            return 0;
+        v = divided_exactly(d->mantissa, (unsigned)-d->exponent);
+#else
+        return 0;
+#endif
     }
     *value = d->negative ? -v : v;
+    return 1;
+}
+
+/* 1 and the value of a text of 16 to 18 digits: ids and times in microseconds. */
+static inline int digits_integer(const char *p, const char *end, int64_t *out)
+{
+    uint64_t upper, lower;
+    if (end - p < 16 || end - p > 18 || *p == '0' || !eight_digits(p, &upper) || !eight_digits(p + 8, &lower))
+        return 0;
+    upper = upper * 100000000 + lower;
+    for (p += 16; p < end; p++) {
+        if (!is_digit(*p))
+            return 0;
+        upper = upper * 10 + (uint64_t)(*p - '0');
+    }
+    *out = (int64_t)upper;
     return 1;
 }
 

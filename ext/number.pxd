@@ -11,9 +11,12 @@ cdef extern from "number.h" nogil:
         int inexact
     enum:
         NUMBER_PAD      # bytes that number_short may look at
+        PLAIN_PAD       # bytes that number_plain may look at
+    const char *number_plain(const char *p) noexcept
     const char *number_short(const char *p, double *value) noexcept
     const char *number_split(const char *p, const char *end, Decimal *out) noexcept
     int decimal_exact(const Decimal *d, double *value) noexcept
+    int digits_integer(const char *p, const char *end, int64_t *out) noexcept
     int decimal_integer(const Decimal *d, int64_t *out) noexcept
 
 # the rare rest: more digits than a double's mantissa, or powers beyond 10^22; 0 = not finite
@@ -39,4 +42,4 @@ cdef inline const char *number_read(const char *p, const char *end, double *valu
 cdef inline bint integer_read(const char *p, const char *end, int64_t *value) noexcept:
     """Read the text p to end as an integer in any spelling (`1.0`, `1E3`). Returns: whether it is one in int64."""
     cdef Decimal d
-    return number_split(p, end, &d) == end and decimal_integer(&d, value)
+    return digits_integer(p, end, value) or (number_split(p, end, &d) == end and decimal_integer(&d, value))

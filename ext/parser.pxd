@@ -10,6 +10,7 @@ Borrowed: `symbol`, `detail` and all values point into the frame or the parser: 
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
+from libc.string cimport memcmp
 from libc.string cimport memcpy
 from libc.string cimport memset
 
@@ -83,19 +84,32 @@ cdef enum:
 
 # one key of the table: those that an exchange names, then those seen on the wire
 cdef struct Key:
+    Key *next               # the key that followed it last: the first guess for the next one
+    Py_ssize_t size         # bytes of `text`
     int slot                # -1 = not read
-    int size                # bytes of the key itself
-    int next                # the key that followed it last: the first guess for the next one
     uint32_t mask           # bit per byte of `text`
     char text[32]           # `"key":`, LEARNED_SIZE bytes
 
 cdef extern from "unit.h" nogil:
     enum:
         LEVEL_PAD       # bytes that a template may look at
-        PAIR_PAD        # bytes that level_quoted may look at
     const char *unit_default(const char *p, double *values) noexcept
     const char *unit_simple(const char *p, double *values) noexcept
     const char *level_quoted(const char *p, double *price, double *size) noexcept
+
+cdef extern from "levels.h" nogil:
+    ctypedef struct Side:
+        double *prices
+        double *sizes
+        long n
+        long room
+        double least     # the size that a level has at least
+    double TINY          # more than 0
+    # read levels as long as they are ordinary; return the place behind the last one, p where they read none
+    const char *pairs_falling(const char *p, const char *end, Side *side) noexcept
+    const char *pairs_rising(const char *p, const char *end, Side *side) noexcept
+    const char *units_default(const char *p, const char *end, Side *asks, Side *bids) noexcept
+    const char *units_simple(const char *p, const char *end, Side *asks, Side *bids) noexcept
 
 cdef class Parser:
     cdef:
@@ -152,7 +166,7 @@ cdef class Parser:
         # keys by name
         Key keys[KEYS]                     # 0 to 2: the beginnings of objects at each depth
         int n_keys
-        unsigned char buckets[BUCKETS]     # 0 = none, else index into keys
+        unsigned char buckets[BUCKETS]     # index into keys, 0 = none
         uint64_t key_factor
         tuple slot_names
         # text that had to be copied: resolved escapes, capitals; as large as two frames, so it never moves
@@ -160,7 +174,8 @@ cdef class Parser:
         Py_ssize_t room_size
         Py_ssize_t room_used
         bint has_ids                       # the exchange's books carry update ids
-        Py_buffer held                     # the frame that Python gave, kept until the next one
+        bytes held                         # the frame that Python gave, kept until the next one
+        Py_buffer view                     # the same of a frame that is not bytes
         dict names                         # bytes symbol -> (symbol, market)
 
     cdef int begin(self, const char *frame, Py_ssize_t size) except -1
@@ -180,7 +195,6 @@ cdef class Parser:
     cdef int as_integer(self, int slot, int64_t *out) noexcept
     cdef int as_time(self, int slot, int64_t *out) noexcept
     cdef int needs(self, int state, int slot) noexcept
-    cdef bint is_text(self, int slot, const char *text, Py_ssize_t size) noexcept
     cdef int control_message(self, int control) noexcept
     cdef int ignore(self, int slot) noexcept
     cdef char *take_room(self, Py_ssize_t size) noexcept
@@ -191,8 +205,8 @@ cdef class Parser:
     cdef object market(self, str symbol)
 
     cdef bint _fill_buckets(self) noexcept
-    cdef int _add_key(self, const char *key, Py_ssize_t size, int slot) noexcept
-    cdef int _find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept
+    cdef Key *_add_key(self, const char *key, Py_ssize_t size, int slot) noexcept
+    cdef Key *_find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept
     cdef int hold(self, frame) except -1
     cdef int _next_element(self) noexcept
     cdef int _fail_syntax(self, const char *p) noexcept
@@ -208,6 +222,14 @@ cdef class Parser:
 cdef Py_ssize_t sort_levels(
     double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, bint falling, double *scratch,
 ) noexcept
+
+
+cdef inline bint is_text(Parser parser, int slot, const char *text, Py_ssize_t size) noexcept:
+    """Whether a slot holds this string; `size` a constant, so that no function is called to compare."""
+    return (
+        parser.type[slot] == STRING and parser.to[slot] - parser.at[slot] == size
+        and memcmp(parser.at[slot], text, <size_t>size) == 0
+    )
 
 
 cdef inline const char *padded(const char *p, const char *end, char *copy) noexcept:

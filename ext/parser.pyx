@@ -12,6 +12,7 @@ from cpython.buffer cimport PyBuffer_Release
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
 from libc.math cimport isnan
@@ -104,6 +105,13 @@ cdef inline uint64_t _key_hash(uint64_t head, Py_ssize_t size, uint64_t factor) 
     return ((head ^ (<uint64_t>size << 56)) * factor) >> 54
 
 
+cdef inline bint follows(const char *p, const char *end, const Key *key) noexcept:
+    # `starts_with` needs its bytes; at the end of a frame the key alone is compared
+    if end - p >= LEARNED_SIZE:
+        return starts_with(p, key.text, key.mask)
+    return end - p >= key.size and memcmp(p, key.text, <size_t>key.size) == 0
+
+
 cdef class Parser:
     """Base of the exchanges' parsers; see parser.pxd for the fields.
 
@@ -131,7 +139,7 @@ cdef class Parser:
             self.keys[i].slot = -1
 
     def __dealloc__(self):
-        PyBuffer_Release(&self.held)
+        PyBuffer_Release(&self.view)
         PyMem_Free(self.bid_price)
         PyMem_Free(self.room)
 
@@ -152,48 +160,49 @@ cdef class Parser:
             self.key_factor = self.key_factor * <uint64_t>6364136223846793005ULL + 2
         return 0
 
-    cdef int _add_key(self, const char *key, Py_ssize_t size, int slot) noexcept:
+    cdef Key *_add_key(self, const char *key, Py_ssize_t size, int slot) noexcept:
         cdef Key *new = &self.keys[self.n_keys]
         memset(new, 0, sizeof(Key))
         new.slot = slot
-        new.size = <int>size
+        new.size = size + 3
         new.mask = <uint32_t>((<uint64_t>1 << (size + 3)) - 1)
         new.text[0] = c'"'
         memcpy(new.text + 1, key, <size_t>size)
         new.text[size + 1] = c'"'
         new.text[size + 2] = c':'
         self.n_keys += 1
-        return self.n_keys - 1
+        return new
 
     cdef bint _fill_buckets(self) noexcept:
         cdef uint64_t bucket
         cdef uint64_t head
+        cdef Py_ssize_t size
         cdef int i
         memset(self.buckets, 0, sizeof(self.buckets))
         for i in range(FIRST_KEY, self.n_keys):
-            head = head8(self.keys[i].text + 1, self.keys[i].text + LEARNED_SIZE, self.keys[i].size)
-            bucket = _key_hash(head, self.keys[i].size, self.key_factor)
+            size = self.keys[i].size - 3
+            head = head8(self.keys[i].text + 1, self.keys[i].text + LEARNED_SIZE, size)
+            bucket = _key_hash(head, size, self.key_factor)
             if self.buckets[bucket]:
                 return False
             self.buckets[bucket] = <unsigned char>i
         return True
 
-    cdef int _find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept:
-        """Return a key's place in the table, 0 where it has none; one seen for the first time gets one."""
+    cdef Key *_find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept:
+        """Return a key's place in the table, one seen for the first time gets one; where there is none: keys[0]."""
         cdef uint64_t bucket
-        cdef int index
+        cdef Key *found
         if size > KEY_SIZE or size == 0:
-            return 0
+            return self.keys
         bucket = _key_hash(head8(key, end, size), size, self.key_factor)
-        index = self.buckets[bucket]
-        if index == 0:
+        if self.buckets[bucket] == 0:
             if self.n_keys == KEYS:
-                return 0
-            index = self._add_key(key, size, -1)
-            self.buckets[bucket] = <unsigned char>index
-        elif self.keys[index].size != size or memcmp(self.keys[index].text + 1, key, <size_t>size) != 0:
-            return 0
-        return index
+                return self.keys
+            found = self._add_key(key, size, -1)
+            self.buckets[bucket] = <unsigned char>(found - self.keys)
+            return found
+        found = &self.keys[self.buckets[bucket]]
+        return found if found.size == size + 3 and memcmp(found.text + 1, key, <size_t>size) == 0 else self.keys
 
     cdef char *take_room(self, Py_ssize_t size) noexcept:
         """Return `size` bytes that live until the next `begin`, NULL when there is no memory."""
@@ -303,50 +312,48 @@ cdef class Parser:
     cdef const char *scan(self, const char *p, int depth) noexcept:
         """Read an object's fields into their slots, p behind its brace. Returns: its end, NULL when it is not JSON."""
         cdef const char *end = self.end
-        cdef const char *key
+        cdef const char *text
         cdef const char *close
         cdef const char *at
         cdef char *copy
         cdef bint escaped
-        cdef int slot
-        cdef int index
-        cdef int last = depth if depth < FIRST_KEY else 0
+        cdef Key *last = &self.keys[depth if depth < FIRST_KEY else 0]
+        cdef Key *key
         self.depth = depth
         p = skip_space(p, end)
         if p < end and p[0] == c'}':
             return p + 1
         while True:
             # exchanges write their keys in the same order again and again: try the one that followed last time
-            index = self.keys[last].next
-            if index and end - p >= LEARNED_SIZE and starts_with(p, self.keys[index].text, self.keys[index].mask):
-                p += self.keys[index].size + 3
+            key = last.next
+            if key is not NULL and follows(p, end, key):
+                p += key.size
             else:
                 if p >= end or p[0] != c'"':
                     return NULL
-                key = p + 1
-                close = string_close(key, end, &escaped)
+                text = p + 1
+                close = string_close(text, end, &escaped)
                 if close is NULL:
                     return NULL
-                index = 0
+                key = self.keys
                 if not escaped:
-                    index = self._find_key(key, end, close - key)
+                    key = self._find_key(text, end, close - text)
                 else:
-                    copy = self.take_room(close - key)
+                    copy = self.take_room(close - text)
                     if copy is not NULL:
-                        index = self._find_key(copy, self.room + self.room_size, unescape(key, close, copy))
-                self.keys[last].next = index
+                        key = self._find_key(copy, self.room + self.room_size, unescape(text, close, copy))
+                last.next = key if key != self.keys else NULL
                 p = skip_space(close + 1, end)
                 if p >= end or p[0] != c':':
                     return NULL
                 p += 1
-            last = index
-            slot = self.keys[index].slot
+            last = key
             p = skip_space(p, end)
-            p = skip_value(p, end, depth, &at) if slot < 0 else self.value(slot, p, depth)
+            p = skip_value(p, end, depth, &at) if key.slot < 0 else self.value(key.slot, p, depth)
             if p is NULL:
                 return NULL
-            if p < end and p[0] == c',' and end - p > 1 and p[1] == c'"':
-                p += 1
+            if p < end and p[0] == c',':
+                p = skip_space(p + 1, end)
                 continue
             p = skip_space(p, end)
             if p >= end:
@@ -518,12 +525,6 @@ cdef class Parser:
             out[0] = time
         return 1
 
-    cdef bint is_text(self, int slot, const char *text, Py_ssize_t size) noexcept:
-        return (
-            self.type[slot] == STRING and self.to[slot] - self.at[slot] == size
-            and memcmp(self.at[slot], text, <size_t>size) == 0
-        )
-
     # ---- to be provided by each exchange ----
 
     cdef int message(self) noexcept:
@@ -553,9 +554,15 @@ cdef class Parser:
 
     cdef int hold(self, frame) except -1:
         # until the next frame, so that properties read after `parse` never see freed memory
-        PyBuffer_Release(&self.held)
-        PyObject_GetBuffer(frame, &self.held, PyBUF_SIMPLE)
-        return self.begin(<const char*>self.held.buf, self.held.len)
+        if self.view.buf is not NULL:
+            PyBuffer_Release(&self.view)
+            self.view.buf = NULL
+        if type(frame) is bytes:
+            self.held = <bytes>frame
+            return self.begin(PyBytes_AS_STRING(self.held), PyBytes_GET_SIZE(self.held))
+        self.held = None
+        PyObject_GetBuffer(frame, &self.view, PyBUF_SIMPLE)
+        return self.begin(<const char*>self.view.buf, self.view.len)
 
     def parse(self, frame not None):
         """Read a whole frame (any bytes-like object).

@@ -9,8 +9,10 @@ from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 
 from coinspace._ext.number cimport Decimal
+from coinspace._ext.number cimport PLAIN_PAD
 from coinspace._ext.number cimport decimal_exact
 from coinspace._ext.number cimport decimal_round
+from coinspace._ext.number cimport number_plain
 from coinspace._ext.number cimport number_split
 
 cdef enum:
@@ -34,7 +36,10 @@ cdef const char *skip_literal(const char *p, const char *end) noexcept
 
 
 cdef inline const char *skip_space(const char *p, const char *end) noexcept:
-    while p < end and (p[0] == c' ' or p[0] == c'\n' or p[0] == c'\r' or p[0] == c'\t'):
+    # one comparison where there is none, as always but in a changed format
+    while p < end and <unsigned char>p[0] <= c' ' and (
+        p[0] == c' ' or p[0] == c'\n' or p[0] == c'\r' or p[0] == c'\t'
+    ):
         p += 1
     return p
 
@@ -51,7 +56,12 @@ cdef inline const char *string_close(const char *p, const char *end, bint *escap
 cdef inline const char *skip_number(const char *p, const char *end) noexcept:
     cdef Decimal d
     cdef double value
-    cdef const char *after = number_split(p, end, &d)
+    cdef const char *after
+    if end - p >= PLAIN_PAD:
+        after = number_plain(p)
+        if after is not NULL:
+            return after
+    after = number_split(p, end, &d)
     if after is NULL:
         return NULL
     # only a large power or hundreds of digits can overflow: then the value decides
@@ -67,14 +77,14 @@ cdef inline const char *skip_value(const char *p, const char *end, int depth, co
     if p >= end:
         at[0] = end
         return NULL
-    if p[0] == c'{' or p[0] == c'[':
-        return skip_container(p, end, depth, at)
     at[0] = p
     if p[0] == c'"':
         after = string_close(p + 1, end, &escaped)
         if after is NULL:
             return NULL
         return after + 1
-    if p[0] == c'-' or c'0' <= p[0] <= c'9':
+    if c'0' <= p[0] <= c'9' or p[0] == c'-':
         return skip_number(p, end)
+    if p[0] == c'{' or p[0] == c'[':
+        return skip_container(p, end, depth, at)
     return skip_literal(p, end)

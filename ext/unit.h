@@ -9,9 +9,7 @@
 
 enum {
     /* the longest unit (keys, and four numbers with exponents) and what the last number may look at */
-    LEVEL_PAD = 4 * (13 + 19) + NUMBER_PAD,
-    /* the same of one quoted pair */
-    PAIR_PAD = 2 * (3 + 19) + NUMBER_PAD
+    LEVEL_PAD = 4 * (13 + 19) + NUMBER_PAD
 };
 
 /* the length is a constant wherever this is used, so it becomes one or two compares */

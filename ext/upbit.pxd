@@ -37,3 +37,4 @@ cdef class UpbitParser(Parser):
     cdef int _head(self) noexcept
     cdef const char *_units(self, const char *p, bint *unread) noexcept
     cdef const char *_unit(self, const char *p) noexcept
+    cdef int _add_unit(self, const double *values) noexcept

@@ -13,7 +13,6 @@
      "stream_type":"SNAPSHOT","level":0}
 """
 
-from libc.math cimport INFINITY
 from libc.math cimport NAN
 from libc.math cimport isnan
 from libc.string cimport memcmp
@@ -34,18 +33,23 @@ from coinspace._ext.parser cimport OPEN
 from coinspace._ext.parser cimport ORDERBOOK
 from coinspace._ext.parser cimport QUOTE_VOLUME
 from coinspace._ext.parser cimport STATUS
+from coinspace._ext.parser cimport Side
 from coinspace._ext.parser cimport STRING
 from coinspace._ext.parser cimport TICKER
 from coinspace._ext.parser cimport TICKER_SIZE
+from coinspace._ext.parser cimport TINY
 from coinspace._ext.parser cimport TRADE
 from coinspace._ext.parser cimport UTC_DAY
 from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.parser cimport WRONG
 from coinspace._ext.parser cimport add_level
+from coinspace._ext.parser cimport is_text
 from coinspace._ext.parser cimport level_number
 from coinspace._ext.parser cimport padded
 from coinspace._ext.parser cimport unit_default
 from coinspace._ext.parser cimport unit_simple
+from coinspace._ext.parser cimport units_default
+from coinspace._ext.parser cimport units_simple
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
 from coinspace._ext.scan cimport string_close
@@ -130,11 +134,11 @@ cdef class UpbitParser(Parser):
             if self.type[TYPE] != ABSENT:
                 return self.fail(WRONG, TYPE, self.at[TYPE])
             return self.other()
-        if self.is_text(TYPE, b"orderbook", 9):
+        if is_text(self, TYPE, b"orderbook", 9):
             return self._orderbook()
-        if self.is_text(TYPE, b"trade", 5):
+        if is_text(self, TYPE, b"trade", 5):
             return self._trade()
-        if self.is_text(TYPE, b"ticker", 6):
+        if is_text(self, TYPE, b"ticker", 6):
             return self._ticker()
         return self.ignore(TYPE)
 
@@ -178,10 +182,10 @@ cdef class UpbitParser(Parser):
             or self.needs(self.as_time(TRADE_TIMESTAMP, &self.exchange_ns), TRADE_TIMESTAMP)
         ):
             return MALFORMED
-        self.sell = self.is_text(ASK_BID, b"ASK", 3)
-        if not self.sell and not self.is_text(ASK_BID, b"BID", 3):
+        self.sell = is_text(self, ASK_BID, b"ASK", 3)
+        if not self.sell and not is_text(self, ASK_BID, b"BID", 3):
             return self.needs(0 if self.type[ASK_BID] == ABSENT else -1, ASK_BID)
-        self.snapshot = self.is_text(STREAM_TYPE, b"SNAPSHOT", 8)
+        self.snapshot = is_text(self, STREAM_TYPE, b"SNAPSHOT", 8)
         return TRADE
 
     cdef int _ticker(self) noexcept:
@@ -233,55 +237,35 @@ cdef class UpbitParser(Parser):
         return NULL
 
     cdef const char *_units(self, const char *p, bint *unread) noexcept:
-        # units as written today. Returns: behind the last one, or at the first of another shape, which is `unread`
+        # units as written today. Returns: behind the last one, or p where the first has another shape: `unread`
         cdef const char *end = self.end
         cdef const char *at
         cdef const char *after
         cdef char copy[2 * LEVEL_PAD]
         cdef double values[4]
         cdef bint simple = end - p > 3 and p[3] == c'p'
-        cdef double *ask_price = self.ask_price
-        cdef double *ask_size = self.ask_size
-        cdef double *bid_price = self.bid_price
-        cdef double *bid_size = self.bid_size
-        cdef Py_ssize_t n_asks = self.n_asks
-        cdef Py_ssize_t n_bids = self.n_bids
-        cdef Py_ssize_t capacity = self.capacity
-        cdef double last_ask = ask_price[n_asks - 1] if n_asks else -INFINITY
-        cdef double last_bid = bid_price[n_bids - 1] if n_bids else INFINITY
-        while True:
-            at = padded(p, end, copy)
-            after = unit_simple(at, values) if simple else unit_default(at, values)
-            unread[0] = after is NULL
-            if after is NULL:
-                break
-            if values[0] > 0 and values[2] > 0:
-                if values[0] >= last_ask and n_asks < capacity:
-                    ask_price[n_asks] = last_ask = values[0]
-                    ask_size[n_asks] = values[2]
-                    n_asks += 1
-                else:
-                    self.n_asks = n_asks
-                    add_level(self, False, values[0], values[2])
-                    n_asks = self.n_asks
-                    last_ask = ask_price[n_asks - 1]
-            if values[1] > 0 and values[3] > 0:
-                if values[1] <= last_bid and n_bids < capacity:
-                    bid_price[n_bids] = last_bid = values[1]
-                    bid_size[n_bids] = values[3]
-                    n_bids += 1
-                else:
-                    self.n_bids = n_bids
-                    add_level(self, True, values[1], values[3])
-                    n_bids = self.n_bids
-                    last_bid = bid_price[n_bids - 1]
-            p += after - at
-            if after[0] != c',' or after[1] != c'{':
-                break
-            p += 1
-        self.n_asks = n_asks
-        self.n_bids = n_bids
-        return p
+        cdef Side asks = Side(self.ask_price, self.ask_size, self.n_asks, self.capacity, TINY)
+        cdef Side bids = Side(self.bid_price, self.bid_size, self.n_bids, self.capacity, TINY)
+        after = units_simple(p, end, &asks, &bids) if simple else units_default(p, end, &asks, &bids)
+        self.n_asks = asks.n
+        self.n_bids = bids.n
+        unread[0] = False
+        if after != p:
+            return after
+        at = padded(p, end, copy)
+        after = unit_simple(at, values) if simple else unit_default(at, values)
+        if after is NULL:
+            unread[0] = True
+            return p
+        self._add_unit(values)
+        return p + (after - at)
+
+    cdef int _add_unit(self, const double *values) noexcept:
+        if values[0] > 0 and values[2] > 0:
+            add_level(self, False, values[0], values[2])
+        if values[1] > 0 and values[3] > 0:
+            add_level(self, True, values[1], values[3])
+        return 0
 
     cdef const char *_unit(self, const char *p) noexcept:
         # one unit in any key order, p behind its brace
@@ -333,8 +317,5 @@ cdef class UpbitParser(Parser):
             p += 1
         if seen != 15:
             return NULL
-        if values[0] > 0 and values[2] > 0:
-            add_level(self, False, values[0], values[2])
-        if values[1] > 0 and values[3] > 0:
-            add_level(self, True, values[1], values[3])
+        self._add_unit(values)
         return p + 1

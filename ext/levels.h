@@ -1,0 +1,333 @@
+/* Levels as the exchanges write them today, two numbers at a time.
+
+   Both numbers of a pair stand in one vector each, are aligned by their shapes, and become doubles together: one
+   multiplication, one addition, one division for two numbers, exact as in number.h. Prices of one side mostly have
+   one shape, so that of the level before is expected, which lets the processor run ahead of the digits; sizes vary
+   and are measured. Each loop reads levels until one is out of the ordinary in any way (layout, number, order, value,
+   room) and returns the place behind the last one it read, the first one's where it read none: the caller's slower
+   paths go on from there. Without SSE4.1 nothing is read here. */
+#ifndef COINSPACE_LEVELS_H
+#define COINSPACE_LEVELS_H
+
+#include <math.h>
+
+#include "number.h"
+#include "unit.h"
+
+/* One side of a book while its levels are read. */
+typedef struct {
+    double *prices;
+    double *sizes;
+    long n;
+    long room;
+    double least; /* the size that a level has at least */
+} Side;
+
+/* above 0, and no subnormal, which would be slow to compare */
+static const double TINY = 1e-300;
+
+#if defined(__SSE4_1__)
+
+enum {
+    VECTOR = 16,
+    /* what a pair and a unit may look at from their first byte: keys, numbers that fill their vectors, what follows */
+    PAIRS_PAD = 2 + VECTOR + 3 + VECTOR + 8,
+    UNITS_PAD = 13 + 13 + 12 + 12 + 4 * VECTOR + 16,
+    /* `point` of a number without one */
+    NO_POINT = 16
+};
+
+/* bytes -16 to 15: at `size` the order that aligns a number of `size` bytes to the right */
+static const int8_t ORDER[32] = {-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1,
+                                 0,   1,   2,   3,   4,   5,   6,   7,  8,  9,  10, 11, 12, 13, 14, 15};
+/* at `point`: what is added to the order so that digits before the point close up over it */
+static const int8_t CLOSE_UP[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+/* by `point`, the digits behind it: none is no number */
+static const double DIVISOR[NO_POINT + 1] = {NAN, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7, 1e8,
+                                             1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1};
+/* by digits before the point: with more than one the first is not 0; none, and more than fit, are left alone */
+static const double LEAST[VECTOR + 1] = {INFINITY, 0,   1e1, 1e2,  1e3,  1e4,  1e5,  1e6,     1e7,
+                                         1e8,      1e9, 1e10, 1e11, 1e12, 1e13, 1e14, INFINITY};
+typedef struct {
+    size_t whole; /* digits before the point */
+    size_t size;
+    size_t point; /* digits behind it, NO_POINT */
+} Shape;
+
+/* A shape that is expected again, with what follows from it. */
+typedef struct {
+    Shape shape;
+    unsigned field; /* bit per byte of the number and the one behind it */
+    unsigned marks; /* those that are no digits */
+    char at_whole;
+    __m128i order;
+    double divisor;
+    double least;
+} Expected;
+
+/* 0 where the number does not end within the vector */
+static inline int shape_measure(const char *p, unsigned others, Shape *shape)
+{
+    const size_t whole = (unsigned)__builtin_ctz(others | 1u << VECTOR);
+    shape->whole = whole;
+    if (__builtin_expect(p[whole] == '.', 1)) {
+        others &= others - 1;
+        if (__builtin_expect(others == 0, 0))
+            return 0;
+        shape->size = (unsigned)__builtin_ctz(others);
+        shape->point = shape->size - whole - 1;
+    } else {
+        shape->size = whole;
+        shape->point = NO_POINT;
+    }
+    return 1;
+}
+
+static inline __m128i shape_order(const Shape *shape)
+{
+    return _mm_add_epi8(_mm_loadu_si128((const __m128i *)(ORDER + shape->size)),
+                        _mm_loadu_si128((const __m128i *)(CLOSE_UP + shape->point)));
+}
+
+/* The number at p, aligned, expected to look like the last one; what to expect is learned when it does not. */
+static inline int number_expected(const char *p, Expected *expected, __m128i *aligned)
+{
+    const __m128i digits = digits_at(p);
+    const unsigned others = no_digits(digits);
+    if (__builtin_expect((others & expected->field) != expected->marks ||
+                         p[expected->shape.whole] != expected->at_whole, 0)) {
+        Shape *shape = &expected->shape;
+        if (!shape_measure(p, others, shape))
+            return 0;
+        expected->field = (2u << shape->size) - 1;
+        expected->marks = 1u << shape->whole | 1u << shape->size;
+        expected->at_whole = p[shape->whole];
+        expected->order = shape_order(shape);
+        expected->divisor = DIVISOR[shape->point];
+        expected->least = LEAST[shape->whole] > TINY ? LEAST[shape->whole] : TINY;
+    }
+    *aligned = _mm_shuffle_epi8(digits, expected->order);
+    return 1;
+}
+
+/* The number at p, aligned. */
+static inline int number_measured(const char *p, Shape *shape, __m128i *aligned)
+{
+    const __m128i digits = digits_at(p);
+    if (!shape_measure(p, no_digits(digits), shape))
+        return 0;
+    *aligned = _mm_shuffle_epi8(digits, shape_order(shape));
+    return 1;
+}
+
+/* Behind an exponent at p as in `6.1E-8`, which goes into the divisor; NULL when it is not such a one. */
+static inline const char *exponent_down(const char *p, const Shape *shape, double *divisor)
+{
+    unsigned power;
+    if ((*p | 0x20) != 'e' || p[1] != '-' || !is_digit(p[2]))
+        return 0;
+    power = (unsigned)(p[2] - '0');
+    p += 3;
+    if (is_digit(*p))
+        power = power * 10 + (unsigned)(*p++ - '0');
+    if (is_digit(*p))
+        return 0;
+    power += shape->point == NO_POINT ? 0 : (unsigned)shape->point;
+    if (power > 22)
+        return 0;
+    *divisor = EXACT_POWERS[power];
+    return p;
+}
+
+/* Two aligned numbers of at most 15 digits, divided: each rounded once. */
+static inline __m128d two_numbers(__m128i a, __m128i b, __m128d divisors)
+{
+    const __m128i by_two = _mm_set1_epi16(10 + (1 << 8)), by_four = _mm_set1_epi32(100 + (1 << 16));
+    const __m128i fours = _mm_packus_epi32(_mm_madd_epi16(_mm_maddubs_epi16(a, by_two), by_four),
+                                           _mm_madd_epi16(_mm_maddubs_epi16(b, by_two), by_four));
+    /* the upper and the lower eight digits of a, then those of b */
+    const __m128i eights = _mm_madd_epi16(fours, _mm_set1_epi32(10000 + (1 << 16)));
+    const __m128d upper = _mm_cvtepi32_pd(_mm_shuffle_epi32(eights, _MM_SHUFFLE(3, 1, 2, 0)));
+    const __m128d lower = _mm_cvtepi32_pd(_mm_shuffle_epi32(eights, _MM_SHUFFLE(2, 0, 3, 1)));
+    return _mm_div_pd(_mm_add_pd(_mm_mul_pd(upper, _mm_set1_pd(1e8)), lower), divisors);
+}
+
+static inline int all_at_least(__m128d values, __m128d least)
+{
+    return _mm_movemask_pd(_mm_cmpge_pd(values, least)) == 3;
+}
+
+/* `["price","size"]` and a comma, again and again; `bound`: p may be read up to PAIRS_PAD behind it. */
+static inline const char *pairs_within(const char *p, const char *bound, Side *side, int falling)
+{
+    Expected price = {.field = 0, .marks = 1};
+    Shape size = {0};
+    __m128i price_digits, size_digits;
+    double last = side->n ? side->prices[side->n - 1] : falling ? INFINITY : 0;
+    const __m128d floor = _mm_set_pd(side->least, TINY);
+    const long before = side->n;
+    long n = before;
+    while (p < bound && n < side->room) {
+        const char *q = p + 2;
+        __m128d level;
+        if (!SAME(p, "[\"") || !number_expected(q, &price, &price_digits))
+            break;
+        q += price.shape.size;
+        if (!SAME(q, "\",\"") || !number_measured(q + 3, &size, &size_digits))
+            break;
+        q += 3 + size.size;
+        if (!SAME(q, "\"]"))
+            break;
+        level = two_numbers(price_digits, size_digits, _mm_set_pd(DIVISOR[size.point], price.divisor));
+        if (!all_at_least(level, _mm_max_pd(_mm_set_pd(LEAST[size.whole], price.least), floor)))
+            break;
+        if (falling ? _mm_cvtsd_f64(level) > last : _mm_cvtsd_f64(level) < last)
+            break;
+        last = _mm_cvtsd_f64(level);
+        _mm_storel_pd(side->prices + n, level);
+        _mm_storeh_pd(side->sizes + n, level);
+        n++;
+        p = q + 3;
+        if (p[-1] != ',' || p[0] != '[')
+            break;
+    }
+    side->n = n;
+    /* not over the comma behind the last level */
+    return n == before ? p : p - 1;
+}
+
+/* Units of two prices and two sizes, as pairs_within. */
+#define UNITS_WITHIN(NAME, ASK_PRICE, BID_PRICE, ASK_SIZE, BID_SIZE)                                               \
+    static inline const char *NAME(const char *p, const char *bound, Side *asks, Side *bids)                       \
+    {                                                                                                              \
+        Expected ask = {.field = 0, .marks = 1}, bid = ask;                                                        \
+        Shape ask_shape = {0}, bid_shape = {0};                                                                    \
+        __m128i ask_digits, bid_digits;                                                                            \
+        const __m128d bid_sign = _mm_set_pd(-0.0, 0.0);                                                            \
+        __m128d last = _mm_set_pd(bids->n ? -bids->prices[bids->n - 1] : -INFINITY,                                \
+                                  asks->n ? asks->prices[asks->n - 1] : -INFINITY);                                \
+        const __m128d floor = _mm_set_pd(bids->least, asks->least);                                                \
+        long n = 0, room = asks->room - asks->n;                                                                   \
+        double *ask_prices = asks->prices + asks->n, *ask_sizes = asks->sizes + asks->n;                           \
+        double *bid_prices = bids->prices + bids->n, *bid_sizes = bids->sizes + bids->n;                           \
+        if (room > bids->room - bids->n)                                                                           \
+            room = bids->room - bids->n;                                                                           \
+        while (p < bound && n < room) {                                                                            \
+            const char *q = p + sizeof(ASK_PRICE) - 1;                                                             \
+            __m128d prices, sizes, ordered;                                                                        \
+            double ask_divisor, bid_divisor;                                                                       \
+            if (!SAME(p, ASK_PRICE) || !number_expected(q, &ask, &ask_digits))                                     \
+                break;                                                                                             \
+            q += ask.shape.size;                                                                                   \
+            if (!SAME(q, BID_PRICE) || !number_expected(q + sizeof(BID_PRICE) - 1, &bid, &bid_digits))             \
+                break;                                                                                             \
+            q += sizeof(BID_PRICE) - 1 + bid.shape.size;                                                           \
+            prices = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid.divisor, ask.divisor));                    \
+            ordered = _mm_xor_pd(prices, bid_sign);                                                                \
+            if (!SAME(q, ASK_SIZE) || !number_measured(q + sizeof(ASK_SIZE) - 1, &ask_shape, &ask_digits))         \
+                break;                                                                                             \
+            q += sizeof(ASK_SIZE) - 1 + ask_shape.size;                                                            \
+            ask_divisor = DIVISOR[ask_shape.point];                                                                \
+            if (__builtin_expect(!SAME(q, BID_SIZE), 0)) {                                                         \
+                q = exponent_down(q, &ask_shape, &ask_divisor);                                                    \
+                if (q == 0 || !SAME(q, BID_SIZE))                                                                  \
+                    break;                                                                                         \
+            }                                                                                                      \
+            q += sizeof(BID_SIZE) - 1;                                                                             \
+            if (!number_measured(q, &bid_shape, &bid_digits))                                                      \
+                break;                                                                                             \
+            q += bid_shape.size;                                                                                   \
+            bid_divisor = DIVISOR[bid_shape.point];                                                                \
+            if (__builtin_expect(*q != '}', 0)) {                                                                  \
+                q = exponent_down(q, &bid_shape, &bid_divisor);                                                    \
+                if (q == 0 || *q != '}')                                                                           \
+                    break;                                                                                         \
+            }                                                                                                      \
+            sizes = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid_divisor, ask_divisor));                     \
+            if (!all_at_least(prices, _mm_set_pd(bid.least, ask.least)) ||                                         \
+                !all_at_least(sizes,                                                                               \
+                              _mm_max_pd(_mm_set_pd(LEAST[bid_shape.whole], LEAST[ask_shape.whole]), floor)) ||    \
+                !all_at_least(ordered, last))                                                                      \
+                break;                                                                                             \
+            last = ordered;                                                                                        \
+            _mm_storel_pd(ask_prices + n, prices);                                                                 \
+            _mm_storeh_pd(bid_prices + n, prices);                                                                 \
+            _mm_storel_pd(ask_sizes + n, sizes);                                                                   \
+            _mm_storeh_pd(bid_sizes + n, sizes);                                                                   \
+            n++;                                                                                                   \
+            p = q + 2;                                                                                             \
+            if (p[-1] != ',' || p[0] != '{')                                                                       \
+                break;                                                                                             \
+        }                                                                                                          \
+        asks->n += n;                                                                                              \
+        bids->n += n;                                                                                              \
+        return n == 0 ? p : p - 1;                                                                                 \
+    }
+
+UNITS_WITHIN(units_default_within, "{\"ask_price\":", ",\"bid_price\":", ",\"ask_size\":", ",\"bid_size\":")
+UNITS_WITHIN(units_simple_within, "{\"ap\":", ",\"bp\":", ",\"as\":", ",\"bs\":")
+#undef UNITS_WITHIN
+
+/* A loop over what the frame has, then over a padded copy of its last bytes. */
+#define TO_THE_END(LOOP, PAD, OPEN, ...)                                      \
+    char copy[2 * (PAD)];                                                     \
+    const char *rest = p, *done;                                              \
+    if (end - p > (PAD)) {                                                    \
+        const char *bound = end - (PAD);                                      \
+        p = LOOP(p, bound, __VA_ARGS__);                                      \
+        if (p < bound || p[0] != ',')                                         \
+            return p;                                                         \
+        rest = p + 1;                                                         \
+    }                                                                         \
+    if (rest >= end || *rest != (OPEN))                                       \
+        return p;                                                             \
+    memset(copy, 0, sizeof(copy));                                            \
+    memcpy(copy, rest, (size_t)(end - rest));                                 \
+    done = LOOP(copy, copy + (end - rest), __VA_ARGS__);                      \
+    return done == copy ? p : rest + (done - copy);
+
+static inline const char *pairs_falling(const char *p, const char *end, Side *side)
+{
+    TO_THE_END(pairs_within, PAIRS_PAD, '[', side, 1)
+}
+
+static inline const char *pairs_rising(const char *p, const char *end, Side *side)
+{
+    TO_THE_END(pairs_within, PAIRS_PAD, '[', side, 0)
+}
+
+static inline const char *units_default(const char *p, const char *end, Side *asks, Side *bids)
+{
+    TO_THE_END(units_default_within, UNITS_PAD, '{', asks, bids)
+}
+
+static inline const char *units_simple(const char *p, const char *end, Side *asks, Side *bids)
+{
+    TO_THE_END(units_simple_within, UNITS_PAD, '{', asks, bids)
+}
+#undef TO_THE_END
+#else
+static inline const char *pairs_falling(const char *p, const char *end, Side *side)
+{
+    (void)end;
+    (void)side;
+    return p;
+}
+
+static inline const char *pairs_rising(const char *p, const char *end, Side *side)
+{
+    return pairs_falling(p, end, side);
+}
+
+static inline const char *units_default(const char *p, const char *end, Side *asks, Side *bids)
+{
+    (void)bids;
+    return pairs_falling(p, end, asks);
+}
+
+static inline const char *units_simple(const char *p, const char *end, Side *asks, Side *bids)
+{
+    return units_default(p, end, asks, bids);
+}
+#endif
+#endif
