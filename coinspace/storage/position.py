@@ -113,7 +113,7 @@ async def restore(
         async with connection:
             await wait_applied(connection, {*kinds, "gap"})
             last = await _highest(connection, kinds, publishers, since_ns)
-            holes = await _gaps(connection, stage, kinds, publishers, last)
+            holes = await _gaps(connection, stage, kinds, publishers, last, since_ns)
     except psycopg.Error as error:
         raise StorageError(f"reading positions: {str(error).splitlines()[0]}") from None
     for (publisher, topic, epoch), sequence in last.items():
@@ -154,10 +154,11 @@ async def _gaps(
     kinds: tuple[str, ...],
     publishers: set[str],
     highest: Highest,
+    since_ns: int,
 ) -> dict[tuple[str, bytes, int], list[Hole]]:
     cursor = await connection.execute(
         "SELECT kind, publisher, exchange, market, status, reason, epoch, first, last, ts::long"
-        " FROM gap"
+        f" FROM gap WHERE status = '{gaps.OPEN}' OR ts >= {since_ns}::timestamp_ns"
     )
     holes: dict[tuple[str, bytes, int], list[Hole]] = {}
     for (

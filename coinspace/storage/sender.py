@@ -30,8 +30,8 @@ from coinspace.storage.transport import (
     new_buffer,
 )
 
-# called on the loop with (key, table, the server's words)
-OnRejected = Callable[[Any, str, str], None]
+# called on the loop with (key, table, the server's words, when it was written to the dead letters)
+OnRejected = Callable[[Any, str, str, int], None]
 # called on the loop with what was wrong with the schema
 OnMended = Callable[[list[schema.Difference]], None]
 
@@ -360,10 +360,10 @@ class Sender:
         line = lines[start : batch.ends[row]]
         table = line.partition(b",")[0].decode(errors="replace")
         key = batch.keys[row]
-        self.dead.add(table, refusal.reason, key, line)
+        at_ns = self.dead.add(table, refusal.reason, key, line)
         self._rejected += 1
         if self._on_rejected is not None:
-            self._tell(self._on_rejected, key, table, refusal.reason)
+            self._tell(self._on_rejected, key, table, refusal.reason, at_ns)
 
     def _tell(self, callback: Callable[..., None], *what: Any) -> None:
         if self._loop is None:

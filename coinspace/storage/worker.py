@@ -9,14 +9,17 @@ from functools import partial
 
 import click
 
+from coinspace.bus.journal import journal_folder
+from coinspace.bus.segments import oldest_ns
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
-from coinspace.storage import position, schema
+from coinspace.storage import deadletter, position, schema
 from coinspace.storage.address import address
 from coinspace.storage.catchup import CatchUp
+from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
@@ -161,10 +164,18 @@ class Worker:
         return heard | counts | self._lag.counters()
 
     async def _restore(self) -> None:
-        since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS - SLACK_NS
+        since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS
+        # the journal of a publisher that is gone grows old, and is asked all the same
+        folders = [journal_folder(self.settings, name) for name in self.publishers]
+        begun = [begun_ns for folder in folders if (begun_ns := oldest_ns(folder)) is not None]
+        since_ns = min([since_ns, *begun]) - SLACK_NS
         found = await position.restore(
             address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
         )
+        for letter in deadletter.read(self.sender.dead.path, since_ns):
+            # its row in `gap` may not have been stored before this worker ended
+            key = tuple(letter["key"]) if letter["key"] else None
+            self.stage.on_rejected(key, letter["table"], letter["reason"], letter["at_ns"])
         self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
 
     def _on_hole(self) -> None:
@@ -192,9 +203,9 @@ class Worker:
             reason = f"schema changed: {damaging[0].text}"
             self._tasks.append(asyncio.create_task(self.catchup.restore(tables, reason)))
 
-    def _on_rejected(self, key: tuple[str, str, int, int] | None, table: str, reason: str) -> None:
+    def _on_rejected(self, key: Key | None, table: str, reason: str, at_ns: int) -> None:
         self.process.log.error("row refused", table=table, reason=reason, key=key)
-        self.stage.on_rejected(key, table, reason)
+        self.stage.on_rejected(key, table, reason, at_ns)
 
     async def _health(self) -> None:
         while True:
