@@ -26,6 +26,7 @@ from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
+from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, Stream, joined
 from coinspace.storage.stage import Stage
 
@@ -120,6 +121,8 @@ class CatchUp:
             )
             for name in publishers
         }
+        # (Damage.found_ns, publisher) whose holes are made
+        self._restored: set[tuple[int, str]] = set()
         self.fetched = self.filled = self.lost = self.requests = self.failures = 0
 
     async def run(self) -> None:
@@ -178,22 +181,34 @@ class CatchUp:
             "messages_lost": self.lost,
         }
 
-    async def restore(self, kinds: set[str], reason: str) -> None:
-        """Store again whatever journals hold of these kinds: rows of theirs were damaged."""
+    async def restore(self, damage: Damage) -> bool:
+        """Make holes of all that journals hold of a damaged table and that was stored already.
+
+        Returns: whether all of them are in `gap` now; False = a journal is out of reach, try later.
+        """
+        kind = f"{damage.table}.".encode()
+        complete = True
         for publisher in self._publishers.values():
+            streams = [
+                stream
+                for stream in self._stage.ledger.streams.values()
+                if stream.publisher == publisher.name and stream.topic.startswith(kind)
+            ]
+            if not streams or (damage.found_ns, publisher.name) in self._restored:
+                continue
             held = await self._ask(publisher, lambda source: source.list())
             if held is None:
+                complete = False
                 continue
-            for epoch, topics in held.ranges.items():
-                for topic, ranges in topics.items():
-                    if topic.split(b".", 1)[0].decode() not in kinds:
-                        continue
-                    stream = self._stage.ledger.stream(publisher.name, topic, epoch)
-                    for first, end in ranges:
-                        last = min(end - 1, stream.last)
-                        if first <= last:
-                            stream.holes.append(Hole(first, last, now_ns(), reason[:500]))
+            for stream in streams:
+                for first, end in held.ranges.get(stream.epoch, {}).get(stream.topic, []):
+                    last = min(end - 1, stream.last)
+                    if first <= last:
+                        stream.holes.append(Hole(first, last, now_ns(), damage.reason))
+                await self._until(partial(self._stage.announce, stream))
+            self._restored.add((damage.found_ns, publisher.name))
         self.wake()
+        return complete
 
     async def _inventory(self, publisher: _Publisher) -> None:
         """Learn what journals hold that nobody has heard of."""

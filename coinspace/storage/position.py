@@ -122,6 +122,18 @@ async def restore(
     return len(last)
 
 
+async def damages(connection: psycopg.AsyncConnection[Any], worker: str) -> list[gaps.Damage]:
+    """Return what this worker has to store again, the oldest first."""
+    cursor = await connection.execute(
+        "SELECT kind, reason, ts::long FROM gap WHERE status = %s AND publisher = %s ORDER BY ts",
+        (gaps.OPEN, worker),
+    )
+    return [
+        gaps.Damage(worker, table, reason or "", ts)
+        for table, reason, ts in await cursor.fetchall()
+    ]
+
+
 Highest = dict[tuple[str, bytes, int], int]
 
 

@@ -226,12 +226,15 @@ class Sender:
             self.seal()
 
     async def drained(self, timeout_s: float) -> bool:
-        """Send all and wait until nothing is pending. Returns: False after the time-out."""
+        """Send what was taken, wait until it is stored. Returns: False after the time-out."""
         self.seal()
+        taken = self._taken
         deadline = time.monotonic() + timeout_s
-        while self.pending and time.monotonic() < deadline:  # noqa: ASYNC110 (thread's count)
+        while self._stored + self._rejected < taken:
+            if time.monotonic() > deadline:
+                return False
             await asyncio.sleep(0.005)
-        return not self.pending
+        return True
 
     async def close(self, timeout_s: float = 10.0) -> bool:
         """Send what is left and end the thread.

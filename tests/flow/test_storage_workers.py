@@ -162,6 +162,42 @@ async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_p
         assert health["counters"]["messages_lost"] == 0
 
 
+@pytest.mark.timeout(180)
+async def test_a_mended_table_is_stored_again_whoever_mended_it(
+    questdb: Settings, tmp_path: Path
+) -> None:
+    """Whoever mends a table may die before what was damaged is stored again."""
+    own = Settings(data=tmp_path)
+    env = environment(questdb, tmp_path)
+    name, epoch = "orderbook-storage-worker", time.time_ns()
+    publisher = open_publisher(BOOKS, own, epoch)
+    Feeder(publisher, BOOKS, start_ns=epoch).send(60)
+    publisher.close()
+    total = f"select count() n, sum(bid_size) from orderbook where epoch={epoch} and bid_size > 0"
+    with schema.connect(address(questdb)) as connection:
+
+        def found() -> tuple[Any, ...]:
+            return connection.execute(total).fetchone() or ()
+
+        def damages() -> list[tuple[Any, ...]]:
+            return connection.execute(
+                f"select distinct status from gap where publisher='{name}' and ts >= {epoch}"
+            ).fetchall()
+
+        with running(name, env):
+            await until(lambda: found()[0] == 108, 90)
+        before = found()
+        connection.execute("alter table orderbook alter column bid_size type boolean")
+        for _ in range(2):
+            mended = schema.mend(address(questdb), {"orderbook"}, ttl=False)
+        assert mended == []
+        await until(lambda: found() != before)
+        assert damages() == [("open",)]
+        with running(name, env):
+            await until(lambda: found() == before, 90)
+            await until(lambda: damages() == [("filled",)])
+
+
 def count(settings: Settings, table: str, epoch: int) -> int:
     with schema.connect(address(settings)) as connection:
         row = connection.execute(f"select count() from {table} where epoch={epoch}").fetchone()
