@@ -63,7 +63,7 @@ def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
 def killed(name: str, env: dict[str, str]) -> Iterator[None]:
     """A publisher of 200 books a second and market, ended by kill -9."""
     command = [sys.executable, "-m", "tests.flow.feeder_process", name, "200", "0"]
-    process = subprocess.Popen(command, env=env)
+    process = subprocess.Popen([*command, str(time.time_ns())], env=env)
     try:
         yield
     finally:
