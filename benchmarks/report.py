@@ -1,7 +1,8 @@
 """Write RESULTS.md, its chart, and the README's summary from what was measured last.
 
-Input: build/bench/*.json, one file a case, written by `measure.Result.save`. Nothing is measured
-here, and nothing is typed by hand: a figure that stands in the README stands in one of those files.
+Input: build/bench/*.json, one file a case, written by `measure.Result.save`, the fault tests' too.
+Nothing is measured here, and nothing is typed by hand: a figure that stands in the README stands in
+one of those files.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ STAGES = (
     "end to end",
     "latency",
     "endpoint",
+    "faults",
 )
 LIBRARIES = (
     "numpy",
@@ -198,7 +200,8 @@ def results(rows: list[Row]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make report` from the last `make bench` and `make bench-peers`; not by hand.",
+        "Written by `make report` from the last `make bench`, `make bench-peers` and `make faults`;"
+        " not by hand.",
         "",
         *machine(),
         f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",

@@ -23,7 +23,7 @@ from coinspace._ext.segment import messages
 from coinspace.bus.catchup import Fetched, Held, JournalClient
 from coinspace.bus.journal import is_written, journal_folder
 from coinspace.bus.segments import JournalReader, segment_paths
-from coinspace.clock import now_ns
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage.gaps import Damage
@@ -187,6 +187,10 @@ class CatchUp:
         Returns: whether all of them are in `gap` now; False = a journal is out of reach, try later.
         """
         kind = f"{damage.table}.".encode()
+        oldest_ns = now_ns() - self._settings.journal.max_age_s * SECOND_NS
+        if not self._settings.journal.enabled or damage.found_ns < oldest_ns:
+            log.error("not stored again: no journal holds it", table=damage.table)
+            return True
         complete = True
         for publisher in self._publishers.values():
             streams = [

@@ -7,6 +7,7 @@ published; rows are compared with it value by value.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -281,7 +282,7 @@ class Faults:
     def stop_feeders(self, *killed: str) -> None:
         """Stop publishing: these by kill -9, the others orderly."""
         # SIGTERM before a process has its handlers would end it as a kill does
-        self.until(self.fed, 60)
+        self.until(lambda: all(self.state(name) != "down" for name in self.publishers), 60)
         for name in self.publishers:
             if name in killed:
                 self.kill(name)
@@ -331,7 +332,9 @@ class Faults:
                     sides = (message.bids[:, :depth], message.asks[:, :depth])
                     rows["orderbook"][key] = b"".join(side.tobytes() for side in sides)
                 elif message.kind == TICKER:
-                    rows["ticker"][key] = message.values[0].item()
+                    last = message.values[0].item()
+                    # what the exchange does not send is null
+                    rows["ticker"][key] = None if math.isnan(last) else last
                 elif message.kind == TRADE:
                     trade = (message.exchange, message.market, message.exchange_ns, message.id)
                     rows["trade"][trade] = message.values.tolist()

@@ -19,6 +19,7 @@ import pytest
 from benchmarks.measure import FOLDER, Result
 from coinspace.storage import gaps
 from coinspace.storage.sender import BATCH_BYTES
+from tests.flow.collected import Collected, Rows, record
 from tests.flow.faults import BOOKS, FEEDERS, TICKERS, WORKERS, Faults, Storm, highest
 from tests.flow.feeding import MARKETS, book
 
@@ -202,6 +203,70 @@ def test_everything_at_once(short_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_real_collectors_store_what_they_do_undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The same feed twice, once with every fault: rows are compared one by one."""
+    feeds = record(tmp_path_factory.mktemp("feeds"), seconds=50, start_ns=time.time_ns())
+    found: list[Rows] = []
+    killed = ("orderbook-collector-binance", "ticker-collector-upbit")
+    for case in ("undisturbed", "disturbed"):
+        faults = Collected(tmp_path_factory.mktemp("f"), feeds)
+        try:
+            faults.start()
+            if case == "disturbed":
+                disturb(faults, killed)
+            faults.until(faults.played, 120)
+            if case == "disturbed":
+                faults.until(faults.mended, 60)
+            finish(faults, f"real collectors, {case}")
+            found.append(faults.contents())
+        finally:
+            faults.close()
+    undisturbed, disturbed = found
+    of_killed = {("orderbook", "binance"), ("ticker", "upbit"), ("trade", "upbit")}
+    compare_runs(undisturbed, disturbed, of_killed)
+
+
+def disturb(faults: Collected, killed: tuple[str, ...]) -> None:
+    """Break everything but two collectors while the feed plays."""
+    faults.restart(BOOK_WORKER)
+    faults.kill_server()
+    faults.restart(killed[0])
+    faults.restart(TICKER_WORKER)
+    faults.pause_server(5)
+    faults.restart(killed[1])
+    faults.pause(BOOK_WORKER, 3)
+    faults.until(faults.caught_up, 60)
+    faults.change_columns(
+        "alter table trade drop column size",
+        "alter table orderbook alter column bid type boolean",
+    )
+    faults.suspend("ticker", 2)
+
+
+def compare_runs(undisturbed: Rows, disturbed: Rows, killed: set[tuple[str, str]]) -> None:
+    """Compare rows by what they say of the market.
+
+    A killed collector misses what was on its way to it, and tells of the market anew when it
+    comes back; whatever both runs have must be the same.
+    """
+    for which, rows in undisturbed.items():
+        assert len(rows) > 100, which
+        if which not in killed:
+            assert disturbed[which] == rows, which
+            continue
+        common = rows.keys() & disturbed[which].keys()
+        assert len(common) > 0.5 * len(rows), which
+        if which[0] != "ticker":
+            # by the exchange's own name of a book or trade
+            once = {row[:3]: row for row in rows}
+            wrong = [row for row in disturbed[which] if once.get(row[:3], row) != row]
+            assert not wrong, (which, wrong[:3])
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Path) -> None:
     """Without a journal to ask, what a killed worker missed is in `gap` instead, exactly."""
@@ -212,7 +277,8 @@ def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Pat
         faults.restart(BOOK_WORKER)
         faults.until(faults.caught_up, 60)
         time.sleep(3)
-        sent = stop_and_count(faults)
+        # what was published since the last heartbeat is known to whoever heard it
+        faults.stop_feeders()
         faults.until(
             lambda: (
                 not faults.sql("select 1 from gap where status = 'open'")
@@ -221,7 +287,13 @@ def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Pat
             ),
             60,
         )
-        lost = check_books(faults, sent)
+        lost = sum(
+            check_topic(faults, kind, market, int(faults.counter(publisher, "sent")))
+            for publisher, kinds in ((BOOKS, ("orderbook",)), (TICKERS, ("ticker", "trade")))
+            for kind in kinds
+            for market in MARKETS
+        )
+        check_books(faults)
         report = faults.reconcile()
         total = report["total"]
         assert total["journalled"] == 0
@@ -234,33 +306,26 @@ def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Pat
         faults.close()
 
 
-def stop_and_count(faults: Faults) -> int:
-    """Stop publishing. Returns: the books published of each market."""
-    # what was published since the last heartbeat is known to whoever heard it, and to nobody else
-    faults.stop_feeders()
-    return int(faults.counter(BOOKS, "sent"))
+def check_topic(faults: Faults, kind: str, market: str, sent: int) -> int:
+    """Hold every published message against its row or its gap. Returns: the number of lost ones."""
+    stored = {seq for (seq,) in faults.sql(f"select seq from {kind} where market = '{market}'")}
+    ranges = faults.sql(
+        f"select first, last, count from gap where kind = '{kind}'"
+        f" and status = '{gaps.LOST}' and market = '{market}'"
+    )
+    lost = [seq for first, last, _ in ranges for seq in range(first, last + 1)]
+    assert len(lost) == len(set(lost)) == sum(count for *_, count in ranges)
+    # a message is in a row, in a gap, or a repeat of a book; never in two of them
+    assert not stored & set(lost)
+    repeats = {seq for seq in range(1, sent + 1) if kind == "orderbook" and not seq % 10}
+    assert stored | (set(lost) - repeats) == set(range(1, sent + 1)) - repeats
+    return len(lost)
 
 
-def check_books(faults: Faults, sent: int) -> int:
-    """Hold every published book against its row or its gap. Returns: the number of lost ones."""
-    lost = 0
+def check_books(faults: Faults) -> None:
+    """Hold every stored book against the one that was published."""
     for number, market in enumerate(MARKETS):
-        rows = {
-            seq: [*bids[0], *bids[1], *asks[0], *asks[1]]
-            for seq, bids, asks in faults.sql(
-                f"select seq, bids, asks from orderbook where market = '{market}'"
-            )
-        }
-        ranges = faults.sql(
-            "select first, last, count from gap where kind = 'orderbook'"
-            f" and status = '{gaps.LOST}' and market = '{market}'"
-        )
-        missed = [seq for first, last, _ in ranges for seq in range(first, last + 1)]
-        assert len(missed) == len(set(missed)) == sum(count for *_, count in ranges)
-        # a message is in a row, in a gap, or a repeat; never in two of them
-        assert not rows.keys() & set(missed)
-        books = {seq for seq in range(1, sent + 1) if seq % 10}
-        assert rows.keys() | {seq for seq in missed if seq % 10} == books
-        assert all(row == book(seq - 1, number).tolist() for seq, row in rows.items())
-        lost += len(missed)
-    return lost
+        for seq, bids, asks in faults.sql(
+            f"select seq, bids, asks from orderbook where market = '{market}'"
+        ):
+            assert [*bids[0], *bids[1], *asks[0], *asks[1]] == book(seq - 1, number).tolist()

@@ -19,6 +19,7 @@ class Rows:
     """Takes rows as the sender does, as many as it has room for."""
 
     def __init__(self, room: int = 1 << 30) -> None:
+        self.pending = 0
         self.rows: list[tuple[str, dict[str, Any], int]] = []
         self.room = room
 
