@@ -180,7 +180,9 @@ class Faults:
         self.processes[QUESTDB].wait(60)
         if burst:
             for name in self.publishers:
-                self.signal(name, signal.SIGUSR1)
+                # one that has no handler yet would end
+                if self.state(name) == "ready":
+                    self.signal(name, signal.SIGUSR1)
             time.sleep(BURST_S)
         time.sleep(5)
         self.spawn(QUESTDB)

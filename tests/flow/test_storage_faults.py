@@ -145,14 +145,14 @@ def test_ten_minutes_arrive_while_the_database_is_down(short_path: Path) -> None
     try:
         faults.start()
         time.sleep(5)
-        before = sum(faults.counter(name, "rows_stored") for name in WORKERS)
+        before = sum(int(faults.counter(name, "rows_stored")) for name in WORKERS)
         faults.outage(burst=True)
         returned = time.monotonic()
         first = faults.first_row()
         faults.figures["s from the server's return to the first row"] = highest([first])
         faults.until(faults.caught_up, 200)
         drained_s = time.monotonic() - returned
-        rows = sum(faults.counter(name, "rows_stored") for name in WORKERS) - before
+        rows = sum(int(faults.counter(name, "rows_stored")) for name in WORKERS) - before
         # of two markets: books less a tenth of repeats, tickers and trades
         live = faults.rate * 2 * 2.9
         faults.figures["s until the backlog was stored"] = round(drained_s, 2)
