@@ -1,7 +1,8 @@
 """Write RESULTS.md, its chart, and the README's summary from what was measured last.
 
-Input: build/bench/*.json, one file a case, written by `measure.Result.save`. Nothing is measured
-here, and nothing is typed by hand: a figure that stands in the README stands in one of those files.
+Input: build/bench/*.json, one file a case, written by `measure.Result.save`, the fault tests' too.
+Nothing is measured here, and nothing is typed by hand: a figure that stands in the README stands in
+one of those files.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ STAGES = (
     "end to end",
     "latency",
     "endpoint",
+    "faults",
 )
 LIBRARIES = (
     "numpy",
@@ -61,7 +63,8 @@ def load_rows(folder: Path = FOLDER) -> list[Row]:
     Raises: SystemExit when nothing was measured.
     """
     rows = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
-    if not rows:
+    # the tests alone are no measurement of the stages
+    if all(row["stage"] == "faults" for row in rows):
         raise SystemExit(f"{folder}: expected measurements, found none; run `make bench` first")
     order = {stage: i for i, stage in enumerate(STAGES)}
     return sorted(rows, key=lambda row: (order.get(row["stage"], len(order)), row["case"]))
@@ -72,7 +75,9 @@ def checks_of(row: Row) -> list[Check]:
 
 
 def number(value: float) -> str:
-    """Write a figure with three digits that count."""
+    """Write a figure with three digits that count, a count with all of them."""
+    if isinstance(value, int):
+        return f"{value:,}"
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -198,7 +203,8 @@ def results(rows: list[Row]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make report` from the last `make bench` and `make bench-peers`; not by hand.",
+        "Written by `make report` from the last `make bench`, `make bench-peers` and `make faults`;"
+        " not by hand.",
         "",
         *machine(),
         f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",

@@ -34,6 +34,11 @@ cdef enum:
     FLAG_REST = 32        # fetched by REST, not received on the socket
     FLAG_GROUPED = 64     # levels far from the touch are price groups
 
+cdef enum:
+    # bits 8-15 of a book's flags: repeats directly before it, so that they are known without their messages
+    REPEATS_SHIFT = 8
+    REPEATS_LIMIT = 255   # so many or more
+
 cdef packed struct Header:
     uint8_t version
     uint8_t kind

@@ -18,6 +18,7 @@ cdef class Topic:
         const char *data             # the name's bytes, owned by `name`
         size_t size
         uint32_t number             # position in the sink's list of topics, from 0
+        int repeats                 # books since the last one that was not the one before again
 
 
 cdef class Sink:

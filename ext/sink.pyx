@@ -14,9 +14,13 @@ from posix.time cimport CLOCK_REALTIME
 from posix.time cimport clock_gettime
 from posix.time cimport timespec
 
+from coinspace._ext.message cimport FLAG_REPEAT
 from coinspace._ext.message cimport HEADER_SIZE
 from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_ORDERBOOK
 from coinspace._ext.message cimport Message
+from coinspace._ext.message cimport REPEATS_LIMIT
+from coinspace._ext.message cimport REPEATS_SHIFT
 from coinspace._ext.message cimport VERSION
 from coinspace._ext.message cimport expected_size
 
@@ -108,6 +112,12 @@ cdef class Sink:
 
     cdef int send(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
         topic.sequence += 1
+        if header.kind == KIND_ORDERBOOK:
+            if header.flags & FLAG_REPEAT:
+                topic.repeats = min(topic.repeats + 1, REPEATS_LIMIT)
+            elif topic.repeats:
+                header.flags |= <uint16_t>(topic.repeats << REPEATS_SHIFT)
+                topic.repeats = 0
         header.version = VERSION
         header.epoch = self.epoch
         header.sequence = topic.sequence

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 
 import structlog
@@ -21,6 +22,8 @@ from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 
 KEEPER_INTERVAL_S = 0.5
+LOCK_TRIES = 5
+LOCK_PAUSE_S = 0.01
 LOG_INTERVAL_NS = 60 * SECOND_NS
 
 log = structlog.get_logger("journal")
@@ -29,6 +32,18 @@ log = structlog.get_logger("journal")
 def journal_folder(settings: Settings, process: str) -> Path:
     """Return where a process writes its journal."""
     return settings.data / "journal" / process
+
+
+def is_written(folder: Path) -> bool:
+    """Tell whether a living process on this host writes the journal."""
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Journal:
@@ -91,14 +106,18 @@ class Journal:
             raise JournalError(
                 f"journal folder {self.folder}: expected a writable folder, {error}"
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise JournalError(
-                f"journal folder {self.folder}: expected no other writer, found one; stop it"
-            ) from None
-        return lock
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # a reader that looks whether somebody writes holds it for some µs
+                time.sleep(LOCK_PAUSE_S)
+            else:
+                return lock
+        os.close(lock)
+        raise JournalError(
+            f"journal folder {self.folder}: expected no other writer, found one; stop it"
+        )
 
     def _keep(self) -> None:
         while not self._closing:

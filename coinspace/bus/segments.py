@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ WINDOW_BYTES = 4 << 20
 # a record's first word, which its writer stores last
 WORD_BYTES = 8
 CHUNK_BYTES = 1 << 20
+FOR_EVER_NS = (1 << 63) - 1
 
 
 class Run(NamedTuple):
@@ -67,6 +69,14 @@ def segment_paths(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     return [folder / name for name in sorted(names) if name.endswith(SUFFIX)]
+
+
+def oldest_ns(folder: Path) -> int | None:
+    """Return when a folder's oldest readable segment was begun, None where there is none."""
+    for path in segment_paths(folder):
+        with contextlib.suppress(JournalError, OSError):
+            return SegmentFile(path).created_ns
+    return None
 
 
 class SegmentFile:
@@ -222,14 +232,20 @@ class JournalReader:
         return b"".join(parts), count, first
 
 
-def read_journal(folder: Path) -> Iterator[Message]:
+def read_journal(folder: Path, from_ns: int = 0, to_ns: int = FOR_EVER_NS) -> Iterator[Message]:
     """Yield every recorded message of a journal folder, in order of writing.
 
-    A torn tail ends its segment; what stands before it is whole.
+    A torn tail ends its segment; what stands before it is whole. Segments of other times than
+    [from_ns, to_ns) are left out, whole.
     """
     for path in segment_paths(folder):
-        file = SegmentFile(path)
-        file.refresh()
-        offset = SEGMENT_HEAD_SIZE
-        data = file.read(offset, file.index.end - offset)
+        try:
+            file = SegmentFile(path)
+            file.refresh()
+            if all(run.ended_ns < from_ns or run.started_ns >= to_ns for run in file.runs):
+                continue
+            data = file.read(SEGMENT_HEAD_SIZE, file.index.end - SEGMENT_HEAD_SIZE)
+        except FileNotFoundError:
+            # removed meanwhile, as the oldest ones are
+            continue
         yield from messages(data)

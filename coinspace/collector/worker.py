@@ -182,19 +182,22 @@ class Worker:
         self._report()
 
     def _report(self) -> None:
+        problems = []
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
         # a market that the exchange has halted is as it should be
         fine = ("synced", "halted")
         missing = [s.market for s in self.stage.statuses if s.state not in fine]
         if refused:
-            self.process.degraded(
+            problems.append(
                 f"{self.exchange.NAME} refused the subscription: {refused[0]}; check the markets"
             )
         elif missing:
             shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-            self.process.degraded(
-                f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"
-            )
+            problems.append(f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}")
+        if self.publisher.problem:
+            problems.append(f"messages are not written down: {self.publisher.problem}")
+        if problems:
+            self.process.degraded("; ".join(problems))
         else:
             self.process.ready()
 

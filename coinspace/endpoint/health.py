@@ -10,8 +10,11 @@ import orjson
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
+from coinspace.observe.health import STALE_NS
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+# whose troubles are the database's
+STORING = ("questdb", "orderbook-storage-worker", "ticker-storage-worker")
 STATES = ("starting", "ready", "degraded", "stopping")
 _NAME = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)(?:\{(.*)\})?")
 # gauges among the counters: they go down as well as up
@@ -52,6 +55,20 @@ def processes(context: Context) -> Pipeline:
             )
         )
     return Pipeline(now // MILLISECOND_NS, listed)
+
+
+def storage_problems(context: Context) -> list[str]:
+    """Return what keeps rows from being stored or shown, as their processes on this host say it."""
+    found = []
+    for health in files(context):
+        name, silent_ns = health["process"], context.clock() - health["updated_ns"]
+        if name not in STORING or health.get("state") not in ("ready", "degraded"):
+            continue
+        if silent_ns > STALE_NS:
+            found.append(f"{name}: no sign of life for {silent_ns / SECOND_NS:.0f} s; see its log")
+        elif health["state"] == "degraded":
+            found.append(f"{name}: {health.get('reason')}")
+    return found
 
 
 def exposition(context: Context) -> str:

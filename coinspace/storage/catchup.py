@@ -1,15 +1,14 @@
 """Filling holes from the publishers' journals, oldest first, at live messages' leisure.
 
-A journal is asked through its publisher's side socket; when nobody answers there and its folder is
-on this host, the folder is read, so that a publisher that is gone for good still gives what it
-wrote. What no journal holds any more is written to `gap` as lost.
+A journal is asked through its publisher's side socket; when its writer is gone and its folder is on
+this host, the folder is read. A writer that ended is noticed by its folder's lock, so what it wrote
+is stored even if nobody ever heard it. What no journal holds any more is written to `gap` as lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,12 +21,13 @@ import structlog
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
 from coinspace.bus.catchup import Fetched, Held, JournalClient
-from coinspace.bus.journal import journal_folder
+from coinspace.bus.journal import is_written, journal_folder
 from coinspace.bus.segments import JournalReader, segment_paths
-from coinspace.clock import now_ns
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
-from coinspace.storage.ledger import Hole, Stream
+from coinspace.storage.gaps import Damage
+from coinspace.storage.ledger import Hole, Stream, joined
 from coinspace.storage.stage import Stage
 
 IDLE_S = 1.0
@@ -97,6 +97,8 @@ class _Publisher:
     failures: int = 0
     not_before: float = 0.0
     inventory_at: float = 0.0
+    # the newest segment of a writer that is gone, once its journal has been taken in
+    taken: Path | None = None
     problem: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -119,6 +121,8 @@ class CatchUp:
             )
             for name in publishers
         }
+        # (Damage.found_ns, publisher) whose holes are made
+        self._restored: set[tuple[int, str]] = set()
         self.fetched = self.filled = self.lost = self.requests = self.failures = 0
 
     async def run(self) -> None:
@@ -177,42 +181,63 @@ class CatchUp:
             "messages_lost": self.lost,
         }
 
-    async def restore(self, kinds: set[str], reason: str) -> None:
-        """Store again whatever journals hold of these kinds: rows of theirs were damaged."""
+    async def restore(self, damage: Damage) -> bool:
+        """Make holes of all that journals hold of a damaged table and that was stored already.
+
+        Returns: whether all of them are in `gap` now; False = a journal is out of reach, try later.
+        """
+        kind = f"{damage.table}.".encode()
+        oldest_ns = now_ns() - self._settings.journal.max_age_s * SECOND_NS
+        if not self._settings.journal.enabled or damage.found_ns < oldest_ns:
+            log.error("not stored again: no journal holds it", table=damage.table)
+            return True
+        complete = True
         for publisher in self._publishers.values():
+            streams = [
+                stream
+                for stream in self._stage.ledger.streams.values()
+                if stream.publisher == publisher.name and stream.topic.startswith(kind)
+            ]
+            if not streams or (damage.found_ns, publisher.name) in self._restored:
+                continue
             held = await self._ask(publisher, lambda source: source.list())
             if held is None:
+                complete = False
                 continue
-            for epoch, topics in held.ranges.items():
-                for topic, ranges in topics.items():
-                    if topic.split(b".", 1)[0].decode() not in kinds:
-                        continue
-                    stream = self._stage.ledger.stream(publisher.name, topic, epoch)
-                    for first, end in ranges:
-                        last = min(end - 1, stream.last)
-                        if first <= last:
-                            stream.holes.append(Hole(first, last, now_ns(), reason[:500]))
+            for stream in streams:
+                for first, end in held.ranges.get(stream.epoch, {}).get(stream.topic, []):
+                    last = min(end - 1, stream.last)
+                    if first <= last:
+                        stream.holes.append(Hole(first, last, now_ns(), damage.reason))
+                await self._until(partial(self._stage.announce, stream))
+            self._restored.add((damage.found_ns, publisher.name))
         self.wake()
+        return complete
 
     async def _inventory(self, publisher: _Publisher) -> None:
-        """Learn of epochs that ended unheard; the present one shows by its heartbeats."""
-        now = time.monotonic()
-        if now < publisher.inventory_at or now < publisher.not_before:
-            return
-        publisher.inventory_at = now + INVENTORY_S
+        """Learn what journals hold that nobody has heard of."""
         if not self._settings.journal.enabled:
             return
+        now = time.monotonic()
+        ended = _ended(publisher.folder)
+        unseen = ended is not None and ended != publisher.taken
+        if now < publisher.not_before or (now < publisher.inventory_at and not unseen):
+            return
+        publisher.inventory_at = now + INVENTORY_S
         held = await self._ask(publisher, lambda source: source.list())
         if held is None:
             publisher.inventory_at = 0.0
             return
-        heard = publisher.name in self._stage.heard_ns
+        heard = self._stage.epochs.get(publisher.name)
         for epoch, topics in held.ranges.items():
-            if epoch == held.epoch and heard:
+            # a living writer's tail is still on its way; its heartbeats tell of it
+            if epoch == heard and not unseen:
                 continue
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1
                 self._stage.expect(publisher.name, topic, epoch, last, "not received")
+        if unseen:
+            publisher.taken = ended
 
     def restarted(self, name: str) -> None:
         """A publisher has a new epoch: look at once what the one before has left."""
@@ -242,7 +267,7 @@ class CatchUp:
             if fetched.done or fetched.next <= first:
                 break
             first = fetched.next
-        await self._close(stream, hole, _joined(lost), "no journal holds it")
+        await self._close(stream, hole, joined(lost), "no journal holds it")
         return True
 
     async def _store(self, stream: Stream, found: list[Message]) -> None:
@@ -308,7 +333,7 @@ def _source(publisher: _Publisher) -> Source:
     Raises: JournalError when there is neither.
     """
     folder = publisher.folder
-    if segment_paths(folder.folder) and not _written(folder):
+    if _ended(folder):
         return folder
     path = publisher.client.endpoint.removeprefix("ipc://")
     if path != publisher.client.endpoint and not Path(path).exists():
@@ -320,23 +345,8 @@ def _fetch(stream: Stream, first: int, end: int) -> Callable[[Source], Fetched]:
     return lambda source: source.fetch(stream.topic, stream.epoch, first, end)
 
 
-def _written(folder: JournalFolder) -> bool:
-    """Tell whether a living process writes the journal: then its side socket comes first."""
-    try:
-        with (folder.folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    return joined
+def _ended(folder: JournalFolder) -> Path | None:
+    """Return the newest segment of a journal on this host that nobody writes any more."""
+    # listed first: a writer that starts in between is none of these segments'
+    paths = segment_paths(folder.folder)
+    return paths[-1] if paths and not is_written(folder.folder) else None

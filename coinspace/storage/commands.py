@@ -31,6 +31,7 @@ HOUR_NS = 3600 * SECOND_NS
 # messages younger than this may still be on their way
 IN_FLIGHT_NS = 10 * SECOND_NS
 EXIT_DOWN = 2
+HEADS = ("publisher", "topic")
 
 
 @click.group()
@@ -200,10 +201,11 @@ def _alive(pid: int) -> bool:
 @click.option("--to", "end", help="ISO 8601 or epoch ms, not included; by default 10 s ago")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object, times in ns")
 def reconcile(config_path: str | None, start: str | None, end: str | None, as_json: bool) -> None:
-    """Prove that every published message is stored.
+    """Prove that every message received is stored.
 
-    Per publisher, topic and minute: what was published, what of it is stored or a repeat, and what
-    the table `gap` says of the rest. Exit code 1 when something is unexplained.
+    Per publisher, topic and minute: what was received, repeats, what is in a journal, was
+    published, is stored, was ever in a gap, and what the table `gap` says of the rest. Exit code 1
+    when something is unexplained.
     """
     from coinspace.storage.reconcile import reconcile as compare
 
@@ -230,14 +232,18 @@ def _quiet(text: str) -> None:
 def _print_report(report: Report) -> None:
     from coinspace.storage.reconcile import COUNTS
 
-    width = max([len("topic"), *(len(line.topic) for line in report.lines)])
-    click.echo(f"{'minute':17}{'topic':{width}}" + "".join(f"{name:>12}" for name in COUNTS))
+    names = [(line.publisher, line.topic) for line in report.lines]
+    who, width = (
+        max(len(name) for name in column) + 1 for column in zip(*names, HEADS, strict=True)
+    )
+    head = f"{'minute':17}{HEADS[0]:{who}}{HEADS[1]:{width}}"
+    click.echo(head + "".join(f"{name:>12}" for name in COUNTS))
     for line in report.lines:
         minute = datetime.fromtimestamp(line.minute_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M")
         counts = "".join(f"{getattr(line, name):12}" for name in COUNTS)
-        click.echo(f"{minute:17}{line.topic:{width}}{counts}")
+        click.echo(f"{minute:17}{line.publisher:{who}}{line.topic:{width}}{counts}")
     total = report.total
-    click.echo(f"{'total':{17 + width}}" + "".join(f"{getattr(total, n):12}" for n in COUNTS))
+    click.echo(f"{'total':{len(head)}}" + "".join(f"{getattr(total, n):12}" for n in COUNTS))
     for publisher, topic, epoch, sequence in report.unexplained[:20]:
         click.echo(f"unexplained: {publisher} {topic} epoch {epoch} sequence {sequence}", err=True)
 

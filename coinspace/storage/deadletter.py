@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -18,10 +20,14 @@ class DeadLetters:
         self.path = path
         self.count = 0
 
-    def add(self, table: str, reason: str, key: object, lines: bytes) -> None:
-        """Append one row as it would have gone over the wire. Raises: OSError."""
+    def add(self, table: str, reason: str, key: object, lines: bytes) -> int:
+        """Append one row as it would have gone over the wire.
+
+        Returns: its time, ns. Raises: OSError.
+        """
+        at_ns = now_ns()
         entry = {
-            "at_ns": now_ns(),
+            "at_ns": at_ns,
             "table": table,
             "reason": reason,
             "key": key,
@@ -33,18 +39,19 @@ class DeadLetters:
             file.flush()
             os.fsync(file.fileno())
         self.count += 1
+        return at_ns
 
 
-def read(path: Path) -> list[dict[str, object]]:
-    """Return the entries of a file, `ilp` as bytes; a torn last line is left out."""
-    entries: list[dict[str, object]] = []
+def read(path: Path, since_ns: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a file since a time, `ilp` as bytes; a torn line is left out."""
     if not path.exists():
-        return entries
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        entry["ilp"] = base64.b64decode(entry["ilp"])
-        entries.append(entry)
-    return entries
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if entry["at_ns"] >= since_ns:
+                entry["ilp"] = base64.b64decode(entry["ilp"])
+                yield entry

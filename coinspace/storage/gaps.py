@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from coinspace.bus.topics import parse
 from coinspace.storage.ledger import Hole, Stream
 from coinspace.storage.rows import Key
@@ -42,6 +44,33 @@ def write_hole(
             "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
         },
         at_ns=hole.found_ns,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A table's columns were changed: its messages are to be stored again by one worker."""
+
+    worker: str
+    table: str
+    reason: str
+    found_ns: int
+
+
+def write_mended(sender: Sender, damage: Damage, closed_ns: int) -> bool:
+    """Write that all of it is in holes of its own now. Returns: False when memory is full."""
+    return sender.row(
+        "gap",
+        symbols={"kind": damage.table, "publisher": damage.worker, "status": FILLED},
+        columns={
+            "reason": damage.reason,
+            "epoch": 0,
+            "first": 0,
+            "last": 0,
+            "count": 0,
+            "closed_ts": TimestampNanos(closed_ns),
+        },
+        at_ns=damage.found_ns,
     )
 
 

@@ -7,7 +7,7 @@ the open rows of `gap`, and whatever comes after the highest stored sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from coinspace.bus.topics import TopicName, parse
@@ -140,3 +140,14 @@ class Ledger:
     def missing(self) -> int:
         """Return how many sequences are in holes now."""
         return sum(hole.count for s in self.streams.values() for hole in s.holes)
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges, both ends included, in order; those that touch become one."""
+    whole: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if whole and first <= whole[-1][1] + 1:
+            whole[-1] = (whole[-1][0], max(last, whole[-1][1]))
+        else:
+            whole.append((first, last))
+    return whole

@@ -113,13 +113,25 @@ async def restore(
         async with connection:
             await wait_applied(connection, {*kinds, "gap"})
             last = await _highest(connection, kinds, publishers, since_ns)
-            holes = await _gaps(connection, stage, kinds, publishers, last)
+            holes = await _gaps(connection, stage, kinds, publishers, last, since_ns)
     except psycopg.Error as error:
         raise StorageError(f"reading positions: {str(error).splitlines()[0]}") from None
     for (publisher, topic, epoch), sequence in last.items():
         stream = stage.ledger.stream(publisher, topic, epoch)
         stage.ledger.restore(stream, sequence, holes.get(stream.key, []))
     return len(last)
+
+
+async def damages(connection: psycopg.AsyncConnection[Any], worker: str) -> list[gaps.Damage]:
+    """Return what this worker has to store again, the oldest first."""
+    cursor = await connection.execute(
+        "SELECT kind, reason, ts::long FROM gap WHERE status = %s AND publisher = %s ORDER BY ts",
+        (gaps.OPEN, worker),
+    )
+    return [
+        gaps.Damage(worker, table, reason or "", ts)
+        for table, reason, ts in await cursor.fetchall()
+    ]
 
 
 Highest = dict[tuple[str, bytes, int], int]
@@ -154,10 +166,11 @@ async def _gaps(
     kinds: tuple[str, ...],
     publishers: set[str],
     highest: Highest,
+    since_ns: int,
 ) -> dict[tuple[str, bytes, int], list[Hole]]:
     cursor = await connection.execute(
         "SELECT kind, publisher, exchange, market, status, reason, epoch, first, last, ts::long"
-        " FROM gap"
+        f" FROM gap WHERE status = '{gaps.OPEN}' OR ts >= {since_ns}::timestamp_ns"
     )
     holes: dict[tuple[str, bytes, int], list[Hole]] = {}
     for (

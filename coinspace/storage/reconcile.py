@@ -1,19 +1,29 @@
 """The proof: every sequence that a publisher gave out is stored, a repeat, or explained in `gap`.
 
 Compares, sequence by sequence, what the journals hold with what the database holds. A trade that
-was published twice is one row; the message whose row was replaced counts as a duplicate.
+was published twice is one row; the message whose row was replaced counts as a duplicate. Where no
+journal is left, rows tell of the repeats before them.
 """
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg
 
-from coinspace._ext.message import ORDERBOOK, REPEAT, TRADE, Message
+from coinspace._ext.message import (
+    ORDERBOOK,
+    REPEAT,
+    REPEATS_BITS,
+    REPEATS_MOST,
+    TRADE,
+    Message,
+)
 from coinspace.bus.catchup import JournalClient
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import read_journal, segment_paths
@@ -23,6 +33,7 @@ from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError, StorageError
 from coinspace.storage import gaps, schema
 from coinspace.storage.address import address
+from coinspace.storage.ledger import joined
 from coinspace.storage.position import PUBLISHERS
 
 MINUTE_NS = 60 * SECOND_NS
@@ -38,9 +49,12 @@ class Line:
     """One publisher's topic in one minute (of publishing); all but the names are messages.
 
     Attributes:
-        published: sequences given out; journalled: of these, in a journal now.
-        repeats: books identical to the one before, not stored by design.
+        received: from the exchange; the rest are the collector's own words (states).
+        repeats: of these, books identical to the one before, not stored by design.
+        journalled: in a journal now.
+        published: sequences given out.
         stored: rows; duplicates: trades whose row carries a later message's sequence.
+        gaps: named by rows of `gap`, whatever became of them.
         lost, dead, open: accounted for in `gap` by that status.
         unexplained: what is left; 0 is the proof.
     """
@@ -48,11 +62,13 @@ class Line:
     publisher: str
     topic: str
     minute_ns: int
-    published: int = 0
-    journalled: int = 0
+    received: int = 0
     repeats: int = 0
+    journalled: int = 0
+    published: int = 0
     stored: int = 0
     duplicates: int = 0
+    gaps: int = 0
     lost: int = 0
     dead: int = 0
     open: int = 0
@@ -93,11 +109,13 @@ class Report:
 
 
 COUNTS = (
-    "published",
-    "journalled",
+    "received",
     "repeats",
+    "journalled",
+    "published",
     "stored",
     "duplicates",
+    "gaps",
     "lost",
     "dead",
     "open",
@@ -106,16 +124,71 @@ COUNTS = (
 UNEXPLAINED_LIMIT = 1000
 
 
+# the worst first: a range may be lost within one that is still open
+EXPLAINED = (gaps.DEAD, gaps.LOST, gaps.OPEN)
+
+
+class _Ranges:
+    """Sequences as ranges, both ends included."""
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int]] = []
+        self._sorted = True
+
+    def add(self, first: int, last: int) -> None:
+        self._ranges.append((first, last))
+        self._sorted = False
+
+    def __contains__(self, sequence: int) -> bool:
+        if not self._sorted:
+            self._ranges, self._sorted = joined(self._ranges), True
+        at = bisect_right(self._ranges, sequence, key=lambda one: one[0]) - 1
+        return at >= 0 and sequence <= self._ranges[at][1]
+
+
 @dataclass(slots=True)
 class _Stream:
     # sequence -> published_ns
     journalled: dict[int, int] = field(default_factory=dict)
     stored: dict[int, int] = field(default_factory=dict)
-    repeats: set[int] = field(default_factory=set)
+    # sequence of a book -> repeats directly before it
+    before: dict[int, int] = field(default_factory=dict)
+    repeats: _Ranges = field(default_factory=_Ranges)
     # sequence -> (trade time, id)
     trades: dict[int, tuple[int, int]] = field(default_factory=dict)
-    # first, last, status, found_ns
-    gaps: list[tuple[int, int, str, int]] = field(default_factory=list)
+    # by status
+    gaps: dict[str, _Ranges] = field(default_factory=lambda: defaultdict(_Ranges))
+    # ranges that explain themselves, found within the time: first, last, found_ns
+    found: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def note_repeats(self) -> None:
+        """Turn the counts of repeats into their sequences."""
+        stored = sorted(self.stored)
+        for sequence, count in self.before.items():
+            if count == REPEATS_MOST:
+                # or more: whatever stands between it and the row before
+                at = bisect_left(stored, sequence)
+                count = max(count, sequence - stored[at - 1] - 1 if at else 0)
+            if count:
+                self.repeats.add(sequence - count, sequence - 1)
+
+    def sequences(self) -> Iterator[tuple[int, int]]:
+        """Yield (sequence, time), 0 = that of its neighbour, of all that is known to exist."""
+        held = self.journalled.keys() | self.stored.keys()
+        first, last = (min(held), max(held)) if held else (0, -1)
+        outside: dict[int, int] = {}
+        for start, end, found_ns in self.found:
+            for sequence in itertools.chain(
+                range(start, min(end, first - 1) + 1), range(max(start, last + 1), end + 1)
+            ):
+                outside[sequence] = found_ns
+        for sequence in sorted([*outside, *range(first, last + 1)]):
+            yield (
+                sequence,
+                self.journalled.get(sequence)
+                or self.stored.get(sequence)
+                or outside.get(sequence, 0),
+            )
 
 
 def reconcile(
@@ -129,24 +202,24 @@ def reconcile(
     publishers = {f"{kind}-{name}" for kind in COLLECTORS for name in settings.exchanges}
     for publisher in sorted(publishers):
         progress(f"journal of {publisher}")
-        for message in _journal(settings, publisher):
+        for message in _journal(settings, publisher, from_ns, to_ns):
             if from_ns <= message.published_ns < to_ns:
                 _note(streams, publisher, message)
     progress("database")
     try:
         with schema.connect(address(settings)) as connection:
             _read_rows(connection, streams, publishers, from_ns, to_ns)
-            _read_gaps(connection, streams, publishers)
+            _read_gaps(connection, streams, publishers, from_ns, to_ns)
             known = _trades_known(connection, streams)
     except psycopg.Error as error:
         raise StorageError(f"reconcile: {str(error).splitlines()[0]}") from None
     return _report(streams, known, from_ns, to_ns)
 
 
-def _journal(settings: Settings, publisher: str) -> Iterable[Message]:
+def _journal(settings: Settings, publisher: str, from_ns: int, to_ns: int) -> Iterable[Message]:
     folder = journal_folder(settings, publisher)
     if segment_paths(folder):
-        yield from read_journal(folder)
+        yield from read_journal(folder, from_ns, to_ns)
         return
     # another host's journal; a publisher that was never started has none
     client = JournalClient(settings.bus.replay_endpoint(publisher), settings.bus, timeout_s=1.0)
@@ -167,7 +240,9 @@ def _note(streams: dict[Seen, _Stream], publisher: str, message: Message) -> Non
     stream = streams[publisher, message.topic, message.epoch]
     stream.journalled[message.sequence] = message.published_ns
     if message.kind == ORDERBOOK and message.flags & REPEAT:
-        stream.repeats.add(message.sequence)
+        stream.repeats.add(message.sequence, message.sequence)
+    elif message.kind == ORDERBOOK:
+        stream.before[message.sequence] = message.flags >> REPEATS_BITS
     elif message.kind == TRADE:
         at_ns = message.exchange_ns or message.received_ns or message.published_ns
         stream.trades[message.sequence] = (at_ns, message.id)
@@ -182,25 +257,32 @@ def _read_rows(
 ) -> None:
     for kind in KINDS:
         publisher = "publisher" if kind == "state" else "''"
+        flags = "flags" if kind == "orderbook" else "0"
         with connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT {publisher}, exchange, market, epoch, seq, published_ts::long FROM {kind}"
+                f"SELECT {publisher}, exchange, market, epoch, seq, published_ts::long, {flags}"
+                f" FROM {kind}"
                 f" WHERE published_ts >= {from_ns}::timestamp_ns"
                 f" AND published_ts < {to_ns}::timestamp_ns"
             )
-            for name, exchange, market, epoch, sequence, published_ns in cursor:
+            for name, exchange, market, epoch, sequence, published_ns, bits in cursor:
                 process = name or PUBLISHERS[kind] + exchange
                 if process in publishers:
                     stream = streams[process, build(kind, exchange, market), epoch]
                     stream.stored[sequence] = published_ns
+                    stream.before.setdefault(sequence, (bits or 0) >> REPEATS_BITS)
 
 
 def _read_gaps(
-    connection: psycopg.Connection[Any], streams: dict[Seen, _Stream], publishers: set[str]
+    connection: psycopg.Connection[Any],
+    streams: dict[Seen, _Stream],
+    publishers: set[str],
+    from_ns: int,
+    to_ns: int,
 ) -> None:
     rows = connection.execute(
         "SELECT kind, publisher, exchange, market, epoch, first, last, status, ts::long FROM gap"
-        f" WHERE kind != '{gaps.VENUE}' AND status != '{gaps.FILLED}'"
+        f" WHERE kind != '{gaps.VENUE}'"
     )
     for kind, publisher, exchange, market, epoch, first, last, status, ts in rows.fetchall():
         if publisher not in publishers:
@@ -209,8 +291,11 @@ def _read_gaps(
             key = (publisher, build(kind, exchange, market), epoch)
         except MessageError:
             continue
-        if key in streams:
-            streams[key].gaps.append((first, last, status, ts))
+        within = from_ns <= ts < to_ns and status in EXPLAINED
+        if within or key in streams:
+            streams[key].gaps[status].add(first, last)
+        if within:
+            streams[key].found.append((first, last, ts))
 
 
 def _trades_known(
@@ -245,12 +330,10 @@ def _report(
     report = Report(from_ns, to_ns)
     lines: dict[tuple[str, bytes, int], Line] = {}
     for (publisher, topic, epoch), stream in sorted(streams.items()):
-        sequences = stream.journalled.keys() | stream.stored.keys()
-        if not sequences:
-            continue
+        stream.note_repeats()
+        received = not topic.startswith(b"state.")
         minute_ns = 0
-        for sequence in range(min(sequences), max(sequences) + 1):
-            at_ns = stream.journalled.get(sequence) or stream.stored.get(sequence)
+        for sequence, at_ns in stream.sequences():
             # a sequence that nobody holds belongs where its neighbour is
             minute_ns = (at_ns - at_ns % MINUTE_NS) if at_ns else minute_ns
             key = (publisher, topic, minute_ns)
@@ -258,7 +341,9 @@ def _report(
             if line is None:
                 line = lines[key] = Line(publisher, topic.decode(), minute_ns)
             line.published += 1
+            line.received += received
             line.journalled += sequence in stream.journalled
+            line.gaps += any(sequence in ranges for ranges in stream.gaps.values())
             found = _explain(stream, topic, sequence, known)
             setattr(line, found, getattr(line, found) + 1)
             if found == "unexplained" and len(report.unexplained) < UNEXPLAINED_LIMIT:
@@ -277,9 +362,7 @@ def _explain(
     trade = stream.trades.get(sequence)
     if trade is not None and (topic, *trade) in known:
         return "duplicates"
-    # the worst first: a range may be lost within one that is still open
-    for status in (gaps.DEAD, gaps.LOST, gaps.OPEN):
-        for first, last, found, _ in stream.gaps:
-            if found == status and first <= sequence <= last:
-                return status
+    for status in EXPLAINED:
+        if sequence in stream.gaps[status]:
+            return status
     return "unexplained"

@@ -10,9 +10,10 @@ from typing import Any
 
 import psycopg
 
+from coinspace.clock import now_ns
 from coinspace.errors import StorageError
 from coinspace.storage.address import Address
-from coinspace.storage.tables import TABLES, VIEWS, Table
+from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table
 
 CONNECT_TIMEOUT_S = 5
 # the server writes 7 days as a week
@@ -26,12 +27,14 @@ class Difference:
     Attributes:
         text: what was expected and found; mend: the statement that ends it.
         damaging: whether rows stored meanwhile, or ever, may have lost a value.
+        missing: the whole table, which `create` makes.
     """
 
     table: str
     text: str
     mend: str
     damaging: bool = False
+    missing: bool = False
 
 
 def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> psycopg.Connection[Any]:
@@ -76,17 +79,26 @@ def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Differen
     """End the differences of these tables, and refresh the views that they made invalid: the
     lowest of each, the ones above at the next call.
 
+    Before a damaged table is mended, which nobody could see afterwards, an open row of `gap` tells
+    its workers to store again what the journals hold.
+
     Returns: what was mended. Raises: StorageError.
     """
+    wrong = [one for one in differences(found, ttl=ttl) if one.table in tables]
+    if any(one.table == GAP.name and one.missing for one in wrong):
+        # a new database: nothing was damaged
+        wrong = [one for one in wrong if not one.missing]
+    # `gap` first: the others' damage is written there
+    wrong.sort(key=lambda one: one.table != GAP.name)
     create(found, ttl=ttl)
     with connect(found) as connection:
-        wrong = [
-            difference
-            for difference in _differences(connection, _tables(connection), ttl)
-            if difference.table in tables
-        ]
+        told: set[str] = set()
         for difference in wrong:
-            _run(connection, difference.mend, difference.table)
+            if difference.damaging and difference.table not in told:
+                told.add(difference.table)
+                _tell_workers(connection, difference)
+            if not difference.missing:
+                _run(connection, difference.mend, difference.table)
         states = _views(connection)
         for view in VIEWS:
             # the lowest first: its refresh makes the one above it invalid once more
@@ -97,6 +109,18 @@ def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Differen
             ):
                 _run(connection, f"REFRESH MATERIALIZED VIEW {view.name} FULL", view.name)
     return wrong
+
+
+def _tell_workers(connection: psycopg.Connection[Any], difference: Difference) -> None:
+    for worker in STORED_BY.get(difference.table, ()):
+        try:
+            connection.execute(
+                "INSERT INTO gap (kind, publisher, status, reason, epoch, first, last, count, ts)"
+                f" VALUES (%s, %s, 'open', %s, 0, 0, 0, 0, {now_ns()}::timestamp_ns)",
+                (difference.table, worker, f"schema changed: {difference.text}"[:500]),
+            )
+        except psycopg.Error as error:
+            raise StorageError(f"gap: row refused, {_first_line(error)}", GAP.name) from None
 
 
 def roots() -> dict[str, str]:
@@ -117,6 +141,7 @@ def differences(found: Address, *, ttl: bool = True) -> list[Difference]:
                 f"table {table.name}: expected, was none",
                 table.create(ttl),
                 damaging=True,
+                missing=True,
             )
             for table in TABLES
             if table.name not in existing

@@ -30,8 +30,8 @@ from coinspace.storage.transport import (
     new_buffer,
 )
 
-# called on the loop with (key, table, the server's words)
-OnRejected = Callable[[Any, str, str], None]
+# called on the loop with (key, table, the server's words, when it was written to the dead letters)
+OnRejected = Callable[[Any, str, str, int], None]
 # called on the loop with what was wrong with the schema
 OnMended = Callable[[list[schema.Difference]], None]
 
@@ -226,12 +226,15 @@ class Sender:
             self.seal()
 
     async def drained(self, timeout_s: float) -> bool:
-        """Send all and wait until nothing is pending. Returns: False after the time-out."""
+        """Send what was taken, wait until it is stored. Returns: False after the time-out."""
         self.seal()
+        taken = self._taken
         deadline = time.monotonic() + timeout_s
-        while self.pending and time.monotonic() < deadline:  # noqa: ASYNC110 (thread's count)
+        while self._stored + self._rejected < taken:
+            if time.monotonic() > deadline:
+                return False
             await asyncio.sleep(0.005)
-        return not self.pending
+        return True
 
     async def close(self, timeout_s: float = 10.0) -> bool:
         """Send what is left and end the thread.
@@ -360,10 +363,10 @@ class Sender:
         line = lines[start : batch.ends[row]]
         table = line.partition(b",")[0].decode(errors="replace")
         key = batch.keys[row]
-        self.dead.add(table, refusal.reason, key, line)
+        at_ns = self.dead.add(table, refusal.reason, key, line)
         self._rejected += 1
         if self._on_rejected is not None:
-            self._tell(self._on_rejected, key, table, refusal.reason)
+            self._tell(self._on_rejected, key, table, refusal.reason, at_ns)
 
     def _tell(self, callback: Callable[..., None], *what: Any) -> None:
         if self._loop is None:

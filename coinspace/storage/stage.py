@@ -47,7 +47,8 @@ class Stage:
         self._clock = clock
         self._on_hole = on_hole
         self._on_restart = on_restart
-        self._epochs: dict[str, int] = {}
+        # the epoch that each publisher was last heard in
+        self.epochs: dict[str, int] = {}
         # the stream of each topic that spoke last: the dictionary's key is made once a topic
         self._current: dict[tuple[str, bytes], Stream] = {}
         # gap rows of refused rows that memory had no place for
@@ -97,7 +98,7 @@ class Stage:
             # no column can hold it: accounted for as the database's own refusals are
             self.malformed += 1
             key = (stream.publisher, stream.venue.topic, stream.epoch, message.sequence)
-            self.on_rejected(key, error.table or "", str(error))
+            self.on_rejected(key, error.table or "", str(error), self._clock())
             return True
         if taken:
             kind = stream.name.kind
@@ -124,32 +125,34 @@ class Stage:
         # what filled it is committed before it counts as filled
         self.sender.seal()
         now = self._clock()
-        # a lost range with the hole's own first sequence takes the place of the hole's row
-        replaced = bool(lost) and lost[0][0] == hole.first
-        if not replaced and not gaps.write_hole(
-            self.sender, stream, hole, gaps.FILLED, closed_ns=now
-        ):
-            return False
-        for first, last in lost:
+        # a lost range with the hole's own first sequence takes the place of the hole's row, which
+        # is replaced last: until all is written the hole is open
+        replacing = bool(lost) and lost[0][0] == hole.first
+        because = f"{hole.reason}; {reason}"
+        for first, last in reversed(lost):
             if not gaps.write_hole(
                 self.sender,
                 stream,
                 hole,
                 gaps.LOST,
-                reason=f"{hole.reason}; {reason}",
+                reason=because,
                 closed_ns=now,
                 first=first,
                 last=last,
             ):
                 return False
+        if not replacing and not gaps.write_hole(
+            self.sender, stream, hole, gaps.FILLED, closed_ns=now
+        ):
+            return False
         self.ledger.close(stream, hole)
         return True
 
-    def on_rejected(self, key: Key | None, table: str, reason: str) -> None:
-        """Account for a row that the database refused."""
+    def on_rejected(self, key: Key | None, table: str, reason: str, at_ns: int) -> None:
+        """Account for a row that the database refused; told twice with one time it is one row."""
         if key is None:
             return
-        self._unaccounted.append((key, f"{table}: {reason}"[:500], self._clock()))
+        self._unaccounted.append((key, f"{table}: {reason}"[:500], at_ns))
         self.settle()
 
     def settle(self) -> None:
@@ -205,8 +208,8 @@ class Stage:
             return
         self.outages.on_heartbeat(publisher, epoch, self.heard_ns.get(publisher, 0), now)
         self.heard_ns[publisher] = now
-        if self._epochs.get(publisher) != epoch:
-            self._epochs[publisher] = epoch
+        if self.epochs.get(publisher) != epoch:
+            self.epochs[publisher] = epoch
             self._on_restart(publisher)
         for topic, last in sequences.items():
             self.expect(publisher, topic, epoch, last, "not received")

@@ -165,6 +165,7 @@ GAP = Table(
     (
         # orderbook, ticker, trade, state (a kind of message), or venue (nothing came from it)
         ("kind", "SYMBOL"),
+        # or the worker that has to store a kind again, since its table's columns were changed
         ("publisher", "SYMBOL"),
         EXCHANGE,
         MARKET,
@@ -326,6 +327,14 @@ TABLES = (
     OPERATOR_LOG,
     INDEX_CHAIN,
 )
+
+# who stores a table's messages, and stores them again when its columns were damaged
+STORED_BY = {
+    ORDERBOOK.name: ("orderbook-storage-worker",),
+    TICKER.name: ("ticker-storage-worker",),
+    TRADE.name: ("ticker-storage-worker",),
+    STATE.name: ("orderbook-storage-worker", "ticker-storage-worker"),
+}
 
 # Trades of equal time count in id order, whatever order they came in. The key holds the ns within
 # the second above 33 bits of the id: ids of one instant differ by less than that.

@@ -19,9 +19,11 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, schema
 from coinspace.storage.address import Address, address, root
+from coinspace.storage.gaps import Damage
 
 T = TypeVar("T")
 OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
+OnDamage = Callable[[list[Damage]], object]
 INTERVAL_S = 2.0
 # what a change of columns damages is stored again from the journals: some seconds do not matter
 LOOKS_PER_SCHEMA = 5
@@ -37,24 +39,29 @@ class Findings:
 
     Attributes:
         problems: in words; drift: how the schema differs; reachable: SQL answered.
-        views: invalid ones.
+        views: invalid ones; damages: what `owner` has to store again.
     """
 
     problems: list[str] = field(default_factory=list)
     drift: list[schema.Difference] = field(default_factory=list)
     reachable: bool = False
     views: list[str] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
 
 
-async def look(settings: Settings, *, columns: bool = True) -> Findings:
+async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> Findings:
     """Look once; takes at most some seconds, whatever the server does.
 
-    Args: columns: whether the schema is compared, too, which asks for each table's columns.
+    Args:
+        columns: whether the schema is compared, too, which asks for each table's columns.
+        owner: a worker, once its tables exist.
     """
     found = Findings()
     try:
         where = address(settings)
-        found.problems, found.views = await _within(QUERY_TIMEOUT_S, _ask(where))
+        found.problems, found.views, found.damages = await _within(
+            QUERY_TIMEOUT_S, _ask(where, owner)
+        )
         if columns:
             ttl = settings.storage.ttl == "on"
             found.drift = await _within(
@@ -97,7 +104,7 @@ def _forget(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-async def _ask(where: Address) -> tuple[list[str], list[str]]:
+async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage]]:
     connection = await position.connect(where)
     async with connection:
         problems = [
@@ -108,11 +115,12 @@ async def _ask(where: Address) -> tuple[list[str], list[str]]:
         problems += await _lag(connection)
         problems += await _clock(connection)
         views = await _views(connection)
+        damages = await position.damages(connection, owner) if owner else []
     problems += [
         f"view {name} is invalid ({reason}): REFRESH MATERIALIZED VIEW {name} FULL"
         for name, reason in views.items()
     ]
-    return problems, list(views)
+    return problems, list(views), damages
 
 
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
@@ -175,14 +183,23 @@ class Watch:
     Args:
         tables: that its owner stores.
         on_drift: called with the differences between their schema and its declaration.
+        on_damage: called with what its owner has to store again, until the database says it is.
     """
 
     def __init__(
-        self, settings: Settings, tables: set[str], *, on_drift: OnDrift | None = None
+        self,
+        settings: Settings,
+        tables: set[str],
+        *,
+        on_drift: OnDrift | None = None,
+        on_damage: OnDamage | None = None,
     ) -> None:
         self._settings = settings
         self._tables = tables
         self._on_drift = on_drift
+        self._on_damage = on_damage
+        # the worker whose damages are looked for, "" before it works
+        self.owner = ""
         self.findings = Findings(reachable=True)
         self.looks = 0
         self._last_ns = now_ns()
@@ -192,14 +209,18 @@ class Watch:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            columns = self.looks % LOOKS_PER_SCHEMA == 0
-            self.findings = await look(self._settings, columns=columns)
+            # what is to be stored again waits for right columns
+            columns = self.looks % LOOKS_PER_SCHEMA == 0 or bool(self.findings.damages)
+            self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
             self._own_clock()
             drift = [one for one in self.findings.drift if one.table in self._tables]
             roots = schema.roots()
             if drift or any(roots.get(view) in self._tables for view in self.findings.views):
                 await self._mend(drift)
+            elif self.findings.damages and columns and self._on_damage is not None:
+                # only now that the columns are seen to be right again
+                self._on_damage(self.findings.damages)
             await asyncio.sleep(INTERVAL_S)
 
     async def _mend(self, drift: list[schema.Difference]) -> None:

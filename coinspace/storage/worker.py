@@ -9,14 +9,18 @@ from functools import partial
 
 import click
 
+from coinspace.bus.journal import journal_folder
+from coinspace.bus.segments import oldest_ns
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
-from coinspace.storage import position, schema
+from coinspace.storage import deadletter, gaps, position, schema
 from coinspace.storage.address import address
 from coinspace.storage.catchup import CatchUp
+from coinspace.storage.gaps import Damage
+from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
@@ -35,6 +39,8 @@ HEALTH_S = 0.5
 # troubles shorter than this are the sender's own business
 TROUBLE_S = 2.0
 CLOSE_S = 15.0
+DRAIN_S = 30.0
+OLD_REQUESTS = 2
 SLACK_NS = 3600 * SECOND_NS
 LAG_PROBE_S = 0.02
 # a minute's
@@ -90,7 +96,10 @@ class Worker:
         if "trade" in self.kinds:
             # the calculator does not watch over its own
             self._tables |= {INDEX_TICK.name, INDEX_VENUE.name}
-        self.watch = Watch(settings, self._tables, on_drift=self._on_drift)
+        self.watch = Watch(
+            settings, self._tables, on_drift=self._on_drift, on_damage=self._on_damage
+        )
+        self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,7 +115,7 @@ class Worker:
         self._tasks.append(asyncio.create_task(self._lag.run()))
         while not self.process.stopping.is_set():
             try:
-                mended = await self._mend()
+                await self._mend()
                 await self._restore()
                 break
             except CoinSpaceError as error:
@@ -127,8 +136,8 @@ class Worker:
             )
             subscriber.start(loop)
             self._subscribers.append(subscriber)
-        self._on_mended(mended)
         self._tasks.append(asyncio.create_task(self.catchup.run()))
+        self.watch.owner = self.name
         self._tasks.append(asyncio.create_task(self._health()))
         return True
 
@@ -137,9 +146,10 @@ class Worker:
         for subscriber in self._subscribers:
             subscriber.drain()
             subscriber.close()
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._restoring] if self._restoring else [])]
+        for task in tasks:
             task.cancel()
-        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(outcome, Exception):
                 self.process.log.error("task failed", error=repr(outcome))
         self.catchup.close()
@@ -161,10 +171,18 @@ class Worker:
         return heard | counts | self._lag.counters()
 
     async def _restore(self) -> None:
-        since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS - SLACK_NS
+        since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS
+        # the journal of a publisher that is gone grows old, and is asked all the same
+        folders = [journal_folder(self.settings, name) for name in self.publishers]
+        begun = [begun_ns for folder in folders if (begun_ns := oldest_ns(folder)) is not None]
+        since_ns = min([since_ns, *begun]) - SLACK_NS
         found = await position.restore(
             address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
         )
+        for letter in deadletter.read(self.sender.dead.path, since_ns):
+            # its row in `gap` may not have been stored before this worker ended
+            key = tuple(letter["key"]) if letter["key"] else None
+            self.stage.on_rejected(key, letter["table"], letter["reason"], letter["at_ns"])
         self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
 
     def _on_hole(self) -> None:
@@ -174,27 +192,40 @@ class Worker:
         self.catchup.restarted(publisher)
 
     async def _on_drift(self, drift: list[Difference]) -> None:
-        mended = await self._mend()
-        # a table that was gone is there again, without what it held
-        self._on_mended(mended + [one for one in drift if one.damaging and one not in mended])
+        await self._mend()
 
-    async def _mend(self) -> list[Difference]:
+    async def _mend(self) -> None:
         ttl = self.settings.storage.ttl == "on"
-        return await asyncio.to_thread(schema.mend, address(self.settings), self._tables, ttl=ttl)
+        self._on_mended(
+            await asyncio.to_thread(schema.mend, address(self.settings), self._tables, ttl=ttl)
+        )
 
     def _on_mended(self, mended: list[Difference]) -> None:
-        """Store again what journals hold of tables whose columns were not as declared."""
         for one in mended:
             self.process.log.error("schema mended", was=one.text, by=one.mend)
-        damaging = [one for one in mended if one.damaging]
-        tables = {one.table for one in damaging} & {*self.kinds}
-        if tables:
-            reason = f"schema changed: {damaging[0].text}"
-            self._tasks.append(asyncio.create_task(self.catchup.restore(tables, reason)))
 
-    def _on_rejected(self, key: tuple[str, str, int, int] | None, table: str, reason: str) -> None:
+    def _on_damage(self, damages: list[Damage]) -> None:
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.create_task(self._store_again(damages))
+
+    async def _store_again(self, damages: list[Damage]) -> None:
+        """Have the messages of damaged tables stored again, and say so in the database."""
+        # the server takes one more request by the old columns: it is part of what is repeated
+        for _ in range(OLD_REQUESTS):
+            if not await self.sender.drained(DRAIN_S):
+                return
+            await asyncio.sleep(self.settings.storage.batch_ms / 1000)
+        for damage in damages:
+            if await self.catchup.restore(damage):
+                # its holes are committed before it counts as mended
+                self.sender.seal()
+                while not gaps.write_mended(self.sender, damage, now_ns()):  # noqa: ASYNC110
+                    await asyncio.sleep(RETRY_S)
+                self.process.log.info("storing again", table=damage.table, reason=damage.reason)
+
+    def _on_rejected(self, key: Key | None, table: str, reason: str, at_ns: int) -> None:
         self.process.log.error("row refused", table=table, reason=reason, key=key)
-        self.stage.on_rejected(key, table, reason)
+        self.stage.on_rejected(key, table, reason, at_ns)
 
     async def _health(self) -> None:
         while True:

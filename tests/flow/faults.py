@@ -1,19 +1,23 @@
 """A storage side under faults: feeders, both workers and QuestDB as processes of their own.
 
-The truth is what the feeders' journals hold, since a message is written there before it is
+The truth is what the publishers' journals hold, since a message is written there before it is
 published; rows are compared with it value by value.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ from coinspace.errors import StorageError
 from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.address import address
+from coinspace.storage.sender import BATCH_BYTES
+from tests.flow.feeder_process import BURST_S
 
 BOOKS = "orderbook-collector-upbit"
 TICKERS = "ticker-collector-upbit"
@@ -42,12 +48,19 @@ OVERLAP = 5
 class Faults:
     """All processes on one data folder; `close` ends them.
 
-    Attributes: figures = what was measured, by name.
+    Attributes:
+        publishers: whose messages are stored.
+        figures: what was measured, by name.
+        spared: workers that `storm` does not kill just now.
     """
+
+    publishers: tuple[str, ...] = FEEDERS
 
     def __init__(self, folder: Path, rate: float, **environment: str) -> None:
         self.settings = Settings(data=folder, journal=JournalSettings(max_bytes=1 << 30))
         self.rate = rate
+        # a message sent again after a restart is the same one
+        self._start = str(time.time_ns())
         self.environment = {
             **os.environ,
             "COINSPACE_DATA": str(folder),
@@ -59,37 +72,50 @@ class Faults:
             **environment,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.figures: dict[str, Any] = {"rate_per_topic": rate, "worker_rss_mb": {}}
+        self.figures: dict[str, float] = {}
+        self.resident_mb: dict[str, int] = {}
+        self.idle_mb: dict[str, int] = {}
+        self.spared: set[str] = set()
+        self.restarts: dict[str, int] = defaultdict(int)
+        self._expected: dict[str, dict[Any, Any]] | None = None
         self._log = (folder / "processes.log").open("ab")
 
     def start(self, timeout_s: float = 90) -> None:
         """Start everything and wait until it works."""
         self.spawn(QUESTDB)
         self.until(lambda: self.state(QUESTDB) == "ready", timeout_s)
-        for name in (*WORKERS, *FEEDERS):
+        for name in WORKERS:
             self.spawn(name)
         self.until(lambda: all(self.state(name) == "ready" for name in WORKERS), timeout_s)
+        self.note_memory()
+        self.idle_mb = dict(self.resident_mb)
+        for name in self.publishers:
+            self.spawn(name)
+        self.until(self.fed, timeout_s)
+
+    def fed(self) -> bool:
+        """Tell whether all publishers work."""
+        return all(self.state(name) == "ready" for name in self.publishers)
 
     def spawn(self, name: str) -> None:
-        """Start a process; a feeder goes on where it was."""
+        """Start a process; a feeder goes on where it was, with the last trades once more."""
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", *self.command(name)],
+            env=self.environment,
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def command(self, name: str) -> list[str]:
+        """Return what starts a process."""
         if name in FEEDERS:
             health = read_health(self.settings, name)
             sent = int(health["counters"].get("sent", 0)) if health else 0
-            # what was sent after the last health file was written is not known: skip over it
-            first = max(0, sent - OVERLAP) if health is None or self.ended(name) else sent
-            command = ["-m", "tests.flow.feeder_process", name, str(self.rate), str(first)]
-        elif name == QUESTDB:
-            command = ["-m", "coinspace", "questdb", "start", "--foreground"]
-        else:
-            command = ["-m", "coinspace", name]
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, *command], env=self.environment, stdout=self._log, stderr=self._log
-        )
-
-    def ended(self, name: str) -> bool:
-        """Tell whether a process is not running."""
-        process = self.processes.get(name)
-        return process is None or process.poll() is not None
+            first = max(0, sent - OVERLAP)
+            return ["tests.flow.feeder_process", name, str(self.rate), str(first), self._start]
+        if name == QUESTDB:
+            return ["coinspace", "questdb", "start", "--foreground"]
+        return ["coinspace", name]
 
     def kill(self, name: str) -> None:
         """kill -9, and wait for the end."""
@@ -100,6 +126,7 @@ class Faults:
         """kill -9 and start again."""
         self.kill(name)
         self.spawn(name)
+        self.restarts[name] += 1
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal."""
@@ -110,29 +137,83 @@ class Faults:
         return address(self.settings).pid
 
     def pause_server(self, seconds: float) -> None:
-        """SIGSTOP the database for a while; notes the workers' event-loop lag meanwhile."""
+        """SIGSTOP the database for a while; the workers' event loops must not care."""
         pid = self.server_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             time.sleep(seconds)
-            self.figures["loop_lag_ms_while_hung"] = {
-                name: {
-                    "p99": self.counter(name, "loop_lag_p99_ms"),
-                    "max": self.counter(name, "loop_lag_max_ms"),
-                }
-                for name in WORKERS
-            }
+            lags = [self.counter(name, "loop_lag_p99_ms") for name in WORKERS]
+            self.figures["event-loop lag p99 while the server hangs, ms"] = max(lags)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def pause(self, name: str, seconds: float) -> None:
+        """SIGSTOP a process for a while: its queues overflow."""
+        self.signal(name, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            self.signal(name, signal.SIGCONT)
 
     def kill_server(self) -> float:
         """kill -9 the database; its keeper starts it. Returns: seconds back to first new row."""
         before = self.server_pid()
         os.kill(before, signal.SIGKILL)
-        self.until(lambda: self._server_back(before), 90)
-        back, rows = time.monotonic(), self.counter(WORKERS[0], "rows_stored")
-        self.until(lambda: self.counter(WORKERS[0], "rows_stored") > rows, 60)
-        return time.monotonic() - back
+        self.until(lambda: self._server_back(before), 120)
+        return self.first_row()
+
+    def first_row(self) -> float:
+        """Return how long it takes from now until something new is stored, in seconds."""
+        began, commits = time.monotonic(), self.commits()
+        self.until(lambda: self.commits() > commits, 60)
+        return time.monotonic() - began
+
+    def commits(self) -> int:
+        """Return how many requests with books the database has acknowledged."""
+        rows = self.sql("select sequencerTxn from wal_tables() where name = 'orderbook'")
+        return int(rows[0][0])
+
+    def outage(self, burst: bool = False) -> None:
+        """Stop the database while messages arrive, ten minutes' worth of them with `burst`."""
+        self.signal(QUESTDB, signal.SIGTERM)
+        self.processes[QUESTDB].wait(60)
+        if burst:
+            for name in self.publishers:
+                # one that has no handler yet would end
+                if self.state(name) == "ready":
+                    self.signal(name, signal.SIGUSR1)
+            time.sleep(BURST_S)
+        time.sleep(5)
+        self.spawn(QUESTDB)
+        self.until(lambda: self.state(QUESTDB) == "ready", 120)
+
+    def caught_up(self) -> bool:
+        """Tell whether the workers have nothing but live messages left to store."""
+        return all(
+            self.state(name) == "ready"
+            and self.counter(name, "messages_missing") == 0
+            and self.counter(name, "oldest_pending_s") < 1
+            for name in WORKERS
+        )
+
+    def change_columns(self, *statements: str) -> None:
+        """Change tables under the workers."""
+        for statement in statements:
+            self.sql(statement)
+
+    def suspend(self, table: str, seconds: float) -> None:
+        """Let a table take rows and show none for a while."""
+        self.sql(f"alter table {table} suspend wal")
+        try:
+            time.sleep(seconds)
+        finally:
+            self.resume()
+
+    def resume(self) -> None:
+        """End every suspension."""
+        for (table,) in self.sql("select name from wal_tables() where suspended"):
+            self.sql(f"alter table {table} resume wal")
 
     def _server_back(self, before: int) -> bool:
         try:
@@ -175,9 +256,20 @@ class Faults:
                     status = Path(f"/proc/{process.pid}/status").read_text()
                 except OSError:
                     continue
-                sizes = [line.split()[1] for line in status.splitlines() if "VmRSS" in line]
-                worst = self.figures["worker_rss_mb"]
-                worst[name] = max([worst.get(name, 0), *(int(size) >> 10 for size in sizes)])
+                sizes = [int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line]
+                worst = self.resident_mb.get(name, 0)
+                self.resident_mb[name] = max([worst, *(size >> 10 for size in sizes)])
+
+    def memory_bound_mb(self, name: str) -> float:
+        """Return what a worker may need: idle, rows that wait, and twice the publishers' queues.
+
+        A queue holds high_water_mark messages of a KiB; its subscriber has as many again at most.
+        """
+        memory = int(self.environment.get("COINSPACE_STORAGE__MEMORY_MB", "64"))
+        rows = memory + (BATCH_BYTES >> 20)
+        queues = 2 * len(self.publishers) / 2 * (self.settings.bus.high_water_mark >> 10)
+        # the allocator's slack
+        return self.idle_mb[name] + 1.5 * (rows + queues)
 
     def explain(self) -> str:
         """Return the processes' states and counters, for a failed wait."""
@@ -189,25 +281,19 @@ class Faults:
             cursor = connection.execute(text)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def is_heard(self, name: str) -> bool:
-        """Tell whether something of a publisher's present epoch is stored."""
-        health = read_health(self.settings, name)
-        if self.state(name) != "ready" or not health:
-            return False
-        table = "orderbook" if name.startswith("orderbook") else "trade"
-        rows = self.sql(f"select count() from {table} where epoch = {int(health['started_ns'])}")
-        return bool(rows[0][0])
-
-    def stop_feeders(self) -> None:
-        """Stop publishing, orderly."""
-        # a publisher that ends before anybody has connected to it is only known to its journal,
-        # which workers read when that publisher, or they themselves, start again
-        self.until(lambda: all(self.is_heard(name) for name in FEEDERS), 60)
-        for name in FEEDERS:
-            self.processes[name].terminate()
-        for name in FEEDERS:
+    def stop_feeders(self, *killed: str) -> None:
+        """Stop publishing: these by kill -9, the others orderly."""
+        # SIGTERM before a process has its handlers would end it as a kill does
+        self.until(lambda: all(self.state(name) != "down" for name in self.publishers), 60)
+        for name in self.publishers:
+            if name in killed:
+                self.kill(name)
+            else:
+                self.signal(name, signal.SIGTERM)
+        for name in set(self.publishers) - set(killed):
             code = self.processes[name].wait(60)
             assert code == 0, f"{name} ended with {code}: {self.explain()}"
+        self._expected = self.expected()
 
     def settled(self) -> bool:
         """Tell whether nothing is pending, no hole open and all rows visible."""
@@ -219,35 +305,40 @@ class Faults:
         try:
             rows = self.sql("select sum(sequencerTxn - writerTxn) from wal_tables()")
             open_rows = self.sql("select count() from gap where status='open' and kind != 'venue'")
+            return rows[0][0] == 0 and open_rows[0][0] == 0 and self._complete()
         except (psycopg.Error, StorageError):
             return False
-        return rows[0][0] == 0 and open_rows[0][0] == 0 and self._complete()
 
     def mended(self) -> bool:
-        """Tell whether a change of columns was undone and what it damaged is being stored again."""
-        wrong = schema.differences(address(self.settings), ttl=False)
-        again = self.sql("select count() from gap where reason like 'schema changed%'")
-        return not wrong and again[0][0] > 0
+        """Tell whether changes of columns were undone and what they damaged is stored again."""
+        if schema.differences(address(self.settings), ttl=False):
+            return False
+        rows = self.sql("select distinct status from gap where publisher like '%-storage-worker'")
+        return rows == [("filled",)]
 
     def _complete(self) -> bool:
-        expected = self.expected()
+        expected = self._expected or {}
         return all(
-            self.sql(f"select count() from {table}")[0][0] >= len(expected[table])
+            self.sql(f"select count() from {table}")[0][0] >= len(expected.get(table, {}))
             for table in TABLES
         )
 
     def expected(self) -> dict[str, dict[Any, Any]]:
         """Return the rows that the journals make, by table and key."""
         rows: dict[str, dict[Any, Any]] = defaultdict(dict)
-        for name in FEEDERS:
+        for name in self.publishers:
             for message in read_journal(journal_folder(self.settings, name)):
-                key = (message.market, message.epoch, message.sequence)
+                key = (message.exchange, message.market, message.epoch, message.sequence)
                 if message.kind == ORDERBOOK and not message.flags & REPEAT:
-                    rows["orderbook"][key] = message.payload.tobytes()
+                    depth = self.settings.storage.depth
+                    sides = (message.bids[:, :depth], message.asks[:, :depth])
+                    rows["orderbook"][key] = b"".join(side.tobytes() for side in sides)
                 elif message.kind == TICKER:
-                    rows["ticker"][key] = message.values[0].item()
+                    last = message.values[0].item()
+                    # what the exchange does not send is null
+                    rows["ticker"][key] = None if math.isnan(last) else last
                 elif message.kind == TRADE:
-                    trade = (message.market, message.exchange_ns, message.id)
+                    trade = (message.exchange, message.market, message.exchange_ns, message.id)
                     rows["trade"][trade] = message.values.tolist()
                 elif message.kind_name == "state":
                     rows["state"][(name, *key)] = message.json()["state"]
@@ -255,28 +346,28 @@ class Faults:
 
     def compare(self) -> dict[str, int]:
         """Compare every row with the truth. Returns: lost, duplicated and wrong rows."""
-        expected = self.expected()
+        expected = self._expected or self.expected()
         found: dict[str, list[tuple[Any, Any]]] = {
             "orderbook": [
-                ((market, epoch, seq), np.concatenate([*bids, *asks]).tobytes())
-                for market, epoch, seq, bids, asks in self.sql(
-                    "select market, epoch, seq, bids, asks from orderbook"
+                (tuple(key), np.concatenate([*bids, *asks]).tobytes())
+                for *key, bids, asks in self.sql(
+                    "select exchange, market, epoch, seq, bids, asks from orderbook"
                 )
             ],
             "ticker": [
                 (tuple(key), last)
-                for *key, last in self.sql("select market, epoch, seq, last from ticker")
+                for *key, last in self.sql("select exchange, market, epoch, seq, last from ticker")
             ],
             "trade": [
                 (tuple(key), [price, size])
                 for *key, price, size in self.sql(
-                    "select market, ts::long, trade_id, price, size from trade"
+                    "select exchange, market, ts::long, trade_id, price, size from trade"
                 )
             ],
             "state": [
                 (tuple(key), state)
                 for *key, state in self.sql(
-                    "select publisher, market, epoch, seq, state from state"
+                    "select publisher, exchange, market, epoch, seq, state from state"
                 )
             ],
         }
@@ -321,3 +412,83 @@ class Faults:
                 process.kill()
                 process.wait()
         self._log.close()
+
+
+class Storm:
+    """Every fault of a running system at the same time, each in a loop on a thread of its own."""
+
+    def __init__(self, faults: Faults, seed: int) -> None:
+        self.faults = faults
+        self._seed = seed
+        self._over = False
+
+    def run(self) -> None:
+        """Blow: from the first fault of the database to its last; raises what a thread raised."""
+        loops = (self.kill_workers, self.stop_subscriber, self.kill_publishers, self.break_tables)
+        with ThreadPoolExecutor(len(loops)) as threads:
+            running = [
+                threads.submit(loop, random.Random(self._seed + i)) for i, loop in enumerate(loops)
+            ]
+            try:
+                self.break_server()
+            finally:
+                self._over = True
+            for one in running:
+                one.result()
+        self.faults.resume()
+
+    def break_server(self) -> None:
+        """Kill it in the middle of a batch, let it hang, keep it down as ten minutes arrive."""
+        time.sleep(5)
+        self.faults.kill_server()
+        time.sleep(5)
+        self.faults.pause_server(60)
+        time.sleep(10)
+        self.faults.outage(burst=True)
+        time.sleep(10)
+
+    def kill_workers(self, chance: random.Random) -> None:
+        """Kill -9, twenty times at least."""
+        kills = 0
+        while not self._over or kills < 20:
+            time.sleep(chance.uniform(0.2, 8))
+            name = chance.choice(WORKERS)
+            if name not in self.faults.spared:
+                self.faults.restart(name)
+                kills += 1
+
+    def stop_subscriber(self, chance: random.Random) -> None:
+        """Stop a worker for half a minute, time and again."""
+        while not self._over:
+            time.sleep(chance.uniform(3, 10))
+            name = chance.choice(WORKERS)
+            self.faults.spared = {name}
+            self.faults.pause(name, 30)
+            self.faults.spared = set()
+
+    def kill_publishers(self, chance: random.Random) -> None:
+        """Kill and start collectors again, some so soon that nobody has heard them."""
+        while not self._over:
+            time.sleep(chance.choice([1.2, 5, 12]))
+            self.faults.restart(chance.choice(self.faults.publishers))
+
+    def break_tables(self, chance: random.Random) -> None:
+        """Suspend tables and change their columns, whenever the database answers."""
+        changes = (
+            "alter table orderbook alter column ask_size type boolean",
+            "alter table orderbook drop column asks",
+            "alter table trade alter column price type varchar",
+            "alter table ticker drop column last",
+            "alter table state alter column reason type symbol",
+        )
+        while not self._over:
+            time.sleep(chance.uniform(2, 8))
+            # the database is gone, or does not take this change just now: then the next one
+            with suppress(psycopg.Error, StorageError):
+                self.faults.sql(chance.choice(changes))
+                self.faults.suspend(chance.choice(TABLES), chance.uniform(1, 6))
+
+
+def highest(figures: Iterable[float]) -> float:
+    """Return the highest figure, rounded for a report."""
+    return round(max(figures), 2)

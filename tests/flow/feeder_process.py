@@ -1,9 +1,12 @@
-"""`python -m tests.flow.feeder_process PROCESS RATE FIRST`: a Feeder that runs until SIGTERM.
+"""`python -m tests.flow.feeder_process PROCESS RATE FIRST START`: a Feeder that runs until SIGTERM.
 
-RATE messages a second and market, from message FIRST on, through the real publisher and journal.
+RATE messages a second and market, from message FIRST on, through the real publisher and journal;
+their times begin at START, ns.
+SIGUSR1 adds the messages of ten minutes within half a minute.
 """
 
 import asyncio
+import signal
 import sys
 from functools import partial
 
@@ -13,21 +16,28 @@ from coinspace.process import Process, run
 from tests.flow.feeding import Feeder
 
 STEP_S = 0.01
+BURST_S = 30.0
+# what the burst adds to the rate: 600 s in 30 s
+BURST_RATE = 20
 
 
-async def main(process: Process, rate: float, first: int) -> None:
+async def main(process: Process, rate: float, first: int, start_ns: int) -> None:
     """Publish at a steady rate, catching up where the timer was late."""
     publisher = open_publisher(process.name, process.settings, process.started_ns)
     process.counters = lambda: {**publisher.counters(), "sent": feeder.sent}
-    feeder = Feeder(publisher, process.name)
+    feeder = Feeder(publisher, process.name, start_ns=start_ns)
     feeder.sent = first
     loop = asyncio.get_running_loop()
     publisher.start_heartbeats(loop)
     feeder.state("synced")
+    bursts: list[float] = []
+    loop.add_signal_handler(signal.SIGUSR1, lambda: bursts.append(loop.time()))
     process.ready()
     began = loop.time()
     while not process.stopping.is_set():
-        due = first + int((loop.time() - began) * rate)
+        now = loop.time()
+        burst_s = sum(min(now - since, BURST_S) for since in bursts)
+        due = first + int((now - began + burst_s * BURST_RATE) * rate)
         feeder.send(max(0, min(due - feeder.sent, 1000)))
         await asyncio.sleep(STEP_S)
     publisher.heartbeat()
@@ -37,5 +47,5 @@ async def main(process: Process, rate: float, first: int) -> None:
 
 
 if __name__ == "__main__":
-    name, rate, first = sys.argv[1:]
-    run(name, load(), partial(main, rate=float(rate), first=int(first)))
+    name, rate, first, start = sys.argv[1:]
+    run(name, load(), partial(main, rate=float(rate), first=int(first), start_ns=int(start)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -132,6 +134,27 @@ async def test_not_ready_says_why(tmp_path: Path) -> None:
             assert (status, headers["Retry-After"]) == (503, "1")
     finally:
         await endpoint.stop()
+
+
+async def test_what_keeps_rows_from_being_stored_is_not_ready(site: Site) -> None:
+    stage, _, session = site
+    path = stage.settings.data / "run" / "ticker-storage-worker.json"
+    trouble = "table trade is suspended (disk full): ALTER TABLE trade RESUME WAL"
+
+    async def said(state: str, age_s: int) -> list[str]:
+        """Return what the endpoint says of storage once the worker has said this."""
+        health = {"process": path.stem, "started_ns": 1, "state": state, "reason": trouble}
+        health |= {"updated_ns": time.time_ns() - age_s * 1_000_000_000, "counters": {}}
+        path.write_bytes(orjson.dumps(health))
+        _, body, _ = await get(session, "/readyz")
+        return [one for one in body["reasons"] if "storage" in one]
+
+    assert await said("ready", 0) == []
+    assert await said("degraded", 0) == [f"ticker-storage-worker: {trouble}"]
+    assert (await get(session, "/readyz"))[0] == 503
+    (silent,) = await said("ready", 60)
+    assert "no sign of life for 60 s" in silent
+    assert await said("stopping", 60) == []
 
 
 async def test_page_is_served_without_a_build(site: Site) -> None:

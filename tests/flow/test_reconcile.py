@@ -88,6 +88,16 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
         "orderbook.bithumb.ETH/KRW.",
     }
 
+    assert (total.received, total.journalled, total.gaps) == (2 * N, 2 * N, 4)
+
+    # without the journal rows tell of the repeats before them; the last one has none behind it
+    kept = journal_folder(own, PUBLISHER)
+    away = kept.rename(kept.with_name("away"))
+    total = reconcile(own, epoch, time.time_ns() + 1).total
+    assert (total.journalled, total.published, total.repeats) == (0, 2 * N - 2, 6)
+    assert (total.stored, total.dead, total.lost, total.unexplained) == (2 * N - 12, 1, 2, 1)
+    away.rename(kept)
+
     environment = {
         **os.environ,
         "COINSPACE_DATA": str(own.data),
@@ -106,8 +116,36 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["unexplained"] == [[PUBLISHER, TOPIC.decode(), epoch, 8]]
     table = await asyncio.to_thread(run)
-    assert table.stdout.splitlines()[0].split()[:3] == ["minute", "topic", "published"]
+    assert table.stdout.splitlines()[0].split()[:3] == ["minute", "publisher", "topic"]
     assert f"epoch {epoch} sequence 8" in table.stderr
+
+
+async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
+    """What nobody holds shows in `gap` alone."""
+    epoch = time.time_ns()
+    sender = Sender(own, "tail")
+    sender.start()
+    stage = Stage(sender, (b"orderbook.",), 30)
+    published(own, epoch)
+    for message in read_journal(journal_folder(own, PUBLISHER)):
+        if message.topic == TOPIC:
+            assert stage.store(stage.ledger.stream(PUBLISHER, TOPIC, epoch), message)
+    other = b"orderbook.bithumb.SOL/KRW."
+    for topic, first, last in ((TOPIC, N + 1, N + 7), (other, 1, 5)):
+        stream = stage.ledger.stream(PUBLISHER, topic, epoch)
+        gaps.write_hole(sender, stream, Hole(first, last, epoch + 1, "test"), gaps.LOST)
+    assert await sender.close(20)
+    kept = journal_folder(own, PUBLISHER)
+    kept.rename(kept.with_name("gone"))
+    report = await settled(own, epoch, N - 4)
+    by_topic = {line.topic.encode(): line for line in report.lines}
+    # the repeat at the end has no row behind it
+    assert (by_topic[TOPIC].stored, by_topic[TOPIC].lost) == (N - 4, 7)
+    assert by_topic[TOPIC].published == N - 1 + 7
+    assert (by_topic[other].published, by_topic[other].lost) == (5, 5)
+    assert report.total.unexplained == 0
+    # a time before any of it knows nothing of it
+    assert reconcile(own, epoch - 10, epoch - 5).lines == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
-from coinspace.bus.publisher import Publisher
+from coinspace._ext.message import ORDERBOOK, REPEAT
+from coinspace.bus.journal import journal_folder
+from coinspace.bus.publisher import Publisher, open_publisher
+from coinspace.bus.segments import read_journal
 from coinspace.config import Settings
 from coinspace.process import read_health
 from coinspace.storage import schema
@@ -54,6 +57,18 @@ def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def killed(name: str, env: dict[str, str]) -> Iterator[None]:
+    """A publisher of 200 books a second and market, ended by kill -9."""
+    command = [sys.executable, "-m", "tests.flow.feeder_process", name, "200", "0"]
+    process = subprocess.Popen([*command, str(time.time_ns())], env=env)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
@@ -113,6 +128,74 @@ async def test_books_tickers_and_trades_reach_the_database(
     assert books_worker.returncode == 0
     assert ticker_worker.returncode == 0
     check_rows(questdb, epoch)
+
+
+@pytest.mark.timeout(120)
+async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_path: Path) -> None:
+    """Publishers that end at once, and one that dies: their journals are all that is left."""
+    own = Settings(data=tmp_path)
+    env = environment(questdb, tmp_path)
+    name = "orderbook-storage-worker"
+    with running(name, env):
+        await until(lambda: state_of(own, name) == "ready", 60)
+        epochs = []
+        for _ in range(3):
+            epochs.append(time.time_ns())
+            publisher = open_publisher(BOOKS, own, epochs[-1])
+            # not a heartbeat: nobody can know of it but by its journal
+            Feeder(publisher, BOOKS, start_ns=epochs[-1]).send(50)
+            publisher.close()
+            await until(lambda: count(questdb, "orderbook", epochs[-1]) == 90)
+        with killed(BOOKS, env):
+            await until(lambda: state_of(own, BOOKS) == "ready")
+            health = read_health(own, BOOKS)
+            assert health is not None
+            epoch = health["started_ns"]
+            await until(lambda: count(questdb, "orderbook", epoch) > 0)
+        written = sum(
+            message.epoch == epoch and message.kind == ORDERBOOK and not message.flags & REPEAT
+            for message in read_journal(journal_folder(own, BOOKS))
+        )
+        await until(lambda: count(questdb, "orderbook", epoch) == written)
+        health = read_health(own, name)
+        assert health is not None
+        assert health["counters"]["messages_lost"] == 0
+
+
+@pytest.mark.timeout(180)
+async def test_a_mended_table_is_stored_again_whoever_mended_it(
+    questdb: Settings, tmp_path: Path
+) -> None:
+    """Whoever mends a table may die before what was damaged is stored again."""
+    own = Settings(data=tmp_path)
+    env = environment(questdb, tmp_path)
+    name, epoch = "orderbook-storage-worker", time.time_ns()
+    publisher = open_publisher(BOOKS, own, epoch)
+    Feeder(publisher, BOOKS, start_ns=epoch).send(60)
+    publisher.close()
+    total = f"select count() n, sum(bid_size) from orderbook where epoch={epoch} and bid_size > 0"
+    with schema.connect(address(questdb)) as connection:
+
+        def found() -> tuple[Any, ...]:
+            return connection.execute(total).fetchone() or ()
+
+        def damages() -> list[tuple[Any, ...]]:
+            return connection.execute(
+                f"select distinct status from gap where publisher='{name}' and ts >= {epoch}"
+            ).fetchall()
+
+        with running(name, env):
+            await until(lambda: found()[0] == 108, 90)
+        before = found()
+        connection.execute("alter table orderbook alter column bid_size type boolean")
+        for _ in range(2):
+            mended = schema.mend(address(questdb), {"orderbook"}, ttl=False)
+        assert mended == []
+        await until(lambda: found() != before)
+        assert damages() == [("open",)]
+        with running(name, env):
+            await until(lambda: found() == before, 90)
+            await until(lambda: damages() == [("filled",)])
 
 
 def count(settings: Settings, table: str, epoch: int) -> int:

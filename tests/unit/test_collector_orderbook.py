@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace._ext.message import REPEAT, REST, STATE, Message
+from coinspace._ext.message import REPEAT, REPEATS_BITS, REST, STATE, Message
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.orderbook import OrderBookStage
@@ -362,7 +362,7 @@ def test_repeats_are_published_with_a_flag(upbit: Bench) -> None:
     upbit.frame(whole(100))
     upbit.frame(whole(200, size=2.0))
     books = upbit.books("BTC/KRW")
-    assert [book.flags for book in books] == [0, REPEAT, 0]
+    assert [book.flags for book in books] == [0, REPEAT, 1 << REPEATS_BITS]
     assert upbit.stage.counters()["repeats"] == 1
     assert books[1].exchange_ns - books[0].exchange_ns == 100_000_000
 

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from coinspace._ext.message import ORDERBOOK, REPEAT, STATE, TICKER, TRADE, Message, encode_header
+from coinspace._ext.message import (
+    GROUPED,
+    ORDERBOOK,
+    REPEAT,
+    REPEATS_BITS,
+    REPEATS_MOST,
+    STATE,
+    TICKER,
+    TRADE,
+    Message,
+    encode_header,
+)
 from coinspace.bus.sink import ListSink
 from coinspace.errors import MessageError
 
@@ -110,3 +121,20 @@ def test_state_payloads_may_have_any_size() -> None:
     sink = ListSink()
     sink.publish(sink.topic(b"state.upbit.BTC/KRW."), STATE, b'{"state":"synced"}')
     assert sink.messages[0].json() == {"state": "synced"}
+
+
+def test_a_book_tells_of_the_repeats_before_it() -> None:
+    """Repeats are not stored: the row behind them is what is left of them."""
+    sink = ListSink()
+    topic, other = sink.topic(BOOK), sink.topic(b"orderbook.upbit.ETH/KRW.")
+    for repeats in (0, 1, 3, REPEATS_MOST, REPEATS_MOST + 9, 0):
+        for _ in range(repeats):
+            sink.publish(topic, ORDERBOOK, b"", flags=REPEAT)
+        sink.publish(topic, ORDERBOOK, b"", flags=GROUPED)
+        sink.publish(other, ORDERBOOK, b"")
+    books = [m for m in sink.messages if m.topic == BOOK and not m.flags & REPEAT]
+    told = [book.flags >> REPEATS_BITS for book in books]
+    assert told == [0, 1, 3, REPEATS_MOST, REPEATS_MOST, 0]
+    assert all(book.flags & GROUPED for book in books)
+    assert all(m.flags == REPEAT for m in sink.messages if m.flags & REPEAT)
+    assert all(m.flags == 0 for m in sink.messages if m.topic == other.name)

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from coinspace.endpoint import history
 from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.health import PROMETHEUS, exposition, processes
+from coinspace.endpoint.health import PROMETHEUS, exposition, processes, storage_problems
 from coinspace.endpoint.methodology import described
 from coinspace.endpoint.models import (
     Gap,
@@ -152,8 +152,8 @@ def add(api: Api, context: Context) -> None:
         "/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",), public=True
     )
     async def readyz(request: Request, _: None) -> Response:
-        """Whether live values are served: 503 with the reasons when not."""
-        found = reasons(context)
+        """Whether live values are served and stored: 503 with reasons and remedies when not."""
+        found = reasons(context) + storage_problems(context)
         if found:
             raise Problem(
                 "not-ready",

@@ -1,0 +1,94 @@
+"""Catching up from a journal's folder: what it holds is stored, what it has lost is in `gap`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from coinspace._ext.segment import SEGMENT_HEAD_SIZE
+from coinspace.bus.segments import segment_paths
+from coinspace.storage.catchup import CatchUp
+from coinspace.storage.gaps import Damage
+from coinspace.storage.stage import Stage
+from tests.flow.bus_stage import BOOK, PROCESS, until
+from tests.unit.test_journal import Written
+from tests.unit.test_storage_stage import Rows, stage
+
+N = 5
+
+
+async def caught_up(written: Written, made: Stage) -> CatchUp:
+    """Run until no hole is left."""
+    catchup = CatchUp(written.settings, made, [PROCESS])
+    task = asyncio.create_task(catchup.run())
+    await until(lambda: not made.ledger.missing(), "no hole left")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    catchup.close()
+    return catchup
+
+
+async def test_a_tail_cut_at_every_byte_is_lost_and_said_to_be(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.send(N)
+    written.close()
+    (path,) = segment_paths(written.folder)
+    whole = path.read_bytes()
+    record = (len(whole) - SEGMENT_HEAD_SIZE) // N
+    for size in range(len(whole) - record, len(whole) + 1):
+        path.write_bytes(whole[:size])
+        rows = Rows()
+        made = stage(rows)
+        # a heartbeat has told of all of them
+        made.expect(PROCESS, BOOK, written.publisher.epoch, N, "not received")
+        catchup = await caught_up(written, made)
+        missing = 0 if size == len(whole) else 1
+        assert [row["seq"] for row in rows.of("orderbook")] == list(range(1, N + 1 - missing))
+        told = [(row["status"], row["first"], row["last"]) for row in rows.of("gap")]
+        lost = [("lost", N, N)] * missing
+        assert told == [("open", 1, N), *lost, ("filled", 1, N)], size
+        assert catchup.counters()["messages_lost"] == missing
+
+
+async def test_an_epoch_that_nobody_heard_is_found_in_its_folder(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.send(N)
+    written.close()
+    rows = Rows()
+    made = stage(rows)
+    # another epoch of the publisher was heard, and none of this one
+    made.epochs[PROCESS] = written.publisher.epoch - 1
+    catchup = CatchUp(written.settings, made, [PROCESS])
+    task = asyncio.create_task(catchup.run())
+    await until(lambda: len(rows.of("orderbook")) == N, "all stored")
+    # taken in once: it cannot grow
+    requests = catchup.requests
+    catchup.wake()
+    await asyncio.sleep(0.2)
+    assert catchup.requests == requests
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    catchup.close()
+
+
+async def test_a_damaged_table_makes_holes_of_what_was_stored(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.send(N)
+    written.close()
+    rows = Rows()
+    made = stage(rows)
+    stream = made.ledger.stream(PROCESS, BOOK, written.publisher.epoch)
+    made.ledger.restore(stream, 3, [])
+    catchup = CatchUp(written.settings, made, [PROCESS])
+    damage = Damage("worker", "orderbook", "schema changed: x", written.publisher.epoch)
+    old = await catchup.restore(damage)
+    assert (old, stream.holes) == (True, []), "no journal reaches back so far"
+    damage = Damage("worker", "orderbook", "schema changed: x", 1 << 62)
+    assert await catchup.restore(damage)
+    assert [(row["status"], row["first"], row["last"]) for row in rows.of("gap")] == [
+        ("open", 1, 3)
+    ]
+    # told again, as it is until its row is closed, it makes no more holes
+    assert await catchup.restore(damage)
+    assert len(stream.holes) == 1
+    catchup.close()
