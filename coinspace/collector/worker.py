@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import open_publisher
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.connection import Connection
@@ -17,6 +18,7 @@ from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window
 from coinspace.collector.markets import MarketList, has_patterns, resolve
+from coinspace.collector.memory import read_memory
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import EXCHANGES, ExchangeSettings, Settings, config_option, load
@@ -95,6 +97,9 @@ class Worker:
             listings = await self._first_list()
         entries = resolve(self.exchange, self.settings.markets, listings)
         self.stage = make_stage(self.exchange, self.stream, self.settings, entries, self.publisher)
+        if isinstance(self.stage, TickerStage) and self.publisher.journal is not None:
+            folder = journal_folder(self.process.settings, self.name)
+            self.stage.resume(await asyncio.to_thread(read_memory, folder), now_ns())
         self.process.counters = self.counters
         self.publisher.start_heartbeats(asyncio.get_running_loop(), lambda: self.stage.states)
         connects = Window(self.exchange.CONNECT_LIMIT)

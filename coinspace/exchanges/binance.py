@@ -110,6 +110,16 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "weight", 25, (symbol,))
 
 
+def older_trades_request(before: RestTrade) -> Request | None:
+    """Ask for the trades before one."""
+    first = max(0, before.trade_id - TRADES)
+    count = before.trade_id - first
+    if not count:
+        return None
+    path = f"/api/v3/historicalTrades?symbol={before.symbol}&limit={count}&fromId={first}"
+    return Request("trades", path, "weight", 25, (before.symbol,))
+
+
 def markets_request() -> Request:
     """Ask for everything that is offered."""
     return Request("markets", "/api/v3/exchangeInfo?permissions=SPOT", "weight", 20)

@@ -101,6 +101,11 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "trade", 1, (symbol,))
 
 
+def older_trades_request(before: RestTrade) -> Request | None:
+    """Ask for the trades before one: no way is documented."""
+    return None
+
+
 def markets_request() -> Request:
     """Ask for everything that is offered."""
     return Request("markets", "/v1/market/all?isDetails=true", "market")

@@ -15,6 +15,7 @@ https://docs.upbit.com/kr/reference/general-info
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from coinspace.config import ExchangeSettings
@@ -102,6 +103,12 @@ def trades_request(symbol: str) -> Request:
     """Ask for the newest trades."""
     path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
     return Request("trades", path, "trade", 1, (symbol,))
+
+
+def older_trades_request(before: RestTrade) -> Request | None:
+    """Ask for the trades before one."""
+    request = trades_request(before.symbol)
+    return replace(request, path=f"{request.path}&cursor={before.trade_id}")
 
 
 def markets_request() -> Request:

@@ -15,8 +15,10 @@ from coinspace._ext.message import Message
 from coinspace.bus.subscriber import Subscriber
 from coinspace.collector.worker import Worker
 from coinspace.config import Settings, load
-from coinspace.exchanges.exchange import Stream
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import RestTrade, Stream
 from coinspace.feed.server import ExchangeServer
+from coinspace.market import Market
 from coinspace.process import Process
 
 POLL_S = 0.05
@@ -177,3 +179,14 @@ async def control(server: ExchangeServer, client: aiohttp.ClientSession) -> dict
     async with client.get(f"http://127.0.0.1:{server.port}/control") as answer:
         found: dict[str, Any] = await answer.json()
         return found
+
+
+async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> list[RestTrade]:
+    """Return the newest trades that the exchange tells by REST."""
+    spelled = exchange_named(exchange)
+    request = spelled.trades_request(spelled.symbol_of(Market.parse(market)))
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(server.urls[exchange]["rest"] + request.path) as answer,
+    ):
+        return list(spelled.read_trades(request, await answer.read()))

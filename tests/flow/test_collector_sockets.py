@@ -21,10 +21,9 @@ from coinspace.collector.commands import market_lines
 from coinspace.collector.probe import Fact, run_probe
 from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import RestTrade
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
-from tests.flow.collecting import collecting
+from tests.flow.collecting import collecting, rest_trades
 
 ONLY = {"binance": ["BTC/USDT", "ETH/USDT"], "upbit": ["BTC/KRW"], "bithumb": ["BTC/KRW"]}
 
@@ -170,18 +169,6 @@ async def test_every_trade_is_published_once_across_a_lost_connection(
         if exchange == "binance":
             streamed = sorted(ids)
             assert streamed == list(range(streamed[0], streamed[-1] + 1))
-
-
-async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> list[RestTrade]:
-    from coinspace.market import Market
-
-    spelled = exchange_named(exchange)
-    request = spelled.trades_request(spelled.symbol_of(Market.parse(market)))
-    async with (
-        aiohttp.ClientSession() as client,
-        client.get(server.urls[exchange]["rest"] + request.path) as answer,
-    ):
-        return list(spelled.read_trades(request, await answer.read()))
 
 
 async def test_patterns_subscribe_to_what_the_exchange_offers() -> None:
