@@ -48,6 +48,8 @@ class Link:
         self.opened_ns = 0
         self.closed = asyncio.Event()
         self.reason = "connection lost"
+        # frames that wait to be recorded behind those of the link before
+        self.held: list[tuple[int, bytes]] = []
         self.on_opened: Callable[[], None] = lambda: None
         self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
 
@@ -64,6 +66,10 @@ class Link:
 
     def on_failure(self, error: Exception, frame: bytes) -> None:
         self.on_failed_frame(error, frame)
+
+    def hold(self, received_ns: int, frame: bytes) -> None:
+        """Keep a frame for the recorder."""
+        self.held.append((received_ns, frame))
 
     def end(self, reason: str) -> None:
         """Close from our side."""
@@ -183,16 +189,23 @@ class Connection:
         # the first frames may stand in the same buffer as the handshake: the stage must know the
         # link by then
         self.dialer.opened(link.opened_ns)
+        if self._recorder is not None and not self.links:
+            self._recorder.mark("connect")
         self.links.append(link)
         self.stage.on_connected(link.number, self.subscription.symbols, link.opened_ns)
 
     async def _open(self, link: Link) -> None:
+        recorder = None
+        if self._recorder is not None:
+            # of two links the newer one may be ahead, which would pass for a gap in the feed
+            recorder = link.hold if self.links else self._recorder.frame
+
         def listener() -> FrameListener:
             link.listener = FrameListener(
                 self.stage,  # type: ignore[arg-type]
                 link.number,
                 link,
-                self._recorder.frame if self._recorder else None,
+                recorder,
             )
             return link.listener
 
@@ -304,7 +317,16 @@ class Connection:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(old.closed.wait(), 2.0)
         self._gone(old)
+        self._record_held(new)
         return new
+
+    def _record_held(self, link: Link) -> None:
+        if self._recorder is None or link.listener is None:
+            return
+        link.listener.recorder = self._recorder.frame
+        for received_ns, frame in link.held:
+            self._recorder.frame(received_ns, frame)
+        link.held.clear()
 
     def _gone(self, link: Link) -> None:
         if link in self.links:

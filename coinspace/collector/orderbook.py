@@ -157,8 +157,9 @@ class OrderBookStage(Stage, BookCollector):
         self.counts["buffered"] += 1
         self.counts["buffer_dropped"] += dropped
         # while the book is in use, the same gap is found and counted there
-        if not market.usable:
+        if gaps and not market.usable:
             self.counts["gaps"] += gaps
+            self.mark("gap", self.statuses[market.index], found=first)
 
     def on_gap(
         self,
@@ -172,6 +173,7 @@ class OrderBookStage(Stage, BookCollector):
         # 6
         expected = market.update_id + 1
         self.counts["gaps"] += 1
+        self.mark("gap", self.statuses[market.index], expected=expected, found=first)
         self._restart(market, received_ns, "gap", expected=expected, found=first)
         self.on_buffered(market, frame, first, final, received_ns, connection)
 

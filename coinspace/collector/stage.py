@@ -9,6 +9,7 @@ that a worker
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,8 @@ class Stage:
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
         self._logged_ns: dict[str, int] = {}
+        # told of losses, for a recording: (name, symbol, facts)
+        self.marker: Callable[[str, str, dict[str, Any]], None] | None = None
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "connects",
@@ -124,6 +127,11 @@ class Stage:
     def states(self) -> dict[str, str]:
         """State by market, for the heartbeat."""
         return {status.market: status.state for status in self.statuses}
+
+    def mark(self, name: str, status: Status, **facts: Any) -> None:
+        """Tell a recording of a loss at this place."""
+        if self.marker is not None:
+            self.marker(name, status.symbol, facts)
 
     # connections
 

@@ -137,6 +137,7 @@ class TickerStage(Stage, TickerCollector):
         self.counts["trade_gaps"] += 1
         self.counts["trades_missing"] += last - first + 1
         status = self.statuses[market.index]
+        self.mark("gap", status, expected=first, found=last + 1)
         self.change(
             status,
             status.state,

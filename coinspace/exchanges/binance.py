@@ -24,13 +24,13 @@ import orjson
 from coinspace.config import ExchangeSettings
 from coinspace.errors import MarketError
 from coinspace.exchanges.exchange import (
+    Channel,
     Limit,
     Listing,
     Refusal,
     Request,
     RestBook,
     RestTrade,
-    Stream,
     Subscription,
     chunks,
 )
@@ -51,7 +51,12 @@ REST_LIMITS = {"weight": Limit(4800, 60.0)}
 STREAMS_PER_CONNECTION = 1000
 # longer URLs are asked for by SUBSCRIBE frames of as many streams each
 STREAMS_PER_FRAME = 100
-STREAMS = {"orderbook": ("depth@100ms",), "ticker": ("ticker", "trade")}
+STREAMS: dict[Channel, str] = {
+    "orderbook": "depth@100ms",
+    "top": "bookTicker",
+    "ticker": "ticker",
+    "trade": "trade",
+}
 # levels asked for -> weight
 DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 TRADES = 1000
@@ -70,10 +75,10 @@ def symbol_of(market: Market) -> str:
 
 
 def subscriptions(
-    settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
     """Return the connections to make, each with at most 1,000 streams (rule 3)."""
-    kinds = STREAMS[stream]
+    kinds = [STREAMS[channel] for channel in channels]
     base = settings.websocket.rstrip("/").removesuffix("/stream").removesuffix("/ws")
     unit = "&timeUnit=MICROSECOND" if settings.microseconds else ""
     found = []

@@ -24,13 +24,13 @@ from typing import Any
 from coinspace.config import ExchangeSettings
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
+    Channel,
     Limit,
     Listing,
     Refusal,
     Request,
     RestBook,
     RestTrade,
-    Stream,
     Subscription,
     chunks,
 )
@@ -71,12 +71,13 @@ def symbol_of(market: Market) -> str:
 
 
 def subscriptions(
-    settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
     """Return the one connection to make."""
     names = tuple(symbols)
-    kinds = ("orderbook",) if stream == "orderbook" else ("ticker", "trade")
-    parts: list[dict[str, Any]] = [{"type": kind, "codes": list(names)} for kind in kinds]
+    parts: list[dict[str, Any]] = [
+        {"type": channel, "codes": list(names)} for channel in channels if channel != "top"
+    ]
     # `level` is left out: its default 1 means no grouping, other values are refused
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]

@@ -13,7 +13,15 @@ from coinspace.config import ExchangeSettings
 from coinspace.market import Market
 
 Stream = Literal["orderbook", "ticker"]
+# what can be subscribed to; top: best prices of their own, where an exchange has such a channel
+Channel = Literal["orderbook", "top", "ticker", "trade"]
 Purpose = Literal["snapshot", "compare", "trades", "markets"]
+
+# what a stage reads of its stream
+CHANNELS: dict[Stream, tuple[Channel, ...]] = {
+    "orderbook": ("orderbook",),
+    "ticker": ("ticker", "trade"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,7 @@ class Exchange(Protocol):
     def parser(self, capacity: int) -> Any: ...
     def symbol_of(self, market: Market) -> str: ...
     def subscriptions(
-        self, settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+        self, settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
     ) -> list[Subscription]: ...
     def snapshot_request(self, symbol: str, levels: int) -> Request: ...
     def compare_requests(self, symbols: Sequence[str]) -> list[Request]: ...

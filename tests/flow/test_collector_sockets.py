@@ -3,18 +3,12 @@ connection.
 """
 
 import asyncio
-import datetime
 import socket
-import ssl
 from collections import Counter
 from pathlib import Path
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from coinspace._ext.message import REST
 from coinspace.collector.commands import market_lines
@@ -23,64 +17,10 @@ from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
+from tests.flow.certificates import make_certificates
 from tests.flow.collecting import collecting, rest_trades
 
 ONLY = {"binance": ["BTC/USDT", "ETH/USDT"], "upbit": ["BTC/KRW"], "bithumb": ["BTC/KRW"]}
-
-
-def make_certificates(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return the file of a private authority and a server context for 127.0.0.1 that it signed."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def certificate(
-        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
-    ) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-        )
-
-    authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root = (
-        certificate("test authority", authority, "test authority", authority)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.KeyUsage(False, False, False, False, False, True, True, False, False),
-            critical=True,
-        )
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False
-        )
-        .sign(authority, hashes.SHA256())
-    )
-    from ipaddress import ip_address
-
-    leaf = (
-        certificate("127.0.0.1", server, "test authority", authority)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
-            critical=False,
-        )
-        .sign(authority, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    ca_file, chain = folder / "ca.pem", folder / "server.pem"
-    ca_file.write_bytes(root.public_bytes(pem))
-    chain.write_bytes(
-        server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.public_bytes(pem)
-    )
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(chain)
-    return ca_file, context
 
 
 async def test_books_over_wss_and_https_with_a_private_authority(tmp_path: Path) -> None:
@@ -217,8 +157,8 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
         await running.until(lambda: len(running.books("BTC/USDT")) > 10, "some books")
         archive = running.worker.process.settings.data / "archive"
         published = running.messages
-        assert running.worker.recorder is not None
-        await asyncio.to_thread(running.worker.recorder.close)
+        (recorder,) = running.worker.recorders
+        await asyncio.to_thread(recorder.close)
         saved.mkdir()
         for path in archive.iterdir():
             (saved / path.name).write_bytes(path.read_bytes())
