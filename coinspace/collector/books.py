@@ -183,7 +183,8 @@ class Books:
             self.partial.watcher = self._on_book
         depth = 1 if self.exchange.UPDATES else self.exchange.STREAM_DEPTH
         self.stage = OrderBookStage(self.exchange, entries, self._sink, depth=depth)
-        self.stage.watcher = self._on_book
+        self.stage.on_book = self._on_book
+        self.stage.watch_books()
         self._checks = {symbol: TopCheck(self.result, on_mismatch) for symbol in symbols if check}
         self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
         self._replay = Replay(self.stage)

@@ -36,6 +36,8 @@ OVERLAP_POLL_S = 0.05
 LIFETIME_MARGIN_S = 600.0
 # no permission to connect before then, when 418 comes without a time
 BAN_S = 120.0
+# what a handshake is answered while the exchange is not in service
+MAINTENANCE = 503
 
 
 class Link:
@@ -83,6 +85,7 @@ class Receiver(Protocol):
     """What a connection needs of a stage, besides being a compiled collector."""
 
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None: ...
+    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None: ...
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None: ...
     def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None: ...
     def caught_up(self, connection: int) -> bool: ...
@@ -240,6 +243,9 @@ class Connection:
             reason = f"certificate not trusted: {error.verify_message}"
         else:
             reason = f"HTTP {status}" if status else str(error) or type(error).__name__
+            if status == MAINTENANCE:
+                reason = f"maintenance: {reason}"
+        self.stage.on_connect_failed(self.subscription.symbols, reason, now)
         wait = self.dialer.lost(now, retry_after)
         self.log.warning(
             "connection failed",

@@ -141,6 +141,12 @@ class Stage:
             if not status.live:
                 self.change(status, "connecting", now_ns)
 
+    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None:
+        """A connection for these symbols could not be made."""
+        for status in self.of(symbols):
+            if not status.live:
+                self.change(status, "connecting", now_ns, reason)
+
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
         """A connection is open and its subscription sent. Numbers of connections count up."""
         self.counts["connects"] += 1
@@ -278,7 +284,13 @@ class Stage:
             topic = self.sink.topic(f"state.{self.exchange.NAME}.{listing.market}.".encode())
             status = Status(str(listing.market), listing.symbol, topic, state="disconnected")
             self.change(
-                status, "disconnected", now_ns, change, change=change, detail=listing.detail
+                status,
+                "disconnected",
+                now_ns,
+                change,
+                change=change,
+                detail=listing.detail,
+                collected=False,
             )
             return
         status = self.statuses[self._positions[listing.symbol]]

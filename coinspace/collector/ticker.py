@@ -142,7 +142,7 @@ class TickerStage(Stage, TickerCollector):
             status,
             status.state,
             received_ns,
-            "missing trades",
+            f"missing trades: {last - first + 1}",
             expected=first,
             found=last + 1,
             missing=last - first + 1,
@@ -224,7 +224,9 @@ class TickerStage(Stage, TickerCollector):
             status,
             status.state,
             now_ns,
-            "trades lost" if found.lost else "trades filled by REST",
+            f"trades lost: at least {found.lost}"
+            if found.lost
+            else f"trades filled by REST: {filled}",
             from_ns=hole.from_ns,
             filled=filled,
             lost=found.lost,
@@ -290,7 +292,7 @@ class TickerStage(Stage, TickerCollector):
         if not missing:
             return
         self.counts["volume_gaps"] += 1
-        self.change(status, status.state, now_ns, "missing volume", volume=missing)
+        self.change(status, status.state, now_ns, f"missing volume: {missing:g}", volume=missing)
         self._holes[market.index] = Hole(
             "volume",
             check.proven_ns,

@@ -60,6 +60,8 @@ STREAMS: dict[Channel, str] = {
 # levels asked for -> weight
 DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 TRADES = 1000
+# levels that a comparison asks for, as many as cost the least weight; no snapshot asks for so few
+COMPARED = 99
 
 
 def parser(capacity: int) -> Any:
@@ -102,11 +104,9 @@ def snapshot_request(symbol: str, levels: int) -> Request:
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for the touch of each book: the answer names an update id, not a symbol."""
-    return [
-        Request("compare", f"/api/v3/depth?symbol={symbol}&limit=5", "weight", 5, (symbol,))
-        for symbol in symbols
-    ]
+    """Ask for the best levels of each book: the answer names an update id, not a symbol."""
+    path = f"/api/v3/depth?limit={COMPARED}&symbol="
+    return [Request("compare", path + symbol, "weight", 5, (symbol,)) for symbol in symbols]
 
 
 def trades_request(symbol: str) -> Request:

@@ -2,6 +2,7 @@
 
 Frames (of a symbol, or all; channel=orderbook|ticker|trade):
   drop duplicate reorder truncate garbage flip   as named; flip changes one byte
+  digit     another digit in a price or size of a level: the frame stays valid
   delay     ms=500, later, in order              huge      bytes=4000000 of padding inside the JSON
   split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
   coalesce  n=10 frames in one write
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +44,7 @@ FRAME_KINDS = {
     "truncate",
     "garbage",
     "flip",
+    "digit",
     "huge",
     "split",
     "chop",
@@ -83,6 +86,11 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "handshake": {"status": 429, "ms": 0},
     "clock": {"by": 3600},
 }
+# the beginning of a book's levels; digits that are not the first of their number
+_LEVELS = re.compile(rb'"(?:orderbook_units|obu|b|bids)"\s*:\s*\[')
+_DIGIT = re.compile(rb"(?<=[0-9.])[0-9]")
+# so many of them from the beginning, which are the best levels of a whole book
+DIGITS = 60
 
 
 @dataclass
@@ -206,6 +214,12 @@ def _set(fault: Fault, key: str, value: str) -> None:
             fault.values[key] = float(value)
 
 
+def _levels(payload: bytes) -> int:
+    # where the levels of a book begin
+    found = _LEVELS.search(payload)
+    return found.end() if found else len(payload)
+
+
 def _wrong(spec: str, expected: str) -> ConfigError:
     return ConfigError(f"fault {spec!r}: expected {expected}")
 
@@ -225,6 +239,13 @@ def bent(fault: Fault, payload: bytes) -> bytes:
                 + bytes((payload[at] ^ 1 << int(draw.random() * 7),))
                 + (payload[at + 1 :])
             )
+        case "digit":
+            places = [found.start() for found in _DIGIT.finditer(payload, _levels(payload))]
+            if not places:
+                return payload
+            at = places[int(draw.random() * min(len(places), DIGITS))]
+            digit = b"%d" % ((payload[at] - ord("0") + 1 + int(draw.random() * 9)) % 10)
+            return payload[:at] + digit + payload[at + 1 :]
         case "huge":
             padding = b"x" * int(fault.values["bytes"])
             head = payload[:1] if payload[:1] == b"{" else b""

@@ -182,7 +182,7 @@ def test_what_rest_does_not_have_any_more_is_lost_and_counted(binance: Bench) ->
     binance.stage.on_refused(older, Refusal("HTTP 401", fatal=True), binance.now)
     counters = binance.stage.counters()
     assert (counters["trades_filled"], counters["trades_lost"]) == (10, 84)
-    assert binance.told()[-1]["reason"] == "trades lost"
+    assert binance.told()[-1]["reason"] == "trades lost: at least 84"
 
 
 def test_trades_missed_between_two_connections_are_found_by_their_ids(binance: Bench) -> None:
