@@ -100,6 +100,7 @@ class OrderBookStage(Stage, BookCollector):
         self.compare_ns = int(compare_interval_s * SECOND_NS)
         self.syncs = [Sync() for _ in markets]
         self._compared_ns = [0] * len(markets)
+        self._retried_ns = [0] * len(markets)
         self._all_compared_ns = 0
         # books that REST contradicts: index -> (the REST book, when it must have come true)
         self._doubts: dict[int, tuple[RestBook, int]] = {}
@@ -480,6 +481,16 @@ class OrderBookStage(Stage, BookCollector):
             self.want_reconnect(status, f"{status.market} is stale")
         elif status.state == "stale" and market.usable and now_ns - known_ns < SILENT_NS:
             self.change(status, "synced", now_ns)
+        elif (
+            not (self.updates or market.usable)
+            and market.frames
+            and status.state in ("stale", "quarantined")
+            and now_ns - max(market.received_ns, status.since_ns) > self.stale_ns
+            and now_ns - self._retried_ns[market.index] > self.compare_ns
+        ):
+            # the first frame of a new connection is the whole book
+            self._retried_ns[market.index] = now_ns
+            self.want_reconnect(status, f"{status.market} is {status.state} and silent")
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()

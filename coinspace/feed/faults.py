@@ -2,7 +2,7 @@
 
 Frames (of a symbol, or all; channel=orderbook|ticker|trade):
   drop duplicate reorder truncate garbage flip   as named; flip changes one byte
-  digit     another digit in a price or size of a level: the frame stays valid
+  digit     another digit in the size of a level: the frame stays valid
   delay     ms=500, later, in order              huge      bytes=4000000 of padding inside the JSON
   split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
   coalesce  n=10 frames in one write
@@ -86,11 +86,8 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "handshake": {"status": 429, "ms": 0},
     "clock": {"by": 3600},
 }
-# the beginning of a book's levels; digits that are not the first of their number
-_LEVELS = re.compile(rb'"(?:orderbook_units|obu|b|bids)"\s*:\s*\[')
-_DIGIT = re.compile(rb"(?<=[0-9.])[0-9]")
-# so many of them from the beginning, which are the best levels of a whole book
-DIGITS = 60
+# the size of a level: Upbit's and Bithumb's, Binance's
+_SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9.]+)(?=[",}eE])')
 
 
 @dataclass
@@ -214,12 +211,6 @@ def _set(fault: Fault, key: str, value: str) -> None:
             fault.values[key] = float(value)
 
 
-def _levels(payload: bytes) -> int:
-    # where the levels of a book begin
-    found = _LEVELS.search(payload)
-    return found.end() if found else len(payload)
-
-
 def _wrong(spec: str, expected: str) -> ConfigError:
     return ConfigError(f"fault {spec!r}: expected {expected}")
 
@@ -240,10 +231,15 @@ def bent(fault: Fault, payload: bytes) -> bytes:
                 + (payload[at + 1 :])
             )
         case "digit":
-            places = [found.start() for found in _DIGIT.finditer(payload, _levels(payload))]
+            sizes = [found.span(1) for found in _SIZE.finditer(payload)]
+            if not sizes:
+                return payload
+            start, end = sizes[int(draw.random() * len(sizes))]
+            # not the first one, lest a zero leads
+            places = [at for at in range(start + 1, end) if payload[at : at + 1].isdigit()]
             if not places:
                 return payload
-            at = places[int(draw.random() * min(len(places), DIGITS))]
+            at = places[int(draw.random() * len(places))]
             digit = b"%d" % ((payload[at] - ord("0") + 1 + int(draw.random() * 9)) % 10)
             return payload[:at] + digit + payload[at + 1 :]
         case "huge":

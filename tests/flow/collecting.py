@@ -104,8 +104,8 @@ class Truth:
         ]
         self.books[symbol, book["lastUpdateId"]] = (sides[0], sides[1])
 
-    def check(self) -> int:
-        """Compare; return how many published books had a true one of the same id."""
+    def check(self, levels: int = 1000) -> int:
+        """Compare so many levels; return how many published books had a true one of their id."""
         compared = 0
         for symbol, market in self.symbols.items():
             for message in self.collecting.books(market):
@@ -115,7 +115,7 @@ class Truth:
                     continue
                 compared += 1
                 for ours, theirs in zip((message.bids, message.asks), true, strict=True):
-                    n = min(ours.shape[1], theirs.shape[1])
+                    n = min(ours.shape[1], theirs.shape[1], levels)
                     assert np.array_equal(ours[:, :n], theirs[:, :n]), f"wrong book {message!r}"
         return compared
 

@@ -185,21 +185,21 @@ async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: Exchange
     """Nothing but the exchange itself can tell that such a book is wrong."""
     async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:
         await running.synced()
-        fault = running.fault("digit:binance:BTCUSDT:count=20")
-        await running.until(lambda: fault.hits == 20, "digits change")
+        fault = running.fault("digit:binance:BTCUSDT:count=40")
+        await running.until(lambda: fault.hits == 40, "digits change")
         began = asyncio.get_running_loop().time()
-        await running.until(
-            lambda: running.count("drifts") + running.count("crossed") > 0, "REST tells", 40
-        )
-        took_s = asyncio.get_running_loop().time() - began
+        await running.until(lambda: running.count("drifts") > 0, "REST tells", 40)
+        # one of the periodic comparisons, as some lie between two updates
+        assert asyncio.get_running_loop().time() - began < 35
         await running.until(lambda: running.states["BTC/USDT"] == "synced", "a new book")
-        # the first periodic comparisons may lie between two updates
-        assert took_s < 30
-        assert running.count("malformed") == 0
+        told = running.told("BTC/USDT")
+        assert "differs from REST" in {one["reason"] for one in told}
+        assert running.count("malformed") == running.count("gaps") == 0
         assert [one["state"] for one in running.told("ETH/USDT")].count("synced") == 1
-        reasons = {one["reason"] for one in running.told("BTC/USDT")}
-        assert reasons & {"differs from REST", "crossed"}
-        # what is published from here on is the exchange's own book
+        # a drift that was found while digits changed may have left others to the next comparison
+        confirmed = running.count("confirmed")
+        await running.until(lambda: running.count("confirmed") > confirmed + 2, "agreement", 40)
+        await running.synced()
         del running.messages[:]
         truth = Truth(running, SYMBOLS)
         watch = asyncio.create_task(truth.watch())
@@ -207,7 +207,7 @@ async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: Exchange
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
-        assert truth.check() > 0
+        assert truth.check(levels=99) > 0
 
 
 async def test_a_wrong_book_of_a_market_that_fell_silent_is_found_by_rest(

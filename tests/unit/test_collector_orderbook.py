@@ -402,6 +402,20 @@ def test_a_crossed_whole_book_is_quarantined_until_the_next_good_one(upbit: Benc
     assert len(upbit.books("BTC/KRW")) == 2
 
 
+def test_a_crossed_book_that_falls_silent_asks_for_a_new_connection(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.frame(whole(100, bid=102.0))
+    upbit.timer(15)
+    assert upbit.stage.take_reconnects() == {}
+    upbit.timer(6)
+    assert list(upbit.stage.take_reconnects()) == [1]
+    # not again and again
+    upbit.timer(30)
+    assert upbit.stage.take_reconnects() == {}
+    upbit.timer(31)
+    assert list(upbit.stage.take_reconnects()) == [1]
+
+
 # liveness
 
 
