@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from coinspace.config import ExchangeSettings
+from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     Channel,
@@ -50,6 +51,7 @@ MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented 150/s each; a block takes a minute, so far less is used
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
 
+FORMATS = ("SIMPLE", "DEFAULT")
 KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
 # a trade further in the future than this has a KST time
 FUTURE_NS = 3600 * 1_000_000_000
@@ -73,7 +75,11 @@ def symbol_of(market: Market) -> str:
 def subscriptions(
     settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return the one connection to make."""
+    """Return the one connection to make. Raises: ConfigError for a format that is Upbit's own."""
+    if settings.format not in FORMATS:
+        raise ConfigError(
+            f"exchanges.bithumb.format: expected {' or '.join(FORMATS)}, was {settings.format!r}"
+        )
     names = tuple(symbols)
     parts: list[dict[str, Any]] = [
         {"type": channel, "codes": list(names)} for channel in channels if channel != "top"

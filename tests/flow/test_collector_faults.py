@@ -181,6 +181,36 @@ async def test_one_mute_symbol_is_found_by_rest(server: ExchangeServer) -> None:
         await running.synced()
 
 
+async def test_bytes_that_changed_on_their_way_stop_nothing(server: ExchangeServer) -> None:
+    """Most of them are no JSON any more or name nobody; a whole book heals with the next frame."""
+    async with collecting(server, "upbit", markets=["BTC/KRW", "ETH/KRW"]) as running:
+        await running.synced()
+        fault = running.fault("flip:upbit:KRW-BTC:count=40")
+        await running.until(lambda: fault.hits == 40, "bytes change", 30)
+        before = len(running.books("BTC/KRW"))
+        await running.until(lambda: len(running.books("BTC/KRW")) > before + 3, "books go on")
+        await running.synced()
+        assert running.count("malformed") > 0
+        assert running.count("failures") == 0
+        assert running.count("connects") == 1
+        # every frame has an outcome
+        assert running.count("frames") == sum(
+            running.count(name)
+            for name in (
+                "applied",
+                "backwards",
+                "crossed",
+                "malformed",
+                "unknown_symbols",
+                "ignored",
+                "controls",
+            )
+        )
+        assert [one["state"] for one in running.told("ETH/KRW")].count("synced") == 1
+        bids, asks = running.books("BTC/KRW")[-1].bids, running.books("BTC/KRW")[-1].asks
+        assert bids[0, 0] < asks[0, 0]
+
+
 async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: ExchangeServer) -> None:
     """Nothing but the exchange itself can tell that such a book is wrong."""
     async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:

@@ -15,6 +15,8 @@ from coinspace.collector.commands import market_lines
 from coinspace.collector.probe import Fact, run_probe
 from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Stream
+from coinspace.feed.format import FeedReader
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
 from tests.flow.certificates import make_certificates
@@ -111,6 +113,96 @@ async def test_every_trade_is_published_once_across_a_lost_connection(
             assert streamed == list(range(streamed[0], streamed[-1] + 1))
 
 
+@pytest.mark.parametrize("stream", ["orderbook", "ticker"])
+async def test_every_format_of_the_korean_exchanges_is_read(stream: Stream) -> None:
+    formats = [("upbit", form) for form in ("DEFAULT", "SIMPLE", "JSON_LIST", "SIMPLE_LIST")]
+    formats += [("bithumb", form) for form in ("DEFAULT", "SIMPLE")]
+    async with ExchangeServer(Simulation(2, ONLY), limits=False) as server:
+        await asyncio.gather(*(read_format(server, stream, *one) for one in formats))
+
+
+async def read_format(server: ExchangeServer, stream: Stream, exchange: str, form: str) -> None:
+    async with collecting(
+        server, exchange, stream, markets=["BTC/KRW"], format=form, record=True
+    ) as running:
+        await running.synced()
+        await running.until(lambda: running.count("messages") > 5, form)
+        assert running.count("malformed") == running.count("unknown_symbols") == 0
+        assert running.count("ignored") == 0
+        # the exchange did send what it was asked for
+        (recorder,) = running.worker.recorders
+        await asyncio.to_thread(recorder.close)
+        (path,) = (running.worker.process.settings.data / "archive").iterdir()
+        with FeedReader(path) as reader:
+            frames = [one.payload for one in reader if one.direction == "<"]
+    assert all(frame.startswith(b"[") == form.endswith("_LIST") for frame in frames)
+    assert all((b'"ty":' in frame) == form.startswith("SIMPLE") for frame in frames)
+
+
+async def test_pings_of_the_server_are_answered() -> None:
+    async with (
+        ExchangeServer(Simulation(2, ONLY), ping_s=0.3, pong_s=0.6) as server,
+        collecting(server, "binance", markets=["BTC/USDT"]) as running,
+    ):
+        await running.synced()
+        # who does not answer is cut after two of them
+        await asyncio.sleep(2.5)
+        assert running.count("connects") == 1
+        assert running.states == {"BTC/USDT": "synced"}
+
+
+async def test_hundreds_of_streams_are_subscribed_within_the_message_limit() -> None:
+    """The server cuts who sends more than five messages a second; unknown streams stay silent."""
+    strangers = [f"S{i}/USDT" for i in range(640)]
+    async with (
+        ExchangeServer(Simulation(2, ONLY)) as server,
+        collecting(server, "binance", markets=[*strangers, "BTC/USDT"]) as running,
+    ):
+        await running.until(lambda: running.states["BTC/USDT"] == "synced", "the last stream", 20)
+        # a hundred streams in the address, six frames for the others
+        assert running.count("acks") == 6
+        assert running.count("connects") == 1
+        assert running.count("disconnects") == 0
+
+
+@pytest.mark.parametrize(
+    ("exchange", "market", "symbol"),
+    [
+        ("binance", "BTC/USDT", "BTCUSDT"),
+        ("upbit", "BTC/KRW", "KRW-BTC"),
+        ("bithumb", "BTC/KRW", "KRW-BTC"),
+    ],
+)
+async def test_a_trade_that_the_stream_dropped_is_found_and_filled(
+    exchange: str, market: str, symbol: str
+) -> None:
+    """By its id on Binance, by the volume of the day on the others."""
+    async with (
+        ExchangeServer(Simulation(7, ONLY, rate=2.0), limits=False) as server,
+        collecting(server, exchange, "ticker", markets=[market]) as running,
+    ):
+        await running.until(lambda: len(running.trades(market)) > 20, "some trades", 40)
+        fault = running.fault(f"drop:{exchange}:{symbol}:channel=trade:count=1")
+        await running.until(lambda: fault.hits == 1, "a trade is dropped")
+        await running.until(lambda: running.count("trades_filled") == 1, "it is filled", 60)
+        assert running.count("trade_gaps") == 1
+        assert running.count("trades_lost") == running.count("volume_unexplained") == 0
+        if exchange != "binance":
+            assert running.count("volume_gaps") == 1
+        trades = running.trades(market)
+        (filled,) = (trade for trade in trades if trade.flags & REST)
+        known = await rest_trades(server, exchange, market)
+        first = min(trade.exchange_ns for trade in trades[1:])
+        ours = Counter((trade.exchange_ns // 1_000_000, *trade.values.tolist()) for trade in trades)
+        theirs = Counter(
+            (one.exchange_ns // 1_000_000, one.price, one.size)
+            for one in known
+            if first < one.exchange_ns <= filled.exchange_ns
+        )
+        assert theirs[filled.exchange_ns // 1_000_000, *filled.values.tolist()]
+        assert all(ours[key] == count for key, count in theirs.items())
+
+
 async def test_patterns_subscribe_to_what_the_exchange_offers() -> None:
     async with (
         ExchangeServer(Simulation(2), limits=False) as server,
@@ -147,7 +239,6 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     from coinspace._ext.sink import ListSink
     from coinspace.collector.orderbook import OrderBookStage
     from coinspace.collector.replay import replay_feed
-    from coinspace.feed.format import FeedReader
 
     saved = tmp_path / "archive"
     async with (

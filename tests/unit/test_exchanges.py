@@ -56,6 +56,14 @@ def test_bithumb_never_sends_a_level_and_upbit_asks_for_none() -> None:
     assert orjson.loads(one.frames[0])[1]["level"] == 0
 
 
+def test_lists_are_asked_of_upbit_only() -> None:
+    settings = SETTINGS["upbit"].model_copy(update={"format": "SIMPLE_LIST"})
+    (one,) = exchange("upbit").subscriptions(settings, ("trade",), ["KRW-BTC"])
+    assert orjson.loads(one.frames[0])[-1] == {"format": "SIMPLE_LIST"}
+    with pytest.raises(ConfigError, match="SIMPLE or DEFAULT, was 'SIMPLE_LIST'"):
+        exchange("bithumb").subscriptions(settings, ("trade",), ["KRW-BTC"])
+
+
 def test_upbit_depth_goes_into_the_codes() -> None:
     settings = SETTINGS["upbit"].model_copy(update={"depth": 5})
     (frame,) = exchange("upbit").subscriptions(settings, ("orderbook",), ["KRW-BTC"])[0].frames
