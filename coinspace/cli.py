@@ -59,7 +59,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "keys": ("coinspace.endpoint.commands", "keys", "Manage API keys."),
     "simulate": ("coinspace.feed.commands", "simulate", "Serve or record simulated exchanges."),
     "replay": ("coinspace.feed.commands", "replay", "Serve recordings as the exchange would."),
-    "record": ("coinspace.feed.commands", "record", "Record raw frames of exchanges."),
+    "record": ("coinspace.collector.commands", "record", "Record raw frames of exchanges."),
     "feed": ("coinspace.feed.tool_commands", "feed", "Inspect, cut, merge and convert recordings."),
     "decode": ("coinspace.feed.decode", "decode", "Raw frames in, JSON lines out."),
     "books": ("coinspace.collector.commands", "books", "Print a feed's top of book per update."),

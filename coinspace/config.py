@@ -62,7 +62,8 @@ class ExchangeSettings(Section):
     ] = 5000
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
     format: Annotated[
-        Literal["SIMPLE", "DEFAULT"], Field(description="spelling of Upbit's and Bithumb's frames")
+        Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
+        Field(description="spelling of Upbit's and Bithumb's frames; lists only Upbit's"),
     ] = "SIMPLE"
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
     group_levels: Annotated[

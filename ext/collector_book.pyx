@@ -5,6 +5,7 @@ import numpy as np
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint16_t
 from libc.stdint cimport uint32_t
@@ -200,9 +201,13 @@ cdef class BookCollector(Collector):
             return 0
         if market.quiet:
             return 0
+        market.keep_book()
+        if (market.n_bids == 0 and book.bid.known > -INFINITY) or (market.n_asks == 0 and book.ask.known > -INFINITY):
+            # what lies beyond the known range is unknown, not empty
+            self.on_range_left(market, received_ns)
+            return 0
         market.applied += 1
         market.changed_ns = received_ns
-        market.keep_book()
         return self.send_book(market, 0, received_ns)
 
     cdef int send_extended(self, BookMarket market, Header *header) except -1:
@@ -323,6 +328,10 @@ cdef class BookCollector(Collector):
     ):
         """Called when updates between the book and this one are missing."""
         raise NotImplementedError(f"{type(self).__name__}.on_gap")
+
+    def on_range_left(self, BookMarket market, int64_t received_ns):
+        """Called when a side has no known level any more: the book is not published."""
+        raise NotImplementedError(f"{type(self).__name__}.on_range_left")
 
     def on_crossed(self, BookMarket market, int64_t received_ns):
         """Called when the best bid is not below the best ask: the book is not published."""

@@ -8,6 +8,17 @@ from coinspace._ext.message cimport TICKER_FIELDS
 from coinspace._ext.sink cimport Topic
 
 
+cdef enum:
+    RECENT = 512             # trades kept per market: more than the REST list that they are compared with
+
+
+cdef struct RecentTrade:
+    int64_t exchange_ns
+    double price
+    double size
+    bint sell
+
+
 cdef class RecentIds:
     """The last ids seen, between `window` and twice as many."""
     cdef:
@@ -32,13 +43,18 @@ cdef class TickerMarket(MarketEntry):
         readonly int64_t trade_received_ns
         public bint awaiting             # no trade has come since the last subscription
         readonly int64_t resumed_ns      # exchange's time of the first trade after it
-        readonly double traded           # base volume of all trades published, to compare with the ticker's
+        readonly double traded           # base volume of all trades published, to compare with day_volume
+        readonly double day_volume       # the newest ticker's, NaN = none sent
         readonly int64_t tickers
         readonly int64_t ticker_repeats
         readonly int64_t trades
         readonly int64_t trades_by_rest
         readonly int64_t duplicates
         double ticker[TICKER_FIELDS]
+        RecentTrade kept[RECENT]         # a ring
+        int64_t n_kept                   # since the start
+
+    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell) noexcept
 
 
 cdef class TickerCollector(Collector):

@@ -1,5 +1,6 @@
 """The ticker collector's hot path."""
 
+from libc.math cimport NAN
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint16_t
 from libc.stdint cimport uint64_t
@@ -93,6 +94,31 @@ cdef class TickerMarket(MarketEntry):
         self.trade_topic = trade_topic
         self.ids = RecentIds()
         self.awaiting = True
+        self.day_volume = NAN
+
+    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell) noexcept:
+        self.kept[self.n_kept % RECENT] = RecentTrade(exchange_ns, price, size, sell)
+        self.n_kept += 1
+        if exchange_ns > self.trade_ns:
+            self.trade_ns = exchange_ns
+        return 0
+
+    def recent(self):
+        """Return the last 512 trades at most, in order of arrival: (exchange_ns, price, size, sell)."""
+        cdef int64_t i
+        return [
+            (self.kept[i % RECENT].exchange_ns, self.kept[i % RECENT].price, self.kept[i % RECENT].size,
+             bool(self.kept[i % RECENT].sell))
+            for i in range(max(0, self.n_kept - RECENT), self.n_kept)
+        ]
+
+    def remember(self, int64_t exchange_ns, double price, double size, int flags, int64_t id):
+        """Take a trade that an earlier process published: it counts as known."""
+        if self.ids.put(id):
+            self.keep(exchange_ns, price, size, flags & FLAG_SELL)
+            # as live, REST ids do not move the stream's position
+            if not flags & FLAG_REST and id > self.trade_id:
+                self.trade_id = id
 
 
 cdef class TickerCollector(Collector):
@@ -119,6 +145,7 @@ cdef class TickerCollector(Collector):
         cdef Header header
         if not in_order(market, parser.exchange_ns, received_ns):
             return 0
+        market.day_volume = parser.day_volume
         if (
             market.tickers and parser.exchange_ns == market.exchange_ns
             and memcmp(market.ticker, parser.ticker, sizeof(market.ticker)) == 0
@@ -163,8 +190,7 @@ cdef class TickerCollector(Collector):
         cdef double payload[2]
         if id > market.trade_id:
             market.trade_id = id
-        if exchange_ns > market.trade_ns:
-            market.trade_ns = exchange_ns
+        market.keep(exchange_ns, price, size, flags & FLAG_SELL)
         market.traded += size
         market.trades += 1
         memset(&header, 0, HEADER_SIZE)

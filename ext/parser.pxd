@@ -135,6 +135,7 @@ cdef class Parser:
         readonly bint sell                 # the taker sold
         readonly int64_t trade_id
         double ticker[11]                  # NaN = none sent
+        readonly double day_volume         # ticker: traded since the exchange's midnight, NaN = none sent
         readonly int window
         readonly int control
         const char *detail

@@ -15,6 +15,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
+from libc.math cimport NAN
 from libc.math cimport isnan
 from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
@@ -133,6 +134,7 @@ cdef class Parser:
         self.ask_price = self.bid_price + 4 * capacity
         self.ask_size = self.bid_price + 6 * capacity
         self.scratch = self.bid_price + 8 * capacity
+        self.day_volume = NAN
         self.names = {}
         # the beginnings of objects are no keys
         for i in range(FIRST_KEY):

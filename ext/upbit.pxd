@@ -26,6 +26,7 @@ cdef enum:
     METHOD = 18
     RESULT_MESSAGE = 19
     CONTENT = 20
+    VOLUME_DAY = 21
 
 cdef class UpbitParser(Parser):
     cdef int day                       # window of the exchange's tickers

@@ -5,7 +5,8 @@
 3. Numbers come in any spelling (`137002000`, `109950000.0`, `1.16539E8`, `6E-8`).
 4. `sequential_id` exceeds 2^53: an exact int64.
 5. `timestamp` of a book is the time of its last change, ms; `trade_timestamp` the trade's own time, ms.
-6. Open, high, low and change of a ticker count from 00:00 UTC, the volumes read here over 24 h.
+6. Open, high, low and change of a ticker count from 00:00 UTC, its volumes over 24 h; `day_volume` counts from 00:00
+   too, so that two tickers of a day tell what was traded in between.
 7. A list format wraps one or more messages in an array.
 
     {"type":"orderbook","code":"KRW-BTC","timestamp":1790134742106,"total_ask_size":…,"total_bid_size":…,
@@ -78,6 +79,7 @@ FIELDS = {
     METHOD: ("method", "mthd"),
     RESULT_MESSAGE: ("resmsg",),
     CONTENT: ("content",),
+    VOLUME_DAY: ("acc_trade_volume", "atv"),
 }
 
 cdef struct TickerSlot:
@@ -197,6 +199,9 @@ cdef class UpbitParser(Parser):
             return self.fail(WRONG, TIMESTAMP, self.at[TIMESTAMP])
         for i in range(1, TICKER_SIZE):
             self.ticker[i] = NAN
+        self.day_volume = NAN
+        if self.as_number(VOLUME_DAY, &self.day_volume) < 0:
+            return self.fail(WRONG, VOLUME_DAY, self.at[VOLUME_DAY])
         for i in range(6):
             slot = TICKER_SLOTS[i].slot
             if self.as_number(slot, &self.ticker[TICKER_SLOTS[i].field]) < 0:

@@ -24,6 +24,7 @@ class Parser:
     sell: bool
     trade_id: int
     window: int
+    day_volume: float
     control: int
     malformed: int
     levels_dropped: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import orjson
 
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
@@ -17,6 +18,7 @@ from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings
+from coinspace.exchanges.registry import assets_of, identity, is_renamed, summable
 from coinspace.market import Market
 from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex
@@ -54,6 +56,8 @@ class OrderbookAggregator:
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         self.venues: dict[tuple[str, str], Venue] = {}
         self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
+        # venues whose name stands for something else than itself, at least at times
+        self._renamed: set[Venue] = set()
         self.fx_venues: list[Venue] = []
         self._make_venues(settings)
         self.fx = FxIndex(settings.index.parameters)
@@ -83,11 +87,25 @@ class OrderbookAggregator:
                 market = Market.parse(text)
                 if text == FX_MARKET:
                     self.fx_venues.append(self._venue(exchange, market))
-                elif market.base in self.assets:
-                    self.assets[market.base].append(self._venue(exchange, market))
+                    continue
+                meant = [one for one in assets_of(exchange, market.base) if one in self.assets]
+                if not meant:
+                    continue
+                venue = self._venue(exchange, market)
+                for asset in meant:
+                    self.assets[asset].append(venue)
+                if is_renamed(exchange, market.base):
+                    self._renamed.add(venue)
         self.fx_venues.sort(key=lambda one: one.name)
         for venues in self.assets.values():
             venues.sort(key=lambda one: one.name)
+
+    def _summed(self, asset: str, ts_ns: int) -> list[Venue]:
+        # the venues whose name means the asset at that time
+        venues = self.assets[asset]
+        if self._renamed.isdisjoint(venues):
+            return venues
+        return [one for one in venues if summable(one.exchange, one.market.base, asset, ts_ns)]
 
     def _venue(self, exchange: str, market: Market) -> Venue:
         venue = Venue(exchange, market)
@@ -140,9 +158,9 @@ class OrderbookAggregator:
             ts_ns = self.last_ts_ns + 1
         self.last_ts_ns = ts_ns
         market = message.market
-        asset = market.partition("/")[0]
+        base = market.partition("/")[0]
         self.counts["ticks"] += 1
-        self._emit(ts_ns, self.assets if market == FX_MARKET else [asset])
+        self._emit(ts_ns, self.assets if market == FX_MARKET else assets_of(message.exchange, base))
 
     def _emit(self, ts_ns: int, assets: Any) -> None:
         if self._heartbeats:
@@ -150,11 +168,10 @@ class OrderbookAggregator:
         fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in self.fx_venues]
         fx = self.fx.update(ts_ns, fx_facts, [one.book for one in self.fx_venues])
         for asset in assets:
-            venues = self.assets.get(asset)
-            if venues is None:
+            if asset not in self.assets:
                 continue
             aggregate = self._consolidators[asset].consolidate(
-                ts_ns, venues, fx, self._lag_ns[asset]
+                ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset]
             )
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)
@@ -196,7 +213,13 @@ class OrderbookAggregator:
         if not venue.received_ns and venue.state == "disconnected" and not venue.epoch:
             # its state was published before we listened
             venue.state = "synced"
-        venue.on_book(message.bids, message.asks, message.received_ns)
+        bids, asks = message.bids, message.asks
+        if venue in self._renamed:
+            # a name may hold many units of the asset: its price is that of all of them
+            units = identity(venue.exchange, venue.market.base, message.received_ns).multiplier
+            scale = np.array([[1 / units], [units]])
+            bids, asks = bids * scale, asks * scale
+        venue.on_book(bids, asks, message.received_ns)
         venue.epoch, venue.sequence = message.epoch, message.sequence
         self.counts["levels_dropped"] += venue.book.dropped
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from coinspace._ext.collector_book import BookMarket
+from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.replay import RecordLike, Replay
@@ -17,7 +17,9 @@ from coinspace.market import market_of_dashed
 
 # messages are not wanted here, only the books
 SINK_LIMIT = 1000
-TOP = 4
+BOOK, TOP = 1, 4
+# levels of the deepest partial book
+PARTIAL_DEPTH = 20
 
 Line = dict[str, Any]
 
@@ -90,16 +92,23 @@ class TopCheck:
             )
 
 
-def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> list[str]:
-    """Return the symbols of all book frames of a feed, in order of appearance."""
+def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, bool]:
+    """Return the symbols of all book frames of a feed, in order of appearance.
+
+    Returns: symbol -> whether its books are partial ones alone (Binance's `@depth20`).
+    """
     parser = exchange.parser(exchange.STREAM_DEPTH)
-    found: dict[str, None] = {}
+    found: dict[str, bool | None] = {}
     for record in records:
         if record.direction != "<" or not parser.parse(record.payload):
             continue
-        if parser.symbol_name and parser.kind in (1, TOP):
-            found.setdefault(parser.symbol_name)
-    return list(found)
+        symbol, kind = parser.symbol_name, parser.kind
+        if symbol and kind == BOOK:
+            partial = exchange.UPDATES and parser.snapshot
+            found[symbol] = partial and found.get(symbol) is not False
+        elif symbol and kind == TOP:
+            found.setdefault(symbol, None)
+    return {symbol: bool(partial) for symbol, partial in found.items()}
 
 
 def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
@@ -109,10 +118,40 @@ def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str |
     return None if exchange.UPDATES else str(market_of_dashed(symbol))
 
 
+class PartialBooks(BookCollector):
+    """Binance's partial books: each frame is a whole book of a few levels."""
+
+    def __init__(self, exchange: Exchange, symbols: list[str], sink: ListSink) -> None:
+        markets = [
+            BookMarket(
+                index,
+                symbol,
+                symbol,
+                sink.topic(f"orderbook.partial.{symbol}.".encode()),
+                PARTIAL_DEPTH,
+            )
+            for index, symbol in enumerate(symbols)
+        ]
+        super().__init__(exchange.parser(PARTIAL_DEPTH), sink, markets, updates=False)
+
+    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
+        market.usable = True
+
+    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
+        market.forget()
+
+    def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
+        """Leave it to the stage of the local books, which reads the same frames."""
+
+    def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
+        """Leave it to the stage of the local books, which counts the same frames."""
+
+
 class Books:
     """Rebuilds the books of one feed.
 
     Args:
+        symbols: as `symbols_of` finds them.
         named: symbol -> market, for exchanges whose symbols cannot be split.
         on_line: gets one dictionary per applied update.
         check: compare with bookTicker events.
@@ -121,7 +160,7 @@ class Books:
     def __init__(
         self,
         exchange: str,
-        symbols: list[str],
+        symbols: dict[str, bool],
         named: dict[str, str],
         on_line: Callable[[Line], None],
         *,
@@ -133,10 +172,19 @@ class Books:
         self._on_line = on_line
         self._names = {symbol: market_name(self.exchange, symbol, named) for symbol in symbols}
         self._sink = ListSink()
-        entries = [(symbol, self._names[symbol] or symbol) for symbol in symbols]
+        entries = [
+            (symbol, self._names[symbol] or symbol)
+            for symbol, partial in symbols.items()
+            if not partial
+        ]
+        partials = [symbol for symbol, partial in symbols.items() if partial]
+        self.partial = PartialBooks(self.exchange, partials, self._sink) if partials else None
+        if self.partial is not None:
+            self.partial.watcher = self._on_book
         depth = 1 if self.exchange.UPDATES else self.exchange.STREAM_DEPTH
         self.stage = OrderBookStage(self.exchange, entries, self._sink, depth=depth)
-        self.stage.watcher = self._on_book
+        self.stage.on_book = self._on_book
+        self.stage.watch_books()
         self._checks = {symbol: TopCheck(self.result, on_mismatch) for symbol in symbols if check}
         self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
         self._replay = Replay(self.stage)
@@ -145,6 +193,8 @@ class Books:
         """Read all records."""
         for record in records:
             self._replay.feed(record)
+            if self.partial is not None and record.direction == "<":
+                self.partial.on_frame(record.payload, record.received_ns)
             if self._checks and record.direction == "<":
                 self._read_top(record.payload)
             if len(self._sink.messages) > SINK_LIMIT:
@@ -152,20 +202,25 @@ class Books:
         for check in self._checks.values():
             check.end()
         self.result.gaps = self.stage.counts["gaps"]
-        self.result.crossed = sum(market.crossed for market in self.stage.markets)
+        self.result.crossed = sum(market.crossed for market in self.markets)
         self.result.malformed = self.stage.malformed
         return self.result
+
+    @property
+    def markets(self) -> list[BookMarket]:
+        """All books, local and partial ones."""
+        return [*self.stage.markets, *(self.partial.markets if self.partial else ())]
 
     def final(self) -> list[Line]:
         """Return each market's book as it stands at the end, every level that is held."""
         lines = []
-        for market in self.stage.markets:
+        for market in self.markets:
             bids, asks = market.top() if market.book is None else market.book.levels()
             line: Line = {
                 "exchange": self.exchange.NAME,
                 "market": self._names[market.symbol.decode()],
                 "symbol": market.symbol.decode(),
-                "update_id": market.update_id if self.exchange.UPDATES else None,
+                "update_id": market.update_id or None,
                 "bids": bids.T.tolist(),
                 "asks": asks.T.tolist(),
             }
@@ -186,7 +241,8 @@ class Books:
             n_bids, n_asks = bids.shape[1], asks.shape[1]
             bid = (float(bids[0, 0]), float(bids[1, 0])) if n_bids else None
             ask = (float(asks[0, 0]), float(asks[1, 0])) if n_asks else None
-            update_id = None
+            # whole books of Upbit and Bithumb have no ids, partial ones of Binance do
+            update_id = market.update_id or None
         else:
             n_bids, n_asks = market.book.n_bids, market.book.n_asks
             bid, ask = market.book.best_bid, market.book.best_ask

@@ -1,4 +1,4 @@
-"""Commands `books`, `markets` and `probe`."""
+"""Commands `books`, `markets`, `probe` and `record`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from typing import Any
 import click
 import orjson
 import structlog
+import uvloop
 
 from coinspace.collector.books import Books, Checked, symbols_of
+from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import ConnectError
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Channel
 from coinspace.feed.format import FeedReader
+from coinspace.feed.progress import elapsing, reading
 from coinspace.market import Market
+from coinspace.process import configure_logging
 
+# what `record` can be told to leave out
+RECORDED = ("orderbook", "ticker", "trade")
 # lines written at once
 CHUNK = 1000
 
@@ -92,7 +99,7 @@ def books(
     output = Output(quiet)
     total = Checked()
     for path in feeds:
-        with FeedReader(path) as reader:
+        with FeedReader(path) as reader, reading([reader], f"look through {path.name}"):
             exchange = reader.exchange
             symbols = symbols_of(exchange_named(exchange), reader)
         wanted = [text.strip() for text in markets.split(",") if text.strip()]
@@ -105,7 +112,7 @@ def books(
             check=check,
             on_mismatch=lambda line: click.echo(f"mismatch: {line}", err=True),
         )
-        with FeedReader(path) as reader:
+        with FeedReader(path) as reader, reading([reader], f"rebuild {path.name}"):
             result = rebuilt.run(reader)
         if final:
             for line in rebuilt.final():
@@ -137,8 +144,6 @@ def books(
 @config_option
 def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
     """List what an exchange offers."""
-    from coinspace.collector.worker import tls_context
-
     settings = load(config_path).exchanges[exchange]
     spelled = exchange_named(exchange)
 
@@ -208,3 +213,57 @@ def probe(
             )
     if failed:
         raise SystemExit(1)
+
+
+@click.command()
+@config_option
+@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--market", "markets", multiple=True, help="BTC/KRW, binance:BTC/USDT or */KRW")
+@click.option("--channel", "channels", multiple=True, type=click.Choice(RECORDED), default=RECORDED)
+@click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
+@click.option("--duration", type=float, help="seconds; until stopped by default")
+@click.option("--max-bytes", default=4 << 30, show_default=True, help="of all files together")
+@click.option("--segment", "segment_s", default=3600.0, show_default=True, help="seconds a file")
+def record(
+    config_path: str | None,
+    exchanges: tuple[str, ...],
+    markets: tuple[str, ...],
+    channels: tuple[Channel, ...],
+    output: Path | None,
+    duration: float | None,
+    max_bytes: int,
+    segment_s: float,
+) -> None:
+    """Record raw frames of exchanges into feed files until stopped.
+
+    Exchanges, markets and addresses come from the configuration unless given. Each connection has
+    files of its own: order books (Binance's with their best prices, for `books --check`) and
+    tickers with trades. Prints the counters of each as one JSON line at the end.
+    """
+    from coinspace.collector.capture import capture
+    from coinspace.feed.commands import chosen_markets, stop_event
+
+    configure_logging()
+    settings = load(config_path)
+    chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
+    if markets:
+        by_exchange = chosen_markets(tuple(chosen), markets)
+        chosen = {
+            name: chosen[name].model_copy(update={"markets": listed})
+            for name, listed in by_exchange.items()
+        }
+
+    async def run() -> dict[str, dict[str, int | float]]:
+        return await capture(
+            chosen,
+            output or settings.data / "archive",
+            channels,
+            stop_event(duration),
+            max_bytes=max_bytes,
+            segment_s=segment_s,
+            tuning=settings.tuning,
+        )
+
+    with elapsing("record", duration):
+        counted = uvloop.run(run())
+    click.echo(orjson.dumps(counted))

@@ -36,6 +36,8 @@ OVERLAP_POLL_S = 0.05
 LIFETIME_MARGIN_S = 600.0
 # no permission to connect before then, when 418 comes without a time
 BAN_S = 120.0
+# what a handshake is answered while the exchange is not in service
+MAINTENANCE = 503
 
 
 class Link:
@@ -48,6 +50,8 @@ class Link:
         self.opened_ns = 0
         self.closed = asyncio.Event()
         self.reason = "connection lost"
+        # frames that wait to be recorded behind those of the link before
+        self.held: list[tuple[int, bytes]] = []
         self.on_opened: Callable[[], None] = lambda: None
         self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
 
@@ -65,6 +69,10 @@ class Link:
     def on_failure(self, error: Exception, frame: bytes) -> None:
         self.on_failed_frame(error, frame)
 
+    def hold(self, received_ns: int, frame: bytes) -> None:
+        """Keep a frame for the recorder."""
+        self.held.append((received_ns, frame))
+
     def end(self, reason: str) -> None:
         """Close from our side."""
         self.reason = reason
@@ -77,6 +85,7 @@ class Receiver(Protocol):
     """What a connection needs of a stage, besides being a compiled collector."""
 
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None: ...
+    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None: ...
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None: ...
     def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None: ...
     def caught_up(self, connection: int) -> bool: ...
@@ -183,16 +192,23 @@ class Connection:
         # the first frames may stand in the same buffer as the handshake: the stage must know the
         # link by then
         self.dialer.opened(link.opened_ns)
+        if self._recorder is not None and not self.links:
+            self._recorder.mark("connect")
         self.links.append(link)
         self.stage.on_connected(link.number, self.subscription.symbols, link.opened_ns)
 
     async def _open(self, link: Link) -> None:
+        recorder = None
+        if self._recorder is not None:
+            # of two links the newer one may be ahead, which would pass for a gap in the feed
+            recorder = link.hold if self.links else self._recorder.frame
+
         def listener() -> FrameListener:
             link.listener = FrameListener(
                 self.stage,  # type: ignore[arg-type]
                 link.number,
                 link,
-                self._recorder.frame if self._recorder else None,
+                recorder,
             )
             return link.listener
 
@@ -227,6 +243,9 @@ class Connection:
             reason = f"certificate not trusted: {error.verify_message}"
         else:
             reason = f"HTTP {status}" if status else str(error) or type(error).__name__
+            if status == MAINTENANCE:
+                reason = f"maintenance: {reason}"
+        self.stage.on_connect_failed(self.subscription.symbols, reason, now)
         wait = self.dialer.lost(now, retry_after)
         self.log.warning(
             "connection failed",
@@ -304,7 +323,16 @@ class Connection:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(old.closed.wait(), 2.0)
         self._gone(old)
+        self._record_held(new)
         return new
+
+    def _record_held(self, link: Link) -> None:
+        if self._recorder is None or link.listener is None:
+            return
+        link.listener.recorder = self._recorder.frame
+        for received_ns, frame in link.held:
+            self._recorder.frame(received_ns, frame)
+        link.held.clear()
 
     def _gone(self, link: Link) -> None:
         if link in self.links:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -13,7 +13,7 @@ import structlog
 
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.limits import Window
-from coinspace.exchanges.exchange import Exchange, Refusal, Request
+from coinspace.exchanges.exchange import Exchange, Limit, Refusal, Request
 
 TIMEOUT_S = 10.0
 # answers beyond this are no market data
@@ -29,7 +29,12 @@ Refused = Callable[[Request, Refusal, int], None]
 
 
 class Fetcher:
-    """Fulfils a stage's requests. `recorder`: None, or called with (received_ns, path, payload)."""
+    """Fulfils a stage's requests.
+
+    Args:
+        limits: by group, the exchange's own by default.
+        recorder: None, or called with (request, received_ns, payload).
+    """
 
     def __init__(
         self,
@@ -38,8 +43,9 @@ class Fetcher:
         on_answer: Answer,
         on_refused: Refused,
         *,
+        limits: Mapping[str, Limit] | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        recorder: Callable[[int, str, bytes], None] | None = None,
+        recorder: Callable[[Request, int, bytes], None] | None = None,
     ) -> None:
         self.exchange = exchange
         self.base = base.rstrip("/")
@@ -47,7 +53,8 @@ class Fetcher:
         self.counts = {"rest_answers": 0, "rest_refusals": 0, "rest_failures": 0, "rest_dropped": 0}
         self._on_answer, self._on_refused = on_answer, on_refused
         self._ssl = ssl_context
-        self._windows = {name: Window(limit) for name, limit in exchange.REST_LIMITS.items()}
+        limits = limits or exchange.REST_LIMITS
+        self._windows = {name: Window(limit) for name, limit in limits.items()}
         self._queues: dict[str, deque[Request]] = {name: deque() for name in self._windows}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -123,7 +130,7 @@ class Fetcher:
                 continue
             received_ns = now_ns()
             if self.recorder is not None:
-                self.recorder(received_ns, request.path, payload)
+                self.recorder(request, received_ns, payload)
             self._on_answer(request, payload, received_ns)
 
     def _open(self) -> aiohttp.ClientSession:

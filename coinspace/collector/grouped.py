@@ -41,6 +41,9 @@ class GroupedBooks(BookCollector):
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None:
         """Do nothing: the fine books tell their markets' state."""
 
+    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None:
+        """Do nothing: as above."""
+
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
         """Note a connection."""
         for symbol in symbols:

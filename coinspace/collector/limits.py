@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
 
 from coinspace.clock import SECOND_NS
-from coinspace.exchanges.exchange import Limit
+from coinspace.exchanges.exchange import Limit, Stream
 
 # first dial at once, then 1, 2, 4 … 60 s, each ±20 %
 FIRST_WAIT_S = 1.0
@@ -14,6 +15,19 @@ LONGEST_WAIT_S = 60.0
 JITTER = 0.2
 # a connection that lived this long was a good one: the next wait starts small again
 STABLE_NS = 30 * SECOND_NS
+
+
+# the exchange counts by address, and each of its two streams has a process of its own
+SHARES: dict[Stream, float] = {"orderbook": 0.75, "ticker": 0.25}
+
+
+def shared(limit: Limit, stream: Stream) -> Limit:
+    """Return a stream's part of a limit that both of an exchange's processes are under."""
+    count = int(limit.count * SHARES[stream])
+    if count:
+        return replace(limit, count=count)
+    # less than one: as rarely
+    return Limit(1, limit.seconds / (limit.count * SHARES[stream]))
 
 
 class Window:

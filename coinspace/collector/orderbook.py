@@ -13,9 +13,12 @@ The procedure, per symbol; its numbers stand again at the code:
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.message import REPEAT, REST
@@ -35,8 +38,29 @@ SILENT_NS = 4 * SECOND_NS
 COMPARE_AGAIN_NS = 5 * SECOND_NS
 # a book that REST contradicts gets this long to catch up on its own
 GRACE_NS = 3 * SECOND_NS
-# so many streamed levels per side are compared
-COMPARED_LEVELS = 15
+# an answer that has not come by then is not waited for
+ANSWER_NS = 15 * SECOND_NS
+# books kept per market while REST is asked, to find the one of its answer
+HISTORY = 256
+# levels of them
+COMPARED_LEVELS = 100
+
+
+class Version(NamedTuple):
+    """A book as it was published. bids, asks: float64[2, n] as in `BookMarket.top`."""
+
+    version: int
+    bids: NDArray[np.float64]
+    asks: NDArray[np.float64]
+
+    def agrees(self, book: RestBook) -> bool:
+        """Tell whether REST has the same levels, as far as both go."""
+        for ours, theirs in zip((self.bids, self.asks), (book.bids, book.asks), strict=True):
+            n = min(ours.shape[1], len(theirs))
+            other = np.array(theirs[:n], dtype=np.float64).reshape(n, 2).T
+            if not np.array_equal(ours[:, :n], other):
+                return False
+        return True
 
 
 class OrderBookStage(Stage, BookCollector):
@@ -76,9 +100,14 @@ class OrderBookStage(Stage, BookCollector):
         self.compare_ns = int(compare_interval_s * SECOND_NS)
         self.syncs = [Sync() for _ in markets]
         self._compared_ns = [0] * len(markets)
+        self._retried_ns = [0] * len(markets)
         self._all_compared_ns = 0
         # books that REST contradicts: index -> (the REST book, when it must have come true)
         self._doubts: dict[int, tuple[RestBook, int]] = {}
+        # while REST is asked: index -> (when it was, the books published since)
+        self._asked: dict[int, tuple[int, deque[Version]]] = {}
+        # called with (market, received_ns) for every book published
+        self.on_book: Callable[[BookMarket, int], None] | None = None
         self._recovery_ns = 0
         self.counts.update(
             dict.fromkeys(
@@ -91,6 +120,7 @@ class OrderBookStage(Stage, BookCollector):
                     "buffered",
                     "buffer_dropped",
                     "compares",
+                    "unmatched",
                     "confirmed",
                     "doubts",
                     "drifts",
@@ -157,8 +187,9 @@ class OrderBookStage(Stage, BookCollector):
         self.counts["buffered"] += 1
         self.counts["buffer_dropped"] += dropped
         # while the book is in use, the same gap is found and counted there
-        if not market.usable:
+        if gaps and not market.usable:
             self.counts["gaps"] += gaps
+            self.mark("gap", self.statuses[market.index], found=first)
 
     def on_gap(
         self,
@@ -172,6 +203,7 @@ class OrderBookStage(Stage, BookCollector):
         # 6
         expected = market.update_id + 1
         self.counts["gaps"] += 1
+        self.mark("gap", self.statuses[market.index], expected=expected, found=first)
         self._restart(market, received_ns, "gap", expected=expected, found=first)
         self.on_buffered(market, frame, first, final, received_ns, connection)
 
@@ -193,6 +225,9 @@ class OrderBookStage(Stage, BookCollector):
             return
         market.forget()
         self.change(self.statuses[market.index], "quarantined", received_ns, "crossed")
+
+    def on_range_left(self, market: BookMarket, received_ns: int) -> None:
+        self._restart(market, received_ns, "price left the known range")
 
     def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
         market.usable = True
@@ -294,28 +329,57 @@ class OrderBookStage(Stage, BookCollector):
     def _version(self, market: BookMarket) -> int:
         return market.update_id if self.updates else market.exchange_ns // 1_000_000
 
+    def watch_books(self) -> None:
+        """Have every published book told, as long as somebody wants to know."""
+        self.watcher = self._on_published if self._asked or self.on_book else None
+
+    def _on_published(self, market: BookMarket, received_ns: int) -> None:
+        if self.on_book is not None:
+            self.on_book(market, received_ns)
+        asked = self._asked.get(market.index)
+        if asked is None:
+            return
+        self._remember(market, asked[1])
+        doubt = self._doubts.get(market.index)
+        if doubt is not None and doubt[0].version == asked[1][-1].version:
+            # the stream has come to where REST was
+            del self._doubts[market.index]
+            self._compare_with(market, doubt[0], received_ns)
+
+    def _remember(self, market: BookMarket, books: deque[Version]) -> None:
+        bids, asks = market.top()
+        n = COMPARED_LEVELS
+        books.append(Version(self._version(market), bids[:, :n].copy(), asks[:, :n].copy()))
+
     def _compare(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
         self.counts["compares"] += 1
         if not market.usable:
             return
-        version = self._version(market)
-        if book.version < version:
-            return
-        if book.version == version and self._agrees(market, book):
-            self._confirm(market, now_ns)
-            return
-        # REST may be a moment ahead of the stream, or the book changed twice in one ms
-        if market.index not in self._doubts:
+        if book.version <= self._version(market):
+            self._compare_with(market, book, now_ns)
+        elif market.index not in self._doubts:
+            # REST may be a moment ahead of the stream
             self.counts["doubts"] += 1
             self._doubts[market.index] = (book, now_ns + GRACE_NS)
 
-    def _agrees(self, market: BookMarket, book: RestBook) -> bool:
-        for ours, theirs in zip(market.top(), (book.bids, book.asks), strict=True):
-            n = min(COMPARED_LEVELS, ours.shape[1], len(theirs))
-            other = np.array(theirs[:n], dtype=np.float64).reshape(n, 2).T
-            if not np.array_equal(ours[:, :n], other):
-                return False
-        return True
+    def _compare_with(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
+        _, books = self._asked.pop(market.index, (0, deque()))
+        self.watch_books()
+        same = [one for one in books if one.version == book.version]
+        if not same and book.version == self._version(market):
+            self._remember(market, books)
+            same = [books[-1]]
+        if not same:
+            # between two updates, or before the first one that was kept
+            self.counts["unmatched"] += 1
+        elif any(one.agrees(book) for one in same):
+            self._confirm(market, now_ns)
+        elif self.updates:
+            self._drift(market, now_ns)
+        elif market.index not in self._doubts:
+            # a book may change twice in one ms; the next one is right anyway
+            self.counts["doubts"] += 1
+            self._doubts[market.index] = (book, now_ns + GRACE_NS)
 
     def _confirm(self, market: BookMarket, now_ns: int) -> None:
         self.counts["confirmed"] += 1
@@ -329,20 +393,22 @@ class OrderBookStage(Stage, BookCollector):
 
     def _judge_doubts(self, now_ns: int) -> None:
         for index, (book, deadline_ns) in list(self._doubts.items()):
-            market, status = self.markets[index], self.statuses[index]
-            if self._version(market) > book.version or (
-                self._version(market) == book.version and self._agrees(market, book)
-            ):
+            market = self.markets[index]
+            if self._version(market) > book.version:
                 del self._doubts[index]
             elif now_ns >= deadline_ns:
                 del self._doubts[index]
-                self.counts["drifts"] += 1
-                if self.updates and now_ns - market.received_ns < SILENT_NS:
-                    self._restart(market, now_ns, "differs from REST")
-                    continue
-                market.forget()
-                self.change(status, "stale", now_ns, "differs from REST")
-                self.want_reconnect(status, f"{status.market} differs from REST")
+                self._drift(market, now_ns)
+
+    def _drift(self, market: BookMarket, now_ns: int) -> None:
+        self.counts["drifts"] += 1
+        status = self.statuses[market.index]
+        if self.updates and now_ns - market.received_ns < SILENT_NS:
+            self._restart(market, now_ns, "differs from REST")
+            return
+        market.forget()
+        self.change(status, "stale", now_ns, "differs from REST")
+        self.want_reconnect(status, f"{status.market} differs from REST")
 
     # time
 
@@ -365,10 +431,27 @@ class OrderBookStage(Stage, BookCollector):
         if everything:
             self._all_compared_ns = now_ns
         if silent:
-            for request in self.exchange.compare_requests(silent):
-                self.ask(request)
+            self._ask_compare(silent, now_ns)
+        elif self._asked:
+            self._forget_asked(now_ns)
         if self._doubts:
             self._judge_doubts(now_ns)
+
+    def _ask_compare(self, symbols: list[str], now_ns: int) -> None:
+        for request in self.exchange.compare_requests(symbols):
+            self.ask(request)
+        for symbol in symbols:
+            index = self._positions[symbol]
+            books: deque[Version] = deque(maxlen=HISTORY)
+            self._remember(self.markets[index], books)
+            self._asked[index] = (now_ns, books)
+        self.watch_books()
+
+    def _forget_asked(self, now_ns: int) -> None:
+        for index, (asked_ns, _) in list(self._asked.items()):
+            if now_ns - asked_ns > ANSWER_NS:
+                del self._asked[index]
+        self.watch_books()
 
     def _watch_sync(self, market: BookMarket, status: Status, sync: Sync, now_ns: int) -> None:
         if market.usable:
@@ -398,6 +481,16 @@ class OrderBookStage(Stage, BookCollector):
             self.want_reconnect(status, f"{status.market} is stale")
         elif status.state == "stale" and market.usable and now_ns - known_ns < SILENT_NS:
             self.change(status, "synced", now_ns)
+        elif (
+            not (self.updates or market.usable)
+            and market.frames
+            and status.state in ("stale", "quarantined")
+            and now_ns - max(market.received_ns, status.since_ns) > self.stale_ns
+            and now_ns - self._retried_ns[market.index] > self.compare_ns
+        ):
+            # the first frame of a new connection is the whole book
+            self._retried_ns[market.index] = now_ns
+            self.want_reconnect(status, f"{status.market} is {status.state} and silent")
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()

@@ -24,12 +24,12 @@ from picows import (
 )
 
 from coinspace.clock import SECOND_NS, now_ns
+from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.markets import resolve
-from coinspace.collector.worker import tls_context
 from coinspace.config import ExchangeSettings
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Exchange, Stream
+from coinspace.exchanges.exchange import CHANNELS, Exchange, Stream
 
 Verdict = Literal["pass", "fail", "unseen"]
 ORDERBOOK, TICKER, TRADE, CONTROL, MALFORMED = 1, 2, 3, 5, 7
@@ -224,7 +224,7 @@ class Probe:
 
     async def _watch(self, stream: Stream, symbols: list[str]) -> Seen | None:
         seen = Seen()
-        first = self.exchange.subscriptions(self.settings, stream, symbols)[0]
+        first = self.exchange.subscriptions(self.settings, CHANNELS[stream], symbols)[0]
         watcher = await self._connect(first.url, seen)
         if watcher is None:
             return None

@@ -9,6 +9,7 @@ that a worker
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,8 @@ class Stage:
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
         self._logged_ns: dict[str, int] = {}
+        # told of losses, for a recording: (name, symbol, facts)
+        self.marker: Callable[[str, str, dict[str, Any]], None] | None = None
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "connects",
@@ -125,6 +128,11 @@ class Stage:
         """State by market, for the heartbeat."""
         return {status.market: status.state for status in self.statuses}
 
+    def mark(self, name: str, status: Status, **facts: Any) -> None:
+        """Tell a recording of a loss at this place."""
+        if self.marker is not None:
+            self.marker(name, status.symbol, facts)
+
     # connections
 
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None:
@@ -132,6 +140,12 @@ class Stage:
         for status in self.of(symbols):
             if not status.live:
                 self.change(status, "connecting", now_ns)
+
+    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None:
+        """A connection for these symbols could not be made."""
+        for status in self.of(symbols):
+            if not status.live:
+                self.change(status, "connecting", now_ns, reason)
 
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
         """A connection is open and its subscription sent. Numbers of connections count up."""
@@ -270,7 +284,13 @@ class Stage:
             topic = self.sink.topic(f"state.{self.exchange.NAME}.{listing.market}.".encode())
             status = Status(str(listing.market), listing.symbol, topic, state="disconnected")
             self.change(
-                status, "disconnected", now_ns, change, change=change, detail=listing.detail
+                status,
+                "disconnected",
+                now_ns,
+                change,
+                change=change,
+                detail=listing.detail,
+                collected=False,
             )
             return
         status = self.statuses[self._positions[listing.symbol]]

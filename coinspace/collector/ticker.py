@@ -2,49 +2,41 @@
 
 How a missing trade is found:
 
-* Binance: ids count up by one, so a jump is a gap; the REST list of the newest trades fills it by
-  id.
+* Binance: ids count up by one, so a jump is a gap; the REST list fills it by id.
 * Upbit: ids are unique and unordered. After each new connection, and once a minute, the REST list
-  of the newest
-  trades is compared with the ids that the stream brought.
-* Bithumb: REST ids are of another space and are never joined. After a reconnect the REST trades
-  whose times lie
-  strictly between the last streamed trade before and the first one after are the missing ones.
+  of the newest trades is compared with the ids that the stream brought.
+* Bithumb: REST ids are of another space and are never joined. After a new connection the REST
+  trades whose times lie between the last streamed trade before and the first one after are the
+  missing ones.
+* Upbit and Bithumb: the volume that the exchange has summed since midnight grows by what was
+  published; when it does not, trades of the connection itself are missing.
+
+A process that starts goes on where the journal of the one before ends, as after a reconnect.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 from coinspace._ext.collector_ticker import TickerCollector, TickerMarket
 from coinspace._ext.sink import Sink
-from coinspace.clock import SECOND_NS
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.collector import holes
+from coinspace.collector.holes import FRESH_NS, Found, Hole
+from coinspace.collector.memory import Memory
 from coinspace.collector.stage import Stage, Status
+from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
 
 # wait before REST is asked what was missed: the stream may still bring it
 SETTLE_NS = 2 * SECOND_NS
+# wait before a hole is asked for again after a refusal
+RETRY_NS = 10 * SECOND_NS
 AUDIT_NS = 60 * SECOND_NS
-# trades younger than this may still be on their way through the stream
-FRESH_NS = 5 * SECOND_NS
-
-
-@dataclass(slots=True)
-class Hole:
-    """A stretch in which trades may be missing.
-
-    first_id, last_id: for contiguous ids, else 0. from_ns, to_ns: exchange times, exclusive; to_ns
-    0 = still open.
-    """
-
-    reason: str
-    from_ns: int
-    to_ns: int = 0
-    first_id: int = 0
-    last_id: int = 0
-    ask_ns: int = 0
-    asked: bool = False
+# REST lists that one hole may take
+ANSWERS = 20
+# both streams of a market have told what they know when nothing came for so long
+QUIET_NS = 250 * MILLISECOND_NS
 
 
 class TickerStage(Stage, TickerCollector):
@@ -77,11 +69,47 @@ class TickerStage(Stage, TickerCollector):
         self.stale_ns = int(stale_after_s * SECOND_NS)
         self._holes: dict[int, Hole] = {}
         self._audited_ns = [0] * len(markets)
+        # ids that count up by one need no second proof
+        self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
         self.counts.update(
             dict.fromkeys(
-                ("trade_gaps", "trades_missing", "trades_filled", "trades_lost", "audits"), 0
+                (
+                    "trade_gaps",
+                    "trades_missing",
+                    "trades_filled",
+                    "trades_lost",
+                    "audits",
+                    "trades_remembered",
+                    "volume_gaps",
+                    "volume_unexplained",
+                ),
+                0,
             )
         )
+
+    def resume(self, memory: Memory, now_ns: int) -> None:
+        """Go on where an earlier process ended; called before the first connection."""
+        for market in self.markets:
+            trades = memory.trades.get(market.market, ())
+            for trade in trades:
+                price, size = trade.values.tolist()
+                market.remember(trade.exchange_ns, price, size, trade.flags, trade.id)
+            self.counts["trades_remembered"] += len(trades)
+            if trades:
+                hole = Hole("restart", market.trade_ns)
+            elif market.market in memory.markets:
+                hole = Hole("restart", memory.since_ns)
+            else:
+                continue
+            if self.contiguous and (ids := {trade.id for trade in trades}):
+                missing = set(range(min(ids), max(ids))) - ids
+                if missing:
+                    # a hole that the earlier process did not come to fill
+                    hole.first_id, hole.last_id = min(missing), max(missing)
+                    hole.ask_ns = now_ns + SETTLE_NS
+                    self.counts["trade_gaps"] += 1
+                    self.counts["trades_missing"] += len(missing)
+            self._holes[market.index] = hole
 
     # connections
 
@@ -89,14 +117,17 @@ class TickerStage(Stage, TickerCollector):
         index = self._positions[status.symbol]
         market = self.markets[index]
         market.awaiting = True
-        # an open hole keeps its older beginning
-        if index not in self._holes and market.trade_ns:
+        hole = self._holes.get(index)
+        if hole is not None:
+            # an open hole keeps its older beginning and ends later
+            hole.to_ns, hole.volume = 0, 0.0
+        elif market.trade_ns:
             self._holes[index] = Hole("reconnect", market.trade_ns)
 
     def on_subscribed(self, status: Status, now_ns: int) -> None:
         hole = self._holes.get(self._positions[status.symbol])
         if hole is not None:
-            hole.ask_ns, hole.asked = now_ns + SETTLE_NS, False
+            hole.again(now_ns + SETTLE_NS)
 
     # missing trades
 
@@ -106,11 +137,12 @@ class TickerStage(Stage, TickerCollector):
         self.counts["trade_gaps"] += 1
         self.counts["trades_missing"] += last - first + 1
         status = self.statuses[market.index]
+        self.mark("gap", status, expected=first, found=last + 1)
         self.change(
             status,
             status.state,
             received_ns,
-            "missing trades",
+            f"missing trades: {last - first + 1}",
             expected=first,
             found=last + 1,
             missing=last - first + 1,
@@ -119,32 +151,90 @@ class TickerStage(Stage, TickerCollector):
         if known is not None and known.first_id:
             first = min(first, known.first_id)
         self._holes[market.index] = Hole(
-            "gap", market.trade_ns, 0, first, last, received_ns + SETTLE_NS // 4
+            "gap", market.trade_ns, 0, first, last, ask_ns=received_ns + SETTLE_NS // 4
         )
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
-        """Take the newest trades by REST."""
-        if request.purpose != "trades":
+        """Take a list of trades by REST."""
+        market = self.entry(request.symbols[0]) if request.symbols else None
+        if request.purpose != "trades" or market is None:
             return
-        market = self.entry(request.symbols[0])
-        if market is None:
+        hole = request.context if isinstance(request.context, Hole) else None
+        if hole is not None and self._holes.get(market.index) is not hole:
+            # it has grown since, and is asked for again
             return
         try:
             trades = self.exchange.read_trades(request, payload)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.counts["unreadable_answers"] += 1
             self.log.warning("answer not readable", path=request.path, error=repr(error))
-            trades = []
-        hole = self._holes.pop(market.index, None) if request.context != "audit" else None
+            if hole is not None:
+                hole.again(now_ns + RETRY_NS)
+            return
+        if hole is None:
+            found = holes.audit(trades, market.ids, now_ns)
+            if found.trades:
+                self._fill(market, Hole("ids", found.trades[0].exchange_ns), found, now_ns)
+            return
+        hole.answers.append(trades)
+        older = None
+        if not hole.reached():
+            older = self.exchange.older_trades_request(trades[0])
+        if older is not None and len(hole.answers) < ANSWERS:
+            self._ask(older, hole)
+        else:
+            self._close(market, hole, now_ns)
+
+    def _close(self, market: TickerMarket, hole: Hole, now_ns: int) -> None:
+        del self._holes[market.index]
+        trades, tolerance = hole.trades(), 0.0
+        if hole.volume:
+            tolerance = VolumeCheck.tolerance(market.day_volume, market.traded)
         if self.contiguous:
-            self._fill_contiguous(market, hole, trades, now_ns)
+            found = holes.by_number(hole, trades)
         elif self.exchange.JOINABLE_TRADES:
-            self._fill_joinable(market, trades, now_ns)
-        elif hole is not None:
-            self._fill_between(market, hole, trades, now_ns)
+            found = holes.by_id(hole, trades, market.ids, now_ns)
+        elif hole.volume:
+            found = holes.by_volume(hole, trades, market.recent(), tolerance)
+        else:
+            found = holes.between(hole, trades, market.recent())
+        before = market.traded
+        self._fill(market, hole, found, now_ns)
+        if hole.volume:
+            missing = hole.volume - (market.traded - before)
+            if abs(missing) > tolerance:
+                self.counts["volume_unexplained"] += 1
+                self.log.warning("volume not explained", market=market.market, missing=missing)
+            else:
+                missing = 0.0
+            self._volumes[market.index].settle(missing)
+
+    def _fill(self, market: TickerMarket, hole: Hole, found: Found, now_ns: int) -> None:
+        filled = sum(self._add(market, trade, now_ns) for trade in found.trades)
+        if not self.contiguous:
+            self.counts["trades_missing"] += len(found.trades)
+            self.counts["trade_gaps"] += bool(found.trades or found.lost)
+        if not (filled or found.lost or self.contiguous or hole.volume):
+            return
+        self.counts["trades_filled"] += filled
+        self.counts["trades_lost"] += found.lost
+        status = self.statuses[market.index]
+        details = {"volume": hole.volume} if hole.volume else {}
+        self.change(
+            status,
+            status.state,
+            now_ns,
+            f"trades lost: at least {found.lost}"
+            if found.lost
+            else f"trades filled by REST: {filled}",
+            from_ns=hole.from_ns,
+            filled=filled,
+            lost=found.lost,
+            **details,
+        )
 
     def _add(self, market: TickerMarket, trade: RestTrade, now_ns: int) -> bool:
-        added = self.add_rest_trade(
+        return self.add_rest_trade(
             market,
             trade.price,
             trade.size,
@@ -153,82 +243,20 @@ class TickerStage(Stage, TickerCollector):
             trade.exchange_ns,
             now_ns,
         )
-        self.counts["trades_filled"] += added
-        return added
-
-    def _fill_contiguous(
-        self, market: TickerMarket, hole: Hole | None, trades: list[RestTrade], now_ns: int
-    ) -> None:
-        if hole is None or not hole.first_id:
-            return
-        filled = sum(
-            self._add(market, trade, now_ns)
-            for trade in trades
-            if hole.first_id <= trade.trade_id <= hole.last_id
-        )
-        self._settle(market, hole, hole.last_id - hole.first_id + 1 - filled, filled, now_ns)
-
-    def _fill_joinable(self, market: TickerMarket, trades: list[RestTrade], now_ns: int) -> None:
-        if not market.trade_ns or not trades:
-            return
-        begin = next((i for i, trade in enumerate(trades) if trade.trade_id in market.ids), None)
-        if begin is None:
-            # nothing in common: more was missed than REST still has
-            if trades[0].exchange_ns > market.trade_ns:
-                self.counts["trade_gaps"] += 1
-                self._settle(market, Hole("ids", market.trade_ns), 1, 0, now_ns)
-            return
-        missing = [
-            trade
-            for trade in trades[begin:]
-            if trade.trade_id not in market.ids and now_ns - trade.exchange_ns > FRESH_NS
-        ]
-        if not missing:
-            return
-        self.counts["trade_gaps"] += 1
-        self.counts["trades_missing"] += len(missing)
-        filled = sum(self._add(market, trade, now_ns) for trade in missing)
-        self._settle(market, Hole("ids", missing[0].exchange_ns), 0, filled, now_ns)
-
-    def _fill_between(
-        self, market: TickerMarket, hole: Hole, trades: list[RestTrade], now_ns: int
-    ) -> None:
-        if not trades:
-            return
-        end_ns = hole.to_ns or now_ns
-        # REST times are whole ms, the stream's too: equal times are left to the stream
-        wanted = [trade for trade in trades if hole.from_ns < trade.exchange_ns < end_ns]
-        lost = int(trades[0].exchange_ns > hole.from_ns and len(wanted) == len(trades))
-        filled = sum(self._add(market, trade, now_ns) for trade in wanted)
-        self.counts["trades_missing"] += len(wanted)
-        if wanted or lost:
-            self.counts["trade_gaps"] += 1
-            self._settle(market, hole, lost, filled, now_ns)
-
-    def _settle(
-        self, market: TickerMarket, hole: Hole, lost: int, filled: int, now_ns: int
-    ) -> None:
-        self.counts["trades_lost"] += lost
-        status = self.statuses[market.index]
-        self.change(
-            status,
-            status.state,
-            now_ns,
-            "trades filled by REST" if not lost else "trades lost",
-            from_ns=hole.from_ns,
-            filled=filled,
-            lost=lost,
-        )
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Take the news that a request was refused or could not be made: it is asked again
-        later.
+        later, or what older lists would have told is lost.
         """
         self.counts["refused_requests"] += 1
-        for status in self.of(request.symbols):
-            hole = self._holes.get(self._positions[status.symbol])
-            if hole is not None and request.purpose == "trades":
-                hole.asked, hole.ask_ns = False, now_ns + AUDIT_NS // 6
+        hole = request.context if isinstance(request.context, Hole) else None
+        market = self.entry(request.symbols[0]) if request.symbols else None
+        if hole is None or market is None or self._holes.get(market.index) is not hole:
+            return
+        if refusal.fatal and hole.answers:
+            self._close(market, hole, now_ns)
+        else:
+            hole.again(now_ns + RETRY_NS)
 
     # time
 
@@ -242,7 +270,10 @@ class TickerStage(Stage, TickerCollector):
             hole = self._holes.get(index)
             if hole is not None:
                 self._watch_hole(market, status, hole, now_ns)
-            elif (
+                continue
+            if self._volumes and now_ns - market.received_ns >= QUIET_NS:
+                self._watch_volume(market, status, now_ns)
+            if (
                 self.exchange.JOINABLE_TRADES
                 and not self.contiguous
                 and market.trades
@@ -250,12 +281,30 @@ class TickerStage(Stage, TickerCollector):
             ):
                 self._audited_ns[index] = now_ns
                 self.counts["audits"] += 1
-                self._ask_trades(status, "audit")
+                self._ask(self.exchange.trades_request(status.symbol), None)
+
+    def _watch_volume(self, market: TickerMarket, status: Status, now_ns: int) -> None:
+        check = self._volumes[market.index]
+        tickers = market.tickers + market.ticker_repeats
+        missing = check.look(
+            market.day_volume, market.traded, market.trades, tickers, market.trade_ns
+        )
+        if not missing:
+            return
+        self.counts["volume_gaps"] += 1
+        self.change(status, status.state, now_ns, f"missing volume: {missing:g}", volume=missing)
+        self._holes[market.index] = Hole(
+            "volume",
+            check.proven_ns,
+            market.trade_ns,
+            volume=missing,
+            ask_ns=now_ns + FRESH_NS,
+        )
 
     def _watch_hole(self, market: TickerMarket, status: Status, hole: Hole, now_ns: int) -> None:
         if hole.asked or not hole.ask_ns or now_ns < hole.ask_ns:
             return
-        if hole.reason == "reconnect" and not hole.to_ns:
+        if not hole.to_ns and not hole.first_id:
             if self.contiguous:
                 # the first trade after tells by its id whether anything is missing
                 del self._holes[market.index]
@@ -266,20 +315,10 @@ class TickerStage(Stage, TickerCollector):
                 return
             hole.to_ns = market.resumed_ns
         hole.asked = True
-        self._ask_trades(status, None)
+        self._ask(self.exchange.trades_request(status.symbol), hole)
 
-    def _ask_trades(self, status: Status, context: Any) -> None:
-        request = self.exchange.trades_request(status.symbol)
-        self.ask(
-            Request(
-                request.purpose,
-                request.path,
-                request.group,
-                request.weight,
-                request.symbols,
-                context,
-            )
-        )
+    def _ask(self, request: Request, context: Hole | None) -> None:
+        self.ask(replace(request, context=context))
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         if market.received_ns >= status.subscribed_ns and status.state in ("subscribed", "stale"):

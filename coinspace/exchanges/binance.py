@@ -24,13 +24,13 @@ import orjson
 from coinspace.config import ExchangeSettings
 from coinspace.errors import MarketError
 from coinspace.exchanges.exchange import (
+    Channel,
     Limit,
     Listing,
     Refusal,
     Request,
     RestBook,
     RestTrade,
-    Stream,
     Subscription,
     chunks,
 )
@@ -51,10 +51,17 @@ REST_LIMITS = {"weight": Limit(4800, 60.0)}
 STREAMS_PER_CONNECTION = 1000
 # longer URLs are asked for by SUBSCRIBE frames of as many streams each
 STREAMS_PER_FRAME = 100
-STREAMS = {"orderbook": ("depth@100ms",), "ticker": ("ticker", "trade")}
+STREAMS: dict[Channel, str] = {
+    "orderbook": "depth@100ms",
+    "top": "bookTicker",
+    "ticker": "ticker",
+    "trade": "trade",
+}
 # levels asked for -> weight
 DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 TRADES = 1000
+# levels that a comparison asks for, as many as cost the least weight; no snapshot asks for so few
+COMPARED = 99
 
 
 def parser(capacity: int) -> Any:
@@ -70,10 +77,10 @@ def symbol_of(market: Market) -> str:
 
 
 def subscriptions(
-    settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
     """Return the connections to make, each with at most 1,000 streams (rule 3)."""
-    kinds = STREAMS[stream]
+    kinds = [STREAMS[channel] for channel in channels]
     base = settings.websocket.rstrip("/").removesuffix("/stream").removesuffix("/ws")
     unit = "&timeUnit=MICROSECOND" if settings.microseconds else ""
     found = []
@@ -97,17 +104,25 @@ def snapshot_request(symbol: str, levels: int) -> Request:
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for the touch of each book: the answer names an update id, not a symbol."""
-    return [
-        Request("compare", f"/api/v3/depth?symbol={symbol}&limit=5", "weight", 5, (symbol,))
-        for symbol in symbols
-    ]
+    """Ask for the best levels of each book: the answer names an update id, not a symbol."""
+    path = f"/api/v3/depth?limit={COMPARED}&symbol="
+    return [Request("compare", path + symbol, "weight", 5, (symbol,)) for symbol in symbols]
 
 
 def trades_request(symbol: str) -> Request:
     """Ask for the newest trades."""
     path = f"/api/v3/trades?symbol={symbol}&limit={TRADES}"
     return Request("trades", path, "weight", 25, (symbol,))
+
+
+def older_trades_request(before: RestTrade) -> Request | None:
+    """Ask for the trades before one."""
+    first = max(0, before.trade_id - TRADES)
+    count = before.trade_id - first
+    if not count:
+        return None
+    path = f"/api/v3/historicalTrades?symbol={before.symbol}&limit={count}&fromId={first}"
+    return Request("trades", path, "weight", 25, (before.symbol,))
 
 
 def markets_request() -> Request:

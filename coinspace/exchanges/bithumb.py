@@ -22,15 +22,16 @@ from dataclasses import replace
 from typing import Any
 
 from coinspace.config import ExchangeSettings
+from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
+    Channel,
     Limit,
     Listing,
     Refusal,
     Request,
     RestBook,
     RestTrade,
-    Stream,
     Subscription,
     chunks,
 )
@@ -50,6 +51,7 @@ MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented 150/s each; a block takes a minute, so far less is used
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
 
+FORMATS = ("SIMPLE", "DEFAULT")
 KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
 # a trade further in the future than this has a KST time
 FUTURE_NS = 3600 * 1_000_000_000
@@ -71,12 +73,17 @@ def symbol_of(market: Market) -> str:
 
 
 def subscriptions(
-    settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return the one connection to make."""
+    """Return the one connection to make. Raises: ConfigError for a format that is Upbit's own."""
+    if settings.format not in FORMATS:
+        raise ConfigError(
+            f"exchanges.bithumb.format: expected {' or '.join(FORMATS)}, was {settings.format!r}"
+        )
     names = tuple(symbols)
-    kinds = ("orderbook",) if stream == "orderbook" else ("ticker", "trade")
-    parts: list[dict[str, Any]] = [{"type": kind, "codes": list(names)} for kind in kinds]
+    parts: list[dict[str, Any]] = [
+        {"type": channel, "codes": list(names)} for channel in channels if channel != "top"
+    ]
     # `level` is left out: its default 1 means no grouping, other values are refused
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]
@@ -99,6 +106,11 @@ def trades_request(symbol: str) -> Request:
     """Ask for the newest trades."""
     path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
     return Request("trades", path, "trade", 1, (symbol,))
+
+
+def older_trades_request(before: RestTrade) -> Request | None:
+    """Ask for the trades before one: no way is documented."""
+    return None
 
 
 def markets_request() -> Request:

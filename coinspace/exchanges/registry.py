@@ -65,6 +65,20 @@ def identity(
     return Identity(exchange, name, name)
 
 
+def is_renamed(exchange: str, name: str, registry: tuple[Identity, ...] = REGISTRY) -> bool:
+    """Tell whether a base name ever means something else than one unit of itself."""
+    return any(one.name == name and one.exchange in (exchange, "*") for one in registry)
+
+
+def assets_of(
+    exchange: str, name: str, registry: tuple[Identity, ...] = REGISTRY
+) -> tuple[str, ...]:
+    """Return every asset that a base name means at some time, in the order of their names."""
+    entries = [one for one in registry if one.name == name and one.exchange in (exchange, "*")]
+    times = {0, *(one.from_ns for one in entries), *(one.to_ns for one in entries)} - {OPEN_NS}
+    return tuple(sorted({identity(exchange, name, at_ns, registry).asset for at_ns in times}))
+
+
 def summable(exchange: str, name: str, asset: str, at_ns: int) -> float:
     """Return the multiplier with which a name counts towards an asset, 0 = it is another one."""
     found = identity(exchange, name, at_ns)

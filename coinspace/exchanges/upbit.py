@@ -15,18 +15,19 @@ https://docs.upbit.com/kr/reference/general-info
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from coinspace.config import ExchangeSettings
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
+    Channel,
     Limit,
     Listing,
     Refusal,
     Request,
     RestBook,
     RestTrade,
-    Stream,
     Subscription,
 )
 from coinspace.market import Market, dashed_symbol
@@ -61,18 +62,21 @@ def symbol_of(market: Market) -> str:
 
 
 def subscriptions(
-    settings: ExchangeSettings, stream: Stream, symbols: Sequence[str]
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
     """Return the connections to make: one, and one more for grouped far levels (rule 1)."""
     url, names = settings.websocket, tuple(symbols)
-    if stream == "ticker":
-        parts: list[dict[str, Any]] = [
-            {"type": kind, "codes": list(names)} for kind in ("ticker", "trade")
-        ]
-        return [Subscription(url, (korean.subscribe_frame(parts, settings.format),), names)]
     suffix = next((f".{n}" for n in SUFFIXES if settings.depth <= n), "")
-    parts = [{"type": "orderbook", "codes": [name + suffix for name in names], "level": 0}]
+    parts: list[dict[str, Any]] = [
+        {"type": "orderbook", "codes": [name + suffix for name in names], "level": 0}
+        if channel == "orderbook"
+        else {"type": channel, "codes": list(names)}
+        for channel in channels
+        if channel != "top"
+    ]
     found = [Subscription(url, (korean.subscribe_frame(parts, settings.format),), names)]
+    if "orderbook" not in channels:
+        return found
     levels = {
         dashed_symbol(Market.parse(market)): level
         for market, level in settings.group_levels.items()
@@ -102,6 +106,12 @@ def trades_request(symbol: str) -> Request:
     """Ask for the newest trades."""
     path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
     return Request("trades", path, "trade", 1, (symbol,))
+
+
+def older_trades_request(before: RestTrade) -> Request | None:
+    """Ask for the trades before one."""
+    request = trades_request(before.symbol)
+    return replace(request, path=f"{request.path}&cursor={before.trade_id}")
 
 
 def markets_request() -> Request:

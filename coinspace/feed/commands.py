@@ -1,4 +1,4 @@
-"""Commands `simulate`, `replay`, `record`, `feed`."""
+"""Commands `simulate` and `replay`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import click
 import orjson
 import uvloop
 
-from coinspace.config import EXCHANGES, config_option, load
+from coinspace.config import EXCHANGES
 from coinspace.errors import ConfigError
 from coinspace.feed import faults as faults_module
-from coinspace.feed.capture import CHANNELS, capture
 from coinspace.feed.server import ExchangeServer, ready_line
 from coinspace.feed.simulation import Simulation
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS
@@ -198,47 +197,3 @@ def _started_ns(path: Path) -> int:
     with FeedReader(path) as reader:
         first = next(iter(reader), None)
     return first.received_ns if first else 0
-
-
-@click.command()
-@config_option
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
-@click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT")
-@click.option("--channel", "channels", multiple=True, type=click.Choice(CHANNELS), default=CHANNELS)
-@click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
-@click.option("--duration", type=float, help="seconds; until stopped by default")
-@click.option("--max-bytes", default=4 << 30, show_default=True, help="of all files together")
-@click.option("--segment", "segment_s", default=3600.0, show_default=True, help="seconds a file")
-def record(
-    config_path: str | None,
-    exchanges: tuple[str, ...],
-    markets: tuple[str, ...],
-    channels: tuple[str, ...],
-    output: Path | None,
-    duration: float | None,
-    max_bytes: int,
-    segment_s: float,
-) -> None:
-    """Record raw frames of exchanges into feed files until stopped.
-
-    Exchanges, markets and addresses come from the configuration unless given. Prints the counters
-    of each exchange as one JSON line at the end.
-    """
-    configure_logging()
-    settings = load(config_path)
-    chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
-    if markets:
-        by_exchange = chosen_markets(tuple(chosen), markets)
-        chosen = {
-            name: chosen[name].model_copy(update={"markets": listed})
-            for name, listed in by_exchange.items()
-        }
-    folder = output or settings.data / "archive"
-
-    async def run() -> dict[str, dict[str, int | float]]:
-        stopping = stop_event(duration)
-        return await capture(
-            chosen, folder, channels, stopping, max_bytes=max_bytes, segment_s=segment_s
-        )
-
-    click.echo(orjson.dumps(uvloop.run(run())))

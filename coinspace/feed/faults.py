@@ -2,6 +2,7 @@
 
 Frames (of a symbol, or all; channel=orderbook|ticker|trade):
   drop duplicate reorder truncate garbage flip   as named; flip changes one byte
+  digit     another digit in the size of a level: the frame stays valid
   delay     ms=500, later, in order              huge      bytes=4000000 of padding inside the JSON
   split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
   coalesce  n=10 frames in one write
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +44,7 @@ FRAME_KINDS = {
     "truncate",
     "garbage",
     "flip",
+    "digit",
     "huge",
     "split",
     "chop",
@@ -83,6 +86,8 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "handshake": {"status": 429, "ms": 0},
     "clock": {"by": 3600},
 }
+# the size of a level: Upbit's and Bithumb's, Binance's
+_SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9.]+)(?=[",}eE])')
 
 
 @dataclass
@@ -225,6 +230,18 @@ def bent(fault: Fault, payload: bytes) -> bytes:
                 + bytes((payload[at] ^ 1 << int(draw.random() * 7),))
                 + (payload[at + 1 :])
             )
+        case "digit":
+            sizes = [found.span(1) for found in _SIZE.finditer(payload)]
+            if not sizes:
+                return payload
+            start, end = sizes[int(draw.random() * len(sizes))]
+            # not the first one, lest a zero leads
+            places = [at for at in range(start + 1, end) if payload[at : at + 1].isdigit()]
+            if not places:
+                return payload
+            at = places[int(draw.random() * len(places))]
+            digit = b"%d" % ((payload[at] - ord("0") + 1 + int(draw.random() * 9)) % 10)
+            return payload[:at] + digit + payload[at + 1 :]
         case "huge":
             padding = b"x" * int(fault.values["bytes"])
             head = payload[:1] if payload[:1] == b"{" else b""

@@ -13,6 +13,7 @@ import orjson
 
 from coinspace.errors import FeedError
 from coinspace.feed.format import FeedReader, FeedWriter
+from coinspace.feed.progress import progress_bar
 from coinspace.feed.recorded import label
 
 ROWS = 50_000
@@ -83,11 +84,15 @@ def from_parquet(source: Path, target: Path) -> int:
     header = (file.schema_arrow.metadata or {}).get(METADATA)
     if header is None:
         raise FeedError(f"{source}: expected metadata {METADATA.decode()!r} with a feed's header")
-    with FeedWriter(target, orjson.loads(header)) as writer:
+    with (
+        progress_bar(f"convert {source.name}", file.metadata.num_rows) as done,
+        FeedWriter(target, orjson.loads(header)) as writer,
+    ):
         for batch in file.iter_batches(
             ROWS, columns=["received_ns", "direction", "path", "payload"]
         ):
             for row in batch.to_pylist():
                 payload = row["payload"]
                 writer.write(row["received_ns"], row["direction"], row["path"] or "", payload)
+            done(writer.records)
         return writer.records

@@ -220,7 +220,8 @@ class Playback:
     Args:
         paths: feeds of any exchanges.
         speed: times real time, math.inf = as fast as the clients read.
-        clients: 0 = each set of subscriptions for itself, N = one clock for all, from N on.
+        clients: 0 = each set of subscriptions is played once and goes on for who connects anew,
+            N = one clock for all, from N on.
         loop: begin anew at the end; connections are closed (1001) in between.
         start_ns, end_ns: part of the recordings. hold_s: how long playing waits for a request.
         on_finish: called with the facts of each run.
@@ -425,9 +426,11 @@ class Playback:
             playing = self._newest("binance")
             frames = playing.trades.get(symbol.lower(), ()) if playing else ()
             rows = [binance_trade(frame) for frame in frames]
+            limit = int(query.get("limit", "500"))
             if "fromId" in query:
                 rows = [row for row in rows if row["id"] >= int(query["fromId"])]
-            return answer(rows[-int(query.get("limit", "500")) :])
+                return answer(rows[:limit])
+            return answer(rows[-limit:])
         if symbol in index.symbols or not path.startswith("/api/v3/"):
             return answer({"code": -1000, "msg": f"{path} is not in this recording"}, 404)
         return answer({"code": -1121, "msg": "Invalid symbol."}, 400)
@@ -448,7 +451,10 @@ class Playback:
         if path == "/v1/trades/ticks":
             count = int(query.get("count", "1"))
             frames = list(playing.trades.get(codes[0], ())) if codes else []
-            return answer([korean_rest(frame) for frame in reversed(frames[-count:])])
+            rows = [korean_rest(frame) for frame in frames]
+            if "cursor" in query:
+                rows = [row for row in rows if row["sequential_id"] < int(query["cursor"])]
+            return answer(rows[: -count - 1 : -1])
         kind = "orderbook" if path == "/v1/orderbook" else "ticker"
         known = [playing.last[kind, code] for code in codes if (kind, code) in playing.last]
         return answer([korean_rest(frame) for frame in known])

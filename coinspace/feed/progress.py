@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,12 +30,31 @@ def progress_bar(text: str, total: float) -> Iterator[Callable[[float], None]]:
 @contextmanager
 def reading(readers: Sequence[FeedReader], text: str) -> Iterator[None]:
     """Show how much of the readers' files has been read, while the body reads them."""
+    total = sum(reader.size for reader in readers)
+    with watched(text, total, lambda: sum(reader.compressed_read for reader in readers)):
+        yield
+
+
+@contextmanager
+def elapsing(text: str, seconds: float | None) -> Iterator[None]:
+    """Show how much of a known time has gone, while the body waits; None = no end is known."""
+    if seconds is None:
+        yield
+        return
+    begin_s = time.monotonic()
+    with watched(text, seconds, lambda: time.monotonic() - begin_s):
+        yield
+
+
+@contextmanager
+def watched(text: str, total: float, done: Callable[[], float]) -> Iterator[None]:
+    """Show how much is done as `done` tells it, while the body works."""
     finished = threading.Event()
-    with progress_bar(text, sum(reader.size for reader in readers)) as update:
+    with progress_bar(text, total) as update:
 
         def watch() -> None:
             while not finished.wait(POLL_S):
-                update(sum(reader.compressed_read for reader in readers))
+                update(done())
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

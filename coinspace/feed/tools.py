@@ -14,6 +14,7 @@ import orjson
 from coinspace.errors import FeedError
 from coinspace.feed.format import FeedReader, FeedWriter, Record
 from coinspace.feed.merge import merge
+from coinspace.feed.progress import reading
 from coinspace.feed.recorded import LocalBook, depth_symbol, label
 
 _IDS = re.compile(rb'"U":(\d+),"u":(\d+)')
@@ -178,7 +179,7 @@ def cut(
     with FeedReader(source, start_ns=0 if binance else start_ns, end_ns=end_ns) as reader:
         header = {**reader.header, "cut_from": source.name}
         books: dict[str, LocalBook] = {}
-        with FeedWriter(target, header) as writer:
+        with reading([reader], f"cut {source.name}"), FeedWriter(target, header) as writer:
             begun = not (binance and start_ns)
             for record in reader:
                 if record.received_ns < start_ns:
@@ -244,7 +245,7 @@ def merge_feeds(sources: Iterable[Path], target: Path) -> int:
             "started_ns": started_ns,
             "merged_from": [reader.path.name for reader in readers],
         }
-        with FeedWriter(target, header) as writer:
+        with reading(readers, "merge"), FeedWriter(target, header) as writer:
             for _, record in merge(readers):
                 writer.write(*record)
             return writer.records

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from coinspace._ext.sink import ListSink
 from coinspace.collector.books import symbols_of
+from coinspace.collector.collection import make_stage
 from coinspace.collector.commands import quiet_logs
 from coinspace.collector.markets import resolve
 from coinspace.collector.replay import Replay
-from coinspace.collector.worker import make_stage
 from coinspace.config import IndexParameters, Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named

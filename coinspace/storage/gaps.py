@@ -15,6 +15,7 @@ FILLED = "filled"
 LOST = "lost"
 DEAD = "dead"
 VENUE = "venue"
+TRADE = "trade"
 
 
 def write_hole(
@@ -109,23 +110,28 @@ def write_outage(
     since_ns: int,
     reason: str,
     closed_ns: int = 0,
+    lost: int = 0,
 ) -> bool:
-    """Write that a venue sent nothing, from `since_ns` to `closed_ns` (0 = still)."""
+    """Write that a venue sent nothing, from `since_ns` to `closed_ns` (0 = still).
+
+    Args: lost: trades of that time that the exchange cannot tell any more, while it worked.
+    """
+    status = FILLED if closed_ns else OPEN
     return sender.row(
         "gap",
         symbols={
             "exchange": exchange,
             "market": market,
-            "kind": VENUE,
+            "kind": TRADE if lost else VENUE,
             "publisher": publisher,
-            "status": FILLED if closed_ns else OPEN,
+            "status": LOST if lost else status,
         },
         columns={
             "reason": reason,
             "epoch": epoch,
             "first": 0,
             "last": 0,
-            "count": 0,
+            "count": lost,
             "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
         },
         at_ns=since_ns,

@@ -7,6 +7,7 @@ ends when the venue works again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from coinspace._ext.message import Message
 from coinspace.storage import gaps
@@ -22,12 +23,13 @@ VenueKey = tuple[str, str, str]
 
 @dataclass
 class Outage:
-    """One outage; closed_ns is 0 while it lasts."""
+    """One outage; closed_ns is 0 while it lasts. lost: trades, of a venue that worked."""
 
     epoch: int
     since_ns: int
     reason: str
     closed_ns: int = 0
+    lost: int = 0
 
 
 class Outages:
@@ -56,8 +58,13 @@ class Outages:
             return
         name = stream.name
         key = (publisher, name.exchange, name.market)
+        if facts.get("collected") is False:
+            # news of the exchange's list about a market that nobody collects
+            return
         self._venues.setdefault(publisher, set()).add(key[1:])
         at_ns = since_ns or message.received_ns or message.published_ns or now_ns
+        if facts.get("lost"):
+            self._lost(key, stream.epoch, facts, message.received_ns or at_ns)
         working = BOOK_WORKING if publisher.startswith("orderbook") else WORKING
         if state in working:
             self._end(key, at_ns)
@@ -82,6 +89,12 @@ class Outages:
         for key, outage in owed:
             self._write(key, outage)
 
+    def _lost(self, key: VenueKey, epoch: int, facts: dict[str, Any], at_ns: int) -> None:
+        # trades that the exchange cannot tell any more: a loss while the venue worked
+        since_ns = min(int(facts.get("from_ns") or at_ns), at_ns - 1)
+        reason = str(facts.get("reason"))[:500]
+        self._write(key, Outage(epoch, since_ns, reason, at_ns, int(facts["lost"])))
+
     def _begin(self, key: VenueKey, outage: Outage) -> None:
         self.open[key] = outage
         self._write(key, outage)
@@ -103,5 +116,6 @@ class Outages:
             since_ns=outage.since_ns,
             reason=outage.reason,
             closed_ns=outage.closed_ns,
+            lost=outage.lost,
         ):
             self._owed.append((key, outage))

@@ -15,8 +15,10 @@ from coinspace._ext.message import Message
 from coinspace.bus.subscriber import Subscriber
 from coinspace.collector.worker import Worker
 from coinspace.config import Settings, load
-from coinspace.exchanges.exchange import Stream
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import RestTrade, Stream
 from coinspace.feed.server import ExchangeServer
+from coinspace.market import Market
 from coinspace.process import Process
 
 POLL_S = 0.05
@@ -102,8 +104,8 @@ class Truth:
         ]
         self.books[symbol, book["lastUpdateId"]] = (sides[0], sides[1])
 
-    def check(self) -> int:
-        """Compare; return how many published books had a true one of the same id."""
+    def check(self, levels: int = 1000) -> int:
+        """Compare so many levels; return how many published books had a true one of their id."""
         compared = 0
         for symbol, market in self.symbols.items():
             for message in self.collecting.books(market):
@@ -113,7 +115,7 @@ class Truth:
                     continue
                 compared += 1
                 for ours, theirs in zip((message.bids, message.asks), true, strict=True):
-                    n = min(ours.shape[1], theirs.shape[1])
+                    n = min(ours.shape[1], theirs.shape[1], levels)
                     assert np.array_equal(ours[:, :n], theirs[:, :n]), f"wrong book {message!r}"
         return compared
 
@@ -177,3 +179,14 @@ async def control(server: ExchangeServer, client: aiohttp.ClientSession) -> dict
     async with client.get(f"http://127.0.0.1:{server.port}/control") as answer:
         found: dict[str, Any] = await answer.json()
         return found
+
+
+async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> list[RestTrade]:
+    """Return the newest trades that the exchange tells by REST."""
+    spelled = exchange_named(exchange)
+    request = spelled.trades_request(spelled.symbol_of(Market.parse(market)))
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(server.urls[exchange]["rest"] + request.path) as answer,
+    ):
+        return list(spelled.read_trades(request, await answer.read()))

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from coinspace.collector import collection as collection_module
 from coinspace.collector import connection as connection_module
 from coinspace.collector import orderbook as orderbook_module
 from coinspace.exchanges import binance, upbit
@@ -180,6 +181,82 @@ async def test_one_mute_symbol_is_found_by_rest(server: ExchangeServer) -> None:
         await running.synced()
 
 
+async def test_bytes_that_changed_on_their_way_stop_nothing(server: ExchangeServer) -> None:
+    """Most of them are no JSON any more or name nobody; a whole book heals with the next frame."""
+    async with collecting(server, "upbit", markets=["BTC/KRW", "ETH/KRW"]) as running:
+        await running.synced()
+        fault = running.fault("flip:upbit:KRW-BTC:count=40")
+        await running.until(lambda: fault.hits == 40, "bytes change", 30)
+        before = len(running.books("BTC/KRW"))
+        await running.until(lambda: len(running.books("BTC/KRW")) > before + 3, "books go on")
+        await running.synced()
+        assert running.count("malformed") > 0
+        assert running.count("failures") == 0
+        assert running.count("connects") == 1
+        # every frame has an outcome
+        assert running.count("frames") == sum(
+            running.count(name)
+            for name in (
+                "applied",
+                "backwards",
+                "crossed",
+                "malformed",
+                "unknown_symbols",
+                "ignored",
+                "controls",
+            )
+        )
+        assert [one["state"] for one in running.told("ETH/KRW")].count("synced") == 1
+        bids, asks = running.books("BTC/KRW")[-1].bids, running.books("BTC/KRW")[-1].asks
+        assert bids[0, 0] < asks[0, 0]
+
+
+async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: ExchangeServer) -> None:
+    """Nothing but the exchange itself can tell that such a book is wrong."""
+    async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:
+        await running.synced()
+        fault = running.fault("digit:binance:BTCUSDT:count=40")
+        await running.until(lambda: fault.hits == 40, "digits change")
+        began = asyncio.get_running_loop().time()
+        await running.until(lambda: running.count("drifts") > 0, "REST tells", 40)
+        # one of the periodic comparisons, as some lie between two updates
+        assert asyncio.get_running_loop().time() - began < 35
+        await running.until(lambda: running.states["BTC/USDT"] == "synced", "a new book")
+        told = running.told("BTC/USDT")
+        assert "differs from REST" in {one["reason"] for one in told}
+        assert running.count("malformed") == running.count("gaps") == 0
+        assert [one["state"] for one in running.told("ETH/USDT")].count("synced") == 1
+        # a drift that was found while digits changed may have left others to the next comparison
+        confirmed = running.count("confirmed")
+        await running.until(lambda: running.count("confirmed") > confirmed + 2, "agreement", 40)
+        await running.synced()
+        del running.messages[:]
+        truth = Truth(running, SYMBOLS)
+        watch = asyncio.create_task(truth.watch())
+        await running.until(lambda: len(running.books("BTC/USDT")) > 10, "BTC books go on")
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+        assert truth.check(levels=99) > 0
+
+
+async def test_a_wrong_book_of_a_market_that_fell_silent_is_found_by_rest(
+    server: ExchangeServer,
+) -> None:
+    async with collecting(server, "upbit", markets=["BTC/KRW", "ETH/KRW"]) as running:
+        await running.synced()
+        fault = running.fault("digit:upbit:KRW-BTC")
+        await running.until(lambda: fault.hits > 2, "digits change")
+        running.fault("mute:upbit:KRW-BTC")
+        await running.until(
+            lambda: running.states["BTC/KRW"] == "stale", "the wrong market is stale", 20
+        )
+        assert running.count("drifts") == 1
+        assert running.states["ETH/KRW"] == "synced"
+        server.disorder.clear()
+        await running.synced()
+
+
 @pytest.mark.parametrize("status", [429, 418, 503])
 async def test_refused_snapshots_wait_as_long_as_they_are_told(
     server: ExchangeServer, status: int
@@ -212,13 +289,53 @@ async def test_stale_snapshots_are_not_used(server: ExchangeServer) -> None:
         assert [book.id for book in books] == sorted({book.id for book in books})
 
 
-async def test_handshakes_that_are_refused_are_repeated_later(server: ExchangeServer) -> None:
-    server.disorder.add("handshake:binance:status=429:count=2")
+@pytest.mark.parametrize(
+    ("status", "reason"), [(429, "HTTP 429"), (418, "HTTP 418"), (503, "maintenance: HTTP 503")]
+)
+async def test_handshakes_that_are_refused_are_repeated_later(
+    server: ExchangeServer, status: int, reason: str
+) -> None:
+    server.disorder.add(f"handshake:binance:status={status}:count=2")
     async with collecting(server, "binance", markets=MARKETS) as running:
         began = asyncio.get_running_loop().time()
         await running.synced(30)
         assert running.count("connect_failures") == 2
+        # the server says one second each time, the dialer two at the second
         assert asyncio.get_running_loop().time() - began > 2
+        told = running.told("BTC/USDT")
+        assert [one["state"] for one in told].count("connecting") >= 2
+        assert reason in [one["reason"] for one in told]
+
+
+async def test_halts_and_delistings_are_events_and_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exchange's list says what its silence means."""
+    monkeypatch.setattr(collection_module, "MARKETS_INTERVAL_NS", 300_000_000)
+    async with (
+        ExchangeServer(Simulation(11), limits=False) as server,
+        collecting(server, "binance", markets=MARKETS) as running,
+    ):
+        await running.synced()
+        running.fault("halt:binance:BTCUSDT")
+        running.fault("delist:binance:SOLUSDT")
+        await running.until(lambda: running.states["BTC/USDT"] == "halted", "a halt")
+        await running.until(lambda: running.told("SOL/USDT"), "a delisting")
+        assert running.told("BTC/USDT")[-1]["reason"] == "HALT"
+        assert running.states["ETH/USDT"] == "synced"
+        # halted as it should be is no fault of the process
+        assert running.worker.process.state == "ready"
+        sol = running.told("SOL/USDT")[-1]
+        assert (sol["change"], sol["collected"]) == ("delisted", False)
+        before = len(running.books("BTC/USDT"))
+        server.disorder.clear()
+        await running.until(lambda: running.states["BTC/USDT"] == "synced", "the halt ends")
+        await running.until(lambda: len(running.books("BTC/USDT")) > before, "BTC books go on")
+        await running.until(
+            lambda: [one["change"] for one in running.told("SOL/USDT")] == ["delisted", "listed"],
+            "listed again",
+        )
+        assert running.count("listing_events") == 4
 
 
 async def test_an_error_frame_stops_the_subscription(server: ExchangeServer) -> None:

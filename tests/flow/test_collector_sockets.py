@@ -3,85 +3,26 @@ connection.
 """
 
 import asyncio
-import datetime
 import socket
-import ssl
 from collections import Counter
 from pathlib import Path
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from coinspace._ext.message import REST
 from coinspace.collector.commands import market_lines
 from coinspace.collector.probe import Fact, run_probe
 from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import RestTrade
+from coinspace.exchanges.exchange import Stream
+from coinspace.feed.format import FeedReader
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
-from tests.flow.collecting import collecting
+from tests.flow.certificates import make_certificates
+from tests.flow.collecting import collecting, rest_trades
 
 ONLY = {"binance": ["BTC/USDT", "ETH/USDT"], "upbit": ["BTC/KRW"], "bithumb": ["BTC/KRW"]}
-
-
-def make_certificates(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return the file of a private authority and a server context for 127.0.0.1 that it signed."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def certificate(
-        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
-    ) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-        )
-
-    authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root = (
-        certificate("test authority", authority, "test authority", authority)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.KeyUsage(False, False, False, False, False, True, True, False, False),
-            critical=True,
-        )
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False
-        )
-        .sign(authority, hashes.SHA256())
-    )
-    from ipaddress import ip_address
-
-    leaf = (
-        certificate("127.0.0.1", server, "test authority", authority)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
-            critical=False,
-        )
-        .sign(authority, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    ca_file, chain = folder / "ca.pem", folder / "server.pem"
-    ca_file.write_bytes(root.public_bytes(pem))
-    chain.write_bytes(
-        server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.public_bytes(pem)
-    )
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(chain)
-    return ca_file, context
 
 
 async def test_books_over_wss_and_https_with_a_private_authority(tmp_path: Path) -> None:
@@ -172,16 +113,94 @@ async def test_every_trade_is_published_once_across_a_lost_connection(
             assert streamed == list(range(streamed[0], streamed[-1] + 1))
 
 
-async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> list[RestTrade]:
-    from coinspace.market import Market
+@pytest.mark.parametrize("stream", ["orderbook", "ticker"])
+async def test_every_format_of_the_korean_exchanges_is_read(stream: Stream) -> None:
+    formats = [("upbit", form) for form in ("DEFAULT", "SIMPLE", "JSON_LIST", "SIMPLE_LIST")]
+    formats += [("bithumb", form) for form in ("DEFAULT", "SIMPLE")]
+    async with ExchangeServer(Simulation(2, ONLY), limits=False) as server:
+        await asyncio.gather(*(read_format(server, stream, *one) for one in formats))
 
-    spelled = exchange_named(exchange)
-    request = spelled.trades_request(spelled.symbol_of(Market.parse(market)))
+
+async def read_format(server: ExchangeServer, stream: Stream, exchange: str, form: str) -> None:
+    async with collecting(
+        server, exchange, stream, markets=["BTC/KRW"], format=form, record=True
+    ) as running:
+        await running.synced()
+        await running.until(lambda: running.count("messages") > 5, form)
+        assert running.count("malformed") == running.count("unknown_symbols") == 0
+        assert running.count("ignored") == 0
+        # the exchange did send what it was asked for
+        (recorder,) = running.worker.recorders
+        await asyncio.to_thread(recorder.close)
+        (path,) = (running.worker.process.settings.data / "archive").iterdir()
+        with FeedReader(path) as reader:
+            frames = [one.payload for one in reader if one.direction == "<"]
+    assert all(frame.startswith(b"[") == form.endswith("_LIST") for frame in frames)
+    assert all((b'"ty":' in frame) == form.startswith("SIMPLE") for frame in frames)
+
+
+async def test_pings_of_the_server_are_answered() -> None:
     async with (
-        aiohttp.ClientSession() as client,
-        client.get(server.urls[exchange]["rest"] + request.path) as answer,
+        ExchangeServer(Simulation(2, ONLY), ping_s=0.3, pong_s=0.6) as server,
+        collecting(server, "binance", markets=["BTC/USDT"]) as running,
     ):
-        return list(spelled.read_trades(request, await answer.read()))
+        await running.synced()
+        # who does not answer is cut after two of them
+        await asyncio.sleep(2.5)
+        assert running.count("connects") == 1
+        assert running.states == {"BTC/USDT": "synced"}
+
+
+async def test_hundreds_of_streams_are_subscribed_within_the_message_limit() -> None:
+    """The server cuts who sends more than five messages a second; unknown streams stay silent."""
+    strangers = [f"S{i}/USDT" for i in range(640)]
+    async with (
+        ExchangeServer(Simulation(2, ONLY)) as server,
+        collecting(server, "binance", markets=[*strangers, "BTC/USDT"]) as running,
+    ):
+        await running.until(lambda: running.states["BTC/USDT"] == "synced", "the last stream", 20)
+        # a hundred streams in the address, six frames for the others
+        assert running.count("acks") == 6
+        assert running.count("connects") == 1
+        assert running.count("disconnects") == 0
+
+
+@pytest.mark.parametrize(
+    ("exchange", "market", "symbol"),
+    [
+        ("binance", "BTC/USDT", "BTCUSDT"),
+        ("upbit", "BTC/KRW", "KRW-BTC"),
+        ("bithumb", "BTC/KRW", "KRW-BTC"),
+    ],
+)
+async def test_a_trade_that_the_stream_dropped_is_found_and_filled(
+    exchange: str, market: str, symbol: str
+) -> None:
+    """By its id on Binance, by the volume of the day on the others."""
+    async with (
+        ExchangeServer(Simulation(7, ONLY, rate=2.0), limits=False) as server,
+        collecting(server, exchange, "ticker", markets=[market]) as running,
+    ):
+        await running.until(lambda: len(running.trades(market)) > 20, "some trades", 40)
+        fault = running.fault(f"drop:{exchange}:{symbol}:channel=trade:count=1")
+        await running.until(lambda: fault.hits == 1, "a trade is dropped")
+        await running.until(lambda: running.count("trades_filled") == 1, "it is filled", 60)
+        assert running.count("trade_gaps") == 1
+        assert running.count("trades_lost") == running.count("volume_unexplained") == 0
+        if exchange != "binance":
+            assert running.count("volume_gaps") == 1
+        trades = running.trades(market)
+        (filled,) = (trade for trade in trades if trade.flags & REST)
+        known = await rest_trades(server, exchange, market)
+        first = min(trade.exchange_ns for trade in trades[1:])
+        ours = Counter((trade.exchange_ns // 1_000_000, *trade.values.tolist()) for trade in trades)
+        theirs = Counter(
+            (one.exchange_ns // 1_000_000, one.price, one.size)
+            for one in known
+            if first < one.exchange_ns <= filled.exchange_ns
+        )
+        assert theirs[filled.exchange_ns // 1_000_000, *filled.values.tolist()]
+        assert all(ours[key] == count for key, count in theirs.items())
 
 
 async def test_patterns_subscribe_to_what_the_exchange_offers() -> None:
@@ -220,7 +239,6 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     from coinspace._ext.sink import ListSink
     from coinspace.collector.orderbook import OrderBookStage
     from coinspace.collector.replay import replay_feed
-    from coinspace.feed.format import FeedReader
 
     saved = tmp_path / "archive"
     async with (
@@ -230,8 +248,8 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
         await running.until(lambda: len(running.books("BTC/USDT")) > 10, "some books")
         archive = running.worker.process.settings.data / "archive"
         published = running.messages
-        assert running.worker.recorder is not None
-        await asyncio.to_thread(running.worker.recorder.close)
+        (recorder,) = running.worker.recorders
+        await asyncio.to_thread(recorder.close)
         saved.mkdir()
         for path in archive.iterdir():
             (saved / path.name).write_bytes(path.read_bytes())

@@ -1,47 +1,85 @@
-"""`coinspace record` against the simulated exchanges, and the recording replayed."""
+"""`coinspace record` against the simulated exchanges, and the recordings replayed."""
 
 import asyncio
 import math
+import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
+import pytest
+from click.testing import CliRunner
 
-from coinspace.config import load
-from coinspace.feed.capture import CHANNELS, Capture, capture
-from coinspace.feed.format import FeedReader
+from coinspace.collector.capture import Capture, capture, streams_of
+from coinspace.collector.commands import books
+from coinspace.config import ExchangeSettings, load
+from coinspace.errors import ConfigError
+from coinspace.exchanges import binance
+from coinspace.exchanges.exchange import Channel
+from coinspace.feed.format import FeedReader, Record
 from coinspace.feed.playback import Playback
-from coinspace.feed.recorder import Recorder
+from coinspace.feed.recorded import label
 from coinspace.feed.server import ExchangeServer
+from tests.flow.certificates import make_certificates
+from tests.flow.platform import environment
+
+EVERYTHING: tuple[Channel, ...] = ("orderbook", "ticker", "trade")
 
 
-def only(folder: Path, exchange: str) -> Path:
-    [path] = folder.glob(f"{exchange}-*.feed.zst")
-    return path
+def settings_of(server: ExchangeServer) -> dict[str, ExchangeSettings]:
+    settings = load().exchanges
+    for name, urls in server.urls.items():
+        settings[name].websocket, settings[name].rest = urls["websocket"], urls["rest"]
+    return settings
+
+
+def recorded(folder: Path, name: str) -> tuple[Path, list[Record]]:
+    [path] = folder.glob(f"{name}-2*.feed.zst")
+    with FeedReader(path) as reader:
+        records = list(reader)
+        assert not reader.torn
+    return path, records
+
+
+def kinds(exchange: str, records: list[Record]) -> Counter[str]:
+    return Counter(
+        found.kinds[0]
+        for record in records
+        if record.direction == "<" and (found := label(exchange, record.payload)).kinds
+    )
 
 
 async def test_recording_all_exchanges(tmp_path: Path) -> None:
     async with ExchangeServer() as server:
-        settings = load().exchanges
-        for name, urls in server.urls.items():
-            settings[name].websocket, settings[name].rest = urls["websocket"], urls["rest"]
+        settings = settings_of(server)
         stopping = asyncio.Event()
         asyncio.get_running_loop().call_later(3.0, stopping.set)
         counters = await capture(
-            settings, tmp_path, CHANNELS, stopping, max_bytes=1 << 30, segment_s=60
+            settings, tmp_path, EVERYTHING, stopping, max_bytes=1 << 30, segment_s=60
         )
-    for name in ("upbit", "bithumb", "binance"):
-        assert counters[name]["frames"] > 50
-        assert counters[name]["record_dropped"] == counters[name]["gaps"] == 0
-        path = only(tmp_path, name)
-        with FeedReader(path) as reader:
-            records = list(reader)
-            assert not reader.torn
-        assert sum(r.direction == "<" for r in records) == counters[name]["frames"]
-        assert records[0].mark()["mark"] == "connect"
-    snapshots = [r for r in records if r.direction == "GET"]
-    assert len(snapshots) == counters["binance"]["snapshots"] == 4
-    await replay_continues(only(tmp_path, "binance"))
+    assert len(counters) == 6
+    for exchange in ("upbit", "bithumb", "binance"):
+        for name in (f"{exchange}-orderbook", f"{exchange}-ticker-trade"):
+            _, records = recorded(tmp_path, name)
+            counted = counters[name]
+            assert counted["frames"] > 10, name
+            assert counted["record_dropped"] == counted["record_lost"] == 0
+            assert sum(r.direction == "<" for r in records) == counted["frames"]
+            marks = [r.mark()["mark"] for r in records if r.direction == "!"]
+            assert marks == ["connect", "disconnect"]
+    path, records = recorded(tmp_path, "binance-orderbook")
+    snapshots = [r for r in records if r.direction == "GET" and "limit=5000" in r.path]
+    assert len(snapshots) == counters["binance-orderbook"]["snapshots"] == 4
+    assert set(kinds("binance", records)) == {"depth@100ms", "bookTicker"}
+    # what is recorded can be judged by itself …
+    checked = await asyncio.to_thread(CliRunner().invoke, books, [str(path), "--check", "--quiet"])
+    result = orjson.loads(checked.stdout)
+    assert checked.exit_code == 0, checked.output
+    assert result["matches"] > 20
+    # … and collected again
+    await replay_continues(path)
 
 
 async def replay_continues(path: Path) -> None:
@@ -61,21 +99,133 @@ async def replay_continues(path: Path) -> None:
                     last, applied = diff["u"], applied + 1
 
 
-async def test_an_interruption_is_marked_and_healed(tmp_path: Path) -> None:
+async def test_an_interruption_and_a_gap_are_marked_and_healed(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
     async with ExchangeServer() as server:
-        settings = load().exchanges["upbit"]
-        settings.websocket = server.urls["upbit"]["websocket"]
-        recorder = Recorder(tmp_path, "upbit", "all", settings.websocket)
-        one = Capture("upbit", settings, ["trade"], recorder)
+        one = Capture(
+            "binance",
+            settings_of(server)["binance"].model_copy(update={"markets": ["BTC/USDT"]}),
+            "orderbook",
+            ("orderbook",),
+            tmp_path,
+            stopping,
+            max_bytes=1 << 30,
+            segment_s=60,
+        )
         task = asyncio.create_task(one.run())
-        await asyncio.sleep(0.5)
+        await until(one, lambda counted: counted["synced"] == 1)
+        server.disorder.add("drop:binance:BTCUSDT:count=1")
+        await until(one, lambda counted: counted["resyncs"] == 1 and counted["synced"] == 1)
         for connection in server.all_connections():
             connection.abort()
-        await asyncio.sleep(2.0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        recorder.close()
-    path = only(tmp_path, "upbit")
-    with FeedReader(path) as reader:
-        marks = [record.mark()["mark"] for record in reader if record.direction == "!"]
-    assert marks == ["connect", "disconnect", "connect"]
+        await until(one, lambda counted: counted["connects"] == 2 and counted["synced"] == 1)
+        await asyncio.sleep(0.3)
+        stopping.set()
+        await task
+    _, records = recorded(tmp_path, "binance-orderbook")
+    marks = [record.mark() for record in records if record.direction == "!"]
+    names = [mark["mark"] for mark in marks if mark["mark"] != "connect"]
+    assert names == ["gap", "disconnect", "disconnect"]
+    assert marks[1]["symbol"] == "BTCUSDT"
+    assert marks[1]["found"] > marks[1]["expected"]
+    # one snapshot at first, one after each loss
+    assert sum("limit=5000" in record.path for record in records) == 3
+
+
+async def test_a_replaced_connection_leaves_no_gap_in_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two connections overlap, the newer one ahead of the older one; the feed has one order."""
+    monkeypatch.setattr(binance, "LIFETIME_S", 601.0)
+    stopping = asyncio.Event()
+    async with ExchangeServer() as server:
+        settings = settings_of(server)["binance"]
+        one = Capture(
+            "binance",
+            settings,
+            "orderbook",
+            ("orderbook", "top"),
+            tmp_path,
+            stopping,
+            max_bytes=1 << 30,
+            segment_s=60,
+        )
+        task = asyncio.create_task(one.run())
+        await until(one, lambda counted: counted["synced"] == 4 and counted["replacements"] >= 2)
+        await asyncio.sleep(0.3)
+        stopping.set()
+        await task
+    path, records = recorded(tmp_path, "binance-orderbook")
+    marks = [record.mark()["mark"] for record in records if record.direction == "!"]
+    assert marks == ["connect", "disconnect"]
+    checked = await asyncio.to_thread(CliRunner().invoke, books, [str(path), "--check", "--quiet"])
+    assert checked.exit_code == 0, checked.output
+    assert orjson.loads(checked.stdout)["matches"] > 20
+
+
+async def until(one: Capture, condition: Any) -> None:
+    for _ in range(200):
+        if (counted := one.counters()) and condition(counted):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(one.counters())
+
+
+async def test_patterns_over_tls_with_a_private_authority(tmp_path: Path) -> None:
+    ca_file, context = make_certificates(tmp_path)
+    async with ExchangeServer(tls=context) as server:
+        settings = settings_of(server)["upbit"]
+        settings.markets, settings.ca_file = ["*/KRW"], ca_file
+        stopping = asyncio.Event()
+        asyncio.get_running_loop().call_later(2.5, stopping.set)
+        await capture(
+            {"upbit": settings}, tmp_path, ("trade",), stopping, max_bytes=1 << 30, segment_s=60
+        )
+    _, records = recorded(tmp_path, "upbit-trade")
+    symbols = {label("upbit", r.payload).symbol for r in records if r.direction == "<"}
+    assert symbols == {f"KRW-{base}" for base in ("BTC", "ETH", "XRP", "SOL", "USDT")}
+    assert set(kinds("upbit", records)) == {"trade"}
+
+
+async def test_a_pattern_that_nothing_matches_is_a_clear_error(tmp_path: Path) -> None:
+    async with ExchangeServer() as server:
+        settings = settings_of(server)["upbit"]
+        settings.markets = ["*/JPY"]
+        with pytest.raises(ConfigError, match="expected a market that upbit offers"):
+            await capture(
+                {"upbit": settings},
+                tmp_path,
+                EVERYTHING,
+                asyncio.Event(),
+                max_bytes=1 << 30,
+                segment_s=60,
+            )
+
+
+async def test_the_command_takes_patterns(tmp_path: Path) -> None:
+    async with ExchangeServer() as server:
+        urls = server.urls["bithumb"]
+        env = environment(tmp_path, 1) | {
+            "COINSPACE_EXCHANGES__BITHUMB__WEBSOCKET": urls["websocket"],
+            "COINSPACE_EXCHANGES__BITHUMB__REST": urls["rest"],
+        }
+        options = ["--exchange", "bithumb", "--market", "*/KRW", "--duration", "4"]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "coinspace", "record", "--channel", "orderbook", *options),
+            env=env,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    counters = orjson.loads(output)["bithumb-orderbook"]
+    assert counters["markets"] == 5
+    _, records = recorded(tmp_path / "archive", "bithumb-orderbook")
+    assert sum(r.direction == "<" for r in records) == counters["frames"] > 10
+
+
+def test_channels_are_sorted_into_streams() -> None:
+    assert streams_of(["trade"]) == {"ticker": ("trade",)}
+    assert streams_of(["trade", "orderbook", "ticker"]) == {
+        "orderbook": ("orderbook", "top"),
+        "ticker": ("ticker", "trade"),
+    }

@@ -32,6 +32,7 @@ SPELLINGS = {
     "signed_change_price": "scp",
     "acc_trade_volume_24h": "atv24h",
     "acc_trade_price_24h": "atp24h",
+    "acc_trade_volume": "atv",
     "method": "mthd",
 }
 UNIT_SPELLINGS = {"ap": "ask_price", "bp": "bid_price", "as": "ask_size", "bs": "bid_size"}
@@ -240,6 +241,7 @@ class Twin:
             "low": optional(fields.get("low_price")),
             "volume": optional(fields.get("acc_trade_volume_24h")),
             "quote_volume": optional(fields.get("acc_trade_price_24h")),
+            "day_volume": optional(fields.get("acc_trade_volume")),
             "change": optional(fields.get("signed_change_price")),
             "window": day if any(name in fields for name in spans) else None,
             "bid": None,
@@ -368,11 +370,12 @@ class Twin:
 def shown(messages: list[dict[str, Any]]) -> list[str]:
     """Return messages in a form that is equal only when they are equal bit for bit.
 
-    A Binance ticker's sizes are read (and must be numbers) but not printed.
+    A Binance ticker's sizes and a Korean one's volume of the day are read (and must be numbers) but
+    not printed.
     """
     hidden = {
         "malformed": ("reason", "offset"),
-        "ticker": ("bid_size", "ask_size"),
+        "ticker": ("bid_size", "ask_size", "day_volume"),
     }
     return [
         repr(

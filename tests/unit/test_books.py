@@ -114,6 +114,37 @@ def test_a_wrong_book_and_a_gap_are_reported(tmp_path: Path) -> None:
     ]
 
 
+def partial(update_id: int, bid: str, size: str, asks: int = 5) -> bytes:
+    levels = [[str(101 + i), "1"] for i in range(asks)]
+    data = {"lastUpdateId": update_id, "bids": [[bid, size], ["90", "1"]], "asks": levels}
+    return orjson.dumps({"stream": "ethusdt@depth5@100ms", "data": data})
+
+
+def test_partial_books_are_books_of_their_own(tmp_path: Path) -> None:
+    """Each frame is the whole book; a symbol that has updates too is rebuilt from those."""
+    writer = FeedWriter(tmp_path / "x.feed.zst", {"exchange": "binance"})
+    writer.write(1, "<", "", partial(10, "99", "1"))
+    writer.write(2, "<", "", top(11, "100", "2").replace(b"BTC", b"ETH").replace(b"btc", b"eth"))
+    writer.write(3, "<", "", partial(11, "100", "2"))
+    writer.write(4, "<", "", partial(12, "100", "2", 3))
+    writer.write(5, "<", "", depth(10, 11))
+    writer.write(6, "<", "", partial(11, "5", "5").replace(b"eth", b"btc"))
+    writer.close()
+    lines, code = run(tmp_path / "x.feed.zst", "--final", "--check")
+    assert code == 0
+    updates = [line for line in lines if "recv_ns" in line]
+    assert [(line["update_id"], line["best_bid"], line["asks"]) for line in updates] == [
+        (10, 99.0, 5),
+        (11, 100.0, 5),
+        (12, 100.0, 3),
+    ]
+    assert {line["market"] for line in updates} == {"ETH/USDT"}
+    (eth,) = (line for line in lines if line.get("symbol") == "ETHUSDT")
+    assert eth["update_id"] == 12
+    assert eth["bids"] == [[100.0, 2.0], [90.0, 1.0]]
+    assert (lines[-1]["matches"], lines[-1]["unchecked"], lines[-1]["mismatches"]) == (2, 1, 0)
+
+
 def test_a_best_price_that_arrives_after_its_update_still_judges_it() -> None:
     result = Checked()
     wrong: list[dict[str, object]] = []

@@ -402,6 +402,20 @@ def test_a_crossed_whole_book_is_quarantined_until_the_next_good_one(upbit: Benc
     assert len(upbit.books("BTC/KRW")) == 2
 
 
+def test_a_crossed_book_that_falls_silent_asks_for_a_new_connection(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    upbit.frame(whole(100, bid=102.0))
+    upbit.timer(15)
+    assert upbit.stage.take_reconnects() == {}
+    upbit.timer(6)
+    assert list(upbit.stage.take_reconnects()) == [1]
+    # not again and again
+    upbit.timer(30)
+    assert upbit.stage.take_reconnects() == {}
+    upbit.timer(31)
+    assert list(upbit.stage.take_reconnects()) == [1]
+
+
 # liveness
 
 
@@ -470,14 +484,81 @@ def test_a_wrong_book_at_the_same_time_is_found(upbit: Bench) -> None:
     assert upbit.state("BTC/KRW") == "stale"
 
 
+def compare(bench: Bench) -> Request:
+    """Return the request of the next periodic comparison."""
+    for _ in range(30):
+        # known updates keep the market awake and change nothing
+        bench.frame(update(1, 2), after_ms=3000)
+        bench.timer(0)
+        asked = [r for r in bench.requests("compare") if BTC in r.symbols]
+        if asked:
+            return asked[0]
+    raise AssertionError("no comparison")
+
+
 def test_a_local_book_that_differs_from_rest_is_built_anew(binance: Bench) -> None:
     binance.sync()
-    request = exchange("binance").compare_requests([BTC])[0]
-    binance.stage.on_answer(request, snapshot(12, [(100, 7)]), binance.now)
-    for i in range(40):
-        binance.frame(update(13 + i, 13 + i) if i > 35 else update(12, 12))
-        binance.stage.on_timer(binance.now)
-    assert binance.stage.counts["doubts"] == 1
+    request = compare(binance)
+    binance.frame(update(13, 13, [(98, 4)]))
+    binance.stage.on_answer(request, snapshot(13, [(100, 7)]), binance.now)
+    assert binance.stage.counts["drifts"] == 1
+    assert binance.state() == "buffering"
+    assert binance.states()[-1]["reason"] == "differs from REST"
+    binance.answer(snapshot(13, [(100, 7)]))
+    assert binance.state() == "synced"
+
+
+def test_rest_is_compared_with_the_book_of_its_own_update(binance: Bench) -> None:
+    binance.sync()
+    request = compare(binance)
+    for id in range(13, 20):
+        binance.frame(update(id, id, [(100, id)]))
+    # by now the stream is further
+    good = snapshot(15, [(100, 15), (99, 2)])
+    binance.stage.on_answer(request, good, binance.now)
+    assert binance.stage.counts["confirmed"] == 1
+    request = compare(binance)
+    for id in range(20, 30):
+        binance.frame(update(id, id, [(100, id)]))
+    binance.stage.on_answer(request, snapshot(25, [(100, 24), (99, 2)]), binance.now)
+    assert binance.stage.counts["drifts"] == 1
+    assert binance.state() == "buffering"
+
+
+def test_rest_that_is_ahead_is_compared_when_the_stream_gets_there(binance: Bench) -> None:
+    binance.sync()
+    request = compare(binance)
+    binance.stage.on_answer(request, snapshot(15, [(100, 9), (99, 2)]), binance.now)
+    for id in (13, 14):
+        binance.frame(update(id, id))
+    assert binance.state() == "synced"
+    binance.frame(update(15, 15, [(100, 8)]))
+    assert binance.stage.counts["drifts"] == 1
+    assert binance.state() == "buffering"
+    # nothing is left of the comparison
+    assert binance.stage.watcher is None
+
+
+def test_an_answer_between_two_updates_proves_nothing(binance: Bench) -> None:
+    binance.sync()
+    request = compare(binance)
+    binance.frame(update(13, 16))
+    binance.stage.on_answer(request, snapshot(14, [(1, 1)]), binance.now)
+    assert binance.stage.counts["unmatched"] == 1
+    assert binance.state() == "synced"
+    assert binance.stage.counts["drifts"] == 0
+
+
+def test_an_answer_that_never_comes_is_not_waited_for(binance: Bench) -> None:
+    binance.sync()
+    compare(binance)
+    watched = []
+    for id in range(13, 80):
+        binance.frame(update(id, id), after_ms=300)
+        binance.timer(0)
+        watched.append(binance.stage.watcher is not None)
+    assert watched[0]
+    assert not watched[-1]
 
 
 def test_silence_since_the_subscription_is_told_with_the_symbol(upbit: Bench) -> None:

@@ -1,5 +1,7 @@
 """The ticker stage without sockets: every trade once, and what becomes of the missing ones."""
 
+import random
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -9,7 +11,9 @@ from coinspace._ext.collector_ticker import RecentIds
 from coinspace._ext.message import REST, SNAPSHOT, Message
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
+from coinspace.collector.memory import Memory
 from coinspace.collector.ticker import TickerStage
+from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges import exchange
 from coinspace.exchanges.exchange import Refusal, Request
 
@@ -21,12 +25,13 @@ MS = T0 // 1_000_000
 class Bench:
     """A stage of one market with its sink and a clock."""
 
-    def __init__(self, name: str, symbol: str, market: str) -> None:
+    def __init__(self, name: str, symbol: str, market: str, *, connected: bool = True) -> None:
         self.sink = ListSink()
         self.symbol = symbol
         self.stage = TickerStage(exchange(name), [(symbol, market)], self.sink)
         self.now = T0
-        self.connect(1)
+        if connected:
+            self.connect(1)
 
     def connect(self, connection: int) -> None:
         self.stage.on_connected(connection, (self.symbol,), self.now)
@@ -171,9 +176,13 @@ def test_what_rest_does_not_have_any_more_is_lost_and_counted(binance: Bench) ->
     binance.frame(trade(100))
     binance.timer(1)
     binance.answer([rest_trade(id) for id in range(90, 105)])
+    older = binance.request()
+    assert older.path == "/api/v3/historicalTrades?symbol=BTCUSDT&limit=90&fromId=0"
+    # such as a key that it wants
+    binance.stage.on_refused(older, Refusal("HTTP 401", fatal=True), binance.now)
     counters = binance.stage.counters()
     assert (counters["trades_filled"], counters["trades_lost"]) == (10, 84)
-    assert binance.told()[-1]["reason"] == "trades lost"
+    assert binance.told()[-1]["reason"] == "trades lost: at least 84"
 
 
 def test_trades_missed_between_two_connections_are_found_by_their_ids(binance: Bench) -> None:
@@ -260,6 +269,222 @@ def test_bithumb_without_a_missed_trade_adds_none(bithumb: Bench) -> None:
     bithumb.answer([korean_rest(900, -5), korean_rest(901, 0)])
     assert bithumb.ids() == [50]
     assert bithumb.stage.counters()["trade_gaps"] == 0
+
+
+def test_older_lists_are_asked_for_until_the_hole_is_full(binance: Bench) -> None:
+    binance.frame(trade(5))
+    binance.frame(trade(2500))
+    binance.timer(1)
+    binance.answer([rest_trade(id) for id in range(1502, 2502)])
+    assert binance.stage.counts["trades_filled"] == 0
+    for _ in range(2):
+        older = binance.request()
+        first = int(older.path.rpartition("=")[2])
+        rows = [rest_trade(id) for id in range(max(first, 1), first + 1000)]
+        binance.stage.on_answer(older, orjson.dumps(rows), binance.now)
+    assert sorted(binance.ids()) == list(range(5, 2501))
+    assert len(binance.ids()) == len(set(binance.ids()))
+    assert binance.stage.counts["trades_lost"] == 0
+
+
+def test_a_hole_that_grows_while_rest_is_asked_is_filled_whole(binance: Bench) -> None:
+    binance.frame(trade(5))
+    binance.frame(trade(7))
+    binance.timer(1)
+    early = binance.request()
+    binance.frame(trade(9))
+    # it cannot know the new one
+    binance.stage.on_answer(early, orjson.dumps([rest_trade(6)]), binance.now)
+    assert binance.stage.counts["trades_lost"] == 0
+    binance.timer(1)
+    binance.answer([rest_trade(id) for id in range(1, 10)])
+    assert sorted(binance.ids()) == [5, 6, 7, 8, 9]
+    assert binance.stage.counts["trades_lost"] == 0
+
+
+# an earlier process
+
+
+def restarted(before: Bench, name: str, symbol: str, market: str) -> Bench:
+    """Return a bench whose stage goes on after another one's messages."""
+    memory = Memory()
+    for message in before.sink.messages:
+        memory.take(message)
+    bench = Bench(name, symbol, market, connected=False)
+    bench.now = before.now
+    bench.stage.resume(memory, bench.now)
+    bench.connect(1)
+    return bench
+
+
+def test_binance_trades_missed_between_two_processes_come_by_rest(binance: Bench) -> None:
+    # 6 was missing when the process died
+    for id in (5, 7, 8):
+        binance.frame(trade(id))
+    after = restarted(binance, "binance", "BTCUSDT", "BTC/USDT")
+    after.frame(trade(12))
+    after.timer(3)
+    after.answer([rest_trade(id) for id in range(1, 14)])
+    assert after.ids() == [12, 6, 9, 10, 11]
+    assert [t.flags & REST for t in after.trades()] == [0, REST, REST, REST, REST]
+    assert after.stage.counts["trades_remembered"] == 3
+    assert after.stage.counts["trades_lost"] == 0
+
+
+def test_a_process_that_missed_nothing_publishes_nothing_twice(binance: Bench) -> None:
+    for id in (5, 6):
+        binance.frame(trade(id))
+    after = restarted(binance, "binance", "BTCUSDT", "BTC/USDT")
+    after.frame(trade(6))
+    after.frame(trade(7))
+    after.timer(3)
+    assert after.stage.take_requests() == []
+    assert after.ids() == [7]
+
+
+def test_upbit_trades_missed_between_two_processes_come_by_rest(upbit: Bench) -> None:
+    for id in (10, 12):
+        upbit.frame(korean(id, id * 100))
+    after = restarted(upbit, "upbit", "KRW-BTC", "BTC/KRW")
+    after.now += 10 * S
+    after.frame(korean(20, 4000, "SNAPSHOT"))
+    after.timer(3)
+    # the list does not reach back far enough, so an older one is asked for
+    after.answer([korean_rest(id, id * 200) for id in (18, 19, 20)])
+    older = after.request()
+    assert older.path.endswith("&cursor=18")
+    rows = [korean_rest(11, 1200), korean_rest(15, 1500), korean_rest(12, 1200)]
+    after.stage.on_answer(older, orjson.dumps([korean_rest(9, 900), *rows]), after.now)
+    assert sorted(after.ids()) == [11, 15, 18, 19, 20]
+    assert after.stage.counts["trades_lost"] == 0
+
+
+def test_bithumb_trades_missed_between_two_processes_come_by_rest(bithumb: Bench) -> None:
+    stream = 1_077_860_633_149_466_017
+    bithumb.frame(korean(stream, 0))
+    after = restarted(bithumb, "bithumb", "KRW-BTC", "BTC/KRW")
+    after.now += 10 * S
+    after.frame(korean(stream + 9, 5000, "SNAPSHOT"))
+    after.timer(3)
+    after.answer([korean_rest(100 + i, ms) for i, ms in enumerate((-500, 2000, 3000, 6000))])
+    assert after.ids() == [stream + 9, 101, 102]
+
+
+def test_bithumb_trades_of_the_same_ms_are_missed_too_where_rest_shows_both(
+    bithumb: Bench,
+) -> None:
+    stream = 1_077_860_633_149_466_017
+    bithumb.frame(korean(stream, 0))
+    bithumb.stage.on_disconnected(1, "lost", bithumb.now)
+    bithumb.now += 10 * S
+    bithumb.connect(2)
+    # the last of three trades of one order
+    bithumb.frame(korean(stream + 3, 5000, "SNAPSHOT"), 2)
+    bithumb.timer(3)
+    rows = [korean_rest(1, 0), *(korean_rest(id, 5000) for id in (2, 3, 4))]
+    for row in rows:
+        row["ask_bid"] = "BID"
+    bithumb.answer(rows)
+    assert len(bithumb.trades()) == 4
+    assert bithumb.stage.counts["trades_filled"] == 2
+
+
+# the volume of the day
+
+
+def day(ms: int, volume: float) -> dict[str, Any]:
+    return {
+        "type": "ticker",
+        "code": "KRW-BTC",
+        "trade_price": 100.5,
+        "acc_trade_volume": volume,
+        "timestamp": MS + ms,
+        "stream_type": "REALTIME",
+    }
+
+
+def traded(bench: Bench, ids: range, volume: float, *, dropped: tuple[int, ...] = ()) -> float:
+    """Let trades of 0.25 happen, each with its ticker and a quiet moment; return the volume."""
+    for id in ids:
+        volume += 0.25
+        if id not in dropped:
+            bench.frame(korean(id, id * 1000), after_ms=400)
+        bench.frame(day(id * 1000 + 1, volume), after_ms=1)
+        bench.timer(0.5)
+    return volume
+
+
+def test_upbit_finds_a_dropped_trade_by_the_volume(upbit: Bench) -> None:
+    volume = traded(upbit, range(1, 5), 1000.0)
+    volume = traded(upbit, range(5, 9), volume, dropped=(6,))
+    assert upbit.stage.counts["volume_gaps"] == 1
+    assert upbit.told()[-1]["volume"] == pytest.approx(0.25, abs=1e-9)
+    upbit.timer(6)
+    upbit.answer([korean_rest(id, id * 1000) for id in range(1, 9)])
+    assert sorted(upbit.ids()) == list(range(1, 9))
+    traded(upbit, range(9, 20), volume)
+    assert upbit.stage.counts["volume_gaps"] == 1
+    assert upbit.stage.counts["volume_unexplained"] == 0
+
+
+def test_bithumb_fills_a_dropped_trade_when_the_volume_proves_it(bithumb: Bench) -> None:
+    volume = traded(bithumb, range(1, 5), 1000.0)
+    traded(bithumb, range(5, 9), volume, dropped=(6,))
+    bithumb.timer(6)
+    rows = [korean_rest(900 + id, id * 1000) for id in range(1, 9)]
+    for row in rows:
+        row["ask_bid"] = "BID"
+    bithumb.answer(rows)
+    assert bithumb.ids() == [1, 2, 3, 4, 5, 7, 8, 906]
+    assert bithumb.trades()[-1].flags & REST
+    assert bithumb.stage.counts["trades_filled"] == 1
+    assert bithumb.stage.counts["volume_unexplained"] == 0
+
+
+def test_bithumb_fills_nothing_that_the_volume_does_not_prove(bithumb: Bench) -> None:
+    volume = traded(bithumb, range(1, 5), 1000.0)
+    traded(bithumb, range(5, 9), volume, dropped=(6,))
+    bithumb.timer(6)
+    # REST spells the times otherwise, so that every trade looks new
+    rows = [korean_rest(900 + id, id * 1000 + 3) for id in range(1, 9)]
+    bithumb.answer(rows)
+    assert bithumb.ids() == [1, 2, 3, 4, 5, 7, 8]
+    assert bithumb.stage.counts["volume_unexplained"] == 1
+
+
+def test_streams_that_run_ahead_of_each_other_and_midnight_are_no_gaps(upbit: Bench) -> None:
+    volume = traded(upbit, range(1, 5), 1000.0)
+    for id in range(5, 30):
+        volume += 0.25
+        # the ticker first, and it waits for its trade through a quiet moment
+        upbit.frame(day(id * 1000, volume), after_ms=400)
+        upbit.timer(0.5)
+        upbit.frame(korean(id, id * 1000), after_ms=400)
+        upbit.timer(0.5)
+    traded(upbit, range(30, 40), 0.0)
+    assert upbit.stage.counts["volume_gaps"] == 0
+    assert upbit.stage.take_requests() == []
+
+
+@pytest.mark.parametrize("size", [1e-8, 0.1, 7_123_456.7])
+def test_the_volume_check_sees_one_trade_among_many(size: float) -> None:
+    """The sums round; what they hide is smaller than a trade."""
+    draw = random.Random(7)
+    check = VolumeCheck()
+    published = 0.0
+    exact = Decimal(0)
+    for n in range(20_000):
+        amount = round(size * draw.uniform(1, 50), 8)
+        exact += Decimal(repr(amount))
+        if n != 15_000:
+            published += amount
+        else:
+            dropped = amount
+        missing = check.look(float(exact), published, n, n, n)
+        assert bool(missing) == (n > 15_000), n
+        if missing:
+            assert missing == pytest.approx(dropped, abs=VolumeCheck.tolerance(published, 0) * 2)
+            return
 
 
 def ticker(ms: int, last: str = "100.5") -> dict[str, Any]:

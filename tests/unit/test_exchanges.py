@@ -39,32 +39,42 @@ def test_an_unknown_exchange_is_refused() -> None:
 @pytest.mark.parametrize("name", ["upbit", "bithumb"])
 def test_one_subscribe_frame_says_everything(name: str) -> None:
     spelled = exchange(name)
-    (books,) = spelled.subscriptions(SETTINGS[name], "orderbook", ["KRW-BTC", "KRW-ETH"])
+    (books,) = spelled.subscriptions(SETTINGS[name], ("orderbook",), ["KRW-BTC", "KRW-ETH"])
     (frame,) = books.frames
     ticket, part, form = orjson.loads(frame)
     assert set(ticket) == {"ticket"}
     assert part["codes"] == ["KRW-BTC", "KRW-ETH"]
     assert form == {"format": "SIMPLE"}
-    (ticks,) = spelled.subscriptions(SETTINGS[name], "ticker", ["KRW-BTC"])
+    (ticks,) = spelled.subscriptions(SETTINGS[name], ("ticker", "trade"), ["KRW-BTC"])
     assert [part["type"] for part in orjson.loads(ticks.frames[0])[1:-1]] == ["ticker", "trade"]
 
 
 def test_bithumb_never_sends_a_level_and_upbit_asks_for_none() -> None:
-    (frame,) = (
-        exchange("bithumb").subscriptions(SETTINGS["bithumb"], "orderbook", ["KRW-BTC"])[0].frames
-    )
-    assert "level" not in orjson.loads(frame)[1]
+    (one,) = exchange("bithumb").subscriptions(SETTINGS["bithumb"], ("orderbook",), ["KRW-BTC"])
+    assert "level" not in orjson.loads(one.frames[0])[1]
+    (one,) = exchange("upbit").subscriptions(SETTINGS["upbit"], ("orderbook",), ["KRW-BTC"])
+    assert orjson.loads(one.frames[0])[1]["level"] == 0
+
+
+def test_lists_are_asked_of_upbit_only() -> None:
+    settings = SETTINGS["upbit"].model_copy(update={"format": "SIMPLE_LIST"})
+    (one,) = exchange("upbit").subscriptions(settings, ("trade",), ["KRW-BTC"])
+    assert orjson.loads(one.frames[0])[-1] == {"format": "SIMPLE_LIST"}
+    with pytest.raises(ConfigError, match="SIMPLE or DEFAULT, was 'SIMPLE_LIST'"):
+        exchange("bithumb").subscriptions(settings, ("trade",), ["KRW-BTC"])
 
 
 def test_upbit_depth_goes_into_the_codes() -> None:
     settings = SETTINGS["upbit"].model_copy(update={"depth": 5})
-    (frame,) = exchange("upbit").subscriptions(settings, "orderbook", ["KRW-BTC"])[0].frames
+    (frame,) = exchange("upbit").subscriptions(settings, ("orderbook",), ["KRW-BTC"])[0].frames
     assert orjson.loads(frame)[1]["codes"] == ["KRW-BTC.5"]
 
 
 def test_upbit_grouped_books_have_a_connection_of_their_own() -> None:
     settings = SETTINGS["upbit"].model_copy(update={"group_levels": {"BTC/KRW": 10000}})
-    fine, grouped = exchange("upbit").subscriptions(settings, "orderbook", ["KRW-BTC", "KRW-ETH"])
+    fine, grouped = exchange("upbit").subscriptions(
+        settings, ("orderbook",), ["KRW-BTC", "KRW-ETH"]
+    )
     assert (fine.grouped, grouped.grouped) == (False, True)
     assert orjson.loads(grouped.frames[0])[1]["level"] == 10000
     assert grouped.symbols == ("KRW-BTC",)
@@ -72,14 +82,14 @@ def test_upbit_grouped_books_have_a_connection_of_their_own() -> None:
 
 def test_binance_streams_go_into_the_url_and_the_rest_into_frames() -> None:
     spelled = exchange("binance")
-    (one,) = spelled.subscriptions(SETTINGS["binance"], "ticker", ["BTCUSDT"])
+    (one,) = spelled.subscriptions(SETTINGS["binance"], ("ticker", "trade"), ["BTCUSDT"])
     assert one.url == (
         "wss://stream.binance.com:9443/stream?streams=btcusdt@ticker/btcusdt@trade"
         "&timeUnit=MICROSECOND"
     )
     assert one.frames == ()
     symbols = [f"S{i}USDT" for i in range(1500)]
-    several = spelled.subscriptions(SETTINGS["binance"], "orderbook", symbols)
+    several = spelled.subscriptions(SETTINGS["binance"], ("orderbook",), symbols)
     assert [len(one.symbols) for one in several] == [1000, 500]
     asked = [
         name

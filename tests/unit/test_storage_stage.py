@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
-from coinspace._ext.message import Message
+from coinspace._ext.message import STATE, Message
 from coinspace._ext.sink import ListSink
 from coinspace.storage.ledger import Ledger
 from coinspace.storage.stage import Stage
@@ -198,6 +199,28 @@ def test_an_outage_lasts_from_leaving_the_working_state_to_its_return() -> None:
     ]
     assert len(rows.of("state")) == 10
     assert made.outages.open == {}
+
+
+def test_trades_that_are_lost_and_news_of_markets_that_nobody_collects() -> None:
+    rows = Rows()
+    made = stage(rows)
+    sink = ListSink(7)
+    for market, facts in (
+        ("BTC/KRW", {"state": "synced", "reason": "trades lost: at least 3", "lost": 3}),
+        ("BTC/KRW", {"state": "synced", "reason": "trades filled by REST: 2", "lost": 0}),
+        ("NEW/KRW", {"state": "disconnected", "reason": "listed", "collected": False}),
+    ):
+        topic = sink.topic(f"state.upbit.{market}.".encode())
+        payload = orjson.dumps({**facts, "from_ns": START_NS})
+        sink.publish(topic, STATE, payload, received_ns=START_NS + 5)
+    for message in sink.messages:
+        made.on_message(PUBLISHER, message)
+    (gap,) = rows.of("gap")
+    assert (gap["kind"], gap["status"], gap["market"]) == ("trade", "lost", "BTC/KRW")
+    assert (gap["count"], gap["reason"]) == (3, "trades lost: at least 3")
+    assert made.outages.open == {}
+    # all of it is told in the table of states
+    assert [row["reason"] for row in rows.of("state")][-1] == "listed"
 
 
 def test_a_row_that_the_database_refuses_is_accounted_for_once_there_is_room() -> None:

@@ -1,0 +1,169 @@
+"""Stretches in which trades may be missing, and which trades of a REST answer belong there.
+
+* Ids that count up by one (Binance): exactly those that are not there.
+* Ids that REST and the stream share (Upbit): those that the stream has not brought.
+* Ids that they do not share (Bithumb): told by what a trade is, its time, price, size and side, and
+  only at times that the stream has not covered, or where the volume of the day proves it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.exchanges.exchange import RestTrade
+
+# trades younger than this may still be on their way through the stream
+FRESH_NS = 5 * SECOND_NS
+
+# (exchange_ns, price, size, sell) of a published trade
+Published = tuple[int, float, float, bool]
+# the same as REST tells it, whose times are whole ms
+What = tuple[int, float, float, bool]
+
+
+class Ids(Protocol):
+    """Ids of trades that were published."""
+
+    def __contains__(self, id: int, /) -> bool: ...
+
+
+@dataclass(slots=True, eq=False)
+class Hole:
+    """A stretch in which trades may be missing.
+
+    Attributes:
+        first_id, last_id: for contiguous ids, else 0.
+        from_ns, to_ns: exchange times of the trades around it; to_ns 0 = still open.
+        volume: what must be missing, 0 = not known.
+        ask_ns: when to ask REST, 0 = not yet. answers: what it said so far, newest first.
+    """
+
+    reason: str
+    from_ns: int
+    to_ns: int = 0
+    first_id: int = 0
+    last_id: int = 0
+    volume: float = 0.0
+    ask_ns: int = 0
+    asked: bool = False
+    answers: list[list[RestTrade]] = field(default_factory=list)
+
+    def again(self, ask_ns: int) -> None:
+        """Ask anew at a time."""
+        self.answers.clear()
+        self.asked, self.ask_ns = False, ask_ns
+
+    def trades(self) -> list[RestTrade]:
+        """Return all that REST said, oldest first."""
+        return [trade for answer in reversed(self.answers) for trade in answer]
+
+    def reached(self) -> bool:
+        """Tell whether the answers go back to the beginning."""
+        if not self.answers[-1] or (
+            len(self.answers) > 1 and self.answers[-1][0] == self.answers[-2][0]
+        ):
+            # there are no older trades
+            return True
+        oldest = self.answers[-1][0]
+        if self.first_id:
+            return oldest.trade_id <= self.first_id
+        return oldest.exchange_ns <= self.from_ns
+
+
+@dataclass(slots=True)
+class Found:
+    """What belongs into a hole; lost: trades that REST does not know any more (at least)."""
+
+    trades: list[RestTrade]
+    lost: int = 0
+
+
+def by_number(hole: Hole, trades: Iterable[RestTrade]) -> Found:
+    """Fill a hole of ids that count up by one."""
+    wanted = [trade for trade in trades if hole.first_id <= trade.trade_id <= hole.last_id]
+    there = {trade.trade_id for trade in wanted}
+    return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
+
+
+def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
+    """Fill a hole where REST and stream share ids; those not `known` are missing."""
+    settled_ns = hole.to_ns or now_ns - FRESH_NS
+    wanted = [
+        trade
+        for trade in trades
+        if hole.from_ns <= trade.exchange_ns <= settled_ns and trade.trade_id not in known
+    ]
+    beyond = bool(trades) and trades[0].exchange_ns > hole.from_ns and trades[0] in wanted
+    return Found(wanted, int(beyond))
+
+
+def audit(trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
+    """Return what the stream should have brought since the oldest trade that both know."""
+    begin = next((i for i, trade in enumerate(trades) if trade.trade_id in known), len(trades))
+    return Found(
+        [
+            trade
+            for trade in trades[begin:]
+            if trade.trade_id not in known and now_ns - trade.exchange_ns > FRESH_NS
+        ]
+    )
+
+
+def what(trade: RestTrade) -> What:
+    """Return what a trade is, without its id."""
+    return (trade.exchange_ns // MILLISECOND_NS, trade.price, trade.size, trade.sell)
+
+
+def counted(published: Iterable[Published]) -> Counter[What]:
+    """Return how often each trade was published."""
+    return Counter(
+        (exchange_ns // MILLISECOND_NS, price, size, sell)
+        for exchange_ns, price, size, sell in published
+    )
+
+
+def between(hole: Hole, trades: Sequence[RestTrade], published: Iterable[Published]) -> Found:
+    """Fill a hole by time: trades strictly between the last one before and the first one after.
+
+    Others at the very ms of those two are missing as well when REST tells the times of these two
+    as the stream did.
+    """
+    ours = counted(published)
+    edges = {hole.from_ns // MILLISECOND_NS, hole.to_ns // MILLISECOND_NS}
+    told = {what(trade) for trade in trades}
+    sure = {ms for ms in edges if any(one[0] == ms and one in told for one in ours)}
+    wanted = []
+    for trade in trades:
+        kind = what(trade)
+        inside = hole.from_ns < trade.exchange_ns < hole.to_ns and kind[0] not in edges
+        if not inside and kind[0] not in sure:
+            continue
+        if ours[kind]:
+            ours[kind] -= 1
+        else:
+            wanted.append(trade)
+    beyond = bool(trades) and trades[0].exchange_ns > hole.from_ns and trades[0] in wanted
+    return Found(wanted, int(beyond))
+
+
+def by_volume(
+    hole: Hole, trades: Sequence[RestTrade], published: Iterable[Published], tolerance: float
+) -> Found:
+    """Fill a hole in the middle of a stream: what was not published, if its volume is the missing
+    one.
+    """
+    ours = counted(published)
+    wanted = []
+    for trade in trades:
+        kind = what(trade)
+        if ours[kind]:
+            ours[kind] -= 1
+        elif hole.from_ns <= trade.exchange_ns <= hole.to_ns:
+            wanted.append(trade)
+    if abs(sum(trade.size for trade in wanted) - hole.volume) > tolerance:
+        return Found([])
+    return Found(wanted)

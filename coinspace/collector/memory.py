@@ -1,0 +1,67 @@
+"""What a ticker collector's own journal remembers of the time before its start.
+
+A message is journalled before it is published, so this is exactly what the bus got, however the
+process ended. The trades that the exchange made meanwhile are then asked for as after a reconnect.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coinspace._ext.message import TICKER, TRADE, Message
+from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
+from coinspace.bus.segments import SegmentFile, segment_paths
+from coinspace.errors import JournalError
+
+# trades kept per market: more than one REST list holds
+KEPT = 2000
+# read from the end: a start must not wait for the whole journal
+READ_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class Memory:
+    """The end of a journal.
+
+    Attributes:
+        trades: market -> its last trades, in order of publishing.
+        markets: all that were collected.
+        since_ns: receipt of the oldest message read; a market without a trade made none since.
+    """
+
+    trades: dict[str, deque[Message]] = field(default_factory=dict)
+    markets: set[str] = field(default_factory=set)
+    since_ns: int = 0
+
+    def take(self, message: Message) -> None:
+        """Take the next message of a segment."""
+        if message.kind == TRADE:
+            kept = self.trades.setdefault(message.market, deque(maxlen=KEPT))
+            kept.append(message)
+        if message.kind in (TRADE, TICKER):
+            self.markets.add(message.market)
+            self.since_ns = self.since_ns or message.received_ns
+
+
+def read_memory(folder: Path) -> Memory:
+    """Read the end of a journal folder; damaged segments are as good as missing."""
+    parts: list[bytes] = []
+    size = 0
+    for path in reversed(segment_paths(folder)):
+        try:
+            file = SegmentFile(path)
+            file.refresh()
+            data = file.read(SEGMENT_HEAD_SIZE, file.index.end - SEGMENT_HEAD_SIZE)
+        except (JournalError, OSError):
+            continue
+        parts.append(data)
+        size += len(data)
+        if size >= READ_BYTES:
+            break
+    memory = Memory()
+    for data in reversed(parts):
+        for message in messages(data):
+            memory.take(message)
+    return memory
