@@ -15,7 +15,7 @@ import orjson
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
-from coinspace.aggregator.venue import Venue
+from coinspace.aggregator.venue import Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings
 from coinspace.exchanges.registry import assets_of, identity, is_renamed, summable
@@ -55,6 +55,7 @@ class OrderbookAggregator:
         self._topics: dict[str, Topic] = {}
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         self.venues: dict[tuple[str, str], Venue] = {}
+        self._named: dict[str, Venue] = {}
         self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
         # venues whose name stands for something else than itself, at least at times
         self._renamed: set[Venue] = set()
@@ -111,14 +112,14 @@ class OrderbookAggregator:
         venue = Venue(exchange, market)
         venue.publisher = f"{COLLECTOR}{exchange}"
         venue.excluded = venue.name in self._settings.index.excluded
-        self.venues[exchange, str(market)] = venue
+        self.venues[exchange, str(market)] = self._named[venue.name] = venue
         return venue
 
     def exclude(self, name: str, excluded: bool) -> None:
         """Exclude a venue by an operator's word, or take it back."""
-        for venue in self.venues.values():
-            if venue.name == name:
-                venue.excluded = excluded
+        venue = self._named.get(name)
+        if venue is not None:
+            venue.excluded = excluded
 
     def on_message(self, message: Message) -> None:
         """Take a message; it applies at the first tick that is not before its receipt."""
@@ -134,23 +135,39 @@ class OrderbookAggregator:
             self.counts["late"] += 1
         self._waiting.append((known_ns, message))
 
-    def tick(self, ts_ns: int) -> None:
+    def tick(self, ts_ns: int, inputs: Mapping[str, Input] | None = None) -> None:
         """Make the aggregates of one tick, a multiple of the interval.
 
         A tick that is not after the last one is counted and left out: the clock stepped back.
+
+        Args: inputs: venue -> what its stored record names; makes the tick again as it was, with
+            what was late then late now.
         """
         if ts_ns <= self.last_ts_ns:
             self.counts["clock_steps"] += 1
             return
-        waiting, self._waiting = self._waiting, []
-        for known_ns, message in waiting:
-            if known_ns <= ts_ns:
-                self._apply(message)
-            else:
-                self._waiting.append((known_ns, message))
+        self._take(ts_ns, inputs or {})
         self.last_ts_ns = ts_ns
         self.counts["ticks"] += 1
         self._emit(ts_ns, self.assets)
+
+    def absorb(self, ts_ns: int) -> None:
+        """Apply what was known at an instant without making a tick of it."""
+        self._take(ts_ns, {})
+
+    def _take(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
+        waiting, self._waiting = self._waiting, []
+        # a publisher's messages arrive in order: behind a late one all are late
+        late: set[str] = set()
+        for known_ns, message in waiting:
+            if known_ns > ts_ns or (inputs and _was_late(known_ns, message, inputs, late)):
+                self._waiting.append((known_ns, message))
+            else:
+                self._apply(message)
+        for name, given in inputs.items():
+            venue = self._named.get(name)
+            if venue is not None:
+                venue.recall(given)
 
     def _tick_of(self, message: Message, ts_ns: int) -> None:
         # interval 0: the assets that an update concerns, FX concerning all
@@ -263,6 +280,15 @@ class OrderbookAggregator:
             "venues": len(self.venues),
             "venues_usable": usable,
         }
+
+
+def _was_late(known_ns: int, message: Message, inputs: Mapping[str, Input], late: set[str]) -> bool:
+    exchange = message.exchange
+    if message.kind == ORDERBOOK and exchange not in late:
+        given = inputs.get(f"{exchange}:{message.market}")
+        if given is not None and known_ns > given.received_ns:
+            late.add(exchange)
+    return exchange in late
 
 
 def _facts(message: Message) -> dict[str, Any]:

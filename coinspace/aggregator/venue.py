@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -29,6 +29,17 @@ STATE_REASONS = {
 }
 
 
+# reasons that come from elsewhere than an exchange's frames
+TOLD = ("operator", "disconnected")
+
+
+class Input(NamedTuple):
+    """What a stored record names of one venue: its book's receive time (0 = none), its reason."""
+
+    received_ns: int
+    reason: str | None
+
+
 class Venue:
     """One market of one exchange as an index constituent.
 
@@ -38,6 +49,7 @@ class Venue:
         state: as the collector says; unknown words count as resyncing.
         lost: its collector's heartbeats are missing.
         excluded: by an operator.
+        told: reason that a stored record gives for want of anything else, see `recall`.
     """
 
     __slots__ = (
@@ -54,6 +66,7 @@ class Venue:
         "region",
         "sequence",
         "state",
+        "told",
     )
 
     def __init__(self, exchange: str, market: Market, *, state: str = "disconnected") -> None:
@@ -65,6 +78,7 @@ class Venue:
         self.state = state
         self.excluded = False
         self.lost = False
+        self.told: str | None = None
         self.received_ns = 0
         self.changed_ns = 0
         self.publisher = ""
@@ -77,6 +91,18 @@ class Venue:
         if changed or not self.changed_ns:
             self.changed_ns = received_ns
         self.received_ns = received_ns
+
+    def recall(self, given: Input) -> None:
+        """Take from a stored record what no recording holds.
+
+        That is an operator's exclusion, a collector that was not heard, and the books that an
+        aggregator had not seen since its start.
+        """
+        unseen = not given.received_ns
+        self.told = given.reason if unseen or given.reason in TOLD else None
+        if unseen:
+            self.book = VenueBook()
+            self.received_ns = self.changed_ns = 0
 
     def facts(self, ts_ns: int, lag_ns: int, fx: float | None) -> VenueFacts:
         """Judge the venue alone: the first rule that matches gives the reason."""
@@ -108,6 +134,8 @@ class Venue:
         return facts
 
     def _life(self, ts_ns: int, lag_ns: int) -> str | None:
+        if self.told is not None:
+            return self.told
         if self.excluded:
             return "operator"
         reason = STATE_REASONS.get(self.state, "resyncing")

@@ -13,10 +13,11 @@ from coinspace.collector.commands import quiet_logs
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
-from coinspace.index.feeds import sources
+from coinspace.index.feeds import opened, sources
+from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.records import Row
 from coinspace.index.replay import FeedReplay
-from coinspace.index.verify import Comparison, Verdict, recalc_row, warm, warm_fx
+from coinspace.index.verify import Comparison, Verdict, recalc_row
 from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.sender import Sender
@@ -54,8 +55,8 @@ def verify(
     start_ns, end_ns = bounds
     warm_ns = start_ns - WARM_UP_NS
     readers, make = sources(paths, settings, segments=True)
-    with schema.connect(address(settings)) as connection:
-        comparison = Comparison(connection, assets, start_ns, end_ns)
+    with schema.connect(address(settings)) as connection, opened(readers):
+        comparison = Comparison(connection, assets, start_ns, end_ns, warm_ns)
         replay = FeedReplay(
             settings,
             make,
@@ -63,13 +64,14 @@ def verify(
             lambda record, _: comparison.take(record),
             start_ns=warm_ns,
             end_ns=end_ns,
+            guide=comparison.stored,
         )
         for asset in assets:
-            warm(connection, replay.calculator.index(asset), warm_ns)
+            remember(connection, replay.calculator.index(asset), warm_ns)
         window_ns = int(settings.index.parameters.fx_window_s * SECOND_NS)
-        replay.aggregator.restore(warm_fx(connection, assets[0], warm_ns, window_ns))
-    replay.run(readers)
-    verdict = comparison.finish()
+        replay.aggregator.restore(read_fx_memory(connection, assets[0], warm_ns, window_ns))
+        replay.run(readers)
+        verdict = comparison.finish()
     if restatement is not None:
         verdict.restated = _restate(settings, comparison, restatement)
     return verdict

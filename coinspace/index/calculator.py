@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
+from coinspace.index.outage import Outage, milliseconds
 from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
 from coinspace.method.composite import Valuation, evaluate, explain
 from coinspace.method.filter import Candidate, VenueFilter
@@ -29,6 +30,8 @@ from coinspace.method.siblings import (
 
 Record = dict[str, Any]
 REGIONS = tuple(CURRENCIES)
+# missed ticks that are emitted in their order; emitting more would keep the live ones waiting
+AT_ONCE = 50
 
 
 class Index:
@@ -43,6 +46,7 @@ class Index:
         self.filter = VenueFilter(parameters)
         self.averages = {name: Average(parameters) for name in (COMPOSITE, *REGIONS)}
         self.null_since_ns: int | None = None
+        self.failed_after_ns = int(parameters.failed_s * SECOND_NS)
         self.last_ts_ns = 0
         self._curve = make_curve(parameters)
         self._region_curves = {region: make_curve(parameters) for region in REGIONS}
@@ -62,11 +66,13 @@ class Index:
         kr, gl = regions["KR"]["value_raw"], regions["GL"]["value_raw"]
         raw = composite.value
         usd_krw = aggregate.usd_krw or p.usd_krw
-        parts = premium(kr, gl, fx.rate, usd_krw)
+        rate = fx.doubted if fx.rate is None else fx.rate
+        parts = premium(kr, gl, rate, usd_krw)
+        doubted = fx.rate is None or any(one["unjudged"] for one in regions.values())
         status = "null" if raw is None else self._status(aggregate, reasons)
         self.last_ts_ns = ts_ns
         return {
-            "ts_ms": _milliseconds(ts_ns),
+            "ts_ms": milliseconds(ts_ns),
             "asset": self.asset,
             "status": status,
             "reason": composite.reason,
@@ -81,6 +87,7 @@ class Index:
             "depth_limited": composite.depth_limited,
             "fx": fx.rate,
             "fx_status": fx.status,
+            "fx_doubted": fx.doubted,
             "venues": self._venues(aggregate, reasons, composite.shares),
             "fx_venues": _fx_venues(aggregate),
             "flagged": sorted(self.filter.flags),
@@ -93,6 +100,7 @@ class Index:
             "gl": gl,
             "value_krw": None if raw is None or fx.rate is None else raw * fx.rate,
             "premium": parts["b"],
+            "premium_unjudged": None if parts["b"] is None else doubted,
             "premium_parts": parts,
             "premium_executable": self._executable(aggregate, regions),
             "confidence": confidence(_prices(used)),
@@ -105,26 +113,24 @@ class Index:
             "parameter_hash": self.hash,
         }
 
-    def not_computed(self, ts_ns: int) -> Record:
-        """Return the record of a tick that was missed."""
+    def missed(self, first_ns: int, last_ns: int, step_ns: int) -> Outage:
+        """Pass over ticks that were missed, a multiple of `step_ns` each, and return them."""
         for average in self.averages.values():
-            average.update(ts_ns, None)
-        self.last_ts_ns = ts_ns
-        return {
-            "ts_ms": _milliseconds(ts_ns),
-            "asset": self.asset,
-            "status": "null",
-            "reason": "not_computed",
-            "value": None,
-            "value_raw": None,
-            "venues": {},
-            "fx_venues": {},
-            "flagged": sorted(self.filter.flags),
-            "split": self.filter.split,
-            "failed": self._failed(ts_ns, None),
-            "method_version": METHOD_VERSION,
-            "parameter_hash": self.hash,
-        }
+            # no value holds until the next tick: one null stands for all
+            average.update(first_ns, None)
+        self._failed(first_ns, None)
+        self.last_ts_ns = last_ns
+        assert self.null_since_ns is not None
+        return Outage(
+            self.asset,
+            first_ns,
+            last_ns,
+            step_ns,
+            tuple(sorted(self.filter.flags)),
+            self.filter.split,
+            self.null_since_ns + self.failed_after_ns,
+            self.hash,
+        )
 
     def explain(self) -> dict[str, Any]:
         """Return the composite's curve of the last tick, level by level."""
@@ -174,9 +180,8 @@ class Index:
             and (one.native if own else one.reason is None)
         ]
         used = [one for one in usable if one.name not in judged]
-        # venues that only doubt each other: a value that says so is better than none in a crisis;
-        # a single one that the other region voted out is not believed
-        unjudged = not used and len(usable) >= (1 if self.filter.split else 2)
+        # all that the region has is doubted: a value that says so is better than none in a crisis
+        unjudged = not used and bool(usable)
         if unjudged:
             used = usable
         ladder = aggregate.ladders[currency if own else COMPOSITE]
@@ -222,7 +227,7 @@ class Index:
             return False
         if self.null_since_ns is None or self.null_since_ns > ts_ns:
             self.null_since_ns = ts_ns
-        return ts_ns - self.null_since_ns >= self.parameters.failed_s * SECOND_NS
+        return ts_ns - self.null_since_ns >= self.failed_after_ns
 
     def _venues(
         self, aggregate: Aggregate, reasons: Mapping[str, str], shares: Mapping[str, float]
@@ -277,14 +282,15 @@ class IndexCalculator:
     """All indices: aggregates in, records out through `emit`.
 
     A tick at or before the last one of its index is never written again; ticks that were missed
-    in between are
-    written as `not_computed`.
+    in between are `not_computed`: a few are emitted in their order, many at a stretch are an
+    outage, whose records somebody else writes in time of his own.
 
     Args:
         parameters_of: asset -> its parameters.
         emit: called with each record and the aggregate behind it (None for a missed tick).
         interval_ns: distance of ticks; 0 = at each update, where no tick can be missed.
-        backfill_ns: longest outage that is written tick by tick.
+        on_outage: called with each outage before anything later is emitted; None = outages are
+            only counted.
     """
 
     def __init__(
@@ -294,7 +300,7 @@ class IndexCalculator:
         *,
         interval_ns: int = 0,
         depths: Mapping[str, int] | None = None,
-        backfill_ns: int = 3600 * SECOND_NS,
+        on_outage: Callable[[Outage], None] | None = None,
     ) -> None:
         self.indices: dict[str, Index] = {}
         self.counts = {"ticks": 0, "nulls": 0, "late": 0, "not_computed": 0, "skipped": 0}
@@ -302,7 +308,7 @@ class IndexCalculator:
         self._emit = emit
         self._interval_ns = interval_ns
         self._depths = dict(depths or {})
-        self._backfill_ns = backfill_ns
+        self._on_outage = on_outage
 
     def index(self, asset: str) -> Index:
         """Return the index of an asset, made at first use."""
@@ -315,10 +321,14 @@ class IndexCalculator:
     def on_aggregate(self, aggregate: Aggregate) -> None:
         """Compute one tick; a tick that is not after the last one is counted and dropped."""
         index = self.index(aggregate.asset)
-        if aggregate.ts_ns <= index.last_ts_ns:
+        ts_ns = aggregate.ts_ns
+        if ts_ns <= index.last_ts_ns:
             self.counts["late"] += 1
             return
-        self._miss(index, aggregate.ts_ns)
+        if self._interval_ns and ts_ns - index.last_ts_ns > AT_ONCE * self._interval_ns:
+            # the outage of all indices is known before the first record after it
+            self._miss_all(ts_ns)
+        self._miss(index, ts_ns)
         record = index.compute(aggregate)
         self.counts["ticks"] += 1
         self.counts["nulls"] += record["value"] is None
@@ -326,29 +336,37 @@ class IndexCalculator:
 
     def on_time(self, due_ns: int) -> None:
         """Give up the ticks up to and including `due_ns` that no aggregate came for."""
+        self._miss_all(due_ns + self._interval_ns)
+
+    def miss(self, asset: str, ts_ns: int) -> None:
+        """Give up one tick, for a replay of what was missed when it was live."""
+        self._emit_missed(self.index(asset).missed(ts_ns, ts_ns, max(self._interval_ns, 1)))
+
+    def _miss_all(self, before_ns: int) -> None:
         for index in self.indices.values():
-            if index.last_ts_ns:
-                self._miss(index, due_ns + self._interval_ns)
+            self._miss(index, before_ns)
 
     def _miss(self, index: Index, before_ns: int) -> None:
-        if not self._interval_ns or not index.last_ts_ns:
-            return
-        for ts_ns in self._missed(index.last_ts_ns, before_ns):
-            self.counts["not_computed"] += 1
-            self._emit(index.not_computed(ts_ns), None)
-
-    def _missed(self, last_ns: int, before_ns: int) -> Iterable[int]:
         step = self._interval_ns
-        first = last_ns // step * step + step
-        earliest = max(first, -(-(before_ns - self._backfill_ns) // step) * step)
-        self.counts["skipped"] += (earliest - first) // step
-        return range(earliest, before_ns, step)
+        if not step or not index.last_ts_ns:
+            return
+        first = index.last_ts_ns // step * step + step
+        last = (before_ns - 1) // step * step
+        if first > last:
+            return
+        outage = index.missed(first, last, step)
+        if len(outage) <= AT_ONCE:
+            self._emit_missed(outage)
+        elif self._on_outage is None:
+            self.counts["skipped"] += len(outage)
+        else:
+            self.counts["not_computed"] += len(outage)
+            self._on_outage(outage)
 
-
-def _milliseconds(ts_ns: int) -> float | int:
-    if ts_ns % MILLISECOND_NS == 0:
-        return ts_ns // MILLISECOND_NS
-    return ts_ns / MILLISECOND_NS
+    def _emit_missed(self, outage: Outage) -> None:
+        for record in outage.records(outage.first_ns):
+            self.counts["not_computed"] += 1
+            self._emit(record, None)
 
 
 def _ratio(korean: float | None, world: float | None, rate: float) -> float | None:

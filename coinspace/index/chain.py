@@ -21,6 +21,7 @@ import psycopg
 
 from coinspace.clock import SECOND_NS
 from coinspace.errors import StorageError
+from coinspace.index.backlog import first_open_ns
 from coinspace.index.records import Row
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE, Table
 
@@ -102,14 +103,19 @@ def make_link(connection: psycopg.Connection[Any], day_ns: int, previous: str) -
 
 
 def missing_days(connection: psycopg.Connection[Any], now_ns: int) -> list[int]:
-    """Return the closed UTC days with records and without a link, oldest first."""
+    """Return the closed UTC days with records and without a link, oldest first.
+
+    A day is closed once a later tick is stored and no outage in it waits for its records: rows
+    that came after the link would break the chain.
+    """
     links = stored_links(connection)
-    row = connection.execute("SELECT min(ts)::long FROM index_tick").fetchone()
+    row = connection.execute("SELECT min(ts)::long, max(ts)::long FROM index_tick").fetchone()
     if row is None or row[0] is None:
         return []
     first_ns = links[-1].day_ns + DAY_NS if links else row[0] // DAY_NS * DAY_NS
-    # a day without records gets a link too: its emptiness is a fact
-    return list(range(first_ns, now_ns // DAY_NS * DAY_NS, DAY_NS))
+    open_ns = first_open_ns(connection)
+    end_ns = min(now_ns, row[1], now_ns if open_ns is None else open_ns)
+    return list(range(first_ns, end_ns // DAY_NS * DAY_NS, DAY_NS))
 
 
 def check(connection: psycopg.Connection[Any]) -> Iterator[tuple[Link, list[str]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from coinspace._ext.sink import ListSink
@@ -30,15 +31,14 @@ def sources(
     """
     groups: dict[str, list[tuple[set[str], list[Path]]]] = {}
     for path in paths:
-        reader = FeedReader(path)
-        name = reader.exchange
-        if name not in settings.exchanges:
-            known = ", ".join(settings.exchanges)
-            raise CoinSpaceError(f"{path}: expected a feed of {known}, was {name!r}")
-        spelled = exchange_named(name)
-        symbols: set[str] = set()
-        if not segments:
-            symbols = set(symbols_of(spelled, reader))
+        with FeedReader(path) as reader:
+            name = reader.exchange
+            if name not in settings.exchanges:
+                known = ", ".join(settings.exchanges)
+                raise CoinSpaceError(f"{path}: expected a feed of {known}, was {name!r}")
+            symbols: set[str] = set()
+            if not segments:
+                symbols = set(symbols_of(exchange_named(name), reader))
         mine = groups.setdefault(name, [])
         group = next((one for one in mine if segments or one[0] & symbols), None)
         if group is None:
@@ -78,10 +78,11 @@ def recorded_assets(paths: tuple[Path, ...], settings: Settings) -> set[str]:
     """Return the base assets of the configured markets that feeds hold."""
     found: set[str] = set()
     for path in paths:
-        reader = FeedReader(path)
-        spelled = exchange_named(reader.exchange)
-        held = set(symbols_of(spelled, reader))
-        for text in settings.exchanges[reader.exchange].markets:
+        with FeedReader(path) as reader:
+            name = reader.exchange
+            spelled = exchange_named(name)
+            held = set(symbols_of(spelled, reader))
+        for text in settings.exchanges[name].markets:
             if "*" not in text and spelled.symbol_of(Market.parse(text)) in held:
                 found.add(Market.parse(text).base)
     return found
@@ -104,5 +105,16 @@ def from_feeds(
         take(record, replay.calculator.index(record["asset"]))
 
     replay = FeedReplay(settings, make, parameters_of, emit)
-    replay.run(readers)
+    with opened(readers):
+        replay.run(readers)
     return replay
+
+
+@contextmanager
+def opened(readers: list[FeedReader]) -> Iterator[None]:
+    """Close readers at the end."""
+    try:
+        yield
+    finally:
+        for reader in readers:
+            reader.close()

@@ -12,7 +12,13 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index.records import Row
 from coinspace.market import Market
-from coinspace.method.parameters import CURRENCIES, METHOD_VERSION, REGIONS, parameter_hash
+from coinspace.method.parameters import (
+    CURRENCIES,
+    METHOD_VERSION,
+    NOTES,
+    REGIONS,
+    parameter_hash,
+)
 from coinspace.storage import schema
 from coinspace.storage.address import address
 
@@ -39,6 +45,7 @@ def definition(settings: Settings, asset: str, *, candidate: bool = False) -> di
         "regions": REGIONS,
         "currencies": CURRENCIES,
         "interval_ms": settings.index.interval_ms,
+        "notes": NOTES,
     }
 
 

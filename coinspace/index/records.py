@@ -38,7 +38,14 @@ NUMBERS = (
     "twap",
 )
 # a record's parts without a column each
-SIBLINGS = ("regions", "premium_parts", "premium_executable", "liquidity")
+SIBLINGS = (
+    "regions",
+    "premium_parts",
+    "premium_unjudged",
+    "premium_executable",
+    "fx_doubted",
+    "liquidity",
+)
 
 
 @dataclass(slots=True)

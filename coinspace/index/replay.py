@@ -6,11 +6,12 @@ it; nothing depends on the wall clock or on the speed of reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.aggregator.venue import Input
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings
 from coinspace.feed.format import FeedReader, Record
@@ -30,6 +31,18 @@ class Source(Protocol):
     def feed(self, record: Record) -> None: ...
 
 
+class Guide(Protocol):
+    """What is stored of the ticks that a replay makes again."""
+
+    def inputs(self, ts_ns: int) -> Mapping[str, Input]:
+        """Return venue -> what the tick's record names; empty where there is none."""
+        ...
+
+    def missed(self, asset: str, ts_ns: int) -> bool:
+        """Tell whether the calculator missed the tick."""
+        ...
+
+
 class FeedReplay:
     """Feeds in, index records out.
 
@@ -39,6 +52,7 @@ class FeedReplay:
         parameters_of: asset -> parameters.
         emit: called with each record and its aggregate, whose ladders are overwritten afterwards.
         start_ns, end_ns: ticks in [start, end); earlier records only build the books.
+        guide: makes each tick from the messages that its stored record names.
     """
 
     def __init__(
@@ -50,11 +64,12 @@ class FeedReplay:
         *,
         start_ns: int = 0,
         end_ns: int | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         self.calculator = IndexCalculator(
-            parameters_of, emit, interval_ns=self.interval_ns, depths=depths, backfill_ns=0
+            parameters_of, emit, interval_ns=self.interval_ns, depths=depths
         )
         self.aggregator = OrderbookAggregator(
             settings, on_aggregate=self._on_aggregate, heartbeats=False
@@ -62,6 +77,7 @@ class FeedReplay:
         self._make_source = make_source
         self._start_ns = start_ns
         self._end_ns = end_ns
+        self._guide = guide
         self._next_ns = 0
         self.records = 0
         self.pauses = 0
@@ -100,10 +116,18 @@ class FeedReplay:
         elif last_ns and now_ns - last_ns > PAUSE_NS:
             self.pauses += 1
             self._next_ns = first_ns
+        if now_ns < self._start_ns:
+            # or all that was received before the first tick would wait for it
+            self.aggregator.absorb(now_ns)
         while self._next_ns < now_ns:
-            self.aggregator.tick(self._next_ns)
+            inputs = self._guide.inputs(self._next_ns) if self._guide is not None else None
+            self.aggregator.tick(self._next_ns, inputs)
             self._next_ns += step
 
     def _on_aggregate(self, aggregate: Aggregate) -> None:
-        if aggregate.ts_ns >= self._start_ns:
+        if aggregate.ts_ns < self._start_ns:
+            return
+        if self._guide is not None and self._guide.missed(aggregate.asset, aggregate.ts_ns):
+            self.calculator.miss(aggregate.asset, aggregate.ts_ns)
+        else:
             self.calculator.on_aggregate(aggregate)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
 import psycopg
 
+from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
 from coinspace.errors import StorageError
-from coinspace.index.calculator import Index, Record
-from coinspace.index.memory import read_memory
-from coinspace.index.records import CONSTITUENT, NUMBERS, SIBLINGS, SYMBOLS, Row, tick_ns, tick_row
+from coinspace.index.calculator import Record
+from coinspace.index.outage import NOT_COMPUTED
+from coinspace.index.records import FX_ASSET, NUMBERS, SIBLINGS, SYMBOLS, Row, tick_ns, tick_row
 
 # differences printed in full
 SHOWN = 20
+# stored records in memory at once
+WINDOW_NS = 300 * SECOND_NS
 # what a restatement may be about (methodology 8)
 RESTATE_ABOVE = 0.001
 
@@ -56,46 +60,104 @@ class Verdict:
         )
 
 
-class Comparison:
-    """Compares recomputed records with the rows of index_tick and index_venue, asset by asset."""
+class Stored:
+    """The stored records of a range, read window by window: a day of all venues fills a memory.
+
+    Ticks are asked for in their order; a window is dropped when the next one is read.
+    """
 
     def __init__(
         self, connection: psycopg.Connection[Any], assets: list[str], start_ns: int, end_ns: int
     ) -> None:
+        self.ticks: dict[tuple[str, int], dict[str, Any]] = {}
+        self.venues: dict[tuple[str, int], dict[str, list[Any]]] = {}
+        self._inputs: dict[int, dict[str, Input]] = {}
+        self._connection = connection
+        self._assets = assets
+        self._next_ns = start_ns
+        self._end_ns = end_ns
+        # ticks of dropped windows that nobody took
+        self.left: list[tuple[str, int]] = []
+
+    def reach(self, ts_ns: int) -> None:
+        """Read on until the window of a tick is there."""
+        while self._next_ns <= ts_ns and self._next_ns < self._end_ns:
+            start_ns, end_ns = self._next_ns, min(self._next_ns + WINDOW_NS, self._end_ns)
+            self._next_ns = end_ns
+            self.left += self.ticks
+            self.ticks = {
+                (asset, row.pop("ts")): row
+                for asset in self._assets
+                for row in _ticks(self._connection, asset, start_ns, end_ns)
+            }
+            self.venues, self._inputs = _venues(self._connection, start_ns, end_ns)
+
+    def inputs(self, ts_ns: int) -> Mapping[str, Input]:
+        """Return venue -> what the tick's record names; empty where there is none."""
+        self.reach(ts_ns)
+        return self._inputs.get(ts_ns, {})
+
+    def missed(self, asset: str, ts_ns: int) -> bool:
+        """Tell whether the calculator missed the tick."""
+        self.reach(ts_ns)
+        stored = self.ticks.get((asset, ts_ns))
+        return stored is not None and stored["reason"] == NOT_COMPUTED
+
+    def finish(self) -> list[tuple[str, int]]:
+        """Read to the end. Returns: all ticks that nobody took."""
+        self.reach(self._end_ns)
+        self.left += self.ticks
+        return self.left
+
+
+class Comparison:
+    """Compares recomputed records with the rows of index_tick and index_venue.
+
+    Args: warm_ns: ticks from here to `start_ns` are recomputed as they were, and not compared.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        assets: list[str],
+        start_ns: int,
+        end_ns: int,
+        warm_ns: int,
+    ) -> None:
         self.verdict = Verdict()
         self.restated: list[tuple[Record, float]] = []
-        self._stored = {
-            (asset, row.pop("ts")): row
-            for asset in assets
-            for row in _ticks(connection, asset, start_ns, end_ns)
-        }
-        self._venues = _venues(connection, start_ns, end_ns)
-        self._bounds = start_ns, end_ns
+        self.stored = Stored(connection, assets, warm_ns, end_ns)
+        self._start_ns, self._end_ns = start_ns, end_ns
 
     def take(self, record: Record) -> None:
-        """Compare one recomputed record; ticks outside the range only warm the memory up."""
+        """Compare one recomputed record; ticks before the range only warm the memory up."""
         ts_ns = tick_ns(record)
-        start_ns, end_ns = self._bounds
-        if not start_ns <= ts_ns < end_ns:
+        if ts_ns >= self._end_ns:
+            return
+        self.stored.reach(ts_ns)
+        stored = self.stored.ticks.pop((record["asset"], ts_ns), None)
+        if ts_ns < self._start_ns:
             return
         verdict = self.verdict
         verdict.ticks += 1
-        stored = self._stored.pop((record["asset"], ts_ns), None)
         if stored is None:
             verdict.missing += 1
             return
-        if stored["reason"] == "not_computed":
-            verdict.not_computed += 1
-            return
+        verdict.not_computed += stored["reason"] == NOT_COMPUTED
         found = comparable(record)
-        venues = self._venues.get((record["asset"], ts_ns), {})
+        venues = self.stored.venues.get((record["asset"], ts_ns), {})
         wrong = {
             name: {"stored": stored.get(name), "recomputed": value}
             for name, value in found.items()
             if stored.get(name) != value
         }
-        if venues != _venue_facts(record):
-            wrong["venues"] = {"stored": venues, "recomputed": _venue_facts(record)}
+        facts = _venue_facts(record["venues"])
+        if stored["reason"] != NOT_COMPUTED:
+            # the rate's books, which are stored once for all indices
+            venues = venues | self.stored.venues.get((FX_ASSET, ts_ns), {})
+            facts |= _venue_facts(record["fx_venues"])
+        if venues != facts:
+            wrong["venues"] = {"stored": venues, "recomputed": facts}
         if not wrong:
             verdict.equal += 1
             return
@@ -110,7 +172,8 @@ class Comparison:
 
     def finish(self) -> Verdict:
         """Return the verdict once all records were taken."""
-        self.verdict.unrepeated = len(self._stored)
+        left = self.stored.finish()
+        self.verdict.unrepeated = sum(ts_ns >= self._start_ns for _, ts_ns in left)
         return self.verdict
 
 
@@ -154,47 +217,29 @@ def _ticks(
 
 def _venues(
     connection: psycopg.Connection[Any], start_ns: int, end_ns: int
-) -> dict[tuple[str, int], dict[str, Any]]:
-    rows = connection.execute(
-        "SELECT asset, ts::long, venue, mid, used, reason, share FROM index_venue"
-        " WHERE role = %s AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
-        (CONSTITUENT, start_ns, end_ns),
-        binary=True,
-    ).fetchall()
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for asset, ts_ns, venue, mid, used, reason, share in rows:
-        found.setdefault((asset, ts_ns), {})[venue] = [mid, used, reason, share]
-    return found
+) -> tuple[dict[tuple[str, int], dict[str, list[Any]]], dict[int, dict[str, Input]]]:
+    try:
+        rows = connection.execute(
+            "SELECT asset, ts::long, venue, mid, age_ms, used, reason, share, received_ts::long"
+            " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
+            (start_ns, end_ns),
+            binary=True,
+        ).fetchall()
+    except psycopg.Error as error:
+        raise StorageError(f"venues: expected rows, {error}", "index_venue") from None
+    found: dict[tuple[str, int], dict[str, list[Any]]] = {}
+    inputs: dict[int, dict[str, Input]] = {}
+    for asset, ts_ns, venue, mid, age_ms, used, reason, share, received_ns in rows:
+        inputs.setdefault(ts_ns, {})[venue] = Input(received_ns or 0, reason)
+        found.setdefault((asset, ts_ns), {})[venue] = [mid, age_ms, used, reason, share]
+    return found, inputs
 
 
-def _venue_facts(record: Record) -> dict[str, Any]:
+def _venue_facts(venues: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: [one["mid"], one["used"], one["reason"], one["share"]]
-        for name, one in record["venues"].items()
+        name: [one["mid"], one["age_ms"], one["used"], one["reason"], one["share"]]
+        for name, one in venues.items()
     }
-
-
-def warm(connection: psycopg.Connection[Any], index: Index, before_ns: int) -> None:
-    """Give an index the memory that it had before a tick, from the stored records."""
-    window_ns = int(index.parameters.twap_s * SECOND_NS)
-    memory = read_memory(connection, index.asset, window_ns, before_ns)
-    if memory is not None:
-        memory.give(index)
-
-
-def warm_fx(
-    connection: psycopg.Connection[Any], asset: str, before_ns: int, window_ns: int
-) -> dict[str, Any]:
-    """Return the FX memory before a tick: the accepted rates of the window and the flags."""
-    rows = connection.execute(
-        "SELECT ts::long, fx, fx_status, fx_flagged FROM index_tick WHERE asset = %s"
-        " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns ORDER BY ts",
-        (asset, before_ns - window_ns, before_ns),
-        binary=True,
-    ).fetchall()
-    window = [(ts_ns, fx) for ts_ns, fx, status, _ in rows if status == "ok" and fx is not None]
-    flagged = [name for name in (rows[-1][3] or "").split(",") if name] if rows else []
-    return {"fx": {"window": window, "flagged": flagged}}
 
 
 def recalc_row(record: Record, original: float, operator: str, because: str, recalc_id: int) -> Row:

@@ -14,12 +14,14 @@ from coinspace._ext.sink import Topic
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
-from coinspace.config import Settings, config_option, load
+from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, MessageError
+from coinspace.index.backlog import Backlog, Entry, read_entries
 from coinspace.index.calculator import IndexCalculator, Record
 from coinspace.index.governance import announce
-from coinspace.index.memory import Memory, read_memory
-from coinspace.index.records import Row, tick_row, venue_rows
+from coinspace.index.memory import read_memory, remember
+from coinspace.index.outage import Outage
+from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.method.aggregate import Aggregate, decode
 from coinspace.process import Process, run
 from coinspace.storage import schema
@@ -34,6 +36,11 @@ GIVE_UP_NS = 2 * SECOND_NS
 CHAIN_INTERVAL_S = 600.0
 # how long a start waits for the database's last records
 RESTORE_TIMEOUT_S = 20.0
+# records of outages: so many at a time, so that a live tick waits for a few ms at most, and only
+# while the database keeps up with what it was given
+FILL_ROWS = 100
+FILL_INTERVAL_S = 0.05
+FILL_PENDING = 2000
 
 
 class Worker:
@@ -49,12 +56,18 @@ class Worker:
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         interval_ns = index.interval_ms * MILLISECOND_NS
         self.calculator = IndexCalculator(
-            index.parameters_of, self._emit, interval_ns=interval_ns, depths=depths
+            index.parameters_of,
+            self._emit,
+            interval_ns=interval_ns,
+            depths=depths,
+            on_outage=self._on_outage,
         )
+        self.backlog = Backlog(NAME, process.started_ns, self._give)
         self.candidate = (
             IndexCalculator(
                 functools.partial(index.parameters_of, candidate=True),
                 self._emit_candidate,
+                interval_ns=interval_ns,
                 depths=depths,
             )
             if index.next
@@ -65,6 +78,8 @@ class Worker:
         )
         self._topics: dict[str, Topic] = {}
         self._fx_ts_ns = 0
+        # asset -> the first tick of this process
+        self._first_ns: dict[str, int] = {}
         self._heard_ns = 0
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
 
@@ -76,18 +91,21 @@ class Worker:
             **self.sender.counters(),
             **self.calculator.counts,
             **self.counts,
+            "backlog_ticks": self.backlog.ticks,
         }
 
     async def run(self) -> None:
         """Compute until the process stops."""
         loop = asyncio.get_running_loop()
-        await self._restore()
+        remembered = await self._restore()
         self.sender.start()
         for row in announce(self._settings, now_ns()):
             self._store(row)
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._chain())]
+        tasks = [asyncio.create_task(one) for one in (self._watch(), self._fill(), self._chain())]
+        if not remembered:
+            tasks.append(asyncio.create_task(self._recover()))
         self._process.ready()
         try:
             await self._process.stopping.wait()
@@ -100,22 +118,68 @@ class Worker:
             if not await self.sender.close():
                 self._process.log.error("records not stored", rows=self.sender.pending)
 
-    async def _restore(self) -> None:
+    async def _restore(self) -> bool:
         # the memory must be there before the first tick: a flag that is lost lets a bad venue in
         deadline = asyncio.get_running_loop().time() + RESTORE_TIMEOUT_S
         while not self._process.stopping.is_set():
             try:
-                memories = await asyncio.to_thread(read_memories, self._settings)
+                await asyncio.to_thread(self._read_back)
             except CoinSpaceError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     self._process.log.error("started without memory", error=str(error))
-                    return
+                    return False
                 self._process.degraded(f"waits for the last records: {error}")
                 await asyncio.sleep(0.5)
                 continue
-            for asset, memory in memories.items():
-                memory.give(self.calculator.index(asset))
+            return True
+        return False
+
+    async def _recover(self) -> None:
+        # the database answers late: the ticks missed before this process are still to be written
+        while True:
+            await asyncio.sleep(1.0)
+            if len(self._first_ns) < len(self._settings.index.assets):
+                continue
+            try:
+                outages, entries = await asyncio.to_thread(self._read_late)
+            except CoinSpaceError:
+                continue
+            self.backlog.resume(entries)
+            for outage in outages:
+                self._on_outage(outage)
             return
+
+    def _read_late(self) -> tuple[list[Outage], list[Entry]]:
+        step_ns = self._settings.index.interval_ms * MILLISECOND_NS
+        outages = []
+        with schema.connect(address(self._settings)) as connection:
+            for asset, first_ns in self._first_ns.items():
+                memory = read_memory(connection, asset, 0, first_ns)
+                if memory is None or not step_ns or memory.ts_ns + step_ns >= first_ns:
+                    continue
+                missed_ns = memory.ts_ns // step_ns * step_ns + step_ns
+                outages.append(
+                    memory.outage(
+                        self.calculator.index(asset), missed_ns, first_ns - step_ns, step_ns
+                    )
+                )
+            return outages, read_entries(connection, NAME, self.calculator.indices)
+
+    def _read_back(self) -> None:
+        found = address(self._settings)
+        schema.create(found, ttl=self._settings.storage.ttl == "on")
+        with schema.connect(found) as connection:
+            for asset in self._settings.index.assets:
+                remember(connection, self.calculator.index(asset))
+                if self.candidate is not None:
+                    remember(connection, self.candidate.index(asset), candidate=True)
+            self.backlog.resume(read_entries(connection, NAME, self.calculator.indices))
+
+    async def _fill(self) -> None:
+        while True:
+            await asyncio.sleep(FILL_INTERVAL_S)
+            if self.sender.pending < FILL_PENDING:
+                self.backlog.step(FILL_ROWS, now_ns())
 
     async def _chain(self) -> None:
         # in a process of its own: hashing a day takes longer than a tick may wait
@@ -142,7 +206,10 @@ class Worker:
             now = now_ns()
             interval_ns = self._settings.index.interval_ms * MILLISECOND_NS
             if interval_ns and self._heard_ns:
-                self.calculator.on_time((now - GIVE_UP_NS) // interval_ns * interval_ns)
+                due_ns = (now - GIVE_UP_NS) // interval_ns * interval_ns
+                self.calculator.on_time(due_ns)
+                if self.candidate is not None:
+                    self.candidate.on_time(due_ns)
             if now - max(self._heard_ns, self._process.started_ns) > 5 * SECOND_NS:
                 self._process.degraded("no aggregate arrives")
             elif self.sender.trouble:
@@ -169,6 +236,7 @@ class Worker:
 
     def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
         asset = record["asset"]
+        self._first_ns.setdefault(asset, tick_ns(record))
         topic = self._topics.get(asset)
         if topic is None:
             topic = self._topics[asset] = self.publisher.topic(f"index.{asset}.".encode())
@@ -193,28 +261,17 @@ class Worker:
     def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
 
+    def _on_outage(self, outage: Outage) -> None:
+        self._process.log.warning(
+            "ticks missed", asset=outage.asset, ticks=len(outage), first_ns=outage.first_ns
+        )
+        self.backlog.add(outage, now_ns())
+
     def _store(self, row: Row) -> None:
-        if not self.sender.row(
-            row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns
-        ):
-            self.counts["records_refused"] += 1
+        self.counts["records_refused"] += not self._give(row)
 
-
-def read_memories(settings: Settings) -> dict[str, Memory]:
-    """Return the memory of every index; makes the tables where there are none yet.
-
-    Raises: StorageError when the database cannot be reached.
-    """
-    found = address(settings)
-    schema.create(found, ttl=settings.storage.ttl == "on")
-    memories = {}
-    with schema.connect(found) as connection:
-        for asset in settings.index.assets:
-            window_ns = int(settings.index.parameters_of(asset).twap_s * SECOND_NS)
-            memory = read_memory(connection, asset, window_ns)
-            if memory is not None:
-                memories[asset] = memory
-    return memories
+    def _give(self, row: Row) -> bool:
+        return self.sender.row(row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns)
 
 
 async def main(process: Process, config_path: str | None = None) -> None:

@@ -86,7 +86,11 @@ class VenueFacts:
 
 @dataclass(slots=True)
 class FxFacts:
-    """The rate in use, KRW per USDT, its status (`ok`, `held`, `suspect`, `none`), its venues."""
+    """The rate in use, KRW per USDT, its status (`ok`, `held`, `suspect`, `none`), its venues.
+
+    `doubted`: what the books say where there is no rate because they are flagged or a jump is not
+    confirmed; good for a premium that says so, never for prices.
+    """
 
     rate: float | None = None
     status: str = "none"
@@ -95,6 +99,7 @@ class FxFacts:
     reasons: dict[str, str] = field(default_factory=dict)
     flagged: list[str] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
+    doubted: float | None = None
 
 
 @dataclass(slots=True)
@@ -113,7 +118,7 @@ class Aggregate:
 
 
 _VENUE_FIELDS = tuple(one.name for one in fields(VenueFacts))
-_FX_FIELDS = ("rate", "status", "reasons", "flagged", "shares")
+_FX_FIELDS = ("rate", "status", "reasons", "flagged", "shares", "doubted")
 
 
 def _pad(n: int) -> int:

@@ -24,13 +24,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
 
 # limits are inclusive where the text says "more than": exact ties must not depend on rounding
 TOLERANCE = 1e-12
+FROZEN, DEVIATING = "frozen", "deviating"
 
 
 @dataclass(slots=True)
@@ -45,11 +45,14 @@ class Candidate:
     changed_ns: int
 
 
+# name -> (mid, native mid, quote) of all venues at the first tick with one's book
+Mids = Mapping[str, tuple[float | None, float | None, str]]
+
+
 @dataclass(slots=True)
 class _Reference:
     changed_ns: int
-    # name -> (mid, native mid, quote) of all venues at the first tick with this book
-    mids: dict[str, tuple[float | None, float, str]]
+    mids: Mids
 
 
 class VenueFilter:
@@ -70,7 +73,7 @@ class VenueFilter:
 
         Returns: name -> `frozen` or `deviating`.
         """
-        reasons = dict.fromkeys(self._frozen(ts_ns, candidates), "frozen")
+        reasons = dict.fromkeys(self._frozen(ts_ns, candidates), FROZEN)
         present = [one for one in candidates if one.name not in reasons]
         priced = {one.name: one.mid for one in present if one.mid is not None}
         regions = {one.name: one.region for one in present}
@@ -85,7 +88,7 @@ class VenueFilter:
         out = self.flags | self._judge_unpriced(present, before)
         for one in present:
             if one.name in out:
-                reasons[one.name] = "deviating"
+                reasons[one.name] = DEVIATING
         return reasons
 
     def _settle(self, flagged: set[str], judged: Mapping[str, float]) -> None:
@@ -115,7 +118,7 @@ class VenueFilter:
 
     def _frozen(self, ts_ns: int, candidates: list[Candidate]) -> list[str]:
         # 1
-        now = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
+        now: Mids = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
         frozen = []
         for one in candidates:
             reference = self._references.get(one.name)
@@ -130,32 +133,39 @@ class VenueFilter:
     def _moved(
         self,
         one: Candidate,
-        now: Mapping[str, tuple[float | None, float, str]],
-        then: Mapping[str, tuple[float | None, float, str]],
+        now: Mids,
+        then: Mids,
     ) -> float:
         new, old = [], []
         for name, (mid, native_mid, quote) in now.items():
             if name == one.name or name in self.flags or name not in then:
                 continue
-            if one.mid is not None and mid is not None and then[name][0] is not None:
+            before, native_before, _ = then[name]
+            if one.mid is None:
+                # in its own currency, since it has no rate
+                mid, before = (native_mid, native_before) if quote == one.quote else (None, None)
+            if mid is not None and before is not None:
                 new.append(mid)
-                old.append(then[name][0])
-            elif one.mid is None and quote == one.quote:
-                new.append(native_mid)
-                old.append(then[name][1])
-        if not new:
-            return 0.0
-        before = median(value for value in old if value is not None)
-        return abs(median(new) / before - 1.0)
+                old.append(before)
+        return abs(median(new) / median(old) - 1.0) if new else 0.0
 
-    def state(self) -> dict[str, Any]:
-        """Return the memory that is stored with every value."""
-        return {"flagged": sorted(self.flags), "split": self.split}
+    def references(self) -> dict[str, tuple[int, Mids]]:
+        """Return venue -> since when its book is as it is, and all mids of that moment."""
+        return {name: (one.changed_ns, one.mids) for name, one in self._references.items()}
 
-    def restore(self, flagged: list[str], split: bool) -> None:
+    def restore(
+        self,
+        flagged: list[str],
+        split: bool,
+        references: Mapping[str, tuple[int, Mids]] | None = None,
+    ) -> None:
         """Take up the memory of the last stored value."""
         self.flags = set(flagged)
         self.split = split
+        self._references = {
+            name: _Reference(changed_ns, mids)
+            for name, (changed_ns, mids) in (references or {}).items()
+        }
 
 
 def distance(a: float, b: float) -> float:

@@ -17,7 +17,7 @@ from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
 from coinspace.method.aggregate import FxFacts, VenueFacts
-from coinspace.method.filter import TOLERANCE, Candidate, VenueFilter, distance
+from coinspace.method.filter import DEVIATING, TOLERANCE, Candidate, VenueFilter, distance
 from coinspace.method.parameters import make_curve
 
 
@@ -42,8 +42,7 @@ class FxRate:
         if rate is None:
             self.agreed_ns = None
             return self._held(ts_ns, "held")
-        middle = self._median(ts_ns)
-        if middle is not None and abs(rate / middle - 1.0) > self.parameters.fx_jump + TOLERANCE:
+        if self._jumps(ts_ns, rate):
             if not self._confirmed(ts_ns, mids):
                 return self._held(ts_ns, "suspect")
             self._clear()
@@ -52,6 +51,10 @@ class FxRate:
         self._window.append(self.last)
         insort(self._sorted, rate)
         return rate, "ok"
+
+    def _jumps(self, ts_ns: int, rate: float) -> bool:
+        middle = self._median(ts_ns)
+        return middle is not None and abs(rate / middle - 1.0) > self.parameters.fx_jump + TOLERANCE
 
     def _confirmed(self, ts_ns: int, mids: list[float]) -> bool:
         agree = (
@@ -92,6 +95,9 @@ class FxRate:
         """Take up the accepted rates of the last minutes, oldest first."""
         self._clear()
         for ts_ns, rate in window:
+            # an accepted jump was a confirmed one, which began the window anew
+            if self._jumps(ts_ns, rate):
+                self._clear()
             self._window.append((int(ts_ns), float(rate)))
             insort(self._sorted, float(rate))
         self.last = self._window[-1] if self._window else None
@@ -116,28 +122,39 @@ class FxIndex:
         ]
         reasons = {one.name: one.reason for one in venues if one.reason is not None}
         reasons |= self.filter.apply(ts_ns, candidates)
-        used = [one.name not in reasons for one in venues]
-        rate = None
+        rate = self._value(books, [one.name not in reasons for one in venues])
         shares: dict[str, float] = {}
-        if any(used):
-            self._ladder.merge(
-                [book if use else None for book, use in zip(books, used, strict=True)],
-                [1.0] * len(books),
-            )
-            mask = np.array(used, dtype=np.uint8)
-            if self._curve.compute(self._ladder, mask) == OK and np.isfinite(self._curve.value):
-                rate = self._curve.value
-                shares = {
-                    one.name: float(share)
-                    for one, share in zip(venues, self._curve.shares(), strict=True)
-                }
+        if rate is not None:
+            shares = {
+                one.name: float(share)
+                for one, share in zip(venues, self._curve.shares(), strict=True)
+            }
         mids = [one.mid for one in candidates if one.name not in reasons and one.mid is not None]
         value, status = self.rate.update(ts_ns, rate, mids)
-        return FxFacts(value, status, venues, reasons, sorted(self.filter.flags), shares)
+        doubted = rate if value is None else None
+        if value is None and doubted is None:
+            doubted = self._value(books, [reasons.get(one.name) == DEVIATING for one in venues])
+        flagged = sorted(self.filter.flags)
+        return FxFacts(value, status, venues, reasons, flagged, shares, doubted)
+
+    def _value(self, books: list[VenueBook], used: list[bool]) -> float | None:
+        if not any(used):
+            return None
+        self._ladder.merge(
+            [book if use else None for book, use in zip(books, used, strict=True)],
+            [1.0] * len(books),
+        )
+        if self._curve.compute(self._ladder, np.array(used, dtype=np.uint8)) != OK:
+            return None
+        return self._curve.value if np.isfinite(self._curve.value) else None
 
     def state(self) -> dict[str, Any]:
         """Return everything that a later process needs to go on."""
-        return {**self.rate.state(), "flagged": sorted(self.filter.flags)}
+        return {
+            **self.rate.state(),
+            "flagged": sorted(self.filter.flags),
+            "references": self.filter.references(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier process."""
@@ -145,4 +162,4 @@ class FxIndex:
         if state.get("last"):
             ts_ns, rate = state["last"]
             self.rate.last = (int(ts_ns), float(rate))
-        self.filter.restore(state.get("flagged", []), False)
+        self.filter.restore(state.get("flagged", []), False, state.get("references"))

@@ -11,7 +11,7 @@ from coinspace._ext.curve import Curve
 from coinspace.config import IndexParameters
 
 # raised whenever the same parameters and books can give another value
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 INDEX_CURRENCY = "USDT"
 FX_MARKET = "USDT/KRW"
 FX_CURRENCY = "KRW"
@@ -19,6 +19,18 @@ FX_CURRENCY = "KRW"
 # region of an exchange, and the currency in which the region's own value is computed
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCIES = {"KR": "KRW", "GL": INDEX_CURRENCY}
+
+
+# where the text leaves a choice, or would leave a market without a number: in every methodology
+# record
+NOTES = (
+    "A region whose usable venues are all deviating has its value computed from them, marked"
+    " unjudged; the composite never contains them.",
+    "While no rate is usable, the premium is taken at what flagged or unconfirmed USDT/KRW books"
+    " say, marked unjudged; no price is ever converted at it.",
+    "An index that was not calculated for a while has a not_computed record for each of its ticks,"
+    " written when it is calculated again.",
+)
 
 
 def region_of(exchange: str, quote: str) -> str:

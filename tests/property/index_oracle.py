@@ -6,12 +6,13 @@ text says "for every". Only the exponentials and one square root are floating po
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction as F
-from typing import Any
+from typing import Any, NamedTuple
 
 TOLERANCE = F(1, 10**12)
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
@@ -35,6 +36,8 @@ class Rules:
 class State:
     flags: set[str] = field(default_factory=set)
     split: bool = False
+    fx_flags: set[str] = field(default_factory=set)
+    fx: F | None = None
 
 
 Level = tuple[F, F, str]
@@ -46,13 +49,16 @@ def median(values: list[F]) -> F:
     return ordered[n // 2] if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2
 
 
+@functools.cache
+def _exact(text: str) -> F | None:
+    if text.strip().lower() in ("nan", "inf", "-inf", "infinity"):
+        return None
+    return F(text)
+
+
 def number(text: Any) -> F | None:
     """Read a number; None for what is not finite."""
-    if isinstance(text, float) and not math.isfinite(text):
-        return None
-    if isinstance(text, str) and text.strip().lower() in ("nan", "inf", "-inf", "infinity"):
-        return None
-    return F(str(text))
+    return _exact(str(text))
 
 
 def clean(levels: list[Any], best_last: bool) -> list[tuple[F, F]]:
@@ -82,11 +88,18 @@ def size_cap(bids: list[Level], asks: list[Level], rules: Rules) -> F:
 
 
 class Side(list[Level]):
-    """A sorted side; the cumulative sizes are kept, since every volume asks for them."""
+    """A sorted side; what every volume asks for is kept: cumulative sizes, levels of a price."""
 
     def __init__(self, levels: list[Level]) -> None:
         super().__init__(levels)
         self.totals = list(itertools.accumulate(size for _, size, _ in levels))
+        # tuples of whole numbers, which hash faster than fractions do
+        self._equal: dict[tuple[int, int], list[Level]] = {}
+        for level in levels:
+            self._equal.setdefault(level[0].as_integer_ratio(), []).append(level)
+
+    def equal(self, level: Level) -> list[Level]:
+        return self._equal[level[0].as_integer_ratio()]
 
     def at(self, v: F) -> Level | None:
         i = bisect_left(self.totals, v * (1 - TOLERANCE))
@@ -121,32 +134,41 @@ def weights(points: list[F], depth: F, rules: Rules) -> list[float]:
     return out
 
 
-def equal_prices(side: Side, level: Level) -> list[Level]:
-    return [one for one in side if one[0] == level[0]]
+class Point(NamedTuple):
+    """A volume of the curve: the levels that it reaches and their middle."""
+
+    v: F
+    bid: Level
+    ask: Level
+    mid: F
+
+
+def curve(bids: Side, asks: Side, points: list[F]) -> list[Point]:
+    found = []
+    for v in points:
+        bid, ask = bids.at(v), asks.at(v)
+        if bid is None or ask is None:
+            break
+        found.append(Point(v, bid, ask, (bid[0] + ask[0]) / 2))
+    return found
 
 
 def value_at(
-    bids: Side, asks: Side, points: list[F], depth: F, rules: Rules
+    bids: Side, asks: Side, points: list[Point], depth: F, rules: Rules
 ) -> tuple[F, dict[str, float]]:
-    w = weights(points, depth, rules)
+    w = weights([point.v for point in points], depth, rules)
     total = math.fsum(w)
     parts, shares = [], dict[str, float]()
-    first: F | None = None
-    for v, weight in zip(points, w, strict=True):
+    first = points[0].mid
+    for point, weight in zip(points, w, strict=True):
         if weight == 0.0:
             continue
-        bid, ask = bids.at(v), asks.at(v)
-        assert bid is not None
-        assert ask is not None
-        middle = (bid[0] + ask[0]) / 2
-        first = middle if first is None else first
-        parts.append(float(middle - first) * weight)
-        for side, level in ((bids, bid), (asks, ask)):
-            same = equal_prices(side, level)
+        parts.append(float(point.mid - first) * weight)
+        for side, level in ((bids, point.bid), (asks, point.ask)):
+            same = side.equal(level)
             size = sum((one[1] for one in same), F(0))
             for _, s, venue in same:
                 shares[venue] = shares.get(venue, 0.0) + 0.5 * weight / total * float(s / size)
-    assert first is not None
     return first + F(math.fsum(parts) / total), shares
 
 
@@ -168,17 +190,15 @@ def valuation(books: dict[str, tuple[list[Any], list[Any]]], rules: Rules) -> di
         sum((s for p, s, _ in bids if p >= shallow_bid), F(0)),
         sum((s for p, s, _ in asks if p <= shallow_ask), F(0)),
     )
-    points, any_point = breakpoints(bids, asks, rules)
-    passing = []
+    volumes, any_point = breakpoints(bids, asks, rules)
+    points = curve(bids, asks, volumes)
+    passing: list[F] = []
     ended = "exhausted"
-    for v in points:
-        bid, ask = bids.at(v), asks.at(v)
-        if bid is None or ask is None:
-            break
-        if ask[0] / ((bid[0] + ask[0]) / 2) - 1 > rules.max_spread + TOLERANCE:
+    for point in points:
+        if point.ask[0] / point.mid - 1 > rules.max_spread + TOLERANCE:
             ended = "D"
             break
-        passing.append(v)
+        passing.append(point.v)
     found: dict[str, Any] = {"size_cap": cap, "coverage_depth": coverage, "curve_end": ended}
     if not any_point or (not passing and rules.mode == "integral"):
         return {**found, "reason": "insufficient_depth"}
@@ -195,13 +215,8 @@ def valuation(books: dict[str, tuple[list[Any], list[Any]]], rules: Rules) -> di
             cut = max(rules.spacing, last)
         depth = min(full, cut)
     value, shares = value_at(bids, asks, points, depth, rules)
-    value_full, _ = value_at(bids, asks, points, full, rules)
-    used = [v for v in points if v <= full * (1 + TOLERANCE)]
-    mids = []
-    for v in used:
-        bid, ask = bids.at(v), asks.at(v)
-        if bid is not None and ask is not None:
-            mids.append((bid[0] + ask[0]) / 2)
+    value_full = value if depth == full else value_at(bids, asks, points, full, rules)[0]
+    mids = [point.mid for point in points if point.v <= full * (1 + TOLERANCE)]
     return {
         **found,
         "reason": None,
@@ -248,15 +263,89 @@ def filtered(mids: dict[str, F], flags: set[str], limit: F) -> set[str]:
     return after
 
 
+def rate(line: dict[str, Any], state: State, rules: Rules) -> tuple[F | None, F | None]:
+    """Section 1: KRW per USDT, and what doubted books say while there is none.
+
+    Lines lie within the 10 s for which a rate is held, and nothing jumps here.
+    """
+    books = {}
+    for book in line["books"]:
+        if book["market"] == "USDT/KRW":
+            books[book["exchange"]] = clean(book["bids"], True), clean(book["asks"], False)
+    mids = {name: (bids[0][0] + asks[0][0]) / 2 for name, (bids, asks) in books.items()}
+    state.fx_flags = (state.fx_flags - set(mids)) | filtered(mids, state.fx_flags, F(1, 100))
+    own = replace(rules, max_spread=F(1, 100), spacing=F(1))
+    used = {name: book for name, book in books.items() if name not in state.fx_flags}
+    found = valuation(used, own).get("value_raw") if used else None
+    if found is not None:
+        state.fx = found
+    if state.fx is not None or not books:
+        return state.fx, None
+    doubted = {name: book for name, book in books.items() if name in state.fx_flags}
+    return None, valuation(doubted, own).get("value_raw") if doubted else None
+
+
+def average(levels: list[Level], size: F) -> F | None:
+    """Section 11: average price of `size` into one side."""
+    left, total = size, F(0)
+    for price, available, _ in levels:
+        taken = min(available, left)
+        total += taken * price
+        left -= taken
+        if left <= 0:
+            return total / size
+    return None
+
+
+def quantile(values: list[F], share: F) -> F:
+    ordered = sorted(values)
+    at = (len(ordered) - 1) * share
+    below = math.floor(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (at - below)
+
+
+def siblings(used: dict[str, tuple[list[Any], list[Any]]]) -> dict[str, Any]:
+    """Section 11, over the used venues: capped median, confidence, prices of 1 and 10 units."""
+    if not used:
+        return {"median_capped": None, "confidence": None}
+    touches = [(bids[0][0], asks[0][0]) for bids, asks in used.values()]
+    mids = [(bid + ask) / 2 for bid, ask in touches]
+    middle = median(mids)
+    low, high = middle * F(995, 1000), middle * F(1005, 1000)
+    clamped = [min(max(mid, low), high) for mid in mids]
+    votes = mids + [price for touch in touches for price in touch]
+    center = quantile(votes, F(1, 2))
+    levels = [
+        sorted(
+            ((p, s, name) for name, sides in used.items() for p, s in sides[i]),
+            key=lambda level: -level[0] if i == 0 else level[0],
+        )
+        for i in (0, 1)
+    ]
+    return {
+        "median_capped": sum(clamped, F(0)) / len(clamped),
+        "confidence": max(center - quantile(votes, F(1, 4)), quantile(votes, F(3, 4)) - center),
+        "liquidity": [
+            (average(levels[0], F(size)), average(levels[1], F(size))) for size in (1, 10)
+        ],
+    }
+
+
 def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
-    """One snapshot: reasons, flags, value. Every fx is given; nothing is ever frozen here."""
+    """One snapshot: reasons, flags, value, siblings. Nothing is ever frozen here."""
     reasons: dict[str, str] = {}
+    krw, doubted = rate(line, state, rules)
     books: dict[str, tuple[list[Any], list[Any]]] = {}
     native: dict[str, tuple[list[Any], list[Any]]] = {}
     for book in line["books"]:
+        if book["market"] == "USDT/KRW":
+            continue
         name = f"{book['exchange']}:{book['market']}"
         bids, asks = clean(book["bids"], True), clean(book["asks"], False)
-        fx = None if book["fx"] is None else number(book["fx"])
+        fx: F | None = krw if book["market"].endswith("/KRW") else F(1)
+        if "fx" in book:
+            fx = None if book["fx"] is None else number(book["fx"])
         if book["state"] != "ok":
             reasons[name] = book["state"]
         elif line["now_ms"] - book["recv_ms"] >= rules.lag_ms:
@@ -314,5 +403,25 @@ def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
             for n, book in own.items()
             if n in used or (quote == "KRW" and n in without_fx - alone - state.flags)
         }
+        # a region that has nothing but doubted venues: its value says so
+        unjudged = not own
+        if unjudged:
+            own = {n: book for n, book in native.items() if n.endswith(f"/{quote}")}
         regional[name] = valuation(own, rules) if own else {"reason": "too_few_venues"}
-    return {**found, "reasons": reasons, "flagged": sorted(state.flags), "regional": regional}
+        regional[name]["unjudged"] = unjudged and bool(own)
+    texts = [book.get("fx") for book in line["books"] if book["market"].endswith("/KRW")]
+    given = [fx for text in texts if text is not None and (fx := number(text)) is not None]
+    known = [fx for fx in given if fx > 0]
+    per_usdt = (median(known) if known else krw) or doubted
+    korean, world = (regional[name].get("value_raw") for name in ("KR", "GL"))
+    premium = None
+    if isinstance(korean, F) and isinstance(world, F) and per_usdt is not None:
+        premium = korean / (world * per_usdt) - 1
+    return {
+        **found,
+        **siblings(used),
+        "reasons": reasons,
+        "flagged": sorted(state.flags),
+        "regional": regional,
+        "premium": premium,
+    }

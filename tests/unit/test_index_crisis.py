@@ -1,19 +1,30 @@
-"""A crisis shaped on Korea, 2024-12-03: won prices fall by a third, venues stall."""
+"""A crisis shaped on Korea, 2024-12-03: won prices fall by a third, venues stall.
+
+Once second by second with the books made here, and once as recordings of the simulated exchanges,
+played through collectors, aggregator and calculator.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coinspace.config import Settings
+from coinspace.feed.simulated_feed import write_feeds
 from coinspace.feed.simulator.scenario import CRISIS
+from coinspace.index.feeds import from_feeds
 from coinspace.market import Market
 from tests.unit.index_books import Run, book
 
 SECONDS = 1260
 WON, DOLLAR, RATE = Market("BTC", "KRW"), Market("BTC", "USDT"), Market("USDT", "KRW")
-# (venue, first second, last second) without a word from it
+# (exchange or rate, first second, last second) without a word from it
 STALLS = (("bithumb", 330, 350), ("upbit", 375, 405), ("bithumb", 430, 460), ("fx", 620, 626))
+# seconds of the scenario per second: its longest stalls still outlast the 10 s of a delayed book
+COMPRESS = 2
 
 
 def silent(name: str, second: int) -> bool:
@@ -37,7 +48,8 @@ def records() -> list[dict[str, Any]]:
             if not silent("fx", second):
                 fresh[f"{name}-rate"] = book(name, rate, market="USDT/KRW")
         for name, one in fresh.items():
-            if not silent(name, second):
+            # an exchange that is silent is silent about its rate too
+            if not silent(name.removesuffix("-rate"), second):
                 last[name] = {**one, "recv_ms": now_ms}
         books = [one for name, one in last.items() if name in fresh]
         found.append(run.tick(*books, step_ms=1000))
@@ -69,6 +81,64 @@ def test_stalls_are_seen_and_the_rate_is_held(records: list[dict[str, Any]]) -> 
     reasons = {(name, venue["reason"]) for one in records for name, venue in one["venues"].items()}
     assert ("upbit:BTC/KRW", "delayed") in reasons
     assert ("bithumb:BTC/KRW", "delayed") in reasons
-    statuses = {one["fx_status"] for one in records}
-    assert {"ok", "held"} <= statuses
-    assert "none" not in statuses
+    assert {"ok", "held", "suspect", "none"} == {one["fx_status"] for one in records}
+    # no rate: nothing is converted, and a premium says what it is made of
+    for one in records:
+        if one["fx"] is None:
+            assert {venue["mid"] for name, venue in one["venues"].items() if "KRW" in name} == {
+                None
+            }
+            assert one["value"] is None
+            assert one["premium_unjudged"] is True
+            assert one["fx_doubted"] is not None
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("crisis")
+    markets = {
+        "upbit": ["BTC/KRW", "USDT/KRW"],
+        "bithumb": ["BTC/KRW", "USDT/KRW"],
+        "binance": ["BTC/USDT"],
+    }
+    feeds = write_feeds(
+        folder / "crisis.feed.zst",
+        5,
+        {name: [str(Market.parse(text)) for text in found] for name, found in markets.items()},
+        duration_s=SECONDS / COMPRESS,
+        rate=0.1,
+        scenario=replace(CRISIS, compress=COMPRESS),
+    )
+    paths = tuple(Path(one["path"]) for one in feeds)
+    settings = Settings(data=folder)
+    settings.index.interval_ms = 500
+    found: list[dict[str, Any]] = []
+    from_feeds(
+        paths, settings, settings.index.parameters_of, lambda record, _: found.append(record)
+    )
+    return found
+
+
+def test_played_from_recordings_korea_stays_alive_too(played: list[dict[str, Any]]) -> None:
+    assert len(played) > 2 * SECONDS / COMPRESS - 5
+    # the first tick comes before the first books, Binance's snapshot a quarter of a second later
+    alive = played[2:]
+    assert [one["ts_ms"] for one in alive if one["kr"] is None] == []
+    assert [one["ts_ms"] for one in alive if one["premium"] is None] == []
+    assert min(one["premium"] for one in alive) < -0.15
+    assert any(venue["reason"] == "delayed" for one in alive for venue in one["venues"].values())
+    for one in alive:
+        if one["value"] is not None:
+            low, high = sorted((one["gl"], one["kr"] / one["fx"]))
+            assert low * 0.999 <= one["value"] <= high * 1.001
+    assert sum(one["split"] for one in alive) > 300
+    # what nobody could judge is marked, and nothing else
+    marked = [one for one in alive if one["regions"]["KR"]["unjudged"]]
+    assert marked
+    for one in alive:
+        korean = {name for name in one["venues"] if "KRW" in name}
+        clean = any(one["venues"][name]["reason"] in (None, "no_fx") for name in korean)
+        if one["regions"]["KR"]["unjudged"]:
+            assert not any(one["venues"][name]["used"] for name in korean)
+        else:
+            assert clean

@@ -1,0 +1,164 @@
+"""Records of outages, written in the background beside the live ones: in batches, oldest first.
+
+Each outage is a row of `gap` (kind `index`, market = asset, first and last = ticks in ns), stored
+before anything that came after it and open until its last record is stored. So a process that
+ends half-way is continued by the next, and nobody takes a day with an open outage for complete.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from coinspace.errors import StorageError
+from coinspace.index.calculator import Index
+from coinspace.index.memory import Memory, read_memory
+from coinspace.index.outage import NOT_COMPUTED, Outage
+from coinspace.index.records import Row, tick_row
+from coinspace.storage.gaps import FILLED, OPEN
+from coinspace.storage.transport import TimestampNanos
+
+KIND = "index"
+# reason of an open gap that a crash left, when the outage turned out to be longer
+SUPERSEDED = "part of a longer one"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One outage on its way into the database.
+
+    Attributes:
+        found_ns, epoch, first_ns: identity of its row of `gap`.
+        next_ns: its first tick that is not stored. announced: whether its row is.
+    """
+
+    outage: Outage
+    found_ns: int
+    epoch: int
+    next_ns: int
+    announced: bool = False
+    reason: str = NOT_COMPUTED
+
+    def row(self, publisher: str, status: str, closed_ns: int = 0) -> Row:
+        """Return the row of `gap`."""
+        outage = self.outage
+        return Row(
+            "gap",
+            self.found_ns,
+            {"kind": KIND, "publisher": publisher, "market": outage.asset, "status": status},
+            {
+                "reason": self.reason,
+                "epoch": self.epoch,
+                "first": outage.first_ns,
+                "last": outage.last_ns,
+                "count": len(outage),
+                "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
+            },
+        )
+
+
+class Backlog:
+    """Outages whose records are still to be stored.
+
+    Args:
+        publisher: name of the process in `gap`. epoch: its start.
+        store: takes a row; False = there is no room now, and it is given again later.
+    """
+
+    def __init__(self, publisher: str, epoch: int, store: Callable[[Row], bool]) -> None:
+        self._publisher = publisher
+        self._epoch = epoch
+        self._store = store
+        self._entries: deque[Entry] = deque()
+
+    def add(self, outage: Outage, now_ns: int) -> None:
+        """Take an outage; its row of `gap` goes before whatever is stored next."""
+        entry = Entry(outage, now_ns, self._epoch, outage.first_ns)
+        self._entries.append(entry)
+        self._announce(entry)
+
+    def resume(self, entries: list[Entry]) -> None:
+        """Go on with what an earlier process left."""
+        self._entries.extend(entries)
+
+    @property
+    def ticks(self) -> int:
+        """Ticks whose records are not stored yet."""
+        return sum(
+            (one.outage.last_ns - one.next_ns) // one.outage.step_ns + 1 for one in self._entries
+        )
+
+    def step(self, limit: int, now_ns: int) -> int:
+        """Store at most `limit` records. Returns: how many, fewer where there was no room."""
+        done = 0
+        for entry in self._entries:
+            if not self._announce(entry):
+                return 0
+        while self._entries:
+            entry = self._entries[0]
+            for record in entry.outage.records(entry.next_ns):
+                if done >= limit or not self._store(tick_row(record)):
+                    return done
+                entry.next_ns += entry.outage.step_ns
+                done += 1
+            if not self._store(entry.row(self._publisher, FILLED, now_ns)):
+                return done
+            self._entries.popleft()
+        return done
+
+    def _announce(self, entry: Entry) -> bool:
+        if not entry.announced:
+            entry.announced = self._store(entry.row(self._publisher, OPEN))
+        return entry.announced
+
+
+def read_entries(
+    connection: psycopg.Connection[Any], publisher: str, indices: Mapping[str, Index]
+) -> list[Entry]:
+    """Return the outages that an earlier process left open, as far as they are not stored.
+
+    Args: indices: asset -> its index with the memory of its last stored tick.
+    Raises: StorageError when the database cannot answer.
+    """
+    entries = []
+    try:
+        rows = connection.execute(
+            "SELECT ts::long, epoch, market, first, last, count FROM gap"
+            " WHERE kind = %s AND publisher = %s AND status = %s ORDER BY first",
+            (KIND, publisher, OPEN),
+        ).fetchall()
+        for found_ns, epoch, asset, first_ns, last_ns, count in rows:
+            index = indices.get(asset)
+            if index is None:
+                # no longer configured: left open, since its ticks are still missing
+                continue
+            step_ns = max((last_ns - first_ns) // max(count - 1, 1), 1)
+            stored = connection.execute(
+                "SELECT max(ts)::long FROM index_tick WHERE asset = %s"
+                " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns",
+                (asset, first_ns, last_ns),
+            ).fetchone()
+            next_ns = stored[0] + step_ns if stored and stored[0] is not None else first_ns
+            memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
+            outage = memory.outage(index, first_ns, last_ns, step_ns)
+            entry = Entry(outage, found_ns, epoch, next_ns, announced=True)
+            if first_ns > index.last_ts_ns:
+                # nothing after it was stored: the outage now known begins before it
+                entry.next_ns = last_ns + outage.step_ns
+                entry.reason = SUPERSEDED
+            entries.append(entry)
+    except psycopg.Error as error:
+        raise StorageError(f"open outages: expected rows of gap, {error}", "gap") from None
+    return entries
+
+
+def first_open_ns(connection: psycopg.Connection[Any]) -> int | None:
+    """Return the first tick of all outages whose records are not all stored, None = no such."""
+    row = connection.execute(
+        "SELECT min(first) FROM gap WHERE kind = %s AND status = %s", (KIND, OPEN)
+    ).fetchone()
+    return None if row is None or row[0] is None else int(row[0])

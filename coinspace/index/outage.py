@@ -1,0 +1,63 @@
+"""Ticks that were missed at a stretch, and the records that say so.
+
+An outage costs the same memory however long it was; its records are made when they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.method.parameters import METHOD_VERSION
+
+NOT_COMPUTED = "not_computed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """The missed ticks of one index, and the memory of the method, which stood still.
+
+    Attributes:
+        first_ns, last_ns: first and last of them, multiples of `step_ns`.
+        failed_ns: from when on the index counts as failed.
+    """
+
+    asset: str
+    first_ns: int
+    last_ns: int
+    step_ns: int
+    flagged: tuple[str, ...] = ()
+    split: bool = False
+    failed_ns: int = 0
+    parameter_hash: str = ""
+
+    def __len__(self) -> int:
+        return (self.last_ns - self.first_ns) // self.step_ns + 1
+
+    def records(self, first_ns: int) -> Iterator[dict[str, Any]]:
+        """Yield the record of each tick from `first_ns` on."""
+        for ts_ns in range(first_ns, self.last_ns + 1, self.step_ns):
+            yield {
+                "ts_ms": milliseconds(ts_ns),
+                "asset": self.asset,
+                "status": "null",
+                "reason": NOT_COMPUTED,
+                "value": None,
+                "value_raw": None,
+                "venues": {},
+                "fx_venues": {},
+                "flagged": list(self.flagged),
+                "split": self.split,
+                "failed": ts_ns >= self.failed_ns,
+                "method_version": METHOD_VERSION,
+                "parameter_hash": self.parameter_hash,
+            }
+
+
+def milliseconds(ts_ns: int) -> float | int:
+    """Return a tick's time in ms, whole where it is."""
+    if ts_ns % MILLISECOND_NS == 0:
+        return ts_ns // MILLISECOND_NS
+    return ts_ns / MILLISECOND_NS

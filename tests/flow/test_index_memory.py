@@ -1,0 +1,266 @@
+"""Memory read back from a real database: an index that starts again goes on as if it had not."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.config import IndexParameters, Settings, StorageSettings
+from coinspace.index import chain
+from coinspace.index.audit import store
+from coinspace.index.backlog import Backlog, read_entries
+from coinspace.index.calculator import Index, Record
+from coinspace.index.memory import read_fx_memory, remember
+from coinspace.index.outage import Outage
+from coinspace.index.records import FX_ASSET, Row, tick_row, venue_rows
+from coinspace.index.snapshots import SnapshotReader
+from coinspace.method.fx import FxIndex
+from coinspace.storage import schema
+from coinspace.storage.address import address
+from tests.unit.index_books import book
+
+STEP_NS = 200 * MILLISECOND_NS
+# days of its own: the database is shared
+DAY_NS = 19_000 * 86_400 * SECOND_NS
+
+
+@pytest.fixture
+def settings(questdb: Settings, tmp_path: Path) -> Settings:
+    found = address(questdb)
+    schema.create(found, ttl=False)
+    storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
+    return Settings(data=tmp_path, storage=storage)
+
+
+def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
+    with schema.connect(address(settings)) as connection:
+        done = connection.execute(text)
+        return done.fetchall() if done.description else []
+
+
+def wait_for(check: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not check():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+class Course:
+    """An index of an asset of its own, second by second, with everything that it remembers."""
+
+    def __init__(self, asset: str, *, start_ns: int, **changes: Any) -> None:
+        self.asset = asset
+        self.parameters = IndexParameters(max_spread=0.005, decimals=2, **changes)
+        self.reader = SnapshotReader(lambda _: self.parameters)
+        self.index = Index(asset, self.parameters)
+        self.start_ms = start_ns // MILLISECOND_NS
+
+    def tick(self, second: int, upbit: float, still: bool, fx: float = 1400.0) -> Record:
+        """Compute one tick; `still` = Bithumb repeats its book while the others move."""
+        now_ms = self.start_ms + second * 1000
+        moved = 1.003 if second >= 30 else 1.0
+        wiggle = 1.0 + 1e-7 * (second % 5)
+        mids = {
+            "binance": 100_000 * moved * wiggle,
+            "bithumb": 140_000_000 * (1 if still else moved * wiggle),
+            "upbit": upbit * moved * wiggle,
+        }
+        books = [
+            book(name, mid, market=f"{self.asset}/{quote}", recv_ms=now_ms)
+            for (name, mid), quote in zip(mids.items(), ("USDT", "KRW", "KRW"), strict=True)
+        ]
+        books += [
+            book(name, fx * wiggle, market="USDT/KRW", recv_ms=now_ms)
+            for name in ("bithumb", "upbit")
+        ]
+        line = {"now_ms": now_ms, "asset": self.asset, "books": books}
+        return self.index.compute(self.reader.read(json.dumps(line), 1))
+
+
+def rows_of(record: Record, table: str = "index_tick") -> list[Row]:
+    return [tick_row(record, table=table), *venue_rows(record, fx=True)]
+
+
+def _into(rows: list[Row]) -> Callable[[Row], bool]:
+    def take(row: Row) -> bool:
+        rows.append(row)
+        return True
+
+    return take
+
+
+def reason(record: Record, exchange: str) -> str | None:
+    name = next(one for one in record["venues"] if one.startswith(exchange))
+    found: str | None = record["venues"][name]["reason"]
+    return found
+
+
+@pytest.mark.parametrize("candidate", [False, True])
+def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> None:
+    asset = "MEMN" if candidate else "MEM"
+    course = Course(asset, start_ns=DAY_NS, reentry=0.6 if candidate else 0.5)
+    rows: list[Row] = []
+    for second in range(100):
+        upbit = 154_000_000 if second == 20 else 144_900_000 if second > 20 else 140_000_000
+        record = course.tick(second, upbit, still=True)
+        rows += rows_of(record, "index_next" if candidate else "index_tick")
+    # out by memory alone: 3.5 % off, and a book that stood still while the others moved
+    assert reason(record, "upbit") == "deviating"
+    assert reason(record, "bithumb") == "frozen"
+    if candidate:
+        # a candidate of other parameters must not lend its memory
+        other = Course(asset, start_ns=DAY_NS, reentry=0.9)
+        rows += [tick_row(other.tick(100, 140_000_000, still=False), table="index_next")]
+    store(settings, rows)
+    table = "index_next" if candidate else "index_tick"
+    wanted = 101 if candidate else 100
+    count = f"SELECT count() FROM {table} WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(wanted,)], "rows not stored")
+
+    twin = course.index
+    restarted = Index(asset, course.parameters)
+    with schema.connect(address(settings)) as connection:
+        remember(connection, restarted, candidate=candidate)
+    assert restarted.last_ts_ns == twin.last_ts_ns
+    for second in range(101, 140):
+        again = []
+        for index in (twin, restarted):
+            course.index = index
+            # the books' own memory lies in the reader: it is told the same twice
+            again.append(course.tick(second, 144_900_000, still=second < 120))
+        assert again[0] == again[1], second
+    assert reason(again[1], "bithumb") is None
+    assert reason(again[1], "upbit") == "deviating"
+    # without its memory the flagged venue would be back at once
+    course.index = Index(asset, course.parameters)
+    assert reason(course.tick(140, 144_900_000, still=False), "upbit") is None
+
+
+def test_the_rate_goes_on_with_its_window_after_a_confirmed_jump(settings: Settings) -> None:
+    asset, start_ns = "MEMF", DAY_NS + 3600 * SECOND_NS
+    course = Course(asset, start_ns=start_ns)
+    rows: list[Row] = []
+    statuses = []
+    for second in range(60):
+        record = course.tick(second, 140_000_000, still=False, fx=1400 if second < 40 else 1610)
+        statuses.append(record["fx_status"])
+        rows += rows_of(record)
+    assert statuses[39:43] == ["ok", "suspect", "suspect", "ok"]
+    store(settings, rows)
+    count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(60,)], "rows not stored")
+    fx_rows = f"SELECT count() FROM index_venue WHERE asset = '{FX_ASSET}' AND ts >= {start_ns}"
+    wait_for(lambda: query(settings, f"{fx_rows}::timestamp_ns") >= [(120,)], "rows not stored")
+    fx = FxIndex(course.parameters)
+    with schema.connect(address(settings)) as connection:
+        memory = read_fx_memory(connection, asset, start_ns + 60 * SECOND_NS, 300 * SECOND_NS)
+    fx.restore(memory["fx"])
+    # the window began anew at the jump: the new level is the known one, the old one the jump
+    assert [rate for _, rate in fx.rate.state()["window"]] == [
+        record_fx for _, record_fx in _accepted(rows, start_ns + 42 * SECOND_NS)
+    ]
+    assert fx.filter.references().keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
+
+
+def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
+    return [
+        (row.at_ns, row.columns["fx"])
+        for row in rows
+        if row.table == "index_tick" and row.at_ns >= since_ns
+    ]
+
+
+def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None:
+    asset, start_ns = "MEMO", DAY_NS + 86_400 * SECOND_NS - 60 * SECOND_NS
+    query(settings, "TRUNCATE TABLE index_chain")
+    index = Index(asset, IndexParameters())
+    index.filter.restore(["upbit:MEMO/KRW"], False)
+    before: dict[str, str | None] = {
+        "asset": asset,
+        "status": "ok",
+        "parameter_hash": index.hash,
+    }
+    value = {"value": 1.5, "value_raw": 1.5, "flagged": "upbit:MEMO/KRW", "latency_ns": 42}
+    store(settings, [Row("index_tick", start_ns, before, value)])
+    # two minutes around midnight are missing, then it goes on
+    first_ns, last_ns = start_ns + STEP_NS, start_ns + 120 * SECOND_NS
+    index.last_ts_ns = start_ns
+    outage = index.missed(first_ns, last_ns, STEP_NS)
+    taken: list[Row] = []
+    backlog = Backlog("a-calculator", 7, _into(taken))
+    backlog.add(outage, now_ns=last_ns + SECOND_NS)
+    backlog.step(77, last_ns + SECOND_NS)
+    after = Row("index_tick", last_ns + STEP_NS, before, {"value": 1.6, "value_raw": 1.6})
+    store(settings, [taken[0], after, *taken[1:]])
+    count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(79,)], "rows not stored")
+    with schema.connect(address(settings)) as connection:
+        # the day in which records are still to come gets no link
+        assert DAY_NS not in chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
+        restarted = Index(asset, IndexParameters())
+        remember(connection, restarted)
+        assert restarted.last_ts_ns == last_ns + STEP_NS
+        entries = read_entries(connection, "a-calculator", {asset: restarted})
+    assert [(one.outage, one.next_ns, one.epoch) for one in entries] == [
+        (outage, first_ns + 77 * STEP_NS, 7)
+    ]
+    taken.clear()
+    backlog = Backlog("a-calculator", 8, _into(taken))
+    backlog.resume(entries)
+    assert backlog.step(10_000, last_ns + 9 * SECOND_NS) == 600 - 77
+    store(settings, taken)
+    wait_for(lambda: query(settings, count) == [(602,)], "rows not stored")
+    # one after the other, the flag kept, the stored ones untouched
+    found = query(
+        settings,
+        "SELECT ts::long, reason, flagged, failed, value_raw, latency_ns FROM index_tick"
+        f" WHERE asset = '{asset}' ORDER BY ts",
+    )
+    assert [row[0] for row in found] == [start_ns + i * STEP_NS for i in range(602)]
+    assert found[0][4:] == (1.5, 42)
+    assert found[-1][4] == 1.6
+    assert {row[1:3] for row in found[1:-1]} == {("not_computed", "upbit:MEMO/KRW")}
+    assert [row[3] for row in found[1:-1]] == [i >= 300 for i in range(600)]
+    gaps = f"SELECT status, count, epoch FROM gap WHERE market = '{asset}'"
+    wait_for(lambda: query(settings, gaps) == [("filled", 600, 7)], "the gap stays open")
+    with schema.connect(address(settings)) as connection:
+        days = chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
+        assert DAY_NS in days
+        assert read_entries(connection, "a-calculator", {asset: restarted}) == []
+
+
+def test_an_open_outage_that_was_longer_is_not_written_twice(settings: Settings) -> None:
+    asset, start_ns = "MEML", DAY_NS + 2 * 86_400 * SECOND_NS
+    index = Index(asset, IndexParameters())
+    outage = Outage(asset, start_ns + STEP_NS, start_ns + 90 * STEP_NS, STEP_NS)
+    taken: list[Row] = []
+    backlog = Backlog("b-calculator", 7, _into(taken))
+    backlog.add(outage, now_ns=start_ns + 99 * STEP_NS)
+    tick = Row("index_tick", start_ns, {"asset": asset, "status": "ok"}, {"value_raw": 1.0})
+    # ended before anything after it was stored: the next start finds the whole of it missing
+    store(settings, [tick, *taken])
+    gaps = f"SELECT count() FROM gap WHERE market = '{asset}'"
+    wait_for(lambda: query(settings, gaps) == [(1,)], "gap not stored")
+    wait_for(
+        lambda: (
+            query(settings, f"SELECT count() FROM index_tick WHERE asset = '{asset}'") == [(1,)]
+        ),
+        "tick not stored",
+    )
+    with schema.connect(address(settings)) as connection:
+        remember(connection, index)
+        entries = read_entries(connection, "b-calculator", {asset: index})
+    taken.clear()
+    backlog = Backlog("b-calculator", 8, _into(taken))
+    backlog.resume(entries)
+    assert backlog.ticks == 0
+    assert backlog.step(1000, start_ns) == 0
+    assert [(row.table, row.symbols["status"], row.columns["reason"]) for row in taken] == [
+        ("gap", "filled", "part of a longer one")
+    ]
