@@ -36,7 +36,7 @@ def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     results = {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
-    assert list(results) == ["parse", "book", "bus", "index", "encode", "end-to-end"]
+    assert list(results) == ["receive", "parse", "book", "bus", "index", "encode", "end-to-end"]
     assert all(one["events"] > 0 and one["ns"] > 0 for one in results.values())
     # a frame that is also kept as a book and published costs more than one that is only parsed
     assert results["end-to-end"]["ns"] > results["parse"]["ns"]
