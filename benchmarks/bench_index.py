@@ -241,8 +241,10 @@ DEEP_OBSTACLE = (
     " same at vector width"
 )
 VENUES_OBSTACLE = (
-    "a merge of k venues compares log2(k) times a level, 2 for 3 venues and 5 for 30; what does"
-    " not depend on k (division, memory) became cheap, so the comparisons weigh more"
+    "merging k venues in pairs compares a level log2(k) times, 1.7 for 3 venues and 4.9 for 30, at"
+    " 0.9 ns each beside 2 ns that do not depend on k. Dealing levels into places by their price"
+    " does not depend on k and took 7.3 ns a level of 30 venues, merging 5.7; a slower merge of few"
+    " venues would reach the figure, no faster one of many does"
 )
 
 
@@ -262,6 +264,7 @@ def growing(rounds: int) -> Result:
         better="lower",
         slack=0.1,
         obstacle=VENUES_OBSTACLE,
+        accepted=1.3,
     )
     return result
 

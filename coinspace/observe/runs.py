@@ -1,7 +1,8 @@
 """Each stage alone on a feed, as `coinspace bench` and `coinspace profile` run it.
 
-The stages are the very objects that run live; sockets and clocks are left out, except the bus,
-whose work is a socket. A run is prepared once and can then be passed over any number of times.
+The stages are the very objects that run live; sockets and clocks are left out, except where a
+socket is the work: receiving, and the bus. A run is prepared once and can then be passed over any
+number of times.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coinspace._ext.collector import Collector
 from coinspace._ext.message import ORDERBOOK, STATE, Message
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
@@ -27,6 +29,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.feed.format import FeedReader, Record
 from coinspace.index.calculator import IndexCalculator
 from coinspace.market import market_of_dashed
+from coinspace.observe.wire import Wire
 from coinspace.storage.rows import Venue, store_orderbook
 from coinspace.storage.sender import Sender
 
@@ -122,6 +125,31 @@ def sources(paths: list[Path]) -> list[Source]:
 
 def _named(found: list[Source]) -> str:
     return ", ".join(f"{one.exchange} {one.path}" for one in found)
+
+
+class Parsed(Collector):  # type: ignore[type-arg]
+    """Parses every frame and collects no market."""
+
+    def on_control(self, frame: bytes, received_ns: int, connection: int) -> None: ...
+    def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None: ...
+
+
+def receive(found: list[Source], _settings: Settings) -> Run:
+    """Frames over a WebSocket on the loopback into the parsers."""
+    wires = [
+        Wire(Parsed(exchange_named(one.exchange).parser(1000), ListSink(), []), one.frames)
+        for one in found
+    ]
+
+    def run() -> None:
+        for wire in wires:
+            wire.run()
+
+    def close() -> None:
+        for wire in wires:
+            wire.close()
+
+    return Run("receive", _named(found), "frame", sum(len(one.frames) for one in found), run, close)
 
 
 def parse(found: list[Source], _settings: Settings) -> Run:
@@ -317,6 +345,7 @@ def end_to_end(found: list[Source], settings: Settings) -> Run:
 
 
 STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
+    "receive": receive,
     "parse": parse,
     "book": book,
     "bus": bus,

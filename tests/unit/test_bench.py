@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks import report
 from benchmarks.chart import chart
+from benchmarks.measure import Result
 from coinspace._ext import sampler
 from coinspace._ext.upbit import UpbitParser
 from coinspace.cli import coinspace
@@ -35,7 +36,7 @@ def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     results = {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
-    assert list(results) == ["parse", "book", "bus", "index", "encode", "end-to-end"]
+    assert list(results) == ["receive", "parse", "book", "bus", "index", "encode", "end-to-end"]
     assert all(one["events"] > 0 and one["ns"] > 0 for one in results.values())
     # a frame that is also kept as a book and published costs more than one that is only parsed
     assert results["end-to-end"]["ns"] > results["parse"]["ns"]
@@ -138,7 +139,30 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
     assert "| parse | Upbit | × faster than x | 12.0 | ≥ 10 | ≥ 20 | gate |" in text
     assert "| parse | Upbit | × faster than z | 1.00 | ≥ 10 |  | **missed** |" in text
     assert "* parse, Upbit, × faster than x: 12.0, goal ≥ 20. y" in text
+    assert "* parse, Upbit, × faster than z: 1.00, gate ≥ 10." in text
     ElementTree.fromstring(chart([row]))
+
+
+def test_report_fails_where_nobody_looked_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RESULTS", "CHART", "README"):
+        monkeypatch.setattr(report, name, tmp_path / name)
+    readme = Path("README.md").read_bytes()
+    (tmp_path / "README").write_text("no marks")
+    result = Result("x", "case", "ns", "made")
+    result.check("speed", 1.0, gate=0.5, goal=2.0, obstacle="measured: y")
+    for reason, code in (("measured: y", 0), ("", 1)):
+        result.checks[0].obstacle = reason
+        monkeypatch.setattr(report, "load_rows", lambda: [row_of(result, tmp_path)])
+        assert report.main() == code
+    assert "why? x, case, speed: say it in obstacles.py" in capsys.readouterr().err
+    assert Path("README.md").read_bytes() == readme
+
+
+def row_of(result: Result, folder: Path) -> report.Row:
+    row: report.Row = orjson.loads(result.save(folder).read_bytes())
+    return row
 
 
 def test_report_needs_measurements(tmp_path: Path) -> None:
