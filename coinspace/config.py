@@ -204,7 +204,8 @@ class StorageSettings(Section):
     """QuestDB: empty addresses mean the private server that CoinSpace starts itself."""
 
     ilp: Annotated[
-        str, Field(description="ILP configuration, 'http::addr=host:9000;' or 'tcp::addr=…;'")
+        str,
+        Field(description="ILP, 'http::addr=host:9000;', or 'tcp::addr=…;', which is lossy"),
     ] = ""
     sql: Annotated[str, Field(description="postgresql://user:password@host:8812/qdb")] = ""
     readonly_sql: Annotated[

@@ -77,17 +77,14 @@ class Collected(Faults):
         for exchange in MARKETS:
             where = f"where exchange = '{exchange}'"
             found["orderbook", exchange] = Counter(
-                (*key, np.concatenate([*bids, *asks]).tobytes())
-                for *key, bids, asks in self.sql(
-                    "select market, exchange_ts::long, update_id, n_bids, n_asks, bids, asks"
+                (*key, np.concatenate([*bids, *asks]).tobytes(), n_bids, n_asks)
+                for *key, bids, asks, n_bids, n_asks in self.sql(
+                    "select market, exchange_ts::long, update_id, bids, asks, n_bids, n_asks"
                     f" from orderbook {where}"
                 )
             )
             found["trade", exchange] = Counter(
-                self.sql(
-                    "select market, ts::long, trade_id, side, price, size, flags & 5"
-                    f" from trade {where}"
-                )
+                self.sql(f"select market, ts::long, trade_id, side, price, size from trade {where}")
             )
             found["ticker", exchange] = Counter(
                 self.sql(

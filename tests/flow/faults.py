@@ -33,7 +33,7 @@ from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.sender import BATCH_BYTES
-from tests.flow.feeder_process import BURST_S
+from tests.flow.feeder_process import BURST, BURST_S
 
 BOOKS = "orderbook-collector-upbit"
 TICKERS = "ticker-collector-upbit"
@@ -179,11 +179,9 @@ class Faults:
         self.signal(QUESTDB, signal.SIGTERM)
         self.processes[QUESTDB].wait(60)
         if burst:
-            for name in self.publishers:
-                # one that has no handler yet would end
-                if self.state(name) == "ready":
-                    self.signal(name, signal.SIGUSR1)
+            (self.settings.data / BURST).touch()
             time.sleep(BURST_S)
+            (self.settings.data / BURST).unlink()
         time.sleep(5)
         self.spawn(QUESTDB)
         self.until(lambda: self.state(QUESTDB) == "ready", 120)

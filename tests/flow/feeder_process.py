@@ -1,12 +1,11 @@
 """`python -m tests.flow.feeder_process PROCESS RATE FIRST START`: a Feeder that runs until SIGTERM.
 
 RATE messages a second and market, from message FIRST on, through the real publisher and journal;
-their times begin at START, ns.
-SIGUSR1 adds the messages of ten minutes within half a minute.
+their times begin at START, ns. While the data folder holds the file `burst`, twenty times as many
+more.
 """
 
 import asyncio
-import signal
 import sys
 from functools import partial
 
@@ -16,9 +15,10 @@ from coinspace.process import Process, run
 from tests.flow.feeding import Feeder
 
 STEP_S = 0.01
-BURST_S = 30.0
-# what the burst adds to the rate: 600 s in 30 s
+BURST = "burst"
 BURST_RATE = 20
+# so that the messages of ten minutes arrive
+BURST_S = 600 / BURST_RATE
 
 
 async def main(process: Process, rate: float, first: int, start_ns: int) -> None:
@@ -30,15 +30,15 @@ async def main(process: Process, rate: float, first: int, start_ns: int) -> None
     loop = asyncio.get_running_loop()
     publisher.start_heartbeats(loop)
     feeder.state("synced")
-    bursts: list[float] = []
-    loop.add_signal_handler(signal.SIGUSR1, lambda: bursts.append(loop.time()))
     process.ready()
-    began = loop.time()
+    burst = process.settings.data / BURST
+    before, owed = loop.time(), 0.0
     while not process.stopping.is_set():
         now = loop.time()
-        burst_s = sum(min(now - since, BURST_S) for since in bursts)
-        due = first + int((now - began + burst_s * BURST_RATE) * rate)
-        feeder.send(max(0, min(due - feeder.sent, 1000)))
+        owed += (now - before) * rate * (1 + BURST_RATE * burst.exists())
+        before, n = now, min(int(owed), 1000)
+        feeder.send(n)
+        owed -= n
         await asyncio.sleep(STEP_S)
     publisher.heartbeat()
     # subscribers learn of the tail before the socket goes

@@ -260,9 +260,11 @@ def compare_runs(undisturbed: Rows, disturbed: Rows, killed: set[tuple[str, str]
         common = rows.keys() & disturbed[which].keys()
         assert len(common) > 0.5 * len(rows), which
         if which[0] != "ticker":
-            # by the exchange's own name of a book or trade
-            once = {row[:3]: row for row in rows}
-            wrong = [row for row in disturbed[which] if once.get(row[:3], row) != row]
+            # by the exchange's own name of a book or trade; a book that was fetched anew may be
+            # known less far down than is stored of it
+            end = 4 if which[0] == "orderbook" else None
+            once = {row[:3]: row[:end] for row in rows}
+            wrong = [row for row in disturbed[which] if once.get(row[:3], row[:end]) != row[:end]]
             assert not wrong, (which, wrong[:3])
 
 

@@ -18,7 +18,13 @@ from coinspace.bus import journal as journal_module
 from coinspace.bus.commands import journal as journal_command
 from coinspace.bus.journal import Journal
 from coinspace.bus.publisher import Publisher
-from coinspace.bus.segments import JournalReader, SegmentFile, read_journal, segment_paths
+from coinspace.bus.segments import (
+    JournalReader,
+    SegmentFile,
+    oldest_ns,
+    read_journal,
+    segment_paths,
+)
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch, settings_in
@@ -98,6 +104,24 @@ def test_segments_follow_each_other_without_a_hole(written: Written) -> None:
     # closed segments are cut to what they hold: nothing but whole records
     for path in paths:
         messages(path.read_bytes()[SEGMENT_HEAD_SIZE:])
+
+
+def test_segments_of_other_times_are_left_out(written: Written) -> None:
+    written.send(2000)
+    written.close()
+    paths = segment_paths(written.folder)
+    files = [SegmentFile(path) for path in paths]
+    for file in files:
+        file.refresh()
+    assert oldest_ns(written.folder) == files[0].created_ns
+    ((middle,), (following,)) = (files[2].runs, files[3].runs)
+    found = list(read_journal(written.folder, middle.started_ns, following.started_ns))
+    assert [m.sequence for m in found] == list(range(middle.first, middle.last + 1))
+    assert list(read_journal(written.folder, files[-1].runs[-1].ended_ns + 1)) == []
+    # one that is gone when it is read, as the oldest are under a living writer
+    paths[0].unlink()
+    assert sequences(written.folder)[0] == files[1].runs[0].first
+    assert oldest_ns(written.folder / "none") is None
 
 
 def test_a_tail_cut_at_every_byte_loses_only_its_record(tmp_path: Path) -> None:
