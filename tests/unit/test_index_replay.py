@@ -121,3 +121,37 @@ def test_a_tick_without_a_value_has_no_curve(feeds: list[str], tmp_path: Path) -
     assert (without["curve"], without["bids"], without["asks"]) == ([], [], [])
     with pytest.raises(CoinSpaceError, match="expected a tick at 1002 ms"):
         run(*arguments, "--explain", "1002")
+
+
+def test_parameters_reach_the_venues_and_the_rate(feeds: list[str], tmp_path: Path) -> None:
+    # the facts are the aggregator's, which sees the same parameters
+    records = run(*feeds, "--lag-ms", "12")
+    reasons = {venue["reason"] for one in records for venue in one["venues"].values()}
+    assert "delayed" in reasons
+    assert {venue["reason"] for one in records[2:] for venue in one["fx_venues"].values()} >= {
+        "delayed"
+    }
+    path = tmp_path / "params.toml"
+    path.write_text("lag_ms = 12\nfx_hold_s = 0\nmode = 'grid'\nspacing = 0.01\n")
+    assert "held" in {one["fx_status"] for one in records}
+    records = run(*feeds, "--params", str(path))
+    assert {one["fx_status"] for one in records} == {"ok", "none"}
+    # an option wins over the file
+    fresh = run(*feeds, "--params", str(path), "--lag-ms", "10000")
+    assert {venue["reason"] for venue in fresh[-1]["venues"].values()} == {None}
+    assert fresh[-1]["utilised_depth"] == pytest.approx(round(fresh[-1]["utilised_depth"], 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_spred = 1", "did you mean 'max_spread'"),
+        ("max_spread = 7", "less than 1"),
+        ("max_spread", "expected parameters as TOML or JSON"),
+    ],
+)
+def test_bad_parameters_are_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "params.toml"
+    path.write_text(text)
+    with pytest.raises(CoinSpaceError, match=words):
+        run("--snapshots", "-", "--params", str(path))
