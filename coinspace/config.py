@@ -264,7 +264,7 @@ class IndexParameters(Section):
     frozen_move: Annotated[float, Field(gt=0, description="while the others moved more")] = 0.002
     cap_band: Annotated[float, Field(ge=0, lt=1, description="sample of the size cap")] = 0.05
     cap_min_per_side: Annotated[int, Field(ge=1)] = 50
-    cap_trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    cap_trim: Annotated[float, Field(ge=0, le=0.49)] = 0.01
     cap_sigmas: Annotated[float, Field(ge=0)] = 5.0
     clamp: Annotated[float, Field(gt=0, description="of venue mids in median_capped")] = 0.005
     alarm: Annotated[float, Field(gt=0, description="median_capped against regional value")] = 0.001
@@ -316,6 +316,14 @@ class IndexSettings(Section):
         dict[str, str], Field(description="venue -> name and reason of an operator's exclusion")
     ] = {}
 
+    @model_validator(mode="after")
+    def _common_facts(self) -> IndexSettings:
+        # one rate and one set of venue facts serve all assets, live and candidate
+        for asset, changes in self.overrides.items():
+            _refuse(changes, ("fx_",), f"overrides.{asset}", "one rate serves all assets")
+        _refuse(self.next, ("fx_", "lag_ms"), "next", "the candidate shares the live one's books")
+        return self
+
     def parameters_of(self, asset: str, *, candidate: bool = False) -> IndexParameters:
         """Return the parameters of an asset's index.
 
@@ -326,6 +334,12 @@ class IndexSettings(Section):
         if candidate:
             changes |= self.next
         return index_parameters({**self.parameters.model_dump(), **changes}, f"index of {asset}")
+
+
+def _refuse(changes: dict[str, Any], heads: tuple[str, ...], where: str, why: str) -> None:
+    for key in changes:
+        if key.startswith(heads):
+            raise ValueError(f"{where}.{key}: expected in index.parameters alone, since {why}")
 
 
 def index_parameters(values: dict[str, Any], where: str) -> IndexParameters:

@@ -33,6 +33,7 @@ class Regional(Struct, kw_only=True):
     """The index of one region in its own currency; null with a reason when it has none.
 
     `median_capped` is an independent check; `alarm` says that it differs too much from `value`.
+    `unjudged`: every venue of the region is deviating, and the value is theirs all the same.
     """
 
     value: Number
@@ -40,6 +41,7 @@ class Regional(Struct, kw_only=True):
     status: str
     reason: str | None
     single_source: bool | None
+    unjudged: bool | None
     median_capped: Number = None
     confidence: Number = None
     twap_1m: Number = None
@@ -65,12 +67,14 @@ class Liquidity(Struct, kw_only=True):
 class Premium(Struct, kw_only=True):
     """Korean premium as fractions: `coin` against USDT, `fiat` against USD, `usdt` of USDT itself.
 
-    `fiat` and `usdt` are null without a USD/KRW reference rate.
+    `fiat` and `usdt` are null without a USD/KRW reference rate. `unjudged`: made of venues or of a
+    rate that only doubted books vouch for.
     """
 
     coin: Number
     fiat: Number
     usdt: Number
+    unjudged: bool | None
     executable: list[ExecutablePremium] = []
 
 

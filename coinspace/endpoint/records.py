@@ -66,6 +66,7 @@ def regional(value: Record | None) -> Regional | None:
         status="null" if value["value"] is None else "ok",
         reason=value.get("reason"),
         single_source=value.get("single_source"),
+        unjudged=value.get("unjudged"),
         median_capped=decimal(value.get("median_capped")),
         confidence=decimal(value.get("confidence")),
         twap_1m=decimal(value.get("twap")),
@@ -88,6 +89,7 @@ def premium(record: Record) -> Premium | None:
         coin=ratio(parts["b"]),
         fiat=ratio(parts["a"]),
         usdt=ratio(parts["c"]),
+        unjudged=record.get("premium_unjudged"),
         executable=executable,
     )
 

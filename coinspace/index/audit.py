@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
@@ -14,7 +13,7 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
 from coinspace.index.feeds import opened, sources
-from coinspace.index.memory import read_fx_memory, remember
+from coinspace.index.memory import read_fx_memory, remember, wait_applied
 from coinspace.index.records import Row
 from coinspace.index.replay import FeedReplay
 from coinspace.index.verify import Comparison, Verdict, recalc_row
@@ -123,7 +122,7 @@ def append_links(settings: Settings) -> int:
             store(settings, [link.row()])
             previous = link.link
         if days:
-            _wait_applied(connection)
+            wait_applied(connection, "index_chain")
     return len(days)
 
 
@@ -131,15 +130,3 @@ def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
     """Yield every stored day with what is wrong about it."""
     with schema.connect(address(settings)) as connection:
         yield from chain.check(connection)
-
-
-def _wait_applied(connection: Any) -> None:
-    # rows are acknowledged before they can be read
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        row = connection.execute(
-            "SELECT writerTxn, sequencerTxn FROM wal_tables() WHERE name = 'index_chain'"
-        ).fetchone()
-        if row is None or row[0] == row[1]:
-            return
-        time.sleep(0.05)

@@ -51,6 +51,8 @@ class Index:
         self._curve = make_curve(parameters)
         self._region_curves = {region: make_curve(parameters) for region in REGIONS}
         self._names: list[str] = []
+        # whether the curve is that of the last tick
+        self._evaluated = False
 
     def compute(self, aggregate: Aggregate) -> Record:
         """Return the record of one tick."""
@@ -133,7 +135,9 @@ class Index:
         )
 
     def explain(self) -> dict[str, Any]:
-        """Return the composite's curve of the last tick, level by level."""
+        """Return the composite's curve of the last tick, level by level; empty without one."""
+        if not self._evaluated:
+            return {"curve": [], "bids": [], "asks": []}
         return explain(self._curve, self._names)
 
     def _judge(self, aggregate: Aggregate) -> dict[str, str]:
@@ -155,11 +159,13 @@ class Index:
     def _composite(self, aggregate: Aggregate, used: list[VenueFacts]) -> Valuation:
         p = self.parameters
         by_region = p.regions == "default"
+        self._evaluated = False
         if by_region and self.filter.split:
             return Valuation("regime_split")
         present = {one.region for one in used}
         if len(used) < p.min_venues or (by_region and not present.issuperset(REGIONS)):
             return Valuation("too_few_venues")
+        self._evaluated = True
         return evaluate(
             self._curve, aggregate.ladders[COMPOSITE], self._names, {one.name for one in used}
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,16 @@ from coinspace.index.calculator import Index, Record
 from coinspace.index.snapshots import SnapshotReader
 
 
-class Chosen:
-    """The parameters of each asset: configuration, then --params, then single options."""
+def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
+    """Put parameters over those of all assets: into the venues' facts and the rate as well.
 
-    def __init__(self, settings: IndexSettings, changes: dict[str, Any]) -> None:
-        self._settings = settings
-        self._changes = changes
-        self._known: dict[str, IndexParameters] = {}
-
-    def __call__(self, asset: str) -> IndexParameters:
-        found = self._known.get(asset)
-        if found is None:
-            base = self._settings.parameters_of(asset).model_dump()
-            found = index_parameters({**base, **self._changes}, "parameters")
-            self._known[asset] = found
-        return found
+    Raises: ConfigError naming an unknown key or a value out of range.
+    """
+    index.parameters = index_parameters({**index.parameters.model_dump(), **changes}, "parameters")
+    index.overrides = {
+        asset: {key: value for key, value in own.items() if key not in changes}
+        for asset, own in index.overrides.items()
+    }
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -86,9 +82,8 @@ def compute_index(
     changes = read_parameters(params) if params else {}
     changes |= {name: value for name, value in options.items() if value is not None}
     settings = load(config_path)
-    chosen = Chosen(settings.index, changes)
-    # a wrong parameter is an error even where no line follows
-    chosen(settings.index.assets[0] if settings.index.assets else "BTC")
+    choose(settings.index, changes)
+    chosen = functools.cache(settings.index.parameters_of)
     output = Output(_instant(explain) if explain is not None else None, hashed)
     if snapshots is not None:
         for record, index in from_snapshots(snapshots, chosen):
@@ -142,7 +137,9 @@ def reproducible(record: Record) -> Record:
     return {**record, "inputs": inputs, "latency_ns": None}
 
 
-def from_snapshots(path: str, chosen: Chosen) -> Iterator[tuple[Record, Index]]:
+def from_snapshots(
+    path: str, chosen: Callable[[str], IndexParameters]
+) -> Iterator[tuple[Record, Index]]:
     """Yield the record of each line. Raises: SnapshotError naming a line."""
     reader = SnapshotReader(chosen)
     indices: dict[str, Index] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from coinspace.storage.tables import INDEX_NEXT, INDEX_TICK
 
 # how far back the moment is looked for since when a book is as it is
 REFERENCE_NS = 86_400 * SECOND_NS
+APPLY_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
@@ -204,6 +206,19 @@ def read_fx_memory(
     flagged = [name for name in (rows[-1][3] or "").split(",") if name]
     references = read_references(connection, FX_ASSET, FX, rows[-1][0])
     return {"fx": {"window": window, "flagged": flagged, "references": references}}
+
+
+def wait_applied(connection: psycopg.Connection[Any], table: str) -> None:
+    """Wait until what a table acknowledged can be read, for 10 s at most."""
+    deadline = time.monotonic() + APPLY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with _answers("all", table):
+            row = connection.execute(
+                "SELECT writerTxn, sequencerTxn FROM wal_tables() WHERE name = %s", (table,)
+            ).fetchone()
+        if row is None or row[0] == row[1]:
+            return
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -15,18 +15,20 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import config_option, load
-from coinspace.errors import CoinSpaceError, MessageError
+from coinspace.errors import CoinSpaceError, MessageError, StorageError
 from coinspace.index.backlog import Backlog, Entry, read_entries
 from coinspace.index.calculator import IndexCalculator, Record
 from coinspace.index.governance import announce
-from coinspace.index.memory import read_memory, remember
+from coinspace.index.memory import read_memory, remember, wait_applied
 from coinspace.index.outage import Outage
 from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
+from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
 from coinspace.process import Process, run
 from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.sender import Sender
+from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 
 NAME = "index-calculator"
 AGGREGATOR = "orderbook-aggregator"
@@ -41,6 +43,8 @@ RESTORE_TIMEOUT_S = 20.0
 FILL_ROWS = 100
 FILL_INTERVAL_S = 0.05
 FILL_PENDING = 2000
+# records on disk while the database does not answer: about four hours of them
+SPOOL_BYTES = 1 << 30
 
 
 class Worker:
@@ -63,6 +67,7 @@ class Worker:
             on_outage=self._on_outage,
         )
         self.backlog = Backlog(NAME, process.started_ns, self._give)
+        self.spool = Spool(settings.data / "spool" / f"{NAME}.jsonl", SPOOL_BYTES)
         self.candidate = (
             IndexCalculator(
                 functools.partial(index.parameters_of, candidate=True),
@@ -92,13 +97,15 @@ class Worker:
             **self.calculator.counts,
             **self.counts,
             "backlog_ticks": self.backlog.ticks,
+            "records_spooled": self.spool.records,
+            "records_torn": self.spool.torn,
         }
 
     async def run(self) -> None:
         """Compute until the process stops."""
         loop = asyncio.get_running_loop()
-        remembered = await self._restore()
         self.sender.start()
+        remembered = await self._restore()
         for row in announce(self._settings, now_ns()):
             self._store(row)
         self.subscriber.start(loop)
@@ -115,6 +122,7 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.subscriber.close()
             self.publisher.close()
+            self.spool.close()
             if not await self.sender.close():
                 self._process.log.error("records not stored", rows=self.sender.pending)
 
@@ -123,6 +131,8 @@ class Worker:
         deadline = asyncio.get_running_loop().time() + RESTORE_TIMEOUT_S
         while not self._process.stopping.is_set():
             try:
+                await asyncio.to_thread(self._prepare)
+                await self._unspool()
                 await asyncio.to_thread(self._read_back)
             except CoinSpaceError as error:
                 if asyncio.get_running_loop().time() > deadline:
@@ -138,7 +148,8 @@ class Worker:
         # the database answers late: the ticks missed before this process are still to be written
         while True:
             await asyncio.sleep(1.0)
-            if len(self._first_ns) < len(self._settings.index.assets):
+            waiting = self.spool.pending or self.sender.pending
+            if waiting or len(self._first_ns) < len(self._settings.index.assets):
                 continue
             try:
                 outages, entries = await asyncio.to_thread(self._read_late)
@@ -153,6 +164,7 @@ class Worker:
         step_ns = self._settings.index.interval_ms * MILLISECOND_NS
         outages = []
         with schema.connect(address(self._settings)) as connection:
+            wait_applied(connection, INDEX_TICK.name)
             for asset, first_ns in self._first_ns.items():
                 memory = read_memory(connection, asset, 0, first_ns)
                 if memory is None or not step_ns or memory.ts_ns + step_ns >= first_ns:
@@ -165,10 +177,21 @@ class Worker:
                 )
             return outages, read_entries(connection, NAME, self.calculator.indices)
 
+    def _prepare(self) -> None:
+        schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
+
+    async def _unspool(self) -> None:
+        # what an earlier process left comes before anything new, and before the memory is read
+        while (self.spool.pending or self.sender.pending) and not self._process.stopping.is_set():
+            if self.sender.trouble:
+                raise StorageError(self.sender.trouble, INDEX_TICK.name)
+            self.spool.drain(self._give, FILL_ROWS)
+            await asyncio.sleep(0.01)
+
     def _read_back(self) -> None:
-        found = address(self._settings)
-        schema.create(found, ttl=self._settings.storage.ttl == "on")
-        with schema.connect(found) as connection:
+        with schema.connect(address(self._settings)) as connection:
+            wait_applied(connection, INDEX_TICK.name)
+            wait_applied(connection, INDEX_VENUE.name)
             for asset in self._settings.index.assets:
                 remember(connection, self.calculator.index(asset))
                 if self.candidate is not None:
@@ -178,7 +201,11 @@ class Worker:
     async def _fill(self) -> None:
         while True:
             await asyncio.sleep(FILL_INTERVAL_S)
-            if self.sender.pending < FILL_PENDING:
+            if self.sender.pending >= FILL_PENDING:
+                continue
+            if self.spool.pending:
+                self.spool.drain(self._give, FILL_ROWS)
+            else:
                 self.backlog.step(FILL_ROWS, now_ns())
 
     async def _chain(self) -> None:
@@ -250,13 +277,11 @@ class Worker:
             orjson.dumps({**record, "latency_ns": latency_ns}),
             received_ns=row.at_ns,
         )
-        self._store(row)
-        if aggregate is None:
-            return
-        fx = row.at_ns != self._fx_ts_ns
-        self._fx_ts_ns = row.at_ns
-        for one in venue_rows(record, fx=fx):
-            self._store(one)
+        rows = [row]
+        if aggregate is not None:
+            rows += venue_rows(record, fx=row.at_ns != self._fx_ts_ns)
+            self._fx_ts_ns = row.at_ns
+        self._keep(rows)
 
     def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
@@ -266,6 +291,12 @@ class Worker:
             "ticks missed", asset=outage.asset, ticks=len(outage), first_ns=outage.first_ns
         )
         self.backlog.add(outage, now_ns())
+
+    def _keep(self, rows: list[Row]) -> None:
+        # behind what is spooled already, so that the database holds all up to some tick
+        given = not self.spool.pending and all(self._give(row) for row in rows)
+        if not given and not self.spool.add(rows):
+            self.counts["records_refused"] += 1
 
     def _store(self, row: Row) -> None:
         self.counts["records_refused"] += not self._give(row)

@@ -163,7 +163,8 @@ STATE = Table(
 GAP = Table(
     "gap",
     (
-        # orderbook, ticker, trade, state (a kind of message), or venue (nothing came from it)
+        # orderbook, ticker, trade, state (a kind of message), venue (nothing came from it), or
+        # index (ticks not computed: market = asset, first and last in ns)
         ("kind", "SYMBOL"),
         # or the worker that has to store a kind again, since its table's columns were changed
         ("publisher", "SYMBOL"),

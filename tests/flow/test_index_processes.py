@@ -19,8 +19,10 @@ import pytest
 from coinspace._ext.message import ORDERBOOK, STATE, Message
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
-from coinspace.clock import now_ns
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
+from coinspace.index.audit import store
+from coinspace.index.records import Row
 from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.address import address
@@ -201,6 +203,50 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
     # every tick in between is there, the ones without a calculator with their reason
     assert steps == {200_000_000}
     assert any(reason == "not_computed" for _, reason in ticks)
+
+
+@pytest.mark.timeout(180)
+async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings) -> None:
+    schema.create(address(settings), ttl=False)
+    for table in ("index_tick", "index_venue", "gap"):
+        rows(settings, f"TRUNCATE TABLE {table}")
+    step_ns = 200 * MILLISECOND_NS
+    begin_ns = (now_ns() - 4200 * SECOND_NS) // step_ns * step_ns
+    before: dict[str, str | None] = {"asset": "BTC", "status": "ok"}
+    columns = {"value": 7.0, "value_raw": 7.0, "latency_ns": 42}
+    store(settings, [Row("index_tick", begin_ns, before, columns)])
+    collectors = Collectors(settings)
+    stored = "SELECT count(), max(ts)::long FROM index_tick"
+    missed = "SELECT count() FROM index_tick WHERE reason = 'not_computed'"
+    aggregator = start("orderbook-aggregator", settings)
+    calculator = start("index-calculator", settings)
+    try:
+        await _drive(collectors, lambda: rows(settings, missed)[0][0] > 3000)
+        # the live ticks do not wait for it
+        assert now_ns() - rows(settings, stored)[0][1] < 5 * SECOND_NS
+        assert rows(settings, "SELECT status, count() FROM gap")[0][0] == "open"
+        # killed half-way; the next one goes on
+        calculator.kill()
+        calculator.wait()
+        assert rows(settings, missed)[0][0] < 4200 * 5 - 1000
+        calculator = start("index-calculator", settings)
+        still_open = "SELECT count() FROM gap WHERE status = 'open'"
+        await _drive(
+            collectors,
+            lambda: rows(settings, still_open)[0][0] == 0 and rows(settings, missed)[0][0] > 20_000,
+            90,
+        )
+    finally:
+        stop(calculator)
+        stop(aggregator)
+        collectors.close()
+    ticks = rows(settings, "SELECT ts::long, value_raw, latency_ns FROM index_tick ORDER BY ts")
+    last_ns = ticks[-1][0]
+    assert [tick[0] for tick in ticks] == list(range(begin_ns, last_ns + 1, step_ns))
+    # what was there is as it was
+    assert ticks[0][1:] == (7.0, 42)
+    gaps = rows(settings, "SELECT kind, publisher, market, status FROM gap")
+    assert set(gaps) == {("index", "index-calculator", "BTC", "filled")}
 
 
 async def _drive(collectors: Collectors, done: Any, timeout_s: float = 40) -> None:

@@ -392,7 +392,7 @@ def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
         found = {"reason": "too_few_venues"}
     else:
         found = valuation(used, rules)
-    regional = {}
+    regional: dict[str, dict[str, Any]] = {}
     for name, quote in (("KR", "KRW"), ("GL", "USDT")):
         own = {n: book for n, book in native.items() if n.endswith(f"/{quote}")}
         middles = {n: (bids[0][0] + asks[0][0]) / 2 for n, (bids, asks) in own.items()}

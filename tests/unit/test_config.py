@@ -108,3 +108,20 @@ def test_init_does_not_overwrite(empty_folder: Path) -> None:
     assert (empty_folder / "coinspace.toml").exists()
     second = runner.invoke(coinspace, ["config", "init"])
     assert isinstance(second.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[index.overrides.BTC]\nfx_hold_s = 5\n",
+            "overrides.BTC.fx_hold_s: expected in index.par",
+        ),
+        ("[index.next]\nfx_jump = 0.1\n", "next.fx_jump: expected in index.parameters alone"),
+        ("[index.next]\nlag_ms = 5000\n", "next.lag_ms: expected in index.parameters alone"),
+        ("[index.parameters]\ncap_trim = 0.5\n", "cap_trim"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(empty_folder: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(write(empty_folder, text))

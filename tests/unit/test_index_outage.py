@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from coinspace.index.calculator import AT_ONCE, IndexCalculator, Record
 from coinspace.index.outage import Outage
 from coinspace.index.records import Row
 from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate
+from coinspace.storage.transport import TimestampNanos
 from tests.unit.index_books import NOW_MS, book
 
 STEP_NS = 200 * MILLISECOND_NS
@@ -177,3 +180,59 @@ def test_a_step_is_bounded() -> None:
     assert backlog.step(100, now_ns=500) == 100
     assert backlog.ticks == 10_000_000 - 100
     assert len(database.rows) == 101
+
+
+def spooled(number: int) -> list[Row]:
+    symbols: dict[str, str | None] = {"asset": "BTC", "reason": None}
+    tick = Row("index_tick", number, symbols, {"value": 0.1 * number, "split": False})
+    venue = Row("index_venue", number, symbols, {"received_ts": TimestampNanos(2**62 + number)})
+    return [tick, venue]
+
+
+def same(rows: list[Row]) -> list[tuple[Any, ...]]:
+    # times compare by identity
+    def plain(columns: dict[str, Any]) -> dict[str, Any]:
+        return {name: getattr(value, "value", value) for name, value in columns.items()}
+
+    return [(one.table, one.at_ns, one.symbols, plain(one.columns)) for one in rows]
+
+
+def test_the_spool_gives_everything_back_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "spool" / "calculator.jsonl"
+    spool, database = Spool(path, 1 << 20), Database()
+    assert spool.drain(database.take, 10) == 0
+    for number in range(20):
+        assert spool.add(spooled(number))
+    # room for one and a half: the second comes again as a whole
+    database.room = 3
+    assert spool.drain(database.take, 10) == 1
+    database.room = 10**6
+    assert spool.drain(database.take, 4) == 4
+    # the process ends; a crash tore the last line
+    spool.close()
+    with path.open("ab") as file:
+        file.write(b'[["index_tick",99,')
+    again = Spool(path, 1 << 20)
+    assert again.add(spooled(20))
+    database.rows.clear()
+    # from the start: where the reading stood is not kept, and twice is as good as once
+    assert [again.drain(database.take, 3) for _ in range(9)] == [*[3] * 7, 1, 0]
+    assert same(database.rows) == same([row for number in range(21) for row in spooled(number)])
+    assert again.torn == 1
+    # nothing is left, and it begins anew
+    assert not path.exists()
+    assert again.add(spooled(21))
+    assert again.drain(database.take, 3) == 1
+    again.close()
+
+
+def test_the_spool_is_bounded(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "calculator.jsonl", 1000)
+    taken = [spool.add(spooled(number)) for number in range(20)]
+    assert 0 < sum(taken) < 20
+    assert taken == sorted(taken, reverse=True)
+    assert spool.path.stat().st_size <= 1000
+    spool.close()
+    # no folder where it should lie
+    (tmp_path / "file").write_text("")
+    assert not Spool(tmp_path / "file" / "spool.jsonl", 1000).add(spooled(1))

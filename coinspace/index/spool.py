@@ -1,0 +1,120 @@
+"""Records that the sender had no room for: on disk, in their order, until the database takes them.
+
+While anything is spooled every later record goes behind it. So what is stored is always all up to
+some tick, whenever the process ends, and the next one begins with what it finds here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from coinspace.index.records import Row
+from coinspace.storage.transport import TimestampNanos
+
+
+class Spool:
+    """One file of JSON lines, the rows of one record each; gone while nothing is in it.
+
+    Attributes:
+        records: added by this process.
+        torn: lines that a crash or a full disk left unfinished; their ticks count as missed.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self.records = 0
+        self.torn = 0
+        self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None
+        self._size = self._read = 0
+        if path.exists():
+            self._open()
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits."""
+        return self._read < self._size
+
+    def add(self, rows: list[Row]) -> bool:
+        """Append a record. Returns: False when the file may not grow or the disk is full."""
+        line = orjson.dumps(
+            [[one.table, one.at_ns, one.symbols, one.columns] for one in rows],
+            default=lambda time: {"ns": time.value},
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+        if self._size + len(line) > self._max_bytes:
+            return False
+        try:
+            file = self._file or self._open()
+            file.seek(self._size)
+            if file.write(line) != len(line):
+                return False
+        except OSError:
+            return False
+        self._size += len(line)
+        self.records += 1
+        return True
+
+    def drain(self, give: Callable[[Row], bool], limit: int) -> int:
+        """Give the rows of at most `limit` records, oldest first.
+
+        Args: give: False = no room now; the record comes again, with rows that were given already.
+        Returns: how many records were taken.
+        """
+        done = 0
+        if self._file is None:
+            return done
+        with self.path.open("rb") as lines:
+            lines.seek(self._read)
+            for line in islice(lines, limit):
+                rows = _rows(line)
+                if rows is None:
+                    self.torn += 1
+                elif not all(give(row) for row in rows):
+                    return done
+                self._read += len(line)
+                done += 1
+        if not self.pending:
+            self._file.close()
+            self._file = None
+            self._size = self._read = 0
+            self.path.unlink(missing_ok=True)
+        return done
+
+    def close(self) -> None:
+        """Close the file; what is in it waits for the next process."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> BinaryIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # read, write, never truncated; unbuffered: a record is on disk before the next one is made
+        self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)
+        self._size = self._file.seek(0, 2)
+        if self._size:
+            self._file.seek(self._size - 1)
+            if self._file.read(1) != b"\n":
+                # a torn line ends here, and no other one with it
+                self._size += self._file.write(b"\n")
+        return self._file
+
+
+def _rows(line: bytes) -> list[Row] | None:
+    try:
+        return [
+            Row(table, at_ns, symbols, dict(_columns(found)))
+            for table, at_ns, symbols, found in orjson.loads(line)
+        ]
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return None
+
+
+def _columns(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in found.items():
+        yield name, TimestampNanos(value["ns"]) if isinstance(value, dict) else value

@@ -1,0 +1,269 @@
+"""The aggregator on made-up messages: what a tick holds, facts of venues, late and odd ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from coinspace._ext.ladder import Ladder, VenueBook
+from coinspace._ext.message import HEARTBEAT, ORDERBOOK, STATE
+from coinspace._ext.sink import ListSink, Topic
+from coinspace.aggregator.stage import LOST_NS, OrderbookAggregator
+from coinspace.aggregator.venue import Input
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.config import Settings
+from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts, decode, encode
+
+START_NS = 1_700_000_000 * SECOND_NS
+STEP_NS = 200 * MILLISECOND_NS
+PRICES = {"upbit": 140_100_000.0, "bithumb": 140_110_000.0, "binance": 100_000.0}
+
+
+class Bench:
+    """An aggregator, its publishers and its last aggregate."""
+
+    def __init__(self, *, heartbeats: bool = False) -> None:
+        settings = Settings()
+        settings.index.assets = ["BTC"]
+        self.aggregates: list[dict[str, Any]] = []
+        self.stage = OrderbookAggregator(settings, on_aggregate=self._take, heartbeats=heartbeats)
+        self.now_ns = START_NS
+        self.sink = ListSink(1, clock=lambda: self.now_ns)
+
+    def _take(self, aggregate: Aggregate) -> None:
+        # its ladders are overwritten at the next tick
+        bids, _, venues = aggregate.ladders[COMPOSITE].side_copy(0)
+        self.aggregates.append(
+            {
+                "ts_ns": aggregate.ts_ns,
+                "reasons": {one.exchange: one.reason for one in aggregate.venues},
+                "bids": {one.exchange: one.bid for one in aggregate.venues},
+                "received": {one.exchange: one.received_ns for one in aggregate.venues},
+                "ladder": [aggregate.venues[i].exchange for i in venues],
+                "best": bids[0] if len(bids) else None,
+                "fx": aggregate.fx.rate,
+            }
+        )
+
+    def book(self, exchange: str, at_ns: int, mid: float = 0.0, market: str = "") -> None:
+        mid = mid or PRICES[exchange]
+        market = market or ("BTC/USDT" if exchange == "binance" else "BTC/KRW")
+        levels = np.array([[mid * 0.9999], [1.0]]), np.array([[mid * 1.0001], [1.0]])
+        topic = self.sink.topic(f"orderbook.{exchange}.{market}.".encode())
+        payload = np.concatenate([side.ravel() for side in levels])
+        self._send(topic, ORDERBOOK, payload, n_bids=1, n_asks=1, received_ns=at_ns)
+
+    def books(self, at_ns: int) -> None:
+        for exchange in PRICES:
+            self.book(exchange, at_ns)
+            if exchange != "binance":
+                self.book(exchange, at_ns, 1400.0, "USDT/KRW")
+
+    def state(self, exchange: str, state: str, at_ns: int, market: str = "BTC/KRW") -> None:
+        topic = self.sink.topic(f"state.{exchange}.{market}.".encode())
+        facts = {"exchange": exchange, "market": market, "stream": "orderbook", "state": state}
+        self._send(topic, STATE, orjson.dumps(facts), received_ns=at_ns)
+
+    def heartbeat(self, exchange: str, at_ns: int, **states: str) -> None:
+        process = f"orderbook-collector-{exchange}"
+        self.now_ns = at_ns
+        facts = {"process": process, "states": states}
+        self._send(
+            self.sink.topic(f"heartbeat.{process}.".encode()), HEARTBEAT, orjson.dumps(facts)
+        )
+
+    def _send(self, topic: Topic, kind: int, payload: Any, **header: int) -> None:
+        self.sink.publish(topic, kind, payload, **header)
+        self.stage.on_message(self.sink.messages[-1])
+
+    def tick(self, number: int, inputs: dict[str, Input] | None = None) -> dict[str, Any]:
+        self.stage.tick(START_NS + number * STEP_NS, inputs)
+        return self.aggregates[-1]
+
+
+def test_a_tick_holds_what_was_received_up_to_it() -> None:
+    bench = Bench()
+    bench.books(START_NS + STEP_NS)
+    # later than the tick, though it is here already
+    bench.book("upbit", START_NS + STEP_NS + 1, 141_000_000)
+    assert bench.tick(1)["bids"]["upbit"] == pytest.approx(140_100_000 * 0.9999)
+    assert bench.tick(2)["bids"]["upbit"] == pytest.approx(141_000_000 * 0.9999)
+    assert bench.aggregates[-1]["fx"] == pytest.approx(1400)
+    assert set(bench.aggregates[-1]["ladder"]) == set(PRICES)
+    # its tick went out without it: counted, and in the next one
+    bench.book("upbit", START_NS + 2 * STEP_NS, 142_000_000)
+    assert bench.stage.counts["late"] == 1
+    assert bench.tick(3)["bids"]["upbit"] == pytest.approx(142_000_000 * 0.9999)
+
+
+def test_a_clock_that_steps_back_makes_no_tick_twice() -> None:
+    bench = Bench()
+    bench.books(START_NS)
+    bench.tick(5)
+    for number in (5, 4, -100):
+        bench.tick(number)
+    assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + 5 * STEP_NS]
+    assert bench.stage.counts["clock_steps"] == 3
+    # a book from after the tick is no proof of life at it
+    bench.book("upbit", START_NS + 3600 * SECOND_NS)
+    assert bench.tick(6)["reasons"]["upbit"] is None
+    assert bench.tick(60)["reasons"]["upbit"] == "delayed"
+
+
+def test_a_venue_appears_while_the_others_run() -> None:
+    bench = Bench()
+    for exchange in ("bithumb", "binance"):
+        bench.book(exchange, START_NS)
+    bench.book("bithumb", START_NS, 1400.0, "USDT/KRW")
+    assert bench.tick(1)["reasons"] == {"binance": None, "bithumb": None, "upbit": "disconnected"}
+    bench.book("upbit", START_NS + STEP_NS)
+    assert bench.tick(2)["reasons"]["upbit"] is None
+    # a market that nobody asked for
+    bench.book("upbit", START_NS, 1.0, "DOGE/KRW")
+    bench.tick(3)
+    assert bench.stage.counts["unknown_markets"] == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("synced", None),
+        ("stale", None),
+        ("connecting", "disconnected"),
+        ("disconnected", "disconnected"),
+        ("subscribed", "resyncing"),
+        ("buffering", "resyncing"),
+        ("quarantined", "resyncing"),
+        ("halted", "halted"),
+        ("a word of tomorrow", "resyncing"),
+    ],
+)
+def test_a_collectors_word_becomes_a_reason(state: str, reason: str | None) -> None:
+    bench = Bench()
+    bench.books(START_NS)
+    bench.state("upbit", state, START_NS + 1)
+    bench.state("binance", "disconnected", START_NS + 1, "BTC/USDT")
+    reasons = bench.tick(1)["reasons"]
+    assert reasons == {"upbit": reason, "bithumb": None, "binance": "disconnected"}
+    # another market's state is none of this one's business
+    bench.state("upbit", "synced", START_NS + 2)
+    bench.state("upbit", "halted", START_NS + 3, "ETH/KRW")
+    assert bench.tick(2)["reasons"]["upbit"] is None
+
+
+def test_two_missing_heartbeats_disconnect_a_collector() -> None:
+    bench = Bench(heartbeats=True)
+    bench.books(START_NS)
+    bench.heartbeat("upbit", START_NS, **{"BTC/KRW": "synced"})
+    # never heard: judged by its books
+    assert bench.tick(1)["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
+    number = LOST_NS // STEP_NS + 1
+    bench.books(START_NS + 2 * SECOND_NS)
+    assert bench.tick(number - 1)["reasons"]["upbit"] is None
+    reasons = bench.tick(number)["reasons"]
+    assert reasons == {"binance": None, "bithumb": None, "upbit": "disconnected"}
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "synced"})
+    assert bench.tick(number + 1)["reasons"]["upbit"] is None
+    # a heartbeat says the states too
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "halted"})
+    assert bench.tick(number + 2)["reasons"]["upbit"] == "halted"
+
+
+def test_an_operators_exclusion_comes_first() -> None:
+    bench = Bench()
+    bench.books(START_NS)
+    bench.state("upbit", "disconnected", START_NS)
+    bench.stage.exclude("upbit:BTC/KRW", True)
+    assert bench.tick(1)["reasons"]["upbit"] == "operator"
+    bench.stage.exclude("upbit:BTC/KRW", False)
+    assert bench.tick(2)["reasons"]["upbit"] == "disconnected"
+
+
+def test_a_tick_is_made_again_as_it_was() -> None:
+    bench = Bench()
+    bench.books(START_NS)
+    moved_ns = START_NS + STEP_NS - 1
+    bench.book("upbit", moved_ns, 141_000_000)
+    # behind it in the same connection, so late as well
+    bench.state("upbit", "halted", moved_ns)
+    seen = Input(START_NS, None)
+    found = bench.tick(1, {"upbit:BTC/KRW": seen, "binance:BTC/USDT": Input(START_NS, "operator")})
+    assert found["received"]["upbit"] == START_NS
+    assert found["reasons"] == {"upbit": None, "bithumb": None, "binance": "operator"}
+    found = bench.tick(2, {"upbit:BTC/KRW": Input(moved_ns, None)})
+    assert found["received"]["upbit"] == moved_ns
+    assert found["reasons"]["upbit"] == "halted"
+    # an aggregator that had just started had no book of it
+    bench.book("bithumb", START_NS + 2 * STEP_NS)
+    found = bench.tick(3, {"bithumb:BTC/KRW": Input(0, "delayed")})
+    assert found["reasons"]["bithumb"] == "delayed"
+    assert found["bids"]["bithumb"] is None
+    found = bench.tick(4, {"bithumb:BTC/KRW": Input(START_NS + 2 * STEP_NS, None)})
+    assert found["reasons"]["bithumb"] is None
+    # and without a record everything is as it is
+    assert bench.tick(5)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
+
+
+def test_what_lies_before_the_first_tick_does_not_wait_for_it() -> None:
+    bench = Bench()
+    for i in range(100):
+        bench.book("upbit", START_NS + i)
+        bench.stage.absorb(START_NS + i)
+    assert bench.stage.counters()["waiting"] == 0
+    assert bench.aggregates == []
+    assert bench.tick(1)["received"]["upbit"] == START_NS + 99
+
+
+def test_thirty_venues_of_a_thousand_levels_merge_as_sorting_does() -> None:
+    draw = np.random.default_rng(7)
+    rates = [float(draw.choice([1.0, 1371.0])) for _ in range(30)]
+    books, flat = [], []
+    for venue, rate in enumerate(rates):
+        sides = []
+        for sign in (-1, 1):
+            # ties within a venue, and between those of one currency
+            prices = np.sort(draw.integers(1, 4000, 1000))[:: 1 if sign > 0 else -1]
+            absolute = (10_000 + sign * 5000 + prices).astype(float) * rate
+            sides.append(np.ascontiguousarray([absolute, draw.random(1000) + 0.1]))
+        book = VenueBook()
+        book.load(sides[0], sides[1])
+        books.append(book)
+        flat.append((venue, rate, sides))
+    ladder = Ladder()
+    for n in (3, 30):
+        ladder.merge(list(books[:n]), rates[:n])
+        for side, sign in ((0, -1), (1, 1)):
+            merged, sizes, venues = ladder.side_copy(side)
+            expected = sorted(
+                (sign * (price / rate), venue, level, size)
+                for venue, rate, sides in flat[:n]
+                for level, (price, size) in enumerate(sides[side].T.tolist())
+            )
+            assert len(merged) == 1000 * n
+            assert (sign * merged).tolist() == [one[0] for one in expected]
+            assert venues.tolist() == [one[1] for one in expected]
+            assert sizes.tolist() == [one[3] for one in expected]
+
+
+def test_an_aggregate_survives_the_bus() -> None:
+    book = VenueBook()
+    book.load(np.array([[99.0, 98.0], [1.0, 2.0]]), np.array([[101.0], [3.0]]))
+    ladder = Ladder()
+    ladder.merge([book], [1.0])
+    facts = VenueFacts("upbit:BTC/KRW", "upbit", "BTC/KRW", "KR", "KRW", fx=1400.0, bid=99.0)
+    fx = FxFacts(None, "none", [facts], {"upbit:USDT/KRW": "deviating"}, ["x"], {}, 1399.5)
+    payload, n_bids, n_asks = encode(
+        Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0)
+    )
+    assert (n_bids, n_asks) == (2, 1)
+    found = decode(payload, publisher="p", epoch=3, sequence=4)
+    assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", START_NS, 1380.0)
+    assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
+    assert found.venues == [facts]
+    assert found.fx == fx
+    for side in (0, 1):
+        ours, theirs = ladder.side_copy(side), found.ladders[COMPOSITE].side_copy(side)
+        assert [ours[i].tolist() for i in range(3)] == [theirs[i].tolist() for i in range(3)]

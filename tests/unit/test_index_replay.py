@@ -1,0 +1,157 @@
+"""Recordings of simulated exchanges through `compute-index`: the same records every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from coinspace.errors import CoinSpaceError
+from coinspace.feed.simulated_feed import write_feeds
+from coinspace.feed.simulator.engine import START_NS
+from coinspace.index.commands import compute_index
+
+MARKETS = {
+    "upbit": ["BTC/KRW", "USDT/KRW"],
+    "bithumb": ["BTC/KRW", "USDT/KRW"],
+    "binance": ["BTC/USDT"],
+}
+SECONDS = 6
+TICKS = SECONDS * 5
+
+
+def record(folder: Path, seed: int) -> list[str]:
+    feeds = write_feeds(folder / f"{seed}.feed.zst", seed, MARKETS, duration_s=SECONDS)
+    return [one["path"] for one in feeds]
+
+
+@pytest.fixture(scope="module")
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return record(tmp_path_factory.mktemp("replay"), 3)
+
+
+def run(*arguments: str) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(compute_index, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_two_replays_give_the_same_hash(feeds: list[str], tmp_path: Path) -> None:
+    first, second = run(*feeds, "--hash"), run(*feeds, "--hash")
+    assert first == second
+    assert TICKS - 1 <= first[0]["records"] <= TICKS + 1
+    # of the records, not of their number: another course, another parameter
+    assert run(*record(tmp_path, 4), "--hash") != first
+    assert run(*feeds, "--hash", "--max-spread", "0.004") != first
+
+
+@pytest.mark.parametrize("interval", [0, 1000])
+def test_any_interval_is_reproducible(
+    feeds: list[str], interval: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINSPACE_INDEX__INTERVAL_MS", str(interval))
+    first, second = run(*feeds, "--hash"), run(*feeds, "--hash")
+    assert first == second
+    # at each update, or once a second
+    if interval:
+        assert SECONDS <= first[0]["records"] <= SECONDS + 1
+    else:
+        assert first[0]["records"] > 2 * TICKS
+
+
+def test_every_tick_once_and_in_order(feeds: list[str]) -> None:
+    records = run(*feeds)
+    stamps = [one["ts_ms"] for one in records]
+    assert stamps == list(range(stamps[0], stamps[0] + 200 * len(stamps), 200))
+    assert stamps[0] * 1_000_000 <= START_NS + 200_000_000
+    good = [one for one in records if one["value"] is not None]
+    assert len(good) >= TICKS - 5
+    for one in good:
+        assert sum(venue["share"] for venue in one["venues"].values()) == pytest.approx(1)
+        # each names the messages that it was made from, received before it
+        assert one["inputs"].keys() == {*one["venues"], *one["fx_venues"]}
+        for source in one["inputs"].values():
+            assert 0 < source["received_ns"] <= one["ts_ms"] * 1_000_000
+            assert source["sequence"] > 0
+
+
+def test_a_tick_is_explained_level_by_level(feeds: list[str]) -> None:
+    wanted = run(*feeds)[20]
+    (explained,) = run(*feeds, "--explain", str(wanted["ts_ms"]))
+    curve, bids, asks = (explained.pop(name) for name in ("curve", "bids", "asks"))
+    assert explained == wanted
+    assert sum(row["weight"] for row in curve) == pytest.approx(1)
+    weighted = sum(row["weight"] * (row["mid"] - curve[0]["mid"]) for row in curve)
+    assert curve[0]["mid"] + weighted == pytest.approx(wanted["value_raw"], rel=1e-12)
+    assert bids[0]["price"] == wanted["best_bid"]
+    assert asks[0]["price"] == wanted["best_ask"]
+    for side in (bids, asks):
+        assert all(row["capped"] == min(row["size"], wanted["size_cap"]) for row in side)
+        assert {row["venue"] for row in side} == set(wanted["venues"])
+
+
+def test_a_tick_without_a_value_has_no_curve(feeds: list[str], tmp_path: Path) -> None:
+    lines = []
+    for number, venues in enumerate((2, 1)):
+        books = [
+            {
+                "exchange": name,
+                "market": "BTC/USDT",
+                "recv_ms": 1000 + number,
+                "bids": [[99, 1]],
+                "asks": [[101, 1]],
+            }
+            for name in ("binance", "other")[:venues]
+        ]
+        lines.append(json.dumps({"now_ms": 1000 + number, "asset": "BTC", "books": books}))
+    path = tmp_path / "books.jsonl"
+    path.write_text("\n".join(lines))
+    arguments = ("--snapshots", str(path), "--regions", "off", "--max-spread", "0.02")
+    (with_value,) = run(*arguments, "--explain", "1000")
+    assert with_value["value"] == 100
+    assert len(with_value["bids"]) == 2
+    (without,) = run(*arguments, "--explain", "1001")
+    assert without["reason"] == "too_few_venues"
+    # and not that of the tick before
+    assert (without["curve"], without["bids"], without["asks"]) == ([], [], [])
+    with pytest.raises(CoinSpaceError, match="expected a tick at 1002 ms"):
+        run(*arguments, "--explain", "1002")
+
+
+def test_parameters_reach_the_venues_and_the_rate(feeds: list[str], tmp_path: Path) -> None:
+    # the facts are the aggregator's, which sees the same parameters
+    records = run(*feeds, "--lag-ms", "12")
+    reasons = {venue["reason"] for one in records for venue in one["venues"].values()}
+    assert "delayed" in reasons
+    assert {venue["reason"] for one in records[2:] for venue in one["fx_venues"].values()} >= {
+        "delayed"
+    }
+    path = tmp_path / "params.toml"
+    path.write_text("lag_ms = 12\nfx_hold_s = 0\nmode = 'grid'\nspacing = 0.01\n")
+    assert "held" in {one["fx_status"] for one in records}
+    records = run(*feeds, "--params", str(path))
+    assert {one["fx_status"] for one in records} == {"ok", "none"}
+    # an option wins over the file
+    fresh = run(*feeds, "--params", str(path), "--lag-ms", "10000")
+    assert {venue["reason"] for venue in fresh[-1]["venues"].values()} == {None}
+    assert fresh[-1]["utilised_depth"] == pytest.approx(round(fresh[-1]["utilised_depth"], 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_spred = 1", "did you mean 'max_spread'"),
+        ("max_spread = 7", "less than 1"),
+        ("max_spread", "expected parameters as TOML or JSON"),
+    ],
+)
+def test_bad_parameters_are_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "params.toml"
+    path.write_text(text)
+    with pytest.raises(CoinSpaceError, match=words):
+        run("--snapshots", "-", "--params", str(path))
