@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import aiohttp
 import orjson
@@ -39,7 +39,9 @@ def time_text(value: Time | None) -> str | None:
 class AsyncClient:
     """Talks to one endpoint; use it as an asynchronous context manager.
 
-    Args: key: an API key, where the endpoint asks for one.
+    Args:
+        key: an API key, where the endpoint asks for one.
+        timeout_s: how long the server may be silent; a long answer may take longer.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class AsyncClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,15 +74,25 @@ class AsyncClient:
         self, path: str, parameters: Mapping[str, Any] | None = None, *, accept: str = ""
     ) -> bytes:
         """Return the body of any route. Raises: ApiError, ConnectionLost."""
+        return b"".join([part async for part in self.chunks(path, parameters, accept=accept)])
+
+    async def chunks(
+        self, path: str, parameters: Mapping[str, Any] | None = None, *, accept: str = ""
+    ) -> AsyncIterator[bytes]:
+        """Yield the body of any route as it arrives, for ranges larger than memory.
+
+        Raises: ApiError, ConnectionLost; the latter also for a body that ends too early.
+        """
         given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
         headers = {"Accept": accept} if accept else {}
         try:
             async with self._opened().get(
                 self.url + path, params=given, headers=headers, timeout=self._timeout
             ) as answer:
-                body = await answer.read()
-                _check(answer, body)
-                return body
+                if answer.status >= 400:
+                    _refuse(answer, await answer.read())
+                async for part in answer.content.iter_any():
+                    yield part
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionLost(f"{self.url}{path}: {error or 'timed out'}") from error
 
@@ -185,18 +197,19 @@ class AsyncClient:
         async with self._opened().get(
             f"{self.url}/v1/stream", params=given, headers=headers, timeout=timeout
         ) as answer:
-            if answer.status != 200:
-                _check(answer, await answer.read())
+            if answer.status >= 400:
+                _refuse(answer, await answer.read())
             async for data in answer.content.iter_any():
                 for event in parser.feed(data):
                     yield event
 
 
-def _check(answer: aiohttp.ClientResponse, body: bytes) -> None:
-    if answer.status < 400:
-        return
+def _refuse(answer: aiohttp.ClientResponse, body: bytes) -> NoReturn:
     try:
         problem = orjson.loads(body)
     except orjson.JSONDecodeError:
+        problem = None
+    if not isinstance(problem, dict):
+        # something in between answered
         problem = {"detail": body[:200].decode("utf-8", "replace")}
     raise ApiError(answer.status, problem, answer.headers.get("Retry-After"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 from coinspace.client.asynchronous import DEFAULT_URL, TIMEOUT_S, AsyncClient, Time
@@ -42,6 +42,10 @@ class Client:
     def get(self, path: str, *, accept: str = "", **parameters: Any) -> bytes:
         """Return the body of any route."""
         return self._run(self._client.get(path, parameters, accept=accept))
+
+    def chunks(self, path: str, *, accept: str = "", **parameters: Any) -> Iterator[bytes]:
+        """Yield the body of any route as it arrives, for ranges larger than memory."""
+        yield from self._iterate(self._client.chunks(path, parameters, accept=accept))
 
     def json(self, path: str, **parameters: Any) -> Any:
         """Return the decoded JSON of any route."""
@@ -90,25 +94,28 @@ class Client:
         reconnect: bool = True,
     ) -> Iterator[Event]:
         """Yield live events, reconnecting and resuming."""
-        events = self._client.stream(
-            indices=indices,
-            books=books,
-            tickers=tickers,
-            trades=trades,
-            platform=platform,
-            reconnect=reconnect,
+        yield from self._iterate(
+            self._client.stream(
+                indices=indices,
+                books=books,
+                tickers=tickers,
+                trades=trades,
+                platform=platform,
+                reconnect=reconnect,
+            )
         )
+
+    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         try:
             while True:
                 try:
                     # only the wait runs on the loop: the caller's code does not
-                    yield self._run(_next(events))
+                    yield self._run(_next(items))
                 except StopAsyncIteration:
                     return
         finally:
-            self._run(events.aclose())  # type: ignore[attr-defined]
+            self._run(items.aclose())  # type: ignore[attr-defined]
 
 
-async def _next(events: Any) -> Event:
-    found: Event = await anext(events)
-    return found
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)

@@ -30,6 +30,7 @@ from coinspace.endpoint.routes import (
 # below this an answer fits into one packet anyway
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
+GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
 LATEST_PATH = "/v1/indices/"
 
 
@@ -45,7 +46,7 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
     api.install(app)
     page.add(api, context, app)
     _handle_errors(app)
-    use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL))
+    use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
 
     def known_path(path: str) -> bool:
         # not the router's own search, which finds the fallback route for anything

@@ -29,8 +29,13 @@ PROFILE_DIGITS = 6
 Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
 
 
-def consolidated(context: Context, asset: str, levels: int) -> ConsolidatedBook | None:
-    """Return the newest summed book, None while there is none."""
+def consolidated(
+    context: Context, asset: str, levels: int, within: float | None = None
+) -> ConsolidatedBook | None:
+    """Return the newest summed book, None while there is none.
+
+    Args: within: a distance in percent whose depth is wanted besides the usual ones.
+    """
     message = context.live.aggregates.get(asset)
     if message is None:
         return None
@@ -53,7 +58,7 @@ def consolidated(context: Context, asset: str, levels: int) -> ConsolidatedBook 
         fx=decimal(aggregate.fx.rate),
         bids=grouped(bids, names, levels),
         asks=grouped(asks, names, levels),
-        depth=depths(bids, asks),
+        depth=depths(bids, asks, within),
         profile=profile(bids, asks, names),
         venues=_venues(context, asset, aggregate),
     )
@@ -91,13 +96,14 @@ def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
     return found
 
 
-def depths(bids: Side, asks: Side) -> list[Depth]:
-    """Return the size within some distances of the middle."""
+def depths(bids: Side, asks: Side, within: float | None = None) -> list[Depth]:
+    """Return the size within some distances of the middle, nearest first."""
     if not len(bids[0]) or not len(asks[0]):
         return []
     middle = 0.5 * bids[0][0] + 0.5 * asks[0][0]
     found = []
-    for percent in DEPTH_PERCENTS:
+    wanted = {*DEPTH_PERCENTS, within} if within is not None else DEPTH_PERCENTS
+    for percent in sorted(wanted):
         bid = float(bids[1][bids[0] >= middle * (1 - percent / 100)].sum())
         ask = float(asks[1][asks[0] <= middle * (1 + percent / 100)].sum())
         found.append(

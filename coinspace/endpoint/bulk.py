@@ -25,7 +25,8 @@ JSON = "application/json"
 FORMATS = (JSON, CSV, ARROW, PARQUET)
 PAGE_ROWS = 5000
 
-Kind = Literal["time", "number", "text", "integer", "flag"]
+# time: int ms; instant: a datetime
+Kind = Literal["time", "instant", "number", "text", "integer", "flag"]
 Columns = dict[str, Kind]
 Rows = list[dict[str, Any]]
 Pages = AsyncIterator[Rows]
@@ -114,6 +115,8 @@ class CsvEncoder:
 def _text(value: Any, kind: Kind) -> Any:
     if value is None:
         return ""
+    if kind == "instant":
+        return value.isoformat()
     return decimal(value) if kind == "number" else value
 
 
@@ -146,6 +149,7 @@ def _schema(columns: Columns) -> Any:
 
     types = {
         "time": pa.timestamp("ms", tz="UTC"),
+        "instant": pa.timestamp("us", tz="UTC"),
         "number": pa.float64(),
         "text": pa.string(),
         "integer": pa.int64(),

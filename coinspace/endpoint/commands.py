@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +13,7 @@ from typing import Any, get_args
 import click
 import orjson
 
+from coinspace.clock import MILLISECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.endpoint import bulk
 from coinspace.endpoint import keys as api_keys
@@ -19,25 +22,29 @@ from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
-MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET, "json": bulk.JSON}
+MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
 # what can be asked for -> (route, parameters it takes); {} is the subject
-SUBJECTS = {
+SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "indices": ("/v1/indices", ()),
     "index": ("/v1/indices/{}", ()),
     "values": ("/v1/indices/{}/values", ("start", "end", "limit")),
     "ohlc": ("/v1/indices/{}/ohlc", ("start", "end", "limit", "interval")),
     "explain": ("/v1/indices/{}/explain", ("ts",)),
-    "premium": ("/v1/premium/{}", ()),
-    "orderbook": ("/v1/orderbooks/{}", ("levels", "at")),
+    "premium": ("/v1/premium/{}", ("size",)),
+    "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
     "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
     "venues": ("/v1/venues", ()),
     "gaps": ("/v1/gaps", ("exchange", "market", "start", "end", "limit")),
     "methodology": ("/v1/methodology", ()),
     "pipeline": ("/v1/pipeline", ()),
+    "sql": ("{}", ("limit",)),
 }
-BULK = ("values", "ohlc", "trades")
-TIMES = ("ts", "received", "exchange_time", "since", "closed")
+BULK = ("values", "ohlc", "trades", "sql")
+# what is stored; the rest is only known while it happens
+STORED = ("values", "ohlc", "explain", "orderbook", "trades", "gaps", "methodology", "sql")
+SQL_ROWS = 1000
+TIMES = ("ts", "received", "exchange_time", "since", "closed", "effective")
 
 
 def endpoint_url(settings: Settings) -> str:
@@ -54,6 +61,7 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--format", "form", type=click.Choice(FORMATS), default=None, help="of the output")
 @click.option("--json", "as_json", is_flag=True, help="same as --format json")
 @click.option("--output", type=click.Path(), default="-", help="file, - for stdout")
+@click.option("--database", is_flag=True, help="read the database itself, without an endpoint")
 @click.option("--start", help="epoch ms or ISO 8601 with a zone")
 @click.option("--end", help="epoch ms or ISO 8601 with a zone; not part of the range")
 @click.option("--ts", help="instant of an explanation")
@@ -62,7 +70,9 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--exchange")
 @click.option("--market")
 @click.option("--levels", type=int)
-@click.option("--limit", type=int, help="rows of a table or of JSON")
+@click.option("--within", type=float, help="percent of the middle: depth at this distance too")
+@click.option("--size", type=float, help="the premium that is left when this size is traded")
+@click.option("--limit", type=click.IntRange(min=1), help="rows of a table or of JSON")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
 @config_option
@@ -72,6 +82,7 @@ def query(
     form: str | None,
     as_json: bool,
     output: str,
+    database: bool,
     url: str | None,
     key: str | None,
     config_path: str | None,
@@ -79,13 +90,46 @@ def query(
 ) -> None:
     """Print indices, books and history, e.g. `query ohlc BTC --interval 1m --format csv`.
 
-    SUBJECT is an asset (BTC), or EXCHANGE/BASE/QUOTE for a single venue's order book.
+    SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a single venue's order book, or the
+    statement of `query sql "SELECT …"`, which runs as the database's read-only user. With
+    --database everything that is stored is read without an endpoint.
     """
-    from coinspace.client import Client
+    route, parameters = _question(what, subject, database, given)
+    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
+    if form in MEDIA and what not in BULK:
+        raise EndpointError(f"query {what}: expected table or json, was {form}")
+    if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
+        raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
+    if form in MEDIA:
+        # these carry the whole range
+        parameters.pop("limit", None)
+    settings = load(config_path)
+    if what == "sql":
+        parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
+    elif database:
+        from coinspace.endpoint.local import answer
 
+        parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
+    else:
+        parts = _ask(url or endpoint_url(settings), key, route, parameters, form)
+    if form in MEDIA:
+        _write(output, parts)
+        return
+    body = orjson.loads(b"".join(parts))
+    if form == "table":
+        _write(output, [render(body).encode()])
+    else:
+        _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+
+
+def _question(
+    what: str, subject: str | None, database: bool, given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    # the route with its subject, and the parameters that were given
     route, takes = SUBJECTS[what]
     if "{}" in route and not subject:
-        raise EndpointError(f"query {what}: expected an asset such as BTC, was none")
+        wanted = "a SELECT statement" if what == "sql" else "an asset such as BTC"
+        raise EndpointError(f"query {what}: expected {wanted}, was none")
     if "{}" not in route and subject:
         raise EndpointError(f"query {what}: expected no subject, was {subject!r}")
     parameters = {name: value for name, value in given.items() if value is not None}
@@ -99,22 +143,50 @@ def query(
                 parse_instant(parameters[name])
             except ValueError as error:
                 raise EndpointError(f"--{name}: {error}") from None
-    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
-    if form in ("csv", "arrow", "parquet") and what not in BULK:
-        raise EndpointError(f"query {what}: expected table or json, was {form}")
-    with Client(url or endpoint_url(load(config_path)), key=key) as client:
-        accept = MEDIA.get(form, bulk.JSON)
-        if accept != bulk.JSON:
-            parameters.pop("limit", None)
-        body = client.get(route.format(subject), accept=accept, **parameters)
-    if form == "table":
-        _write(output, render(orjson.loads(body)).encode())
-    elif form == "json":
-        _write(output, orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        if output == "-" and form != "csv" and sys.stdout.isatty():
-            raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
-        _write(output, body)
+    if database:
+        _check_stored(what, parameters)
+    return route.format(subject), parameters
+
+
+def _check_stored(what: str, parameters: dict[str, Any]) -> None:
+    if what not in STORED:
+        raise EndpointError(
+            f"query {what} --database: expected one of {', '.join(STORED)}; the newest {what} is"
+            " only known to a running endpoint"
+        )
+    if what == "orderbook" and "at" not in parameters:
+        raise EndpointError("query orderbook --database: expected --at, was none")
+    if what == "trades" and not parameters.keys() & {"start", "end"}:
+        # without a range the route means the newest trades on the bus
+        parameters["end"] = str(now_ns() // MILLISECOND_NS)
+
+
+def _ask(
+    url: str, key: str | None, route: str, parameters: dict[str, Any], form: str
+) -> Iterator[bytes]:
+    from coinspace.client import Client
+
+    with Client(url, key=key) as client:
+        yield from client.chunks(route, accept=MEDIA.get(form, bulk.JSON), **parameters)
+
+
+def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
+    with asyncio.Runner() as runner:
+        try:
+            while (part := runner.run(_next(parts))) is not None:
+                yield part
+        finally:
+            runner.run(parts.aclose())  # type: ignore[attr-defined]
+
+
+async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(parts, None)
+
+
+def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
+    from coinspace.endpoint.local import select
+
+    return _iterate(select(settings, text, MEDIA.get(form), limit))
 
 
 def _form_of(output: str) -> str:
@@ -122,13 +194,22 @@ def _form_of(output: str) -> str:
     return ending if ending in FORMATS else "json"
 
 
-def _write(output: str, data: bytes) -> None:
+def _write(output: str, parts: Iterable[bytes]) -> None:
     if output == "-":
-        sys.stdout.buffer.write(data)
+        for part in parts:
+            sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
-    else:
-        Path(output).write_bytes(data)
-        click.echo(f"wrote {output}", err=True)
+        return
+    # a file is there whole or not at all
+    path = Path(output)
+    part_path = path.with_name(f".{path.name}.part")
+    try:
+        with part_path.open("wb") as file:
+            file.writelines(parts)
+        part_path.replace(path)
+    finally:
+        part_path.unlink(missing_ok=True)
+    click.echo(f"wrote {output}", err=True)
 
 
 def render(body: dict[str, Any]) -> str:

@@ -36,6 +36,11 @@ class Context:
         """Age from which a value counts as stale."""
         return self.settings.endpoint.stale_ms
 
+    @property
+    def depths(self) -> dict[str, int]:
+        """Published levels per side of each exchange: they are part of the parameter hash."""
+        return {name: one.depth for name, one in self.settings.exchanges.items()}
+
     def check_asset(self, asset: str) -> str:
         """Return the asset. Raises: Problem 404 for one without an index."""
         if asset not in self.settings.index.assets:

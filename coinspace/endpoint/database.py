@@ -15,8 +15,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from coinspace.config import Settings
 from coinspace.endpoint.problem import Problem, retry_later
 from coinspace.errors import CoinSpaceError
+from coinspace.storage.address import address
 
 CONNECT_TIMEOUT_S = 3
 RETRY_AFTER_S = 1.0
@@ -25,6 +27,12 @@ CLIENT_RETRY_S = 3
 
 Row = dict[str, Any]
 Connection = psycopg.AsyncConnection[Row]
+
+
+def readonly_address(settings: Settings) -> str:
+    """Return the address of the database user that can only read."""
+    # asked at each connection: the private server may start later than we do
+    return address(settings).readonly_sql
 
 
 class Database:

@@ -8,57 +8,37 @@ from typing import Any
 import orjson
 
 from coinspace.clock import MILLISECOND_NS
-from coinspace.endpoint import history
+from coinspace.endpoint import curve, history
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.database import Database, Row
+from coinspace.endpoint.database import Row
 from coinspace.endpoint.live import Latest
-from coinspace.endpoint.models import Explanation, Input
+from coinspace.endpoint.models import Explanation, Input, PriceVolumeCurve
 from coinspace.endpoint.records import constituents, index_value
-from coinspace.endpoint.values import decimal, milliseconds
-from coinspace.method.aggregate import COMPOSITE, decode
-from coinspace.method.composite import evaluate, explain
-from coinspace.method.parameters import make_curve
-
-# more says nothing to a reader, and a request must not format ten thousand levels
-CURVE_ROWS = 500
+from coinspace.endpoint.values import milliseconds
 
 
 def live_explanation(context: Context, latest: Latest) -> Explanation:
     """Explain the newest tick, its curve included while its summed book is at hand."""
-    record = latest.record
-    return _explanation(record, live=True, curve=_curve(context, latest))
+    try:
+        found = curve.of_live(context, latest)
+    except curve.Missing as missing:
+        return _explanation(latest.record, live=True, reason=str(missing))
+    return _explanation(latest.record, live=True, found=found)
 
 
-def _curve(context: Context, latest: Latest) -> dict[str, Any] | None:
-    asset = latest.value.asset
-    message = context.live.aggregates.get(asset)
-    if message is None:
-        return None
-    aggregate = decode(message.payload)
-    if aggregate.ts_ns // MILLISECOND_NS != latest.ts_ms or COMPOSITE not in aggregate.ladders:
-        return None
-    used = {one.venue for one in latest.value.constituents if one.used}
-    names = [one.name for one in aggregate.venues]
-    curve = make_curve(context.settings.index.parameters_of(asset))
-    if not used or evaluate(curve, aggregate.ladders[COMPOSITE], names, used).value is None:
-        return None
-    return {
-        part: [_decimals(row) for row in rows[:CURVE_ROWS]]
-        for part, rows in explain(curve, names).items()
-    }
-
-
-def _decimals(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: decimal(one) if isinstance(one, float) else one for key, one in row.items()}
-
-
-async def stored_explanation(database: Database, asset: str, at_ns: int) -> Explanation | None:
+async def stored_explanation(context: Context, asset: str, at_ns: int) -> Explanation | None:
     """Explain the stored tick at or just before an instant; None where there is none."""
-    row = await history.tick(database, asset, at_ns)
+    row = await history.tick(context.database, asset, at_ns)
     if row is None:
         return None
-    venues = await history.tick_venues(database, asset, row["ns"])
-    return _explanation(stored_record(row, venues), live=False, curve=None)
+    venues = await history.tick_venues(context.database, asset, row["ns"])
+    record = stored_record(row, venues)
+    own = [one for one in venues if one["role"] == "constituent"]
+    try:
+        found = await curve.of_stored(context, row, own)
+    except curve.Missing as missing:
+        return _explanation(record, live=False, reason=str(missing))
+    return _explanation(record, live=False, found=found)
 
 
 def stored_record(row: Row, venues: list[Row]) -> dict[str, Any]:
@@ -87,7 +67,11 @@ def stored_record(row: Row, venues: list[Row]) -> dict[str, Any]:
 
 
 def _explanation(
-    record: Mapping[str, Any], *, live: bool, curve: dict[str, Any] | None
+    record: Mapping[str, Any],
+    *,
+    live: bool,
+    found: PriceVolumeCurve | None = None,
+    reason: str | None = None,
 ) -> Explanation:
     value = index_value(record)
     inputs = {
@@ -107,6 +91,7 @@ def _explanation(
         fx_venues=constituents(record.get("fx_venues")),
         flagged=list(record.get("flagged") or ()),
         inputs=inputs,
-        curve=curve,
+        curve=found,
+        curve_reason=reason,
         live=live,
     )

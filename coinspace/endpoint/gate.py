@@ -117,7 +117,9 @@ class Gate:
     def _admit(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         path = scope["path"]
         websocket = scope["type"] == "websocket"
-        if not websocket:
+        if websocket:
+            self._check_origin(scope)
+        else:
             self._check_method(scope, path)
         key = self._identify(scope, path)
         scope["coinspace.key"] = key
@@ -140,6 +142,17 @@ class Gate:
         if size is not None and (not size.isdigit() or int(size) > BODY_LIMIT):
             raise Problem(
                 "body-too-large", f"body: expected none, was {size.decode('latin-1')[:40]} bytes"
+            )
+
+    def _check_origin(self, scope: Scope) -> None:
+        # browsers open WebSockets to anywhere without asking: CORS does not cover them
+        origin = (header(scope, b"origin") or b"").decode("latin-1")
+        host = (header(scope, b"host") or b"").decode("latin-1")
+        if origin and origin.partition("://")[2] != host and origin not in self.origins:
+            raise Problem(
+                "origin-refused",
+                f"origin: expected {host[:100]} or one of endpoint.cors_origins,"
+                f" was {origin[:100]!r}",
             )
 
     def _identify(self, scope: Scope, path: str) -> Key | None:

@@ -51,6 +51,7 @@ def processes(context: Context) -> Pipeline:
                 reason=health.get("reason"),
                 age_ms=max(0, (now - health["updated_ns"]) // MILLISECOND_NS),
                 uptime_s=max(0, (now - health["started_ns"]) // SECOND_NS),
+                latency_us=context.live.latency_us(str(health["process"])),
                 counters=counters,
             )
         )

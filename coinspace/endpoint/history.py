@@ -85,7 +85,7 @@ async def tick_venues(database: Database, asset: str, ts_ns: int) -> list[Row]:
     """Return the venues of one tick, those of the exchange rate included."""
     return await database.rows(
         "SELECT asset, role, venue, mid, age_ms, used, reason, share, publisher, epoch, seq,"
-        " received_ts::long received_ns FROM index_venue"
+        " received_ts::long received_ns, changed_ts::long changed_ns FROM index_venue"
         " WHERE ts = %s AND (asset = %s OR role = 'fx')",
         (ts_ns, asset),
     )
@@ -94,7 +94,8 @@ async def tick_venues(database: Database, asset: str, ts_ns: int) -> list[Row]:
 async def book(database: Database, exchange: str, market: str, at_ns: int) -> Row | None:
     """Return the newest stored book at an instant."""
     return await database.one(
-        "SELECT bids, asks, flags, exchange_ts::long exchange_ns, ts::long ns FROM orderbook"
+        "SELECT bids, asks, n_bids, n_asks, exchange_ts::long exchange_ns, ts::long ns"
+        " FROM orderbook"
         " WHERE exchange = %s AND market = %s AND ts <= %s AND ts > %s ORDER BY ts DESC LIMIT 1",
         (exchange, market, at_ns, at_ns - BOOK_AGE_NS),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -28,6 +29,15 @@ from coinspace.endpoint.records import index_value
 
 TRADES_KEPT = 1000
 GAPS_KEPT = 1000
+# a stage's latency is the median over so many messages
+LATENCIES_KEPT = 101
+# kind of message -> process that publishes it; + its exchange where there are several
+PUBLISHERS = {
+    ORDERBOOK: "orderbook-collector-",
+    TICKER: "ticker-collector-",
+    AGGREGATE: "orderbook-aggregator",
+    INDEX: "index-calculator",
+}
 
 Listener = Callable[[Message], None]
 
@@ -67,6 +77,8 @@ class Live:
         tickers: (exchange, market) -> message. trades: (exchange, market) -> newest trades.
         states: (exchange, market) -> state message's JSON. heartbeats: process -> received ns.
         gaps: losses that this process saw itself on the bus, newest last.
+        latencies: process -> ns from receipt (the tick, for aggregator and calculator) to
+        publishing, newest last.
     """
 
     def __init__(self, clock: Clock = now_ns) -> None:
@@ -82,11 +94,13 @@ class Live:
         self.heartbeats: dict[str, int] = {}
         self.gaps: deque[dict[str, Any]] = deque(maxlen=GAPS_KEPT)
         self.gaps_total = 0
+        self.latencies: dict[str, deque[int]] = {}
         self.messages = 0
         self.malformed = 0
         self.last_ns = 0
         self.listeners: list[Listener] = []
         self._keys: dict[bytes, tuple[str, str]] = {}
+        self._stages: dict[bytes, deque[int]] = {}
         self._apply: dict[int, Listener] = {
             ORDERBOOK: self._orderbook,
             TICKER: self._ticker,
@@ -106,8 +120,26 @@ class Live:
         except (ValueError, KeyError, TypeError, AttributeError):
             self.malformed += 1
             return
+        kept = self._stages.get(message.topic)
+        if kept is None:
+            kept = self._stages[message.topic] = self._stage(message)
+        kept.append(message.published_ns - message.received_ns)
         for listener in self.listeners:
             listener(message)
+
+    def latency_us(self, process: str) -> int | None:
+        """Median latency of a process over its last messages; None where there are none."""
+        kept = self.latencies.get(process)
+        return int(median(kept)) // 1000 if kept else None
+
+    def _stage(self, message: Message) -> deque[int]:
+        process = PUBLISHERS.get(message.kind)
+        if process is None or message.received_ns <= 0:
+            # what was not received has no latency
+            return deque(maxlen=0)
+        if process.endswith("-"):
+            process += self.key(message)[0]
+        return self.latencies.setdefault(process, deque(maxlen=LATENCIES_KEPT))
 
     def on_gap(self, topic: bytes, epoch: int, expected: int, found: int) -> None:
         """Note messages that the bus lost on the way to this process."""

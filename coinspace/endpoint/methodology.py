@@ -35,7 +35,6 @@ async def described(context: Context) -> Methodology:
 
 def _in_force(context: Context, asset: str) -> Definition:
     parameters = context.settings.index.parameters_of(asset)
-    depths = {name: one.depth for name, one in context.settings.exchanges.items()}
     constituents = [
         f"{exchange}:{market}"
         for exchange, market in context.all_markets()
@@ -46,7 +45,7 @@ def _in_force(context: Context, asset: str) -> Definition:
         role="live",
         effective=None,
         method_version=str(METHOD_VERSION),
-        parameter_hash=parameter_hash(parameters, depths),
+        parameter_hash=parameter_hash(parameters, context.depths),
         constituents=sorted(constituents),
         parameters=parameters.model_dump(),
     )

@@ -197,11 +197,54 @@ class Input(Struct, kw_only=True):
     received: EpochMs | None
 
 
+class CurveSegment(Struct, kw_only=True):
+    """A step of the curve: trading a volume in (start, end] reaches these prices.
+
+    `weight` is its part of the value, 0 beyond the utilised depth.
+    """
+
+    start: DecimalText
+    end: DecimalText
+    bid: DecimalText
+    ask: DecimalText
+    mid: DecimalText
+    spread: DecimalText
+    weight: DecimalText
+
+
+class CurveLevel(Struct, kw_only=True):
+    """A used level, best first: its size, what the size cap leaves of it, the sum of those."""
+
+    price: DecimalText
+    size: DecimalText
+    capped: DecimalText
+    cumulative: DecimalText
+    venue: str
+
+
+class PriceVolumeCurve(Struct, kw_only=True):
+    """The curve that a value is the weighted middle of, and the levels that it is made of.
+
+    `summed_book` is the very book of the tick. `stored_books` are its inputs as stored: they lack
+    `levels_missing` of the published levels, so that they give `value`, which differs from the
+    published one by the fraction `difference`.
+    """
+
+    source: Literal["summed_book", "stored_books"]
+    levels_missing: int
+    value: Number
+    difference: Number
+    rows_left_out: int
+    segments: list[CurveSegment]
+    bids: list[CurveLevel]
+    asks: list[CurveLevel]
+
+
 class Explanation(Struct, kw_only=True):
     """One tick in full: the value, its constituents and exclusions, FX, inputs, the curve.
 
-    `curve` holds the price-volume curve and the capped levels of both sides, for the newest tick
-    only; an older tick's is recomputed from the archive by `coinspace compute-index --explain`.
+    `curve_reason` says why there is no curve. An exact one of any tick is recomputed from
+    recordings by `coinspace compute-index --explain`.
     """
 
     index: IndexValue
@@ -210,7 +253,8 @@ class Explanation(Struct, kw_only=True):
     fx_venues: list[Constituent]
     flagged: list[str]
     inputs: dict[str, Input]
-    curve: dict[str, Any] | None
+    curve: PriceVolumeCurve | None
+    curve_reason: str | None
     live: bool
 
 
@@ -420,13 +464,18 @@ class Methodology(Struct, kw_only=True):
 
 
 class ProcessHealth(Struct, kw_only=True):
-    """A process of the platform, as its health file says."""
+    """A process of the platform, as its health file says.
+
+    `latency_us`: median from receipt (the tick, for aggregator and calculator) to publishing, as
+    its last messages on the bus show; null for processes that publish none.
+    """
 
     process: str
     state: str
     reason: str | None
     age_ms: int
     uptime_s: int
+    latency_us: int | None
     counters: dict[str, float]
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from coinspace import __version__
 from coinspace.endpoint.api import JSON, Api, Operation
-from coinspace.endpoint.problem import TYPES
+from coinspace.endpoint.problem import TYPE_PREFIX, TYPES
 from coinspace.endpoint.values import Instant
 
 PROBLEM_JSON = "application/problem+json"
@@ -63,6 +63,8 @@ def document(api: Api) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         kinds, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
     )
+    # the types are stable and these are all
+    components["ProblemBody"]["properties"]["type"]["enum"] = [TYPE_PREFIX + name for name in TYPES]
     parameters = {operation.parameters.__name__ for operation in api.operations}
     paths = {}
     for operation in api.operations:
@@ -177,6 +179,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {
         "200": {"description": "OK", "headers": _LIMITS, "content": content}
     }
+    if not operation.media:
+        responses = {"101": {"description": "The connection is a WebSocket from here on"}}
     if any(name == "If-None-Match" for name, _ in operation.headers):
         responses["304"] = {"description": "The client has this answer already"}
     names = [*ALWAYS, *operation.problems]

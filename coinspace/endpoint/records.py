@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coinspace.endpoint.models import (
@@ -13,7 +13,7 @@ from coinspace.endpoint.models import (
     Premium,
     Regional,
 )
-from coinspace.endpoint.values import decimal
+from coinspace.endpoint.values import decimal, decimals
 
 Record = Mapping[str, Any]
 
@@ -54,6 +54,11 @@ def constituents(table: Mapping[str, Record] | None) -> list[Constituent]:
 def ratio(value: float | None) -> str | None:
     """Write a share or premium."""
     return None if value is None else decimal(round(float(value), RATIO_PLACES))
+
+
+def ratios(column: Iterable[float | None]) -> list[str | None]:
+    """Write a column of shares or premiums."""
+    return decimals(None if value is None else round(value, RATIO_PLACES) for value in column)
 
 
 def regional(value: Record | None) -> Regional | None:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from coinspace.config import EndpointSettings
+from coinspace.endpoint.problem import MEDIA, Problem
 from coinspace.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ class HttpConnection(HttpToolsProtocol):
         if self._first is not None:
             self._first.cancel()
             self._first = None
+
+    def send_400_response(self, msg: str) -> None:
+        # what the parser refuses reaches no application; it is a problem all the same
+        problem = Problem("invalid-request", f"expected HTTP/1.1 with a URL below 64 KiB; {msg}")
+        body = problem.body()
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+            b"cache-control: no-store\r\nconnection: close\r\n\r\n%b" % (MEDIA, len(body), body)
+        )
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._first is not None:

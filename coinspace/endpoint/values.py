@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
+import orjson
 from msgspec import Meta
 
 from coinspace.clock import MILLISECOND_NS
@@ -34,22 +36,31 @@ class Instant(int):
     """A time given by a client, in ms since the epoch."""
 
 
-def decimal(value: float | int | str | None, places: int | None = None) -> str | None:
+def decimal(value: float | int | str | None) -> str | None:
     """Write a number as a decimal string; None, NaN and infinities have none."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        if places is not None:
-            return f"{value:.{places}f}"
+    if type(value) is float:
         text = repr(value)
+        if text.endswith(".0"):
+            return text[:-2]
         if "e" in text:
-            text = format(Decimal(text), "f")
-        return text[:-2] if text.endswith(".0") else text
-    return str(value)
+            return format(Decimal(text), "f")
+        return text if math.isfinite(value) else None
+    return None if value is None else str(value)
+
+
+def decimals(column: Iterable[float | None]) -> list[str | None]:
+    """Write a column of numbers as `decimal` writes each, several times faster."""
+    texts = orjson.dumps(list(column)).decode()[1:-1]
+    return [_plain(text) for text in texts.split(",")] if texts else []
+
+
+def _plain(text: str) -> str | None:
+    # as JSON has it: 1.0, 1e-8, and null for what is not finite, too
+    if text.endswith(".0"):
+        return text[:-2]
+    if text == "null":
+        return None
+    return format(Decimal(text), "f") if "e" in text else text
 
 
 def parse_instant(text: str) -> Instant:

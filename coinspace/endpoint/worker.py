@@ -17,7 +17,7 @@ from coinspace.config import Settings, config_option, load
 from coinspace.endpoint import keys as api_keys
 from coinspace.endpoint.app import build
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.database import Database
+from coinspace.endpoint.database import Database, readonly_address
 from coinspace.endpoint.feeder import Feeder
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.keys import Keys
@@ -25,7 +25,6 @@ from coinspace.endpoint.live import Live
 from coinspace.endpoint.routes.platform import reasons
 from coinspace.endpoint.server import HttpServer
 from coinspace.errors import EndpointError
-from coinspace.storage.address import address
 
 NAME = "index-endpoint"
 TOPICS = [b"index.", b"aggregate.", b"orderbook.", b"ticker.", b"trade.", b"state.", b"heartbeat."]
@@ -38,12 +37,6 @@ def publishers(settings: Settings) -> list[str]:
     names = [f"orderbook-collector-{exchange}" for exchange in settings.exchanges]
     names += [f"ticker-collector-{exchange}" for exchange in settings.exchanges]
     return [*names, "orderbook-aggregator", "index-calculator"]
-
-
-def readonly_address(settings: Settings) -> str:
-    """Return the address of the database user that can only read."""
-    # asked at each connection: the private server may start later than we do
-    return address(settings).readonly_sql
 
 
 class Endpoint:

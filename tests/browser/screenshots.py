@@ -17,12 +17,13 @@ from selenium import webdriver
 
 from tests.browser.site import HOW_TO_GET_ONE, Platform, browser_found, chromium, wait
 
-# name, width, height, theme, language, asset, style
+# name, width, height, theme, language, asset, style; what fits above the fold, in a few 100 kB
 SHOTS = (
-    ("dashboard-dark", 1500, 1760, "dark", "en", "BTC", "line"),
-    ("dashboard-light-korean", 1500, 1760, "light", "ko", "ETH", "candles"),
-    ("dashboard-phone", 420, 1600, "dark", "ko", "BTC", "line"),
+    ("dashboard-dark", 1440, 1150, "dark", "en", "BTC", "line"),
+    ("dashboard-light-korean", 1440, 1150, "light", "ko", "ETH", "candles"),
+    ("dashboard-phone", 390, 1400, "dark", "ko", "BTC", "line"),
 )
+SIZE_LIMIT = 300_000
 # seconds of values that a picture should show
 SETTLE_S = 6.0
 
@@ -30,10 +31,11 @@ SETTLE_S = 6.0
 def take(driver: webdriver.Chrome, url: str, folder: Path, warm_s: float) -> list[Path]:
     """Save every picture and return the files."""
     taken = []
+    driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     for name, width, height, theme, language, asset, style in SHOTS:
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1.5, "mobile": width < 600},
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
         driver.get(url)
         driver.execute_script(
@@ -46,6 +48,7 @@ def take(driver: webdriver.Chrome, url: str, folder: Path, warm_s: float) -> lis
         time.sleep(warm_s)
         path = folder / f"{name}.png"
         driver.save_screenshot(str(path))
+        assert path.stat().st_size < SIZE_LIMIT, f"{path}: {path.stat().st_size} bytes"
         taken.append(path)
     return taken
 

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -150,6 +151,35 @@ def test_keyboard_language_theme_and_asset(driver: webdriver.Chrome) -> None:
     wait(lambda: text(driver, "asset-name") == "BTC" and text(driver, "value") != "–", 10)
 
 
+def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
+    drawn = "return +(document.getElementById('depth').dataset.drawn || 0)"
+    for group in ("style", "ranges", "reaches"):
+        names = [
+            str(one.get_attribute("data-value"))
+            for one in driver.find_elements(By.CSS_SELECTOR, f"#{group} button")
+        ]
+        assert len(names) >= 2, group
+        for name in names:
+            before = driver.execute_script(drawn)
+            # the group is made again at each choice
+            driver.find_element(By.CSS_SELECTOR, f"#{group} [data-value='{name}']").click()
+            chosen = driver.find_element(By.CSS_SELECTOR, f"#{group} [aria-pressed='true']")
+            assert chosen.get_attribute("data-value") == name
+            wait(partial(_more, driver, drawn, before), 10)
+    for button in driver.find_elements(By.CSS_SELECTOR, "#legend button"):
+        button.click()
+        assert button.get_attribute("aria-pressed") == "false"
+        button.click()
+        assert button.get_attribute("aria-pressed") == "true"
+    driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
+    rates = "return [...document.querySelectorAll('#pipeline .latency')].map((n) => n.textContent)"
+    wait(lambda: len(driver.execute_script(rates)) >= 6, 10)
+
+
+def _more(driver: webdriver.Chrome, script: str, before: int) -> bool:
+    return bool(driver.execute_script(script) > before)
+
+
 @pytest.mark.parametrize("width", [360, 768])
 def test_small_screens_do_not_scroll_sideways(driver: webdriver.Chrome, width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
@@ -186,6 +216,20 @@ def test_a_stalled_venue_turns_stale_and_loses_its_share(
     wait(lambda: (venue(driver, name) or {}).get("state") == "synced", 60)
 
 
+def test_an_index_that_stops_is_called_stale(platform: Platform, driver: webdriver.Chrome) -> None:
+    wait(lambda: connection(driver) == "live", 30)
+    platform.signal("index-calculator", signal.SIGSTOP)
+    try:
+        wait(lambda: connection(driver) == "stale", 20)
+        assert driver.find_element(By.ID, "notice").is_displayed()
+        assert "not been updated" in text(driver, "notice")
+        assert "old" in str(driver.find_element(By.ID, "value").get_attribute("class"))
+    finally:
+        platform.signal("index-calculator", signal.SIGCONT)
+    wait(lambda: connection(driver) == "live", 40)
+    wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
+
+
 def test_the_stream_recovers_when_the_endpoint_restarts(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
@@ -198,6 +242,11 @@ def test_the_stream_recovers_when_the_endpoint_restarts(
     last = text(driver, "value")
     wait(lambda: text(driver, "value") not in (last, "–"), 20)
     wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
+    hosts = requests(driver)
+    assert hosts == {urlsplit(platform.url).netloc}
+    # but for the requests that met no server, nothing went wrong until here
+    errors = [one for one in _log(driver, "browser") if one["level"] == "SEVERE"]
+    assert [one for one in errors if "net::ERR_" not in one["message"]] == []
 
 
 def test_documentation_works_offline(platform: Platform, driver: webdriver.Chrome) -> None:

@@ -13,11 +13,17 @@ import numpy as np
 import orjson
 
 from coinspace._ext import message as m
+from coinspace.aggregator.consolidate import Consolidator
+from coinspace.aggregator.venue import Venue
 from coinspace.bus.publisher import Publisher
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
+from coinspace.market import Market
+from coinspace.method.aggregate import FxFacts, encode
 
 VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
+# what each venue has at its best prices, in base units
+SIZES = {"upbit:BTC/KRW": 0.5, "bithumb:BTC/KRW": 0.25, "binance:BTC/USDT": 2.0}
 
 
 def settings(folder: Path, **endpoint: Any) -> Settings:
@@ -55,8 +61,18 @@ def record(asset: str = "BTC", value: float | None = 100004.45, **more: Any) -> 
         "kr": 140006230.0,
         "gl": 100003.0,
         "regions": {
-            "KR": {"value": 140006230.0, "currency": "KRW", "single_source": False},
-            "GL": {"value": 100003.0, "currency": "USDT", "single_source": True},
+            "KR": {
+                "value": 140006230.0,
+                "currency": "KRW",
+                "single_source": False,
+                "shares": _shares(asset, "KRW"),
+            },
+            "GL": {
+                "value": 100003.0,
+                "currency": "USDT",
+                "single_source": True,
+                "shares": _shares(asset, "USDT"),
+            },
         },
         "value_krw": 140006230.0,
         "premium": 0.0000145,
@@ -72,6 +88,11 @@ def record(asset: str = "BTC", value: float | None = 100004.45, **more: Any) -> 
     }
 
 
+def _shares(asset: str, quote: str) -> dict[str, float]:
+    chosen = [name for name in VENUES if name.endswith(quote)]
+    return {name.replace("BTC", asset): 1 / len(chosen) for name in chosen}
+
+
 class Stage:
     """Publishers of the stages that the endpoint listens to."""
 
@@ -81,6 +102,7 @@ class Stage:
         self.index = Publisher("index-calculator", chosen.bus, epoch)
         self.books = Publisher("orderbook-collector-upbit", chosen.bus, epoch)
         self.tickers = Publisher("ticker-collector-upbit", chosen.bus, epoch)
+        self.aggregator = Publisher("orderbook-aggregator", chosen.bus, epoch)
         self._topics: dict[tuple[int, bytes], Any] = {}
 
     def _topic(self, publisher: Publisher, name: bytes) -> Any:
@@ -95,6 +117,33 @@ class Stage:
         """Publish one record."""
         data = orjson.dumps(record(asset, value, **more))
         self.index.publish(self._topic(self.index, f"index.{asset}.".encode()), m.INDEX, data)
+
+    def publish_aggregate(self, asset: str = "BTC") -> None:
+        """Publish the summed book of two levels a side and venue, 100,000 USDT apart by 10."""
+        ts_ns = time.time_ns() // 200_000_000 * 200_000_000
+        venues = []
+        for number, (name, size) in enumerate(sorted(SIZES.items())):
+            exchange, _, pair = name.replace("BTC", asset).partition(":")
+            venue = Venue(exchange, Market.parse(pair), state="synced")
+            rate = 1400.0 if pair.endswith("KRW") else 1.0
+            bid = 100_000.0 - number
+            venue.on_book(
+                np.array([[bid * rate, (bid - 200) * rate], [size, 10.0]]),
+                np.array([[(bid + 10) * rate, (bid + 210) * rate], [size, 10.0]]),
+                ts_ns,
+            )
+            venues.append(venue)
+        aggregate = Consolidator(asset).consolidate(
+            ts_ns, venues, FxFacts(rate=1400.0, status="ok"), 10_000_000_000
+        )
+        payload, n_bids, n_asks = encode(aggregate)
+        self.aggregator.publish(
+            self._topic(self.aggregator, f"aggregate.{asset}.".encode()),
+            m.AGGREGATE,
+            payload,
+            n_bids=n_bids,
+            n_asks=n_asks,
+        )
 
     def publish_book(self, market: str = "BTC/KRW", bid: float = 139_990_000.0) -> None:
         """Publish a book of two levels a side."""
@@ -137,6 +186,7 @@ class Stage:
         """Publish one message of each kind."""
         for asset in self.settings.index.assets:
             self.publish_index(asset)
+            self.publish_aggregate(asset)
         self.publish_book()
         self.publish_ticker()
         self.publish_trade(time.time_ns() // 1000)
@@ -148,13 +198,17 @@ class Stage:
         def heard() -> bool:
             self.publish_all()
             live = endpoint.live
-            return len(live.indices) == 4 and bool(live.books) and bool(live.trades)
+            return (
+                len(live.indices) == len(live.aggregates) == len(self.settings.index.assets)
+                and bool(live.books)
+                and bool(live.trades)
+            )
 
         await until(heard)
 
     def close(self) -> None:
         """Close every publisher."""
-        for publisher in (self.index, self.books, self.tickers):
+        for publisher in (self.index, self.books, self.tickers, self.aggregator):
             publisher.close()
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
-from click.testing import CliRunner
+import pytest_asyncio
+from click.testing import CliRunner, Result
 
 from coinspace.cli import coinspace
 from coinspace.client import ApiError, AsyncClient, Client, ConnectionLost
 from coinspace.client.events import EventParser
+from coinspace.client.table import Table
+from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
-from coinspace.errors import EndpointError
+from coinspace.errors import CoinSpaceError, EndpointError
+from coinspace.storage.address import address
 from tests.flow.endpoint_stage import Stage, running, settings
+from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
 
 
 @contextlib.contextmanager
@@ -126,6 +134,180 @@ def test_times_need_a_zone() -> None:
             client.values("BTC", start=datetime(2026, 1, 1))
         with pytest.raises(ConnectionLost):
             client.values("BTC", start=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+RANGE = {"start": START_MS, "end": START_MS + 80_000}
+
+
+@pytest_asyncio.fixture
+async def history_url(questdb: Settings, tmp_path: Path) -> AsyncIterator[str]:
+    stored = await asyncio.to_thread(store_history, questdb)
+    async with history_site(stored, tmp_path) as (endpoint, _):
+        yield endpoint.server.url
+
+
+async def test_candles_become_arrow_pandas_and_polars(history_url: str) -> None:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    async with AsyncClient(history_url) as client:
+        table = await client.ohlc(ASSET, "1s", **RANGE)
+    arrow = table.to_arrow()
+    assert arrow.schema.field("ts").type == pa.timestamp("ms", tz="UTC")
+    assert arrow.schema.field("close").type == pa.float64()
+    assert arrow.schema.field("ticks").type == pa.int64()
+    assert len(table) == arrow.num_rows == 80
+    first = datetime.fromtimestamp(START_MS / 1000, UTC)
+    frame = table.to_pandas()
+    assert isinstance(frame.index, pd.DatetimeIndex)
+    assert frame.index[0] == first
+    assert frame["close"].iloc[9] == 1009.0
+    # a hole is not a number, and not the candle before
+    assert frame["close"].iloc[60:70].isna().all()
+    assert frame["close"].notna().sum() == 69
+    lazy = table.to_polars()
+    assert lazy.schema["ts"] == pl.Datetime("ms", "UTC")
+    assert lazy["close"].null_count() == 11
+    assert lazy["close"].to_list()[9] == 1009.0
+    assert lazy["ts"][0] == first
+    rows = table.to_pylist()
+    assert rows[0]["ts"] == first
+    assert rows[65]["close"] is None
+
+
+async def test_values_and_trades_become_tables(history_url: str) -> None:
+    async with AsyncClient(history_url) as client:
+        values = (await client.values(ASSET, **RANGE)).to_pandas()
+        assert values["reason"].iloc[10] == "too_few_venues"
+        assert values["value"].isna().sum() == 1
+        assert len(values) == 70
+        trades = (await client.trades("upbit", "HST/KRW", **RANGE)).to_polars()
+        assert trades["size"].to_list() == [0.00001] * 25
+        assert trades["side"].unique().to_list() == ["sell"]
+        whole = [part async for part in client.chunks("/v1/trades", RANGE, accept="text/csv")]
+        assert b"".join(whole).count(b"HST/KRW") == 50
+
+    def synchronous() -> int:
+        with Client(history_url) as client:
+            return len(client.ohlc(ASSET, "1m", **RANGE))
+
+    assert await asyncio.to_thread(synchronous) == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "call"), [("pandas", "to_pandas"), ("polars", "to_polars"), ("pyarrow", "to_arrow")]
+)
+def test_a_missing_library_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, call: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    extra = {"pyarrow": "arrow"}.get(module, module)
+    with pytest.raises(CoinSpaceError, match=rf"pip install coinspace\[{extra}\]"):
+        getattr(Table(b""), call)()
+
+
+def asked(*arguments: str) -> Result:
+    return CliRunner().invoke(coinspace, ["query", *arguments])
+
+
+@pytest.fixture
+def on_database(questdb: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a command line that has a database and no endpoint."""
+    found = address(store_history(questdb))
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    monkeypatch.setenv("COINSPACE_STORAGE__ILP", found.ilp)
+    monkeypatch.setenv("COINSPACE_STORAGE__SQL", found.sql)
+    monkeypatch.setenv("COINSPACE_STORAGE__READONLY_SQL", found.readonly_sql)
+    monkeypatch.setenv("COINSPACE_INDEX__ASSETS", f'["{ASSET}"]')
+    markets = '{"upbit":{"markets":["HST/KRW"]},"bithumb":{"markets":["HST/KRW"]}}'
+    monkeypatch.setenv("COINSPACE_EXCHANGES", markets)
+
+
+SPAN = ("--start", str(START_MS), "--end", str(START_MS + 80_000))
+
+
+@pytest.mark.usefixtures("on_database")
+def test_query_reads_the_database_without_an_endpoint(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = asked("ohlc", ASSET, "--database", "--interval", "1s", *SPAN)
+    assert table.exit_code == 0, table.output
+    assert "2026-01-01T00:00:09.000Z" in table.output
+    assert "1009" in table.output
+    page = orjson.loads(asked("values", ASSET, "--database", "--json", *SPAN).stdout_bytes)
+    assert len(page["values"]) == 70
+    lines = asked("trades", "--database", "--market", "HST/KRW", "--format", "csv", *SPAN).output
+    assert len(lines.splitlines()) == 51
+    file = tmp_path / "values.parquet"
+    written = asked("values", ASSET, "--database", "--output", str(file), *SPAN)
+    assert written.exit_code == 0, written.output
+    assert pq.read_table(file).num_rows == 70
+    assert [one.name for one in tmp_path.iterdir() if "part" in one.name] == []
+    told = orjson.loads(
+        asked("explain", ASSET, "--database", "--json", "--ts", str(START_MS)).stdout_bytes
+    )
+    assert told["index"]["value"] == "1000"
+    for arguments, text in (
+        (["index", ASSET], "expected one of values"),
+        (["orderbook", "upbit/HST/KRW"], "expected --at"),
+        (["values", "DOGE"], "expected one of HST"),
+    ):
+        failed = asked(*arguments, "--database")
+        assert isinstance(failed.exception, EndpointError)
+        assert text in str(failed.exception)
+
+
+@pytest.mark.usefixtures("on_database")
+@pytest.mark.parametrize("form", ["table", "json", "csv", "arrow", "parquet"])
+def test_query_sql_in_every_format(tmp_path: Path, form: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    statement = (
+        "SELECT ts, asset, value, n_used, depth_limited FROM index_tick"
+        f" WHERE asset = '{ASSET}' ORDER BY ts LIMIT 20"
+    )
+    file = tmp_path / "rows"
+    done = asked("sql", statement, "--format", form, "--output", str(file))
+    assert done.exit_code == 0, done.exception
+    first = datetime.fromtimestamp(START_MS / 1000, UTC)
+    if form in ("arrow", "parquet"):
+        found = pa.ipc.open_stream(file.read_bytes()).read_all() if form == "arrow" else None
+        found = pq.read_table(file) if found is None else found
+        assert found.column_names == ["ts", "asset", "value", "n_used", "depth_limited"]
+        assert found["ts"][0].as_py() == first
+        assert found["value"].to_pylist()[9:11] == [1009.0, None]
+        assert found["n_used"].type == pa.int64()
+    elif form == "json":
+        body = orjson.loads(file.read_bytes())
+        assert len(body["rows"]) == 20
+        assert body["rows"][9]["value"] == 1009.0
+    else:
+        text = file.read_text()
+        assert "1009" in text
+        assert len([line for line in text.splitlines() if ASSET in line]) == 20
+
+
+@pytest.mark.usefixtures("on_database")
+def test_query_sql_cannot_write_and_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = asked("sql", "SELECT * FROM index_tick", "--limit", "3", "--json")
+    assert orjson.loads(cut.stdout_bytes)["more"] is True
+    for statement, text in (
+        ("DROP TABLE index_tick", "denied|read.only"),
+        ("SELEC 1", "sql: "),
+        ("SELECT * FROM no_such_table", "does not exist|no such table"),
+    ):
+        failed = asked("sql", statement)
+        assert isinstance(failed.exception, EndpointError), failed.output
+        assert re.search(text, str(failed.exception), re.IGNORECASE), failed.exception
+    monkeypatch.delenv("COINSPACE_STORAGE__READONLY_SQL")
+    failed = asked("sql", "SELECT 1")
+    assert "readonly_sql" in str(failed.exception)
+    monkeypatch.setenv("COINSPACE_STORAGE__READONLY_SQL", "postgresql://a:b@127.0.0.1:1/qdb")
+    failed = asked("sql", "SELECT 1")
+    assert "cannot be read" in str(failed.exception)
+    assert "a:b" not in str(failed.exception)
 
 
 def test_query_prints_tables_and_json(tmp_path: Path) -> None:

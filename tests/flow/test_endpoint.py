@@ -59,6 +59,40 @@ async def test_null_value_is_null_with_its_reason(site: Site) -> None:
     assert (body["value"], body["status"], body["reason"]) == (None, "null", "too_few_venues")
 
 
+async def test_summed_book_has_each_venues_size_and_the_depth_asked_for(site: Site) -> None:
+    _, body, _ = await get(site[2], "/v1/orderbooks/BTC?levels=3&within=0.3")
+    # venues in the order of their names: binance, bithumb, upbit
+    assert [(one["price"], one["size"]) for one in body["bids"]] == [
+        ("100000", "2"),
+        ("99999", "0.25"),
+        ("99998", "0.5"),
+    ]
+    assert body["asks"][0]["venues"] == [{"venue": "upbit:BTC/KRW", "size": "0.5"}]
+    depth = {one["within_percent"]: (one["bid"], one["ask"]) for one in body["depth"]}
+    assert depth["0.1"] == ("2.75", "2.75")
+    assert depth["0.3"] == ("32.75", "32.75")
+    assert list(depth) == sorted(depth, key=float)
+    for bad in ("0", "-1", "51", "nan", "inf", "1e999", "half"):
+        status, body, _ = await get(site[2], f"/v1/orderbooks/BTC?within={bad}")
+        assert (status, body["type"]) == (400, "urn:coinspace:problem:invalid-parameter"), bad
+
+
+async def test_premium_that_is_left_at_a_size(site: Site) -> None:
+    _, body, _ = await get(site[2], "/v1/premium/BTC")
+    assert [one["size"] for one in body["premium"]["executable"]] == ["1"]
+    _, body, _ = await get(site[2], "/v1/premium/BTC?size=0.5")
+    (row,) = body["premium"]["executable"]
+    # sell 0.25 at 99,999 and 0.25 at 99,998 in Korea, buy at 100,010 abroad; the other way round
+    assert row["size"] == "0.5"
+    assert float(row["sell_kr"]) == pytest.approx(99_998.5 / 100_010 - 1, abs=1e-8)
+    assert float(row["buy_kr"]) == pytest.approx(100_008 / 100_000 - 1, abs=1e-8)
+    _, body, _ = await get(site[2], "/v1/premium/BTC?size=1000")
+    assert body["premium"]["executable"] == [{"size": "1000", "sell_kr": None, "buy_kr": None}]
+    for bad in ("0", "-1", "nan", "inf", "one"):
+        status, _, _ = await get(site[2], f"/v1/premium/BTC?size={bad}")
+        assert status == 400, bad
+
+
 async def test_all_indices(site: Site) -> None:
     _, body, _ = await get(site[2], "/v1/indices")
     assert [one["asset"] for one in body["indices"]] == ["BTC", "ETH", "XRP", "SOL"]
@@ -102,6 +136,9 @@ async def test_other_methods_are_refused_with_allow(site: Site) -> None:
     async with site[2].head("/v1/indices/BTC") as answer:
         assert answer.status == 200
         assert await answer.read() == b""
+    async with site[2].get("/v1/ws") as answer:
+        assert answer.status == 426
+        assert answer.headers["Upgrade"] == "websocket"
 
 
 async def test_venues_health_and_metrics(site: Site) -> None:
@@ -167,11 +204,18 @@ async def test_page_is_served_without_a_build(site: Site) -> None:
 async def test_document_describes_every_route(site: Site) -> None:
     _, body, _ = await get(site[2], "/openapi.json")
     assert body["openapi"] == "3.1.0"
+    kinds = body["components"]["schemas"]["ProblemBody"]["properties"]["type"]["enum"]
+    assert "urn:coinspace:problem:unknown-asset" in kinds
     for path, methods in body["paths"].items():
         responses = methods["get"]["responses"]
-        assert {"200", "400", "405", "429", "500"} <= set(responses), path
+        good = "101" if path == "/v1/ws" else "200"
+        assert {good, "400", "405", "429", "500"} <= set(responses), path
     parameters = body["paths"]["/v1/orderbooks/{asset}"]["get"]["parameters"]
-    assert [one["in"] for one in parameters] == ["path", "query"]
+    assert [(one["name"], one["in"]) for one in parameters] == [
+        ("asset", "path"),
+        ("levels", "query"),
+        ("within", "query"),
+    ]
 
 
 async def test_gzip_when_asked(site: Site) -> None:

@@ -123,6 +123,20 @@ async def test_browsers_of_other_origins_are_let_in_only_when_configured(tmp_pat
             assert "Access-Control-Allow-Origin" not in answer.headers
 
 
+async def test_pages_of_other_origins_cannot_open_a_websocket(tmp_path: Path) -> None:
+    async with (
+        running(settings(tmp_path, cors_origins=["https://example.org"])) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        for origin in (endpoint.server.url, "https://example.org"):
+            async with session.ws_connect("/v1/ws", origin=origin) as ws:
+                assert (await ws.receive_json())["event"] == "hello"
+        for origin in ("https://evil.org", "null", endpoint.server.url + "0"):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect("/v1/ws", origin=origin)
+            assert refused.value.status == 403
+
+
 async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     async with running(settings(tmp_path)) as (_, endpoint):
         with pytest.raises(EndpointError, match="expected a free port"):
@@ -149,6 +163,7 @@ async def test_a_large_body_is_refused_unread(tmp_path: Path, size: int) -> None
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /v1/indices HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
         b"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/stream?indices=" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /v1/indices/%ff%fe HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
@@ -159,8 +174,9 @@ async def test_garbage_is_answered_and_harms_nobody(tmp_path: Path, raw: bytes) 
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
         writer.write(raw)
-        answer = await asyncio.wait_for(reader.read(64), 5)
-        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 413")) or not answer
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 413"))
+        assert b"content-type: application/problem+json" in answer.lower()
         writer.close()
         async with session.get("/v1/indices/BTC") as good:
             assert good.status == 200

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import psycopg
@@ -18,116 +20,31 @@ import pyarrow.parquet as pq
 import pytest
 import pytest_asyncio
 
+from coinspace.client import AsyncClient, ConnectionLost
 from coinspace.config import Settings
-from coinspace.endpoint.worker import Endpoint
-from coinspace.storage import schema
+from coinspace.endpoint import bulk
 from coinspace.storage.address import address
 from tests.flow.endpoint_stage import running, settings
-
-# an asset and times of our own on the shared server: 2026-01-01T00:00:00Z, a tick a second
-ASSET = "HST"
-START_MS = 1_767_225_600_000
-TICKS = 130
-Site = tuple[Endpoint, aiohttp.ClientSession]
-
-_TICK = (
-    "INSERT INTO index_tick (asset, status, reason, value, kr, gl, fx, fx_status, premium,"
-    " n_used, siblings, flagged, method_version, parameter_hash, ts)"
-    " VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+from tests.flow.stored_history import (
+    ASSET,
+    START_MS,
+    TICKS,
+    Site,
+    configured,
+    history_site,
+    store_history,
 )
-
-
-def fill(found: Any) -> None:
-    """Store ticks (the 10th null, 60 to 69 missing), venues, books, trades, gaps."""
-    with psycopg.connect(found.sql, autocommit=True) as connection:
-        for second in [*range(60), *range(70, TICKS)]:
-            value = None if second == 10 else 1000.0 + second
-            ns = (START_MS + second * 1000) * 1_000_000
-            status, reason = ("ok", None) if value else ("null", "too_few_venues")
-            row = (ASSET, status, reason, value, 1.4e6, 1000.0, 1400.0, "ok", 0.001, 3)
-            connection.execute(_TICK, (*row, "{}", "", 1, "abc", ns))
-        for venue, used, reason in (("upbit:HST/KRW", True, None), ("x:HST/USDT", False, "frozen")):
-            connection.execute(
-                "INSERT INTO index_venue (asset, role, venue, mid, age_ms, used, reason, share,"
-                " publisher, epoch, seq, received_ts, ts) VALUES (%s,'constituent',%s,1000.5,12,%s,"
-                "%s,%s,'p',5,6,%s,%s)",
-                (ASSET, venue, used, reason, float(used), START_MS * 10**6, START_MS * 10**6),
-            )
-        for number in range(25):
-            # five trades at each instant, on two exchanges with the same ids
-            for exchange in ("upbit", "bithumb"):
-                connection.execute(
-                    "INSERT INTO trade (exchange, market, side, price, size, trade_id, ts)"
-                    " VALUES (%s,'HST/KRW','sell',1400000.0,0.00001,%s,%s)",
-                    (exchange, number, (START_MS + number // 5 * 1000) * 10**6),
-                )
-        for number in range(7):
-            connection.execute(
-                "INSERT INTO gap (kind, publisher, exchange, market, status, reason, epoch, first,"
-                " last, count, ts)"
-                " VALUES ('trade','p','upbit','HST/KRW','lost','bus',1,%s,%s,1,%s)",
-                (number, number, (START_MS + number // 3) * 10**6),
-            )
-        connection.execute(
-            "INSERT INTO orderbook (exchange, market, bids, asks, ts) VALUES ('upbit','HST/KRW',"
-            "ARRAY[[10.0,9.0],[1.0,2.0]],ARRAY[[11.0],[0.0000001]],%s)",
-            (START_MS * 10**6,),
-        )
 
 
 @pytest.fixture(scope="module")
 def stored(questdb: Settings) -> Settings:
-    found = address(questdb)
-    schema.create(found, ttl=False)
-    fill(found)
-    deadline = time.monotonic() + 30
-    with psycopg.connect(found.sql, autocommit=True) as connection:
-        while True:
-            ready = [
-                connection.execute(f"SELECT count() FROM {table} WHERE {where}").fetchall()[0][0]
-                for table, where in (
-                    ("index_1s", f"asset='{ASSET}'"),
-                    ("index_1m", f"asset='{ASSET}'"),
-                    ("index_1h", f"asset='{ASSET}'"),
-                    ("trade", "market='HST/KRW'"),
-                    ("gap", "market='HST/KRW'"),
-                    ("orderbook", "market='HST/KRW'"),
-                )
-            ]
-            if ready == [TICKS - 10, 3, 1, 50, 7, 1]:
-                return questdb
-            assert time.monotonic() < deadline, ready
-            time.sleep(0.1)
+    return store_history(questdb)
 
 
 @pytest_asyncio.fixture
 async def site(stored: Settings, tmp_path: Path) -> AsyncIterator[Site]:
-    async with on_database(stored, tmp_path) as found:
+    async with history_site(stored, tmp_path) as found:
         yield found
-
-
-def configured(stored: Settings, folder: Path) -> Settings:
-    found = address(stored)
-    chosen = settings(folder)
-    chosen.index.assets = [ASSET, "ETH", "XRP", "SOL"]
-    for name in ("upbit", "bithumb"):
-        chosen.exchanges[name].markets = [*chosen.exchanges[name].markets, "HST/KRW"]
-    chosen.storage.ilp, chosen.storage.sql = found.ilp, found.readonly_sql
-    return chosen
-
-
-class on_database:
-    def __init__(self, stored: Settings, folder: Path) -> None:
-        self._running = running(configured(stored, folder))
-
-    async def __aenter__(self) -> Site:
-        _, endpoint = await self._running.__aenter__()
-        self._session = aiohttp.ClientSession(endpoint.server.url)
-        return endpoint, self._session
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._session.close()
-        await self._running.__aexit__(*error)
 
 
 async def get(session: aiohttp.ClientSession, path: str, **more: Any) -> tuple[int, Any, Any]:
@@ -331,27 +248,45 @@ INJECTIONS = [
 ]
 
 
+async def stream_refuses_or_begins(
+    session: aiohttp.ClientSession, path: str, headers: dict[str, str]
+) -> None:
+    async with session.get(path, headers=headers) as answer:
+        if answer.status == 200:
+            # a text that nothing can be resumed from: a gap is announced
+            assert "indices=" in path
+            while b"event: gap" not in (line := await answer.content.readline()):
+                assert line, "no gap was announced"
+        else:
+            assert answer.status in (400, 404), path
+
+
 @pytest.mark.parametrize("text", INJECTIONS)
 async def test_injection_in_every_parameter_reaches_no_sql(site: Site, text: str) -> None:
     endpoint, session = site
     document = (await get(session, "/openapi.json"))[1]
     before = endpoint.database.failures
     for path, methods in document["paths"].items():
-        if path == "/v1/stream":
-            continue
-        parameters = [one for one in methods["get"]["parameters"] if one["in"] != "header"]
-        for attacked in parameters:
-            filled, query = path, ""
-            for one in parameters:
+        for attacked in methods["get"]["parameters"]:
+            filled, query, headers = path, "", {}
+            for one in methods["get"]["parameters"]:
                 good = {"asset": ASSET, "exchange": "upbit", "base": "HST", "quote": "KRW"}
                 value = text if one is attacked else good.get(one["name"])
                 if one["in"] == "path":
                     filled = filled.replace("{" + one["name"] + "}", quote(value or "", safe=""))
                 elif one is attacked:
-                    query = f"?{one['name']}={quote(text, safe='')}"
-            status, body, _ = await get(session, filled + query)
-            assert status in (200, 400, 404), (filled, query, body)
-            if status == 200:
+                    if one["in"] == "header":
+                        headers[one["name"]] = text
+                    else:
+                        query = f"?{one['name']}={quote(text, safe='')}"
+            if path == "/v1/stream":
+                if attacked["in"] == "header" or attacked["name"] == "last_event_id":
+                    query += f"{'&' if query else '?'}indices={ASSET}"
+                await stream_refuses_or_begins(session, filled + query, headers)
+                continue
+            status, body, _ = await get(session, filled + query, headers=headers)
+            assert status in (200, 400, 404, 426), (filled, query, body)
+            if status == 200 and attacked["in"] != "header":
                 # a free text that matched nothing
                 assert not any(body.get(key) for key in ("trades", "gaps")), (filled, query)
     assert endpoint.database.failures == before
@@ -386,3 +321,172 @@ async def test_database_down(tmp_path: Path) -> None:
         _, body, _ = await get(session, "/v1/methodology")
         assert body["announced"] is None
         assert body["definitions"][0]["parameters"]["max_spread"] == 0.005
+
+
+class Proxy:
+    """A TCP proxy before the database that can be cut."""
+
+    def __init__(self, address: str) -> None:
+        self._target = urlsplit(address)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        login = self._target.netloc.rpartition("@")[0]
+        return self._target._replace(netloc=f"{login}@127.0.0.1:{self.port}").geturl()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._writers.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._writers += [writer, other[1]]
+        ways = ((reader, other[1]), (other[0], writer))
+        for source, target in ways:
+            task = asyncio.create_task(self._copy(source, target))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        except ConnectionError:
+            pass
+        finally:
+            target.close()
+
+
+@asynccontextmanager
+async def behind_a_proxy(chosen: Settings) -> AsyncIterator[tuple[Proxy, Site]]:
+    proxy = Proxy(chosen.storage.readonly_sql)
+    await proxy.open()
+    chosen.storage.readonly_sql = proxy.address
+    try:
+        async with (
+            running(chosen) as (_, endpoint),
+            aiohttp.ClientSession(endpoint.server.url) as session,
+        ):
+            yield proxy, (endpoint, session)
+    finally:
+        await proxy.cut()
+
+
+async def test_a_database_that_goes_away_and_comes_back(stored: Settings, tmp_path: Path) -> None:
+    async with behind_a_proxy(configured(stored, tmp_path)) as (proxy, (_, session)):
+        path = f"/v1/indices/{ASSET}/values?{window(5)}"
+        assert (await get(session, path))[0] == 200
+        await proxy.cut()
+        status, body, headers = await get(session, path)
+        assert (status, body["type"]) == (503, "urn:coinspace:problem:database-unavailable")
+        assert int(headers["Retry-After"]) > 0
+        # what the bus brought is still served, and says how old it is
+        ages = []
+        for _ in range(2):
+            status, body, _ = await get(session, f"/v1/indices/{ASSET}")
+            assert (status, body["value"]) == (200, "100004.45")
+            ages.append(body["age_ms"])
+            await asyncio.sleep(0.05)
+        assert ages[1] > ages[0]
+        status, body, _ = await get(session, "/readyz")
+        assert status == 503
+        assert "the database cannot be reached" in body["reasons"]
+        await proxy.open()
+        # the endpoint asks again a second after a failure
+        for _ in range(150):
+            status, _, _ = await get(session, path)
+            if status == 200:
+                break
+            await asyncio.sleep(0.1)
+        assert status == 200
+
+
+# an asset of its own, far more rows than a socket holds
+LONG, LONG_TICKS = "LNG", 200_000
+
+
+@pytest.fixture(scope="module")
+def long_history(stored: Settings) -> Settings:
+    first_ns = START_MS * 10**6
+    with psycopg.connect(address(stored).sql, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO index_tick (asset, status, value, ts)"
+            f" SELECT '{LONG}', 'ok', 1000.0 + x, ({first_ns} + x * 200000000)::timestamp_ns"
+            f" FROM long_sequence({LONG_TICKS})".encode()
+        )
+        deadline = time.monotonic() + 60
+        count = f"SELECT count() FROM index_tick WHERE asset = '{LONG}'"
+        while connection.execute(count.encode()).fetchall()[0][0] != LONG_TICKS:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    return stored
+
+
+LONG_PATH = f"/v1/indices/{LONG}/values?start={START_MS}&end={START_MS + LONG_TICKS * 200 + 1000}"
+
+
+def long_settings(stored: Settings, folder: Path) -> Settings:
+    chosen = configured(stored, folder)
+    chosen.index.assets = [LONG]
+    return chosen
+
+
+@pytest.mark.parametrize("media", ["text/csv", "application/vnd.apache.arrow.stream"])
+async def test_a_long_range_waits_for_its_reader(
+    long_history: Settings, tmp_path: Path, media: str
+) -> None:
+    async with running(long_settings(long_history, tmp_path)) as (_, endpoint):
+        # small buffers at both ends: the kernel would else hold megabytes for us
+        endpoint.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        client = socket.create_connection(("127.0.0.1", endpoint.server.port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        reader, writer = await asyncio.open_connection(sock=client)
+        before, pages = endpoint.database.queries, LONG_TICKS // bulk.PAGE_ROWS
+        request = f"GET {LONG_PATH} HTTP/1.0\r\nHost: x\r\nAccept: {media}\r\n\r\n"
+        try:
+            writer.write(request.encode())
+            # nothing is read: the pages must stop coming out of the database
+            asked, quiet = -1, 0
+            async with asyncio.timeout(20):
+                while quiet < 5:
+                    await asyncio.sleep(0.1)
+                    quiet = quiet + 1 if endpoint.database.queries == asked else 0
+                    asked = endpoint.database.queries
+            assert asked - before < pages / 2
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            body = await reader.read()
+        finally:
+            writer.close()
+        if media == "text/csv":
+            assert body.count(b"\n") >= LONG_TICKS + 1
+        assert endpoint.database.queries - before >= pages
+
+
+async def test_a_range_that_breaks_off_does_not_look_whole(
+    long_history: Settings, tmp_path: Path
+) -> None:
+    async with (
+        behind_a_proxy(long_settings(long_history, tmp_path)) as (proxy, (endpoint, _)),
+        AsyncClient(endpoint.server.url) as client,
+    ):
+        parts = client.chunks(LONG_PATH, accept="text/csv")
+        assert (await anext(parts)).startswith(b"ts,status")
+        await proxy.cut()
+        with pytest.raises(ConnectionLost):
+            async for _ in parts:
+                pass

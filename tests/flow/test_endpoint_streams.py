@@ -209,6 +209,24 @@ async def test_a_websocket_that_only_errs_is_closed(site: Site) -> None:
         assert ws.close_code == 1009
 
 
+async def test_a_websocket_that_asks_without_end_is_limited_then_closed(site: Site) -> None:
+    async with site[2].ws_connect("/v1/ws") as ws:
+        await ws.receive_json()
+        for _ in range(100):
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                await ws.send_str('{"op":"ping"}')
+        names = []
+        async with asyncio.timeout(5):
+            while not ws.closed:
+                received = await ws.receive()
+                if received.type is aiohttp.WSMsgType.TEXT:
+                    names.append(orjson.loads(received.data))
+        assert ws.close_code == 1008
+        assert [one["event"] for one in names].count("pong") == 50
+        errors = [one["data"]["type"] for one in names if one["event"] == "error"]
+        assert set(errors) == {"urn:coinspace:problem:too-many-requests"}
+
+
 def _never_reads(endpoint: Endpoint, path: str) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", endpoint.server.port))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -274,8 +292,49 @@ async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None
     assert endpoint.hub.left >= 500
 
 
+async def test_five_hundred_streams_that_never_read_are_dropped_and_harm_nobody(
+    site: Site,
+) -> None:
+    stage, endpoint, session = site
+    # connections inherit it: the kernel would else take megabytes for each
+    endpoint.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    clients = []
+    for number in range(500):
+        path = "/v1/stream?indices=BTC&platform=venues"
+        clients.append(_websocket(endpoint) if number % 2 else _never_reads(endpoint, path))
+        if number % 50 == 0:
+            await asyncio.sleep(0.01)
+    try:
+        await until(lambda: len(endpoint.hub.clients) == 500, 20)
+        for client in clients[1::2]:
+            client.sendall(_masked(b'{"op":"subscribe","channels":["index.BTC","venues"]}'))
+        async with stream(session, "indices=BTC") as reader:
+            number, slowest = 0, 0.0
+            deadline = time.monotonic() + 60
+            while endpoint.hub.dropped < 500 and time.monotonic() < deadline:
+                number += 1
+                stage.publish_index("BTC", number + 0.5, reason="x" * 20_000)
+                started = time.monotonic()
+                while (await reader.next("index")).data["value"] != f"{number}.5":
+                    pass
+                slowest = max(slowest, time.monotonic() - started)
+            assert endpoint.hub.dropped == 500
+            # whoever reads had every value, and none waited for those who do not
+            assert slowest < 5
+            assert len(endpoint.hub.clients) == 1
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _masked(text: bytes) -> bytes:
+    """A client's text frame, masked with zeros."""
+    return b"\x81" + bytes((0x80 | len(text),)) + b"\0\0\0\0" + text
+
+
 def _websocket(endpoint: Endpoint) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", endpoint.server.port))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.sendall(
         b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -2,10 +2,10 @@
 
 import { Stream, get, onKeyNeeded, saveKey } from "./api.js";
 import { PriceChart } from "./charts.js";
-import { DepthChart } from "./depth.js";
+import { DepthChart, REACHES } from "./depth.js";
 import { age, percent, price, size } from "./format.js";
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
-import { Ladder, element } from "./ladder.js";
+import { Ladder, element, swatch } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
 
 const MINUTE = 60_000;
@@ -24,6 +24,7 @@ const state = {
   assets: [], asset: null, values: new Map(), book: null, venues: null, pipeline: null,
   connection: "connecting", historyDown: false,
   range: stored("range", Object.keys(RANGES), "15m"), interval: null, style: stored("style", ["line", "candles"], "line"),
+  reach: stored("reach", REACHES, "0.5"),
   theme: stored("theme", ["dark", "light"], matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"),
   // server time minus ours: ages are the server's, a wrong clock here must not make values stale
   offset: 0,
@@ -75,7 +76,7 @@ function schedule(part) {
 
 const draw = {
   hero: drawHero, tabs: drawTabs,
-  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); } },
+  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); drawDepthLegend(); } },
   venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
   pipeline: () => state.pipeline && pipeline.show(state.pipeline),
   connection: drawConnection,
@@ -134,11 +135,11 @@ function drawHero() {
     [t("kr"), price(one.kr?.value, "KRW"), one.kr?.value && one.fx ? `≈ ${price(+one.kr.value / +one.fx)}` : reasonText(one.kr?.reason)],
     [t("gl"), price(one.gl?.value), one.gl?.value ? "USDT" : reasonText(one.gl?.reason)],
     [t("premium"), percent(one.premium?.coin, 3, true), "", sign(one.premium?.coin)],
-    [t("executable"), executable(one), ""],
-    [t("fx"), price(one.fx, "KRW"), one.fx_status === "ok" ? "" : one.fx_status],
+    [t("executable"), ...executable(one)],
+    [t("fx"), price(one.fx, "KRW"), one.fx_status === "ok" ? "" : t(one.fx_status)],
     [t("spread"), price(one.best_bid), price(one.best_ask)],
-    [t("twap"), price(one.twap_1m), ""],
-    [t("confidence"), price(one.confidence), ""],
+    [t("twap"), price(one.twap_1m), one.twap_1m === null ? t("tooFew") : ""],
+    [t("confidence"), price(one.confidence), one.split ? t("split") : ""],
     [t("utilised"), size(one.utilised_depth), one.depth_limited ? t("limited") : state.asset],
     [t("median"), price(one.median_capped), ""],
   ];
@@ -152,9 +153,13 @@ function drawHero() {
   byId("method").textContent = one.parameter_hash ? t("method", { version: one.method_version, hash: one.parameter_hash }) : "";
 }
 
+// the way that pays: sell in Korea while it is dearer there, else buy; at the largest size that the books hold
 function executable(one) {
-  const row = one.premium?.executable?.[0];
-  return row && row.sell_kr !== null ? percent(row.sell_kr, 3, true) : "–";
+  const way = +one.premium?.coin < 0 ? "buy_kr" : "sell_kr";
+  const rows = one.premium?.executable ?? [];
+  const row = rows.findLast((each) => each[way] !== null);
+  if (row) return [percent(row[way], 3, true), t(way, { size: `${size(row.size)} ${one.asset}` })];
+  return ["–", rows.length ? t("tooThin", { size: `${size(rows[0].size)} ${one.asset}` }) : ""];
 }
 
 const sign = (text) => (text === null || text === undefined ? "" : +text > 0 ? "pos" : +text < 0 ? "neg" : "");
@@ -196,6 +201,14 @@ function drawDepthTable() {
     node.append(element("dt", "", t("within", { percent: one.within_percent })), value);
     return node;
   }));
+}
+
+function drawDepthLegend() {
+  const names = [...new Set(state.book.venues.map((one) => one.exchange))];
+  const legend = byId("depth-legend");
+  if (legend.dataset.names === names.join()) return;
+  legend.dataset.names = names.join();
+  legend.replaceChildren(...names.map(swatch));
 }
 
 // --- history --------------------------------------------------------------------------------
@@ -263,6 +276,13 @@ function chooseStyle(style) {
   buttons();
 }
 
+function chooseReach(reach) {
+  state.reach = reach;
+  localStorage.setItem("reach", reach);
+  depth.setReach(+reach);
+  buttons();
+}
+
 function chooseTheme(theme) {
   state.theme = theme;
   localStorage.setItem("theme", theme);
@@ -287,6 +307,7 @@ function group(id, names, chosen, choice, label = (name) => name, disabled = () 
 function buttons() {
   const length = RANGES[state.range][0];
   group("style", ["line", "candles"], state.style, chooseStyle, (name) => t(name));
+  group("reaches", REACHES, state.reach, chooseReach, (name) => `±${name}%`);
   group("ranges", Object.keys(RANGES), state.range, chooseRange);
   group("intervals", Object.keys(INTERVALS), state.interval, chooseInterval, (name) => name,
     (name) => length / INTERVALS[name] > CANDLES_LIMIT || length / INTERVALS[name] < 2);
@@ -369,4 +390,5 @@ byId("help").addEventListener("click", () => byId("help-dialog").showModal());
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", () => choose(location.hash.slice(1)));
 chart.setStyle(state.style);
+depth.setReach(+state.reach);
 begin();

@@ -3,6 +3,8 @@
 import { cssColour, price, size, venueCanvasColour } from "./format.js";
 
 const AXIS = 20;
+// distances from the middle, in percent, that the chart can show
+export const REACHES = ["0.25", "0.5", "1"];
 
 /** The chart on a canvas; `readout` is told what is under the pointer. */
 export class DepthChart {
@@ -12,6 +14,7 @@ export class DepthChart {
     this.profile = null;
     this.pointer = null;
     this.drawn = 0;
+    this.reach = 1;
     new ResizeObserver(() => this.draw()).observe(canvas);
     canvas.addEventListener("pointermove", (event) => { this.pointer = event.offsetX; this.draw(); });
     canvas.addEventListener("pointerleave", () => { this.pointer = null; this.draw(); });
@@ -20,8 +23,19 @@ export class DepthChart {
   /** Draw a book's profile. */
   show(profile) { this.profile = profile; this.draw(); }
 
+  /** Show so many percent on either side of the middle. */
+  setReach(percent) { this.reach = percent; this.draw(); }
+
+  // what of the profile lies within reach
+  #within() {
+    const { profile } = this;
+    const steps = Math.round(this.reach / +profile.step_percent) + 1;
+    const cut = (side) => Object.fromEntries(Object.entries(side).map(([name, values]) => [name, values.slice(0, steps)]));
+    return { ...profile, bids: cut(profile.bids), asks: cut(profile.asks) };
+  }
+
   draw() {
-    const { canvas, profile } = this;
+    const { canvas } = this;
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width || !height) return;
@@ -30,7 +44,8 @@ export class DepthChart {
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
     this.readout.textContent = "";
-    if (!profile) return;
+    if (!this.profile) return;
+    const profile = this.#within();
     const names = Object.keys(profile.bids).sort();
     const steps = profile.bids[names[0]].length;
     const sides = [stack(profile.bids, names, steps), stack(profile.asks, names, steps)];
@@ -44,7 +59,7 @@ export class DepthChart {
       names.forEach((name, i) => {
         area(pen, side[i], i ? side[i - 1] : null, x, y);
         pen.fillStyle = venueCanvasColour(name.split(":")[0]);
-        pen.globalAlpha = 0.5;
+        pen.globalAlpha = 0.62;
         pen.fill();
         pen.globalAlpha = 1;
       });
@@ -54,6 +69,7 @@ export class DepthChart {
       pen.lineWidth = 1.8;
       pen.stroke();
     });
+    this.#sizes(pen, width, top, y);
     if (this.pointer !== null) this.#point(pen, width, height, profile, names, steps);
     this.drawn += 1;
     canvas.dataset.drawn = String(this.drawn);
@@ -74,7 +90,25 @@ export class DepthChart {
       pen.stroke();
       if (width < 500 && part !== 0 && Math.abs(part) !== 0.6) continue;
       pen.fillStyle = cssColour("--muted");
-      pen.fillText(part === 0 ? price(profile.middle) : `${part > 0 ? "+" : "−"}${(Math.abs(part) * reach * 100).toFixed(1)}%`, at, height - 2);
+      pen.fillText(part === 0 ? price(profile.middle) : `${part > 0 ? "+" : "−"}${(Math.abs(part) * reach * 100).toFixed(reach < 0.01 ? 2 : 1)}%`, at, height - 2);
+    }
+  }
+
+  #sizes(pen, width, top, y) {
+    const step = 10 ** Math.floor(Math.log10(top));
+    const unit = top / step >= 4 ? 2 * step : top / step >= 2 ? step : step / 2;
+    pen.textAlign = "right";
+    pen.textBaseline = "bottom";
+    pen.lineWidth = 1;
+    pen.strokeStyle = `${cssColour("--muted")}33`;
+    pen.fillStyle = cssColour("--text");
+    for (let value = unit; value < top * 0.95; value += unit) {
+      const at = Math.round(y(value)) + 0.5;
+      pen.beginPath();
+      pen.moveTo(0, at);
+      pen.lineTo(width, at);
+      pen.stroke();
+      pen.fillText(size(value), width - 2, at - 2);
     }
   }
 

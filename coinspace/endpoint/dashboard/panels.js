@@ -74,7 +74,7 @@ export class VenueTable {
 export class GapTable {
   constructor(table, count) { this.table = table; this.count = count; this.gaps = new Map(); this.texts(); }
 
-  texts() { headings(this.table, [["time"], ["what", "left"], ["state", "left"], ["count"], ["reason", "left"]]); this.draw(); }
+  texts() { headings(this.table, [["time"], ["what", "left"], ["state", "left"], ["count"]]); this.draw(); }
 
   add(gaps) {
     for (const one of gaps) this.gaps.set(`${one.ts}/${one.publisher}/${one.kind}/${one.market}/${one.first}`, one);
@@ -94,7 +94,9 @@ export class GapTable {
     }
     this.table.tBodies[0].replaceChildren(...newest.slice(0, 50).map((one) => {
       const tr = document.createElement("tr");
-      tr.append(cell(clock(one.ts)), cell([one.kind, one.exchange, one.market].filter(Boolean).join(" "), "left"), cell(state(one.status), "left"), cell(one.count), cell(reasonText(one.reason), "left"));
+      const what = element("td", "left what", [one.kind, one.exchange].filter(Boolean).join(" · "));
+      what.append(element("small", "", [one.market, reasonText(one.reason)].filter(Boolean).join(" · ")));
+      tr.append(cell(clock(one.ts)), what, cell(state(one.status), "left"), cell(one.count));
       return tr;
     }));
   }
@@ -102,7 +104,6 @@ export class GapTable {
 
 // what a stage's rate is made of: the first of these counters that it has
 const RATES = ["frames", "messages", "bus_received", "received", "published", "ticks", "rows_stored", "rows", "requests"];
-const LATENCY = /^(latency|flush).*_(ns|us|ms)$/;
 const TROUBLE = ["malformed", "dropped", "gaps", "bus_gaps", "dead_letters", "rejected", "reconnects"];
 
 /** The platform's processes: rate with a short history, latency, what went wrong. */
@@ -124,8 +125,8 @@ export class PipelinePanel {
     const value = this.#rate(one, ts);
     const shown = element("span", "rate", rate(value.now));
     shown.append(element("small", "", t("perSecond")));
-    const latency = Object.entries(one.counters).find(([name]) => LATENCY.test(name));
-    if (latency) shown.append(element("small", "", microseconds(latency)));
+    const latency = latencyOf(one);
+    if (latency !== null) shown.append(element("small", "latency", `${t("latency")} ${duration(latency)}`));
     node.append(shown, sparkline(value.points));
     const trouble = TROUBLE.map((name) => [name, sum(one.counters, name)]).filter(([, count]) => count > 0);
     const text = one.reason ?? trouble.map(([name, count]) => `${name} ${count}`).join(" · ");
@@ -148,8 +149,14 @@ export class PipelinePanel {
   }
 }
 
-function microseconds([name, value]) {
-  const ns = name.endsWith("_ns") ? value : name.endsWith("_us") ? value * 1e3 : name.endsWith("_ms") ? value * 1e6 : value * 1e9;
+// median from receipt to publishing; what publishes nothing is judged by how long its writes take
+function latencyOf(one) {
+  if (one.latency_us !== null) return one.latency_us * 1e3;
+  const flush = one.counters.flush_ms;
+  return flush === undefined ? null : flush * 1e6;
+}
+
+function duration(ns) {
   return ns < 1e6 ? `${(ns / 1e3).toFixed(0)} µs` : `${(ns / 1e6).toFixed(1)} ms`;
 }
 

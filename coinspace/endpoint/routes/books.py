@@ -27,6 +27,13 @@ class ConsolidatedQuery(Struct, forbid_unknown_fields=True):
 
     asset: Asset
     levels: Levels = 50
+    within: (
+        Annotated[
+            float,
+            Meta(gt=0, le=50, description="percent of the middle: depth at this distance too"),
+        ]
+        | None
+    ) = None
 
 
 class BookQuery(Struct, forbid_unknown_fields=True):
@@ -52,7 +59,7 @@ def add(api: Api, context: Context) -> None:
     async def orderbook(request: Request, parameters: ConsolidatedQuery) -> Response:
         """The book summed over all live venues, in index currency, with each venue's sizes."""
         asset = context.check_asset(parameters.asset)
-        book = consolidated(context, asset, parameters.levels)
+        book = consolidated(context, asset, parameters.levels, parameters.within)
         if book is None:
             raise retry_later("not-ready", f"no summed book of {asset} has arrived yet", 1)
         return json_answer(encode(book))

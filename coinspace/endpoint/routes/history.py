@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from blacksheep.messages import Request, Response
@@ -17,9 +17,9 @@ from coinspace.endpoint.explain import live_explanation, stored_explanation
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
 from coinspace.endpoint.problem import Problem
 from coinspace.endpoint.ranges import next_link, span
-from coinspace.endpoint.records import CURRENCY, ratio
+from coinspace.endpoint.records import CURRENCY, ratios
 from coinspace.endpoint.routes.indices import Asset
-from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
+from coinspace.endpoint.values import Instant, decimals, decode_cursor, encode_cursor
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -92,6 +92,8 @@ class ExplainQuery(Struct, forbid_unknown_fields=True):
 def add(api: Api, context: Context) -> None:
     """Register the routes."""
     database = context.database
+    # (asset, interval) -> how far the store was known to have gone on, ns; it never goes back
+    settled: dict[tuple[str, str], int] = {}
     stored = ("unknown-asset", "database-unavailable", "query-timeout", "not-ready")
 
     @api.get(
@@ -129,7 +131,7 @@ def add(api: Api, context: Context) -> None:
             currency=CURRENCY,
             start=start,
             end=end,
-            values=[point(row) for row in rows[: query.limit]],
+            values=points(rows[: query.limit]),
             cursor=cursor,
             next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
         )
@@ -194,8 +196,10 @@ def add(api: Api, context: Context) -> None:
         body = encode(page)
         control = "no-cache"
         if last + SETTLE_MS <= now:
-            until = await history.stored_until(database, asset, query.interval)
-            if until >= history.ns(last):
+            key = (asset, query.interval)
+            if settled.get(key, 0) < history.ns(last):
+                settled[key] = await history.stored_until(database, asset, query.interval)
+            if settled[key] >= history.ns(last):
                 # the store has gone on behind this page: nothing of it is still on the way
                 scope = "public" if request.scope.get("coinspace.key") is None else "private"
                 control = f"{scope}, {IMMUTABLE}"
@@ -211,62 +215,64 @@ def add(api: Api, context: Context) -> None:
         problems=(*stored, "no-data"),
     )
     async def explain(request: Request, query: ExplainQuery) -> Response:
-        """One tick in full: constituents, exclusions with reasons, FX, inputs, curve."""
+        """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.
+
+        The newest tick's curve is that of its own summed book. A past tick's is made again from
+        the books as stored: `levels_missing` and `difference` say how near that is.
+        """
         asset = context.check_asset(query.asset)
         latest = context.live.indices.get(asset)
         if latest is not None and query.ts in (None, latest.ts_ms):
             return json_answer(encode(live_explanation(context, latest)))
         at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
-        found = await stored_explanation(database, asset, at_ns)
+        found = await stored_explanation(context, asset, at_ns)
         if found is None:
             raise Problem("no-data", f"no {asset} tick is stored within a minute before that time")
         return json_answer(encode(found))
 
 
-def point(row: Mapping[str, Any]) -> IndexPoint:
-    """Convert a stored row."""
-    return IndexPoint(
-        ts=row["ns"] // MILLISECOND_NS,
-        status=row["status"] or "null",
-        reason=row["reason"],
-        value=decimal(row["value"]),
-        kr=decimal(row["kr"]),
-        gl=decimal(row["gl"]),
-        value_krw=decimal(row["value_krw"]),
-        premium=ratio(row["premium"]),
-        fx=decimal(row["fx"]),
-        fx_status=row["fx_status"],
-        best_bid=decimal(row["best_bid"]),
-        best_ask=decimal(row["best_ask"]),
-        constituents=row["n_used"] or 0,
-    )
+NUMBERS = ("value", "kr", "gl", "value_krw", "fx", "best_bid", "best_ask")
+PRICES = ("open", "high", "low", "close", "kr", "gl", "fx")
+
+
+def points(rows: Sequence[Mapping[str, Any]]) -> list[IndexPoint]:
+    """Convert stored rows, column by column: a page's numbers are most of its cost."""
+    texts = [decimals(row[name] for row in rows) for name in NUMBERS]
+    premiums = ratios(row["premium"] for row in rows)
+    return [
+        IndexPoint(
+            ts=row["ns"] // MILLISECOND_NS,
+            status=row["status"] or "null",
+            reason=row["reason"],
+            fx_status=row["fx_status"],
+            constituents=row["n_used"] or 0,
+            premium=premium,
+            **dict(zip(NUMBERS, numbers, strict=True)),
+        )
+        for row, premium, *numbers in zip(rows, premiums, *texts, strict=True)
+    ]
 
 
 def whole(
     rows: list[dict[str, Any]], first: int, last: int, length: int, now_ms: int
 ) -> list[Candle]:
     """Return a candle per interval of [first, last), null where there is no row."""
-    found = {row["ns"] // MILLISECOND_NS: row for row in rows}
-    candles = []
-    for ts in range(first, last, length):
-        row = found.get(ts, {})
-        candles.append(
-            Candle(
-                ts=ts,
-                open=decimal(row.get("open")),
-                high=decimal(row.get("high")),
-                low=decimal(row.get("low")),
-                close=decimal(row.get("close")),
-                kr=decimal(row.get("kr")),
-                gl=decimal(row.get("gl")),
-                premium=ratio(row.get("premium")),
-                fx=decimal(row.get("fx")),
-                ticks=row.get("ticks") or 0,
-                valid=row.get("valid") or 0,
-                closed=ts + length + SETTLE_MS <= now_ms,
-            )
-        )
-    return candles
+    texts = [decimals(row[name] for row in rows) for name in PRICES]
+    premiums = ratios(row["premium"] for row in rows)
+    found = {
+        row["ns"] // MILLISECOND_NS: {
+            "ticks": row["ticks"] or 0,
+            "valid": row["valid"] or 0,
+            "premium": premium,
+            **dict(zip(PRICES, numbers, strict=True)),
+        }
+        for row, premium, *numbers in zip(rows, premiums, *texts, strict=True)
+    }
+    empty = dict.fromkeys((*PRICES, "premium")) | {"ticks": 0, "valid": 0}
+    return [
+        Candle(ts=ts, closed=ts + length + SETTLE_MS <= now_ms, **found.get(ts, empty))
+        for ts in range(first, last, length)
+    ]
 
 
 async def _value_rows(

@@ -6,14 +6,29 @@ from typing import Annotated
 
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.executable import executable
 from coinspace.endpoint.live import Latest
 from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
 from coinspace.endpoint.problem import retry_later
 
 Asset = Annotated[str, Meta(description="base asset", examples=["BTC"], max_length=20)]
+
+
+class PremiumQuery(Struct, forbid_unknown_fields=True):
+    """An asset, and a size to trade."""
+
+    asset: Asset
+    size: (
+        Annotated[
+            float,
+            Meta(gt=0, le=1e9, description="base units: what is left of the premium at this size"),
+        ]
+        | None
+    ) = None
 
 
 class OfAsset(Struct, forbid_unknown_fields=True):
@@ -62,17 +77,25 @@ def add(api: Api, context: Context) -> None:
 
     @api.get(
         "/v1/premium/{asset}",
-        OfAsset,
+        PremiumQuery,
         answer=PremiumValue,
         tag="indices",
         problems=("unknown-asset", "not-ready"),
     )
-    async def premium(request: Request, parameters: OfAsset) -> Response:
-        """The Korean premium now, with the regional values that it comes from."""
+    async def premium(request: Request, parameters: PremiumQuery) -> Response:
+        """The Korean premium now, with the regional values that it comes from.
+
+        `executable` has what both directions leave, fees paid, at the configured sizes, or at
+        `size` alone when one is asked for; null where the books do not hold the size.
+        """
         found = latest(parameters.asset)
         value, now = found.value, context.now_ms()
         usable = value.premium is not None and value.premium.coin is not None
         reason = None if usable else value.reason or "no_regional_value"
+        parts = value.premium
+        if parts is not None and parameters.size is not None:
+            asked = executable(context, found, parameters.size)
+            parts = replace(parts, executable=[asked] if asked is not None else [])
         answer = PremiumValue(
             asset=value.asset,
             ts=value.ts,
@@ -84,7 +107,7 @@ def add(api: Api, context: Context) -> None:
             gl=value.gl,
             fx=value.fx,
             fx_status=value.fx_status,
-            premium=value.premium,
+            premium=parts,
             constituents=value.constituents,
         )
         return json_answer(encode(answer))

@@ -10,6 +10,7 @@ Both speak the same events; a WebSocket adds subscribing and unsubscribing on th
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from coinspace.endpoint.feeder import BOOK_LEVELS
 from coinspace.endpoint.health import processes
 from coinspace.endpoint.hub import Client, Event
 from coinspace.endpoint.market import ticker
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.problem import Problem, retry_later
 from coinspace.endpoint.server import connection
 from coinspace.endpoint.venues import venues
 
@@ -37,6 +38,8 @@ EVENT_STREAM = "text/event-stream"
 # browsers reconnect by themselves after this
 RETRY_MS = 1000
 ERRORS_LIMIT = 20
+# commands a second of one WebSocket: each can ask for books of every asset
+COMMANDS_LIMIT = 50
 # close code: policy violation
 CLOSE_POLICY = 1008
 
@@ -154,6 +157,23 @@ def add(api: Api, context: Context, app: Application) -> None:
         headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
         return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
 
+    @api.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
+    async def websocket_route(request: Request, _: None) -> Response:
+        """Live events over a WebSocket, with subscribing and unsubscribing on the way.
+
+        Client messages are JSON: `{"op":"subscribe","channels":["index.BTC"]}` (with
+        `last_event_id` to resume), `{"op":"unsubscribe","channels":[…]}`, `{"op":"ping"}`; an `id`
+        comes back with the answer. Channels: `index.ASSET`, `book.ASSET`,
+        `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `venues`, `gaps`, `pipeline`.
+        Server messages are `{"event":…,"id":…,"channel":…,"data":…}` with the events of
+        `/v1/stream`, and `hello`, `subscribed`, `unsubscribed`, `pong`, `error` (a problem).
+        """
+        raise Problem(
+            "upgrade-required",
+            "expected a WebSocket handshake (Upgrade: websocket), was a plain request",
+            headers={"Upgrade": "websocket"},
+        )
+
     @app.router.ws("/v1/ws")
     async def websocket(socket: WebSocket) -> None:
         """Live events over a WebSocket."""
@@ -169,11 +189,20 @@ def add(api: Api, context: Context, app: Application) -> None:
 
 
 async def _converse(context: Context, socket: WebSocket, client: Client) -> None:
-    errors = 0
+    errors = commands = 0
+    since = time.monotonic()
     _reply(context, client, "hello", {"boot": context.hub.boot, "ts": context.now_ms()})
     while True:
         received = await socket.receive()
+        now = time.monotonic()
+        if now - since >= 1:
+            since, commands = now, 0
+        commands += 1
         try:
+            if commands > COMMANDS_LIMIT:
+                raise retry_later(
+                    "too-many-requests", f"the limit is {COMMANDS_LIMIT} messages a second", 1
+                )
             _obey(context, client, received.get("text") or received.get("bytes") or b"")
         except Problem as problem:
             errors += 1
