@@ -226,6 +226,7 @@ async def test_bytes_that_changed_on_their_way_stop_nothing(server: ExchangeServ
         assert bids[0, 0] < asks[0, 0]
 
 
+@pytest.mark.timeout(150)
 async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: ExchangeServer) -> None:
     """Nothing but the exchange itself can tell that such a book is wrong."""
     async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:
