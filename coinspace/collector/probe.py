@@ -7,6 +7,7 @@ market too quiet to tell.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,13 +30,18 @@ from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.markets import resolve
 from coinspace.config import ExchangeSettings
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import CHANNELS, Exchange, Stream
+from coinspace.exchanges import korean
+from coinspace.exchanges.exchange import CHANNELS, Exchange, RestTrade, Stream
 
 Verdict = Literal["pass", "fail", "unseen"]
 ORDERBOOK, TICKER, TRADE, CONTROL, MALFORMED = 1, 2, 3, 5, 7
 # clocks of exchange and host may differ by this much
 CLOCK_TOLERANCE_NS = 5 * SECOND_NS
 UNKNOWN_SYMBOL_S = 5.0
+# around a snapshot, before and after it
+SNAPSHOT_S = 3.0
+# for what should not come
+SILENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,13 @@ class Seen:
     gaps: int = 0
     trade_gaps: int = 0
     trade_ids: list[int] = field(default_factory=list)
+    # symbol -> volume of its trades so far
+    traded: dict[str, float] = field(default_factory=dict)
+    # symbol -> (volume of the day, volume of its trades so far) at each ticker
+    days: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    # symbol -> first and last update id
+    updates: dict[str, tuple[int, int]] = field(default_factory=dict)
+    finest_ns: int = 10**9
     clock_ns: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     malformed: list[bytes] = field(default_factory=list)
@@ -127,12 +140,19 @@ class Watcher(WSListener):
                 self._note_book(symbol)
             elif kind == TRADE:
                 self._note_trade(symbol)
+            elif not math.isnan(parser.day_volume):
+                day = (parser.day_volume, seen.traded.get(symbol, 0.0))
+                seen.days.setdefault(symbol, []).append(day)
 
     def _note_time(self, kind: int, symbol: str, exchange_ns: int) -> None:
         if exchange_ns:
             self.seen.backwards += exchange_ns < self._times.get((kind, symbol), 0)
             self._times[kind, symbol] = exchange_ns
             self.seen.clock_ns.append(now_ns() - exchange_ns)
+            for unit in (1, 1_000, 1_000_000):
+                if exchange_ns % (1_000 * unit):
+                    self.seen.finest_ns = min(self.seen.finest_ns, unit)
+                    break
 
     def _note_book(self, symbol: str) -> None:
         parser, seen = self.parser, self.seen
@@ -144,12 +164,15 @@ class Watcher(WSListener):
             last = self._last.get(symbol)
             seen.gaps += last is not None and parser.first_update_id != last + 1
             self._last[symbol] = parser.final_update_id
+            first = seen.updates.get(symbol, (parser.first_update_id, 0))[0]
+            seen.updates[symbol] = (first, parser.final_update_id)
 
     def _note_trade(self, symbol: str) -> None:
         last = self._trades.get(symbol)
         self.seen.trade_gaps += last is not None and self.parser.trade_id != last + 1
         self._trades[symbol] = self.parser.trade_id
         self.seen.trade_ids.append(self.parser.trade_id)
+        self.seen.traded[symbol] = self.seen.traded.get(symbol, 0.0) + self.parser.size
 
 
 class Probe:
@@ -160,6 +183,7 @@ class Probe:
         self.settings = settings
         self.seconds = seconds
         self.facts: list[Fact] = []
+        self._trade_ids: set[int] = set()
         self._tls: ssl.SSLContext | None = tls_context(settings)
         self._fetcher = Fetcher(
             self.exchange,
@@ -177,6 +201,10 @@ class Probe:
                 seen = await self._watch(stream, symbols)
                 if seen is not None:
                     self._judge_stream(stream, symbols, seen)
+                    if stream == "ticker":
+                        self._trade_ids = set(seen.trade_ids)
+                    elif self.exchange.UPDATES and symbols:
+                        await self._check_snapshot(symbols[0])
             await self._check_errors(symbols)
             await self._check_rest(symbols)
         finally:
@@ -320,6 +348,51 @@ class Probe:
             self._add("trade ids count up by one", len(ids) > 10, not seen.trade_gaps, trades)
         else:
             self._add("trade ids are unique", len(ids) > 10, len(set(ids)) == len(ids), trades)
+            self._judge_volumes(seen)
+        if self.exchange.UPDATES and self.settings.microseconds:
+            self._add("trade times are in µs", len(ids) > 10, seen.finest_ns <= 1_000, trades)
+
+    def _judge_volumes(self, seen: Seen) -> None:
+        # the difference comes back after further trades, unless some were missed
+        proven = failed = 0
+        for days in seen.days.values():
+            steady: dict[float, set[float]] = {}
+            for day, traded in days:
+                key = round(day - traded, 8)
+                steady.setdefault(key, set()).add(traded)
+            best = max((len(found) for found in steady.values()), default=0)
+            proven += best > 1
+            failed += best < 2 and len({traded for _, traded in days}) > 5
+        self._add(
+            "the volume of the day grows by what is traded",
+            bool(proven or failed),
+            not failed,
+            f"{proven} markets, {failed} not",
+        )
+
+    async def _check_snapshot(self, symbol: str) -> None:
+        seen = Seen()
+        url = self.exchange.subscriptions(self.settings, CHANNELS["orderbook"], [symbol])[0].url
+        watcher = await self._connect(url, seen)
+        if watcher is None:
+            return
+        try:
+            await asyncio.sleep(SNAPSHOT_S / 2)
+            request = self.exchange.snapshot_request(symbol, self.settings.snapshot_depth)
+            (book,) = self.exchange.read_books(request, await self._fetcher.get(request))
+            await asyncio.sleep(SNAPSHOT_S / 2)
+        except (RefusedError, ValueError, KeyError) as error:
+            self._add("a REST snapshot fits into the stream", True, False, f"{error!r}")
+            return
+        finally:
+            watcher.transport.disconnect()
+        first, last = seen.updates.get(symbol, (0, 0))
+        self._add(
+            "a REST snapshot fits into the stream",
+            first > 0,
+            first <= book.version + 1 and book.version <= last,
+            f"{book.version} in {first} to {last}, {len(book.bids)} bids",
+        )
 
     async def _check_errors(self, symbols: list[str]) -> None:
         if self.exchange.UPDATES:
@@ -339,6 +412,33 @@ class Probe:
             bool(seen.controls or seen.close),
             bool(seen.controls) and seen.close.startswith("1000"),
             f"{seen.controls[:1]} close {seen.close or 'none'}",
+        )
+        if symbols:
+            await self._check_subscriptions(symbols[0])
+
+    async def _check_subscriptions(self, symbol: str) -> None:
+        # a second frame replaces the first; a code that does not exist is silent
+        seen = Seen()
+        watcher = await self._connect(self.settings.websocket, seen)
+        if watcher is None:
+            return
+        nobody = f"{symbol.partition('-')[0]}-NOSUCH"
+        for codes in ([symbol], [nobody]):
+            parts = [{"type": "orderbook", "codes": codes}]
+            watcher.transport.send(
+                WSMsgType.TEXT, korean.subscribe_frame(parts, self.settings.format)
+            )
+            await asyncio.sleep(SILENCE_S / 2)
+        before = seen.kinds[ORDERBOOK]
+        try:
+            await asyncio.wait_for(watcher.closed.wait(), SILENCE_S)
+        except TimeoutError:
+            watcher.transport.disconnect()
+        late = seen.kinds[ORDERBOOK] - before
+        detail = f"{before} books before, {late} after, {seen.controls[:1]} {seen.close}"
+        self._add("a second subscription replaces the first", before > 0, not late, detail)
+        self._add(
+            "an unknown code is silent", before > 0, not seen.controls and not seen.close, detail
         )
 
     async def _check_silent_unknown(self) -> None:
@@ -384,6 +484,59 @@ class Probe:
             if request.purpose == "trades" and read:
                 age = (now_ns() - read[-1].exchange_ns) / SECOND_NS
                 self._add("REST trade times are UTC", True, -5 < age < 86_400, f"age {age:.1f} s")
+                self._judge_ids(read)
+                await self._check_older(read[0])
+        await self._check_bad_code(symbols[0])
+
+    def _judge_ids(self, trades: list[RestTrade]) -> None:
+        shared = len(self._trade_ids & {trade.trade_id for trade in trades})
+        wanted = self.exchange.JOINABLE_TRADES
+        self._add(
+            "REST trades carry the ids of the stream"
+            if wanted
+            else "REST trades have ids of their own",
+            len(self._trade_ids) > 10,
+            bool(shared) == wanted,
+            f"{shared} of {len(trades)}",
+        )
+
+    async def _check_older(self, oldest: RestTrade) -> None:
+        request = self.exchange.older_trades_request(oldest)
+        if request is None:
+            return
+        try:
+            read = self.exchange.read_trades(request, await self._fetcher.get(request))
+        except (RefusedError, ValueError, KeyError, TypeError) as error:
+            self._add("older trades by REST", True, False, f"{error!r}")
+            return
+        # ids tell where they count up; the time elsewhere
+        by_id = self.exchange.CONTIGUOUS_TRADES
+        older = [
+            trade
+            for trade in read
+            if trade.trade_id != oldest.trade_id
+            and (
+                trade.trade_id < oldest.trade_id
+                if by_id
+                else trade.exchange_ns <= oldest.exchange_ns
+            )
+        ]
+        detail = f"{len(older)} of {len(read)} before {oldest.trade_id}"
+        self._add("older trades by REST", bool(older), read[:1] == older[:1], detail)
+
+    async def _check_bad_code(self, symbol: str) -> None:
+        if self.exchange.UPDATES:
+            request = self.exchange.compare_requests(["NOSUCHSYMBOL"])[0]
+            name = "an unknown symbol is refused by REST"
+        else:
+            nobody = f"{symbol.partition('-')[0]}-NOSUCH"
+            request = self.exchange.compare_requests([symbol, nobody])[0]
+            name = "one bad code fails a whole REST call"
+        try:
+            answer = (await self._fetcher.get(request))[:80].decode(errors="replace")
+            self._add(name, True, False, answer)
+        except RefusedError as error:
+            self._add(name, True, error.refusal.fatal, error.refusal.text)
 
 
 async def run_probe(name: str, settings: ExchangeSettings, seconds: float) -> list[Fact]:

@@ -134,24 +134,36 @@ class TickerStage(Stage, TickerCollector):
     def on_missing_trades(
         self, market: TickerMarket, first: int, last: int, received_ns: int
     ) -> None:
-        self.counts["trade_gaps"] += 1
-        self.counts["trades_missing"] += last - first + 1
         status = self.statuses[market.index]
+        # of two connections the newer one may be ahead, and the older one brings what lies between
+        overlap = len(status.live) > 1
+        if not overlap:
+            self._tell_missing(status, first, last, received_ns)
+        known = self._holes.get(market.index)
+        if known is not None and known.first_id:
+            first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
+        self._holes[market.index] = Hole(
+            "overlap" if overlap else "gap",
+            market.trade_ns,
+            0,
+            first,
+            last,
+            ask_ns=received_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
+        )
+
+    def _tell_missing(self, status: Status, first: int, last: int, now_ns: int) -> None:
+        missing = last - first + 1
+        self.counts["trade_gaps"] += 1
+        self.counts["trades_missing"] += missing
         self.mark("gap", status, expected=first, found=last + 1)
         self.change(
             status,
             status.state,
-            received_ns,
-            f"missing trades: {last - first + 1}",
+            now_ns,
+            f"missing trades: {missing}",
             expected=first,
             found=last + 1,
-            missing=last - first + 1,
-        )
-        known = self._holes.get(market.index)
-        if known is not None and known.first_id:
-            first = min(first, known.first_id)
-        self._holes[market.index] = Hole(
-            "gap", market.trade_ns, 0, first, last, ask_ns=received_ns + SETTLE_NS // 4
+            missing=missing,
         )
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
@@ -304,6 +316,13 @@ class TickerStage(Stage, TickerCollector):
     def _watch_hole(self, market: TickerMarket, status: Status, hole: Hole, now_ns: int) -> None:
         if hole.asked or not hole.ask_ns or now_ns < hole.ask_ns:
             return
+        if hole.reason == "overlap":
+            missing = [id for id in range(hole.first_id, hole.last_id + 1) if id not in market.ids]
+            if not missing:
+                del self._holes[market.index]
+                return
+            hole.reason, hole.first_id, hole.last_id = "gap", missing[0], missing[-1]
+            self._tell_missing(status, missing[0], missing[-1], now_ns)
         if not hole.to_ns and not hole.first_id:
             if self.contiguous:
                 # the first trade after tells by its id whether anything is missing

@@ -231,7 +231,8 @@ def bent(fault: Fault, payload: bytes) -> bytes:
                 + (payload[at + 1 :])
             )
         case "digit":
-            sizes = [found.span(1) for found in _SIZE.finditer(payload)]
+            # a level that is taken away stays taken away, or the book would cross
+            sizes = [one.span(1) for one in _SIZE.finditer(payload) if float(one[1])]
             if not sizes:
                 return payload
             start, end = sizes[int(draw.random() * len(sizes))]

@@ -146,6 +146,21 @@ async def test_connections_are_replaced_before_their_longest_life(
             assert ids == sorted(set(ids))
 
 
+async def test_no_trade_is_lost_or_told_twice_when_connections_are_replaced(
+    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binance, "LIFETIME_S", 601.5)
+    async with collecting(server, "binance", "ticker", markets=["BTC/USDT"]) as running:
+        await running.until(lambda: len(running.trades("BTC/USDT")) > 3, "trades")
+        await running.until(lambda: running.count("replacements") >= 2, "two replacements")
+        before = len(running.trades("BTC/USDT"))
+        await running.until(lambda: len(running.trades("BTC/USDT")) > before + 3, "trades go on")
+        ids = sorted(trade.id for trade in running.trades("BTC/USDT"))
+        assert ids == list(range(ids[0], ids[-1] + 1))
+        assert running.count("trade_gaps") == running.count("trades_by_rest") == 0
+        assert [one["state"] for one in running.told("BTC/USDT")].count("synced") == 1
+
+
 async def test_a_half_open_connection_is_noticed(
     server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +226,7 @@ async def test_bytes_that_changed_on_their_way_stop_nothing(server: ExchangeServ
         assert bids[0, 0] < asks[0, 0]
 
 
+@pytest.mark.timeout(150)
 async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: ExchangeServer) -> None:
     """Nothing but the exchange itself can tell that such a book is wrong."""
     async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:

@@ -302,6 +302,32 @@ def test_a_hole_that_grows_while_rest_is_asked_is_filled_whole(binance: Bench) -
     assert binance.stage.counts["trades_lost"] == 0
 
 
+def test_a_newer_connection_that_is_ahead_is_no_gap(binance: Bench) -> None:
+    binance.frame(trade(5))
+    binance.connect(2)
+    binance.frame(trade(8), 2)
+    binance.frame(trade(6), 1)
+    binance.frame(trade(7), 1)
+    binance.frame(trade(9), 2)
+    binance.timer(3)
+    assert binance.stage.take_requests() == []
+    assert sorted(binance.ids()) == [5, 6, 7, 8, 9]
+    assert binance.stage.counts["trade_gaps"] == 0
+
+
+def test_what_neither_of_two_connections_brings_is_a_gap(binance: Bench) -> None:
+    binance.frame(trade(5))
+    binance.connect(2)
+    binance.frame(trade(9), 2)
+    binance.frame(trade(6), 1)
+    binance.stage.on_disconnected(1, "replaced", binance.now)
+    binance.timer(3)
+    assert (binance.told()[-1]["expected"], binance.told()[-1]["missing"]) == (7, 2)
+    binance.answer([rest_trade(id) for id in range(1, 10)])
+    assert sorted(binance.ids()) == [5, 6, 7, 8, 9]
+    assert binance.stage.counts["trade_gaps"] == 1
+
+
 # an earlier process
 
 
