@@ -71,9 +71,6 @@ class Compiled:
     def merge(self) -> None:
         self.ladder.merge(self.books, self.rates)
 
-    def curve_only(self) -> None:
-        self.curve.compute(self.ladder, self.used)
-
 
 def numpy_value(books: Books) -> float:
     """The same calculation, vectorised."""
