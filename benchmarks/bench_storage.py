@@ -7,7 +7,6 @@ ends spend until the rows are applied.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 import warnings
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated
+from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
 from coinspace.config import Settings
@@ -214,13 +214,6 @@ def database() -> Iterator[tuple[Settings, Address, int]]:
             server.stop()
 
 
-def cpu_of(pid: int) -> int:
-    """Return the CPU ns that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-
 def test_server(benchmark: Benchmark) -> None:
     def measure(rounds: int) -> Result:
         with database() as (settings, found, pid):
@@ -270,11 +263,11 @@ def sent(settings: Settings, found: Address, pid: int, rounds: int) -> Result:
         nonlocal count
         messages = list(books(SENT, sink))
         count += SENT
-        server, own = cpu_of(pid), time.process_time_ns()
+        server, own = cpu_ns(pid), time.process_time_ns()
         send(messages)
         own = time.process_time_ns() - own
         applied()
-        return own / SENT, (cpu_of(pid) - server) / SENT
+        return own / SENT, (cpu_ns(pid) - server) / SENT
 
     try:
         # Java compiles what it runs often

@@ -1,6 +1,7 @@
 """One ladder in; size cap, price-volume curve, utilised depth, value and shares out (methodology 4 to 7, 10)."""
 
 from libc.stdint cimport int32_t
+from libc.stdint cimport uint64_t
 
 from coinspace._ext.ladder cimport Ladder
 
@@ -51,8 +52,12 @@ cdef class Curve:
         readonly bint exhausted          # a side ended before the spread limit
         readonly double best_bid
         readonly double best_ask
-        # used levels of both sides, the ladder's memory or our own
+        # what was computed: a version that no other state has, and which venues
         Ladder ladder
+        uint64_t version
+        unsigned char* used
+        int status
+        # used levels of both sides, the ladder's memory or our own
         const double* price[2]
         const double* raw[2]
         const int32_t* venue[2]

@@ -29,6 +29,8 @@ from libc.math cimport frexp
 from libc.math cimport ldexp
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t
+from libc.string cimport memcmp
+from libc.string cimport memcpy
 from libc.string cimport memset
 
 from coinspace._ext.ladder cimport ASK
@@ -132,7 +134,8 @@ cdef class Curve:
             self.own_venue[side] = NULL
             self.capacity[side] = self.n[side] = 0
         self.decayed = self.small = self.large = self.low = self.high = self.sums = NULL
-        self.seen = NULL
+        self.seen = self.used = NULL
+        self.version = 0
         self.total_capacity = self.n_venues = 0
         self.low_guess = DBL_MAX
         self.high_guess = 0.0
@@ -154,6 +157,7 @@ cdef class Curve:
         PyMem_Free(self.high)
         PyMem_Free(self.sums)
         PyMem_Free(self.seen)
+        PyMem_Free(self.used)
 
     cdef int reserve(self, Ladder ladder, Py_ssize_t n_venues) except -1:
         cdef int side
@@ -179,6 +183,7 @@ cdef class Curve:
         if n_venues > self.n_venues or self.sums == NULL:
             _grow(<void**>&self.sums, LANES * (n_venues + 1), sizeof(double))
             _grow(<void**>&self.seen, n_venues + 1, 1)
+            _grow(<void**>&self.used, n_venues + 1, 1)
         self.n_venues = n_venues
         return 0
 
@@ -420,9 +425,19 @@ cdef class Curve:
         try:
             if view.itemsize != 1:
                 raise ValueError(f"used: expected one byte a venue, was {view.itemsize}")
+            if (
+                self.ladder is ladder and self.version == ladder.version and self.n_venues == view.len
+                and memcmp(self.used, view.buf, view.len) == 0
+            ):
+                # the same again: an update of one market asks for all indices, most of which it does not touch
+                return self.status
+            self.version = 0
             self.reserve(ladder, view.len)
             self.ladder = ladder
-            return self.calculate(ladder, <const unsigned char*>view.buf)
+            memcpy(self.used, view.buf, view.len)
+            self.status = self.calculate(ladder, self.used)
+            self.version = ladder.version
+            return self.status
         finally:
             PyBuffer_Release(&view)
 
@@ -439,6 +454,11 @@ cdef class Curve:
             else:
                 self.n[side] = 0
         if not self.n[BID] or not self.n[ASK]:
+            # no cap without a curve
+            self.scale = 1.0
+            for side in range(2):
+                if self.n[side]:
+                    memcpy(self.size[side], self.raw[side], self.n[side] * sizeof(double))
             return 2
         self.rescale()
         self.best_bid = self.price[BID][0]

@@ -36,6 +36,7 @@ cdef class VenueBook:
         double* spare[2]           # owned; the next state is built here, then swapped in
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
+        uint64_t version[2]        # of no other state of any book; 0 = always empty
         readonly Py_ssize_t dropped    # levels of the last load that were not finite or not above zero
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
@@ -43,8 +44,17 @@ cdef class VenueBook:
     cdef bint swap(self, int side, Py_ssize_t n) noexcept nogil
 
 
+ctypedef struct Merged:
+    uint64_t version    # of a venue's side, 0 = left out
+    double rate
+
+
 cdef class Ladder:
     cdef:
+        uint64_t version           # of no other state of any ladder
+        Merged* merged[2]          # owned; per venue what the side was merged from
+        Py_ssize_t n_merged[2]     # -1 = not merged from books
+        Py_ssize_t merged_capacity
         double* price[2]           # owned
         double* size[2]            # owned
         int32_t* venue[2]          # owned; index into the list of books
@@ -60,4 +70,5 @@ cdef class Ladder:
         Py_ssize_t run_capacity
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
+    cdef int reserve_merged(self, Py_ssize_t n) except -1
     cdef int reserve_entries(self, Py_ssize_t n, Py_ssize_t runs) except -1

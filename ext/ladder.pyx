@@ -21,6 +21,15 @@ from libc.string cimport memcpy
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
 
+# the last version that was given to a book's side or a ladder
+cdef uint64_t _version = 0
+
+
+cdef uint64_t _next_version() noexcept nogil:
+    global _version
+    _version += 1
+    return _version
+
 
 cdef bint _usable(double price, double size) noexcept nogil:
     return price > 0 and size > 0 and isfinite(price) and isfinite(size)
@@ -37,6 +46,7 @@ cdef class VenueBook:
             self.spare[side] = NULL
             self.capacity[side] = 0
             self.n[side] = 0
+            self.version[side] = 0
         self.dropped = 0
 
     def __dealloc__(self):
@@ -83,6 +93,8 @@ cdef class VenueBook:
         self.memory[side] = new
         self.spare[side] = old
         self.n[side] = n
+        if changed:
+            self.version[side] = _next_version()
         return changed
 
     cdef int copy_in(self, int side, const double* prices, const double* sizes, Py_ssize_t n) except -1:
@@ -121,17 +133,9 @@ cdef class VenueBook:
             raise ValueError(f"book side: expected shape (2, n), was ({bids.shape[0]}, …) and ({asks.shape[0]}, …)")
         self.dropped = 0
         cdef Py_ssize_t n = bids.shape[1]
-        if n:
-            changed |= self.copy_in(BID, &bids[0, 0], &bids[1, 0], n)
-        else:
-            changed |= self.n[BID] > 0
-            self.n[BID] = 0
+        changed |= self.copy_in(BID, &bids[0, 0], &bids[1, 0], n) if n else self.swap(BID, 0)
         n = asks.shape[1]
-        if n:
-            changed |= self.copy_in(ASK, &asks[0, 0], &asks[1, 0], n)
-        else:
-            changed |= self.n[ASK] > 0
-            self.n[ASK] = 0
+        changed |= self.copy_in(ASK, &asks[0, 0], &asks[1, 0], n) if n else self.swap(ASK, 0)
         return changed
 
     @property
@@ -175,6 +179,10 @@ cdef class Ladder:
             self.venue[side] = NULL
             self.capacity[side] = 0
             self.n[side] = 0
+            self.merged[side] = NULL
+            self.n_merged[side] = -1
+        self.version = _next_version()
+        self.merged_capacity = 0
         self.entries = self.other = NULL
         self.amount = NULL
         self.starts = self.lengths = NULL
@@ -186,6 +194,7 @@ cdef class Ladder:
             PyMem_Free(self.price[side])
             PyMem_Free(self.size[side])
             PyMem_Free(self.venue[side])
+            PyMem_Free(self.merged[side])
         PyMem_Free(self.entries)
         PyMem_Free(self.other)
         PyMem_Free(self.amount)
@@ -212,6 +221,19 @@ cdef class Ladder:
             raise MemoryError
         self.venue[side] = <int32_t*>memory
         self.capacity[side] = capacity
+        return 0
+
+    cdef int reserve_merged(self, Py_ssize_t n) except -1:
+        cdef int side
+        cdef void* memory
+        if n <= self.merged_capacity:
+            return 0
+        for side in range(2):
+            memory = PyMem_Realloc(self.merged[side], n * sizeof(Merged))
+            if memory == NULL:
+                raise MemoryError
+            self.merged[side] = <Merged*>memory
+        self.merged_capacity = n
         return 0
 
     cdef int reserve_entries(self, Py_ssize_t n, Py_ssize_t runs) except -1:
@@ -242,7 +264,8 @@ cdef class Ladder:
     def merge(self, list books not None, list rates not None):
         """Merge the books of venues, given in the order of their names.
 
-        A price that vanishes or overflows when it is divided by its rate is left out.
+        A side whose books and rates are those of the last merge is left as it is. A price that vanishes or overflows
+        when it is divided by its rate is left out.
 
         Args:
             books: VenueBook per venue; None leaves a venue out.
@@ -254,14 +277,30 @@ cdef class Ladder:
         cdef uint64_t flip
         cdef const double* prices
         cdef VenueBook book
+        cdef Merged now
+        cdef Merged* before
+        cdef bint same
         if len(rates) != k:
             raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
+        self.reserve_merged(k)
         for side in range(2):
             total = 0
+            before = self.merged[side]
+            same = self.n_merged[side] == k
             for v in range(k):
+                now.version, now.rate = 0, 0.0
                 if books[v] is not None:
                     book = books[v]
                     total += book.n[side]
+                    now.version, now.rate = book.version[side], rates[v]
+                if not same or before[v].version != now.version or before[v].rate != now.rate:
+                    same = False
+                    before[v] = now
+            if same:
+                continue
+            self.version = _next_version()
+            # until it is done: what follows may run out of memory
+            self.n_merged[side] = -1
             if total > <Py_ssize_t>UINT32_MAX:
                 raise ValueError(f"books: expected at most {UINT32_MAX} levels a side, was {total}")
             self.reserve(side, total)
@@ -294,6 +333,7 @@ cdef class Ladder:
                     merge_runs(self.entries, self.other, self.starts, self.lengths, runs), n, flip, self.amount,
                     self.price[side], self.size[side], self.venue[side],
                 )
+            self.n_merged[side] = k
 
     def load(self, int side, const double[::1] prices not None, const double[::1] sizes not None,
              const int[::1] venues not None):
@@ -301,6 +341,8 @@ cdef class Ladder:
         cdef Py_ssize_t n = prices.shape[0]
         if sizes.shape[0] != n or venues.shape[0] != n:
             raise ValueError(f"ladder side: expected {n} sizes and venues, was {sizes.shape[0]} and {venues.shape[0]}")
+        self.version = _next_version()
+        self.n_merged[side] = -1
         self.reserve(side, n)
         if n:
             memcpy(self.price[side], &prices[0], n * sizeof(double))

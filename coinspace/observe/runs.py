@@ -71,7 +71,7 @@ class Run:
 def read_source(path: Path) -> Source:
     """Read a feed.
 
-    Raises: FeedError for what is no feed, CoinSpaceError when it holds no order books.
+    Raises: FeedError for what is no feed.
     """
     with FeedReader(path) as reader:
         records = []
@@ -91,8 +91,6 @@ def read_source(path: Path) -> Source:
         market = market_of(symbol)
         if market is not None:
             source.entries.append((symbol, market))
-    if not source.entries:
-        raise CoinSpaceError(f"{path}: expected order books of a known market, found none")
     return source
 
 
@@ -166,11 +164,16 @@ def parse(found: list[Source], _settings: Settings) -> Run:
 
 
 def _stage(one: Source, sink: Any) -> OrderBookStage:
+    if not one.entries:
+        raise CoinSpaceError(f"{one.path}: expected order books of a known market, found none")
     return OrderBookStage(exchange_named(one.exchange), one.entries, sink, depth=30)
 
 
 def book(found: list[Source], _settings: Settings) -> Run:
     """Frames and REST answers through the order book stage: parsed, applied, made messages of."""
+    for one in found:
+        # here, so that a feed without books is refused before anything is measured
+        _stage(one, ListSink())
 
     def run() -> None:
         for one in found:

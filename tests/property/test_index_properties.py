@@ -235,6 +235,42 @@ def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
         assert results(kept)[:8] == results(fresh)[:8]
 
 
+def test_what_did_not_change_is_not_done_again_and_what_did_is() -> None:
+    draw = np.random.default_rng(9)
+    venues = 4
+    ladder, curve = Ladder(), Curve(0.005)
+    kept = [load(one) for one in random_books(draw, venues)]
+    rates = [1.0] * venues
+    for _ in range(200):
+        books = [book if draw.random() < 0.9 else None for book in kept]
+        if draw.random() < 0.5:
+            which = int(draw.integers(0, venues))
+            fresh = random_books(draw, 1)[0]
+            sides = [kept[which].side_copy(side) for side in range(2)]
+            # one side, both, an empty one, or the same again
+            for side in range(2):
+                if draw.random() < 0.5:
+                    sides[side] = np.ascontiguousarray(np.array(fresh[side]).T)
+                elif draw.random() < 0.1:
+                    sides[side] = np.empty((2, 0))
+            kept[which].load(sides[0], sides[1])
+        if draw.random() < 0.2:
+            rates[int(draw.integers(0, venues))] = float(draw.choice([1.0, 1.5]))
+        if draw.random() < 0.05:
+            ladder.load(0, np.array([9.0]), np.array([1.0]), np.array([0], dtype=np.int32))
+        used = np.array(draw.random(venues) < 0.8, dtype=np.uint8)
+        for mask in (used, used):
+            ladder.merge(books, rates)
+            again, other = Ladder(), Curve(0.005)
+            again.merge(books, rates)
+            for side in range(2):
+                for column in range(3):
+                    found, expected = ladder.side_copy(side)[column], again.side_copy(side)[column]
+                    assert np.array_equal(found, expected)
+            assert curve.compute(ladder, mask) == other.compute(again, mask)
+            assert results(curve) == results(other)
+
+
 @pytest.mark.parametrize("spacing", [0.0, 0.25])
 @pytest.mark.parametrize("cut", [False, True])
 def test_the_value_is_the_mean_over_the_segments(spacing: float, cut: bool) -> None:
