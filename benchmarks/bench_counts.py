@@ -23,6 +23,8 @@ NUMBERS = {
     "binance-depth20": (80, 105.0, 85.0),
     "binance-diff": (96, 105.0, 85.0),
 }
+# gate and goal of allocations per frame: libzmq makes one for each part of more than 33 bytes
+ALLOCATIONS = {"parse": (0.0, 0.0), "book": (0.0, 0.0), "bus": (2.0, 1.0)}
 # a Python object more or less in the interpreter's own work
 COUNT_SLACK = 0.02
 
@@ -63,8 +65,11 @@ def test_allocations(benchmark: Benchmark) -> None:
     def measure(_rounds: int) -> Result:
         result = Result(STAGE, "allocations", "malloc calls/frame", INPUT)
         for name, (own, _others) in counted_allocations().items():
-            gate = 0.0 if name.startswith("parse") else None
-            result.check(name, own, gate=gate, goal=gate, better="lower", slack=0)
+            stage = name.split()[0]
+            gate = ALLOCATIONS.get(stage, (None, None))
+            # libzmq's own pipes grow now and then
+            slack = 0.05 if stage == "bus" else 0
+            result.check(name, own, gate=gate[0], goal=gate[1], better="lower", slack=slack)
         return result
 
     gated(benchmark, measure)
