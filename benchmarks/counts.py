@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +26,7 @@ HEADERS = (Path("/usr/include"), Path("/usr/local/include"))
 TIMEOUT_S = 600
 # frames counted after the warm-up
 PASSES = 16
+RECEIVED_NS = 1_790_134_742_106_000_000
 # the loop that calls the parser: its count is taken from the others'
 LOOP = "loop alone"
 
@@ -36,9 +35,7 @@ Case = tuple[int, Callable[[], object]]
 
 
 def cases() -> dict[str, Case]:
-    """Return what is counted: frames through their parsers, a book and the bus; orjson beside."""
-    from benchmarks.books import UPDATES
-    from benchmarks.books import ours as updates
+    """Return what is counted: frames through parser, book and bus, and orjson beside them."""
     from benchmarks.frames import diffs, frames
     from coinspace._ext.binance import BinanceParser
     from coinspace._ext.bithumb import BithumbParser
@@ -59,12 +56,79 @@ def cases() -> dict[str, Case]:
     ):
         batch = diffs() if kind == "binance-diff" else frames(kind)
         made[f"parse {kind}"] = len(batch), _each(makers[kind.split("-")[0]]().parse, batch)
-    made["book 24 levels into 5,000"] = UPDATES, updates(5000)[1]
-    made["book and bus upbit-book"] = 64, _published(frames("upbit-book"))
+    made["book binance-diff"] = _book()
+    made["bus upbit-book-simple"] = _bus()
     made["orjson upbit-book"] = 64, _each(orjson.loads, frames("upbit-book"))
     made["orjson binance-depth20"] = 64, _each(orjson.loads, frames("binance-depth20"))
     made[LOOP] = 64, _each(callable, frames("upbit-book"))
     return made
+
+
+def _book() -> Case:
+    """Depth updates parsed and applied to a local book, which each pass begins anew."""
+    from benchmarks.frames import COUNT, SEED, binance_diff
+    from coinspace._ext.binance import BinanceParser
+    from coinspace._ext.collector_book import BookCollector, BookMarket
+    from coinspace._ext.sink import ListSink
+
+    sink = ListSink()
+    topic = sink.topic(b"orderbook.binance.BTC/USDT.")
+    market = BookMarket(0, "BTCUSDT", "BTC/USDT", topic, 1000, 5000)
+    collector = BookCollector(BinanceParser(), sink, [market], updates=True)
+    collector.silent = True
+    # around a price that stands still, so that the sides never cross
+    rng, first, batch = random.Random(SEED), 1, []
+    for _ in range(COUNT):
+        batch.append(binance_diff(rng, first, 86_700.0).encode())
+        first = int(batch[-1].split(b'"u":')[1].split(b",")[0]) + 1
+    feed = collector.on_frame
+
+    def run() -> None:
+        market.forget()
+        market.usable = True
+        for frame in batch:
+            feed(frame, RECEIVED_NS)
+        assert market.crossed == 0
+        assert market.outdated == 0
+
+    return len(batch), run
+
+
+def _bus() -> Case:
+    """Whole books parsed, kept and published to a subscriber, who reads them after each pass."""
+    from benchmarks.frames import frames
+    from benchmarks.native import limits
+    from coinspace._ext.collector_book import BookCollector, BookMarket
+    from coinspace._ext.publisher import ZmqSink
+    from coinspace._ext.upbit import UpbitParser
+
+    class Collector(BookCollector):
+        def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
+            market.usable = True
+
+    context = zmq.Context[zmq.Socket[bytes]].instance()
+    ours, theirs = context.socket(zmq.PUB), context.socket(zmq.SUB)
+    ours.bind("inproc://counts")
+    theirs.subscribe(b"")
+    theirs.connect("inproc://counts")
+    sink = ZmqSink(RECEIVED_NS, ours.underlying)
+    market = BookMarket(0, "KRW-BTC", "BTC/KRW", sink.topic(b"orderbook.upbit.BTC/KRW."), 30)
+    collector = Collector(UpbitParser(), sink, [market], updates=False)
+    receiver = limits().counting_receiver(theirs.underlying)
+    # in order of their times, as they come
+    batch = sorted(frames("upbit-book-simple"), key=lambda frame: frame.split(b'"tms":')[1][:13])
+    feed = collector.on_frame
+
+    def run() -> None:
+        market.forget()
+        for frame in batch:
+            feed(frame, RECEIVED_NS)
+        while receiver.drain(256):
+            pass
+
+    # kept with what the sockets are
+    run.__dict__["kept"] = ours, theirs
+    return len(batch), run
 
 
 def _each(call: Callable[[bytes], object], batch: list[bytes]) -> Callable[[], object]:
@@ -72,37 +136,6 @@ def _each(call: Callable[[bytes], object], batch: list[bytes]) -> Callable[[], o
         for frame in batch:
             call(frame)
 
-    return run
-
-
-def _published(batch: list[bytes]) -> Callable[[], object]:
-    """Return a pass over frames that become books on the bus, as a collector's connection does."""
-    from coinspace.bus.publisher import Publisher
-    from coinspace.collector.orderbook import OrderBookStage
-    from coinspace.config import BusSettings
-    from coinspace.exchanges import exchange
-    from coinspace.process import configure_logging
-
-    configure_logging("error")
-    folder = tempfile.TemporaryDirectory(prefix="cs-")
-    publisher = Publisher("counts", BusSettings(), 1, endpoint=f"ipc://{folder.name}/counts.ipc")
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    subscriber = context.socket(zmq.SUB)
-    subscriber.subscribe(b"")
-    subscriber.connect(publisher.endpoint)
-    stage = OrderBookStage(exchange("upbit"), [("KRW-BTC", "BTC/KRW")], publisher, depth=30)
-    received_ns = 1_700_000_000_000_000_000
-    stage.on_connected(1, ("KRW-BTC",), received_ns)
-
-    def run() -> None:
-        for frame in batch:
-            stage.on_frame(frame, received_ns, 1)
-
-    deadline = time.monotonic() + 10
-    while not subscriber.poll(10):
-        run()
-        assert time.monotonic() < deadline, "expected a book from the bus within 10 s"
-    weakref.finalize(run, folder.cleanup)
     return run
 
 

@@ -214,7 +214,7 @@ static inline const char *pairs_within(const char *p, const char *bound, Side *s
             room = bids->room - bids->n;                                                                           \
         while (p < bound && n < room) {                                                                            \
             const char *q = p + sizeof(ASK_PRICE) - 1;                                                             \
-            __m128d prices, sizes, ordered;                                                                        \
+            __m128d prices, sizes, ordered, least, good;                                                           \
             double ask_divisor, bid_divisor;                                                                       \
             if (!SAME(p, ASK_PRICE) || !number_expected(q, &ask, &ask_digits))                                     \
                 break;                                                                                             \
@@ -244,10 +244,9 @@ static inline const char *pairs_within(const char *p, const char *bound, Side *s
                     break;                                                                                         \
             }                                                                                                      \
             sizes = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid_divisor, ask_divisor));                     \
-            if (!all_at_least(prices, _mm_set_pd(bid.least, ask.least)) ||                                         \
-                !all_at_least(sizes,                                                                               \
-                              _mm_max_pd(_mm_set_pd(LEAST[bid_shape.whole], LEAST[ask_shape.whole]), floor)) ||    \
-                !all_at_least(ordered, last))                                                                      \
+            good = _mm_and_pd(_mm_cmpge_pd(prices, _mm_set_pd(bid.least, ask.least)), _mm_cmpge_pd(ordered, last));\
+            least = _mm_max_pd(_mm_set_pd(LEAST[bid_shape.whole], LEAST[ask_shape.whole]), floor);                 \
+            if (_mm_movemask_pd(_mm_and_pd(good, _mm_cmpge_pd(sizes, least))) != 3)                                \
                 break;                                                                                             \
             last = ordered;                                                                                        \
             _mm_storel_pd(ask_prices + n, prices);                                                                 \

@@ -65,6 +65,14 @@ cdef inline Py_ssize_t expected_size(const Header *header, Py_ssize_t size) noex
     return size
 
 
+# whether a header and the size of its payload agree
+cdef inline bint fits(const Header *header, Py_ssize_t size) noexcept nogil:
+    return (
+        header.version == VERSION and 1 <= header.kind <= KIND_LAST
+        and size == <Py_ssize_t>header.payload_size and size == expected_size(header, size)
+    )
+
+
 cdef class Message:
     cdef:
         readonly bytes topic
@@ -78,3 +86,5 @@ cdef class Message:
     cdef int fill(
         self, bytes topic, const Header *header, object owner, const char *data, Py_ssize_t size,
     ) except -1
+    # the same of parts that fit
+    cdef int hold(self, bytes topic, const Header *header, object owner, const char *data) noexcept

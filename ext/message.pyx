@@ -60,6 +60,16 @@ def encode_header(
     return PyBytes_FromStringAndSize(<const char*>&header, HEADER_SIZE)
 
 
+cdef str _misfit(const Header *header, Py_ssize_t size):
+    if header.version != VERSION:
+        return f"message version: expected {VERSION}, was {header.version}; run the same release on both sides"
+    if not 1 <= header.kind <= KIND_LAST:
+        return f"message kind: expected 1 to {KIND_LAST}, was {header.kind}"
+    if size != header.payload_size:
+        return f"payload size: expected {header.payload_size} bytes, was {size}"
+    return f"payload size: expected {expected_size(header, size)} bytes for its kind, was {size}"
+
+
 @cython.final
 @cython.no_gc
 @cython.freelist(256)
@@ -93,18 +103,11 @@ cdef class Message:
     cdef int fill(
         self, bytes topic, const Header *header, object owner, const char *data, Py_ssize_t size,
     ) except -1:
-        if header.version != VERSION:
-            raise MessageError(
-                f"message version: expected {VERSION}, was {header.version}, {topic!r};"
-                " run the same release on both sides"
-            )
-        if not 1 <= header.kind <= KIND_LAST:
-            raise MessageError(f"message kind: expected 1 to {KIND_LAST}, was {header.kind}, {topic!r}")
-        if size != header.payload_size:
-            raise MessageError(f"payload size: expected {header.payload_size} bytes, was {size}, {topic!r}")
-        cdef Py_ssize_t expected = expected_size(header, size)
-        if size != expected:
-            raise MessageError(f"payload size: expected {expected} bytes for its kind, was {size}, {topic!r}")
+        if not fits(header, size):
+            raise MessageError(f"{_misfit(header, size)}, {topic!r}")
+        return self.hold(topic, header, owner, data)
+
+    cdef int hold(self, bytes topic, const Header *header, object owner, const char *data) noexcept:
         self.topic = topic
         self.header = header[0]
         self.owner = owner

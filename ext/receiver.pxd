@@ -58,7 +58,11 @@ cdef class Receiver:
     cdef Channel epoch_of(self, Channel channel, int64_t epoch)
     cdef int heartbeat(self, Message message) except -1
     cdef int forget(self, int64_t epoch) except -1
-    cdef int check(self, Channel channel, Header *header) except -1
+    cdef int check(self, Channel channel, const Header *header) except -1
+    cdef int refuse_misfit(
+        self, Message message, bytes topic, const Header *header, Part part, Py_ssize_t size,
+    ) except -1
+    cdef int take_heartbeat(self, Message message, bytes topic) except -1
     cdef int hole(self, Channel channel, int64_t expected, int64_t found) except -1
     cdef int refuse(self, object reason) except -1
     # hands one message on; a stage may derive and take messages without a Python call

@@ -18,7 +18,6 @@ from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcmp
-from libc.string cimport memcpy
 from libc.string cimport memset
 
 from coinspace._ext.checksum cimport word64
@@ -27,6 +26,7 @@ from coinspace._ext.message cimport Header
 from coinspace._ext.message cimport KIND_HEARTBEAT
 from coinspace._ext.message cimport KIND_ORDERBOOK
 from coinspace._ext.message cimport Message
+from coinspace._ext.message cimport fits
 from coinspace._ext.zeromq cimport DONTWAIT
 from coinspace._ext.zeromq cimport msg_t
 from coinspace._ext.zeromq cimport zmq
@@ -166,29 +166,26 @@ cdef class Receiver:
         )
 
     cdef int take(self, Part part) except -1:
-        cdef Header header
+        cdef const Header *header = <const Header *>zmq.msg_data(&self._header)
         cdef Channel channel
         cdef Message message
-        cdef size_t size = zmq.msg_size(&part.message)
-        self.received_bytes += <int64_t>size
+        cdef Py_ssize_t size = <Py_ssize_t>zmq.msg_size(&part.message)
+        self.received_bytes += size
         if zmq.msg_size(&self._header) != HEADER_SIZE:
             return self.refuse(
                 f"header size: expected {HEADER_SIZE} bytes, was {zmq.msg_size(&self._header)},"
                 f" {self.topic_copy()!r}"
             )
-        memcpy(&header, zmq.msg_data(&self._header), HEADER_SIZE)
         channel = self.channel(
             <const char *>zmq.msg_data(&self._topic), <Py_ssize_t>zmq.msg_size(&self._topic)
         )
         if channel is None:
             return 0
         message = Message.__new__(Message)
-        try:
-            message.fill(
-                channel.topic, &header, part, <const char *>zmq.msg_data(&part.message), <Py_ssize_t>size
-            )
-        except MessageError as error:
-            return self.refuse(str(error))
+        if fits(header, size):
+            message.hold(channel.topic, header, part, <const char *>zmq.msg_data(&part.message))
+        else:
+            return self.refuse_misfit(message, channel.topic, header, part, size)
         if header.kind != channel.kind:
             return self.refuse(
                 f"message kind: expected {channel.kind} for {channel.topic!r}, was {header.kind}"
@@ -200,16 +197,11 @@ cdef class Receiver:
             )
         if channel.epoch != header.epoch:
             channel = self.epoch_of(channel, header.epoch)
-        if header.sequence != channel.last + 1 and not self.check(channel, &header):
+        if header.sequence != channel.last + 1 and not self.check(channel, header):
             return 0
         channel.last = header.sequence
-        if header.kind == KIND_HEARTBEAT:
-            try:
-                self.heartbeat(message)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                return self.refuse(
-                    f"heartbeat: expected process and sequences, {error!r}, {channel.topic!r}"
-                )
+        if header.kind == KIND_HEARTBEAT and not self.take_heartbeat(message, channel.topic):
+            return 0
         if not channel.wanted:
             return 0
         if self._conflate and header.kind == KIND_ORDERBOOK:
@@ -218,6 +210,25 @@ cdef class Receiver:
             self._newest[channel.topic] = message
             return 0
         return self.handle(message)
+
+    # on its own, as Cython saves the exception state of a whole function that catches
+    cdef int refuse_misfit(
+        self, Message message, bytes topic, const Header *header, Part part, Py_ssize_t size,
+    ) except -1:
+        try:
+            message.fill(topic, header, part, <const char *>zmq.msg_data(&part.message), size)
+        except MessageError as error:
+            return self.refuse(str(error))
+        return 0
+
+    # Returns: 0 = refused
+    cdef int take_heartbeat(self, Message message, bytes topic) except -1:
+        try:
+            self.heartbeat(message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.refuse(f"heartbeat: expected process and sequences, {error!r}, {topic!r}")
+            return 0
+        return 1
 
     # Returns: the newest epoch's channel of a topic, None when the topic cannot be one
     cdef Channel channel(self, const char *data, Py_ssize_t size):
@@ -286,7 +297,7 @@ cdef class Receiver:
         return link
 
     # Returns: 0 = seen before, not to be handed on
-    cdef int check(self, Channel channel, Header *header) except -1:
+    cdef int check(self, Channel channel, const Header *header) except -1:
         if channel.last < 0:
             channel.first = header.sequence
             # an epoch that has named its topics without this one: it began under our eyes
