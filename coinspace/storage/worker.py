@@ -215,13 +215,18 @@ class Worker:
             if not await self.sender.drained(DRAIN_S):
                 return
             await asyncio.sleep(self.settings.storage.batch_ms / 1000)
-        for damage in damages:
-            if await self.catchup.restore(damage):
-                # its holes are committed before it counts as mended
-                self.sender.seal()
+        # what is stored again now mends all damage of a table that was found before
+        for newest in {damage.table: damage for damage in damages}.values():
+            if not await self.catchup.restore(newest):
+                continue
+            self.process.log.info("storing again", table=newest.table, reason=newest.reason)
+            # its holes are committed before it counts as mended
+            self.sender.seal()
+            for damage in damages:
+                if damage.table != newest.table:
+                    continue
                 while not gaps.write_mended(self.sender, damage, now_ns()):  # noqa: ASYNC110
                     await asyncio.sleep(RETRY_S)
-                self.process.log.info("storing again", table=damage.table, reason=damage.reason)
 
     def _on_rejected(self, key: Key | None, table: str, reason: str, at_ns: int) -> None:
         self.process.log.error("row refused", table=table, reason=reason, key=key)

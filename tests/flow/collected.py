@@ -54,6 +54,11 @@ class Collected(Faults):
             for key, url in urls.items():
                 self.environment[f"{own}{key.upper()}"] = url
 
+    @property
+    def input(self) -> str:
+        """What is published, in words."""
+        return f"simulated feed of {' and '.join(MARKETS)}, seed {SEED}"
+
     def command(self, name: str) -> list[str]:
         """Return what starts a process."""
         if name in COLLECTORS:

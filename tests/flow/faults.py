@@ -80,6 +80,11 @@ class Faults:
         self._expected: dict[str, dict[Any, Any]] | None = None
         self._log = (folder / "processes.log").open("ab")
 
+    @property
+    def input(self) -> str:
+        """What is published, in words."""
+        return f"{self.rate:g} messages a second, market and topic"
+
     def start(self, timeout_s: float = 90) -> None:
         """Start everything and wait until it works."""
         self.spawn(QUESTDB)

@@ -54,7 +54,7 @@ def faults(short_path: Path, request: pytest.FixtureRequest) -> Iterator[Faults]
 
 def save(faults: Faults, case: str) -> None:
     """Write the figures down."""
-    result = Result("faults", case, "", f"{faults.rate:g} messages a second, market and topic")
+    result = Result("faults", case, "", faults.input)
     result.command = "make test" if case == "short form" else "make faults"
     result.figures = dict(faults.figures)
     for what, (aim, better) in AIMS.items():
@@ -253,7 +253,7 @@ def compare_runs(undisturbed: Rows, disturbed: Rows, killed: set[tuple[str, str]
     comes back; whatever both runs have must be the same.
     """
     for which, rows in undisturbed.items():
-        assert len(rows) > 100, which
+        assert len(rows) > 50, which
         if which not in killed:
             assert disturbed[which] == rows, which
             continue
