@@ -19,8 +19,6 @@ from coinspace.process import Process, run
 NAME = "orderbook-aggregator"
 TOPICS = [b"orderbook.", b"state.", b"heartbeat."]
 STATE_INTERVAL_NS = SECOND_NS
-# an older memory than the FX window says nothing
-STATE_MAX_AGE_NS = 300 * SECOND_NS
 
 
 class Worker:
@@ -97,11 +95,12 @@ class Worker:
 
     def _restore(self) -> None:
         try:
-            state = orjson.loads(self._path.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
+            # rates grow too old by themselves, flags never
+            self.stage.restore(orjson.loads(self._path.read_bytes()))
+        except FileNotFoundError:
             return
-        if 0 <= now_ns() - state.get("ts_ns", 0) <= STATE_MAX_AGE_NS:
-            self.stage.restore(state)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self._process.log.error("started without the rate's memory", error=str(error))
 
     def _save(self) -> None:
         part = self._path.with_suffix(".part")

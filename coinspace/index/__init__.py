@@ -1,7 +1,9 @@
 """One index record per asset and tick: judge the venues, compute the value and its siblings,
 store, explain, verify.
 
-`calculator` turns aggregates into records, `snapshots` reads books from JSON lines, `commands`
-are the offline tools,
-`worker` runs the calculator on the bus and stores its records.
+`calculator` turns aggregates into records, `outage` and `backlog` account for missed ticks,
+`memory` reads back what the method remembers, `governance` and `chain` keep definitions and the
+hash chain. `snapshots` and `replay` compute offline, `verify` compares, `commands` are the tools.
+`worker` runs the calculator on the bus and stores its records, `spool` keeps them while nobody
+takes them.
 """

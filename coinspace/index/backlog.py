@@ -16,7 +16,7 @@ import psycopg
 
 from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
-from coinspace.index.memory import Memory, read_memory
+from coinspace.index.memory import Memory, read_memory, remember
 from coinspace.index.outage import NOT_COMPUTED, Outage
 from coinspace.index.records import Row, tick_row
 from coinspace.storage.gaps import FILLED, OPEN
@@ -117,11 +117,16 @@ class Backlog:
 
 
 def read_entries(
-    connection: psycopg.Connection[Any], publisher: str, indices: Mapping[str, Index]
+    connection: psycopg.Connection[Any],
+    publisher: str,
+    indices: Mapping[str, Index],
+    make: Callable[[str], Index],
 ) -> list[Entry]:
     """Return the outages that an earlier process left open, as far as they are not stored.
 
-    Args: indices: asset -> its index with the memory of its last stored tick.
+    Args:
+        indices: asset -> its index with the memory of its last stored tick.
+        make: makes one for an asset that is no longer configured.
     Raises: StorageError when the database cannot answer.
     """
     entries = []
@@ -134,8 +139,8 @@ def read_entries(
         for found_ns, epoch, asset, first_ns, last_ns, count in rows:
             index = indices.get(asset)
             if index is None:
-                # no longer configured: left open, since its ticks are still missing
-                continue
+                index = make(asset)
+                remember(connection, index)
             step_ns = max((last_ns - first_ns) // max(count - 1, 1), 1)
             stored = connection.execute(
                 "SELECT max(ts)::long FROM index_tick WHERE asset = %s"

@@ -320,9 +320,12 @@ class IndexCalculator:
         """Return the index of an asset, made at first use."""
         found = self.indices.get(asset)
         if found is None:
-            parameters = self._parameters_of(asset)
-            found = self.indices[asset] = Index(asset, parameters, self._depths)
+            found = self.indices[asset] = self.make(asset)
         return found
+
+    def make(self, asset: str) -> Index:
+        """Return a new index of an asset, which takes no part in the ticks."""
+        return Index(asset, self._parameters_of(asset), self._depths)
 
     def on_aggregate(self, aggregate: Aggregate) -> None:
         """Compute one tick; a tick that is not after the last one is counted and dropped."""

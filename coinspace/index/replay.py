@@ -113,16 +113,26 @@ class FeedReplay:
         first_ns = -(-max(now_ns, self._start_ns) // step) * step
         if not self._next_ns:
             self._next_ns = first_ns
-        elif last_ns and now_ns - last_ns > PAUSE_NS:
+        elif last_ns and now_ns - last_ns > PAUSE_NS and self._guide is None:
             self.pauses += 1
             self._next_ns = first_ns
         if now_ns < self._start_ns:
             # or all that was received before the first tick would wait for it
             self.aggregator.absorb(now_ns)
         while self._next_ns < now_ns:
-            inputs = self._guide.inputs(self._next_ns) if self._guide is not None else None
-            self.aggregator.tick(self._next_ns, inputs)
+            self._tick(self._next_ns, in_pause=self._next_ns - last_ns > PAUSE_NS)
             self._next_ns += step
+
+    def _tick(self, ts_ns: int, *, in_pause: bool) -> None:
+        guide, assets = self._guide, self.aggregator.assets
+        if guide is None:
+            self.aggregator.tick(ts_ns)
+        elif in_pause and all(guide.missed(asset, ts_ns) for asset in assets):
+            # nothing ran and nothing was received
+            for asset in assets:
+                self.calculator.miss(asset, ts_ns)
+        else:
+            self.aggregator.tick(ts_ns, guide.inputs(ts_ns))
 
     def _on_aggregate(self, aggregate: Aggregate) -> None:
         if aggregate.ts_ns < self._start_ns:

@@ -175,7 +175,9 @@ class Worker:
                         self.calculator.index(asset), missed_ns, first_ns - step_ns, step_ns
                     )
                 )
-            return outages, read_entries(connection, NAME, self.calculator.indices)
+            return outages, read_entries(
+                connection, NAME, self.calculator.indices, self.calculator.make
+            )
 
     def _prepare(self) -> None:
         schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
@@ -196,7 +198,9 @@ class Worker:
                 remember(connection, self.calculator.index(asset))
                 if self.candidate is not None:
                     remember(connection, self.candidate.index(asset), candidate=True)
-            self.backlog.resume(read_entries(connection, NAME, self.calculator.indices))
+            self.backlog.resume(
+                read_entries(connection, NAME, self.calculator.indices, self.calculator.make)
+            )
 
     async def _fill(self) -> None:
         while True:

@@ -88,10 +88,13 @@ class FxRate:
         self._sorted.clear()
 
     def state(self) -> dict[str, Any]:
-        """Return the last good rate, the window, and since when both books agree on a jump."""
-        return {"last": self.last, "agreed_ns": self.agreed_ns, "window": list(self._window)}
+        """Return the last good rate and the window.
 
-    def restore(self, window: list[tuple[int, float]], agreed_ns: int | None = None) -> None:
+        Not since when both books agree on a jump: nobody saw them agree while nothing ran.
+        """
+        return {"last": self.last, "window": list(self._window)}
+
+    def restore(self, window: list[tuple[int, float]]) -> None:
         """Take up the accepted rates of the last minutes, oldest first."""
         self._clear()
         for ts_ns, rate in window:
@@ -101,7 +104,7 @@ class FxRate:
             self._window.append((int(ts_ns), float(rate)))
             insort(self._sorted, float(rate))
         self.last = self._window[-1] if self._window else None
-        self.agreed_ns = agreed_ns
+        self.agreed_ns = None
 
 
 class FxIndex:
@@ -158,7 +161,7 @@ class FxIndex:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier process."""
-        self.rate.restore(state.get("window", []), state.get("agreed_ns"))
+        self.rate.restore(state.get("window", []))
         if state.get("last"):
             ts_ns, rate = state["last"]
             self.rate.last = (int(ts_ns), float(rate))

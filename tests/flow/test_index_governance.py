@@ -62,9 +62,13 @@ class Starts:
         if rows:
             store(self.settings, rows)
             self.stored += len(rows)
-            counts = "SELECT (SELECT count() FROM methodology) + (SELECT count() FROM operator_log)"
-            wait_for(lambda: query(self.settings, counts)[0][0] == self.stored)
+            wait_for(lambda: self._count() == self.stored)
         return rows
+
+    def _count(self) -> int:
+        tables = ("methodology", "operator_log")
+        counts = [query(self.settings, f"SELECT count() FROM {table}") for table in tables]
+        return sum(count for ((count,),) in counts)
 
 
 def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Settings) -> None:

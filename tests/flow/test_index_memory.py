@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.outage import Outage
 from coinspace.index.records import FX_ASSET, Row, tick_row, venue_rows
 from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.worker import Worker
 from coinspace.method.fx import FxIndex
+from coinspace.process import Process
 from coinspace.storage import schema
 from coinspace.storage.address import address
 from tests.unit.index_books import book
@@ -80,7 +83,8 @@ class Course:
             for name in ("bithumb", "upbit")
         ]
         line = {"now_ms": now_ms, "asset": self.asset, "books": books}
-        return self.index.compute(self.reader.read(json.dumps(line), 1))
+        self.aggregate = self.reader.read(json.dumps(line), 1)
+        return self.index.compute(self.aggregate)
 
 
 def rows_of(record: Record, table: str = "index_tick") -> list[Row]:
@@ -206,7 +210,7 @@ def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None
         restarted = Index(asset, IndexParameters())
         remember(connection, restarted)
         assert restarted.last_ts_ns == last_ns + STEP_NS
-        entries = read_entries(connection, "a-calculator", {asset: restarted})
+        entries = read_entries(connection, "a-calculator", {asset: restarted}, unknown)
     assert [(one.outage, one.next_ns, one.epoch) for one in entries] == [
         (outage, first_ns + 77 * STEP_NS, 7)
     ]
@@ -232,12 +236,19 @@ def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None
     with schema.connect(address(settings)) as connection:
         days = chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
         assert DAY_NS in days
-        assert read_entries(connection, "a-calculator", {asset: restarted}) == []
+        assert read_entries(connection, "a-calculator", {asset: restarted}, unknown) == []
+
+
+def make(asset: str) -> Index:
+    return Index(asset, IndexParameters())
+
+
+def unknown(asset: str) -> Index:
+    raise AssertionError(f"{asset} is configured")
 
 
 def test_an_open_outage_that_was_longer_is_not_written_twice(settings: Settings) -> None:
     asset, start_ns = "MEML", DAY_NS + 2 * 86_400 * SECOND_NS
-    index = Index(asset, IndexParameters())
     outage = Outage(asset, start_ns + STEP_NS, start_ns + 90 * STEP_NS, STEP_NS)
     taken: list[Row] = []
     backlog = Backlog("b-calculator", 7, _into(taken))
@@ -254,8 +265,8 @@ def test_an_open_outage_that_was_longer_is_not_written_twice(settings: Settings)
         "tick not stored",
     )
     with schema.connect(address(settings)) as connection:
-        remember(connection, index)
-        entries = read_entries(connection, "b-calculator", {asset: index})
+        # not even of an asset that is no longer configured
+        entries = read_entries(connection, "b-calculator", {}, make)
     taken.clear()
     backlog = Backlog("b-calculator", 8, _into(taken))
     backlog.resume(entries)
@@ -264,3 +275,50 @@ def test_an_open_outage_that_was_longer_is_not_written_twice(settings: Settings)
     assert [(row.table, row.symbols["status"], row.columns["reason"]) for row in taken] == [
         ("gap", "filled", "part of a longer one")
     ]
+
+
+async def test_nothing_is_missing_after_a_long_silence_of_the_database(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asset, start_ns, ticks = "MEMS", DAY_NS + 4 * 86_400 * SECOND_NS, 2000
+    there = settings.storage
+    # room for a megabyte and nobody who takes it
+    mine = settings.model_copy(update={"data": tmp_path_factory.mktemp("s")})
+    mine.storage = there.model_copy(update={"ilp": "http::addr=127.0.0.1:1;", "memory_mb": 1})
+    mine.index.assets = [asset]
+    (mine.data / "run").mkdir()
+    course = Course(asset, start_ns=start_ns)
+    worker = Worker(Process("index-calculator", mine))
+    worker.sender.start()
+
+    def spooled() -> bool:
+        return worker.spool.pending
+
+    for second in range(ticks):
+        worker._emit(course.tick(second, 140_000_000, still=False), course.aggregate)
+    assert worker.sender.full
+    assert 0 < worker.counters()["records_spooled"] < ticks
+    assert worker.counters()["records_refused"] == 0
+    fill = asyncio.create_task(worker._fill())
+    try:
+        await asyncio.sleep(0.5)
+        assert spooled()
+        mine.storage.ilp = there.ilp
+        deadline = time.monotonic() + 60
+        while spooled() or worker.sender.pending:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        # in their order behind it, and in memory again
+        worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
+        assert not spooled()
+    finally:
+        fill.cancel()
+        worker.publisher.close()
+        worker.subscriber.close()
+        assert await worker.sender.close()
+    count = f"SELECT count(), count_distinct(ts) FROM index_tick WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(ticks + 1, ticks + 1)], "ticks not stored")
+    venues = f"SELECT count() FROM index_venue WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, venues) == [(3 * (ticks + 1),)], "venues not stored")
+    nulls = f"SELECT count() FROM index_tick WHERE asset = '{asset}' AND value_raw = null"
+    assert query(settings, nulls) == [(0,)]

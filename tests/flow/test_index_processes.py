@@ -97,6 +97,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "COINSPACE_STORAGE__SQL": found.sql,
         "COINSPACE_STORAGE__TTL": "off",
         "COINSPACE_INDEX__ASSETS": '["BTC"]',
+        # a candidate beside the live one, whose limit is a twentieth of a percent
+        "COINSPACE_INDEX__NEXT": '{"max_deviation": 0.0005}',
     }
 
 
@@ -180,8 +182,8 @@ async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> Non
 
 async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> None:
     schema.create(address(settings), ttl=False)
-    rows(settings, "TRUNCATE TABLE index_tick")
-    rows(settings, "TRUNCATE TABLE index_venue")
+    for table in ("index_tick", "index_venue", "index_next"):
+        rows(settings, f"TRUNCATE TABLE {table}")
     collectors = Collectors(settings)
     aggregator = start("orderbook-aggregator", settings)
     for _ in range(2):
@@ -203,6 +205,13 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
     # every tick in between is there, the ones without a calculator with their reason
     assert steps == {200_000_000}
     assert any(reason == "not_computed" for _, reason in ticks)
+    # the candidate has records of its own, under a hash of its own: for it the market is split
+    found = rows(settings, "SELECT ts::long, parameter_hash, reason FROM index_next ORDER BY ts")
+    assert {row[0] for row in found} <= {row[0] for row in ticks}
+    hashes = rows(settings, "SELECT DISTINCT parameter_hash FROM index_tick")
+    assert len({row[1] for row in found} | {row[0] for row in hashes}) == 2
+    assert found[-1][2] == "regime_split"
+    assert "regime_split" not in {reason for _, reason in ticks}
 
 
 @pytest.mark.timeout(180)

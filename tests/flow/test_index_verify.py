@@ -141,10 +141,15 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     assert verdict["not_computed"] >= 4 * 5 * 2 * PAUSE_S
 
     # a value that was stored wrong is found, and restated beside the original
+    wrong_ns = query(
+        settings,
+        "SELECT max(ts)::long FROM index_tick WHERE asset = 'BTC' AND value != null"
+        f" AND ts < {last}::timestamp_ns",
+    )[0][0]
     query(
         settings,
         "UPDATE index_tick SET value = value * 1.01"
-        f" WHERE asset = 'BTC' AND ts = {last - 3 * SECOND_NS}::timestamp_ns",
+        f" WHERE asset = 'BTC' AND ts = {wrong_ns}::timestamp_ns",
     )
     result = platform.run(
         "verify-index",

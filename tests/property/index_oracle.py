@@ -74,7 +74,8 @@ def size_cap(bids: list[Level], asks: list[Level], rules: Rules) -> F:
     sample = []
     for side, sign in ((bids, -1), (asks, 1)):
         best = side[0][0]
-        near = [s for p, s, _ in side if sign * (p / best - 1) <= rules.cap_band + TOLERANCE]
+        limit = best * (1 + sign * (rules.cap_band + TOLERANCE))
+        near = [s for p, s, _ in side if sign * p <= sign * limit]
         nearest = [s for _, s, _ in side[: rules.cap_min_per_side]]
         sample += near if len(near) >= len(nearest) else nearest
     sample.sort()

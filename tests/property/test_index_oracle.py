@@ -49,7 +49,7 @@ def make_line(
     rng: random.Random, now_ms: int, fx: int, deviations: dict[str, int]
 ) -> dict[str, Any]:
     books = []
-    deep = rng.random() < 0.04
+    deep = rng.random() < 0.025
     for exchange, market in VENUES:
         if rng.random() < 0.08:
             continue
@@ -59,7 +59,7 @@ def make_line(
         # the same lattice in both currencies: levels of different venues meet exactly
         tick_size = 10 * scale
         sides = [
-            make_side(rng, mid * scale, sign, tick_size, rng.randint(1, 60 if deep else 6))
+            make_side(rng, mid * scale, sign, tick_size, rng.randint(1, 60 if deep else 5))
             for sign in (-1, 1)
         ]
         if rng.random() < 0.02:

@@ -267,3 +267,28 @@ def test_an_aggregate_survives_the_bus() -> None:
     for side in (0, 1):
         ours, theirs = ladder.side_copy(side), found.ladders[COMPOSITE].side_copy(side)
         assert [ours[i].tolist() for i in range(3)] == [theirs[i].tolist() for i in range(3)]
+
+
+def test_the_rates_memory_survives_a_restart() -> None:
+    bench, twin = Bench(), Bench()
+    for number in range(1, 20):
+        for one in (bench, twin):
+            at_ns = START_NS + number * STEP_NS
+            one.book("upbit", at_ns, 1400.0, "USDT/KRW")
+            # flagged at the first tick, and within the limit but not within half of it later
+            one.book("bithumb", at_ns, 1420.0 if number == 1 else 1410.0, "USDT/KRW")
+            one.tick(number)
+    state = orjson.loads(orjson.dumps(bench.stage.state()))
+    restarted = Bench()
+    restarted.stage.restore(state)
+    assert restarted.stage.fx.filter.flags == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
+    for number in range(20, 400):
+        found = []
+        for one in (twin, restarted):
+            at_ns = START_NS + number * STEP_NS
+            # a book that stands still would be frozen a minute after the restart
+            one.book("upbit", at_ns, 1400.0 + number % 2 / 1000, "USDT/KRW")
+            one.book("bithumb", at_ns, 1410.0 if number < 30 else 1405.0, "USDT/KRW")
+            found.append(one.tick(number)["fx"])
+        assert found[0] == found[1], number
+    assert found[0] == pytest.approx(1402, rel=1e-3)

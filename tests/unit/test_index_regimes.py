@@ -275,3 +275,37 @@ def test_restart_with_restored_state() -> None:
     # without its memory the flagged venue would be back at once
     forgotten = Run()
     assert forgotten.prices(100_000, 103_000, 100_000)["flagged"] == []
+
+
+@pytest.mark.parametrize(("bid", "ask", "value"), [(99, 102, 100), (100, 103, 102), (97, 100, 98)])
+def test_values_are_rounded_half_to_even(bid: float, ask: float, value: float) -> None:
+    run = Run(regions="off")
+    run.parameters.max_spread, run.parameters.decimals = 0.02, 0
+    run.index = Index("BTC", run.parameters)
+    sides = {"bids": [[bid, 1]], "asks": [[ask, 1]]}
+    record = run.tick(*({**book(name, 1, fx=1), **sides} for name in ("binance", "upbit")))
+    assert (record["value_raw"], record["value"]) == ((bid + ask) / 2, value)
+
+
+def test_what_all_doubt_is_marked_and_never_in_the_composite() -> None:
+    run = Run()
+    run.prices(100_000, 100_000, 100_000)
+    # out by the others' vote, then alone in its region while they could not say more
+    assert run.prices(100_000, 106_000, 100_000)["regions"]["KR"]["unjudged"] is False
+    record = run.tick(book("binance", 100_000, fx=1), book("upbit", 145_600_000, fx=1400))
+    assert record["flagged"] == [UPBIT]
+    assert record["kr"] == pytest.approx(145_600_000)
+    assert record["regions"]["KR"]["unjudged"] is record["premium_unjudged"] is True
+    assert (record["value"], record["reason"]) == (None, "too_few_venues")
+    # no rate that anybody could judge: the premium says so, and no price is converted
+    run = Run()
+    for _ in range(60):
+        record = with_fx(run, 1400, 1430)
+    assert (record["fx"], record["fx_status"]) == (None, "none")
+    assert 1400 < record["fx_doubted"] < 1430
+    assert record["premium"] == pytest.approx(1400 / record["fx_doubted"] - 1)
+    assert record["premium_unjudged"] is True
+    assert record["venues"][UPBIT]["mid"] is None
+    assert record["premium_executable"] == []
+    record = with_fx(run, 1400, 1401)
+    assert (record["fx_doubted"], record["premium_unjudged"]) == (None, False)

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from coinspace.aggregator.venue import Input
+from coinspace.clock import SECOND_NS
+from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.feed.simulated_feed import write_feeds
 from coinspace.feed.simulator.engine import START_NS
 from coinspace.index.commands import compute_index
+from coinspace.index.feeds import opened, sources
+from coinspace.index.replay import FeedReplay
 
 MARKETS = {
     "upbit": ["BTC/KRW", "USDT/KRW"],
@@ -155,3 +160,58 @@ def test_bad_parameters_are_named(tmp_path: Path, text: str, words: str) -> None
     path.write_text(text)
     with pytest.raises(CoinSpaceError, match=words):
         run("--snapshots", "-", "--params", str(path))
+
+
+class Guide:
+    """Stands for stored records that say: nothing was computed from one tick to another."""
+
+    def __init__(self, first_ms: int, last_ms: int) -> None:
+        self._missed = range(first_ms * 1_000_000, last_ms * 1_000_000 + 1)
+
+    def inputs(self, ts_ns: int) -> dict[str, Input]:
+        return {}
+
+    def missed(self, asset: str, ts_ns: int) -> bool:
+        return ts_ns in self._missed
+
+
+def test_what_was_missed_is_missed_again(tmp_path: Path) -> None:
+    # two recordings of one connection with an hour between them
+    paths: list[Path] = []
+    for part, start_ns in enumerate((START_NS, START_NS + 3600 * SECOND_NS)):
+        target = tmp_path / f"part{part}.feed.zst"
+        feeds = write_feeds(target, 3, MARKETS, duration_s=SECONDS, start_ns=start_ns)
+        paths += [Path(one["path"]) for one in feeds]
+    settings = Settings(data=tmp_path)
+    settings.index.assets = ["BTC"]
+    start_ms = START_NS // 1_000_000
+    first_ms, last_ms = start_ms + 3_000, start_ms + 3_601_000
+    found: list[dict[str, Any]] = []
+    readers, make = sources(tuple(paths), settings, segments=True)
+    replay = FeedReplay(
+        settings,
+        make,
+        settings.index.parameters_of,
+        lambda record, _: found.append(record),
+        guide=Guide(first_ms, last_ms),
+    )
+    with opened(readers):
+        replay.run(readers)
+    assert [one["ts_ms"] for one in found] == list(
+        range(found[0]["ts_ms"], found[0]["ts_ms"] + 200 * len(found), 200)
+    )
+    for one in found:
+        assert (one["reason"] == "not_computed") is (first_ms <= one["ts_ms"] <= last_ms)
+    # what was computed before is computed, from the first books on
+    before = [one for one in found if one["ts_ms"] < first_ms]
+    assert [one["kr"] is not None for one in before] == [False] + [True] * (len(before) - 1)
+    # without stored records a pause of the recordings is left out
+    found.clear()
+    readers, make = sources(tuple(paths), settings, segments=True)
+    replay = FeedReplay(
+        settings, make, settings.index.parameters_of, lambda record, _: found.append(record)
+    )
+    with opened(readers):
+        replay.run(readers)
+    assert replay.pauses == 1
+    assert len(found) < 3 * TICKS
