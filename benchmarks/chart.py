@@ -27,6 +27,7 @@ CASES = (
     ("book", "24 levels"),
     ("bus", "1 KB"),
     ("index", "merge +"),
+    ("endpoint", "latest"),
 )
 
 

@@ -146,7 +146,8 @@ def details(row: Row) -> list[str]:
     """Return one case: every candidate with its cost and what multiple of ours that is."""
     lines = [f"### {row['stage']}: {row['case']}", "", f"{row['input']}. `{row['command']}`"]
     if row.get("rounds"):
-        lines[-1] += f", {row['rounds']} rounds, {row['clock']} CPU time, {row['date']} UTC."
+        clock = "wall-clock time" if row["clock"] == "wall" else f"{row['clock']} CPU time"
+        lines[-1] += f", {row['rounds']} rounds, {clock}, {row['date']} UTC."
     if row["note"]:
         lines += ["", row["note"]]
     if row.get("ns"):

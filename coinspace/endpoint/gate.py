@@ -18,7 +18,7 @@ from limits.strategies import FixedWindowRateLimiter
 
 from coinspace.config import EndpointSettings
 from coinspace.endpoint.keys import Key, Keys
-from coinspace.endpoint.problem import MEDIA, Problem
+from coinspace.endpoint.problem import MEDIA, Problem, operator_needed
 from coinspace.errors import EndpointError
 
 Scope = dict[str, Any]
@@ -123,6 +123,9 @@ class Gate:
             self._check_method(scope, path)
         key = self._identify(scope, path)
         scope["coinspace.key"] = key
+        scope["coinspace.operator"] = not self.keys_needed or (
+            key is not None and key.role == "operator"
+        )
         more = self._limit(scope, key)
         return more + self._cors(scope) if self.origins else more
 
@@ -175,9 +178,7 @@ class Gate:
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         if self.keys_needed and path in OPERATOR and key.role != "operator":
-            raise Problem(
-                "role-required", f"role: expected operator, was {key.role}", role=key.role
-            )
+            raise operator_needed(path)
         return key
 
     def _limit(self, scope: Scope, key: Key | None) -> list[tuple[bytes, bytes]]:

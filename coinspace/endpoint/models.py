@@ -125,7 +125,7 @@ class Indices(Struct):
     missing: list[str]
 
 
-class IndexPoint(Struct, kw_only=True):
+class IndexPoint(Struct):
     """One stored value."""
 
     ts: EpochMs
@@ -155,7 +155,7 @@ class IndexPage(Struct, kw_only=True):
     next: str | None
 
 
-class Candle(Struct, kw_only=True):
+class Candle(Struct):
     """A candle over [ts, ts + interval); prices are null when the interval has no value.
 
     `kr`, `gl`, `premium` and `fx` are those at its end; `ticks` counts records, `valid` values.

@@ -73,6 +73,11 @@ class Problem(HTTPException):
         return Response(self.status, headers, Content(MEDIA, self.body()))
 
 
+def operator_needed(what: str) -> Problem:
+    """Return the problem of a reader's key that asks for what only operators see."""
+    return Problem("role-required", f"{what}: expected a key with role operator, was a reader's")
+
+
 def retry_later(name: str, detail: str, seconds: int) -> Problem:
     """Return a problem that says when to come again."""
     return Problem(name, detail, headers={"Retry-After": str(seconds)}, retry_after=seconds)

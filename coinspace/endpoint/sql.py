@@ -59,7 +59,9 @@ async def pages(database: Database, text: str) -> AsyncIterator[Page]:
                     rows = []
             yield columns or _columns(cursor), rows
     except Problem as problem:
-        raise EndpointError(f"{problem.detail} ({database.error})") from None
+        if database.error:
+            raise EndpointError(f"the database cannot be read: {database.error}") from None
+        raise EndpointError(problem.detail) from None
     except psycopg.Error as error:
         raise EndpointError(f"sql: {str(error).splitlines()[0]}") from None
 

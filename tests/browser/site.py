@@ -32,6 +32,11 @@ def browser_found() -> bool:
     return bool(shutil.which("chromedriver") and _chromium())
 
 
+def may_skip() -> bool:
+    """Tell whether tests may go without a browser: BROWSER_TESTS=required forbids it."""
+    return not browser_found() and os.environ.get("BROWSER_TESTS") != "required"
+
+
 def _chromium() -> str | None:
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((path for name in names if (path := shutil.which(name))), None)
@@ -40,6 +45,7 @@ def _chromium() -> str | None:
 @contextlib.contextmanager
 def chromium(width: int = 1500, height: int = 1000) -> Iterator[webdriver.Chrome]:
     """A browser that logs its console and every request."""
+    assert browser_found(), HOW_TO_GET_ONE
     options = Options()
     options.binary_location = _chromium() or ""
     for argument in (

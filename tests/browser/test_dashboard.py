@@ -18,10 +18,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from coinspace.endpoint.dashboard import build
-from tests.browser.site import HOW_TO_GET_ONE, Platform, browser_found, chromium, wait
+from tests.browser.site import HOW_TO_GET_ONE, Platform, chromium, may_skip, wait
 
 pytestmark = [
-    pytest.mark.skipif(not browser_found(), reason=HOW_TO_GET_ONE),
+    pytest.mark.skipif(may_skip(), reason=HOW_TO_GET_ONE),
     pytest.mark.timeout(420),
     # the driver's local sockets are closed by its garbage collection
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

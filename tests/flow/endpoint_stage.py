@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,32 @@ async def running(chosen: Settings, **more: Any) -> AsyncIterator[tuple[Stage, E
     finally:
         await endpoint.stop()
         stage.close()
+
+
+@contextmanager
+def served(folder: Path, **more: Any) -> Iterator[str]:
+    """An endpoint on a loop in a thread of its own, publishing on, for synchronous code."""
+    ready, stop = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    async def serve() -> None:
+        async with running(settings(folder, **more)) as (stage, endpoint):
+            found.append(endpoint.server.url)
+            ready.set()
+            number = 0
+            while not stop.is_set():
+                number += 1
+                stage.publish_index("BTC", 1000.0 + number)
+                await asyncio.sleep(0.05)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield found[0]
+    finally:
+        stop.set()
+        thread.join(30)
 
 
 async def until(condition: Any, timeout_s: float = 10.0) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,34 +23,8 @@ from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import CoinSpaceError, EndpointError
 from coinspace.storage.address import address
-from tests.flow.endpoint_stage import Stage, running, settings
+from tests.flow.endpoint_stage import Stage, running, served, settings, until
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
-
-
-@contextlib.contextmanager
-def served(folder: Path, **more: Any) -> Iterator[str]:
-    """An endpoint on a loop in a thread of its own, publishing on, for synchronous code."""
-    ready, stop = threading.Event(), threading.Event()
-    found: list[str] = []
-
-    async def serve() -> None:
-        async with running(settings(folder, **more)) as (stage, endpoint):
-            found.append(endpoint.server.url)
-            ready.set()
-            number = 0
-            while not stop.is_set():
-                number += 1
-                stage.publish_index("BTC", 1000.0 + number)
-                await asyncio.sleep(0.05)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield found[0]
-    finally:
-        stop.set()
-        thread.join(30)
 
 
 def test_synchronous_client(tmp_path: Path) -> None:
@@ -68,6 +40,32 @@ def test_synchronous_client(tmp_path: Path) -> None:
         events.close()  # type: ignore[attr-defined]
     with Client(url, timeout_s=2) as gone, pytest.raises(ConnectionLost):
         gone.index("BTC")
+
+
+async def test_stream_resumes_without_a_gap_after_a_cut(tmp_path: Path) -> None:
+    async with (
+        running(settings(tmp_path)) as (stage, endpoint),
+        AsyncClient(endpoint.server.url) as client,
+    ):
+        events = client.stream(indices=["BTC"])
+        await anext(events)
+        stage.publish_index("BTC", 1.5)
+        while (await anext(events)).data["value"] != "1.5":
+            pass
+        for stream in tuple(endpoint.hub.clients):
+            stream.connection.transport.abort()
+        await until(lambda: not endpoint.hub.clients)
+        for value in (2.5, 3.5, 4.5):
+            stage.publish_index("BTC", value)
+        async with asyncio.timeout(10):
+            found = [await anext(events) for _ in range(3)]
+        assert [(one.name, one.data["value"]) for one in found] == [
+            ("index", "2.5"),
+            ("index", "3.5"),
+            ("index", "4.5"),
+        ]
+        assert endpoint.hub.resumed == 1
+        await events.aclose()  # type: ignore[attr-defined]
 
 
 async def test_stream_goes_on_when_the_endpoint_restarts(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
         assert await status("/v1/indices/BTC", "cs_" + "0" * 12 + "_" + "a" * 43) == 401
         assert await status("/metrics", reader) == 403
         assert await status("/metrics", operator) == 200
+        assert await status("/v1/stream?platform=pipeline", reader) == 403
+        assert await status("/v1/stream?platform=venues,pipeline", operator) == 200
+        async with session.ws_connect("/v1/ws", headers={"X-API-Key": reader}) as ws:
+            await ws.receive_json()
+            await ws.send_json({"op": "subscribe", "channels": ["pipeline"]})
+            assert (await ws.receive_json())["data"]["type"].endswith("role-required")
         for public in ("/livez", "/", "/openapi.json", "/docs"):
             assert await status(public) == 200
         async with session.get("/v1/indices/BTC") as answer:

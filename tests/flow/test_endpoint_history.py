@@ -456,7 +456,9 @@ async def test_a_long_range_waits_for_its_reader(
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         reader, writer = await asyncio.open_connection(sock=client)
         before, pages = endpoint.database.queries, LONG_TICKS // bulk.PAGE_ROWS
-        request = f"GET {LONG_PATH} HTTP/1.0\r\nHost: x\r\nAccept: {media}\r\n\r\n"
+        request = (
+            f"GET {LONG_PATH} HTTP/1.1\r\nHost: x\r\nAccept: {media}\r\nConnection: close\r\n\r\n"
+        )
         try:
             writer.write(request.encode())
             # nothing is read: the pages must stop coming out of the database

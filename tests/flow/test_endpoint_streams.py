@@ -78,6 +78,19 @@ async def test_begins_whole_and_goes_on_live(site: Site) -> None:
         assert (await reader.next("heartbeat")).data["ts"] > 0
 
 
+async def test_a_head_request_gets_no_stream(site: Site) -> None:
+    stage, endpoint, session = site
+    opened = endpoint.hub.opened
+    async with session.head("/v1/stream?indices=BTC") as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+    stage.publish_index("BTC", 9.5)
+    # its connection goes on to serve, and nothing was written into it
+    async with session.get("/v1/indices/BTC") as answer:
+        assert answer.status == 200
+        assert (await answer.json())["asset"] == "BTC"
+    assert endpoint.hub.opened == opened
+
+
 async def test_resumes_behind_the_last_event(site: Site) -> None:
     stage, endpoint, session = site
     async with stream(session, "indices=BTC") as reader:

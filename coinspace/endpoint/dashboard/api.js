@@ -18,7 +18,7 @@ function headers(more = {}) {
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
 
-/** A JSON answer; throws an Error with the problem's text. */
+/** A JSON answer; throws an Error with the problem's text and status. */
 export async function get(path, parameters = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined));
   const address = query.size ? `${path}?${query}` : path;
@@ -26,7 +26,7 @@ export async function get(path, parameters = {}) {
   if (answer.ok) return answer.json();
   if (answer.status === 401) askKey();
   const problem = await answer.json().catch(() => ({ detail: answer.statusText }));
-  throw new Error(problem.detail);
+  throw Object.assign(new Error(problem.detail), { status: answer.status });
 }
 
 /**

@@ -23,6 +23,8 @@ const stored = (key, values, fallback) => (values.includes(localStorage.getItem(
 const state = {
   assets: [], asset: null, values: new Map(), book: null, venues: null, pipeline: null,
   connection: "connecting", historyDown: false,
+  // whether this tab's key may see the processes
+  operator: true,
   range: stored("range", Object.keys(RANGES), "15m"), interval: null, style: stored("style", ["line", "candles"], "line"),
   reach: stored("reach", REACHES, "0.5"),
   theme: stored("theme", ["dark", "light"], matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"),
@@ -78,13 +80,13 @@ const draw = {
   hero: drawHero, tabs: drawTabs,
   book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); drawDepthLegend(); } },
   venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
-  pipeline: () => state.pipeline && pipeline.show(state.pipeline),
+  pipeline: () => { if (!state.operator) pipeline.refuse(); else if (state.pipeline) pipeline.show(state.pipeline); },
   connection: drawConnection,
 };
 
 function connect() {
   stream?.stop();
-  const query = new URLSearchParams({ indices: "*", books: state.asset, platform: "venues,gaps,pipeline" });
+  const query = new URLSearchParams({ indices: "*", books: state.asset, platform: state.operator ? "venues,gaps,pipeline" : "venues,gaps" });
   stream = new Stream(`/v1/stream?${query}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") loadHistory(); setConnection(value); });
   stream.start();
 }
@@ -376,6 +378,8 @@ async function begin() {
       await new Promise((resolve) => setTimeout(resolve, 1000));
     }
   }
+  try { state.pipeline = await get("/v1/pipeline"); } catch (error) { state.operator = error.status !== 403; }
+  schedule("pipeline");
   const wanted = location.hash.slice(1) || localStorage.getItem("asset");
   choose(state.assets.includes(wanted) ? wanted : state.assets[0]);
   loadGaps();

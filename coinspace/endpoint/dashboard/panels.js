@@ -110,6 +110,12 @@ const TROUBLE = ["malformed", "dropped", "gaps", "bus_gaps", "dead_letters", "re
 export class PipelinePanel {
   constructor(node, total) { this.node = node; this.total = total; this.history = new Map(); }
 
+  /** Say that the key is not one for this. */
+  refuse() {
+    this.total.textContent = "";
+    this.node.replaceChildren(element("p", "empty", t("operatorOnly")));
+  }
+
   show(pipeline) {
     const processes = pipeline.processes;
     const ready = processes.filter((one) => one.state === "ready" && one.age_ms < 5000).length;

@@ -27,6 +27,8 @@ HOUR_MS = 60 * MINUTE_MS
 SETTLE_MS = 10_000
 IMMUTABLE = "max-age=31536000, immutable"
 
+PRICES = ("open", "high", "low", "close", "kr", "gl")
+
 Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
@@ -231,48 +233,54 @@ def add(api: Api, context: Context) -> None:
         return json_answer(encode(found))
 
 
-NUMBERS = ("value", "kr", "gl", "value_krw", "fx", "best_bid", "best_ask")
-PRICES = ("open", "high", "low", "close", "kr", "gl", "fx")
-
-
 def points(rows: Sequence[Mapping[str, Any]]) -> list[IndexPoint]:
     """Convert stored rows, column by column: a page's numbers are most of its cost."""
-    texts = [decimals(row[name] for row in rows) for name in NUMBERS]
-    premiums = ratios(row["premium"] for row in rows)
-    return [
-        IndexPoint(
-            ts=row["ns"] // MILLISECOND_NS,
-            status=row["status"] or "null",
-            reason=row["reason"],
-            fx_status=row["fx_status"],
-            constituents=row["n_used"] or 0,
-            premium=premium,
-            **dict(zip(NUMBERS, numbers, strict=True)),
+
+    def texts(name: str) -> list[str | None]:
+        return decimals(row[name] for row in rows)
+
+    return list(
+        map(
+            IndexPoint,
+            [row["ns"] // MILLISECOND_NS for row in rows],
+            [row["status"] or "null" for row in rows],
+            [row["reason"] for row in rows],
+            *map(texts, ("value", "kr", "gl", "value_krw")),
+            ratios(row["premium"] for row in rows),
+            texts("fx"),
+            [row["fx_status"] for row in rows],
+            texts("best_bid"),
+            texts("best_ask"),
+            [row["n_used"] or 0 for row in rows],
         )
-        for row, premium, *numbers in zip(rows, premiums, *texts, strict=True)
-    ]
+    )
 
 
 def whole(
     rows: list[dict[str, Any]], first: int, last: int, length: int, now_ms: int
 ) -> list[Candle]:
     """Return a candle per interval of [first, last), null where there is no row."""
-    texts = [decimals(row[name] for row in rows) for name in PRICES]
-    premiums = ratios(row["premium"] for row in rows)
-    found = {
-        row["ns"] // MILLISECOND_NS: {
-            "ticks": row["ticks"] or 0,
-            "valid": row["valid"] or 0,
-            "premium": premium,
-            **dict(zip(PRICES, numbers, strict=True)),
-        }
-        for row, premium, *numbers in zip(rows, premiums, *texts, strict=True)
-    }
-    empty = dict.fromkeys((*PRICES, "premium")) | {"ticks": 0, "valid": 0}
+    times = [row["ns"] // MILLISECOND_NS for row in rows]
+    made = map(
+        Candle,
+        times,
+        *(decimals(row[name] for row in rows) for name in PRICES),
+        ratios(row["premium"] for row in rows),
+        decimals(row["fx"] for row in rows),
+        [row["ticks"] or 0 for row in rows],
+        [row["valid"] or 0 for row in rows],
+        [_closed(ts + length, now_ms) for ts in times],
+    )
+    found = dict(zip(times, made, strict=True))
+    nothing: dict[str, Any] = dict.fromkeys((*PRICES, "premium", "fx")) | {"ticks": 0, "valid": 0}
     return [
-        Candle(ts=ts, closed=ts + length + SETTLE_MS <= now_ms, **found.get(ts, empty))
+        found.get(ts) or Candle(ts, closed=_closed(ts + length, now_ms), **nothing)
         for ts in range(first, last, length)
     ]
+
+
+def _closed(end_ms: int, now_ms: int) -> bool:
+    return end_ms + SETTLE_MS <= now_ms
 
 
 async def _value_rows(

@@ -30,7 +30,7 @@ from coinspace.endpoint.feeder import BOOK_LEVELS
 from coinspace.endpoint.health import processes
 from coinspace.endpoint.hub import Client, Event
 from coinspace.endpoint.market import ticker
-from coinspace.endpoint.problem import Problem, retry_later
+from coinspace.endpoint.problem import Problem, operator_needed, retry_later
 from coinspace.endpoint.server import connection
 from coinspace.endpoint.venues import venues
 
@@ -40,6 +40,8 @@ RETRY_MS = 1000
 ERRORS_LIMIT = 20
 # commands a second of one WebSocket: each can ask for books of every asset
 COMMANDS_LIMIT = 50
+# what /v1/pipeline tells, which readers' keys may not ask either
+OPERATOR_CHANNEL = "pipeline"
 # close code: policy violation
 CLOSE_POLICY = 1008
 
@@ -109,6 +111,12 @@ def begin(context: Context, client: Client, names: set[str], last_id: str | None
         client.send(event)
 
 
+def check_role(scope: Any, names: set[str]) -> None:
+    """Raise Problem 403 when a channel is not for the key that the client presented."""
+    if OPERATOR_CHANNEL in names and not scope["coinspace.operator"]:
+        raise operator_needed(OPERATOR_CHANNEL)
+
+
 def add(api: Api, context: Context, app: Application) -> None:
     """Register the routes."""
     hub = context.hub
@@ -138,7 +146,11 @@ def add(api: Api, context: Context, app: Application) -> None:
             parameters.trades,
             parameters.platform,
         )
+        check_role(request.scope, names)
         hub.check_room()
+        headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        if request.scope.get("coinspace.head"):
+            return Response(200, [*headers, (b"content-type", EVENT_STREAM.encode())])
         origin = connection(request.scope)
         given = request.get_first_header(b"last-event-id")
         last_id = given.decode("latin-1") if given else parameters.last_event_id
@@ -154,7 +166,6 @@ def add(api: Api, context: Context, app: Application) -> None:
             finally:
                 hub.leave(client, "left")
 
-        headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
         return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
 
     @api.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
@@ -203,7 +214,9 @@ async def _converse(context: Context, socket: WebSocket, client: Client) -> None
                 raise retry_later(
                     "too-many-requests", f"the limit is {COMMANDS_LIMIT} messages a second", 1
                 )
-            _obey(context, client, received.get("text") or received.get("bytes") or b"")
+            _obey(
+                context, socket.scope, client, received.get("text") or received.get("bytes") or b""
+            )
         except Problem as problem:
             errors += 1
             _reply(context, client, "error", orjson.loads(problem.body()))
@@ -212,7 +225,7 @@ async def _converse(context: Context, socket: WebSocket, client: Client) -> None
                 return
 
 
-def _obey(context: Context, client: Client, text: str | bytes) -> None:
+def _obey(context: Context, scope: Any, client: Client, text: str | bytes) -> None:
     try:
         command = msgspec.json.decode(text, type=Command)
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -238,6 +251,7 @@ def _obey(context: Context, client: Client, text: str | bytes) -> None:
         hub.unsubscribe(client, names)
         _reply(context, client, "unsubscribed", {"channels": sorted(names), **echo})
         return
+    check_role(scope, names)
     check_count(names | client.channels)
     fresh = names - client.channels
     hub.subscribe(client, fresh)

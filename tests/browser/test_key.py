@@ -1,0 +1,43 @@
+"""The page where an API key is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed: `pip install --group test`")
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys as Key
+
+from coinspace.endpoint.dashboard import build
+from coinspace.endpoint.keys import Keys, Role
+from tests.browser.site import HOW_TO_GET_ONE, chromium, may_skip, wait
+from tests.flow.endpoint_stage import served
+
+pytestmark = [
+    pytest.mark.skipif(may_skip(), reason=HOW_TO_GET_ONE),
+    # the driver's local sockets are closed by its garbage collection
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "text"), [("reader", "operator's key"), ("operator", "No process")]
+)
+def test_the_page_asks_for_a_key_and_shows_what_it_may(
+    tmp_path: Path, role: Role, text: str
+) -> None:
+    build.build()
+    key = Keys(tmp_path / "keys.json").new("page", role)
+    with served(tmp_path, require_keys=True) as url, chromium() as driver:
+        driver.get(url)
+        asked = "return document.getElementById('key-dialog').open"
+        wait(lambda: driver.execute_script(asked), 20)
+        driver.find_element(By.ID, "key").send_keys(key, Key.ENTER)
+        state = "return document.getElementById('connection').dataset.state"
+        wait(lambda: driver.execute_script(state) == "live", 20)
+        assert not driver.execute_script(asked)
+        wait(lambda: driver.find_element(By.ID, "value").text.startswith("1,"), 10)
+        wait(lambda: text in driver.find_element(By.ID, "pipeline").text, 10)
