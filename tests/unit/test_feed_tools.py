@@ -103,6 +103,20 @@ def test_a_cut_begins_with_the_book_of_its_moment(simulated: Path, tmp_path: Pat
     assert run("cut", source, target).exception is not None
 
 
+@pytest.mark.parametrize(
+    ("query", "symbol"),
+    [
+        ("symbol=BTCUSDT&limit=5000", "BTCUSDT"),
+        ("symbol=BTCUSDT", "BTCUSDT"),
+        ("limit=99&symbol=BTCUSDT", None),
+        ("symbol=BTCUSDT&limit=5", None),
+    ],
+)
+def test_the_answer_of_a_comparison_is_no_snapshot(query: str, symbol: str | None) -> None:
+    record = Record(1, "GET", f"/api/v3/depth?{query}", b"{}")
+    assert depth_symbol(record) == symbol
+
+
 def test_merge_joins_segments_of_one_exchange(simulated: Path, tmp_path: Path) -> None:
     source = simulated / "sim-upbit.feed.zst"
     first, second, whole = (tmp_path / f"{name}.feed.zst" for name in ("a", "b", "c"))
