@@ -96,7 +96,7 @@ class TickerStage(Stage, TickerCollector):
                 market.remember(trade.exchange_ns, price, size, trade.flags, trade.id)
             self.counts["trades_remembered"] += len(trades)
             if trades:
-                hole = Hole("restart", market.trade_ns)
+                hole = Hole("restart", memory.settled_ns(market.market) or market.trade_ns)
             elif market.market in memory.markets:
                 hole = Hole("restart", memory.since_ns)
             else:
