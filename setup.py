@@ -20,7 +20,14 @@ FLAGS = {
     "release": ["-O3", "-g0"],
     "debug": ["-O0", "-g"],
     "trace": ["-O0", "-g"],
-    "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+    # the fuzzer follows the edges that a frame takes: tests/fuzz/edges.c
+    "asan": [
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fsanitize-coverage=trace-pc",
+        "-fno-omit-frame-pointer",
+    ],
 }
 MACROS = {
     "release": [("CYTHON_WITHOUT_ASSERTIONS", "1")],

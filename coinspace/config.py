@@ -58,7 +58,7 @@ class ExchangeSettings(Section):
     markets: list[str]
     depth: Annotated[int, Field(ge=1, le=5000, description="published levels per side")] = 30
     snapshot_depth: Annotated[
-        int, Field(ge=5, le=5000, description="levels of a REST snapshot (exchanges of diffs)")
+        int, Field(ge=100, le=5000, description="levels of a REST snapshot (exchanges of diffs)")
     ] = 5000
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
     format: Annotated[

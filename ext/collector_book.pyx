@@ -201,13 +201,15 @@ cdef class BookCollector(Collector):
             return 0
         if market.quiet:
             return 0
+        market.applied += 1
+        market.changed_ns = received_ns
         market.keep_book()
         if (market.n_bids == 0 and book.bid.known > -INFINITY) or (market.n_asks == 0 and book.ask.known > -INFINITY):
             # what lies beyond the known range is unknown, not empty
             self.on_range_left(market, received_ns)
+            if self.watcher is not None:
+                self.watcher(market, received_ns)
             return 0
-        market.applied += 1
-        market.changed_ns = received_ns
         return self.send_book(market, 0, received_ns)
 
     cdef int send_extended(self, BookMarket market, Header *header) except -1:

@@ -126,27 +126,38 @@ def counted(published: Iterable[Published]) -> Counter[What]:
     )
 
 
-def between(hole: Hole, trades: Sequence[RestTrade], published: Iterable[Published]) -> Found:
+def between(hole: Hole, trades: Sequence[RestTrade], published: Sequence[Published]) -> Found:
     """Fill a hole by time: trades strictly between the last one before and the first one after.
 
     Others at the very ms of those two are missing as well when REST tells the times of these two
     as the stream did.
     """
     ours = counted(published)
-    edges = {hole.from_ns // MILLISECOND_NS, hole.to_ns // MILLISECOND_NS}
     told = {what(trade) for trade in trades}
+    begin_ns = hole.from_ns
+    inside_ns = [
+        exchange_ns for exchange_ns, *_ in published if hole.from_ns < exchange_ns < hole.to_ns
+    ]
+    if inside_ns and not all(
+        one in told
+        for one in ours
+        if hole.from_ns // MILLISECOND_NS < one[0] < hole.to_ns // MILLISECOND_NS
+    ):
+        # REST tells our own trades otherwise, so only what lies behind all of them is taken
+        begin_ns = max(inside_ns)
+    edges = {begin_ns // MILLISECOND_NS, hole.to_ns // MILLISECOND_NS}
     sure = {ms for ms in edges if any(one[0] == ms and one in told for one in ours)}
     wanted = []
     for trade in trades:
         kind = what(trade)
-        inside = hole.from_ns < trade.exchange_ns < hole.to_ns and kind[0] not in edges
+        inside = begin_ns < trade.exchange_ns < hole.to_ns and kind[0] not in edges
         if not inside and kind[0] not in sure:
             continue
         if ours[kind]:
             ours[kind] -= 1
         else:
             wanted.append(trade)
-    beyond = bool(trades) and trades[0].exchange_ns > hole.from_ns and trades[0] in wanted
+    beyond = bool(trades) and trades[0].exchange_ns > begin_ns and trades[0] in wanted
     return Found(wanted, int(beyond))
 
 

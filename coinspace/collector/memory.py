@@ -13,12 +13,15 @@ from pathlib import Path
 from coinspace._ext.message import TICKER, TRADE, Message
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
 from coinspace.bus.segments import SegmentFile, segment_paths
+from coinspace.clock import SECOND_NS
 from coinspace.errors import JournalError
 
 # trades kept per market: more than one REST list holds
 KEPT = 2000
 # read from the end: a start must not wait for the whole journal
 READ_BYTES = 64 << 20
+# a process that ended sooner may not have filled its first hole
+SETTLED_NS = 30 * SECOND_NS
 
 
 @dataclass(slots=True)
@@ -29,11 +32,13 @@ class Memory:
         trades: market -> its last trades, in order of publishing.
         markets: all that were collected.
         since_ns: receipt of the oldest message read; a market without a trade made none since.
+        lives: epoch of a process -> receipt of its first and last message.
     """
 
     trades: dict[str, deque[Message]] = field(default_factory=dict)
     markets: set[str] = field(default_factory=set)
     since_ns: int = 0
+    lives: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
         """Take the next message of a segment."""
@@ -43,6 +48,18 @@ class Memory:
         if message.kind in (TRADE, TICKER):
             self.markets.add(message.market)
             self.since_ns = self.since_ns or message.received_ns
+            first_ns, _ = self.lives.get(message.epoch, (message.received_ns, 0))
+            self.lives[message.epoch] = (first_ns, message.received_ns)
+
+    def settled_ns(self, market: str) -> int:
+        """Return the exchange's time of the last trade by a process that lived long enough to ask
+        REST for what the one before it had missed; 0 = none.
+        """
+        for trade in reversed(self.trades.get(market, ())):
+            first_ns, last_ns = self.lives[trade.epoch]
+            if last_ns - first_ns > SETTLED_NS:
+                return trade.exchange_ns
+        return 0
 
 
 def read_memory(folder: Path) -> Memory:

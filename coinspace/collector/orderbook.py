@@ -32,6 +32,8 @@ from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
 BOOK_CAPACITY = 16384
 # how long a subscribed symbol may be quiet before its snapshot is asked for without an update
 QUIET_START_NS = SECOND_NS
+# so many of these wait for their snapshots at a time
+QUIET_STARTS = 4
 # a market silent for this long is compared by REST …
 SILENT_NS = 4 * SECOND_NS
 # … at most every so often, all such markets in one call
@@ -109,6 +111,7 @@ class OrderBookStage(Stage, BookCollector):
         # called with (market, received_ns) for every book published
         self.on_book: Callable[[BookMarket, int], None] | None = None
         self._recovery_ns = 0
+        self._quiet_starts = 0
         self.counts.update(
             dict.fromkeys(
                 (
@@ -116,6 +119,7 @@ class OrderBookStage(Stage, BookCollector):
                     "resyncs",
                     "snapshots",
                     "refreshes",
+                    "ranges_left",
                     "stale_snapshots",
                     "buffered",
                     "buffer_dropped",
@@ -140,6 +144,8 @@ class OrderBookStage(Stage, BookCollector):
         market = self.markets[index]
         market.forget()
         market.buffering = False
+        self.syncs[index].range_left = False
+        self.syncs[index].early = None
         self.syncs[index].clear()
         self._doubts.pop(index, None)
 
@@ -212,6 +218,8 @@ class OrderBookStage(Stage, BookCollector):
         self.counts["resyncs"] += 1
         sync.lost_ns = now_ns
         sync.announce_ns = 0
+        sync.range_left = False
+        sync.early = None
         sync.clear()
         market.forget()
         market.buffering = True
@@ -227,7 +235,15 @@ class OrderBookStage(Stage, BookCollector):
         self.change(self.statuses[market.index], "quarantined", received_ns, "crossed")
 
     def on_range_left(self, market: BookMarket, received_ns: int) -> None:
-        self._restart(market, received_ns, "price left the known range")
+        sync = self.syncs[market.index]
+        if not sync.range_left:
+            sync.range_left = True
+            self.counts["ranges_left"] += 1
+            status = self.statuses[market.index]
+            self.change(status, "stale", received_ns, "price left the known range")
+        # the updates go on and are kept, for a snapshot that reaches around the price again
+        market.buffering = True
+        self._request(market, received_ns)
 
     def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
         market.usable = True
@@ -254,6 +270,12 @@ class OrderBookStage(Stage, BookCollector):
             # a refresh that is behind the book with nothing kept to bring it forward
             self._snapshot_failed(market, now_ns, "snapshot older than the book")
             return
+        if market.usable and last > market.update_id and not sync.range_left and not sync.early:
+            # ahead of the stream: taken when that has got there, so that no update is left out
+            sync.early, sync.early_ns = (request, payload), now_ns
+            sync.requested = True
+            return
+        sync.early = None
         refresh, reached = market.usable, market.update_id
         levels = request.context if isinstance(request.context, int) else self.snapshot_depth
         self.load_snapshot(market, payload, levels)
@@ -271,6 +293,9 @@ class OrderBookStage(Stage, BookCollector):
             sync.lost_ns = 0
             self._recovery_ns = recovery.get("recovery_ns", self._recovery_ns)
             self.change(status, "synced", now_ns, **recovery)
+        elif sync.range_left:
+            self.change(status, "synced", now_ns)
+        sync.range_left = False
         applied = market.applied
         for update in kept:
             # 4 and 5
@@ -386,9 +411,10 @@ class OrderBookStage(Stage, BookCollector):
         status = self.statuses[market.index]
         status.confirmed_ns = now_ns
         self._doubts.pop(market.index, None)
-        if status.state == "stale":
+        if status.state == "stale" and not self.syncs[market.index].range_left:
             self.change(status, "synced", now_ns, "confirmed by REST")
-        if now_ns - market.received_ns > SILENT_NS and market.applied:
+        left = self.syncs[market.index].range_left
+        if now_ns - market.received_ns > SILENT_NS and market.applied and not left:
             self.publish_again(market, REPEAT | REST, now_ns)
 
     def _judge_doubts(self, now_ns: int) -> None:
@@ -416,6 +442,11 @@ class OrderBookStage(Stage, BookCollector):
         """Look after everything that happens by not happening; called a few times a second."""
         silent: list[str] = []
         everything = now_ns - self._all_compared_ns > self.compare_ns
+        if self.updates:
+            self._quiet_starts = QUIET_STARTS - sum(
+                sync.requested and not market.received_ns
+                for market, sync in zip(self.markets, self.syncs, strict=True)
+            )
         for market, status, sync in zip(self.markets, self.statuses, self.syncs, strict=True):
             if not status.live:
                 continue
@@ -460,12 +491,19 @@ class OrderBookStage(Stage, BookCollector):
                 if market.received_ns < sync.loaded_ns:
                     # nobody traded since the snapshot: it is the book
                     self.publish_book(market, REST, now_ns)
+            if sync.early is not None and (
+                self.snapshot_id(sync.early[1]) <= market.update_id
+                or now_ns - sync.early_ns > GRACE_NS
+            ):
+                self._on_snapshot(market, *sync.early, now_ns)
             if market.book is not None and sync.narrow(market.book.span, now_ns):
                 market.buffering = True
                 self._request(market, now_ns)
         elif market.buffering:
             self._request(market, now_ns)
-        elif now_ns - status.subscribed_ns > QUIET_START_NS:
+        elif now_ns - status.subscribed_ns > QUIET_START_NS and self._quiet_starts > 0:
+            # a symbol that has updates must not wait behind hundreds that have none
+            self._quiet_starts -= 1
             self._begin(market, now_ns)
 
     def _watch_age(self, market: BookMarket, status: Status, now_ns: int) -> None:
@@ -480,7 +518,11 @@ class OrderBookStage(Stage, BookCollector):
             )
             self.want_reconnect(status, f"{status.market} is stale")
         elif status.state == "stale" and market.usable and now_ns - known_ns < SILENT_NS:
-            self.change(status, "synced", now_ns)
+            sync = self.syncs[market.index]
+            # the price may come back before a snapshot does
+            sync.range_left = sync.range_left and not (market.n_bids and market.n_asks)
+            if not sync.range_left:
+                self.change(status, "synced", now_ns)
         elif (
             not (self.updates or market.usable)
             and market.frames

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import orjson
 
 from coinspace.clock import SECOND_NS
+from coinspace.exchanges.binance import COMPARISONS
 from coinspace.exchanges.exchange import Exchange, Request
 
 # the stage's watchdogs run on the feed's clock this often
@@ -19,8 +20,6 @@ _DEPTH = re.compile(r"/api/v3/depth\?(?:.*&)?symbol=([^&]+)(?:.*&limit=(\d+))?")
 _LIMIT = re.compile(r"[?&]limit=(\d+)")
 # levels of a snapshot whose request did not say how many
 DEFAULT_LIMIT = 100
-# levels by which an answer is known for a comparison's, today's and those of older recordings
-COMPARED = (99, 5)
 
 
 class RecordLike(Protocol):
@@ -43,7 +42,7 @@ def answered(exchange: Exchange, path: str) -> Request | None:
         if found:
             limit = _LIMIT.search(path)
             levels = int(limit.group(1)) if limit else DEFAULT_LIMIT
-            purpose: Any = "compare" if levels in COMPARED else "snapshot"
+            purpose: Any = "compare" if levels in COMPARISONS else "snapshot"
             return Request(purpose, path, "weight", 0, (found.group(1),), levels)
         return None
     if path.startswith("/v1/orderbook?markets="):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.exchanges.exchange import Request
 
 # 100 s of updates every 100 ms; a snapshot takes about one
 BUFFER_UPDATES = 1000
@@ -51,6 +52,11 @@ class Sync:
     # a book nobody has updated yet is published as it was fetched at this time
     announce_ns: int = 0
     lost_ns: int = 0
+    # a side has no level within the known range: nothing is published
+    range_left: bool = False
+    # an answer that is ahead of the stream, and since when
+    early: tuple[Request, bytes] | None = None
+    early_ns: int = 0
 
     def add(self, update: Update, believed: bool) -> tuple[int, int]:
         """Keep an update; `believed` = it comes from the leading connection.

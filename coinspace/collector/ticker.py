@@ -36,7 +36,7 @@ AUDIT_NS = 60 * SECOND_NS
 # REST lists that one hole may take
 ANSWERS = 20
 # both streams of a market have told what they know when nothing came for so long
-QUIET_NS = 250 * MILLISECOND_NS
+QUIET_NS = 100 * MILLISECOND_NS
 
 
 class TickerStage(Stage, TickerCollector):
@@ -96,7 +96,7 @@ class TickerStage(Stage, TickerCollector):
                 market.remember(trade.exchange_ns, price, size, trade.flags, trade.id)
             self.counts["trades_remembered"] += len(trades)
             if trades:
-                hole = Hole("restart", market.trade_ns)
+                hole = Hole("restart", memory.settled_ns(market.market) or market.trade_ns)
             elif market.market in memory.markets:
                 hole = Hole("restart", memory.since_ns)
             else:
@@ -356,6 +356,8 @@ class TickerStage(Stage, TickerCollector):
         found = super().counters()
         for name in ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates"):
             found[name] = sum(getattr(market, name) for market in self.markets)
+        found["volumes_proven"] = sum(check.offset is not None for check in self._volumes)
+        found["volume_excess"] = sum(check.excess for check in self._volumes)
         found["synced"] = sum(status.state == "synced" for status in self.statuses)
         found["markets"] = len(self.markets)
         return found

@@ -60,8 +60,10 @@ STREAMS: dict[Channel, str] = {
 # levels asked for -> weight
 DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 TRADES = 1000
-# levels that a comparison asks for, as many as cost the least weight; no snapshot asks for so few
+# levels that a comparison asks for, as many as cost the least weight; a snapshot never asks for so
+# many, nor for what older recordings compared
 COMPARED = 99
+COMPARISONS = (COMPARED, 5)
 
 
 def parser(capacity: int) -> Any:

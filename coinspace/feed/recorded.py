@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
+from coinspace.exchanges import binance
 from coinspace.feed.format import Record
 from coinspace.feed.rest import KOREAN_NAMES
 
@@ -27,6 +28,7 @@ EVENTS = {
     "24hrMiniTicker": ("miniTicker",),
 }
 RECENT_DIFFS = 1000
+COMPARISONS = {str(levels) for levels in binance.COMPARISONS}
 QUOTES = ("USDT", "USDC", "FDUSD", "TUSD", "BUSD", "BTC", "ETH", "BNB", "EUR", "TRY", "KRW")
 
 
@@ -74,11 +76,14 @@ def wrapped(stream: str, payload: bytes) -> bytes:
 
 
 def depth_symbol(record: Record) -> str | None:
-    """Return the symbol of a recorded depth snapshot."""
+    """Return the symbol of a recorded depth snapshot, None for anything else: a comparison is no
+    snapshot, its few levels are not the book.
+    """
     parts = urlsplit(record.path)
     if record.direction != "GET" or parts.path != "/api/v3/depth":
         return None
-    return dict(parse_qsl(parts.query)).get("symbol")
+    query = dict(parse_qsl(parts.query))
+    return None if query.get("limit") in COMPARISONS else query.get("symbol")
 
 
 class LocalBook:

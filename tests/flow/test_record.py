@@ -20,7 +20,7 @@ from coinspace.exchanges import binance
 from coinspace.exchanges.exchange import Channel
 from coinspace.feed.format import FeedReader, Record
 from coinspace.feed.playback import Playback
-from coinspace.feed.recorded import label
+from coinspace.feed.recorded import depth_symbol, label
 from coinspace.feed.server import ExchangeServer
 from tests.flow.certificates import make_certificates
 from tests.flow.platform import environment
@@ -161,6 +161,35 @@ async def test_a_replaced_connection_leaves_no_gap_in_the_recording(
     checked = await asyncio.to_thread(CliRunner().invoke, books, [str(path), "--check", "--quiet"])
     assert checked.exit_code == 0, checked.output
     assert orjson.loads(checked.stdout)["matches"] > 20
+
+
+async def test_each_connection_has_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binance, "STREAMS_PER_CONNECTION", 4)
+    stopping = asyncio.Event()
+    async with ExchangeServer() as server:
+        asyncio.get_running_loop().call_later(2.5, stopping.set)
+        counters = await capture(
+            {"binance": settings_of(server)["binance"]},
+            tmp_path,
+            ("orderbook",),
+            stopping,
+            max_bytes=1 << 30,
+            segment_s=60,
+        )
+    counted = counters["binance-orderbook"]
+    assert (counted["markets"], counted["snapshots"]) == (4, 4)
+    symbols: list[str] = []
+    for name in ("binance-orderbook", "binance-orderbook2"):
+        _, records = recorded(tmp_path, name)
+        # two streams a market, and each market's snapshot beside its frames
+        theirs = {label("binance", r.payload).symbol.upper() for r in records if r.direction == "<"}
+        fetched = {symbol for r in records if (symbol := depth_symbol(r))}
+        assert len(theirs) == 2
+        assert theirs == fetched
+        symbols += theirs
+    assert sorted(symbols) == ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"]
 
 
 async def until(one: Capture, condition: Any) -> None:

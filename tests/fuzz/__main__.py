@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz`: fuzz the parsers on the sanitised build for a while.
+"""`python -m tests.fuzz`: fuzz the parsers on the sanitised build for a while, led by the edges
+that frames take.
 
 Exit code 0 = nothing found; otherwise the sanitiser's report and the frame are printed.
 """

@@ -6,11 +6,14 @@ The frame being read is written to `last.bin` first, so that a crash leaves its 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import time
 from pathlib import Path
 from random import Random
+
+import numpy as np
 
 from benchmarks import frames as generated
 from coinspace._ext import parser as compiled
@@ -21,6 +24,12 @@ from tests.fuzz import mutate, twin
 
 MARKETS = {"BTCUSDT": "BTC/USDT"}
 LAST = Path("last.bin")
+# of the table in edges.c
+EDGES = 65_536
+# a bit per power of two
+BUCKETS = np.array([1 << (count.bit_length() - 1) if count else 0 for count in range(256)], "u1")
+# bytes of a frame that is changed again and again
+LONGEST = 4096
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -67,6 +76,50 @@ def cuts(reader: Reader) -> int:
     return done
 
 
+class Guide:
+    """Keeps the frames that took the parsers where none had been, to change them further.
+
+    An edge counts as new for each power of two of how often it was taken, as in libFuzzer.
+    """
+
+    def __init__(self, readers: list[Reader], rng: Random) -> None:
+        self.rng = rng
+        self.readers = readers
+        # the library is preloaded, so the program itself has its names
+        table = (ctypes.c_ubyte * EDGES).in_dll(libc, "coinspace_edges")
+        self._taken = np.ctypeslib.as_array(table)
+        self._seen = np.zeros(EDGES, dtype=np.uint8)
+        self._kept: dict[str, list[bytes]] = {reader.exchange: [] for reader in readers}
+
+    @property
+    def kept(self) -> int:
+        return sum(len(frames) for frames in self._kept.values())
+
+    @property
+    def edges(self) -> int:
+        return int(np.count_nonzero(self._seen))
+
+    def next(self, exchange: str) -> bytes:
+        """Return a frame to try: one that was kept, changed, or a fresh one."""
+        kept, rng = self._kept[exchange], self.rng
+        if not kept or rng.random() < 0.2:
+            return mutate.frame(exchange, rng)
+        # new finds lead further than old ones
+        frame = kept[-1 - int(len(kept) * rng.random() ** 2)]
+        if rng.random() < 0.3:
+            with contextlib.suppress(ValueError, IndexError, RecursionError):
+                return mutate.vary(rng, frame)
+        return mutate.damage(rng, frame)[:LONGEST]
+
+    def check(self, reader: Reader, frame: bytes) -> None:
+        self._taken[:] = 0
+        reader.check(frame)
+        buckets = BUCKETS[self._taken]
+        if np.any(buckets & ~self._seen):
+            self._seen |= buckets
+            self._kept[reader.exchange].append(frame)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--seconds", type=float, default=10.0)
@@ -80,11 +133,12 @@ def main() -> None:
     done = sum(cuts(reader) for reader in readers)
     rng = Random(options.seed)
     end = time.monotonic() + options.seconds
+    guide = Guide(readers, rng)
     while time.monotonic() < end:
         for reader in readers:
-            reader.check(mutate.frame(reader.exchange, rng))
+            guide.check(reader, guide.next(reader.exchange))
             done += 1
-    print(f"{done} frames, seed {options.seed}")
+    print(f"{done} frames, seed {options.seed}, {guide.edges} edges, {guide.kept} frames kept")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A bounded run of the fuzzer on the address-sanitised build."""
 
+from itertools import pairwise
+
 import pytest
 
 from tests.fuzz import sanitised
@@ -16,7 +18,12 @@ def test_no_read_outside_the_frame_and_no_difference_to_the_twin(march: str | No
     sanitised.build(folder, march)
     done = sanitised.run("--seconds", str(SECONDS), timeout_s=SECONDS + 120, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr[-6000:]
-    assert int(done.stdout.split()[0]) > 5000
+    words = done.stdout.split()
+    assert int(words[0]) > 5000
+    # led by the edges that frames take, and these were seen
+    found = {name.rstrip(","): int(count) for count, name in pairwise(words) if count.isdigit()}
+    assert found["edges"] > 500
+    assert found["frames"] > 50
 
 
 @pytest.mark.timeout(400)

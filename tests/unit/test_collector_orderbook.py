@@ -273,6 +273,18 @@ def test_a_quiet_symbol_gets_its_book_without_an_update(binance: Bench) -> None:
     assert binance.books()[-1].id == 8
 
 
+def test_a_symbol_with_updates_does_not_wait_behind_hundreds_without() -> None:
+    quiet = [(f"S{i}USDT", f"S{i}/USDT") for i in range(300)]
+    bench = Bench("binance", [*quiet, (BTC, "BTC/USDT")])
+    bench.timer(1.5)
+    assert len(bench.requests("snapshot")) == 4
+    bench.timer()
+    assert bench.requests("snapshot") == []
+    bench.frame(update(11, 12))
+    (request,) = bench.requests("snapshot")
+    assert request.symbols == (BTC,)
+
+
 def test_an_unreadable_snapshot_is_counted_and_asked_for_again(binance: Bench) -> None:
     binance.frame(update(11, 12))
     binance.answer(b'{"bids":[]')
@@ -318,6 +330,40 @@ def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> 
         [991, 990, 989, 988, 987],
         [3, 3, 2, 3, 3],
     ]
+
+
+def test_a_side_that_is_unknown_is_not_published_as_empty() -> None:
+    stage = Bench("binance", [(BTC, "BTC/USDT")], snapshot_depth=2)
+    stage.frame(update(11, 12))
+    stage.answer(snapshot(11))
+    count = len(stage.books())
+    # both asks that the snapshot told are traded away; 105 lies beyond them
+    stage.frame(update(13, 13, [], [(101, 0), (102, 0), (105, 1)]))
+    assert len(stage.books()) == count
+    assert stage.state() == "stale"
+    assert stage.states()[-1]["reason"] == "price left the known range"
+    stage.timer()
+    assert stage.state() == "stale"
+    stage.frame(update(14, 14, [(100, 5)]))
+    stage.answer(snapshot(13, [(100, 1), (99, 2)], [(103, 1), (105, 1)]))
+    assert stage.state() == "synced"
+    # the kept update is applied to it
+    stage.frame(update(15, 15, [(99, 3)]))
+    assert stage.books()[-1].bids.tolist() == [[100, 99], [5, 3]]
+    assert stage.books()[-1].asks.tolist() == [[103, 105], [1, 1]]
+    assert stage.stage.counts["resyncs"] == 0
+
+
+def test_a_price_that_comes_back_needs_no_snapshot() -> None:
+    stage = Bench("binance", [(BTC, "BTC/USDT")], snapshot_depth=2)
+    stage.frame(update(11, 12))
+    stage.answer(snapshot(11))
+    stage.frame(update(13, 13, [], [(101, 0), (102, 0)]))
+    assert stage.state() == "stale"
+    stage.frame(update(14, 14, [], [(101, 7)]))
+    assert stage.books()[-1].asks.tolist() == [[101], [7]]
+    stage.timer()
+    assert stage.state() == "synced"
 
 
 def test_disconnect_takes_the_book_away(binance: Bench) -> None:

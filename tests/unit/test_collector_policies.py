@@ -3,7 +3,7 @@
 import pytest
 
 from coinspace.clock import SECOND_NS
-from coinspace.collector.limits import Dialer, Window
+from coinspace.collector.limits import Dialer, Window, shared
 from coinspace.collector.markets import MarketList, resolve
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange
@@ -62,6 +62,15 @@ def test_weights_count_and_blocks_hold() -> None:
     assert window.wait_ns(60 * S, 250) == 0
     window.block(70 * S)
     assert window.wait_ns(61 * S, 1) == 9 * S
+
+
+@pytest.mark.parametrize(
+    "limit", [Limit(4800, 60.0), Limit(300, 300.0), Limit(5, 1.0), Limit(1, 1)]
+)
+def test_the_two_collectors_of_an_exchange_stay_within_its_limits_together(limit: Limit) -> None:
+    parts = [shared(limit, stream) for stream in ("orderbook", "ticker")]
+    assert all(part.count >= 1 for part in parts)
+    assert sum(part.count / part.seconds for part in parts) <= limit.count / limit.seconds
 
 
 def listing(text: str, trading: bool = True) -> Listing:

@@ -25,8 +25,10 @@ MS = T0 // 1_000_000
 class Bench:
     """A stage of one market with its sink and a clock."""
 
-    def __init__(self, name: str, symbol: str, market: str, *, connected: bool = True) -> None:
-        self.sink = ListSink()
+    def __init__(
+        self, name: str, symbol: str, market: str, *, connected: bool = True, epoch: int = 1
+    ) -> None:
+        self.sink = ListSink(epoch)
         self.symbol = symbol
         self.stage = TickerStage(exchange(name), [(symbol, market)], self.sink)
         self.now = T0
@@ -331,12 +333,12 @@ def test_what_neither_of_two_connections_brings_is_a_gap(binance: Bench) -> None
 # an earlier process
 
 
-def restarted(before: Bench, name: str, symbol: str, market: str) -> Bench:
+def restarted(before: Bench, name: str, symbol: str, market: str, epoch: int = 1) -> Bench:
     """Return a bench whose stage goes on after another one's messages."""
     memory = Memory()
     for message in before.sink.messages:
         memory.take(message)
-    bench = Bench(name, symbol, market, connected=False)
+    bench = Bench(name, symbol, market, connected=False, epoch=epoch)
     bench.now = before.now
     bench.stage.resume(memory, bench.now)
     bench.connect(1)
@@ -394,6 +396,37 @@ def test_bithumb_trades_missed_between_two_processes_come_by_rest(bithumb: Bench
     after.timer(3)
     after.answer([korean_rest(100 + i, ms) for i, ms in enumerate((-500, 2000, 3000, 6000))])
     assert after.ids() == [stream + 9, 101, 102]
+
+
+@pytest.mark.parametrize("shift_ms", [0, 3])
+def test_a_hole_that_a_short_lived_process_did_not_fill_is_filled_by_the_next(
+    bithumb: Bench, shift_ms: int
+) -> None:
+    bithumb.frame(korean(1, 0))
+    bithumb.frame(korean(2, 40_000), after_ms=40_000)
+    # the second process dies before it has asked REST
+    second = restarted(bithumb, "bithumb", "KRW-BTC", "BTC/KRW", epoch=2)
+    second.now += 10 * S
+    second.frame(korean(5, 50_000, "SNAPSHOT"))
+    second.frame(korean(6, 51_000))
+    memory = Memory()
+    for message in (*bithumb.sink.messages, *second.sink.messages):
+        memory.take(message)
+    third = Bench("bithumb", "KRW-BTC", "BTC/KRW", connected=False)
+    third.now = second.now
+    third.stage.resume(memory, third.now)
+    third.connect(1)
+    third.now += 10 * S
+    third.frame(korean(9, 60_000, "SNAPSHOT"))
+    third.timer(3)
+    times = (0, 40_000, 45_000, 50_000, 51_000, 55_000, 60_000)
+    rows = [korean_rest(900 + i, ms + shift_ms) for i, ms in enumerate(times)]
+    for row in rows:
+        row["ask_bid"] = "BID"
+    third.answer(rows)
+    filled = [(t.exchange_ns - T0) // 1_000_000 for t in third.trades() if t.flags & REST]
+    # where REST's times are not the stream's, only what lies behind all of ours is taken
+    assert filled == ([45_000, 55_000] if not shift_ms else [51_003, 55_003])
 
 
 def test_bithumb_trades_of_the_same_ms_are_missed_too_where_rest_shows_both(

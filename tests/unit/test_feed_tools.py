@@ -1,5 +1,9 @@
 """`coinspace feed`: what recordings hold, parts, sums, Parquet."""
 
+import contextlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -103,6 +107,20 @@ def test_a_cut_begins_with_the_book_of_its_moment(simulated: Path, tmp_path: Pat
     assert run("cut", source, target).exception is not None
 
 
+@pytest.mark.parametrize(
+    ("query", "symbol"),
+    [
+        ("symbol=BTCUSDT&limit=5000", "BTCUSDT"),
+        ("symbol=BTCUSDT", "BTCUSDT"),
+        ("limit=99&symbol=BTCUSDT", None),
+        ("symbol=BTCUSDT&limit=5", None),
+    ],
+)
+def test_the_answer_of_a_comparison_is_no_snapshot(query: str, symbol: str | None) -> None:
+    record = Record(1, "GET", f"/api/v3/depth?{query}", b"{}")
+    assert depth_symbol(record) == symbol
+
+
 def test_merge_joins_segments_of_one_exchange(simulated: Path, tmp_path: Path) -> None:
     source = simulated / "sim-upbit.feed.zst"
     first, second, whole = (tmp_path / f"{name}.feed.zst" for name in ("a", "b", "c"))
@@ -125,3 +143,34 @@ def test_parquet_and_back(simulated: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "y.feed.zst") == read(source)
     (tmp_path / "z.parquet").write_bytes(b"no")
     assert run("convert", tmp_path / "z.parquet", tmp_path / "w.feed.zst").exception is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["feed", "cut"], "cut sim-binance"),
+        (["feed", "merge"], "merge"),
+        (["books", "--quiet"], "rebuild sim-binance"),
+    ],
+)
+def test_long_work_shows_its_progress_on_a_terminal_only(
+    simulated: Path, tmp_path: Path, command: list[str], shown: str
+) -> None:
+    source = str(simulated / "sim-binance.feed.zst")
+    arguments = [sys.executable, "-m", "coinspace", *command, source]
+    if command[0] == "feed":
+        arguments.append(str(tmp_path / "target.feed.zst"))
+    quiet = subprocess.run(arguments, capture_output=True, check=True)
+    assert shown.encode() not in quiet.stderr
+    (tmp_path / "target.feed.zst").unlink(missing_ok=True)
+    ours, theirs = os.openpty()
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):
+            # reading fails once nobody holds the other end
+            while part := os.read(ours, 65_536):
+                text += part
+        os.close(ours)
+    assert process.returncode == 0
+    assert shown.encode() in text
