@@ -23,11 +23,6 @@ NUMBERS = {
     "binance-depth20": (80, 105.0, 85.0),
     "binance-diff": (96, 105.0, 85.0),
 }
-ALLOCATIONS = {"parse": 0.0, "book": 0.0}
-BUS_OBSTACLE = (
-    "libzmq allocates for each part of more than 33 bytes: the header of 64 B and the payload; with"
-    " three parts that is 2, and one joined part would give up reading the topic alone"
-)
 # a Python object more or less in the interpreter's own work
 COUNT_SLACK = 0.02
 
@@ -68,19 +63,8 @@ def test_allocations(benchmark: Benchmark) -> None:
     def measure(_rounds: int) -> Result:
         result = Result(STAGE, "allocations", "malloc calls/frame", INPUT)
         for name, (own, _others) in counted_allocations().items():
-            gate = ALLOCATIONS.get(name.partition(" ")[0])
-            bus = "bus" in name
-            result.check(
-                name,
-                # a pass makes an object or two of its own
-                round(own, 2),
-                gate=1.0 if bus else gate,
-                goal=1.0 if bus else gate,
-                better="lower",
-                slack=0,
-                obstacle=BUS_OBSTACLE if bus else "",
-                accepted=2.0 if bus else None,
-            )
+            gate = 0.0 if name.startswith("parse") else None
+            result.check(name, own, gate=gate, goal=gate, better="lower", slack=0)
         return result
 
     gated(benchmark, measure)

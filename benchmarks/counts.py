@@ -13,14 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
-import zmq
 
 FOLDER = Path("build/bench/native")
 SOURCES = Path(__file__).parent / "native"
@@ -36,9 +32,7 @@ Case = tuple[int, Callable[[], object]]
 
 
 def cases() -> dict[str, Case]:
-    """Return what is counted: frames through their parsers, a book and the bus; orjson beside."""
-    from benchmarks.books import UPDATES
-    from benchmarks.books import ours as updates
+    """Return what is counted: each kind of frame through its parser, and orjson beside it."""
     from benchmarks.frames import diffs, frames
     from coinspace._ext.binance import BinanceParser
     from coinspace._ext.bithumb import BithumbParser
@@ -59,8 +53,6 @@ def cases() -> dict[str, Case]:
     ):
         batch = diffs() if kind == "binance-diff" else frames(kind)
         made[f"parse {kind}"] = len(batch), _each(makers[kind.split("-")[0]]().parse, batch)
-    made["book 24 levels into 5,000"] = UPDATES, updates(5000)[1]
-    made["book and bus upbit-book"] = 64, _published(frames("upbit-book"))
     made["orjson upbit-book"] = 64, _each(orjson.loads, frames("upbit-book"))
     made["orjson binance-depth20"] = 64, _each(orjson.loads, frames("binance-depth20"))
     made[LOOP] = 64, _each(callable, frames("upbit-book"))
@@ -72,37 +64,6 @@ def _each(call: Callable[[bytes], object], batch: list[bytes]) -> Callable[[], o
         for frame in batch:
             call(frame)
 
-    return run
-
-
-def _published(batch: list[bytes]) -> Callable[[], object]:
-    """Return a pass over frames that become books on the bus, as a collector's connection does."""
-    from coinspace.bus.publisher import Publisher
-    from coinspace.collector.orderbook import OrderBookStage
-    from coinspace.config import BusSettings
-    from coinspace.exchanges import exchange
-    from coinspace.process import configure_logging
-
-    configure_logging("error")
-    folder = tempfile.TemporaryDirectory(prefix="cs-")
-    publisher = Publisher("counts", BusSettings(), 1, endpoint=f"ipc://{folder.name}/counts.ipc")
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    subscriber = context.socket(zmq.SUB)
-    subscriber.subscribe(b"")
-    subscriber.connect(publisher.endpoint)
-    stage = OrderBookStage(exchange("upbit"), [("KRW-BTC", "BTC/KRW")], publisher, depth=30)
-    received_ns = 1_700_000_000_000_000_000
-    stage.on_connected(1, ("KRW-BTC",), received_ns)
-
-    def run() -> None:
-        for frame in batch:
-            stage.on_frame(frame, received_ns, 1)
-
-    deadline = time.monotonic() + 10
-    while not subscriber.poll(10):
-        run()
-        assert time.monotonic() < deadline, "expected a book from the bus within 10 s"
-    weakref.finalize(run, folder.cleanup)
     return run
 
 
