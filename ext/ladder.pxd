@@ -56,6 +56,7 @@ ctypedef struct Merged:
 cdef class Ladder:
     cdef:
         uint64_t version           # of no other state of any ladder
+        Py_ssize_t n_venues
         double* price[2]           # owned
         double* size[2]            # owned
         int32_t* venue[2]          # owned; index into the list of books

@@ -6,6 +6,8 @@ prices are not summed, since the size cap works on each venue's own level.
 
 import numpy as np
 
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
 from cpython.mem cimport PyMem_Realloc
@@ -17,6 +19,7 @@ from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
+from libc.string cimport memset
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
@@ -175,6 +178,15 @@ cdef class VenueBook:
         return out
 
 
+cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
+    # bytes of so many venues
+    return (n * <Py_ssize_t>sizeof(int32_t) + 7) & ~7
+
+
+cdef inline Py_ssize_t packed_size(Py_ssize_t n) noexcept nogil:
+    return 2 * n * <Py_ssize_t>sizeof(double) + padded(n)
+
+
 @final
 cdef class Ladder:
     """Both sides merged over venues: price, size and venue of every level."""
@@ -191,6 +203,7 @@ cdef class Ladder:
             self.n_merged[side] = -1
             self.kept[side] = NULL
         self.version = _next_version()
+        self.n_venues = 0
         self.one = self.other = NULL
         self.starts = self.lengths = NULL
         self.sizes = NULL
@@ -280,6 +293,9 @@ cdef class Ladder:
         if len(rates) != k:
             raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
         self.reserve_merged(k)
+        if k != self.n_venues:
+            self.n_venues = k
+            self.version = _next_version()
         for side in range(2):
             total = changes = changed = 0
             before = self.merged[side]
@@ -336,20 +352,73 @@ cdef class Ladder:
             self.n[side] = n
             self.n_merged[side] = k
 
-    def load(self, int side, const double[::1] prices not None, const double[::1] sizes not None,
-             const int[::1] venues not None):
-        """Replace one side (0 bids, 1 asks) by levels that are merged already."""
-        cdef Py_ssize_t n = prices.shape[0]
-        if sizes.shape[0] != n or venues.shape[0] != n:
-            raise ValueError(f"ladder side: expected {n} sizes and venues, was {sizes.shape[0]} and {venues.shape[0]}")
+    def pack(self):
+        """Return both sides as bytes: bid prices, bid sizes, ask prices, ask sizes, bid venues, ask venues.
+
+        Venues are int32 and padded to 8 bytes, the others float64.
+        """
+        cdef bytes packed = PyBytes_FromStringAndSize(NULL, packed_size(self.n[BID]) + packed_size(self.n[ASK]))
+        cdef char* out = PyBytes_AS_STRING(packed)
+        cdef Py_ssize_t size
+        cdef int side
+        for side in range(2):
+            size = self.n[side] * sizeof(double)
+            if size:
+                memcpy(out, self.price[side], size)
+                memcpy(out + size, self.size[side], size)
+            out += 2 * size
+        for side in range(2):
+            size = padded(self.n[side])
+            if size:
+                memset(out + size - 8, 0, 8)
+                memcpy(out, self.venue[side], self.n[side] * sizeof(int32_t))
+            out += size
+        return packed
+
+    def unpack(
+        self, const unsigned char[::1] packed not None, Py_ssize_t offset, Py_ssize_t n_bids, Py_ssize_t n_asks,
+        Py_ssize_t n_venues,
+    ):
+        """Replace both sides by what `pack` wrote at an offset.
+
+        Returns: the offset behind it.
+        Raises: ValueError when it does not lie within the bytes, or a level belongs to none of the venues.
+        """
+        cdef Py_ssize_t[2] n = [n_bids, n_asks]
+        cdef Py_ssize_t i, size, room = packed.shape[0] - offset
+        cdef const unsigned char* at
+        cdef int side
+        cdef bint known = True
+        if offset < 0 or room < 0 or not 0 <= n_bids <= room or not 0 <= n_asks <= room or (
+            packed_size(n_bids) + packed_size(n_asks) > room
+        ):
+            raise ValueError(f"ladder of {n_bids} and {n_asks} levels at {offset} of {packed.shape[0]} bytes")
         self.version = _next_version()
-        self.n_merged[side] = -1
-        self.reserve(side, n)
-        if n:
-            memcpy(self.price[side], &prices[0], n * sizeof(double))
-            memcpy(self.size[side], &sizes[0], n * sizeof(double))
-            memcpy(self.venue[side], &venues[0], n * sizeof(int32_t))
-        self.n[side] = n
+        self.n_venues = n_venues
+        for side in range(2):
+            self.n[side] = 0
+            self.n_merged[side] = -1
+            self.reserve(side, n[side])
+        if not n_bids and not n_asks:
+            return offset
+        at = &packed[0] + offset
+        for side in range(2):
+            size = n[side] * sizeof(double)
+            if size:
+                memcpy(self.price[side], at, size)
+                memcpy(self.size[side], at + size, size)
+            at += 2 * size
+        for side in range(2):
+            if n[side]:
+                memcpy(self.venue[side], at, n[side] * sizeof(int32_t))
+            at += padded(n[side])
+            for i in range(n[side]):
+                known &= 0 <= self.venue[side][i] < n_venues
+        if not known:
+            raise ValueError(f"venues of a ladder: expected 0 to {n_venues - 1}")
+        for side in range(2):
+            self.n[side] = n[side]
+        return offset + packed_size(n_bids) + packed_size(n_asks)
 
     @property
     def n_bids(self):

@@ -262,7 +262,10 @@ def test_what_did_not_change_is_not_done_again_and_what_did_is(ties: bool, absen
         if draw.random() < 0.2:
             rates[int(draw.integers(0, venues))] = float(draw.choice([1.0, 1.5]))
         if draw.random() < 0.05:
-            ladder.load(0, np.array([9.0]), np.array([1.0]), np.array([0], dtype=np.int32))
+            other_ladder = Ladder()
+            other_ladder.merge([kept[0], None, None, None], rates)
+            packed = other_ladder.pack()
+            ladder.unpack(packed, 0, other_ladder.n_bids, other_ladder.n_asks, venues)
         used = np.array(draw.random(venues) < 0.8, dtype=np.uint8)
         for mask in (used, used):
             ladder.merge(books, rates)
