@@ -109,12 +109,15 @@ class Aggregate:
     sequence: int = 0
 
 
-_venue_row = attrgetter(*(one.name for one in fields(VenueFacts)))
+_VENUE_FIELDS = tuple(one.name for one in fields(VenueFacts))
 _FX_FIELDS = ("rate", "status", "reasons", "flagged", "shares")
 
 
 def _pad(n: int) -> int:
     return -n % 8
+
+
+_venue_row = attrgetter(*_VENUE_FIELDS)
 
 
 def _venue_rows(venues: Iterable[VenueFacts]) -> list[tuple[Any, ...]]:
