@@ -74,7 +74,6 @@ cdef class Ladder:
         Py_ssize_t* starts         # of each venue's levels in the entries
         Py_ssize_t* lengths
         const double** sizes       # per venue, borrowed from its book
-        Py_ssize_t run_capacity
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
     cdef int reserve_merged(self, Py_ssize_t n) except -1

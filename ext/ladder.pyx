@@ -207,7 +207,7 @@ cdef class Ladder:
         self.one = self.other = NULL
         self.starts = self.lengths = NULL
         self.sizes = NULL
-        self.merged_capacity = self.entry_capacity = self.run_capacity = 0
+        self.merged_capacity = self.entry_capacity = 0
 
     def __dealloc__(self):
         cdef int side
