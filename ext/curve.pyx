@@ -306,7 +306,8 @@ cdef class Curve:
                 end = middle
             else:
                 low = middle + 1
-        return self.total[side][low - 1]
+        # 0 only where prices are in no order, which no merge makes
+        return self.total[side][low - 1] if low else 0.0
 
     cdef void round_to_grid(self, int side) noexcept nogil:
         cdef Py_ssize_t i
@@ -425,6 +426,8 @@ cdef class Curve:
         try:
             if view.itemsize != 1:
                 raise ValueError(f"used: expected one byte a venue, was {view.itemsize}")
+            if view.len < ladder.n_venues:
+                raise ValueError(f"used: expected {ladder.n_venues} venues, was {view.len}")
             if (
                 self.ladder is ladder and self.version == ladder.version and self.n_venues == view.len
                 and memcmp(self.used, view.buf, view.len) == 0
@@ -558,7 +561,7 @@ cdef class Curve:
         """Return the curve: float64[7, n]: from, to (volume), bidPV, askPV, midPV, midSV, weight in the value."""
         cdef Py_ssize_t i = 0, j = 0, m = 0
         cdef double end, bid, ask, mid, bound = 0.0, before = 0.0, after, decayed = 1.0
-        cdef bint used = True, wide
+        cdef bint used = True, wide, bid_ends, ask_ends
         out = np.zeros((7, self.n[BID] + self.n[ASK]))
         cdef double[:, ::1] view = out
         while self.weighted and i < self.n[BID] and j < self.n[ASK]:
@@ -590,6 +593,10 @@ cdef class Curve:
                 if wide:
                     break
             bound = max(end * ABOVE, bound)
-            i += self.total[BID][i] <= bound
-            j += self.total[ASK][j] <= bound
+            bid_ends, ask_ends = self.total[BID][i] <= bound, self.total[ASK][j] <= bound
+            if not bid_ends and not ask_ends:
+                # volumes that are no numbers
+                break
+            i += bid_ends
+            j += ask_ends
         return out[:, :m]

@@ -21,9 +21,13 @@ cdef extern from "merge.h" nogil:
         Entry* entries, Entry* other, Py_ssize_t* starts, Py_ssize_t* lengths, Py_ssize_t runs
     ) noexcept
     void entries_taken(
-        const Entry* entries, Py_ssize_t n, uint64_t flip, const double* amount, double* price, double* size,
+        const Entry* entries, Py_ssize_t n, uint64_t flip, const double** sizes, double* price, double* size,
         int32_t* venue
     ) noexcept
+    void merge_pair(const Entry* a, Py_ssize_t n, const Entry* b, Py_ssize_t k, Entry* out) noexcept
+    void put_fences(Entry* run, Py_ssize_t n) noexcept
+    Py_ssize_t entries_without(const Entry* entries, Py_ssize_t n, int32_t venue, Entry* out) noexcept
+    void order_equals(Entry* entries, Py_ssize_t n) noexcept
 
 cdef enum:
     BID = 0
@@ -52,23 +56,26 @@ ctypedef struct Merged:
 cdef class Ladder:
     cdef:
         uint64_t version           # of no other state of any ladder
-        Merged* merged[2]          # owned; per venue what the side was merged from
-        Py_ssize_t n_merged[2]     # -1 = not merged from books
-        Py_ssize_t merged_capacity
+        Py_ssize_t n_venues
         double* price[2]           # owned
         double* size[2]            # owned
         int32_t* venue[2]          # owned; index into the list of books
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
+        # what each side was merged from, per venue, and its entries, which begin behind a fence
+        Merged* merged[2]          # owned
+        Py_ssize_t n_merged[2]     # -1 = not merged from books
+        Py_ssize_t merged_capacity
+        Entry* kept[2]             # owned
         # scratch of the merge of one side
-        Entry* entries             # the venues' levels one behind the other
+        Entry* one                 # the venues' levels one behind the other
         Entry* other
-        double* amount             # their sizes
-        Py_ssize_t entry_capacity
+        Py_ssize_t entry_capacity  # of these and of the kept ones
         Py_ssize_t* starts         # of each venue's levels in the entries
         Py_ssize_t* lengths
-        Py_ssize_t run_capacity
+        const double** sizes       # per venue, borrowed from its book
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
     cdef int reserve_merged(self, Py_ssize_t n) except -1
-    cdef int reserve_entries(self, Py_ssize_t n, Py_ssize_t runs) except -1
+    cdef int reserve_entries(self, Py_ssize_t n) except -1
+    cdef Py_ssize_t fill(self, int side, VenueBook book, double rate, Py_ssize_t v, Entry* out) noexcept nogil

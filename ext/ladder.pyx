@@ -6,6 +6,8 @@ prices are not summed, since the size cap works on each venue's own level.
 
 import numpy as np
 
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
 from cpython.mem cimport PyMem_Realloc
@@ -17,6 +19,7 @@ from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
+from libc.string cimport memset
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
@@ -29,6 +32,14 @@ cdef uint64_t _next_version() noexcept nogil:
     global _version
     _version += 1
     return _version
+
+
+cdef int _grow(void** memory, Py_ssize_t n, size_t item) except -1:
+    cdef void* grown = PyMem_Realloc(memory[0], n * item)
+    if grown == NULL:
+        raise MemoryError
+    memory[0] = grown
+    return 0
 
 
 cdef bint _usable(double price, double size) noexcept nogil:
@@ -167,6 +178,15 @@ cdef class VenueBook:
         return out
 
 
+cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
+    # bytes of so many venues
+    return (n * <Py_ssize_t>sizeof(int32_t) + 7) & ~7
+
+
+cdef inline Py_ssize_t packed_size(Py_ssize_t n) noexcept nogil:
+    return 2 * n * <Py_ssize_t>sizeof(double) + padded(n)
+
+
 @final
 cdef class Ladder:
     """Both sides merged over venues: price, size and venue of every level."""
@@ -181,12 +201,13 @@ cdef class Ladder:
             self.n[side] = 0
             self.merged[side] = NULL
             self.n_merged[side] = -1
+            self.kept[side] = NULL
         self.version = _next_version()
-        self.merged_capacity = 0
-        self.entries = self.other = NULL
-        self.amount = NULL
+        self.n_venues = 0
+        self.one = self.other = NULL
         self.starts = self.lengths = NULL
-        self.entry_capacity = self.run_capacity = 0
+        self.sizes = NULL
+        self.merged_capacity = self.entry_capacity = 0
 
     def __dealloc__(self):
         cdef int side
@@ -195,108 +216,102 @@ cdef class Ladder:
             PyMem_Free(self.size[side])
             PyMem_Free(self.venue[side])
             PyMem_Free(self.merged[side])
-        PyMem_Free(self.entries)
+            PyMem_Free(self.kept[side])
+        PyMem_Free(self.one)
         PyMem_Free(self.other)
-        PyMem_Free(self.amount)
         PyMem_Free(self.starts)
         PyMem_Free(self.lengths)
+        PyMem_Free(self.sizes)
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1:
         cdef Py_ssize_t capacity = max(self.capacity[side], SMALL)
-        cdef void* memory
         if n <= self.capacity[side]:
             return 0
         while capacity < n:
             capacity *= 2
-        memory = PyMem_Realloc(self.price[side], capacity * sizeof(double))
-        if memory == NULL:
-            raise MemoryError
-        self.price[side] = <double*>memory
-        memory = PyMem_Realloc(self.size[side], capacity * sizeof(double))
-        if memory == NULL:
-            raise MemoryError
-        self.size[side] = <double*>memory
-        memory = PyMem_Realloc(self.venue[side], capacity * sizeof(int32_t))
-        if memory == NULL:
-            raise MemoryError
-        self.venue[side] = <int32_t*>memory
+        _grow(<void**>&self.price[side], capacity, sizeof(double))
+        _grow(<void**>&self.size[side], capacity, sizeof(double))
+        _grow(<void**>&self.venue[side], capacity, sizeof(int32_t))
         self.capacity[side] = capacity
         return 0
 
     cdef int reserve_merged(self, Py_ssize_t n) except -1:
         cdef int side
-        cdef void* memory
         if n <= self.merged_capacity:
             return 0
         for side in range(2):
-            memory = PyMem_Realloc(self.merged[side], n * sizeof(Merged))
-            if memory == NULL:
-                raise MemoryError
-            self.merged[side] = <Merged*>memory
+            _grow(<void**>&self.merged[side], n, sizeof(Merged))
+        _grow(<void**>&self.starts, n, sizeof(Py_ssize_t))
+        _grow(<void**>&self.lengths, n, sizeof(Py_ssize_t))
+        _grow(<void**>&self.sizes, n, sizeof(double*))
         self.merged_capacity = n
         return 0
 
-    cdef int reserve_entries(self, Py_ssize_t n, Py_ssize_t runs) except -1:
-        cdef Py_ssize_t room = n + FENCES * runs
-        if room > self.entry_capacity:
-            PyMem_Free(self.entries)
-            PyMem_Free(self.other)
-            PyMem_Free(self.amount)
-            self.entry_capacity = 0
-            room *= 2
-            self.entries = <Entry*>PyMem_Malloc(room * sizeof(Entry))
-            self.other = <Entry*>PyMem_Malloc(room * sizeof(Entry))
-            self.amount = <double*>PyMem_Malloc(room * sizeof(double))
-            if self.entries == NULL or self.other == NULL or self.amount == NULL:
-                raise MemoryError
-            self.entry_capacity = room
-        if runs > self.run_capacity:
-            PyMem_Free(self.starts)
-            PyMem_Free(self.lengths)
-            self.run_capacity = 0
-            self.starts = <Py_ssize_t*>PyMem_Malloc(runs * sizeof(Py_ssize_t))
-            self.lengths = <Py_ssize_t*>PyMem_Malloc(runs * sizeof(Py_ssize_t))
-            if self.starts == NULL or self.lengths == NULL:
-                raise MemoryError
-            self.run_capacity = runs
+    cdef int reserve_entries(self, Py_ssize_t n) except -1:
+        cdef int side
+        if n <= self.entry_capacity:
+            return 0
+        n *= 2
+        for side in range(2):
+            _grow(<void**>&self.kept[side], n, sizeof(Entry))
+        _grow(<void**>&self.one, n, sizeof(Entry))
+        _grow(<void**>&self.other, n, sizeof(Entry))
+        self.entry_capacity = n
         return 0
+
+    cdef Py_ssize_t fill(self, int side, VenueBook book, double rate, Py_ssize_t v, Entry* out) noexcept nogil:
+        # one venue's entries; a quotient can vanish or overflow at either end
+        cdef const double* prices = book.memory[side]
+        cdef Py_ssize_t first = 0, end = book.n[side]
+        while end > first and not _usable(prices[end - 1] / rate, 1.0):
+            end -= 1
+        while first < end and not _usable(prices[first] / rate, 1.0):
+            first += 1
+        entries_of(
+            prices + first, end - first, rate, ~<uint64_t>0 if side == BID else 0, <uint32_t>first, <int32_t>v, out
+        )
+        return end - first
 
     def merge(self, list books not None, list rates not None):
         """Merge the books of venues, given in the order of their names.
 
-        A side whose books and rates are those of the last merge is left as it is. A price that vanishes or overflows
-        when it is divided by its rate is left out.
+        A side is left as it is when its books and rates are those of the last merge. When one venue changed, its
+        levels are taken out and put in anew, which costs a level the same however many venues there are. A price that
+        vanishes or overflows when it is divided by its rate is left out.
 
         Args:
             books: VenueBook per venue; None leaves a venue out.
             rates: units of the venue's quote currency per unit of index currency, finite and above zero.
         """
-        cdef Py_ssize_t k = len(books), v, first, end, n, total, runs, start
+        cdef Py_ssize_t k = len(books), v, n, total, runs, changes, changed
         cdef int side
-        cdef double rate
-        cdef uint64_t flip
-        cdef const double* prices
         cdef VenueBook book
         cdef Merged now
         cdef Merged* before
-        cdef bint same
+        cdef Entry* result
+        cdef bint known
         if len(rates) != k:
             raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
         self.reserve_merged(k)
+        if k != self.n_venues:
+            self.n_venues = k
+            self.version = _next_version()
         for side in range(2):
-            total = 0
+            total = changes = changed = 0
             before = self.merged[side]
-            same = self.n_merged[side] == k
+            known = self.n_merged[side] == k
             for v in range(k):
                 now.version, now.rate = 0, 0.0
                 if books[v] is not None:
                     book = books[v]
                     total += book.n[side]
                     now.version, now.rate = book.version[side], rates[v]
-                if not same or before[v].version != now.version or before[v].rate != now.rate:
-                    same = False
+                    self.sizes[v] = book.memory[side] + book.capacity[side]
+                if not known or before[v].version != now.version or before[v].rate != now.rate:
                     before[v] = now
-            if same:
+                    changes += 1
+                    changed = v
+            if known and not changes:
                 continue
             self.version = _next_version()
             # until it is done: what follows may run out of memory
@@ -304,51 +319,106 @@ cdef class Ladder:
             if total > <Py_ssize_t>UINT32_MAX:
                 raise ValueError(f"books: expected at most {UINT32_MAX} levels a side, was {total}")
             self.reserve(side, total)
-            self.reserve_entries(total, k)
-            flip = ~<uint64_t>0 if side == BID else 0
-            n = runs = 0
-            for v in range(k):
-                if books[v] is None:
-                    continue
-                book = books[v]
-                rate = rates[v]
-                prices = book.memory[side]
-                first, end = 0, book.n[side]
-                while end > first and not _usable(prices[end - 1] / rate, 1.0):
-                    end -= 1
-                while first < end and not _usable(prices[first] / rate, 1.0):
-                    first += 1
-                if first == end:
-                    continue
-                start = n + FENCES * runs + 1
-                self.starts[runs] = start
-                self.lengths[runs] = end - first
-                entries_of(prices + first, end - first, rate, flip, <uint32_t>n, <int32_t>v, self.entries + start)
-                memcpy(self.amount + n, prices + book.capacity[side] + first, (end - first) * sizeof(double))
-                n += end - first
-                runs += 1
+            self.reserve_entries(total + FENCES * (k + 1))
+            if known and changes == 1:
+                n = entries_without(self.kept[side] + 1, self.n[side], <int32_t>changed, self.one + 1)
+                total = 0
+                if books[changed] is not None:
+                    total = self.fill(side, books[changed], rates[changed], changed, self.other + 1)
+                else:
+                    put_fences(self.other + 1, 0)
+                merge_pair(self.one + 1, n, self.other + 1, total, self.kept[side] + 1)
+                n += total
+                order_equals(self.kept[side] + 1, n)
+            else:
+                n = runs = 0
+                for v in range(k):
+                    if books[v] is None:
+                        continue
+                    self.starts[runs] = n + FENCES * runs + 1
+                    self.lengths[runs] = self.fill(side, books[v], rates[v], v, self.one + self.starts[runs])
+                    n += self.lengths[runs]
+                    runs += 1
+                if runs:
+                    result = merge_runs(self.one, self.other, self.starts, self.lengths, runs)
+                    if result == self.one + 1:
+                        self.one, self.kept[side] = self.kept[side], self.one
+                    else:
+                        self.other, self.kept[side] = self.kept[side], self.other
+            entries_taken(
+                self.kept[side] + 1, n, ~<uint64_t>0 if side == BID else 0, self.sizes,
+                self.price[side], self.size[side], self.venue[side],
+            )
             self.n[side] = n
-            if n:
-                entries_taken(
-                    merge_runs(self.entries, self.other, self.starts, self.lengths, runs), n, flip, self.amount,
-                    self.price[side], self.size[side], self.venue[side],
-                )
             self.n_merged[side] = k
 
-    def load(self, int side, const double[::1] prices not None, const double[::1] sizes not None,
-             const int[::1] venues not None):
-        """Replace one side (0 bids, 1 asks) by levels that are merged already."""
-        cdef Py_ssize_t n = prices.shape[0]
-        if sizes.shape[0] != n or venues.shape[0] != n:
-            raise ValueError(f"ladder side: expected {n} sizes and venues, was {sizes.shape[0]} and {venues.shape[0]}")
+    def pack(self):
+        """Return both sides as bytes: bid prices, bid sizes, ask prices, ask sizes, bid venues, ask venues.
+
+        Venues are int32 and padded to 8 bytes, the others float64.
+        """
+        cdef bytes packed = PyBytes_FromStringAndSize(NULL, packed_size(self.n[BID]) + packed_size(self.n[ASK]))
+        cdef char* out = PyBytes_AS_STRING(packed)
+        cdef Py_ssize_t size
+        cdef int side
+        for side in range(2):
+            size = self.n[side] * sizeof(double)
+            if size:
+                memcpy(out, self.price[side], size)
+                memcpy(out + size, self.size[side], size)
+            out += 2 * size
+        for side in range(2):
+            size = padded(self.n[side])
+            if size:
+                memset(out + size - 8, 0, 8)
+                memcpy(out, self.venue[side], self.n[side] * sizeof(int32_t))
+            out += size
+        return packed
+
+    def unpack(
+        self, const unsigned char[::1] packed not None, Py_ssize_t offset, Py_ssize_t n_bids, Py_ssize_t n_asks,
+        Py_ssize_t n_venues,
+    ):
+        """Replace both sides by what `pack` wrote at an offset.
+
+        Returns: the offset behind it.
+        Raises: ValueError when it does not lie within the bytes, or a level belongs to none of the venues.
+        """
+        cdef Py_ssize_t[2] n = [n_bids, n_asks]
+        cdef Py_ssize_t i, size, room = packed.shape[0] - offset
+        cdef const unsigned char* at
+        cdef int side
+        cdef bint known = True
+        if offset < 0 or room < 0 or not 0 <= n_bids <= room or not 0 <= n_asks <= room or (
+            packed_size(n_bids) + packed_size(n_asks) > room
+        ):
+            raise ValueError(f"ladder of {n_bids} and {n_asks} levels at {offset} of {packed.shape[0]} bytes")
         self.version = _next_version()
-        self.n_merged[side] = -1
-        self.reserve(side, n)
-        if n:
-            memcpy(self.price[side], &prices[0], n * sizeof(double))
-            memcpy(self.size[side], &sizes[0], n * sizeof(double))
-            memcpy(self.venue[side], &venues[0], n * sizeof(int32_t))
-        self.n[side] = n
+        self.n_venues = n_venues
+        for side in range(2):
+            self.n[side] = 0
+            self.n_merged[side] = -1
+            self.reserve(side, n[side])
+        if not n_bids and not n_asks:
+            return offset
+        at = &packed[0] + offset
+        for side in range(2):
+            size = n[side] * sizeof(double)
+            if size:
+                memcpy(self.price[side], at, size)
+                memcpy(self.size[side], at + size, size)
+            at += 2 * size
+        for side in range(2):
+            if n[side]:
+                memcpy(self.venue[side], at, n[side] * sizeof(int32_t))
+            at += padded(n[side])
+            for i in range(n[side]):
+                known &= 0 <= self.venue[side][i] < n_venues
+        if not known:
+            raise ValueError(f"venues of a ladder: expected 0 to {n_venues - 1}")
+        for side in range(2):
+            self.n[side] = n[side]
+        return offset + packed_size(n_bids) + packed_size(n_asks)
 
     @property
     def n_bids(self):

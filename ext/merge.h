@@ -13,7 +13,7 @@
 /* a level on its way through the merge: 16 bytes, moved in one */
 typedef struct {
     uint64_t key;  /* the bits of its price, in an order that ascends from the best */
-    uint32_t at;   /* where its size lies */
+    uint32_t at;   /* its place in the venue's book */
     int32_t venue;
 } Entry;
 
@@ -125,6 +125,32 @@ static inline Entry *merge_runs(Entry *from, Entry *other, ptrdiff_t *starts, pt
     return from + starts[0];
 }
 
+/* Take one venue's entries out; returns how many are left, between fences. */
+static inline ptrdiff_t entries_without(const Entry *entries, ptrdiff_t n, int32_t venue, Entry *out)
+{
+    ptrdiff_t i, left = 0;
+    for (i = 0; i < n; i++) {
+        out[left] = entries[i];
+        left += entries[i].venue != venue;
+    }
+    put_fences(out, left);
+    return left;
+}
+
+/* Put entries of equal keys into the order of their venues: they come from two runs, each in that order. */
+static inline void order_equals(Entry *entries, ptrdiff_t n)
+{
+    ptrdiff_t i, j;
+    for (i = 1; i < n; i++) {
+        Entry moved = entries[i];
+        if (__builtin_expect(moved.key != entries[i - 1].key, 1))
+            continue;
+        for (j = i; j > 0 && moved.key == entries[j - 1].key && moved.venue < entries[j - 1].venue; j--)
+            entries[j] = entries[j - 1];
+        entries[j] = moved;
+    }
+}
+
 /* one venue's levels, between fences; the flip (no bits or all) makes descending prices ascend */
 static inline void entries_of(const double *price, ptrdiff_t n, double rate, uint64_t flip, uint32_t at, int32_t venue,
                               Entry *out)
@@ -141,14 +167,15 @@ static inline void entries_of(const double *price, ptrdiff_t n, double rate, uin
     put_fences(out, n);
 }
 
-static inline void entries_taken(const Entry *entries, ptrdiff_t n, uint64_t flip, const double *amount, double *price,
-                                 double *size, int32_t *venue)
+/* `sizes` holds a pointer for each venue */
+static inline void entries_taken(const Entry *entries, ptrdiff_t n, uint64_t flip, const double *const *sizes,
+                                 double *price, double *size, int32_t *venue)
 {
     ptrdiff_t i;
     for (i = 0; i < n; i++) {
         uint64_t bits = entries[i].key ^ flip;
         memcpy(&price[i], &bits, sizeof(double));
-        size[i] = amount[entries[i].at];
+        size[i] = sizes[entries[i].venue][entries[i].at];
         venue[i] = entries[i].venue;
     }
 }

@@ -2,6 +2,7 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 @final
 class VenueBook:
@@ -21,13 +22,10 @@ class VenueBook:
 @final
 class Ladder:
     def merge(self, books: list[VenueBook | None], rates: list[float]) -> None: ...
-    def load(
-        self,
-        side: int,
-        prices: NDArray[np.float64],
-        sizes: NDArray[np.float64],
-        venues: NDArray[np.int32],
-    ) -> None: ...
+    def pack(self) -> bytes: ...
+    def unpack(
+        self, packed: Buffer, offset: int, n_bids: int, n_asks: int, n_venues: int
+    ) -> int: ...
     @property
     def n_bids(self) -> int: ...
     @property

@@ -15,19 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from coinspace._ext.ladder import Ladder
 from coinspace.clock import MILLISECOND_NS
 from coinspace.errors import MessageError
 
 COMPOSITE = "composite"
-_EMPTY = np.empty(0)
-_EMPTY_VENUES = np.empty(0, dtype=np.int32)
 
 
 @dataclass(slots=True)
@@ -125,16 +122,15 @@ def _pad(n: int) -> int:
     return -n % 8
 
 
-def _venue_rows(venues: Iterable[VenueFacts]) -> list[list[Any]]:
-    return [[getattr(one, name) for name in _VENUE_FIELDS] for one in venues]
+_venue_row = attrgetter(*_VENUE_FIELDS)
+
+
+def _venue_rows(venues: Iterable[VenueFacts]) -> list[tuple[Any, ...]]:
+    return [_venue_row(one) for one in venues]
 
 
 def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
     """Return the payload of an aggregate message, and the composite's levels per side."""
-    sides: list[tuple[str, list[tuple[NDArray[Any], ...]]]] = [
-        (name, [ladder.side_copy(0), ladder.side_copy(1)])
-        for name, ladder in aggregate.ladders.items()
-    ]
     facts = orjson.dumps(
         {
             "asset": aggregate.asset,
@@ -143,16 +139,13 @@ def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
             "venues": _venue_rows(aggregate.venues),
             "fx": {name: getattr(aggregate.fx, name) for name in _FX_FIELDS},
             "fx_venues": _venue_rows(aggregate.fx.venues),
-            "ladders": [[name, len(bids[0]), len(asks[0])] for name, (bids, asks) in sides],
+            "ladders": [[name, one.n_bids, one.n_asks] for name, one in aggregate.ladders.items()],
         }
     )
     parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
-    for _, (bids, asks) in sides:
-        parts += [bids[0].tobytes(), bids[1].tobytes(), asks[0].tobytes(), asks[1].tobytes()]
-        for venues in (bids[2], asks[2]):
-            parts += [venues.tobytes(), bytes(_pad(venues.nbytes))]
-    first = sides[0][1] if sides else None
-    n_bids, n_asks = (len(first[0][0]), len(first[1][0])) if first else (0, 0)
+    parts += [ladder.pack() for ladder in aggregate.ladders.values()]
+    first = next(iter(aggregate.ladders.values()), None)
+    n_bids, n_asks = (first.n_bids, first.n_asks) if first is not None else (0, 0)
     return b"".join(parts), n_bids, n_asks
 
 
@@ -172,7 +165,8 @@ def decode(
         offset = 8 + size + _pad(size)
         ladders = {}
         for name, n_bids, n_asks in facts["ladders"]:
-            ladders[name], offset = _decode_ladder(view, offset, n_bids, n_asks)
+            ladder = ladders[name] = Ladder()
+            offset = ladder.unpack(view, offset, n_bids, n_asks, len(facts["venues"]))
         if offset != len(view):
             raise ValueError(f"{offset} bytes used of {len(view)}")
         fx = FxFacts(**facts["fx"], venues=[_venue(row) for row in facts["fx_venues"]])
@@ -187,23 +181,9 @@ def decode(
             epoch,
             sequence,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MessageError(f"aggregate payload: expected facts and ladders, {error}") from None
 
 
 def _venue(row: list[Any]) -> VenueFacts:
     return VenueFacts(*row)
-
-
-def _decode_ladder(view: memoryview, offset: int, n_bids: int, n_asks: int) -> tuple[Ladder, int]:
-    ladder = Ladder()
-    floats = np.frombuffer(view, np.float64, 2 * (n_bids + n_asks), offset)
-    offset += floats.nbytes
-    start = 0
-    for side, n in enumerate((n_bids, n_asks)):
-        venues = np.frombuffer(view, np.int32, n, offset) if n else _EMPTY_VENUES
-        offset += venues.nbytes + _pad(venues.nbytes)
-        if n:
-            ladder.load(side, floats[start : start + n], floats[start + n : start + 2 * n], venues)
-        start += 2 * n
-    return ladder, offset

@@ -200,14 +200,17 @@ def results(curve: Curve) -> tuple[Any, ...]:
     )
 
 
-def random_books(draw: np.random.Generator, venues: int) -> list[tuple[Levels, Levels]]:
+def random_books(
+    draw: np.random.Generator, venues: int, ties: bool = False
+) -> list[tuple[Levels, Levels]]:
     scale = 10 ** draw.uniform(-3, 3)
     found = []
     for _ in range(venues):
         sides = []
         for sign in (-1, 1):
             count = int(draw.integers(1, 400))
-            price = 10_000 + sign * np.cumsum(draw.exponential(0.3, count))
+            steps = draw.integers(0, 3, count) / 4 if ties else draw.exponential(0.3, count)
+            price = 10_000 + sign * np.cumsum(steps)
             size = draw.lognormal(0, draw.choice([0.0, 1.0, 3.0]), count) * scale
             sides.append(list(zip(price.tolist(), size.tolist(), strict=True)))
         found.append((sides[0], sides[1]))
@@ -235,17 +238,19 @@ def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
         assert results(kept)[:8] == results(fresh)[:8]
 
 
-def test_what_did_not_change_is_not_done_again_and_what_did_is() -> None:
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("absent", [0.0, 0.1])
+def test_what_did_not_change_is_not_done_again_and_what_did_is(ties: bool, absent: float) -> None:
     draw = np.random.default_rng(9)
     venues = 4
     ladder, curve = Ladder(), Curve(0.005)
-    kept = [load(one) for one in random_books(draw, venues)]
+    kept = [load(one) for one in random_books(draw, venues, ties)]
     rates = [1.0] * venues
-    for _ in range(200):
-        books = [book if draw.random() < 0.9 else None for book in kept]
+    for _ in range(100):
+        books = [book if draw.random() >= absent else None for book in kept]
         if draw.random() < 0.5:
             which = int(draw.integers(0, venues))
-            fresh = random_books(draw, 1)[0]
+            fresh = random_books(draw, 1, ties)[0]
             sides = [kept[which].side_copy(side) for side in range(2)]
             # one side, both, an empty one, or the same again
             for side in range(2):
@@ -257,7 +262,10 @@ def test_what_did_not_change_is_not_done_again_and_what_did_is() -> None:
         if draw.random() < 0.2:
             rates[int(draw.integers(0, venues))] = float(draw.choice([1.0, 1.5]))
         if draw.random() < 0.05:
-            ladder.load(0, np.array([9.0]), np.array([1.0]), np.array([0], dtype=np.int32))
+            other_ladder = Ladder()
+            other_ladder.merge([kept[0], None, None, None], rates)
+            packed = other_ladder.pack()
+            ladder.unpack(packed, 0, other_ladder.n_bids, other_ladder.n_asks, venues)
         used = np.array(draw.random(venues) < 0.8, dtype=np.uint8)
         for mask in (used, used):
             ladder.merge(books, rates)
