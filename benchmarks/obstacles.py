@@ -35,8 +35,8 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " the instructions, the call from Python 150 (callgrind)."
     ),
     ("parse", "upbit-t", ""): (
-        "A trade's 18 keys take 1,370 of 2,860 instructions, 76 a key with what is checked of the"
-        " 9 values that are skipped, its 9 fields 790, the call from Python 150 (callgrind)."
+        "A trade's 18 keys take 1,150 of 2,640 instructions, 64 a key with what is checked of the"
+        " 9 values that are skipped, its 9 fields 800, the call from Python 150 (callgrind)."
     ),
     ("parse", "Upbit SIMPLE book", ""): (
         "See upbit-book-simple for what ours consists of; cryptofeed → numpy takes 120 to 163 µs on"
@@ -47,9 +47,9 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " to 95 µs a frame on the processors measured."
     ),
     ("bus", "1 KB, ipc", "one part"): (
-        "Three parts cost libzmq itself 1.1 to 1.6 times what one part does, both called from C"
-        " (seven pairs of runs): two thirds of the CPU time are its own threads' (per thread, from"
-        " schedstat), which queue, encode and decode each part."
+        "Three parts cost libzmq itself 1.36 times what one part does, both called from C (2,560"
+        " against 1,884 ns, least of five rounds; ours 2,649): two thirds of the CPU time are its"
+        " own threads' (schedstat), which queue, encode and decode each part."
     ),
     ("end to end", "", ""): (
         "Of 4.3 µs a frame at 130,000 frames a second the loop's thread takes 2.3, libzmq's 1.2,"
