@@ -331,6 +331,7 @@ cdef class Parser:
             if key is not NULL and follows(p, end, key):
                 p += key.size
             else:
+                p = skip_space(p, end)
                 if p >= end or p[0] != c'"':
                     return NULL
                 text = p + 1
@@ -350,21 +351,25 @@ cdef class Parser:
                     return NULL
                 p += 1
             last = key
-            p = skip_space(p, end)
-            p = skip_value(p, end, depth, &at) if key.slot < 0 else self.value(key.slot, p, depth)
+            text = p
+            p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(key.slot, text, depth)
             if p is NULL:
-                return NULL
-            if p < end and p[0] == c',':
-                p = skip_space(p + 1, end)
-                continue
-            p = skip_space(p, end)
-            if p >= end:
-                return NULL
-            if p[0] == c'}':
-                return p + 1
-            if p[0] != c',':
-                return NULL
-            p = skip_space(p + 1, end)
+                # no value: it may stand behind a space, where no exchange writes one
+                p = skip_space(text, end)
+                if p == text:
+                    return NULL
+                p = skip_value(p, end, depth, &at) if key.slot < 0 else self.value(key.slot, p, depth)
+                if p is NULL:
+                    return NULL
+            if p >= end or p[0] != c',':
+                p = skip_space(p, end)
+                if p >= end:
+                    return NULL
+                if p[0] == c'}':
+                    return p + 1
+                if p[0] != c',':
+                    return NULL
+            p += 1
 
     cdef const char *value(self, int slot, const char *p, int depth) noexcept:
         """Read the value at p into a slot. Returns: its end, NULL when it is not JSON."""
