@@ -11,6 +11,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
+from coinspace.feed.format import FeedReader
 from coinspace.index import chain
 from coinspace.index.feeds import opened, sources
 from coinspace.index.memory import read_fx_memory, remember, wait_applied
@@ -46,12 +47,16 @@ def verify(
     Raises: CoinSpaceError without feeds, StorageError when the database cannot answer.
     """
     quiet_logs()
-    # tickers have recordings of their own, which hold no books
-    paths = tuple(sorted(one for one in folder.rglob("*.feed*") if "-ticker-" not in one.name))
-    if not paths:
-        raise CoinSpaceError(f"--feeds {folder}: expected *.feed or *.feed.zst files, found none")
     settings.index.assets = assets
     start_ns, end_ns = bounds
+    # tickers have recordings of their own, which hold no books
+    found = sorted(one for one in folder.rglob("*.feed*") if "-ticker-" not in one.name)
+    paths = tuple(one for one in found if _begins_ns(one) < end_ns)
+    if not paths:
+        raise CoinSpaceError(
+            f"--feeds {folder}: expected *.feed or *.feed.zst files from before --to, found none"
+            f" among {len(found)}"
+        )
     warm_ns = start_ns - WARM_UP_NS
     readers, make = sources(paths, settings, segments=True)
     with schema.connect(address(settings)) as connection, opened(readers):
@@ -74,6 +79,11 @@ def verify(
     if restatement is not None:
         verdict.restated = _restate(settings, comparison, restatement)
     return verdict
+
+
+def _begins_ns(path: Path) -> int:
+    with FeedReader(path) as reader:
+        return int(reader.header.get("started_ns", 0))
 
 
 def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int:

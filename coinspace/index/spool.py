@@ -14,7 +14,11 @@ from typing import Any, BinaryIO
 import orjson
 
 from coinspace.index.records import Row
+from coinspace.storage.tables import INDEX_TICK
 from coinspace.storage.transport import TimestampNanos
+
+# lines in which every asset has had a record
+LOOK_AHEAD = 500
 
 
 class Spool:
@@ -59,6 +63,18 @@ class Spool:
         self._size += len(line)
         self.records += 1
         return True
+
+    def firsts(self) -> dict[str, int]:
+        """Return asset -> its first tick in the file, ns."""
+        found: dict[str, int] = {}
+        if self._file is None:
+            return found
+        with self.path.open("rb") as lines:
+            for line in islice(lines, LOOK_AHEAD):
+                for row in _rows(line) or ():
+                    if row.table == INDEX_TICK.name:
+                        found.setdefault(row.symbols["asset"] or "", row.at_ns)
+        return found
 
     def drain(self, give: Callable[[Row], bool], limit: int) -> int:
         """Give the rows of at most `limit` records, oldest first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+from collections.abc import Mapping
 
 import click
 import orjson
@@ -86,6 +87,8 @@ class Worker:
         # asset -> the first tick of this process
         self._first_ns: dict[str, int] = {}
         self._heard_ns = 0
+        # whether what lies before the spooled records is known
+        self._looked = False
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
 
     def counters(self) -> dict[str, int | float]:
@@ -134,6 +137,7 @@ class Worker:
                 await asyncio.to_thread(self._prepare)
                 await self._unspool()
                 await asyncio.to_thread(self._read_back)
+                self.backlog.resume(await asyncio.to_thread(self._left_open))
             except CoinSpaceError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     self._process.log.error("started without memory", error=str(error))
@@ -152,7 +156,8 @@ class Worker:
             if waiting or len(self._first_ns) < len(self._settings.index.assets):
                 continue
             try:
-                outages, entries = await asyncio.to_thread(self._read_late)
+                outages = await asyncio.to_thread(self._missed_before, dict(self._first_ns))
+                entries = await asyncio.to_thread(self._left_open)
             except CoinSpaceError:
                 continue
             self.backlog.resume(entries)
@@ -160,12 +165,12 @@ class Worker:
                 self._on_outage(outage)
             return
 
-    def _read_late(self) -> tuple[list[Outage], list[Entry]]:
+    def _missed_before(self, firsts: Mapping[str, int]) -> list[Outage]:
         step_ns = self._settings.index.interval_ms * MILLISECOND_NS
         outages = []
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
-            for asset, first_ns in self._first_ns.items():
+            for asset, first_ns in firsts.items():
                 memory = read_memory(connection, asset, 0, first_ns)
                 if memory is None or not step_ns or memory.ts_ns + step_ns >= first_ns:
                     continue
@@ -175,15 +180,24 @@ class Worker:
                         self.calculator.index(asset), missed_ns, first_ns - step_ns, step_ns
                     )
                 )
-            return outages, read_entries(
-                connection, NAME, self.calculator.indices, self.calculator.make
-            )
+        return outages
+
+    def _left_open(self) -> list[Entry]:
+        with schema.connect(address(self._settings)) as connection:
+            entries = read_entries(connection, NAME, self.calculator.indices, self.calculator.make)
+        return [one for one in entries if one.epoch != self._process.started_ns]
 
     def _prepare(self) -> None:
         schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
 
     async def _unspool(self) -> None:
-        # what an earlier process left comes before anything new, and before the memory is read
+        # what an earlier process left comes before anything new, and before the memory is read;
+        # what that process had in its own memory is missing between the database and the file
+        if self.spool.pending and not self._looked:
+            firsts = self.spool.firsts()
+            for outage in await asyncio.to_thread(self._missed_before, firsts):
+                self._on_outage(outage)
+            self._looked = True
         while (self.spool.pending or self.sender.pending) and not self._process.stopping.is_set():
             if self.sender.trouble:
                 raise StorageError(self.sender.trouble, INDEX_TICK.name)
@@ -198,9 +212,6 @@ class Worker:
                 remember(connection, self.calculator.index(asset))
                 if self.candidate is not None:
                     remember(connection, self.candidate.index(asset), candidate=True)
-            self.backlog.resume(
-                read_entries(connection, NAME, self.calculator.indices, self.calculator.make)
-            )
 
     async def _fill(self) -> None:
         while True:

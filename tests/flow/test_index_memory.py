@@ -322,3 +322,54 @@ async def test_nothing_is_missing_after_a_long_silence_of_the_database(
     wait_for(lambda: query(settings, venues) == [(3 * (ticks + 1),)], "venues not stored")
     nulls = f"SELECT count() FROM index_tick WHERE asset = '{asset}' AND value_raw = null"
     assert query(settings, nulls) == [(0,)]
+
+
+async def test_a_crash_beside_a_silent_database_leaves_no_hole(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asset, start_ns, ticks = "MEMC", DAY_NS + 5 * 86_400 * SECOND_NS, 1500
+    there = settings.storage
+    mine = settings.model_copy(update={"data": tmp_path_factory.mktemp("c")})
+    mine.storage = there.model_copy(update={"ilp": "http::addr=127.0.0.1:1;", "memory_mb": 1})
+    mine.index.assets, mine.index.interval_ms = [asset], 1000
+    (mine.data / "run").mkdir()
+    course = Course(asset, start_ns=start_ns)
+    # the database has one tick, the process's memory the next ones, the file the rest
+    store(settings, [tick_row(course.tick(0, 140_000_000, still=False))])
+    crashed = Worker(Process("index-calculator", mine))
+    crashed.sender.start()
+    for second in range(1, ticks):
+        crashed._emit(course.tick(second, 140_000_000, still=False), course.aggregate)
+    spooled = crashed.counters()["records_spooled"]
+    assert 0 < spooled < ticks - 1
+    crashed.sender.abort()
+    crashed.spool.close()
+    crashed.publisher.close()
+    crashed.subscriber.close()
+
+    mine.storage.ilp = there.ilp
+    worker = Worker(Process("index-calculator", mine))
+    worker.sender.start()
+    try:
+        assert await worker._restore()
+        assert worker.calculator.index(asset).last_ts_ns == start_ns + (ticks - 1) * SECOND_NS
+        fill = asyncio.create_task(worker._fill())
+        deadline = time.monotonic() + 60
+        while worker.backlog.ticks or worker.sender.pending:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        fill.cancel()
+    finally:
+        worker.publisher.close()
+        worker.subscriber.close()
+        assert await worker.sender.close()
+    count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(ticks,)], "ticks not stored")
+    found = query(
+        settings, f"SELECT ts::long, reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
+    )
+    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks)]
+    lost = ticks - 1 - int(spooled)
+    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
+    gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
+    wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")

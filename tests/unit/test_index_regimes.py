@@ -201,6 +201,10 @@ def test_premium_parts_agree() -> None:
     assert parts["c"] == pytest.approx(1400 / 1380 - 1)
     assert (1 + parts["a"]) == pytest.approx((1 + parts["b"]) * (1 + parts["c"]))
     assert Run().prices(1e5, 1e5, 1e5)["premium_parts"]["a"] is None
+    # a configured rate, which one in the line replaces
+    run = Run(usd_krw=1400)
+    assert run.prices(1e5, 1e5, 1e5)["premium_parts"] == pytest.approx(dict.fromkeys("abc", 0.0))
+    assert run.prices(1e5, 1e5, 1e5, usd_krw=1372)["premium_parts"]["a"] == pytest.approx(7 / 343)
 
 
 def test_executable_premium_pays_both_fees() -> None:
