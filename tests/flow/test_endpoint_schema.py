@@ -72,6 +72,10 @@ def test_every_route_answers_as_its_document_says(url: str) -> None:
         # where any text is a possible value, nothing bad can be made up
         with contextlib.suppress(hypothesis.errors.Unsatisfiable):
             _try(_strategy(operation, schemathesis.GenerationMode.NEGATIVE), url, statuses)
+    # no text made up names an asset, so the good streams are named here
+    for query in ({"indices": "*"}, {"books": "BTC", "platform": "venues,gaps,pipeline"}):
+        case = api["/v1/stream"]["GET"].Case(query=query)
+        assert _streams(case, url, seen["/v1/stream"]), query
     assert set(seen) == set(api.raw_schema["paths"])
     # both good and bad input were really tried
     assert 200 in seen["/v1/indices/{asset}"] | seen["/v1/venues"]
