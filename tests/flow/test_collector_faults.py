@@ -354,6 +354,21 @@ async def test_halts_and_delistings_are_events_and_end(
         assert running.count("listing_events") == 4
 
 
+async def test_a_suspended_market_of_a_korean_exchange_is_halted_until_it_trades(
+    server: ExchangeServer,
+) -> None:
+    """Its list says nothing, its first ticker does."""
+    server.disorder.add("halt:upbit:KRW-BTC")
+    async with collecting(server, "upbit", "ticker", markets=["BTC/KRW", "ETH/KRW"]) as running:
+        await running.until(
+            lambda: running.states == {"BTC/KRW": "halted", "ETH/KRW": "synced"}, "a halt"
+        )
+        assert running.worker.process.state == "ready"
+        server.disorder.clear()
+        await running.synced()
+        assert [one.get("change") for one in running.told("BTC/KRW")][-2:] == ["halted", "resumed"]
+
+
 async def test_an_error_frame_stops_the_subscription(server: ExchangeServer) -> None:
     async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
         await running.synced()
