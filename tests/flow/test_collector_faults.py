@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 
 from coinspace.collector import collection as collection_module
+from coinspace.collector import compare
 from coinspace.collector import connection as connection_module
-from coinspace.collector import orderbook as orderbook_module
 from coinspace.exchanges import binance, upbit
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
@@ -422,5 +422,5 @@ async def test_quiet_connections_are_kept_alive(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_silence_that_is_compared_is_the_documented_one() -> None:
-    assert orderbook_module.SILENT_NS == 4_000_000_000
-    assert orderbook_module.COMPARE_AGAIN_NS + orderbook_module.SILENT_NS < 10_000_000_000
+    assert compare.SILENT_NS == 4_000_000_000
+    assert compare.COMPARE_AGAIN_NS + compare.SILENT_NS < 10_000_000_000
