@@ -337,7 +337,9 @@ async def test_halts_and_delistings_are_events_and_end(
         running.fault("delist:binance:SOLUSDT")
         await running.until(lambda: running.states["BTC/USDT"] == "halted", "a halt")
         await running.until(lambda: running.told("SOL/USDT"), "a delisting")
-        assert running.told("BTC/USDT")[-1]["reason"] == "HALT"
+        await running.until(
+            lambda: running.told("BTC/USDT")[-1]["reason"] == "HALT", "its reason is told"
+        )
         assert running.states["ETH/USDT"] == "synced"
         # halted as it should be is no fault of the process
         assert running.worker.process.state == "ready"
@@ -363,10 +365,16 @@ async def test_a_suspended_market_of_a_korean_exchange_is_halted_until_it_trades
         await running.until(
             lambda: running.states == {"BTC/KRW": "halted", "ETH/KRW": "synced"}, "a halt"
         )
-        assert running.worker.process.state == "ready"
+        await running.until(lambda: running.worker.process.state == "ready", "no fault of ours")
         server.disorder.clear()
         await running.synced()
-        assert [one.get("change") for one in running.told("BTC/KRW")][-2:] == ["halted", "resumed"]
+        await running.until(
+            lambda: (
+                [one["change"] for one in running.told("BTC/KRW") if "change" in one]
+                == ["halted", "resumed"]
+            ),
+            "both are told",
+        )
 
 
 async def test_an_error_frame_stops_the_subscription(server: ExchangeServer) -> None:
