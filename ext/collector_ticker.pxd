@@ -45,6 +45,7 @@ cdef class TickerMarket(MarketEntry):
         readonly int64_t resumed_ns      # exchange's time of the first trade after it
         readonly double traded           # base volume of all trades published, to compare with day_volume
         readonly double day_volume       # the newest ticker's, NaN = none sent
+        readonly bint suspended          # the newest ticker says so
         readonly int64_t tickers
         readonly int64_t ticker_repeats
         readonly int64_t trades

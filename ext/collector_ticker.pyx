@@ -146,6 +146,7 @@ cdef class TickerCollector(Collector):
         if not in_order(market, parser.exchange_ns, received_ns):
             return 0
         market.day_volume = parser.day_volume
+        market.suspended = parser.suspended
         if (
             market.tickers and parser.exchange_ns == market.exchange_ns
             and memcmp(market.ticker, parser.ticker, sizeof(market.ticker)) == 0

@@ -136,6 +136,7 @@ cdef class Parser:
         readonly int64_t trade_id
         double ticker[11]                  # NaN = none sent
         readonly double day_volume         # ticker: traded since the exchange's midnight, NaN = none sent
+        readonly bint suspended            # ticker: the exchange says that nobody trades there
         readonly int window
         readonly int control
         const char *detail

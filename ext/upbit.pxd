@@ -27,6 +27,8 @@ cdef enum:
     RESULT_MESSAGE = 19
     CONTENT = 20
     VOLUME_DAY = 21
+    MARKET_STATE = 22
+    SUSPENDED = 23
 
 cdef class UpbitParser(Parser):
     cdef int day                       # window of the exchange's tickers

@@ -40,6 +40,7 @@ from coinspace._ext.parser cimport TICKER
 from coinspace._ext.parser cimport TICKER_SIZE
 from coinspace._ext.parser cimport TINY
 from coinspace._ext.parser cimport TRADE
+from coinspace._ext.parser cimport TRUE
 from coinspace._ext.parser cimport UTC_DAY
 from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.parser cimport WRONG
@@ -80,6 +81,8 @@ FIELDS = {
     RESULT_MESSAGE: ("resmsg",),
     CONTENT: ("content",),
     VOLUME_DAY: ("acc_trade_volume", "atv"),
+    MARKET_STATE: ("market_state", "ms"),
+    SUSPENDED: ("is_trading_suspended", "its"),
 }
 
 cdef struct TickerSlot:
@@ -199,6 +202,10 @@ cdef class UpbitParser(Parser):
             return self.fail(WRONG, TIMESTAMP, self.at[TIMESTAMP])
         for i in range(1, TICKER_SIZE):
             self.ticker[i] = NAN
+        # either may be gone one day
+        self.suspended = self.type[SUSPENDED] == TRUE or (
+            self.type[MARKET_STATE] == STRING and not self.is_text(MARKET_STATE, b"ACTIVE", 6)
+        )
         self.day_volume = NAN
         if self.as_number(VOLUME_DAY, &self.day_volume) < 0:
             return self.fail(WRONG, VOLUME_DAY, self.at[VOLUME_DAY])

@@ -25,6 +25,7 @@ class Parser:
     trade_id: int
     window: int
     day_volume: float
+    suspended: bool
     control: int
     malformed: int
     levels_dropped: int

@@ -69,6 +69,8 @@ class TickerStage(Stage, TickerCollector):
         self.stale_ns = int(stale_after_s * SECOND_NS)
         self._holes: dict[int, Hole] = {}
         self._audited_ns = [0] * len(markets)
+        # markets whose tickers say that they are suspended
+        self._suspended: set[int] = set()
         # ids that count up by one need no second proof
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
         self.counts.update(
@@ -125,7 +127,10 @@ class TickerStage(Stage, TickerCollector):
             self._holes[index] = Hole("reconnect", market.trade_ns)
 
     def on_subscribed(self, status: Status, now_ns: int) -> None:
-        hole = self._holes.get(self._positions[status.symbol])
+        index = self._positions[status.symbol]
+        # told again on the new connection
+        self._suspended.discard(index)
+        hole = self._holes.get(index)
         if hole is not None:
             hole.again(now_ns + SETTLE_NS)
 
@@ -279,6 +284,8 @@ class TickerStage(Stage, TickerCollector):
                 continue
             index = market.index
             self._watch(market, status, now_ns)
+            if market.suspended != (index in self._suspended):
+                self._watch_suspension(market, status, now_ns)
             hole = self._holes.get(index)
             if hole is not None:
                 self._watch_hole(market, status, hole, now_ns)
@@ -294,6 +301,15 @@ class TickerStage(Stage, TickerCollector):
                 self._audited_ns[index] = now_ns
                 self.counts["audits"] += 1
                 self._ask(self.exchange.trades_request(status.symbol), None)
+
+    def _watch_suspension(self, market: TickerMarket, status: Status, now_ns: int) -> None:
+        # Upbit's and Bithumb's lists do not say it
+        if market.suspended:
+            self._suspended.add(market.index)
+            self.change(status, "halted", now_ns, "suspended", change="halted")
+        else:
+            self._suspended.discard(market.index)
+            self.change(status, "synced", now_ns, "resumed", change="resumed")
 
     def _watch_volume(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         check = self._volumes[market.index]

@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 
 from coinspace.collector import collection as collection_module
+from coinspace.collector import compare
 from coinspace.collector import connection as connection_module
-from coinspace.collector import orderbook as orderbook_module
 from coinspace.exchanges import binance, upbit
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
@@ -337,7 +337,9 @@ async def test_halts_and_delistings_are_events_and_end(
         running.fault("delist:binance:SOLUSDT")
         await running.until(lambda: running.states["BTC/USDT"] == "halted", "a halt")
         await running.until(lambda: running.told("SOL/USDT"), "a delisting")
-        assert running.told("BTC/USDT")[-1]["reason"] == "HALT"
+        await running.until(
+            lambda: running.told("BTC/USDT")[-1]["reason"] == "HALT", "its reason is told"
+        )
         assert running.states["ETH/USDT"] == "synced"
         # halted as it should be is no fault of the process
         assert running.worker.process.state == "ready"
@@ -352,6 +354,27 @@ async def test_halts_and_delistings_are_events_and_end(
             "listed again",
         )
         assert running.count("listing_events") == 4
+
+
+async def test_a_suspended_market_of_a_korean_exchange_is_halted_until_it_trades(
+    server: ExchangeServer,
+) -> None:
+    """Its list says nothing, its first ticker does."""
+    server.disorder.add("halt:upbit:KRW-BTC")
+    async with collecting(server, "upbit", "ticker", markets=["BTC/KRW", "ETH/KRW"]) as running:
+        await running.until(
+            lambda: running.states == {"BTC/KRW": "halted", "ETH/KRW": "synced"}, "a halt"
+        )
+        await running.until(lambda: running.worker.process.state == "ready", "no fault of ours")
+        server.disorder.clear()
+        await running.synced()
+        await running.until(
+            lambda: (
+                [one["change"] for one in running.told("BTC/KRW") if "change" in one]
+                == ["halted", "resumed"]
+            ),
+            "both are told",
+        )
 
 
 async def test_an_error_frame_stops_the_subscription(server: ExchangeServer) -> None:
@@ -407,5 +430,5 @@ async def test_quiet_connections_are_kept_alive(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_silence_that_is_compared_is_the_documented_one() -> None:
-    assert orderbook_module.SILENT_NS == 4_000_000_000
-    assert orderbook_module.COMPARE_AGAIN_NS + orderbook_module.SILENT_NS < 10_000_000_000
+    assert compare.SILENT_NS == 4_000_000_000
+    assert compare.COMPARE_AGAIN_NS + compare.SILENT_NS < 10_000_000_000

@@ -448,6 +448,27 @@ def test_bithumb_trades_of_the_same_ms_are_missed_too_where_rest_shows_both(
     assert bithumb.stage.counts["trades_filled"] == 2
 
 
+@pytest.mark.parametrize(
+    "said",
+    [{"is_trading_suspended": True}, {"market_state": "PREVIEW"}, {"market_state": "DELISTED"}],
+)
+def test_a_suspension_is_told_by_the_ticker(upbit: Bench, said: dict[str, Any]) -> None:
+    fine = {"is_trading_suspended": False, "market_state": "ACTIVE"}
+    upbit.frame(day(0, 1.0) | fine)
+    upbit.timer(0.25)
+    assert upbit.stage.states == {"BTC/KRW": "synced"}
+    upbit.frame(day(1000, 1.0) | said)
+    upbit.timer(0.25)
+    assert upbit.stage.states == {"BTC/KRW": "halted"}
+    assert upbit.told()[-1]["change"] == "halted"
+    # it is silent now, as it should be
+    upbit.timer(100)
+    assert upbit.stage.states == {"BTC/KRW": "halted"}
+    upbit.frame(day(2000, 1.0))
+    upbit.timer(0.25)
+    assert upbit.stage.states == {"BTC/KRW": "synced"}
+
+
 # the volume of the day
 
 
