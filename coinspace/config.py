@@ -228,7 +228,14 @@ class StorageSettings(Section):
         dict[str, str], Field(description="more settings of the private server, QDB_NAME = value")
     ] = {}
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    batch_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
+    batch_ms: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=60_000,
+            description="a batch leaves at this age; the server's load is by commit, not by row",
+        ),
+    ] = 1000
     request_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5000
     memory_mb: Annotated[
         int, Field(ge=1, le=65_536, description="rows kept while the database does not answer")

@@ -17,7 +17,10 @@ from coinspace.errors import BusError
 # a peer that sends more is cut off by libzmq: 16 MiB is 32 times the deepest book
 MESSAGE_SIZE_LIMIT = 1 << 24
 RECONNECT_MS = 20
+# the pause grows up to this, but not on the own host, where an attempt costs next to nothing
 RECONNECT_LIMIT_MS = 1000
+# subscribers on this host that wait for a publisher have found it so long after it has bound
+SETTLE_S = 0.1
 
 
 class Bound:
@@ -85,12 +88,12 @@ def bind(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> B
 
 
 def connect(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> None:
-    """Connect; a peer that is not there yet is tried again and again, with a growing pause.
+    """Connect; a peer that is not there yet is tried again and again.
 
     Raises: BusError when the endpoint is not one, or a CURVE key is missing.
     """
     socket.reconnect_ivl = RECONNECT_MS
-    socket.reconnect_ivl_max = RECONNECT_LIMIT_MS
+    socket.reconnect_ivl_max = 0 if endpoint.startswith("ipc://") else RECONNECT_LIMIT_MS
     if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
         server_key = bus.curve_server_keys.get(endpoint) or bus.curve_server_key
         if not server_key:

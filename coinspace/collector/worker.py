@@ -11,6 +11,7 @@ import click
 
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import open_publisher
+from coinspace.bus.sockets import SETTLE_S
 from coinspace.clock import now_ns
 from coinspace.collector.collection import Collection, numbered
 from coinspace.collector.memory import read_memory
@@ -48,6 +49,8 @@ class Worker(Collection):
 
         Raises: ConfigError when no market is left to collect.
         """
+        # what is published before the waiting subscribers are there, they would have to fetch
+        await asyncio.sleep(SETTLE_S)
         await super().start()
         # what lives as long as the process is not looked at by the collector again
         gc.collect()
