@@ -1,4 +1,7 @@
-"""Rows that the database refused: kept in a file with the server's words, one JSON line each."""
+"""Rows that the database refused: kept in a file with the server's words, one JSON line each.
+
+Bounded to two files of FILE_BYTES; each row's loss is in the table `gap` as well, without a bound.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from typing import Any
 import orjson
 
 from coinspace.clock import now_ns
+
+# some 300,000 books; who sees none of that for so long will not miss the oldest
+FILE_BYTES = 256 << 20
 
 
 class DeadLetters:
@@ -34,6 +40,8 @@ class DeadLetters:
             "ilp": base64.b64encode(lines).decode(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.stat().st_size > FILE_BYTES:
+            self.path.replace(older(self.path))
         with self.path.open("ab") as file:
             file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
             file.flush()
@@ -42,10 +50,19 @@ class DeadLetters:
         return at_ns
 
 
+def older(path: Path) -> Path:
+    """Return where a file's entries go when it is full, in place of those before them."""
+    return path.with_name(f"{path.name}.1")
+
+
 def read(path: Path, since_ns: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a file since a time, `ilp` as bytes; a torn line is left out."""
-    if not path.exists():
-        return
+    """Yield the entries kept since a time, oldest first; `ilp` as bytes, a torn line left out."""
+    for one in (older(path), path):
+        if one.exists():
+            yield from _read(one, since_ns)
+
+
+def _read(path: Path, since_ns: int) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for line in file:
             try:
