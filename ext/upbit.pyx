@@ -204,7 +204,7 @@ cdef class UpbitParser(Parser):
             self.ticker[i] = NAN
         # either may be gone one day
         self.suspended = self.type[SUSPENDED] == TRUE or (
-            self.type[MARKET_STATE] == STRING and not self.is_text(MARKET_STATE, b"ACTIVE", 6)
+            self.type[MARKET_STATE] == STRING and not is_text(self, MARKET_STATE, b"ACTIVE", 6)
         )
         self.day_volume = NAN
         if self.as_number(VOLUME_DAY, &self.day_volume) < 0:
