@@ -120,14 +120,15 @@ class ThreeSends(Multipart):
 
 
 class PlainC(Side):
+    # topic, and all behind it joined: 1 joins the topic too
     n_parts = 3
 
     def __init__(self, payload_bytes: int) -> None:
         super().__init__(payload_bytes)
         self.library = compiled()
         self.zmq = ctypes.CDLL(_zmq.__file__)
-        if self.n_parts == 1:
-            self.parts = [b"".join(self.parts)]
+        kept = self.parts[: self.n_parts - 1]
+        self.parts = [*kept, b"".join(self.parts[self.n_parts - 1 :])]
 
     def _handle(self) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.socket.underlying)
@@ -145,6 +146,10 @@ class PlainC(Side):
         names = ("msg_init", "msg_recv", "msg_more", "msg_close")
         functions = [getattr(self.zmq, f"zmq_{name}") for name in names]
         assert self.library.receive_messages(*functions, self._handle(), ctypes.c_long(n)) == n
+
+
+class PlainCTwo(PlainC):
+    n_parts = 2
 
 
 class PlainCJoined(PlainC):
@@ -255,6 +260,7 @@ CANDIDATES: dict[str, type[Side]] = {
     "CoinSpace with journal": OursJournalled,
     "CoinSpace from Python, on uvloop": OursPython,
     "C, one part": PlainCJoined,
+    "C, two parts": PlainCTwo,
     "C, three parts": PlainC,
     "send_multipart": Multipart,
     "send_multipart, copy=False": ZeroCopy,

@@ -8,11 +8,6 @@ from __future__ import annotations
 
 # (stage, beginning of the case, part of the figure) -> what stands in the way
 OBSTACLES: dict[tuple[str, str, str], str] = {
-    ("parse", "allocations", "bus"): (
-        "libzmq allocates for each part of more than 33 bytes (malloc counted on the publishing"
-        " thread): once for the header's 64, once for the payload. One part of both would need one,"
-        " and is not the message's documented form."
-    ),
     ("parse", "bithumb-book", "simdjson On-Demand"): (
         "On-Demand runs in one loop of C++, ours is called from Python for each frame: of 347 ns"
         " some 155 do not depend on the number of levels (line through the growth in levels), the"

@@ -1,4 +1,4 @@
-"""The bus message: `[topic, header, payload]`. This file is the layout's definition.
+"""The bus message, two parts: topic, and header with payload. This file is the layout's definition.
 
 All numbers little-endian; times int64 ns since the epoch, 0 = none; prices in quote currency, sizes in base.
 """

@@ -81,7 +81,7 @@ cdef class Message:
 
     @staticmethod
     def decode(bytes topic not None, header, payload):
-        """Wrap the three parts of a message without copying the payload.
+        """Wrap the pieces of a message without copying the payload.
 
         Raises: MessageError for an unknown version or kind, or sizes that do not agree.
         """

@@ -1,11 +1,11 @@
-"""The live sink: three parts per message onto a PUB socket, straight through libzmq."""
+"""The live sink: two parts per message onto a PUB socket, straight through libzmq."""
 
 from libc.stdint cimport int64_t
 
 from coinspace._ext.journal cimport JournalWriter
-from coinspace._ext.message cimport Header
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
+from coinspace._ext.zeromq cimport msg_t
 
 
 cdef class ZmqSink(Sink):
@@ -14,7 +14,11 @@ cdef class ZmqSink(Sink):
         JournalWriter _journal     # None = nothing is written down
         readonly int64_t dropped   # messages that found a subscriber's queue full
 
-    cdef int send_first(self, Topic topic) except -1
-    cdef int send_rest(self, Header *header, const void *payload, size_t size) except -1
+    # both close the body when they fail
+    cdef int send_topic(self, Topic topic, msg_t *body) except -1
+    cdef int send_body(self, msg_t *body) except -1
+    # the topic was refused: by a full queue, or by a signal
+    cdef int send_again(self, Topic topic, msg_t *body) except -1
     cdef int refuse_when_full(self, int refuse) except -1
     cdef int fail(self, str doing) except -1
+    cdef int fail_with(self, str doing, int number) except -1

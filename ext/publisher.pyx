@@ -3,6 +3,7 @@
 from libc.errno cimport EAGAIN
 from libc.errno cimport EINTR
 from libc.stdint cimport uintptr_t
+from libc.string cimport memcpy
 
 from coinspace._ext.journal cimport JournalWriter
 from coinspace._ext.message cimport HEADER_SIZE
@@ -13,6 +14,7 @@ from coinspace._ext.sink cimport Topic
 from coinspace._ext.zeromq cimport DONTWAIT
 from coinspace._ext.zeromq cimport SNDMORE
 from coinspace._ext.zeromq cimport XPUB_NODROP
+from coinspace._ext.zeromq cimport msg_t
 from coinspace._ext.zeromq cimport zmq
 
 from coinspace.errors import BusError
@@ -41,41 +43,45 @@ cdef class ZmqSink(Sink):
         self._handle = NULL
 
     cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
-        cdef int error
+        cdef msg_t body
         if self._handle == NULL:
             raise BusError(f"publisher: expected an open socket, was closed, {topic.name!r}")
         if self._journal is not None and header.kind != KIND_HEARTBEAT:
             self._journal.append(topic, header, payload, size)
+        # made before anything is sent, so that no message ends after its topic
+        if zmq.msg_init_size(&body, HEADER_SIZE + size) < 0:
+            self.fail("make a message")
+        memcpy(zmq.msg_data(&body), header, HEADER_SIZE)
+        memcpy(<char *>zmq.msg_data(&body) + HEADER_SIZE, payload, size)
         if zmq.send(self._handle, topic.data, topic.size, DONTWAIT | SNDMORE) < 0:
-            error = zmq.last_error()
-            if error == EAGAIN:
-                self.dropped += 1
-                self.refuse_when_full(0)
-                try:
-                    self.send_first(topic)
-                    self.send_rest(header, payload, size)
-                finally:
-                    self.refuse_when_full(1)
-                return 0
-            if error != EINTR:
-                self.fail("send")
-            self.send_first(topic)
-        return self.send_rest(header, payload, size)
+            self.send_again(topic, &body)
+        return self.send_body(&body)
 
-    cdef int send_first(self, Topic topic) except -1:
+    cdef int send_again(self, Topic topic, msg_t *body) except -1:
+        if zmq.last_error() != EAGAIN:
+            return self.send_topic(topic, body)
+        self.dropped += 1
+        self.refuse_when_full(0)
+        try:
+            return self.send_topic(topic, body)
+        finally:
+            self.refuse_when_full(1)
+
+    cdef int send_topic(self, Topic topic, msg_t *body) except -1:
         while zmq.send(self._handle, topic.data, topic.size, DONTWAIT | SNDMORE) < 0:
             if zmq.last_error() != EINTR:
-                self.fail("send")
+                number = zmq.last_error()
+                zmq.msg_close(body)
+                self.fail_with("send", number)
         return 0
 
-    # after an accepted first part libzmq takes the others without looking at the queues again
-    cdef int send_rest(self, Header *header, const void *payload, size_t size) except -1:
-        while zmq.send(self._handle, header, HEADER_SIZE, DONTWAIT | SNDMORE) < 0:
+    # after an accepted first part libzmq takes the second without looking at the queues again
+    cdef int send_body(self, msg_t *body) except -1:
+        while zmq.msg_send(body, self._handle, DONTWAIT) < 0:
             if zmq.last_error() != EINTR:
-                self.fail("send header")
-        while zmq.send(self._handle, payload, size, DONTWAIT) < 0:
-            if zmq.last_error() != EINTR:
-                self.fail("send payload")
+                number = zmq.last_error()
+                zmq.msg_close(body)
+                self.fail_with("send header and payload", number)
         return 0
 
     cdef int refuse_when_full(self, int refuse) except -1:
@@ -84,5 +90,7 @@ cdef class ZmqSink(Sink):
         return 0
 
     cdef int fail(self, str doing) except -1:
-        number = zmq.last_error()
+        return self.fail_with(doing, zmq.last_error())
+
+    cdef int fail_with(self, str doing, int number) except -1:
         raise BusError(f"publisher: cannot {doing}: {zmq.strerror(number).decode()} ({number})")

@@ -8,7 +8,7 @@ from coinspace._ext.zeromq cimport msg_t
 
 
 cdef class Part:
-    """A received payload: owns libzmq's message and exports its bytes, read-only."""
+    """A received header and payload: owns libzmq's message and exports the payload, read-only."""
     cdef msg_t message
 
 
@@ -27,8 +27,7 @@ cdef class Channel:
 cdef class Receiver:
     cdef:
         void *_handle               # the SUB socket's; NULL once closed
-        msg_t _topic                # the parts in hand; receiving frees what they held before
-        msg_t _header
+        msg_t _topic                # the one in hand; receiving frees what it held before
         bint _conflate
         tuple _wanted               # prefixes
         object _on_message

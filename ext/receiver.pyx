@@ -52,7 +52,8 @@ cdef class Part:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(
-            view, self, zmq.msg_data(&self.message), <Py_ssize_t>zmq.msg_size(&self.message), 1, flags
+            view, self, <char *>zmq.msg_data(&self.message) + HEADER_SIZE,
+            <Py_ssize_t>zmq.msg_size(&self.message) - HEADER_SIZE, 1, flags,
         )
 
 
@@ -79,11 +80,9 @@ cdef class Receiver:
 
     def __cinit__(self):
         zmq.msg_init(&self._topic)
-        zmq.msg_init(&self._header)
 
     def __dealloc__(self):
         zmq.msg_close(&self._topic)
-        zmq.msg_close(&self._header)
 
     def __init__(
         self, uintptr_t handle, wanted, on_message, *, on_loss, on_malformed, on_error,
@@ -133,9 +132,7 @@ cdef class Receiver:
         part = Part.__new__(Part)
         # the parts of a message arrive together: none of them makes us wait
         if (
-            zmq.msg_more(&self._topic) and self.receive_part(&self._header)
-            and zmq.msg_more(&self._header)
-            and self.receive_part(&part.message)
+            zmq.msg_more(&self._topic) and self.receive_part(&part.message)
             and not zmq.msg_more(&part.message)
         ):
             self.take(part)
@@ -153,11 +150,9 @@ cdef class Receiver:
     # reads on to the message's last part, so that the next one begins at its first
     cdef int refuse_parts(self, Part part) except -1:
         cdef int n_parts = 1 + zmq.msg_more(&self._topic)
-        if n_parts == 2 and zmq.msg_more(&self._header):
-            n_parts = 3
-            while zmq.msg_more(&part.message) and self.receive_part(&part.message):
-                n_parts += 1
-        return self.refuse(f"message parts: expected 3, was {n_parts}, {self.topic_copy()!r}")
+        while zmq.msg_more(&part.message) and self.receive_part(&part.message):
+            n_parts += 1
+        return self.refuse(f"message parts: expected 2, was {n_parts}, {self.topic_copy()!r}")
 
     cdef bytes topic_copy(self):
         return PyBytes_FromStringAndSize(
@@ -166,16 +161,16 @@ cdef class Receiver:
         )
 
     cdef int take(self, Part part) except -1:
-        cdef const Header *header = <const Header *>zmq.msg_data(&self._header)
+        cdef const Header *header = <const Header *>zmq.msg_data(&part.message)
         cdef Channel channel
         cdef Message message
-        cdef Py_ssize_t size = <Py_ssize_t>zmq.msg_size(&part.message)
-        self.received_bytes += size
-        if zmq.msg_size(&self._header) != HEADER_SIZE:
+        cdef Py_ssize_t size = <Py_ssize_t>zmq.msg_size(&part.message) - HEADER_SIZE
+        if size < 0:
             return self.refuse(
-                f"header size: expected {HEADER_SIZE} bytes, was {zmq.msg_size(&self._header)},"
+                f"header size: expected {HEADER_SIZE} bytes, was {size + HEADER_SIZE},"
                 f" {self.topic_copy()!r}"
             )
+        self.received_bytes += size
         channel = self.channel(
             <const char *>zmq.msg_data(&self._topic), <Py_ssize_t>zmq.msg_size(&self._topic)
         )
@@ -183,7 +178,7 @@ cdef class Receiver:
             return 0
         message = Message.__new__(Message)
         if fits(header, size):
-            message.hold(channel.topic, header, part, <const char *>zmq.msg_data(&part.message))
+            message.hold(channel.topic, header, part, <const char *>header + HEADER_SIZE)
         else:
             return self.refuse_misfit(message, channel.topic, header, part, size)
         if header.kind != channel.kind:
@@ -216,7 +211,7 @@ cdef class Receiver:
         self, Message message, bytes topic, const Header *header, Part part, Py_ssize_t size,
     ) except -1:
         try:
-            message.fill(topic, header, part, <const char *>zmq.msg_data(&part.message), size)
+            message.fill(topic, header, part, <const char *>header + HEADER_SIZE, size)
         except MessageError as error:
             return self.refuse(str(error))
         return 0

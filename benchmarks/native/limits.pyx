@@ -18,7 +18,6 @@ from coinspace._ext.parser cimport END
 from coinspace._ext.receiver cimport Receiver
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
-from coinspace._ext.zeromq cimport DONTWAIT
 from coinspace._ext.zeromq cimport SNDMORE
 from coinspace._ext.zeromq cimport zmq
 
@@ -45,18 +44,16 @@ def parse_all(Parser parser not None, list frames not None):
     return messages
 
 
-def send_parts(uintptr_t socket, bytes topic not None, bytes header not None, bytes payload not None, Py_ssize_t n):
-    """Send n messages of three parts by libzmq's plain zmq_send; wait while the queue is full."""
+def send_parts(uintptr_t socket, bytes topic not None, bytes body not None, Py_ssize_t n):
+    """Send n messages of two parts by libzmq's plain zmq_send; wait while the queue is full."""
     cdef void *handle = <void *>socket
     cdef Py_ssize_t i
     cdef const char *t = PyBytes_AS_STRING(topic)
-    cdef const char *h = PyBytes_AS_STRING(header)
-    cdef const char *p = PyBytes_AS_STRING(payload)
+    cdef const char *b = PyBytes_AS_STRING(body)
     cdef size_t ts = PyBytes_GET_SIZE(topic)
-    cdef size_t hs = PyBytes_GET_SIZE(header)
-    cdef size_t ps = PyBytes_GET_SIZE(payload)
+    cdef size_t bs = PyBytes_GET_SIZE(body)
     for i in range(n):
-        if zmq.send(handle, t, ts, SNDMORE) < 0 or zmq.send(handle, h, hs, SNDMORE) < 0 or zmq.send(handle, p, ps, 0) < 0:
+        if zmq.send(handle, t, ts, SNDMORE) < 0 or zmq.send(handle, b, bs, 0) < 0:
             return i
     return n
 
