@@ -98,7 +98,7 @@ def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Differen
                 told.add(difference.table)
                 _tell_workers(connection, difference)
             if not difference.missing:
-                _run(connection, difference.mend, difference.table)
+                _mend(connection, difference)
         states = _views(connection)
         for view in VIEWS:
             # the lowest first: its refresh makes the one above it invalid once more
@@ -109,6 +109,15 @@ def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Differen
             ):
                 _run(connection, f"REFRESH MATERIALIZED VIEW {view.name} FULL", view.name)
     return wrong
+
+
+def _mend(connection: psycopg.Connection[Any], difference: Difference) -> None:
+    try:
+        _run(connection, difference.mend, difference.table)
+    except StorageError as error:
+        # another worker was quicker, and the server has not applied its change yet
+        if "already" not in str(error):
+            raise
 
 
 def _tell_workers(connection: psycopg.Connection[Any], difference: Difference) -> None:
