@@ -98,6 +98,7 @@ def chart(rows: list[dict[str, Any]]) -> str:
             (330, "limit", "what the step costs alone in C"),
         )
     )
+    legend += '<text x="560" y="18">logarithmic: shorter is better</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}"'
         f' viewBox="0 0 {WIDTH} {y}" role="img">'
