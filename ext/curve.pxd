@@ -8,26 +8,23 @@ from coinspace._ext.ladder cimport Ladder
 cdef extern from "series.h" nogil:
     enum:
         LANES    # doubles that a pass takes at a time
-    ctypedef struct Side:
-        const double* raw
-        double* size
-        double* total
-        Py_ssize_t n
+        STEPS    # powers of a halving in the table
     double largest_of(const double* x, Py_ssize_t n) noexcept
-    double clipped_sum(const double* x, Py_ssize_t n, double low, double high) noexcept
-    double clipped_squares(const double* x, Py_ssize_t n, double low, double high, double mean) noexcept
-    void extremes_of(
-        const double* x, Py_ssize_t n, double low, double high, double* lows, Py_ssize_t* n_lows, double* highs,
-        Py_ssize_t* n_highs
+    Py_ssize_t values_outside(const double* x, Py_ssize_t n, double low, double high, double* out) noexcept
+    double ranked(double* x, Py_ssize_t n, Py_ssize_t k) noexcept
+    void add_distances(
+        const double* x, Py_ssize_t n, double low, double high, double origin, double* sum, double* squares
     ) noexcept
-    void capped_totals(Side bids, Side asks, double cap) noexcept
+    void capped_totals(const double* raw, Py_ssize_t n, double cap, double* size, double* total) noexcept
     bint is_close(double price, double other, double tolerance) noexcept
     Py_ssize_t next_close(const double* price, Py_ssize_t i, Py_ssize_t n, double tolerance) noexcept
     Py_ssize_t count_up_to(const double* x, Py_ssize_t n, double bound) noexcept
-    double[64] power_table
-    void decays_of(const double* total, Py_ssize_t n, double rate, double* out) noexcept
-    double weighted(const double* price, double* decayed, Py_ssize_t n) noexcept
-    void add_by_venue(const double* weight, const int32_t* venue, Py_ssize_t n, double* sums) noexcept
+    double* power_table
+    double power_of(double x) noexcept
+    double weighted(
+        const double* price, const double* total, Py_ssize_t n, double depth, double rate, double* falling
+    ) noexcept
+    void add_by_venue(const double* falling, const int32_t* venue, Py_ssize_t n, double* sums) noexcept
 
 
 cdef class Curve:
@@ -69,13 +66,12 @@ cdef class Curve:
         double* size[2]                  # capped
         double* total[2]                 # cumulative capped size; on the grid: its last point
         Py_ssize_t capacity[2]
-        double* decayed                  # of one side: 1, then exp(-lambda * total), then weights
-        double* small                    # sizes that may be trimmed
+        double* falling                  # of one side: 1, then exp(-lambda * total); weights are its steps
+        double* sample                   # sizes that may be trimmed
+        double* small                    # of these, at the low end
         double* large
-        double* low                      # heap of the smallest sizes
-        double* high                     # heap of the largest sizes
         Py_ssize_t total_capacity
-        double low_guess                 # no size above it is looked at for the low end of the trim
+        double low_guess                 # only sizes below it are looked at for the low end of the trim
         double high_guess
         double scale                     # power of two that keeps sums of absurd sizes finite
         Py_ssize_t n_venues
@@ -93,11 +89,14 @@ cdef class Curve:
     cdef void rescale(self) noexcept nogil
     cdef double cap(self) noexcept nogil
     cdef Py_ssize_t near(self, int side) noexcept nogil
-    cdef void find_extremes(self, const Py_ssize_t* m, Py_ssize_t* n_small, Py_ssize_t* n_large) noexcept nogil
+    cdef void find_trim(self, const Py_ssize_t* m, Py_ssize_t k, double* low, double* high) noexcept nogil
     cdef double covered(self, int side) noexcept nogil
     cdef void round_to_grid(self, int side) noexcept nogil
     cdef double find_depth(self) noexcept nogil
     cdef double first_end(self, int side, Py_ssize_t low, Py_ssize_t high) noexcept nogil
-    cdef bint ends_at(self, double boundary, bint* exhausted) noexcept nogil
+    cdef bint ends_at(
+        self, double boundary, const Py_ssize_t* least, const Py_ssize_t* most, Py_ssize_t* passed
+    ) noexcept nogil
+    cdef bint ended(self, const Py_ssize_t* passed) noexcept nogil
     cdef double weigh(self, double depth, bint keep) noexcept nogil
     cdef void attribute(self, int side, Py_ssize_t n) noexcept nogil

@@ -20,9 +20,9 @@ from cpython.buffer cimport PyBUF_SIMPLE
 from cpython.buffer cimport PyBuffer_Release
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free
-from cpython.mem cimport PyMem_Realloc
 from cython cimport final
 from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY
 from libc.math cimport expm1
 from libc.math cimport floor
 from libc.math cimport frexp
@@ -36,6 +36,7 @@ from libc.string cimport memset
 from coinspace._ext.ladder cimport ASK
 from coinspace._ext.ladder cimport BID
 from coinspace._ext.ladder cimport Ladder
+from coinspace._ext.memory cimport grow
 
 OK = 0
 INSUFFICIENT_DEPTH = 1
@@ -48,57 +49,18 @@ cdef double HUGE = 1e100
 cdef double TINY = 1e-100
 cdef double MOST_POINTS = 4503599627370496.0
 # how far beyond the last tick's limits of the trim its next ones are looked for
-cdef double REACH = 1.5
+cdef double REACH = 1.25
+# the steps of a halving that an exponent of e stands for: STEPS / ln 2
+cdef double STEPS_OF_E = 369.3299304675746
 
 
 def _make_powers():
     # rounded correctly whatever the platform's pow
-    for j in range(64):
-        power_table[j] = float((Decimal(2).ln() * j / 64).exp())
+    for j in range(STEPS):
+        power_table[j] = float((Decimal(2).ln() * -j / STEPS).exp())
 
 
 _make_powers()
-
-
-cdef int _grow(void** memory, Py_ssize_t n, size_t item) except -1:
-    cdef void* grown = PyMem_Realloc(memory[0], n * item)
-    if grown == NULL:
-        raise MemoryError
-    memory[0] = grown
-    return 0
-
-
-cdef inline double decay_of(double x) noexcept nogil:
-    cdef double out
-    decays_of(&x, 1, -1.0, &out)
-    return out
-
-
-cdef void _keep_smallest(double* heap, Py_ssize_t k, const double* values, Py_ssize_t n, double sign) noexcept nogil:
-    # a heap with the largest of the k smallest sign*values on top: one pass, since k is 1 % of n
-    cdef Py_ssize_t i, j, child
-    cdef double x
-    for i in range(n):
-        x = sign * values[i]
-        if i < k:
-            j = i
-            while j and x > heap[(j - 1) >> 1]:
-                heap[j] = heap[(j - 1) >> 1]
-                j = (j - 1) >> 1
-            heap[j] = x
-        elif x < heap[0]:
-            j = 0
-            while True:
-                child = 2 * j + 1
-                if child >= k:
-                    break
-                if child + 1 < k and heap[child + 1] > heap[child]:
-                    child += 1
-                if x >= heap[child]:
-                    break
-                heap[j] = heap[child]
-                j = child
-            heap[j] = x
 
 
 @final
@@ -133,12 +95,11 @@ cdef class Curve:
             self.own_price[side] = self.own_raw[side] = self.size[side] = self.total[side] = NULL
             self.own_venue[side] = NULL
             self.capacity[side] = self.n[side] = 0
-        self.decayed = self.small = self.large = self.low = self.high = self.sums = NULL
+        self.falling = self.sample = self.small = self.large = self.sums = NULL
         self.seen = self.used = NULL
         self.version = 0
         self.total_capacity = self.n_venues = 0
-        self.low_guess = DBL_MAX
-        self.high_guess = 0.0
+        self.low_guess = self.high_guess = 1.0
         self.scale = 1.0
         self.weighted = False
 
@@ -150,11 +111,10 @@ cdef class Curve:
             PyMem_Free(self.own_venue[side])
             PyMem_Free(self.size[side])
             PyMem_Free(self.total[side])
-        PyMem_Free(self.decayed)
+        PyMem_Free(self.falling)
+        PyMem_Free(self.sample)
         PyMem_Free(self.small)
         PyMem_Free(self.large)
-        PyMem_Free(self.low)
-        PyMem_Free(self.high)
         PyMem_Free(self.sums)
         PyMem_Free(self.seen)
         PyMem_Free(self.used)
@@ -166,24 +126,23 @@ cdef class Curve:
             n = ladder.n[side]
             if n > self.capacity[side]:
                 n *= 2
-                _grow(<void**>&self.own_price[side], n, sizeof(double))
-                _grow(<void**>&self.own_raw[side], n, sizeof(double))
-                _grow(<void**>&self.own_venue[side], n, sizeof(int32_t))
-                _grow(<void**>&self.size[side], n, sizeof(double))
-                _grow(<void**>&self.total[side], n, sizeof(double))
+                grow(<void**>&self.own_price[side], n, sizeof(double))
+                grow(<void**>&self.own_raw[side], n, sizeof(double))
+                grow(<void**>&self.own_venue[side], n, sizeof(int32_t))
+                grow(<void**>&self.size[side], n, sizeof(double))
+                grow(<void**>&self.total[side], n, sizeof(double))
                 self.capacity[side] = n
-        if total > self.total_capacity or self.decayed == NULL:
+        if total > self.total_capacity or self.falling == NULL:
             total = 2 * total + 2
-            _grow(<void**>&self.decayed, total, sizeof(double))
-            _grow(<void**>&self.small, total, sizeof(double))
-            _grow(<void**>&self.large, total, sizeof(double))
-            _grow(<void**>&self.low, total, sizeof(double))
-            _grow(<void**>&self.high, total, sizeof(double))
+            grow(<void**>&self.falling, total, sizeof(double))
+            grow(<void**>&self.sample, total, sizeof(double))
+            grow(<void**>&self.small, total, sizeof(double))
+            grow(<void**>&self.large, total, sizeof(double))
             self.total_capacity = total - 2
         if n_venues > self.n_venues or self.sums == NULL:
-            _grow(<void**>&self.sums, LANES * (n_venues + 1), sizeof(double))
-            _grow(<void**>&self.seen, n_venues + 1, 1)
-            _grow(<void**>&self.used, n_venues + 1, 1)
+            grow(<void**>&self.sums, LANES * (n_venues + 1), sizeof(double))
+            grow(<void**>&self.seen, n_venues + 1, 1)
+            grow(<void**>&self.used, n_venues + 1, 1)
         self.n_venues = n_venues
         return 0
 
@@ -246,43 +205,44 @@ cdef class Curve:
                 end = middle
         return m
 
-    cdef void find_extremes(self, const Py_ssize_t* m, Py_ssize_t* n_small, Py_ssize_t* n_large) noexcept nogil:
+    cdef void find_trim(self, const Py_ssize_t* m, Py_ssize_t k, double* low, double* high) noexcept nogil:
+        # the sizes behind the k smallest and the k largest of the sample
         cdef int side
-        n_small[0] = n_large[0] = 0
+        cdef Py_ssize_t n = 0, n_small, n_large
+        # those near the limits of the last tick: a guess that is wrong costs time only
         for side in range(2):
-            extremes_of(
-                self.raw[side], m[side], self.low_guess, self.high_guess, self.small, n_small, self.large, n_large
-            )
+            n += values_outside(self.raw[side], m[side], self.low_guess, self.high_guess, self.sample + n)
+        n_small = values_outside(self.sample, n, self.low_guess, INFINITY, self.small)
+        n_large = values_outside(self.sample, n, 0.0, self.high_guess, self.large)
+        if n_small <= k or n_large <= k:
+            n_small = values_outside(self.raw[BID], m[BID], 0.0, 0.0, self.small)
+            n_small += values_outside(self.raw[ASK], m[ASK], 0.0, 0.0, self.small + n_small)
+            n_large = n_small
+            memcpy(self.large, self.small, n_small * sizeof(double))
+        low[0] = ranked(self.small, n_small, k)
+        high[0] = ranked(self.large, n_large, n_large - 1 - k)
+        self.low_guess = low[0] * REACH
+        self.high_guess = max(high[0] / REACH, self.low_guess)
 
     cdef double cap(self) noexcept nogil:
         cdef int side
         cdef Py_ssize_t[2] m
-        cdef Py_ssize_t n, k, n_small, n_large
-        cdef double low = 0.0, high = DBL_MAX, total = 0.0, mean, spread = 0.0
+        cdef Py_ssize_t n, k
+        cdef double low = 0.0, high = DBL_MAX, origin, sum = 0.0, squares = 0.0, mean, variance = 0.0
         for side in range(2):
             m[side] = self.near(side)
         n = m[BID] + m[ASK]
         k = <Py_ssize_t>floor(self.cap_trim * n + 1e-9)
         if k:
-            # sizes near the limits of the last tick first: a guess that is wrong costs time only
-            self.find_extremes(m, &n_small, &n_large)
-            if n_small <= k or n_large <= k:
-                self.low_guess, self.high_guess = DBL_MAX, 0.0
-                self.find_extremes(m, &n_small, &n_large)
-            _keep_smallest(self.low, k + 1, self.small, n_small, 1.0)
-            _keep_smallest(self.high, k + 1, self.large, n_large, -1.0)
-            low, high = self.low[0], -self.high[0]
-            self.low_guess, self.high_guess = low * REACH, high / REACH
+            self.find_trim(m, k, &low, &high)
+        origin = min(max(self.raw[BID][0], low), high)
         for side in range(2):
-            total += clipped_sum(self.raw[side], m[side], low, high)
-        mean = total / n
-        for side in range(2):
-            spread += clipped_squares(self.raw[side], m[side], low, high, mean)
-        spread = sqrt(spread / (n - 1)) if n > 1 else 0.0
-        if k:
-            # the trimmed sum is the winsorised one without the k replaced sizes at either end
-            mean = (total - k * (low + high)) / (n - 2 * k)
-        return mean + self.cap_sigmas * spread
+            add_distances(self.raw[side], m[side], low, high, origin, &sum, &squares)
+        if n > 1:
+            variance = max(squares - sum * (sum / n), 0.0) / (n - 1)
+        # the trimmed sum is the winsorised one without the k replaced sizes at either end
+        mean = origin + (sum - k * ((low - origin) + (high - origin)) if k else sum) / (n - 2 * k)
+        return mean + self.cap_sigmas * sqrt(variance)
 
     cdef double covered(self, int side) noexcept nogil:
         # the volume up to the end of the shallowest venue: the one whose last level comes first
@@ -318,28 +278,35 @@ cdef class Curve:
             if total[i] / step < MOST_POINTS:
                 total[i] = step * floor(total[i] / step / (1.0 - TOLERANCE))
 
-    cdef bint ends_at(self, double boundary, bint* exhausted) noexcept nogil:
-        # whether the curve ends at a boundary of segments: the one behind it does not exist or is too wide
-        cdef double bound = boundary * ABOVE
-        cdef Py_ssize_t i = count_up_to(self.total[BID], self.n[BID], bound)
-        cdef Py_ssize_t j = count_up_to(self.total[ASK], self.n[ASK], bound)
-        cdef double ask
-        exhausted[0] = i == self.n[BID] or j == self.n[ASK]
-        if exhausted[0]:
+    cdef bint ends_at(
+        self, double boundary, const Py_ssize_t* least, const Py_ssize_t* most, Py_ssize_t* passed
+    ) noexcept nogil:
+        # whether the curve ends at a boundary of segments: the one behind it does not exist or is too wide. `passed`
+        # are each side's levels up to the boundary; they are known to be at least and at most so many
+        cdef double bound = boundary * ABOVE, ask
+        cdef int side
+        for side in range(2):
+            passed[side] = least[side] + count_up_to(self.total[side] + least[side], most[side] - least[side], bound)
+        if self.ended(passed):
             return True
-        ask = self.price[ASK][j]
-        return ask > (0.5 * self.price[BID][i] + 0.5 * ask) * (1.0 + self.max_spread + TOLERANCE)
+        ask = self.price[ASK][passed[ASK]]
+        return ask > (0.5 * self.price[BID][passed[BID]] + 0.5 * ask) * (1.0 + self.max_spread + TOLERANCE)
+
+    cdef bint ended(self, const Py_ssize_t* passed) noexcept nogil:
+        return passed[BID] == self.n[BID] or passed[ASK] == self.n[ASK]
 
     cdef double first_end(self, int side, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
         # the least boundary behind levels low .. high of a side at which the curve ends; the last one is taken to
         cdef Py_ssize_t middle
-        cdef bint exhausted
+        cdef Py_ssize_t[2] least = [0, 0], most = [self.n[BID], self.n[ASK]], passed
         while low < high:
             middle = (low + high) >> 1
-            if self.ends_at(self.total[side][middle], &exhausted):
+            if self.ends_at(self.total[side][middle], least, most, passed):
                 high = middle
+                most = passed
             else:
                 low = middle + 1
+                least = passed
         return self.total[side][low]
 
     cdef double find_depth(self) noexcept nogil:
@@ -347,7 +314,9 @@ cdef class Curve:
         # with volume, so the end is searched for
         cdef double depth, before
         cdef Py_ssize_t low, high
-        if self.ends_at(0.0, &self.exhausted):
+        cdef Py_ssize_t[2] none = [0, 0], passed
+        if self.ends_at(0.0, none, self.n, passed):
+            self.exhausted = self.ended(passed)
             # the first point always counts on the grid
             return self.spacing / self.scale if self.spacing > 0 and not self.exhausted else 0.0
         depth = self.first_end(BID, 0, self.n[BID] - 1)
@@ -358,28 +327,27 @@ cdef class Curve:
         high = min(count_up_to(self.total[ASK], self.n[ASK], depth), self.n[ASK] - 1)
         if low <= high:
             depth = min(depth, self.first_end(ASK, low, high))
-        self.ends_at(depth, &self.exhausted)
+        self.ends_at(depth, none, self.n, passed)
+        self.exhausted = self.ended(passed)
         return depth
 
     cdef double weigh(self, double depth, bint keep) noexcept nogil:
-        # exponentially weighted mid up to `depth`; keep = remember the weights for the shares
+        # exponentially weighted mid up to `depth`; keep = add up the weights for the shares
         cdef double rate = 1.0 / (self.decay * depth)
         cdef double norm = -expm1(-rate * depth)
         cdef double distance = 0.0
-        cdef Py_ssize_t last
+        cdef Py_ssize_t n
         cdef int side
-        cdef double* decayed = self.decayed
         if keep:
             memset(self.sums, 0, LANES * self.n_venues * sizeof(double))
         for side in range(2):
-            # the level in which the depth lies
-            last = count_up_to(self.total[side], self.n[side] - 1, depth * (1.0 - TOLERANCE))
-            decayed[0] = 1.0
-            decays_of(self.total[side], last, rate, decayed + 1)
-            decays_of(&depth, 1, rate, decayed + 1 + last)
-            distance += weighted(self.price[side], decayed, last + 1)
+            # up to the level in which the depth lies
+            n = 1 + count_up_to(self.total[side], self.n[side] - 1, depth * (1.0 - TOLERANCE))
+            distance += weighted(
+                self.price[side], self.total[side], n, depth, rate * STEPS_OF_E, self.falling if keep else NULL
+            )
             if keep:
-                self.attribute(side, last + 1)
+                self.attribute(side, n)
         if keep:
             self.used_depth = depth
             self.used_rate = rate
@@ -389,29 +357,30 @@ cdef class Curve:
 
     cdef void attribute(self, int side, Py_ssize_t n) noexcept nogil:
         # the weights of a side's first n levels to their venues; levels of equal price share theirs by capped size
-        cdef Py_ssize_t i = 1, j, first, end = self.n[side], within
+        cdef Py_ssize_t i = 1, j, first, end = self.n[side]
         cdef const double* price = self.price[side]
         cdef const double* size = self.size[side]
-        cdef double* weight = self.decayed
-        cdef double total, volume
+        cdef double* falling = self.falling
+        cdef double total, volume, taken, last
         while True:
-            within = min(n + 1, end)
-            i = next_close(price, i, within, TOLERANCE)
-            if i >= within:
+            i = next_close(price, i, min(n + 1, end), TOLERANCE)
+            if i >= min(n + 1, end):
                 break
             first = i - 1
-            total = volume = 0.0
+            volume = taken = 0.0
             i = first
             while i < end and is_close(price[i], price[first], TOLERANCE):
-                if i < n:
-                    total += weight[i]
                 volume += size[i]
                 i += 1
-            for j in range(first, i):
-                weight[j] = total * (size[j] / volume)
+            last = falling[min(i, n)]
+            total = falling[first] - last
+            for j in range(first, i - 1):
+                taken += size[j]
+                falling[j + 1] = falling[first] - total * (taken / volume)
+            falling[i] = last
             n = max(n, i)
             i += 1
-        add_by_venue(weight, self.venue[side], n, self.sums)
+        add_by_venue(falling, self.venue[side], n, self.sums)
 
     def compute(self, Ladder ladder not None, used):
         """Compute over the levels of the used venues (uint8, 1 = used, per venue index of the ladder).
@@ -467,11 +436,8 @@ cdef class Curve:
         self.best_bid = self.price[BID][0]
         self.best_ask = self.price[ASK][0]
         cap = self.cap()
-        capped_totals(
-            Side(self.raw[BID], self.size[BID], self.total[BID], self.n[BID]),
-            Side(self.raw[ASK], self.size[ASK], self.total[ASK], self.n[ASK]),
-            cap,
-        )
+        for side in range(2):
+            capped_totals(self.raw[side], self.n[side], cap, self.size[side], self.total[side])
         covered = min(self.covered(BID), self.covered(ASK))
         if self.spacing > 0:
             for side in range(2):
@@ -534,13 +500,13 @@ cdef class Curve:
         return None
 
     @staticmethod
-    def decay_of_many(const double[::1] values not None):
-        """Return exp of values that are not above zero, as the curve takes it; for tests."""
+    def powers(const double[::1] values not None):
+        """Return 2^(-x / 256) of values that are not below zero, as the curve takes it; for tests."""
         cdef Py_ssize_t i
         out = np.empty(values.shape[0])
         cdef double[::1] view = out
         for i in range(values.shape[0]):
-            view[i] = decay_of(values[i])
+            view[i] = power_of(values[i])
         return out
 
     def levels(self, int side):
@@ -586,7 +552,7 @@ cdef class Curve:
                     used = end < self.used_depth * (1.0 - TOLERANCE)
                     after = end if used else self.used_depth
                     view[6, m] = decayed
-                    decayed = decay_of(-self.used_rate * after)
+                    decayed = power_of(after * self.used_rate * STEPS_OF_E)
                     view[6, m] = (view[6, m] - decayed) / self.norm
                 before = end
                 m += 1

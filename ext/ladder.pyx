@@ -10,7 +10,6 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
-from cpython.mem cimport PyMem_Realloc
 from cython cimport final
 from libc.math cimport isfinite
 from libc.stdint cimport UINT32_MAX
@@ -20,6 +19,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
 from libc.string cimport memset
+
+from coinspace._ext.memory cimport grow
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
@@ -32,14 +33,6 @@ cdef uint64_t _next_version() noexcept nogil:
     global _version
     _version += 1
     return _version
-
-
-cdef int _grow(void** memory, Py_ssize_t n, size_t item) except -1:
-    cdef void* grown = PyMem_Realloc(memory[0], n * item)
-    if grown == NULL:
-        raise MemoryError
-    memory[0] = grown
-    return 0
 
 
 cdef bint _usable(double price, double size) noexcept nogil:
@@ -229,9 +222,9 @@ cdef class Ladder:
             return 0
         while capacity < n:
             capacity *= 2
-        _grow(<void**>&self.price[side], capacity, sizeof(double))
-        _grow(<void**>&self.size[side], capacity, sizeof(double))
-        _grow(<void**>&self.venue[side], capacity, sizeof(int32_t))
+        grow(<void**>&self.price[side], capacity, sizeof(double))
+        grow(<void**>&self.size[side], capacity, sizeof(double))
+        grow(<void**>&self.venue[side], capacity, sizeof(int32_t))
         self.capacity[side] = capacity
         return 0
 
@@ -240,10 +233,10 @@ cdef class Ladder:
         if n <= self.merged_capacity:
             return 0
         for side in range(2):
-            _grow(<void**>&self.merged[side], n, sizeof(Merged))
-        _grow(<void**>&self.starts, n, sizeof(Py_ssize_t))
-        _grow(<void**>&self.lengths, n, sizeof(Py_ssize_t))
-        _grow(<void**>&self.sizes, n, sizeof(double*))
+            grow(<void**>&self.merged[side], n, sizeof(Merged))
+        grow(<void**>&self.starts, n, sizeof(Py_ssize_t))
+        grow(<void**>&self.lengths, n, sizeof(Py_ssize_t))
+        grow(<void**>&self.sizes, n, sizeof(double*))
         self.merged_capacity = n
         return 0
 
@@ -253,9 +246,9 @@ cdef class Ladder:
             return 0
         n *= 2
         for side in range(2):
-            _grow(<void**>&self.kept[side], n, sizeof(Entry))
-        _grow(<void**>&self.one, n, sizeof(Entry))
-        _grow(<void**>&self.other, n, sizeof(Entry))
+            grow(<void**>&self.kept[side], n, sizeof(Entry))
+        grow(<void**>&self.one, n, sizeof(Entry))
+        grow(<void**>&self.other, n, sizeof(Entry))
         self.entry_capacity = n
         return 0
 

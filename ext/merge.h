@@ -17,6 +17,11 @@ typedef struct {
     int32_t venue;
 } Entry;
 
+/* an entry, or two prices, at once; four venues at once */
+typedef uint64_t Halves __attribute__((vector_size(16), aligned(8), may_alias));
+typedef double Prices __attribute__((vector_size(16), aligned(8), may_alias));
+typedef int32_t Quarters __attribute__((vector_size(16), aligned(4), may_alias));
+
 enum {
     /* entries around a run, one before and one behind it, that no comparison takes: nothing checks for its ends */
     FENCES = 2
@@ -151,17 +156,31 @@ static inline void order_equals(Entry *entries, ptrdiff_t n)
     }
 }
 
-/* one venue's levels, between fences; the flip (no bits or all) makes descending prices ascend */
+/* One venue's levels, between fences; the flip (no bits or all) makes descending prices ascend. */
 static inline void entries_of(const double *price, ptrdiff_t n, double rate, uint64_t flip, uint32_t at, int32_t venue,
                               Entry *out)
 {
-    ptrdiff_t i;
-    for (i = 0; i < n; i++) {
-        double quotient = price[i] / rate;
+    const int same = rate == 1.0;
+    const Prices rates = {rate, rate};
+    const Halves flips = {flip, flip};
+    /* place and venue, as they stand in an entry */
+    Halves where = {at, at + (uint64_t)1}, key;
+    ptrdiff_t i = 0;
+    where |= (uint64_t)(uint32_t)venue << 32;
+    for (; i + 2 <= n; i += 2, where += 2) {
+        Prices quotient = *(const Prices *)(price + i);
+        if (!same)
+            quotient /= rates;
         /* the bits of positive doubles are ordered as the doubles are */
+        key = (Halves)quotient ^ flips;
+        *(Halves *)(out + i) = __builtin_shuffle(key, where, (Halves){0, 2});
+        *(Halves *)(out + i + 1) = __builtin_shuffle(key, where, (Halves){1, 3});
+    }
+    if (i < n) {
+        double quotient = price[i] / rate;
         memcpy(&out[i].key, &quotient, sizeof(double));
         out[i].key ^= flip;
-        out[i].at = at + (uint32_t)i;
+        out[i].at = (uint32_t)where[0];
         out[i].venue = venue;
     }
     put_fences(out, n);
@@ -171,8 +190,19 @@ static inline void entries_of(const double *price, ptrdiff_t n, double rate, uin
 static inline void entries_taken(const Entry *entries, ptrdiff_t n, uint64_t flip, const double *const *sizes,
                                  double *price, double *size, int32_t *venue)
 {
-    ptrdiff_t i;
-    for (i = 0; i < n; i++) {
+    const Halves flips = {flip, flip};
+    ptrdiff_t i = 0, j;
+    for (; i + 4 <= n; i += 4) {
+        const Halves *entry = (const Halves *)(entries + i);
+        Quarters one = (Quarters)__builtin_shuffle(entry[0], entry[1], (Halves){1, 3});
+        Quarters other = (Quarters)__builtin_shuffle(entry[2], entry[3], (Halves){1, 3});
+        *(Halves *)(price + i) = __builtin_shuffle(entry[0], entry[1], (Halves){0, 2}) ^ flips;
+        *(Halves *)(price + i + 2) = __builtin_shuffle(entry[2], entry[3], (Halves){0, 2}) ^ flips;
+        *(Quarters *)(venue + i) = __builtin_shuffle(one, other, (Quarters){1, 3, 5, 7});
+        for (j = i; j < i + 4; j++)
+            size[j] = sizes[entries[j].venue][entries[j].at];
+    }
+    for (; i < n; i++) {
         uint64_t bits = entries[i].key ^ flip;
         memcpy(&price[i], &bits, sizeof(double));
         size[i] = sizes[entries[i].venue][entries[i].at];

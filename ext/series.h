@@ -7,6 +7,7 @@
 #ifndef COINSPACE_SERIES_H
 #define COINSPACE_SERIES_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -50,17 +51,21 @@ PART double lanes_sum(Lanes a)
     return (a[0] + a[1]) + (a[2] + a[3]);
 }
 
-/* of positive values, whose bits are ordered as they are */
+/* of positive values */
 WIDE double largest_of(const double *x, ptrdiff_t n)
 {
-    int64_t bits, most = 0;
-    double largest;
-    ptrdiff_t i;
-    for (i = 0; i < n; i++) {
-        memcpy(&bits, x + i, sizeof(bits));
-        most = bits > most ? bits : most;
+    Lanes a = SPLAT(0.0), b = a;
+    double largest = 0.0;
+    ptrdiff_t i = 0, j;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        a = lanes_choose(LOAD(x + i) > a, LOAD(x + i), a);
+        b = lanes_choose(LOAD(x + i + LANES) > b, LOAD(x + i + LANES), b);
     }
-    memcpy(&largest, &most, sizeof(largest));
+    a = lanes_choose(a > b, a, b);
+    for (j = 0; j < LANES; j++)
+        largest = a[j] > largest ? a[j] : largest;
+    for (; i < n; i++)
+        largest = x[i] > largest ? x[i] : largest;
     return largest;
 }
 
@@ -75,90 +80,90 @@ PART Lanes lanes_clip(Lanes x, Lanes low, Lanes high)
     return lanes_choose(x > high, high, x);
 }
 
-WIDE double clipped_sum(const double *x, ptrdiff_t n, double low, double high)
+/* Add to the sums of the distances of clipped values from an origin and of their squares. One pass: the origin is one of
+   the values, so no digits are lost that matter. */
+WIDE void add_distances(const double *x, ptrdiff_t n, double low, double high, double origin, double *sum,
+                        double *squares)
 {
-    Lanes a = SPLAT(0.0), b = a, lows = SPLAT(low), highs = SPLAT(high);
-    double total = 0.0;
+    Lanes a = SPLAT(0.0), b = a, c = a, d = a, lows = SPLAT(low), highs = SPLAT(high), origins = SPLAT(origin), y, z;
+    double total = 0.0, total_squares = 0.0, distance;
     ptrdiff_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        a += lanes_clip(LOAD(x + i), lows, highs);
-        b += lanes_clip(LOAD(x + i + LANES), lows, highs);
-    }
-    for (; i < n; i++)
-        total += clip(x[i], low, high);
-    return lanes_sum(a + b) + total;
-}
-
-WIDE double clipped_squares(const double *x, ptrdiff_t n, double low, double high, double mean)
-{
-    Lanes a = SPLAT(0.0), b = a, lows = SPLAT(low), highs = SPLAT(high), means = SPLAT(mean);
-    double total = 0.0;
-    ptrdiff_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        Lanes c = lanes_clip(LOAD(x + i), lows, highs) - means;
-        Lanes d = lanes_clip(LOAD(x + i + LANES), lows, highs) - means;
-        a += c * c;
-        b += d * d;
+        y = lanes_clip(LOAD(x + i), lows, highs) - origins;
+        z = lanes_clip(LOAD(x + i + LANES), lows, highs) - origins;
+        a += y;
+        b += z;
+        c += y * y;
+        d += z * z;
     }
     for (; i < n; i++) {
-        double c = clip(x[i], low, high) - mean;
-        total += c * c;
+        distance = clip(x[i], low, high) - origin;
+        total += distance;
+        total_squares += distance * distance;
     }
-    return lanes_sum(a + b) + total;
+    *sum += lanes_sum(a + b) + total;
+    *squares += lanes_sum(c + d) + total_squares;
 }
 
-/* Copy what is at most `low` and what is at least `high`; each room takes n. Adds to the counts. */
-WIDE void extremes_of(const double *x, ptrdiff_t n, double low, double high, double *lows, ptrdiff_t *n_lows,
-                               double *highs, ptrdiff_t *n_highs)
+/* Copy the positive values that are not in low <= x < high to `out`, which may be x itself; returns how many. Which these
+   are cannot be predicted, so there is no branch on it: the bits of positive doubles are ordered as the doubles are. */
+static inline ptrdiff_t values_outside(const double *x, ptrdiff_t n, double low, double high, double *out)
 {
-    ptrdiff_t i = 0, end, a = *n_lows, b = *n_highs;
-    Lanes low_lanes = SPLAT(low), high_lanes = SPLAT(high);
-    while (i < n) {
-        end = i + LANES;
-        if (end > n)
-            end = n;
-        else if (!lanes_any((LOAD(x + i) <= low_lanes) | (LOAD(x + i) >= high_lanes))) {
-            i = end;
-            continue;
-        }
-        for (; i < end; i++) {
-            lows[a] = x[i];
-            a += x[i] <= low;
-            highs[b] = x[i];
-            b += x[i] >= high;
-        }
+    uint64_t from, width, bits;
+    ptrdiff_t i, m = 0;
+    memcpy(&from, &low, sizeof(from));
+    memcpy(&width, &high, sizeof(width));
+    width -= from;
+    for (i = 0; i < n; i++) {
+        memcpy(&bits, x + i, sizeof(bits));
+        memcpy(out + m, &bits, sizeof(bits));
+        m += bits - from >= width;
     }
-    *n_lows = a;
-    *n_highs = b;
+    return m;
 }
 
-typedef struct {
-    const double *raw;
-    double *size;  /* capped */
-    double *total; /* cumulative, capped */
-    ptrdiff_t n;
-} Side;
-
-/* both sides at once: each sum waits for the one before it, the two do not wait for each other */
-static inline void capped_totals(Side a, Side b, double cap)
+/* the k-th smallest of positive values, counted from 0; uses them up */
+static inline double ranked(double *x, ptrdiff_t n, ptrdiff_t k)
 {
-    ptrdiff_t i, both = a.n < b.n ? a.n : b.n;
-    double x, y, total = 0.0, sum = 0.0;
-    for (i = 0; i < both; i++) {
-        x = a.raw[i] < cap ? a.raw[i] : cap;
-        y = b.raw[i] < cap ? b.raw[i] : cap;
-        a.size[i] = x;
-        b.size[i] = y;
-        a.total[i] = total += x;
-        b.total[i] = sum += y;
+    for (;;) {
+        double pivot = x[n >> 1];
+        ptrdiff_t i, below = 0, within = 0;
+        for (i = 0; i < n; i++) {
+            below += x[i] < pivot;
+            within += x[i] <= pivot;
+        }
+        if (k < below) {
+            n = values_outside(x, n, pivot, HUGE_VAL, x);
+        } else if (k >= within) {
+            n = values_outside(x, n, 0.0, nextafter(pivot, HUGE_VAL), x);
+            k -= within;
+        } else {
+            return pivot;
+        }
     }
-    for (; i < a.n; i++) {
-        a.size[i] = x = a.raw[i] < cap ? a.raw[i] : cap;
-        a.total[i] = total += x;
+}
+
+/* Cap sizes and add them up along the side, four at a time: a sum waits for the one of the four before it only. */
+WIDE void capped_totals(const double *raw, ptrdiff_t n, double cap, double *size, double *total)
+{
+    const Bits last = {3, 3, 3, 3}, by_one = {0, 0, 1, 2}, by_two = {0, 1, 0, 1};
+    const Bits not_first = {0, -1, -1, -1}, not_two = {0, 0, -1, -1};
+    Lanes caps = SPLAT(cap), before = SPLAT(0.0), x;
+    double sum = 0.0;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        x = LOAD(raw + i);
+        x = lanes_choose(x < caps, x, caps);
+        STORE(size + i, x);
+        x += (Lanes)((Bits)__builtin_shuffle(x, by_one) & not_first);
+        x += (Lanes)((Bits)__builtin_shuffle(x, by_two) & not_two);
+        STORE(total + i, before + x);
+        before += __builtin_shuffle(x, last);
     }
-    for (i = both; i < b.n; i++) {
-        b.size[i] = y = b.raw[i] < cap ? b.raw[i] : cap;
-        b.total[i] = sum += y;
+    sum = before[0];
+    for (; i < n; i++) {
+        size[i] = raw[i] < cap ? raw[i] : cap;
+        total[i] = sum += size[i];
     }
 }
 
@@ -167,16 +172,21 @@ PART int is_close(double price, double other, double tolerance)
     return __builtin_fabs(price - other) <= tolerance * price;
 }
 
+PART Bits lanes_close(const double *price, Lanes tolerances)
+{
+    const Bits magnitude = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX};
+    Lanes distance = (Lanes)((Bits)(LOAD(price) - LOAD(price - 1)) & magnitude);
+    return distance <= tolerances * LOAD(price);
+}
+
 /* the first position from i on whose price is close to the one before it, n = none */
 WIDE ptrdiff_t next_close(const double *price, ptrdiff_t i, ptrdiff_t n, double tolerance)
 {
-    Lanes tolerances = SPLAT(tolerance), positive;
-    const Bits sign = {INT64_MIN, INT64_MIN, INT64_MIN, INT64_MIN};
-    for (; i + LANES <= n; i += LANES) {
-        positive = (Lanes)((Bits)(LOAD(price + i) - LOAD(price + i - 1)) & ~sign);
-        if (lanes_any(positive <= tolerances * LOAD(price + i)))
+    Lanes tolerances = SPLAT(tolerance);
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        if (lanes_any(lanes_close(price + i, tolerances) | lanes_close(price + i + LANES, tolerances) |
+                      lanes_close(price + i + 2 * LANES, tolerances) | lanes_close(price + i + 3 * LANES, tolerances)))
             break;
-    }
     for (; i < n; i++)
         if (is_close(price[i], price[i - 1], tolerance))
             break;
@@ -196,75 +206,80 @@ static inline ptrdiff_t count_up_to(const double *x, ptrdiff_t n, double bound)
     return low;
 }
 
-/* exp(x) for x <= 0 within 1 ulp: a table of 64 steps and five terms. Several times as fast as libm, and the same bits
-   on every machine, which libm does not promise. */
-static double power_table[64]; /* 2^(j/64) */
+/* 2^(-x / STEPS) for x >= 0 within 1.5 ulp: a table of the steps of one halving and four terms between them. Several times
+   as fast as libm, and the same bits on every machine, which libm does not promise. */
+enum { STEPS = 256 };
+static double power_table[STEPS]; /* 2^(-j / STEPS) */
 
-static const double STEPS = 92.33248261689366; /* 64 / ln 2 */
-/* ln 2 / 64 in two parts: multiples of the first by whole numbers up to 2^20 are exact */
-static const double STEP_HIGH = 0.010830424667801708;
-static const double STEP_LOW = 2.8447437476627285e-11;
 static const double TO_WHOLE = 6755399441055744.0; /* adding and subtracting it rounds to a whole number */
-static const double LEAST = -700.0;                /* exp of less would leave the normal numbers */
+static const double MOST_STEPS = 1000.0 * STEPS;   /* a power of more would leave the normal numbers */
+/* (-ln 2 / STEPS)^j / j! */
+static const double TERM_1 = -0.0027076061740622863, TERM_2 = 3.6655655969101062e-06, TERM_3 = -3.3083026805413713e-09,
+                    TERM_4 = 2.239395190875157e-12;
 
-PART Lanes lanes_decay(Lanes x)
+PART Lanes lanes_power(Lanes x)
 {
-    Lanes shifted = x * STEPS + TO_WHOLE, whole = shifted - TO_WHOLE;
-    Lanes r = (x - whole * STEP_HIGH) - whole * STEP_LOW, scale;
+    Lanes shifted = x + TO_WHOLE, r = x - (shifted - TO_WHOLE), scale;
     /* the whole number, in the low bits */
     Bits k = (Bits)shifted, power;
-    memcpy(&power[0], &power_table[k[0] & 63], sizeof(double));
-    memcpy(&power[1], &power_table[k[1] & 63], sizeof(double));
-    memcpy(&power[2], &power_table[k[2] & 63], sizeof(double));
-    memcpy(&power[3], &power_table[k[3] & 63], sizeof(double));
-    r = r + r * r * (0.5 + r * (1.0 / 6 + r * (1.0 / 24 + r * (1.0 / 120))));
-    /* times 2^(k >> 6): added to the exponent */
-    scale = (Lanes)(power + ((k & ~(Bits){63, 63, 63, 63}) << 46));
+    memcpy(&power[0], &power_table[k[0] & (STEPS - 1)], sizeof(double));
+    memcpy(&power[1], &power_table[k[1] & (STEPS - 1)], sizeof(double));
+    memcpy(&power[2], &power_table[k[2] & (STEPS - 1)], sizeof(double));
+    memcpy(&power[3], &power_table[k[3] & (STEPS - 1)], sizeof(double));
+    r *= TERM_1 + r * (TERM_2 + r * (TERM_3 + r * TERM_4));
+    /* halved k / STEPS times: taken from the exponent, 52 bits up */
+    scale = (Lanes)(power - ((k & ~(Bits){STEPS - 1, STEPS - 1, STEPS - 1, STEPS - 1}) << 44));
     return scale + scale * r;
 }
 
-/* exp(-rate * total) of ascending totals, 0 where it is below 1e-304 */
-WIDE void decays_of(const double *total, ptrdiff_t n, double rate, double *out)
+/* one of them, 0 below 1e-301 */
+PART double power_of(double x)
 {
-    ptrdiff_t i = 0, live = n;
-    Lanes rest = SPLAT(0.0);
-    while (live && total[live - 1] * -rate < LEAST)
-        out[--live] = 0.0;
-    for (; i + LANES <= live; i += LANES)
-        STORE(out + i, lanes_decay(LOAD(total + i) * -rate));
+    return x > MOST_STEPS ? 0.0 : lanes_power(SPLAT(x))[0];
+}
+
+/* The weights of a side's levels fall from one value of 2^(-total * rate / STEPS) to the next, from 1 before the first
+   level. Returns the sum of weight times the distance from the first price over `n` levels, of which the last ends at
+   `depth` and the others at their totals, added up by steps of the price. Where `falling` is not NULL it takes the n + 1
+   values. */
+WIDE double weighted(const double *price, const double *total, ptrdiff_t n, double depth, double rate, double *falling)
+{
+    Lanes sum = SPLAT(0.0), rest = sum, value;
+    double distance = 0.0, end = power_of(depth * rate);
+    ptrdiff_t i = 0, j, live = n - 1;
+    while (live && total[live - 1] * rate > MOST_STEPS)
+        live--;
+    for (; i + LANES <= live; i += LANES) {
+        value = lanes_power(LOAD(total + i) * rate);
+        sum += value * (LOAD(price + i + 1) - LOAD(price + i));
+        if (falling)
+            STORE(falling + i + 1, value);
+    }
     if (i < live) {
         memcpy(&rest, total + i, (size_t)(live - i) * sizeof(double));
-        rest = lanes_decay(rest * -rate);
-        memcpy(out + i, &rest, (size_t)(live - i) * sizeof(double));
+        rest = lanes_power(rest * rate);
+        for (j = 0; i < live; i++, j++) {
+            distance += rest[j] * (price[i + 1] - price[i]);
+            if (falling)
+                falling[i + 1] = rest[j];
+        }
     }
+    if (falling) {
+        falling[0] = 1.0;
+        for (; i < n - 1; i++)
+            falling[i + 1] = 0.0;
+        falling[n] = end;
+    }
+    return lanes_sum(sum) + distance - end * (price[n - 1] - price[0]);
 }
 
-/* The weight of each level, falling from one value of `decayed` to the next, in place; returns the sum of weight times
-   the distance from the first price. */
-WIDE double weighted(const double *price, double *decayed, ptrdiff_t n)
-{
-    Lanes a = SPLAT(0.0), w, first = SPLAT(price[0]);
-    double total = 0.0;
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        w = LOAD(decayed + i) - LOAD(decayed + i + 1);
-        a += (LOAD(price + i) - first) * w;
-        STORE(decayed + i, w);
-    }
-    for (; i < n; i++) {
-        decayed[i] -= decayed[i + 1];
-        total += (price[i] - price[0]) * decayed[i];
-    }
-    return lanes_sum(a) + total;
-}
-
-/* Add weights to their venues' sums; `sums` holds LANES partial ones a venue, since an addition waits for the last one
-   to the same place. */
-static inline void add_by_venue(const double *weight, const int32_t *venue, ptrdiff_t n, double *sums)
+/* Add the weights, falling from one value to the next, to their venues' sums; `sums` holds LANES partial ones a venue,
+   since an addition waits for the last one to the same place. */
+static inline void add_by_venue(const double *falling, const int32_t *venue, ptrdiff_t n, double *sums)
 {
     ptrdiff_t i;
     for (i = 0; i < n; i++)
-        sums[LANES * (ptrdiff_t)venue[i] + (i & (LANES - 1))] += weight[i];
+        sums[LANES * (ptrdiff_t)venue[i] + (i & (LANES - 1))] += falling[i] - falling[i + 1];
 }
 
 #endif

@@ -298,21 +298,27 @@ def test_the_value_is_the_mean_over_the_segments(spacing: float, cut: bool) -> N
 def test_the_size_cap_is_what_sorting_gives(data: st.DataObject) -> None:
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     found = random_books(draw, int(draw.integers(1, 4)))
-    curve = compute(found, cap_sigmas=5.0)
-    sample = np.sort([size for book in found for side in book for _, size in side])
-    n = len(sample)
-    k = n // 100
-    clipped = np.clip(sample, sample[k], sample[n - k - 1])
-    deviation = clipped.std(ddof=1) if n > 1 else 0.0
-    assert curve.size_cap == pytest.approx(sample[k : n - k].mean() + 5 * deviation, rel=1e-11)
+    used = np.ones(len(found), dtype=np.uint8)
+    curve, ladder = Curve(0.01, cut=False), Ladder()
+    # the limits of one tick are looked for near those of the tick before
+    for factor in (1.0, 1.1, 0.8, 1.3, 1e-3, 1e3):
+        books = scaled(found, 1.0, factor)
+        ladder.merge([load(one) for one in books], [1.0] * len(books))
+        assert curve.compute(ladder, used) == OK
+        sample = np.sort([size for book in books for side in book for _, size in side])
+        n = len(sample)
+        k = n // 100
+        clipped = np.clip(sample, sample[k], sample[n - k - 1])
+        deviation = clipped.std(ddof=1) if n > 1 else 0.0
+        assert curve.size_cap == pytest.approx(sample[k : n - k].mean() + 5 * deviation, rel=1e-11)
 
 
-def test_the_exponential_is_right_within_an_ulp() -> None:
+def test_powers_are_right_within_one_and_a_half_ulps() -> None:
     draw = np.random.default_rng(5)
-    values = -np.concatenate(
-        [draw.random(20_000) * 4, draw.random(2000) * 690, [0.0, 1e-300, 1e-9]]
+    values = np.concatenate(
+        [draw.random(20_000) * 1500, draw.random(2000) * 255_000, [0.0, 1e-300, 1e-9, 256.0]]
     )
-    exact = np.array([float(Decimal(value).exp()) for value in values.tolist()])
-    found = Curve.decay_of_many(values)
-    assert (np.abs(found - exact) <= np.spacing(exact)).all()
-    assert Curve.decay_of_many(np.array([-701.0, -1e300])).tolist() == [0.0, 0.0]
+    exact = np.array([float(2 ** (Decimal(-value) / 256)) for value in values.tolist()])
+    found = Curve.powers(values)
+    assert (np.abs(found - exact) <= 1.5 * np.spacing(exact)).all()
+    assert Curve.powers(np.array([256_001.0, 1e300])).tolist() == [0.0, 0.0]
