@@ -173,8 +173,8 @@ static inline void entries_of(const double *price, ptrdiff_t n, double rate, uin
             quotient /= rates;
         /* the bits of positive doubles are ordered as the doubles are */
         key = (Halves)quotient ^ flips;
-        *(Halves *)(out + i) = __builtin_shuffle(key, where, (Halves){0, 2});
-        *(Halves *)(out + i + 1) = __builtin_shuffle(key, where, (Halves){1, 3});
+        *(Halves *)(out + i) = (Halves){key[0], where[0]};
+        *(Halves *)(out + i + 1) = (Halves){key[1], where[1]};
     }
     if (i < n) {
         double quotient = price[i] / rate;
@@ -194,11 +194,10 @@ static inline void entries_taken(const Entry *entries, ptrdiff_t n, uint64_t fli
     ptrdiff_t i = 0, j;
     for (; i + 4 <= n; i += 4) {
         const Halves *entry = (const Halves *)(entries + i);
-        Quarters one = (Quarters)__builtin_shuffle(entry[0], entry[1], (Halves){1, 3});
-        Quarters other = (Quarters)__builtin_shuffle(entry[2], entry[3], (Halves){1, 3});
-        *(Halves *)(price + i) = __builtin_shuffle(entry[0], entry[1], (Halves){0, 2}) ^ flips;
-        *(Halves *)(price + i + 2) = __builtin_shuffle(entry[2], entry[3], (Halves){0, 2}) ^ flips;
-        *(Quarters *)(venue + i) = __builtin_shuffle(one, other, (Quarters){1, 3, 5, 7});
+        const Quarters a = (Quarters)entry[0], b = (Quarters)entry[1], c = (Quarters)entry[2], d = (Quarters)entry[3];
+        *(Halves *)(price + i) = (Halves){entry[0][0], entry[1][0]} ^ flips;
+        *(Halves *)(price + i + 2) = (Halves){entry[2][0], entry[3][0]} ^ flips;
+        *(Quarters *)(venue + i) = (Quarters){a[3], b[3], c[3], d[3]};
         for (j = i; j < i + 4; j++)
             size[j] = sizes[entries[j].venue][entries[j].at];
     }

@@ -146,7 +146,6 @@ static inline double ranked(double *x, ptrdiff_t n, ptrdiff_t k)
 /* Cap sizes and add them up along the side, four at a time: a sum waits for the one of the four before it only. */
 WIDE void capped_totals(const double *raw, ptrdiff_t n, double cap, double *size, double *total)
 {
-    const Bits last = {3, 3, 3, 3}, by_one = {0, 0, 1, 2}, by_two = {0, 1, 0, 1};
     const Bits not_first = {0, -1, -1, -1}, not_two = {0, 0, -1, -1};
     Lanes caps = SPLAT(cap), before = SPLAT(0.0), x;
     double sum = 0.0;
@@ -155,10 +154,10 @@ WIDE void capped_totals(const double *raw, ptrdiff_t n, double cap, double *size
         x = LOAD(raw + i);
         x = lanes_choose(x < caps, x, caps);
         STORE(size + i, x);
-        x += (Lanes)((Bits)__builtin_shuffle(x, by_one) & not_first);
-        x += (Lanes)((Bits)__builtin_shuffle(x, by_two) & not_two);
+        x += (Lanes)((Bits)(Lanes){x[0], x[0], x[1], x[2]} & not_first);
+        x += (Lanes)((Bits)(Lanes){x[0], x[1], x[0], x[1]} & not_two);
         STORE(total + i, before + x);
-        before += __builtin_shuffle(x, last);
+        before += SPLAT(x[LANES - 1]);
     }
     sum = before[0];
     for (; i < n; i++) {
