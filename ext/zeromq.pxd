@@ -17,7 +17,6 @@ cdef struct Library:
     int (*msg_init_size)(msg_t *message, size_t size) noexcept nogil
     int (*msg_recv)(msg_t *message, void *socket, int flags) noexcept nogil
     int (*msg_send)(msg_t *message, void *socket, int flags) noexcept nogil
-    int (*msg_move)(msg_t *to, msg_t *source) noexcept nogil
     int (*msg_close)(msg_t *message) noexcept nogil
     int (*msg_more)(const msg_t *message) noexcept nogil
     void *(*msg_data)(msg_t *message) noexcept nogil
