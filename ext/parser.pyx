@@ -345,7 +345,8 @@ cdef class Parser:
                     copy = self.take_room(close - text)
                     if copy is not NULL:
                         key = self._find_key(copy, self.room + self.room_size, unescape(text, close, copy))
-                last.next = key if key != self.keys else NULL
+                # a key that needs escapes is none to compare with
+                last.next = key if key != self.keys and not escaped else NULL
                 p = skip_space(close + 1, end)
                 if p >= end or p[0] != c':':
                     return NULL

@@ -231,6 +231,17 @@ def test_the_last_of_repeated_keys_counts() -> None:
     assert (message["price"], message["side"]) == (2.0, "sell")
 
 
+@pytest.mark.parametrize("escaped", ['a\\"b', "a\\nb", "a\\\\x", "a\\u0001"])
+def test_a_key_with_escapes_does_not_allow_its_characters(escaped: str) -> None:
+    # the frame ends with as many bytes as a key is compared by
+    tail = ',"pad":"' + "x" * 40 + '"}'
+    parser = UpbitParser()
+    good = '{"status":"UP","' + escaped + '":1' + tail
+    bad = '{"status":"UP","' + json.loads(f'"{escaped}"') + '":1' + tail
+    for frame, kind in ((good, "control"), (bad, "malformed"), (good, "control")):
+        assert one(parser, frame.encode())["kind"] == kind
+
+
 def test_a_frame_of_16_mib() -> None:
     pad = b'"' + b"x" * (1 << 24) + b'"'
     frame = json.dumps(TRADE).encode()[:-1] + b',"pad":' + pad + b"}"
