@@ -149,18 +149,18 @@ cdef class BinanceParser(Parser):
         return self._payload()
 
     cdef int message(self) noexcept:
-        cdef int data = self.type[DATA]
-        if self.type[STREAM] == STRING and (data == OBJECT or data == ARRAY):
+        cdef int data = self.slots.type[DATA]
+        if self.slots.type[STREAM] == STRING and (data == OBJECT or data == ARRAY):
             return self._wrapped()
         self.stream_end = self.stream
         return self._payload()
 
     cdef int _wrapped(self) noexcept:
-        cdef const char *stream = self.at[STREAM]
-        cdef const char *stream_end = self.to[STREAM]
-        cdef const char *at = self.at[DATA]
-        cdef const char *to = self.to[DATA]
-        if self.type[DATA] == ARRAY:
+        cdef const char *stream = self.slots.at[STREAM]
+        cdef const char *stream_end = self.slots.to[STREAM]
+        cdef const char *at = self.slots.at[DATA]
+        cdef const char *to = self.slots.to[DATA]
+        if self.slots.type[DATA] == ARRAY:
             if self.list_end is not NULL:
                 return self.fail(WRONG, DATA, at)
             return self.open_list(at, to)
@@ -194,29 +194,29 @@ cdef class BinanceParser(Parser):
         return 0
 
     cdef int _payload(self) noexcept:
-        if self.type[S_EVENT] == STRING:
+        if self.slots.type[S_EVENT] == STRING:
             return self._event()
-        if self.type[S_EVENT] != ABSENT:
-            return self.fail(WRONG, S_EVENT, self.at[S_EVENT])
-        if self.type[S_LAST_ID] != ABSENT:
+        if self.slots.type[S_EVENT] != ABSENT:
+            return self.fail(WRONG, S_EVENT, self.slots.at[S_EVENT])
+        if self.slots.type[S_LAST_ID] != ABSENT:
             return self._partial()
-        if self.type[S_FINAL] != ABSENT and self.type[S_SYMBOL] != ABSENT:
+        if self.slots.type[S_FINAL] != ABSENT and self.slots.type[S_SYMBOL] != ABSENT:
             return self._top()
-        cdef bint flat = self.type[S_MSG] == STRING and (
-            self.type[S_CODE] == NUMBER or self.type[S_CODE] == LONG_NUMBER
+        cdef bint flat = self.slots.type[S_MSG] == STRING and (
+            self.slots.type[S_CODE] == NUMBER or self.slots.type[S_CODE] == LONG_NUMBER
         )
-        if self.type[S_ERROR] == OBJECT or flat:
+        if self.slots.type[S_ERROR] == OBJECT or flat:
             return self.control_message(ERROR)
-        if self.type[S_RESULT] == ARRAY:
+        if self.slots.type[S_RESULT] == ARRAY:
             self.detail = SUBSCRIPTIONS
             self.detail_size = 18
             return IGNORED
-        if self.type[S_RESULT] == OBJECT:
+        if self.slots.type[S_RESULT] == OBJECT:
             # an answer of the request socket: a book or a price that nobody asked for here
             self.detail = RESPONSE
             self.detail_size = 8
             return IGNORED
-        if self.type[S_RESULT] != ABSENT or self.nulls >> S_RESULT & 1:
+        if self.slots.type[S_RESULT] != ABSENT or self.nulls >> S_RESULT & 1:
             return self.control_message(ACK)
         return self.fail(NO_TYPE, 0, self.message_at)
 
@@ -237,22 +237,22 @@ cdef class BinanceParser(Parser):
 
     cdef int _symbol(self) noexcept:
         # the event's own symbol; 0 or MALFORMED
-        cdef int state = 1 if self.type[S_SYMBOL] == STRING else 0 if self.type[S_SYMBOL] == ABSENT else -1
-        self.symbol = self.at[S_SYMBOL]
-        self.symbol_size = self.to[S_SYMBOL] - self.at[S_SYMBOL]
+        cdef int state = 1 if self.slots.type[S_SYMBOL] == STRING else 0 if self.slots.type[S_SYMBOL] == ABSENT else -1
+        self.symbol = self.slots.at[S_SYMBOL]
+        self.symbol_size = self.slots.to[S_SYMBOL] - self.slots.at[S_SYMBOL]
         if state > 0 and self.symbol_size == 0:
             state = -1
         return self.needs(state, S_SYMBOL)
 
     cdef int _sides(self, int bids, int asks) noexcept:
-        cdef int slot = bids if self.type[bids] != LEVELS else asks
-        if self.type[slot] != LEVELS:
-            return self.needs(0 if self.type[slot] == ABSENT else -1, slot)
+        cdef int slot = bids if self.slots.type[bids] != LEVELS else asks
+        if self.slots.type[slot] != LEVELS:
+            return self.needs(0 if self.slots.type[slot] == ABSENT else -1, slot)
         # an unknown array that has another event's name may have overwritten a side: read it again
         if self.bid_slot != bids:
-            self.levels(bids, self.at[bids])
+            self.levels(bids, self.slots.at[bids])
         if self.ask_slot != asks:
-            self.levels(asks, self.at[asks])
+            self.levels(asks, self.slots.at[asks])
         return 0
 
     cdef int _diff(self) noexcept:
@@ -264,7 +264,7 @@ cdef class BinanceParser(Parser):
         ):
             return MALFORMED
         if self.as_time(S_TIME, &self.exchange_ns) < 0:
-            return self.fail(WRONG, S_TIME, self.at[S_TIME])
+            return self.fail(WRONG, S_TIME, self.slots.at[S_TIME])
         if self.bad_sides:
             # applied or left out, the level would make the book wrong; the gap that a refused diff leaves is repaired
             return self.fail(BAD_LEVEL, S_b if self.bad_sides & BAD_BIDS else S_a, self.message_at)
@@ -291,11 +291,11 @@ cdef class BinanceParser(Parser):
         ):
             return MALFORMED
         if self.as_time(S_TIME, &self.exchange_ns) < 0:
-            return self.fail(WRONG, S_TIME, self.at[S_TIME])
+            return self.fail(WRONG, S_TIME, self.slots.at[S_TIME])
         return TOP
 
     cdef int _trade(self, int id_slot) noexcept:
-        cdef int maker = self.type[S_m]
+        cdef int maker = self.slots.type[S_m]
         if (
             self._symbol()
             or self.needs(self.as_number(S_p, &self.price), S_p)
@@ -315,12 +315,12 @@ cdef class BinanceParser(Parser):
         if self._symbol() or self.needs(self.as_number(S_c, &self.ticker[LAST]), S_c):
             return MALFORMED
         if self.as_time(S_TIME, &self.exchange_ns) < 0:
-            return self.fail(WRONG, S_TIME, self.at[S_TIME])
+            return self.fail(WRONG, S_TIME, self.slots.at[S_TIME])
         for i in range(1, TICKER_SIZE):
             self.ticker[i] = NAN
             slot = TICKER_SLOTS[i]
             if self.as_number(slot, &self.ticker[i]) < 0:
-                return self.fail(WRONG, slot, self.at[slot])
+                return self.fail(WRONG, slot, self.slots.at[slot])
         self.window = DAY_24H
         return TICKER
 
@@ -355,7 +355,8 @@ cdef class BinanceParser(Parser):
             if p >= end:
                 return NULL
             if p[0] == c']':
-                self.settle(falling)
+                if self.unsorted:
+                    self.settle(falling)
                 return p + 1
             if p[0] != c',':
                 return NULL

@@ -25,6 +25,6 @@ cdef class BithumbParser(UpbitParser):
         self.day = KST_DAY
 
     cdef int message(self) noexcept:
-        if self.type[CONTENT] != ABSENT or self.type[RESULT_MESSAGE] != ABSENT:
+        if self.slots.type[CONTENT] != ABSENT or self.slots.type[RESULT_MESSAGE] != ABSENT:
             return self.fail(LEGACY, 0, self.message_at)
         return UpbitParser.message(self)

@@ -133,9 +133,14 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
    first 16; NULL when it is another one, or none. PLAIN_PAD bytes at p must be readable. */
 #if defined(__SSE4_1__)
 /* 16 bytes as digits */
+static inline __m128i digits_of(__m128i text)
+{
+    return _mm_sub_epi8(text, _mm_set1_epi8('0'));
+}
+
 static inline __m128i digits_at(const char *p)
 {
-    return _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
+    return digits_of(_mm_loadu_si128((const __m128i *)p));
 }
 
 /* bit per byte that is no digit */
@@ -171,7 +176,7 @@ static inline const char *number_plain(const char *p)
 #endif
 
 /* A number without sign of at most 15 bytes before its exponent: its end, NULL when it is another one, or none.
-   NUMBER_PAD bytes at p must be readable. */
+   `value` may be NULL: then only the end is looked for. NUMBER_PAD bytes at p must be readable. */
 #if defined(__SSE4_1__)
 static const uint8_t ALIGN_RIGHT[32] __attribute__((aligned(32))) = {
     0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
@@ -180,17 +185,30 @@ static const uint8_t LAST_BYTES[32] __attribute__((aligned(32))) = {
     0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,
     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
+/* The digits of `size` bytes, at most 15, as a number without its point, which stands before the last `fraction`. */
+static inline double digits_value(__m128i digits, size_t size, size_t fraction)
+{
+    __m128i aligned = _mm_shuffle_epi8(digits, _mm_loadu_si128((const __m128i *)(ALIGN_RIGHT + size)));
+    /* what stands before the point one byte further, over it */
+    if (fraction)
+        aligned = _mm_blendv_epi8(_mm_slli_si128(aligned, 1), aligned,
+                                  _mm_loadu_si128((const __m128i *)(LAST_BYTES + fraction)));
+    /* 16 digits to 8 pairs to 4 fours to 2 eights */
+    const __m128i pairs = _mm_maddubs_epi16(aligned, _mm_set1_epi16(10 + (1 << 8)));
+    const __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi32(100 + (1 << 16)));
+    const __m128i eights = _mm_madd_epi16(_mm_packus_epi32(fours, fours), _mm_set1_epi32(10000 + (1 << 16)));
+    const uint64_t both = (uint64_t)_mm_cvtsi128_si64(eights);
+    return (double)(int64_t)((both & 0xffffffffu) * 100000000u + (both >> 32));
+}
+
 static inline const char *number_short(const char *p, double *value)
 {
-    const __m128i digits = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
-    /* bit per byte that is no digit */
-    unsigned others = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_max_epu8(digits, _mm_set1_epi8(10)), digits));
-    unsigned size, fraction = 0;
+    const __m128i digits = digits_at(p);
+    unsigned others = no_digits(digits), size, fraction = 0;
+    int power;
     if (__builtin_expect(others == 0, 0))
         return 0;
-    unsigned whole = (unsigned)__builtin_ctz(others);
-    size = whole;
-    __m128i aligned;
+    const unsigned whole = size = (unsigned)__builtin_ctz(others);
     if (p[whole] == '.') {
         others &= others - 1;
         if (__builtin_expect(others == 0, 0))
@@ -199,41 +217,30 @@ static inline const char *number_short(const char *p, double *value)
         fraction = size - whole - 1;
         if (__builtin_expect(fraction == 0, 0))
             return 0;
-        /* to the right end, then what stands before the point one byte further, over it */
-        aligned = _mm_shuffle_epi8(digits, _mm_loadu_si128((const __m128i *)(ALIGN_RIGHT + size)));
-        aligned = _mm_blendv_epi8(_mm_slli_si128(aligned, 1), aligned,
-                                  _mm_loadu_si128((const __m128i *)(LAST_BYTES + fraction)));
-    } else {
-        aligned = _mm_shuffle_epi8(digits, _mm_loadu_si128((const __m128i *)(ALIGN_RIGHT + size)));
     }
     if (__builtin_expect(whole == 0 || (*p == '0' && whole > 1), 0))
         return 0;
-    /* 16 digits to 8 pairs to 4 fours to 2 eights */
-    const __m128i pairs = _mm_maddubs_epi16(aligned, _mm_set1_epi16(10 + (1 << 8)));
-    const __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi32(100 + (1 << 16)));
-    const __m128i eights = _mm_madd_epi16(_mm_packus_epi32(fours, fours), _mm_set1_epi32(10000 + (1 << 16)));
-    const uint64_t both = (uint64_t)_mm_cvtsi128_si64(eights);
-    const double mantissa = (double)(int64_t)((both & 0xffffffffu) * 100000000u + (both >> 32));
     p += size;
+    power = -(int)fraction;
     if (__builtin_expect((*p | 0x20) == 'e', 0)) {
-        int down = p[1] == '-', power, first;
+        int down = p[1] == '-', written;
         p += 1 + (down || p[1] == '+');
-        first = *p++ - '0';
-        if ((unsigned)first > 9)
+        if (!is_digit(*p))
             return 0;
-        power = first;
+        written = *p++ - '0';
         if (is_digit(*p)) {
-            power = power * 10 + (*p++ - '0');
+            written = written * 10 + (*p++ - '0');
             if (is_digit(*p))
                 return 0;
         }
-        power = (down ? -power : power) - (int)fraction;
+        power += down ? -written : written;
         if (power < -22 || power > 22)
             return 0;
-        *value = power < 0 ? mantissa / EXACT_POWERS[-power] : mantissa * EXACT_POWERS[power];
-        return p;
     }
-    *value = fraction ? mantissa / EXACT_POWERS[fraction] : mantissa;
+    if (value) {
+        const double mantissa = digits_value(digits, size, fraction);
+        *value = power < 0 ? mantissa / EXACT_POWERS[-power] : mantissa * EXACT_POWERS[power];
+    }
     return p;
 }
 #else
@@ -246,8 +253,9 @@ static inline const char *number_short(const char *p, double *value)
         return 0;
     if ((*after | 0x20) == 'e' || d.negative)
         return 0;
-    *value = d.exponent < 0 ? (double)d.mantissa / EXACT_POWERS[-d.exponent]
-                            : (double)d.mantissa * EXACT_POWERS[d.exponent];
+    if (value)
+        *value = d.exponent < 0 ? (double)d.mantissa / EXACT_POWERS[-d.exponent]
+                                : (double)d.mantissa * EXACT_POWERS[d.exponent];
     return after;
 }
 #endif

@@ -8,7 +8,6 @@ Borrowed: `symbol`, `detail` and all values point into the frame or the parser: 
 """
 
 from libc.stdint cimport int64_t
-from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
@@ -54,22 +53,9 @@ cdef enum:
     TICKER_SIZE = 11
 
 cdef enum:
-    SLOTS = 48       # fields that one parser can read by name
     KEYS = 200       # in the table: read, and seen
     KEY_SIZE = 29    # bytes of the longest key read
     BUCKETS = 1024   # of the key table; a power of two
-
-# what a slot holds; null counts as absent, as on the wire
-cdef enum:
-    ABSENT = 0
-    STRING = 1       # at..to is the text between the quotes, escapes resolved
-    NUMBER = 2       # at..to is the text, number[] the double
-    LONG_NUMBER = 8  # at..to is the text, checked
-    TRUE = 3
-    FALSE = 4
-    OBJECT = 5       # at..to is the whole text, checked
-    ARRAY = 6
-    LEVELS = 7       # read into the sides
 
 cdef enum:
     SYNTAX = 1       # not JSON, or cut short
@@ -82,13 +68,46 @@ cdef enum:
     LEGACY = 8       # a socket generation that is not spoken
     BAD_LEVEL = 9    # fault_slot: a diff with a price <= 0 or a size < 0
 
-# one key of the table: those that an exchange names, then those seen on the wire
-cdef struct Key:
-    Key *next               # the key that followed it last: the first guess for the next one
-    Py_ssize_t size         # bytes of `text`
-    int slot                # -1 = not read
-    uint32_t mask           # bit per byte of `text`
-    char text[32]           # `"key":`, LEARNED_SIZE bytes
+cdef extern from "fields.h" nogil:
+    enum:
+        SLOTS           # fields that one parser can read by name
+        KEY_TEXT        # bytes of a remembered key with its quotes and colon
+    # what a slot holds; null counts as absent, as on the wire
+    enum:
+        ABSENT
+        STRING          # at..to is the text between the quotes, escapes resolved
+        NUMBER          # at..to is the text, number[] the double
+        TRUE
+        FALSE
+        OBJECT          # at..to is the whole text, checked
+        ARRAY
+        LEVELS          # read into the sides
+        LONG_NUMBER     # at..to is the text, checked
+    # the fields of an object, by slot
+    ctypedef struct Slots:
+        unsigned char *type
+        const char **at
+        const char **to
+        double *number
+    # what a value looked like
+    ctypedef struct Look:
+        pass
+    Look NO_LOOK
+    void value_learn(Look *look, const char *p, const char *after, const char *end, bint near) noexcept
+    # one key of the table: those that an exchange names, then those seen on the wire
+    ctypedef struct Key:
+        Key *next           # the key that followed it last: the first guess for the next one
+        Py_ssize_t size     # bytes of `text`
+        long slot           # -1 = not read
+        Look look           # of the value that it had last
+        char *text          # `"key":`
+        char *mask          # ones for each byte of `text`
+    # whether the key, which may be NULL, stands at p
+    bint key_follows(const char *p, const char *frame, const char *end, const Key *key) noexcept
+    # read fields as long as they are the expected ones; return the place behind the last value, p where none was read
+    const char *fields_expected(
+        const char *p, const char *frame, const char *end, Key **last, Slots *slots,
+    ) noexcept
 
 cdef extern from "unit.h" nogil:
     enum:
@@ -154,11 +173,7 @@ cdef class Parser:
         const char *message_at             # the object being read
         const char *message_to
         bint started
-        # fields by slot
-        unsigned char type[SLOTS]
-        const char *at[SLOTS]
-        const char *to[SLOTS]
-        double number[SLOTS]
+        Slots slots
         uint64_t nulls                     # bit per slot whose value was null
         uint64_t level_slots               # bit per slot whose array `levels` reads
         int depth                          # containers open around the fields being read
@@ -206,6 +221,7 @@ cdef class Parser:
     cdef const char *levels(self, int slot, const char *p) noexcept
     cdef object market(self, str symbol)
 
+    cdef const char *_field(self, const char *p, int depth, Key **last) noexcept
     cdef bint _fill_buckets(self) noexcept
     cdef Key *_add_key(self, const char *key, Py_ssize_t size, int slot) noexcept
     cdef Key *_find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept
@@ -229,8 +245,8 @@ cdef Py_ssize_t sort_levels(
 cdef inline bint is_text(Parser parser, int slot, const char *text, Py_ssize_t size) noexcept:
     """Whether a slot holds this string; `size` a constant, so that no function is called to compare."""
     return (
-        parser.type[slot] == STRING and parser.to[slot] - parser.at[slot] == size
-        and memcmp(parser.at[slot], text, <size_t>size) == 0
+        parser.slots.type[slot] == STRING and parser.slots.to[slot] - parser.slots.at[slot] == size
+        and memcmp(parser.slots.at[slot], text, <size_t>size) == 0
     )
 
 

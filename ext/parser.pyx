@@ -17,7 +17,6 @@ from cpython.mem cimport PyMem_Free
 from cpython.mem cimport PyMem_Malloc
 from libc.math cimport NAN
 from libc.math cimport isnan
-from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
@@ -25,14 +24,13 @@ from libc.string cimport memset
 
 from coinspace._ext.number cimport integer_read
 from coinspace._ext.number cimport NUMBER_PAD
+from coinspace._ext.number cimport PLAIN_PAD
 from coinspace._ext.number cimport number_read
 from coinspace._ext.number cimport number_short
-from coinspace._ext.scan cimport LEARNED_SIZE
 from coinspace._ext.scan cimport head8
 from coinspace._ext.scan cimport skip_number
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
-from coinspace._ext.scan cimport starts_with
 from coinspace._ext.scan cimport string_close
 from coinspace._ext.scan cimport unescape
 
@@ -106,13 +104,6 @@ cdef inline uint64_t _key_hash(uint64_t head, Py_ssize_t size, uint64_t factor) 
     return ((head ^ (<uint64_t>size << 56)) * factor) >> 54
 
 
-cdef inline bint follows(const char *p, const char *end, const Key *key) noexcept:
-    # `starts_with` needs its bytes; at the end of a frame the key alone is compared
-    if end - p >= LEARNED_SIZE:
-        return starts_with(p, key.text, key.mask)
-    return end - p >= key.size and memcmp(p, key.text, <size_t>key.size) == 0
-
-
 cdef class Parser:
     """Base of the exchanges' parsers; see parser.pxd for the fields.
 
@@ -166,8 +157,9 @@ cdef class Parser:
         cdef Key *new = &self.keys[self.n_keys]
         memset(new, 0, sizeof(Key))
         new.slot = slot
+        new.look = NO_LOOK
         new.size = size + 3
-        new.mask = <uint32_t>((<uint64_t>1 << (size + 3)) - 1)
+        memset(new.mask, 0xff, <size_t>new.size)
         new.text[0] = c'"'
         memcpy(new.text + 1, key, <size_t>size)
         new.text[size + 1] = c'"'
@@ -183,7 +175,7 @@ cdef class Parser:
         memset(self.buckets, 0, sizeof(self.buckets))
         for i in range(FIRST_KEY, self.n_keys):
             size = self.keys[i].size - 3
-            head = head8(self.keys[i].text + 1, self.keys[i].text + LEARNED_SIZE, size)
+            head = head8(self.keys[i].text + 1, self.keys[i].text + KEY_TEXT, size)
             bucket = _key_hash(head, size, self.key_factor)
             if self.buckets[bucket]:
                 return False
@@ -307,70 +299,86 @@ cdef class Parser:
 
     cdef int clear(self) noexcept:
         """Empty the slots before an object is scanned."""
-        memset(self.type, ABSENT, sizeof(self.type))
+        memset(self.slots.type, ABSENT, sizeof(self.slots.type))
         self.nulls = 0
         return 0
 
     cdef const char *scan(self, const char *p, int depth) noexcept:
         """Read an object's fields into their slots, p behind its brace. Returns: its end, NULL when it is not JSON."""
         cdef const char *end = self.end
-        cdef const char *text
-        cdef const char *close
-        cdef const char *at
-        cdef char *copy
-        cdef bint escaped
+        cdef const char *after
         cdef Key *last = &self.keys[depth if depth < FIRST_KEY else 0]
-        cdef Key *key
         self.depth = depth
         p = skip_space(p, end)
         if p < end and p[0] == c'}':
             return p + 1
         while True:
-            # exchanges write their keys in the same order again and again: try the one that followed last time
-            key = last.next
-            if key is not NULL and follows(p, end, key):
-                p += key.size
-            else:
-                p = skip_space(p, end)
-                if p >= end or p[0] != c'"':
-                    return NULL
-                text = p + 1
-                close = string_close(text, end, &escaped)
-                if close is NULL:
-                    return NULL
-                key = self.keys
-                if not escaped:
-                    key = self._find_key(text, end, close - text)
-                else:
-                    copy = self.take_room(close - text)
-                    if copy is not NULL:
-                        key = self._find_key(copy, self.room + self.room_size, unescape(text, close, copy))
-                # a key that needs escapes is none to compare with
-                last.next = key if key != self.keys and not escaped else NULL
-                p = skip_space(close + 1, end)
-                if p >= end or p[0] != c':':
-                    return NULL
-                p += 1
-            last = key
-            text = p
-            p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(key.slot, text, depth)
+            # exchanges write the same fields in the same order again and again: try those that followed last time
+            after = fields_expected(p, self.frame, end, &last, &self.slots)
+            if after != p:
+                if after[0] == c'}':
+                    return after + 1
+                p = after + 1
+            p = self._field(p, depth, &last)
             if p is NULL:
-                # no value: it may stand behind a space, where no exchange writes one
-                p = skip_space(text, end)
-                if p == text:
-                    return NULL
-                p = skip_value(p, end, depth, &at) if key.slot < 0 else self.value(key.slot, p, depth)
-                if p is NULL:
-                    return NULL
-            if p >= end or p[0] != c',':
-                p = skip_space(p, end)
-                if p >= end:
-                    return NULL
-                if p[0] == c'}':
-                    return p + 1
-                if p[0] != c',':
-                    return NULL
+                return NULL
+            p = skip_space(p, end)
+            if p >= end:
+                return NULL
+            if p[0] == c'}':
+                return p + 1
+            if p[0] != c',':
+                return NULL
             p += 1
+
+    cdef const char *_field(self, const char *p, int depth, Key **last) noexcept:
+        # one field in any shape. Returns: the end of its value
+        cdef const char *end = self.end
+        cdef const char *text
+        cdef const char *close
+        cdef const char *at
+        cdef char *copy
+        cdef bint escaped
+        cdef Key *key = last[0].next
+        if key_follows(p, self.frame, end, key):
+            p += key.size
+        else:
+            p = skip_space(p, end)
+            if p >= end or p[0] != c'"':
+                return NULL
+            text = p + 1
+            close = string_close(text, end, &escaped)
+            if close is NULL:
+                return NULL
+            key = self.keys
+            if not escaped:
+                key = self._find_key(text, end, close - text)
+            else:
+                copy = self.take_room(close - text)
+                if copy is not NULL:
+                    key = self._find_key(copy, self.room + self.room_size, unescape(text, close, copy))
+            # a key that needs escapes is none to compare with
+            last[0].next = key if key != self.keys and not escaped else NULL
+            p = skip_space(close + 1, end)
+            if p >= end or p[0] != c':':
+                return NULL
+            p += 1
+        last[0] = key
+        text = p
+        p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(<int>key.slot, text, depth)
+        if p is NULL:
+            # no value: it may stand behind a space, where no exchange writes one
+            p = skip_space(text, end)
+            if p == text:
+                return NULL
+            text = p
+            p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(<int>key.slot, text, depth)
+            if p is NULL:
+                return NULL
+        # the look of a value shows in the byte behind it
+        if p < end and end - self.frame >= PLAIN_PAD:
+            value_learn(&key.look, text, p, end, True)
+        return p
 
     cdef const char *value(self, int slot, const char *p, int depth) noexcept:
         """Read the value at p into a slot. Returns: its end, NULL when it is not JSON."""
@@ -386,38 +394,38 @@ cdef class Parser:
             after = string_close(p + 1, end, &escaped)
             if after is NULL:
                 return NULL
-            self.type[slot] = STRING
-            self.at[slot] = p + 1
-            self.to[slot] = after
+            self.slots.type[slot] = STRING
+            self.slots.at[slot] = p + 1
+            self.slots.to[slot] = after
             if escaped:
                 copy = self.take_room(after - p)
                 if copy is NULL:
                     return NULL
-                self.at[slot] = copy
-                self.to[slot] = copy + unescape(p + 1, after, copy)
+                self.slots.at[slot] = copy
+                self.slots.to[slot] = copy + unescape(p + 1, after, copy)
             return after + 1
         if c == c'-' or c'0' <= c <= c'9':
             # a long one (an id) is made a double only when a double is asked for
-            after = number_short(p, &self.number[slot]) if end - p >= NUMBER_PAD else NULL
-            self.type[slot] = NUMBER
+            after = number_short(p, &self.slots.number[slot]) if end - p >= NUMBER_PAD else NULL
+            self.slots.type[slot] = NUMBER
             if after is NULL:
                 after = skip_number(p, end)
-                self.type[slot] = LONG_NUMBER
+                self.slots.type[slot] = LONG_NUMBER
         elif c == c'[' and self.level_slots >> slot & 1:
             after = self.levels(slot, p)
-            self.type[slot] = LEVELS
+            self.slots.type[slot] = LEVELS
             if after is NULL:
                 # not levels; JSON of another kind is the message's matter
                 after = skip_value(p, end, depth, &at)
-                self.type[slot] = ARRAY
+                self.slots.type[slot] = ARRAY
         else:
             after = skip_value(p, end, depth, &at)
             self.nulls |= <uint64_t>(c == c'n') << slot
-            self.type[slot] = (
+            self.slots.type[slot] = (
                 OBJECT if c == c'{' else ARRAY if c == c'[' else TRUE if c == c't' else FALSE if c == c'f' else ABSENT
             )
-        self.at[slot] = p
-        self.to[slot] = after
+        self.slots.at[slot] = p
+        self.slots.to[slot] = after
         return after
 
     # ---- levels ----
@@ -477,34 +485,34 @@ cdef class Parser:
         """Turn the state that `as_…` returned for a needed slot into 0 or MALFORMED."""
         if state > 0:
             return 0
-        return self.fail(MISSING if state == 0 else WRONG, slot, self.message_at if state == 0 else self.at[slot])
+        return self.fail(MISSING if state == 0 else WRONG, slot, self.message_at if state == 0 else self.slots.at[slot])
 
     # ---- slots to values: 1 = good, 0 = absent, -1 = something else ----
 
     cdef int as_number(self, int slot, double *out) noexcept:
-        cdef int type = self.type[slot]
+        cdef int type = self.slots.type[slot]
         if type == NUMBER:
-            out[0] = self.number[slot]
+            out[0] = self.slots.number[slot]
             return 1
-        cdef const char *at = self.at[slot]
+        cdef const char *at = self.slots.at[slot]
         if type == STRING or type == LONG_NUMBER:
             # text within the frame may be read beyond its end; text in the room may not
-            if at >= self.frame and self.end - at >= NUMBER_PAD and number_short(at, out) == self.to[slot]:
+            if at >= self.frame and self.end - at >= NUMBER_PAD and number_short(at, out) == self.slots.to[slot]:
                 return 1
-            return 1 if number_read(at, self.to[slot], out) == self.to[slot] else -1
+            return 1 if number_read(at, self.slots.to[slot], out) == self.slots.to[slot] else -1
         return 0 if type == ABSENT else -1
 
     cdef int as_integer(self, int slot, int64_t *out) noexcept:
-        cdef int type = self.type[slot]
+        cdef int type = self.slots.type[slot]
         cdef double whole
         if type == NUMBER:
             # at most 15 digits: a double that is an integer is the text's own value
-            whole = self.number[slot]
+            whole = self.slots.number[slot]
             if whole < EXACT_INTEGERS and whole == <double><int64_t>whole:
                 out[0] = <int64_t>whole
                 return 1
         if type == NUMBER or type == STRING or type == LONG_NUMBER:
-            return 1 if integer_read(self.at[slot], self.to[slot], out) else -1
+            return 1 if integer_read(self.slots.at[slot], self.slots.to[slot], out) else -1
         return 0 if type == ABSENT else -1
 
     cdef int as_time(self, int slot, int64_t *out) noexcept:
@@ -554,8 +562,8 @@ cdef class Parser:
         return CONTROL
 
     cdef int ignore(self, int slot) noexcept:
-        self.detail = self.at[slot]
-        self.detail_size = self.to[slot] - self.at[slot]
+        self.detail = self.slots.at[slot]
+        self.detail_size = self.slots.to[slot] - self.slots.at[slot]
         return IGNORED
 
     # ---- Python's view ----

@@ -5,7 +5,6 @@ Strict: what is skipped is checked as fully as what is read (escapes, UTF-8, num
 at most MAX_DEPTH containers), so that a frame is accepted exactly when a JSON library accepts it.
 """
 
-from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 
 from coinspace._ext.number cimport Decimal
@@ -19,9 +18,6 @@ cdef enum:
     MAX_DEPTH = 1024    # containers within each other; the usual limit of JSON libraries
 
 cdef extern from "text.h" nogil:
-    enum:
-        LEARNED_SIZE    # bytes of a remembered key, with its quotes and colon
-    bint starts_with(const char *p, const char *text, uint32_t mask) noexcept
     uint64_t load8(const char *p) noexcept
     const char *plain_end(const char *p, const char *end) noexcept
     uint64_t head8(const char *p, const char *end, long size) noexcept

@@ -135,9 +135,9 @@ cdef class UpbitParser(Parser):
         return f"{base}/{quote}" if dash else None
 
     cdef int message(self) noexcept:
-        if self.type[TYPE] != STRING:
-            if self.type[TYPE] != ABSENT:
-                return self.fail(WRONG, TYPE, self.at[TYPE])
+        if self.slots.type[TYPE] != STRING:
+            if self.slots.type[TYPE] != ABSENT:
+                return self.fail(WRONG, TYPE, self.slots.at[TYPE])
             return self.other()
         if is_text(self, TYPE, b"orderbook", 9):
             return self._orderbook()
@@ -148,19 +148,19 @@ cdef class UpbitParser(Parser):
         return self.ignore(TYPE)
 
     cdef int other(self) noexcept:
-        if self.type[ERROR_OBJECT] == OBJECT:
+        if self.slots.type[ERROR_OBJECT] == OBJECT:
             return self.control_message(ERROR)
-        if self.type[STATUS_TEXT] == STRING:
+        if self.slots.type[STATUS_TEXT] == STRING:
             return self.control_message(STATUS)
-        if self.type[METHOD] == STRING:
+        if self.slots.type[METHOD] == STRING:
             return self.ignore(METHOD)
         return self.fail(NO_TYPE, 0, self.message_at)
 
     cdef int _head(self) noexcept:
         # the symbol; 0 or MALFORMED
-        cdef int state = 1 if self.type[CODE] == STRING else 0 if self.type[CODE] == ABSENT else -1
-        self.symbol = self.at[CODE]
-        self.symbol_size = self.to[CODE] - self.at[CODE]
+        cdef int state = 1 if self.slots.type[CODE] == STRING else 0 if self.slots.type[CODE] == ABSENT else -1
+        self.symbol = self.slots.at[CODE]
+        self.symbol_size = self.slots.to[CODE] - self.slots.at[CODE]
         if state > 0 and self.symbol_size == 0:
             state = -1
         return self.needs(state, CODE)
@@ -170,9 +170,9 @@ cdef class UpbitParser(Parser):
         if self._head():
             return MALFORMED
         if state < 0:
-            return self.fail(WRONG, TIMESTAMP, self.at[TIMESTAMP])
-        if self.type[UNITS] != LEVELS:
-            return self.needs(0 if self.type[UNITS] == ABSENT else -1, UNITS)
+            return self.fail(WRONG, TIMESTAMP, self.slots.at[TIMESTAMP])
+        if self.slots.type[UNITS] != LEVELS:
+            return self.needs(0 if self.slots.type[UNITS] == ABSENT else -1, UNITS)
         self.snapshot = True
         self.first_update_id = 0
         self.final_update_id = 0
@@ -189,7 +189,7 @@ cdef class UpbitParser(Parser):
             return MALFORMED
         self.sell = is_text(self, ASK_BID, b"ASK", 3)
         if not self.sell and not is_text(self, ASK_BID, b"BID", 3):
-            return self.needs(0 if self.type[ASK_BID] == ABSENT else -1, ASK_BID)
+            return self.needs(0 if self.slots.type[ASK_BID] == ABSENT else -1, ASK_BID)
         self.snapshot = is_text(self, STREAM_TYPE, b"SNAPSHOT", 8)
         return TRADE
 
@@ -199,20 +199,20 @@ cdef class UpbitParser(Parser):
         if self._head() or self.needs(self.as_number(TRADE_PRICE, &self.ticker[LAST]), TRADE_PRICE):
             return MALFORMED
         if self.as_time(TIMESTAMP, &self.exchange_ns) < 0:
-            return self.fail(WRONG, TIMESTAMP, self.at[TIMESTAMP])
+            return self.fail(WRONG, TIMESTAMP, self.slots.at[TIMESTAMP])
         for i in range(1, TICKER_SIZE):
             self.ticker[i] = NAN
         # either may be gone one day
-        self.suspended = self.type[SUSPENDED] == TRUE or (
-            self.type[MARKET_STATE] == STRING and not is_text(self, MARKET_STATE, b"ACTIVE", 6)
+        self.suspended = self.slots.type[SUSPENDED] == TRUE or (
+            self.slots.type[MARKET_STATE] == STRING and not is_text(self, MARKET_STATE, b"ACTIVE", 6)
         )
         self.day_volume = NAN
         if self.as_number(VOLUME_DAY, &self.day_volume) < 0:
-            return self.fail(WRONG, VOLUME_DAY, self.at[VOLUME_DAY])
+            return self.fail(WRONG, VOLUME_DAY, self.slots.at[VOLUME_DAY])
         for i in range(6):
             slot = TICKER_SLOTS[i].slot
             if self.as_number(slot, &self.ticker[TICKER_SLOTS[i].field]) < 0:
-                return self.fail(WRONG, slot, self.at[slot])
+                return self.fail(WRONG, slot, self.slots.at[slot])
         self.window = self.day
         if (
             isnan(self.ticker[OPEN]) and isnan(self.ticker[HIGH])
@@ -240,8 +240,9 @@ cdef class UpbitParser(Parser):
             if p >= end:
                 return NULL
             if p[0] == c']':
-                self.settle(True)
-                self.settle(False)
+                if self.unsorted:
+                    self.settle(True)
+                    self.settle(False)
                 return p + 1
             if p[0] != c',':
                 return NULL

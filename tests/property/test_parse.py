@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import frames as generated
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.upbit import UpbitParser
@@ -41,6 +42,60 @@ def test_whitespace_and_key_order_change_nothing(
     rewritten = mutate.written(rng, tree, plain=data.draw(st.booleans())).encode()
     parser = PARSERS[exchange]
     assert twin.shown(parser.decode(rewritten)) == twin.shown(parser.decode(frame))
+
+
+@settings(deadline=None, max_examples=200)
+@given(EXCHANGES, RANDOM)
+def test_frames_like_the_last_one(exchange: str, rng: Random) -> None:
+    # the keys and what their values look like are expected then: other values, other lengths, other
+    # endings in the same places
+    parser = PARSERS[exchange]
+    frame = mutate.base(exchange, rng)
+    tree = mutate.tree(frame)
+    for _ in range(8):
+        parser.decode(frame)
+        other = mutate.written(rng, mutate.change(rng, tree), plain=rng.random() < 0.8).encode()
+        if rng.random() < 0.5:
+            other = mutate.damage(rng, other)
+        expected = twin.shown(twin.decode(exchange, other, MARKETS, 8))
+        # what the frame taught, and what it teaches itself
+        assert twin.shown(parser.decode(other)) == expected
+        assert twin.shown(parser.decode(other)) == expected
+
+
+NUMBERS = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(NUMBERS, NUMBERS, st.sampled_from(',} 0.e-"\\\né'))
+def test_values_in_place_of_numbers(before: str, text: str, odd: str) -> None:
+    # read and skipped, far from the frame's end and right before it
+    places = ["x", "trade_price", "y"]
+    spoilt = before.replace(".", odd)
+    for key in places:
+        parser = UpbitParser()
+        for value in (before, before, text + odd, text, before, f'"{spoilt}"', f'"{before}"'):
+            x, price, y = (value if key == place else "1" for place in places)
+            frame = f'{{"type":"ticker","x":{x},"code":"A","trade_price":{price},"y":{y}}}'.encode()
+            got = parser.decode(frame)
+            assert twin.shown(got) == twin.shown(twin.decode("upbit", frame, MARKETS, 8))
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in generated.KINDS if kind.endswith(("trade", "ticker"))]
+)
+def test_any_byte_where_fields_are_expected(kind: str) -> None:
+    exchange = kind.split("-")[0]
+    parser = PARSERS[exchange]
+    frame = generated.frames(kind, 1)[0]
+    for at in range(len(frame)):
+        for odd in (b"", b'"', b"\\", b",", b"}", b"0", b".", b"e", b" ", b"\0", b"\xff"):
+            parser.decode(frame)
+            changed = frame[:at] + odd + frame[at + 1 :]
+            expected = twin.shown(twin.decode(exchange, changed, MARKETS, 8))
+            assert twin.shown(parser.decode(changed)) == expected, changed
 
 
 @settings(deadline=None, max_examples=300)
