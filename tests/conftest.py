@@ -5,12 +5,17 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage.server import ManagedServer, read_log_tail
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# an example that takes long on a shared machine says nothing about the code
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

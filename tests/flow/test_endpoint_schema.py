@@ -103,7 +103,6 @@ def _try(strategy: Any, url: str, statuses: set[int]) -> None:
     @hypothesis.given(strategy)
     @hypothesis.settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),

@@ -60,7 +60,7 @@ def scaled(
 
 
 @given(books(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_of_venues_does_not_matter(found: list[Any], cut: bool) -> None:
     a, b = compute(found, cut=cut), compute(found[::-1], cut=cut)
     assert a.value == pytest.approx(b.value, rel=1e-12)
@@ -69,7 +69,7 @@ def test_order_of_venues_does_not_matter(found: list[Any], cut: bool) -> None:
 
 
 @given(books(), st.sampled_from([2.0, 0.5, 1371.0, 1e-9]), st.sampled_from([4.0, 1e7, 1e-9, 3.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_scaling_prices_and_sizes(found: list[Any], price: float, size: float) -> None:
     a, b = compute(found, cut=True), compute(scaled(found, price, size), cut=True)
     assert b.value == pytest.approx(a.value * price, rel=1e-12)
@@ -79,7 +79,7 @@ def test_scaling_prices_and_sizes(found: list[Any], price: float, size: float) -
 
 
 @given(books(), st.sampled_from([1400.0, 1371.0, 0.7]), st.integers(0, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_currency_of_a_venue_does_not_matter(found: list[Any], fx: float, which: int) -> None:
     which %= len(found)
     rates = [fx if i == which else 1.0 for i in range(len(found))]
@@ -90,7 +90,7 @@ def test_currency_of_a_venue_does_not_matter(found: list[Any], fx: float, which:
 
 
 @given(books(), st.sampled_from([0.5, 0.25, 0.1]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_splitting_levels_over_venues_changes_nothing(found: list[Any], part: float) -> None:
     split = scaled(found, 1.0, part) + scaled(found, 1.0, 1.0 - part)
     a, b = compute(found), compute(split)
@@ -103,7 +103,7 @@ def test_splitting_levels_over_venues_changes_nothing(found: list[Any], part: fl
 
 
 @given(books(n=1), st.booleans(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_symmetric_book_gives_its_mid(found: list[Any], grid: bool, cut: bool) -> None:
     bids = found[0][0]
     asks = [(20_000 - price, size) for price, size in bids]
@@ -113,7 +113,7 @@ def test_a_symmetric_book_gives_its_mid(found: list[Any], grid: bool, cut: bool)
 
 
 @given(books(), st.booleans(), st.sampled_from([0.0, 0.125, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_value_lies_within_the_curve(found: list[Any], cut: bool, spacing: float) -> None:
     ladder = Ladder()
     ladder.merge([load(one) for one in found], [1.0] * len(found))
@@ -127,7 +127,7 @@ def test_value_lies_within_the_curve(found: list[Any], cut: bool, spacing: float
 
 
 @given(books())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_both_modes_agree_where_boundaries_lie_on_the_grid(found: list[Any]) -> None:
     # all sizes are multiples of 1/8, and the cap does not bind
     a, b = compute(found), compute(found, spacing=0.125)
@@ -148,7 +148,7 @@ def merged(found: list[tuple[Levels, Levels]], side: int) -> list[tuple[float, i
 
 
 @given(st.data(), st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_ladder_is_the_sorted_books(data: st.DataObject, n: int) -> None:
     found = data.draw(books(n))
     ladder = Ladder()
@@ -294,7 +294,7 @@ def test_the_value_is_the_mean_over_the_segments(spacing: float, cut: bool) -> N
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_size_cap_is_what_sorting_gives(data: st.DataObject) -> None:
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     found = random_books(draw, int(draw.integers(1, 4)))

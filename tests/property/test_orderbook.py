@@ -113,7 +113,6 @@ TestBook = BookMachine.TestCase
 TestBook.settings = settings(
     max_examples=20,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

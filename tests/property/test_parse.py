@@ -22,7 +22,7 @@ EXCHANGES = st.sampled_from(list(PARSERS))
 RANDOM = st.randoms(use_true_random=False)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(EXCHANGES, RANDOM)
 def test_rewritten_frames(exchange: str, rng: Random) -> None:
     frame = mutate.vary(rng, mutate.base(exchange, rng))
@@ -30,7 +30,7 @@ def test_rewritten_frames(exchange: str, rng: Random) -> None:
     assert twin.shown(got) == twin.shown(twin.decode(exchange, frame, MARKETS, 8))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(EXCHANGES, RANDOM, st.data())
 def test_whitespace_and_key_order_change_nothing(
     exchange: str, rng: Random, data: st.DataObject
@@ -44,7 +44,7 @@ def test_whitespace_and_key_order_change_nothing(
     assert twin.shown(parser.decode(rewritten)) == twin.shown(parser.decode(frame))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(EXCHANGES, RANDOM)
 def test_frames_like_the_last_one(exchange: str, rng: Random) -> None:
     # the keys and what their values look like are expected then: other values, other lengths, other
@@ -68,7 +68,7 @@ NUMBERS = st.from_regex(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(NUMBERS, NUMBERS, st.sampled_from(',} 0.e-"\\\né'))
 def test_values_in_place_of_numbers(before: str, text: str, odd: str) -> None:
     # read and skipped, far from the frame's end and right before it
@@ -98,7 +98,7 @@ def test_any_byte_where_fields_are_expected(kind: str) -> None:
             assert twin.shown(parser.decode(changed)) == expected, changed
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(EXCHANGES, st.binary(max_size=200))
 def test_any_bytes_have_an_outcome(exchange: str, frame: bytes) -> None:
     messages = PARSERS[exchange].decode(frame)
