@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from coinspace._ext.ladder import VenueBook
+from coinspace.clock import SECOND_NS
 from coinspace.market import Market
 from coinspace.method.aggregate import VenueFacts
 from coinspace.method.parameters import region_of
@@ -29,6 +30,8 @@ STATE_REASONS = {
 }
 
 
+# two heartbeats of one second, and half of one for their way
+LOST_NS = 5 * SECOND_NS // 2
 # reasons that come from elsewhere than an exchange's frames
 TOLD = ("operator", "disconnected")
 
@@ -47,18 +50,20 @@ class Venue:
         book: its last book. received_ns: its last proof of life, repeats included. changed_ns: of
         the last change.
         state: as the collector says; unknown words count as resyncing.
-        lost: its collector's heartbeats are missing.
+        heard_ns: its collector's last heartbeat, 0 = never heard: its books' age alone counts.
+        assets: whose ticks its updates concern.
         excluded: by an operator.
         told: reason that a stored record gives for want of anything else, see `recall`.
     """
 
     __slots__ = (
+        "assets",
         "book",
         "changed_ns",
         "epoch",
         "exchange",
         "excluded",
-        "lost",
+        "heard_ns",
         "market",
         "name",
         "publisher",
@@ -77,7 +82,8 @@ class Venue:
         self.book = VenueBook()
         self.state = state
         self.excluded = False
-        self.lost = False
+        self.heard_ns = 0
+        self.assets: tuple[str, ...] = ()
         self.told: str | None = None
         self.received_ns = 0
         self.changed_ns = 0
@@ -141,7 +147,7 @@ class Venue:
         reason = STATE_REASONS.get(self.state, "resyncing")
         if reason == "operator":
             return reason
-        if self.lost or reason == "disconnected":
+        if reason == "disconnected" or (self.heard_ns and ts_ns - self.heard_ns > LOST_NS):
             return "disconnected"
         if reason:
             return reason

@@ -29,9 +29,15 @@ class Worker:
         settings = process.settings
         self._settings = settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.stage = OrderbookAggregator(settings, self.publisher)
+        self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True)
         endpoints = [settings.bus.endpoint(f"{COLLECTOR}{name}") for name in settings.exchanges]
-        self.subscriber = Subscriber(endpoints, TOPICS, self.stage.on_message, bus=settings.bus)
+        self.subscriber = Subscriber(
+            endpoints,
+            TOPICS,
+            self.stage.on_message,
+            on_drained=self.stage.flush,
+            bus=settings.bus,
+        )
         self._path = state_path(settings)
         self._saved_ns = 0
         self._behind = 0

@@ -80,7 +80,12 @@ class Worker:
             else None
         )
         self.subscriber = Subscriber(
-            [settings.bus.endpoint(AGGREGATOR)], [b"aggregate."], self._on_message, bus=settings.bus
+            [settings.bus.endpoint(AGGREGATOR)],
+            [b"aggregate."],
+            self._on_message,
+            # at each update there are as many ticks as there is time for, on a grid every one
+            conflate=not interval_ns,
+            bus=settings.bus,
         )
         self._topics: dict[str, Topic] = {}
         self._fx_ts_ns = 0

@@ -11,8 +11,8 @@ import pytest
 from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace._ext.message import HEARTBEAT, ORDERBOOK, STATE
 from coinspace._ext.sink import ListSink, Topic
-from coinspace.aggregator.stage import LOST_NS, OrderbookAggregator
-from coinspace.aggregator.venue import Input
+from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.aggregator.venue import LOST_NS, Input
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings
 from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts, decode, encode
@@ -25,11 +25,17 @@ PRICES = {"upbit": 140_100_000.0, "bithumb": 140_110_000.0, "binance": 100_000.0
 class Bench:
     """An aggregator, its publishers and its last aggregate."""
 
-    def __init__(self, *, heartbeats: bool = False) -> None:
+    def __init__(
+        self, *, heartbeats: bool = False, at_each: bool = False, coalesce: bool = False
+    ) -> None:
         settings = Settings()
         settings.index.assets = ["BTC"]
+        if at_each:
+            settings.index.interval_ms = 0
         self.aggregates: list[dict[str, Any]] = []
-        self.stage = OrderbookAggregator(settings, on_aggregate=self._take, heartbeats=heartbeats)
+        self.stage = OrderbookAggregator(
+            settings, on_aggregate=self._take, heartbeats=heartbeats, coalesce=coalesce
+        )
         self.now_ns = START_NS
         self.sink = ListSink(1, clock=lambda: self.now_ns)
 
@@ -111,6 +117,42 @@ def test_a_clock_that_steps_back_makes_no_tick_twice() -> None:
     bench.book("upbit", START_NS + 3600 * SECOND_NS)
     assert bench.tick(6)["reasons"]["upbit"] is None
     assert bench.tick(60)["reasons"]["upbit"] == "delayed"
+
+
+def test_at_interval_0_each_update_is_a_tick() -> None:
+    bench = Bench(at_each=True)
+    bench.books(START_NS)
+    # of one instant: ticks of one asset have times of their own
+    assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + i for i in range(5)]
+    bench.book("upbit", START_NS + STEP_NS)
+    bench.state("upbit", "halted", START_NS + STEP_NS)
+    bench.book("upbit", START_NS + STEP_NS, 1.0, "DOGE/KRW")
+    assert bench.aggregates[5:] == [bench.aggregates[-1]]
+    assert bench.aggregates[-1]["ts_ns"] == START_NS + STEP_NS
+    assert bench.stage.counts["unknown_markets"] == 1
+    assert bench.stage.counts["coalesced"] == 0
+
+
+def test_updates_that_wait_together_are_one_tick_of_the_newest_state() -> None:
+    bench = Bench(at_each=True, coalesce=True)
+    bench.books(START_NS)
+    for i in range(50):
+        bench.book("upbit", START_NS + i, 140_000_000 + i)
+    # by another connection, and older
+    bench.book("binance", START_NS + 20)
+    assert bench.aggregates == []
+    bench.stage.flush()
+    bench.stage.flush()
+    (tick,) = bench.aggregates
+    assert tick["ts_ns"] == START_NS + 49
+    assert tick["bids"]["upbit"] == pytest.approx(140_000_049 * 0.9999, abs=0)
+    assert tick["received"]["binance"] == START_NS + 20
+    assert tick["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
+    assert (bench.stage.counts["ticks"], bench.stage.counts["coalesced"]) == (1, 55)
+    # what comes late is in the next one, which has a time of its own
+    bench.book("bithumb", START_NS + 10)
+    bench.stage.flush()
+    assert bench.aggregates[-1]["ts_ns"] == START_NS + 50
 
 
 def test_a_venue_appears_while_the_others_run() -> None:
