@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -309,6 +310,36 @@ def test_an_aggregate_survives_the_bus() -> None:
     for side in (0, 1):
         ours, theirs = ladder.side_copy(side), found.ladders[COMPOSITE].side_copy(side)
         assert [ours[i].tolist() for i in range(3)] == [theirs[i].tolist() for i in range(3)]
+
+
+def test_at_each_update_the_rates_memory_stays_small() -> None:
+    bench = Bench(at_each=True)
+    bench.books(START_NS)
+    ms = MILLISECOND_NS
+    for i in range(1, 20_001):
+        # an update of any market is a tick of the rate
+        bench.stage.fx.update(START_NS + i * ms // 2, *_fx_of(bench, START_NS + i * ms // 2))
+    window = bench.stage.state()["fx"]["window"]
+    # ten seconds, ten rates in each
+    assert 95 <= len(window) <= 101
+    assert all(later[0] - before[0] >= 100 * ms for before, later in itertools.pairwise(window))
+    # a jump is seen at once all the same
+    bench.book("upbit", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
+    bench.book("bithumb", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
+    fx = bench.stage.fx.update(START_NS + 10_002 * ms, *_fx_of(bench, START_NS + 10_002 * ms))
+    assert fx.rate == pytest.approx(1400)
+    assert fx.status == "suspect"
+    # on a grid every tick's rate counts
+    grid = Bench()
+    for number in range(1, 51):
+        grid.books(START_NS + number * STEP_NS)
+        grid.tick(number)
+    assert len(grid.stage.state()["fx"]["window"]) == 50
+
+
+def _fx_of(bench: Bench, ts_ns: int) -> tuple[list[VenueFacts], list[VenueBook]]:
+    venues = bench.stage.fx_venues
+    return [one.facts(ts_ns, 60 * SECOND_NS, 1.0) for one in venues], [one.book for one in venues]
 
 
 def test_the_rates_memory_survives_a_restart() -> None:
