@@ -30,7 +30,12 @@ class Worker:
         self._settings = settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
         self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True)
-        endpoints = [settings.bus.endpoint(f"{COLLECTOR}{name}") for name in settings.exchanges]
+        # a collector without a market never runs, and looking for it 50 times a second is work
+        endpoints = [
+            settings.bus.endpoint(f"{COLLECTOR}{name}")
+            for name, exchange in settings.exchanges.items()
+            if exchange.markets
+        ]
         self.subscriber = Subscriber(
             endpoints,
             TOPICS,
