@@ -303,6 +303,9 @@ def _was_late(known_ns: int, message: Message, inputs: Mapping[str, Input], late
     exchange = message.exchange
     if message.kind == ORDERBOOK and exchange not in late:
         given = inputs.get(f"{exchange}:{message.market}")
+        if given is not None and not given.received_ns:
+            # an aggregator that has just started knows other markets of the connection all the same
+            return True
         if given is not None and known_ns > given.received_ns:
             late.add(exchange)
     return exchange in late

@@ -246,8 +246,17 @@ def test_a_tick_is_made_again_as_it_was() -> None:
     assert found["bids"]["bithumb"] is None
     found = bench.tick(4, {"bithumb:BTC/KRW": Input(START_NS + 2 * STEP_NS, None)})
     assert found["reasons"]["bithumb"] is None
+    # nor does that say anything of the connection's other markets
+    bench.book("bithumb", START_NS + 4 * STEP_NS + 1)
+    bench.book("bithumb", START_NS + 4 * STEP_NS + 2, 1390.0, "USDT/KRW")
+    rates = Input(START_NS + 4 * STEP_NS + 2, None)
+    unseen = {"bithumb:BTC/KRW": Input(0, "disconnected"), "bithumb:USDT/KRW": rates}
+    found = bench.tick(5, {**unseen, "upbit:USDT/KRW": Input(0, "disconnected")})
+    assert found["fx"] == pytest.approx(1390)
+    found = bench.tick(6, {"bithumb:BTC/KRW": Input(START_NS + 4 * STEP_NS + 1, None)})
+    assert found["received"]["bithumb"] == START_NS + 4 * STEP_NS + 1
     # and without a record everything is as it is
-    assert bench.tick(5)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
+    assert bench.tick(7)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
 
 
 def test_what_lies_before_the_first_tick_does_not_wait_for_it() -> None:
