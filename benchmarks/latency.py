@@ -89,20 +89,36 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.numbers: dict[int, int] = {}  # receipt at the collector, µs -> number of the frame
-        self.arrived: dict[int, int] = {}  # number of the frame -> arrival of its index value
-        self.measuring = False
+        self.values: list[tuple[int, int]] = []  # tick, arrival of its index value
 
     def on_message(self, message: Message) -> None:
         if message.kind == ORDERBOOK:
             number = message.exchange_ns // 1_000_000 - PACED_BASE_MS
             self.numbers[message.received_ns // 1000] = number
-        elif message.kind == INDEX and self.measuring:
-            self.arrived.setdefault(message.received_ns, time.time_ns())
+        elif message.kind == INDEX:
+            self.values.append((message.received_ns, time.time_ns()))
 
     def number_at(self, ts_ns: int) -> int | None:
         """Return the frame received at a tick's time, which a record has in ms as a double."""
         near = (ts_ns // 1000 + i for i in (0, 1, -1))
         return next((self.numbers[us] for us in near if us in self.numbers), None)
+
+    def latencies(self, sent_ns: Sequence[int]) -> list[int]:
+        """Return the ns from the sending of each frame to the first index value that knows it.
+
+        One tick may take in several frames; those wait as long as any other. The frames are those
+        between the window's first value and its last one.
+        """
+        found = []
+        known = -1
+        for ts_ns, arrived_ns in self.values:
+            number = self.number_at(ts_ns)
+            if number is None or number >= len(sent_ns):
+                continue
+            if known >= 0:
+                found += [arrived_ns - sent_ns[i] for i in range(known + 1, number + 1)]
+            known = max(known, number)
+        return found
 
 
 async def collect(endpoints: list[str]) -> Arrivals:
@@ -110,16 +126,14 @@ async def collect(endpoints: list[str]) -> Arrivals:
     arrivals = Arrivals()
     subscriber = Subscriber(endpoints, [b"orderbook.", b"index."], arrivals.on_message)
     subscriber.start()
-    arrivals.measuring = True
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not arrivals.arrived:
+    while not arrivals.values:
         if time.monotonic() > deadline:
             raise TimeoutError(f"expected an index value within {START_TIMEOUT_S:.0f} s, came none")
         await asyncio.sleep(0.05)
     await asyncio.sleep(WARM_UP_S)
-    arrivals.arrived.clear()
+    arrivals.values.clear()
     await asyncio.sleep(WINDOW_S)
-    arrivals.measuring = False
     subscriber.close()
     return arrivals
 
@@ -152,11 +166,7 @@ def ours(environment: dict[str, str]) -> list[int]:
                 arrivals = uvloop.run(collect(endpoints))
         times = array("q")
         times.frombytes(sent.read_bytes())
-    found = []
-    for received_ns, arrived_ns in arrivals.arrived.items():
-        number = arrivals.number_at(received_ns)
-        if number is not None and number < len(times):
-            found.append(arrived_ns - times[number])
+    found = arrivals.latencies(times)
     assert found, "no index value belongs to a frame"
     return sorted(found)
 

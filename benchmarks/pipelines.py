@@ -17,6 +17,7 @@ import uvloop
 import zmq
 
 from benchmarks.receivers import Window
+from benchmarks.stream import paced
 
 HIGH_WATER = 1_000_000
 HEADER = struct.Struct("<BBHIIIqqqqqq")
@@ -107,14 +108,9 @@ def source(endpoint: str, rate: int, size: int) -> None:
     """Send paced messages whose payload begins with the time of sending, ns."""
     socket = publisher(endpoint)
     header, rest = bytes(HEADER.size), bytes(size - 8)
-    start, number = time.monotonic(), 0
-    while True:
-        due = int((time.monotonic() - start) * rate)
-        while number < due:
-            payload = time.time_ns().to_bytes(8, "little") + rest
-            socket.send_multipart([TOPIC, header, payload])
-            number += 1
-        time.sleep(0.5 / rate)
+    for _ in paced(rate):
+        payload = time.time_ns().to_bytes(8, "little") + rest
+        socket.send_multipart([TOPIC, header, payload])
 
 
 def relay(from_endpoint: str, to_endpoint: str) -> None:

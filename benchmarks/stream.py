@@ -3,18 +3,23 @@
 `python -m benchmarks.stream --kind upbit-book` prints one JSON line with its port. It answers any
 upgrade request, and sends once the client has sent anything (its subscription), or at once when the
 path asks for streams, as Binance's does. Times inside the frames are rewritten to now, so that a
-collector sees a live market. Paced frames carry their number as their time: see `paced_time_ns`.
+collector sees a live market. Paced frames carry their number as their time: see `PACED_BASE_MS`.
+
+Pings are answered: a collector gives up a connection that does not, 25 s after it was opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import re
 import sys
+import threading
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -28,12 +33,43 @@ TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
 HIGH_WATER = 1 << 20
 # paced frames: their exchange times are this plus their number, in ms
 PACED_BASE_MS = 1_800_000_000_000
-TICK_S = 0.001
+PING, PONG = 0x89, b"\x8a"
+MASK_SIZE = 4
 
 
-def paced_time_ns(number: int) -> int:
-    """Return the exchange time of the paced frame of this number."""
-    return (PACED_BASE_MS + number) * 1_000_000
+def paced(rate: int) -> Iterator[int]:
+    """Yield 0, 1, 2 … `rate` times a second, those that are late at once; blocks in between.
+
+    A loop's timers count whole ms: one that is due sooner would never let the loop sleep.
+    """
+    start, number = time.monotonic(), 0
+    while True:
+        wait_s = start + number / rate - time.monotonic()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        yield number
+        number += 1
+
+
+def pongs(data: bytearray) -> bytes:
+    """Return the answers to the pings in a client's frames; takes whole frames out of `data`.
+
+    A subscription may be longer than 125 bytes, not than 64 KiB.
+    """
+    answers = b""
+    while len(data) >= 2:
+        size, start = data[1] & 0x7F, 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4], "big"), 4
+        end = start + MASK_SIZE + size
+        if len(data) < end:
+            break
+        if data[0] == PING:
+            mask, masked = data[start : start + MASK_SIZE], data[start + MASK_SIZE : end]
+            payload = bytes(byte ^ mask[i % MASK_SIZE] for i, byte in enumerate(masked))
+            answers += PONG + bytes([size]) + payload
+        del data[:end]
+    return answers
 
 
 def framed(payload: bytes, *, binary: bool = True) -> bytes:
@@ -80,12 +116,12 @@ class Stream(asyncio.Protocol):
         self.sent_ns = sent_ns
         self.transport: asyncio.Transport
         self.request = b""
+        self.frames = bytearray()
         self.upgraded = False
         self.started = False
         self.paused = False
         self.lost = False
         self.flooding = False
-        self.pacing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's
@@ -94,6 +130,8 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.upgraded:
+            self.frames += data
+            self.transport.write(pongs(self.frames))
             self.start()
             return
         self.request += data
@@ -115,7 +153,7 @@ class Stream(asyncio.Protocol):
         self.started = True
         loop = asyncio.get_running_loop()
         if self.rate:
-            self.pacing = loop.create_task(self.pace())
+            threading.Thread(target=self.pace, args=(loop,), daemon=True).start()
         else:
             loop.call_soon(self.flood)
 
@@ -129,21 +167,24 @@ class Stream(asyncio.Protocol):
         self.transport.write(bytes(self.batch.data))
         asyncio.get_running_loop().call_soon(self.flood)
 
-    async def pace(self) -> None:
+    def pace(self, loop: asyncio.AbstractEventLoop) -> None:
+        # the loop may end before this thread hears of it
+        with contextlib.suppress(RuntimeError):
+            for _ in paced(self.rate):
+                if self.lost:
+                    return
+                loop.call_soon_threadsafe(self.send_one)
+
+    def send_one(self) -> None:
         assert self.sent_ns is not None
-        count = len(self.batch.starts) - 1
+        if self.lost:
+            return
         # numbers go on over connections: each belongs to one time of sending
-        start, first = time.monotonic(), len(self.sent_ns)
-        number = first
-        while not self.lost:
-            due = first + int((time.monotonic() - start) * self.rate)
-            while number < due and not self.paused:
-                frame = self.batch.one(number % count, PACED_BASE_MS + number)
-                # the wall clock: readers compare it with stamps of other processes
-                self.sent_ns.append(time.time_ns())
-                self.transport.write(frame)
-                number += 1
-            await asyncio.sleep(TICK_S if self.rate < 1000 else 0.5 / self.rate)
+        number = len(self.sent_ns)
+        frame = self.batch.one(number % (len(self.batch.starts) - 1), PACED_BASE_MS + number)
+        # the wall clock: readers compare it with stamps of other processes
+        self.sent_ns.append(time.time_ns())
+        self.transport.write(frame)
 
     def pause_writing(self) -> None:
         self.paused = True

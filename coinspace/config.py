@@ -310,7 +310,10 @@ class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
-    interval_ms: Annotated[int, Field(ge=0, le=60_000, description="0 = at each update")] = 200
+    interval_ms: Annotated[
+        int,
+        Field(ge=0, le=60_000, description="0 = at each update, one tick for all that wait"),
+    ] = 200
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     parameters: IndexParameters = IndexParameters()
     overrides: Annotated[

@@ -34,6 +34,7 @@ cdef class Receiver:
         object _on_loss             # called with (topic, epoch, expected, found)
         object _on_malformed        # called with (reason,)
         object _on_error            # called with (exception,)
+        object _on_drained          # called without arguments, or None
         dict _channels              # topic -> Channel
         void *_recent[1024]         # Channel by hash of the topic's bytes; borrowed from _channels
         dict _processes             # process -> epoch, from the heartbeats
@@ -47,6 +48,7 @@ cdef class Receiver:
         readonly int64_t missed     # messages in those holes
         readonly int64_t errors     # exceptions of the user's callbacks
 
+    cdef int tell_drained(self) except -1
     cdef int receive(self) except -1
     cdef bint receive_part(self, msg_t *part) noexcept
     cdef int take(self, Part part) except -1

@@ -23,6 +23,7 @@ from libc.string cimport memset
 from coinspace._ext.checksum cimport word64
 from coinspace._ext.message cimport HEADER_SIZE
 from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport KIND_AGGREGATE
 from coinspace._ext.message cimport KIND_HEARTBEAT
 from coinspace._ext.message cimport KIND_ORDERBOOK
 from coinspace._ext.message cimport Message
@@ -75,7 +76,8 @@ cdef class Receiver:
         on_loss: called with (topic, epoch, expected, found): [expected, found) did not arrive.
         on_malformed: called with the reason (str).
         on_error: called with an exception of one of the other callbacks.
-        conflate: hand on only the newest order book per topic of one drain.
+        conflate: hand on only the newest order book or aggregate per topic of one drain.
+        on_drained: called after each drain that took messages: what came together can be answered at once.
     """
 
     def __cinit__(self):
@@ -86,7 +88,7 @@ cdef class Receiver:
 
     def __init__(
         self, uintptr_t handle, wanted, on_message, *, on_loss, on_malformed, on_error,
-        bint conflate=False,
+        bint conflate=False, on_drained=None,
     ):
         self._handle = <void *>handle
         self._wanted = tuple(wanted)
@@ -95,6 +97,7 @@ cdef class Receiver:
         self._on_malformed = on_malformed
         self._on_error = on_error
         self._conflate = conflate
+        self._on_drained = on_drained
         self._channels = {}
         self._processes = {}
         self._newest = {}
@@ -117,7 +120,17 @@ cdef class Receiver:
             self._newest = {}
             for message in newest.values():
                 self.handle(<Message>message)
+        if n and self._on_drained is not None:
+            self.tell_drained()
         return n >= limit
+
+    cdef int tell_drained(self) except -1:
+        try:
+            self._on_drained()
+        except Exception as error:
+            self.errors += 1
+            self._on_error(error)
+        return 0
 
     # Returns: 1 = one message taken or refused, 0 = nothing more to read
     cdef int receive(self) except -1:
@@ -199,7 +212,7 @@ cdef class Receiver:
             return 0
         if not channel.wanted:
             return 0
-        if self._conflate and header.kind == KIND_ORDERBOOK:
+        if self._conflate and (header.kind == KIND_ORDERBOOK or header.kind == KIND_AGGREGATE):
             if self._newest.pop(channel.topic, None) is not None:
                 self.conflated += 1
             self._newest[channel.topic] = message

@@ -30,6 +30,7 @@ class Receiver:
         on_malformed: Callable[[str], object],
         on_error: Callable[[Exception], object],
         conflate: bool = False,
+        on_drained: Callable[[], object] | None = None,
     ) -> None: ...
     @property
     def received(self) -> int: ...

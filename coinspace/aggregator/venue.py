@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from coinspace._ext.ladder import VenueBook
+from coinspace.clock import SECOND_NS
 from coinspace.market import Market
 from coinspace.method.aggregate import VenueFacts
 from coinspace.method.parameters import region_of
@@ -29,6 +30,8 @@ STATE_REASONS = {
 }
 
 
+# two heartbeats of one second, and half of one for their way
+LOST_NS = 5 * SECOND_NS // 2
 # reasons that come from elsewhere than an exchange's frames
 TOLD = ("operator", "disconnected")
 
@@ -47,19 +50,22 @@ class Venue:
         book: its last book. received_ns: its last proof of life, repeats included. changed_ns: of
         the last change.
         state: as the collector says; unknown words count as resyncing.
-        lost: its collector's heartbeats are missing.
+        heard_ns: its collector's last heartbeat, 0 = never heard: its books' age alone counts.
+        assets: whose ticks its updates concern.
         excluded: by an operator.
         told: reason that a stored record gives for want of anything else, see `recall`.
     """
 
     __slots__ = (
+        "assets",
         "book",
         "changed_ns",
         "epoch",
         "exchange",
         "excluded",
-        "lost",
+        "heard_ns",
         "market",
+        "market_name",
         "name",
         "publisher",
         "received_ns",
@@ -72,12 +78,14 @@ class Venue:
     def __init__(self, exchange: str, market: Market, *, state: str = "disconnected") -> None:
         self.exchange = exchange
         self.market = market
+        self.market_name = str(market)
         self.name = f"{exchange}:{market}"
         self.region = region_of(exchange, market.quote)
         self.book = VenueBook()
         self.state = state
         self.excluded = False
-        self.lost = False
+        self.heard_ns = 0
+        self.assets: tuple[str, ...] = ()
         self.told: str | None = None
         self.received_ns = 0
         self.changed_ns = 0
@@ -107,30 +115,32 @@ class Venue:
     def facts(self, ts_ns: int, lag_ns: int, fx: float | None) -> VenueFacts:
         """Judge the venue alone: the first rule that matches gives the reason."""
         book = self.book
+        bid = book.best_bid if book.n_bids else None
+        ask = book.best_ask if book.n_asks else None
+        life = self._life(ts_ns, lag_ns)
+        shape = _shape(bid, ask)
+        # in the order of its fields: by name each costs as much as the work
         facts = VenueFacts(
             self.name,
             self.exchange,
-            str(self.market),
+            self.market_name,
             self.region,
             self.market.quote,
-            fx=fx if fx is not None and math.isfinite(fx) and fx > 0 else None,
-            received_ns=self.received_ns,
-            changed_ns=self.changed_ns,
-            publisher=self.publisher,
-            epoch=self.epoch,
-            sequence=self.sequence,
-            n_bids=book.n_bids,
-            n_asks=book.n_asks,
+            life,
+            life is None and shape is None,
+            fx if fx is not None and math.isfinite(fx) and fx > 0 else None,
+            bid,
+            ask,
+            self.received_ns,
+            self.changed_ns,
+            self.publisher,
+            self.epoch,
+            self.sequence,
+            book.n_bids,
+            book.n_asks,
         )
-        if book.n_bids:
-            facts.bid = book.best_bid
-        if book.n_asks:
-            facts.ask = book.best_ask
-        life = self._life(ts_ns, lag_ns)
-        shape = _shape(facts)
-        facts.native = life is None and shape is None
-        no_fx = "no_fx" if facts.fx is None else None
-        facts.reason = life or no_fx or shape or _converted(facts)
+        if life is None:
+            facts.reason = "no_fx" if facts.fx is None else shape or _converted(facts)
         return facts
 
     def _life(self, ts_ns: int, lag_ns: int) -> str | None:
@@ -141,7 +151,7 @@ class Venue:
         reason = STATE_REASONS.get(self.state, "resyncing")
         if reason == "operator":
             return reason
-        if self.lost or reason == "disconnected":
+        if reason == "disconnected" or (self.heard_ns and ts_ns - self.heard_ns > LOST_NS):
             return "disconnected"
         if reason:
             return reason
@@ -151,10 +161,10 @@ class Venue:
         return None
 
 
-def _shape(facts: VenueFacts) -> str | None:
-    if facts.bid is None or facts.ask is None:
+def _shape(bid: float | None, ask: float | None) -> str | None:
+    if bid is None or ask is None:
         return "empty"
-    return "crossed" if facts.bid >= facts.ask else None
+    return "crossed" if bid >= ask else None
 
 
 def _converted(facts: VenueFacts) -> str | None:

@@ -29,9 +29,20 @@ class Worker:
         settings = process.settings
         self._settings = settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.stage = OrderbookAggregator(settings, self.publisher)
-        endpoints = [settings.bus.endpoint(f"{COLLECTOR}{name}") for name in settings.exchanges]
-        self.subscriber = Subscriber(endpoints, TOPICS, self.stage.on_message, bus=settings.bus)
+        self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True)
+        # a collector without a market never runs, and looking for it 50 times a second is work
+        endpoints = [
+            settings.bus.endpoint(f"{COLLECTOR}{name}")
+            for name, exchange in settings.exchanges.items()
+            if exchange.markets
+        ]
+        self.subscriber = Subscriber(
+            endpoints,
+            TOPICS,
+            self.stage.on_message,
+            on_drained=self.stage.flush,
+            bus=settings.bus,
+        )
         self._path = state_path(settings)
         self._saved_ns = 0
         self._behind = 0

@@ -36,7 +36,9 @@ class Subscriber:
         topics: prefixes to receive; heartbeats are read in any case.
         on_message: called with each message. It may keep it: the payload lives as long.
         on_gap: called with (topic, epoch, expected, found): [expected, found) did not arrive.
-        conflate: hand on only the newest order book per topic of one drain, for displays.
+        conflate: hand on only the newest order book or aggregate per topic of one drain, where
+            each stands for itself: for displays, and for an index at each update.
+        on_drained: called after each drain that took messages.
         bus: the settings with high-water mark and CURVE keys.
     """
 
@@ -48,6 +50,7 @@ class Subscriber:
         *,
         on_gap: Callable[[bytes, int, int, int], object] | None = None,
         conflate: bool = False,
+        on_drained: Callable[[], object] | None = None,
         bus: BusSettings | None = None,
     ) -> None:
         self._endpoints = list(endpoints)
@@ -71,6 +74,7 @@ class Subscriber:
             on_malformed=self._report_malformed,
             on_error=self._report_error,
             conflate=conflate,
+            on_drained=on_drained,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fd = -1

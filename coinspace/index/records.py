@@ -94,6 +94,7 @@ def tick_row(
 
 def venue_rows(record: Record, *, fx: bool) -> Iterator[Row]:
     """Yield a row per venue; fx = the USDT/KRW books too, which all assets of a tick share."""
+    at_ns = tick_ns(record)
     roles = [(record["asset"], CONSTITUENT, record["venues"])]
     if fx:
         roles.append((FX_ASSET, FX, record["fx_venues"]))
@@ -102,7 +103,7 @@ def venue_rows(record: Record, *, fx: bool) -> Iterator[Row]:
             source = record["inputs"][name]
             yield Row(
                 "index_venue",
-                tick_ns(record),
+                at_ns,
                 {
                     "asset": asset,
                     "role": role,

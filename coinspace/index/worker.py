@@ -80,7 +80,12 @@ class Worker:
             else None
         )
         self.subscriber = Subscriber(
-            [settings.bus.endpoint(AGGREGATOR)], [b"aggregate."], self._on_message, bus=settings.bus
+            [settings.bus.endpoint(AGGREGATOR)],
+            [b"aggregate."],
+            self._on_message,
+            # at each update there are as many ticks as there is time for, on a grid every one
+            conflate=not interval_ns,
+            bus=settings.bus,
         )
         self._topics: dict[str, Topic] = {}
         self._fx_ts_ns = 0
@@ -277,25 +282,21 @@ class Worker:
             self.candidate.on_aggregate(aggregate)
 
     def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
-        asset = record["asset"]
-        self._first_ns.setdefault(asset, tick_ns(record))
+        asset, at_ns = record["asset"], tick_ns(record)
         topic = self._topics.get(asset)
         if topic is None:
             topic = self._topics[asset] = self.publisher.topic(f"index.{asset}.".encode())
-        row = tick_row(record, aggregate=aggregate)
-        latency_ns = max(0, now_ns() - row.at_ns)
-        row.columns["latency_ns"] = latency_ns
-        self.counts["latency_us"] = latency_ns // 1000
+        latency_ns = max(0, now_ns() - at_ns)
         self.publisher.publish(
-            topic,
-            INDEX,
-            orjson.dumps({**record, "latency_ns": latency_ns}),
-            received_ns=row.at_ns,
+            topic, INDEX, orjson.dumps({**record, "latency_ns": latency_ns}), received_ns=at_ns
         )
-        rows = [row]
+        # subscribers wait, the database does not
+        self._first_ns.setdefault(asset, at_ns)
+        self.counts["latency_us"] = latency_ns // 1000
+        rows = [tick_row(record, latency_ns=latency_ns, aggregate=aggregate)]
         if aggregate is not None:
-            rows += venue_rows(record, fx=row.at_ns != self._fx_ts_ns)
-            self._fx_ts_ns = row.at_ns
+            rows += venue_rows(record, fx=at_ns != self._fx_ts_ns)
+            self._fx_ts_ns = at_ns
         self._keep(rows)
 
     def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:

@@ -115,7 +115,6 @@ class Aggregate:
 
 
 _VENUE_FIELDS = tuple(one.name for one in fields(VenueFacts))
-_FX_FIELDS = ("rate", "status", "reasons", "flagged", "shares", "doubted")
 
 
 def _pad(n: int) -> int:
@@ -131,14 +130,22 @@ def _venue_rows(venues: Iterable[VenueFacts]) -> list[tuple[Any, ...]]:
 
 def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
     """Return the payload of an aggregate message, and the composite's levels per side."""
+    fx = aggregate.fx
     facts = orjson.dumps(
         {
             "asset": aggregate.asset,
             "ts_ns": aggregate.ts_ns,
             "usd_krw": aggregate.usd_krw,
             "venues": _venue_rows(aggregate.venues),
-            "fx": {name: getattr(aggregate.fx, name) for name in _FX_FIELDS},
-            "fx_venues": _venue_rows(aggregate.fx.venues),
+            "fx": {
+                "rate": fx.rate,
+                "status": fx.status,
+                "reasons": fx.reasons,
+                "flagged": fx.flagged,
+                "shares": fx.shares,
+                "doubted": fx.doubted,
+            },
+            "fx_venues": _venue_rows(fx.venues),
             "ladders": [[name, one.n_bids, one.n_asks] for name, one in aggregate.ladders.items()],
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +43,9 @@ def evaluate(curve: Curve, ladder: Ladder, names: list[str], used: set[str]) -> 
 
     Args: names: the venues in the order of the ladder's venue indices.
     """
-    mask = np.array([name in used for name in names], dtype=np.uint8)
     if not used:
         return Valuation("too_few_venues")
-    status = curve.compute(ladder, mask)
+    status = curve.compute(ladder, bytes([name in used for name in names]))
     # None where the ladder has no level of a used venue
     known = bool(curve.best_bid)
     result = Valuation(
@@ -54,7 +54,7 @@ def evaluate(curve: Curve, ladder: Ladder, names: list[str], used: set[str]) -> 
         best_bid=curve.best_bid or None,
         best_ask=curve.best_ask or None,
     )
-    if status != OK or not np.isfinite(curve.value):
+    if status != OK or not math.isfinite(curve.value):
         result.reason = "insufficient_depth"
         result.curve_end = ("exhausted" if curve.exhausted else "D") if known else None
         return result
@@ -65,8 +65,8 @@ def evaluate(curve: Curve, ladder: Ladder, names: list[str], used: set[str]) -> 
     result.rate = curve.rate
     result.depth_limited = curve.depth_limited
     result.shares = {
-        name: float(share)
-        for name, share in zip(names, curve.shares(), strict=True)
+        name: share
+        for name, share in zip(names, curve.shares().tolist(), strict=True)
         if name in used
     }
     return result

@@ -73,6 +73,8 @@ class VenueFilter:
 
         Returns: name -> `frozen` or `deviating`.
         """
+        if not candidates:
+            return {}
         reasons = dict.fromkeys(self._frozen(ts_ns, candidates), FROZEN)
         present = [one for one in candidates if one.name not in reasons]
         priced = {one.name: one.mid for one in present if one.mid is not None}

@@ -6,11 +6,10 @@ Never derived from BTC prices: that would erase the premium by construction.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from typing import Any
-
-import numpy as np
 
 from coinspace._ext.curve import OK
 from coinspace._ext.ladder import Ladder, VenueBook
@@ -22,10 +21,14 @@ from coinspace.method.parameters import make_curve
 
 
 class FxRate:
-    """A missing rate is held for 10 s, a jump too until both books confirm it for 2 s."""
+    """A missing rate is held for 10 s, a jump too until both books confirm it for 2 s.
 
-    def __init__(self, parameters: IndexParameters) -> None:
+    Args: apart_ns: least distance of the rates that a jump is measured against, 0 = each tick's.
+    """
+
+    def __init__(self, parameters: IndexParameters, *, apart_ns: int = 0) -> None:
         self.parameters = parameters
+        self.apart_ns = apart_ns
         self.hold_ns = int(parameters.fx_hold_s * SECOND_NS)
         self.window_ns = int(parameters.fx_window_s * SECOND_NS)
         self.confirm_ns = int(parameters.fx_confirm_s * SECOND_NS)
@@ -48,8 +51,9 @@ class FxRate:
             self._clear()
         self.agreed_ns = None
         self.last = (ts_ns, rate)
-        self._window.append(self.last)
-        insort(self._sorted, rate)
+        if not self._window or not 0 <= ts_ns - self._window[-1][0] < self.apart_ns:
+            self._window.append(self.last)
+            insort(self._sorted, rate)
         return rate, "ok"
 
     def _jumps(self, ts_ns: int, rate: float) -> bool:
@@ -110,9 +114,9 @@ class FxRate:
 class FxIndex:
     """The index method without regions, at least one venue, fx = 1, flags of its own."""
 
-    def __init__(self, parameters: IndexParameters) -> None:
+    def __init__(self, parameters: IndexParameters, *, apart_ns: int = 0) -> None:
         self.filter = VenueFilter(parameters, fx=True)
-        self.rate = FxRate(parameters)
+        self.rate = FxRate(parameters, apart_ns=apart_ns)
         self._curve = make_curve(parameters, fx=True)
         self._ladder = Ladder()
 
@@ -129,8 +133,8 @@ class FxIndex:
         shares: dict[str, float] = {}
         if rate is not None:
             shares = {
-                one.name: float(share)
-                for one, share in zip(venues, self._curve.shares(), strict=True)
+                one.name: share
+                for one, share in zip(venues, self._curve.shares().tolist(), strict=True)
             }
         mids = [one.mid for one in candidates if one.name not in reasons and one.mid is not None]
         value, status = self.rate.update(ts_ns, rate, mids)
@@ -147,9 +151,9 @@ class FxIndex:
             [book if use else None for book, use in zip(books, used, strict=True)],
             [1.0] * len(books),
         )
-        if self._curve.compute(self._ladder, np.array(used, dtype=np.uint8)) != OK:
+        if self._curve.compute(self._ladder, bytes(used)) != OK:
             return None
-        return self._curve.value if np.isfinite(self._curve.value) else None
+        return self._curve.value if math.isfinite(self._curve.value) else None
 
     def state(self) -> dict[str, Any]:
         """Return everything that a later process needs to go on."""

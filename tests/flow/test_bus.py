@@ -16,7 +16,15 @@ import pytest
 import zmq
 from pydantic import SecretStr
 
-from coinspace._ext.message import HEARTBEAT, ORDERBOOK, STATE, TRADE, Message, encode_header
+from coinspace._ext.message import (
+    AGGREGATE,
+    HEARTBEAT,
+    ORDERBOOK,
+    STATE,
+    TRADE,
+    Message,
+    encode_header,
+)
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.sink import ListSink
 from coinspace.bus.subscriber import Subscriber
@@ -342,6 +350,52 @@ async def test_conflation_keeps_the_newest_book(ipc: Settings) -> None:
     assert len(listener.sequences()) + len(listener.sequences(other)) + counters["conflated"] == 120
     assert counters["conflated"] > 100
     assert counters["gaps"] == 0
+    listener.close()
+    publisher.close()
+
+
+async def test_conflation_keeps_the_newest_aggregate_and_tells_when_all_is_read(
+    ipc: Settings,
+) -> None:
+    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
+    seen: list[int] = []
+    listener: Listener = Listener(
+        [publisher.endpoint],
+        [b"aggregate."],
+        conflate=True,
+        on_drained=lambda: seen.append(len(listener.messages)),
+    )
+    await joined(publisher, listener)
+    del seen[:]
+    topic = publisher.topic(b"aggregate.BTC.")
+    for _ in range(200):
+        publisher.publish(topic, AGGREGATE, b"12345678")
+    # the loop must not run meanwhile
+    time.sleep(0.2)  # noqa: ASYNC251
+    await until(lambda: listener.sequences(topic.name)[-1:] == [200], "the newest aggregate")
+    assert len(listener.messages) + listener.counters()["conflated"] == 200
+    assert listener.counters()["conflated"] > 150
+    # after what was handed on, and never for nothing
+    assert seen == sorted(seen)
+    assert seen[-1] == len(listener.messages)
+    told = len(seen)
+    await asyncio.sleep(0.3)
+    assert len(seen) == told
+    listener.close()
+    publisher.close()
+
+
+async def test_a_failing_callback_at_the_end_of_a_drain_is_counted(ipc: Settings) -> None:
+    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
+
+    def fail() -> None:
+        raise ValueError("made to fail")
+
+    listener = Listener([publisher.endpoint], [b"orderbook."], on_drained=fail)
+    await joined(publisher, listener)
+    send(publisher, 3)
+    await until(lambda: len(listener.messages) == 3, "three books")
+    assert listener.counters()["callback_errors"] > 0
     listener.close()
     publisher.close()
 

@@ -102,8 +102,10 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def start(command: str, settings: Settings) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "coinspace", command], env=environment(settings))
+def start(command: str, settings: Settings, **extra: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "coinspace", command], env={**environment(settings), **extra}
+    )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -214,6 +216,55 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
     assert "regime_split" not in {reason for _, reason in ticks}
 
 
+@pytest.mark.parametrize("behind", ["orderbook-aggregator", "index-calculator"])
+async def test_at_each_update_whoever_is_behind_skips_to_the_newest(
+    settings: Settings, behind: str
+) -> None:
+    schema.create(address(settings), ttl=False)
+    for table in ("index_tick", "index_venue"):
+        rows(settings, f"TRUNCATE TABLE {table}")
+    collectors = Collectors(settings)
+    records: list[dict[str, Any]] = []
+    heard = Subscriber(
+        [settings.bus.endpoint("index-calculator")],
+        [b"index."],
+        lambda message: records.append(message.json()),
+    )
+    heard.start()
+    at_each = {"COINSPACE_INDEX__INTERVAL_MS": "0"}
+    processes = {
+        name: start(name, settings, **at_each)
+        for name in ("orderbook-aggregator", "index-calculator")
+    }
+    try:
+        await _drive(collectors, lambda: records[-1]["value"] is not None)
+        await _settled(records)
+        processes[behind].send_signal(signal.SIGSTOP)
+        del records[:]
+        for _ in range(100):
+            last_ms = now_ns() / MILLISECOND_NS
+            collectors.send()
+            await asyncio.sleep(0.002)
+        processes[behind].send_signal(signal.SIGCONT)
+        await _settled(records)
+    finally:
+        for process in processes.values():
+            process.send_signal(signal.SIGCONT)
+            stop(process)
+        heard.close()
+        collectors.close()
+    # of 500 updates; each look at the socket takes in up to 256
+    assert 0 < len(records) < 50
+    assert records[-1]["ts_ms"] >= last_ms
+    assert records[-1]["status"] == "ok"
+    ages = [one["age_ms"] for one in records[-1]["venues"].values()]
+    assert all(0 <= age < 100 for age in ages)
+    health = read_health(settings, behind)
+    assert health is not None
+    counted = "coalesced" if behind == "orderbook-aggregator" else "conflated"
+    assert health["counters"][counted] >= 50
+
+
 @pytest.mark.timeout(180)
 async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings) -> None:
     schema.create(address(settings), ttl=False)
@@ -268,6 +319,16 @@ async def _drive(collectors: Collectors, done: Any, timeout_s: float = 40) -> No
             beaten = now
             collectors.heartbeat()
         await asyncio.sleep(0.05)
+
+
+async def _settled(records: list[dict[str, Any]]) -> None:
+    # until nothing has come for a while after the last one
+    before = -1
+    deadline = time.monotonic() + 20
+    while not records or len(records) != before:
+        assert time.monotonic() < deadline, "nothing came, or no end of it"
+        before = len(records)
+        await asyncio.sleep(0.3)
 
 
 def _done(done: Any) -> bool:

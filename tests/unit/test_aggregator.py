@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace._ext.message import HEARTBEAT, ORDERBOOK, STATE
 from coinspace._ext.sink import ListSink, Topic
-from coinspace.aggregator.stage import LOST_NS, OrderbookAggregator
-from coinspace.aggregator.venue import Input
+from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.aggregator.venue import LOST_NS, Input
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings
 from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts, decode, encode
@@ -25,11 +26,17 @@ PRICES = {"upbit": 140_100_000.0, "bithumb": 140_110_000.0, "binance": 100_000.0
 class Bench:
     """An aggregator, its publishers and its last aggregate."""
 
-    def __init__(self, *, heartbeats: bool = False) -> None:
+    def __init__(
+        self, *, heartbeats: bool = False, at_each: bool = False, coalesce: bool = False
+    ) -> None:
         settings = Settings()
         settings.index.assets = ["BTC"]
+        if at_each:
+            settings.index.interval_ms = 0
         self.aggregates: list[dict[str, Any]] = []
-        self.stage = OrderbookAggregator(settings, on_aggregate=self._take, heartbeats=heartbeats)
+        self.stage = OrderbookAggregator(
+            settings, on_aggregate=self._take, heartbeats=heartbeats, coalesce=coalesce
+        )
         self.now_ns = START_NS
         self.sink = ListSink(1, clock=lambda: self.now_ns)
 
@@ -111,6 +118,42 @@ def test_a_clock_that_steps_back_makes_no_tick_twice() -> None:
     bench.book("upbit", START_NS + 3600 * SECOND_NS)
     assert bench.tick(6)["reasons"]["upbit"] is None
     assert bench.tick(60)["reasons"]["upbit"] == "delayed"
+
+
+def test_at_interval_0_each_update_is_a_tick() -> None:
+    bench = Bench(at_each=True)
+    bench.books(START_NS)
+    # of one instant: ticks of one asset have times of their own
+    assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + i for i in range(5)]
+    bench.book("upbit", START_NS + STEP_NS)
+    bench.state("upbit", "halted", START_NS + STEP_NS)
+    bench.book("upbit", START_NS + STEP_NS, 1.0, "DOGE/KRW")
+    assert bench.aggregates[5:] == [bench.aggregates[-1]]
+    assert bench.aggregates[-1]["ts_ns"] == START_NS + STEP_NS
+    assert bench.stage.counts["unknown_markets"] == 1
+    assert bench.stage.counts["coalesced"] == 0
+
+
+def test_updates_that_wait_together_are_one_tick_of_the_newest_state() -> None:
+    bench = Bench(at_each=True, coalesce=True)
+    bench.books(START_NS)
+    for i in range(50):
+        bench.book("upbit", START_NS + i, 140_000_000 + i)
+    # by another connection, and older
+    bench.book("binance", START_NS + 20)
+    assert bench.aggregates == []
+    bench.stage.flush()
+    bench.stage.flush()
+    (tick,) = bench.aggregates
+    assert tick["ts_ns"] == START_NS + 49
+    assert tick["bids"]["upbit"] == pytest.approx(140_000_049 * 0.9999, abs=0)
+    assert tick["received"]["binance"] == START_NS + 20
+    assert tick["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
+    assert (bench.stage.counts["ticks"], bench.stage.counts["coalesced"]) == (1, 55)
+    # what comes late is in the next one, which has a time of its own
+    bench.book("bithumb", START_NS + 10)
+    bench.stage.flush()
+    assert bench.aggregates[-1]["ts_ns"] == START_NS + 50
 
 
 def test_a_venue_appears_while_the_others_run() -> None:
@@ -203,8 +246,17 @@ def test_a_tick_is_made_again_as_it_was() -> None:
     assert found["bids"]["bithumb"] is None
     found = bench.tick(4, {"bithumb:BTC/KRW": Input(START_NS + 2 * STEP_NS, None)})
     assert found["reasons"]["bithumb"] is None
+    # nor does that say anything of the connection's other markets
+    bench.book("bithumb", START_NS + 4 * STEP_NS + 1)
+    bench.book("bithumb", START_NS + 4 * STEP_NS + 2, 1390.0, "USDT/KRW")
+    rates = Input(START_NS + 4 * STEP_NS + 2, None)
+    unseen = {"bithumb:BTC/KRW": Input(0, "disconnected"), "bithumb:USDT/KRW": rates}
+    found = bench.tick(5, {**unseen, "upbit:USDT/KRW": Input(0, "disconnected")})
+    assert found["fx"] == pytest.approx(1390)
+    found = bench.tick(6, {"bithumb:BTC/KRW": Input(START_NS + 4 * STEP_NS + 1, None)})
+    assert found["received"]["bithumb"] == START_NS + 4 * STEP_NS + 1
     # and without a record everything is as it is
-    assert bench.tick(5)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
+    assert bench.tick(7)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
 
 
 def test_what_lies_before_the_first_tick_does_not_wait_for_it() -> None:
@@ -267,6 +319,36 @@ def test_an_aggregate_survives_the_bus() -> None:
     for side in (0, 1):
         ours, theirs = ladder.side_copy(side), found.ladders[COMPOSITE].side_copy(side)
         assert [ours[i].tolist() for i in range(3)] == [theirs[i].tolist() for i in range(3)]
+
+
+def test_at_each_update_the_rates_memory_stays_small() -> None:
+    bench = Bench(at_each=True)
+    bench.books(START_NS)
+    ms = MILLISECOND_NS
+    for i in range(1, 20_001):
+        # an update of any market is a tick of the rate
+        bench.stage.fx.update(START_NS + i * ms // 2, *_fx_of(bench, START_NS + i * ms // 2))
+    window = bench.stage.state()["fx"]["window"]
+    # ten seconds, ten rates in each
+    assert 95 <= len(window) <= 101
+    assert all(later[0] - before[0] >= 100 * ms for before, later in itertools.pairwise(window))
+    # a jump is seen at once all the same
+    bench.book("upbit", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
+    bench.book("bithumb", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
+    fx = bench.stage.fx.update(START_NS + 10_002 * ms, *_fx_of(bench, START_NS + 10_002 * ms))
+    assert fx.rate == pytest.approx(1400)
+    assert fx.status == "suspect"
+    # on a grid every tick's rate counts
+    grid = Bench()
+    for number in range(1, 51):
+        grid.books(START_NS + number * STEP_NS)
+        grid.tick(number)
+    assert len(grid.stage.state()["fx"]["window"]) == 50
+
+
+def _fx_of(bench: Bench, ts_ns: int) -> tuple[list[VenueFacts], list[VenueBook]]:
+    venues = bench.stage.fx_venues
+    return [one.facts(ts_ns, 60 * SECOND_NS, 1.0) for one in venues], [one.book for one in venues]
 
 
 def test_the_rates_memory_survives_a_restart() -> None:
