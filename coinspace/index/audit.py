@@ -44,8 +44,14 @@ def verify(
 ) -> Verdict:
     """Compute the ticks in [from, to) again and compare them with what is stored.
 
-    Raises: CoinSpaceError without feeds, StorageError when the database cannot answer.
+    Raises: CoinSpaceError without feeds or a grid of ticks, StorageError when the database cannot
+        answer.
     """
+    if settings.index.interval_ms == 0:
+        raise CoinSpaceError(
+            "index.interval_ms: expected the interval of the ticks to verify, was 0: which updates"
+            " waited for one tick is not recorded"
+        )
     quiet_logs()
     settings.index.assets = assets
     start_ns, end_ns = bounds

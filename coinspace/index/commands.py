@@ -217,6 +217,9 @@ def verify_index(
 ) -> None:
     """Compute stored records again from archived feeds; exit code 1 where a tick differs.
 
+    Ticks on a grid only: at interval 0 one tick stands for all updates that waited, and which these
+    were is not recorded.
+
     A published row is never changed: --restate writes rows of their own, which keep the original,
     for values that were off by more than 0.10 % on the day of the run.
     """

@@ -15,7 +15,7 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.feed.simulated_feed import write_feeds
 from coinspace.feed.simulator.engine import START_NS
-from coinspace.index.commands import compute_index
+from coinspace.index.commands import compute_index, verify_index
 from coinspace.index.feeds import opened, sources
 from coinspace.index.replay import FeedReplay
 
@@ -67,6 +67,16 @@ def test_any_interval_is_reproducible(
         assert SECONDS <= first[0]["records"] <= SECONDS + 1
     else:
         assert first[0]["records"] > 2 * TICKS
+
+
+def test_without_a_grid_nothing_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINSPACE_INDEX__INTERVAL_MS", "0")
+    arguments = ("--feeds", str(tmp_path), "--from", "0", "--to", "1000")
+    result = CliRunner().invoke(verify_index, arguments)
+    assert isinstance(result.exception, CoinSpaceError)
+    assert "interval of the ticks to verify, was 0" in str(result.exception)
 
 
 def test_every_tick_once_and_in_order(feeds: list[str]) -> None:
