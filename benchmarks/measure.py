@@ -251,10 +251,20 @@ class Result:
         return [str(check) for check in self.checks if not check.passed]
 
     def save(self, folder: Path = FOLDER) -> Path:
-        """Write the row where the report finds it."""
+        """Write the row where the report finds it.
+
+        Raises: ValueError when the file holds another case, whose row would be lost.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w]+", "-", f"{self.stage}.{self.case}").strip("-").lower()
         path = folder / f"{name}.json"
+        if path.exists():
+            other = orjson.loads(path.read_bytes())
+            if (other["stage"], other["case"]) != (self.stage, self.case):
+                raise ValueError(
+                    f"{path}: expected {self.stage!r}, {self.case!r} or no file, was"
+                    f" {other['stage']!r}, {other['case']!r}: rename one of them, delete the file"
+                )
         body: dict[str, Any] = asdict(self)
         body["date"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         if self.timing is not None:

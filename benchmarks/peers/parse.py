@@ -106,7 +106,7 @@ def bithumb_book(rounds: int) -> Result:
         events=len(batch),
         rounds=rounds,
     )
-    result = Result(STAGE, "Bithumb book", "ns/frame", INPUT, timing, command=COMMAND)
+    result = Result(STAGE, "Bithumb book, no peer", "ns/frame", INPUT, timing, command=COMMAND)
     result.note = "no peer reads this socket's books: cryptofeed has none, ccxt the legacy socket's"
     result.ratio("orjson.loads")
     return result

@@ -98,6 +98,14 @@ def test_gated_repeats_once_and_saves(tmp_path: Path, monkeypatch: pytest.Monkey
     assert saved["ns"] == {OURS: 5.0}
 
 
+def test_a_file_of_another_case_is_kept(tmp_path: Path) -> None:
+    path = Result("parse", "Bithumb book", "ns/frame", "none").save(tmp_path)
+    Result("parse", "Bithumb book", "ns/frame", "again").save(tmp_path)
+    with pytest.raises(ValueError, match="expected 'parse', 'bithumb-book' or no file, was"):
+        Result("parse", "bithumb-book", "ns/frame", "none").save(tmp_path)
+    assert orjson.loads(path.read_bytes())["input"] == "again"
+
+
 def test_gated_fails_after_the_second_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tries = []
