@@ -36,7 +36,7 @@ Case = tuple[int, Callable[[], object]]
 
 def cases() -> dict[str, Case]:
     """Return what is counted: frames through parser, book and bus, and orjson beside them."""
-    from benchmarks.frames import diffs, frames
+    from benchmarks.frames import diffs, each, frames
     from coinspace._ext.binance import BinanceParser
     from coinspace._ext.bithumb import BithumbParser
     from coinspace._ext.upbit import UpbitParser
@@ -55,12 +55,12 @@ def cases() -> dict[str, Case]:
         "binance-ticker",
     ):
         batch = diffs() if kind == "binance-diff" else frames(kind)
-        made[f"parse {kind}"] = len(batch), _each(makers[kind.split("-")[0]]().parse, batch)
+        made[f"parse {kind}"] = len(batch), each(makers[kind.split("-")[0]]().parse, batch)
     made["book binance-diff"] = _book()
     made["bus upbit-book-simple"] = _bus()
-    made["orjson upbit-book"] = 64, _each(orjson.loads, frames("upbit-book"))
-    made["orjson binance-depth20"] = 64, _each(orjson.loads, frames("binance-depth20"))
-    made[LOOP] = 64, _each(callable, frames("upbit-book"))
+    made["orjson upbit-book"] = 64, each(orjson.loads, frames("upbit-book"))
+    made["orjson binance-depth20"] = 64, each(orjson.loads, frames("binance-depth20"))
+    made[LOOP] = 64, each(callable, frames("upbit-book"))
     return made
 
 
@@ -129,14 +129,6 @@ def _bus() -> Case:
     # kept with what the sockets are
     run.__dict__["kept"] = ours, theirs
     return len(batch), run
-
-
-def _each(call: Callable[[bytes], object], batch: list[bytes]) -> Callable[[], object]:
-    def run() -> None:
-        for frame in batch:
-            call(frame)
-
-    return run
 
 
 def missing(tool: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 COUNT = 64
 SEED = 7
@@ -240,6 +241,16 @@ def frames(kind: str, count: int = COUNT, seed: int = SEED) -> list[bytes]:
     rng = random.Random(f"{kind} {seed}")
     make = KINDS[kind]
     return [make(rng).encode() for _ in range(count)]
+
+
+def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]:
+    """Return one pass: the call, from Python, for each frame."""
+
+    def run() -> None:
+        for frame in batch:
+            call(frame)
+
+    return run
 
 
 def diffs(count: int = COUNT, seed: int = SEED) -> list[bytes]:

@@ -63,10 +63,13 @@ class Timing:
         """Return the least ns per event: what the work costs undisturbed."""
         return min(self.ns[name])
 
+    def ratios(self, name: str, ours: str = OURS) -> list[float]:
+        """Return how many times `name`'s cost is ours, of each round."""
+        return [a / b for a, b in zip(self.ns[name], self.ns[ours], strict=True)]
+
     def ratio(self, name: str, ours: str = OURS) -> float:
         """Return how many times `name`'s cost is ours: the median of the per-round ratios."""
-        pairs = zip(self.ns[name], self.ns[ours], strict=True)
-        return statistics.median(theirs / own for theirs, own in pairs)
+        return statistics.median(self.ratios(name, ours))
 
 
 def compare(

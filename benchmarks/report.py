@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -125,7 +126,15 @@ def short(check: Check) -> bool:
 
 def reason(row: Row, check: Check) -> str:
     """Return what stands in the way, "" when nobody has looked into it."""
-    return check.obstacle or obstacle_of(row["stage"], row["case"], check.what)
+    text = check.obstacle or obstacle_of(row["stage"], row["case"], check.what)
+    known = {one.what: one.value for one in checks_of(row)}
+    known |= {**row["figures"], **(row.get("ns") or {})}
+
+    def figure(found: re.Match[str]) -> str:
+        value = known.get(found[1])
+        return "(not measured)" if value is None else number(value)
+
+    return re.sub(r"\{(.+?)\}", figure, text)
 
 
 def obstacles(rows: list[Row]) -> list[str]:

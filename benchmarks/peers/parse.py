@@ -8,17 +8,15 @@ book too: `parse + book` does the same work, `parse` is what the gates compare.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import numpy as np
 import orjson
 
-from benchmarks.frames import INPUT, diffs, frames
+from benchmarks.frames import INPUT, diffs, each, frames
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.peers import ccxt_peer, cryptofeed_peer, nautilus_peer
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
-from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
 
 COMMAND = "make bench-peers"
@@ -31,28 +29,6 @@ def prepare() -> None:
     cryptofeed_peer.know_symbols()
 
 
-def ours(parser: Parser, batch: list[bytes]) -> Callable[[], None]:
-    """Return one pass of a parser, called from Python for each frame."""
-    parse = parser.parse
-
-    def run() -> None:
-        for frame in batch:
-            parse(frame)
-
-    return run
-
-
-def loads(batch: list[bytes]) -> Callable[[], None]:
-    """Return one pass of orjson.loads."""
-    decode = orjson.loads
-
-    def run() -> None:
-        for frame in batch:
-            decode(frame)
-
-    return run
-
-
 def text(batch: list[bytes]) -> list[str]:
     return [frame.decode() for frame in batch]
 
@@ -63,12 +39,12 @@ def upbit_simple(rounds: int) -> Result:
     parser, arrays = UpbitParser(), cryptofeed_peer.Arrays()
     timing = compare(
         {
-            OURS: ours(parser, batch),
+            OURS: each(parser.parse, batch),
             "cryptofeed": cryptofeed_peer.handle(cryptofeed_peer.upbit(), text(batch)),
             "cryptofeed → numpy": cryptofeed_peer.handle(
                 cryptofeed_peer.upbit(arrays), text(batch)
             ),
-            "orjson.loads": loads(batch),
+            "orjson.loads": each(orjson.loads, batch),
         },
         events=len(batch),
         rounds=rounds,
@@ -88,7 +64,11 @@ def upbit_book(rounds: int) -> Result:
     batch = frames("upbit-book")
     handler, socket = ccxt_peer.upbit(batch)
     timing = compare(
-        {OURS: ours(UpbitParser(), batch), "ccxt pro": handler, "orjson.loads": loads(batch)},
+        {
+            OURS: each(UpbitParser().parse, batch),
+            "ccxt pro": handler,
+            "orjson.loads": each(orjson.loads, batch),
+        },
         events=len(batch),
         rounds=rounds,
     )
@@ -102,7 +82,7 @@ def bithumb_book(rounds: int) -> Result:
     """Bithumb: cryptofeed has no order book, ccxt speaks the legacy socket; so only orjson."""
     batch = frames("bithumb-book")
     timing = compare(
-        {OURS: ours(BithumbParser(), batch), "orjson.loads": loads(batch)},
+        {OURS: each(BithumbParser().parse, batch), "orjson.loads": each(orjson.loads, batch)},
         events=len(batch),
         rounds=rounds,
     )
@@ -130,7 +110,7 @@ def binance_diff(rounds: int) -> Result:
 
     timing = compare(
         {
-            OURS: ours(parser, batch),
+            OURS: each(parser.parse, batch),
             f"{OURS} with its book": with_book,
             "cryptofeed": cryptofeed_peer.handle_diffs(feed, text(batch)),
             "cryptofeed → numpy": cryptofeed_peer.handle_diffs(
@@ -138,7 +118,7 @@ def binance_diff(rounds: int) -> Result:
             ),
             "ccxt pro": ccxt_run,
             "nautilus_trader": nautilus_run,
-            "orjson.loads": loads(batch),
+            "orjson.loads": each(orjson.loads, batch),
         },
         events=len(batch),
         rounds=rounds,
@@ -161,9 +141,9 @@ def trades(rounds: int) -> Result:
     upbit = frames("upbit-trade-simple")
     timing = compare(
         {
-            OURS: ours(UpbitParser(), upbit),
+            OURS: each(UpbitParser().parse, upbit),
             "cryptofeed": cryptofeed_peer.handle(cryptofeed_peer.upbit(), text(upbit)),
-            "orjson.loads": loads(upbit),
+            "orjson.loads": each(orjson.loads, upbit),
         },
         events=len(upbit),
         rounds=rounds,
@@ -186,12 +166,12 @@ def binance_trades(rounds: int) -> Result:
     ]
     timing = compare(
         {
-            OURS: ours(BinanceParser(), batch),
+            OURS: each(BinanceParser().parse, batch),
             "cryptofeed, aggregated trades": cryptofeed_peer.handle(
                 cryptofeed_peer.binance(), text(aggregated)
             ),
             "ccxt pro": ccxt_run,
-            "orjson.loads": loads(batch),
+            "orjson.loads": each(orjson.loads, batch),
         },
         events=len(batch),
         rounds=rounds,

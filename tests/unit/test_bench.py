@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks import report
 from benchmarks.chart import chart
-from benchmarks.measure import Result
+from benchmarks.measure import Result, Timing
 from coinspace._ext import sampler
 from coinspace._ext.upbit import UpbitParser
 from coinspace.cli import coinspace
@@ -158,6 +158,16 @@ def test_report_fails_where_nobody_looked_into_it(
         assert report.main() == code
     assert "why? x, case, speed: say it in obstacles.py" in capsys.readouterr().err
     assert Path("README.md").read_bytes() == readme
+
+
+def test_a_reason_quotes_the_rows_own_figures(tmp_path: Path) -> None:
+    result = Result("x", "case", "ns", "made", Timing({"CoinSpace": [5.0], "x, y": [1234.0]}))
+    text = "ours {CoinSpace}, theirs {x, y}, {load} and {speed}; {other}"
+    result.check("speed", 1.5, goal=2.0, obstacle=text)
+    result.figures["load"] = 2
+    row = row_of(result, tmp_path)
+    found = report.reason(row, report.checks_of(row)[0])
+    assert found == "ours 5.00, theirs 1,234, 2 and 1.50; (not measured)"
 
 
 def row_of(result: Result, folder: Path) -> report.Row:
