@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ UPDATES = 256
 # levels of an update per side; together the 24 of the goal
 LEVELS = 12
 PUBLISHED = 1000
+ALONE = "the book alone, in C"
 Levels = NDArray[np.float64]
+
+best = attrgetter("best_bid", "best_ask")
 
 
 def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Levels]:
@@ -52,18 +56,33 @@ def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Lev
     return snapshot[0], snapshot[1], updates[0], updates[1]
 
 
-def ours(depth: int, read: int = 0) -> tuple[OrderBook, Callable[[], None]]:
-    """Return the book and one pass over all updates; `read` > 0 also reads so many best levels."""
+def loaded(depth: int) -> tuple[OrderBook, Levels, Levels]:
+    """Return a book of so many levels a side, and the updates of its sides."""
     bids, asks, more_bids, more_asks = make_updates(depth)
     book = OrderBook()
     book.load(bids, asks)
-    if not read:
-        return book, lambda: book.apply_repeatedly(more_bids, more_asks)
+    return book, more_bids, more_asks
+
+
+def ours(depth: int, read: Callable[[OrderBook], object] | None = None) -> Callable[[], None]:
+    """Return one pass over all updates, a call from Python for each; `read` is called after it."""
+    book, more_bids, more_asks = loaded(depth)
     pairs = list(zip(more_bids, more_asks, strict=True))
 
     def run() -> None:
-        for one_bids, one_asks in pairs:
-            book.apply(one_bids, one_asks)
-            book.top(read)
+        apply = book.apply
+        if read is None:
+            for bids, asks in pairs:
+                apply(bids, asks)
+        else:
+            for bids, asks in pairs:
+                apply(bids, asks)
+                read(book)
 
-    return book, run
+    return run
+
+
+def alone(depth: int) -> Callable[[], None]:
+    """Return one pass over all updates in a loop of C, nothing read: what the book itself costs."""
+    book, more_bids, more_asks = loaded(depth)
+    return lambda: book.apply_repeatedly(more_bids, more_asks)

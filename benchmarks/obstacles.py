@@ -10,8 +10,8 @@ from __future__ import annotations
 # (stage, beginning of the case, part of the figure) -> what stands in the way
 OBSTACLES: dict[tuple[str, str, str], str] = {
     ("parse", "bithumb-book beside", ""): (
-        "Bithumb sends 15 units, DEFAULT 30, and a frame's fixed part (call from Python, keys, times)"
-        " is divided among half as many numbers: {CoinSpace, bithumb-book} ns a frame, and"
+        "Bithumb sends 15 units, DEFAULT 30, and a frame's fixed part (call from Python, keys,"
+        " times) is divided among half as many numbers: {CoinSpace, bithumb-book} ns a frame, and"
         " {CoinSpace, upbit-book, 15 units} for DEFAULT with 15 units. Beside that the share over"
         " On-Demand, one loop of C++ whose fixed part is smaller, is {share of DEFAULT's ratio over"
         " simdjson On-Demand, both with 15 units}, over orjson.loads {share of DEFAULT's ratio over"
