@@ -11,7 +11,11 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.frames import FIRST_ID
+from coinspace._ext.binance import BinanceParser
+from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.orderbook import OrderBook
+from coinspace._ext.sink import ListSink
 
 STAGE = "book"
 INPUT = "simulated updates, seed 7: 24 levels, 80 % within 20 ticks of the touch"
@@ -20,6 +24,11 @@ UPDATES = 256
 # levels of an update per side; together the 24 of the goal
 LEVELS = 12
 PUBLISHED = 1000
+RECEIVED_NS = 1_790_134_742_106_000_000
+# what the book of `collected` begins with
+SNAPSHOT = b'{"lastUpdateId":%d,"bids":[["86700.00","1"]],"asks":[["86700.01","1"]]}' % (
+    FIRST_ID - 1
+)
 ALONE = "the book alone, in C"
 Levels = NDArray[np.float64]
 
@@ -86,3 +95,33 @@ def alone(depth: int) -> Callable[[], None]:
     """Return one pass over all updates in a loop of C, nothing read: what the book itself costs."""
     book, more_bids, more_asks = loaded(depth)
     return lambda: book.apply_repeatedly(more_bids, more_asks)
+
+
+def collected(
+    frames: list[bytes], read: Callable[[OrderBook], object] | None = None
+) -> tuple[OrderBook, Callable[[], None]]:
+    """Return a book and one pass of depth updates through the collector's stage, the book anew.
+
+    Parsed, ids checked, applied, sides looked at for crossing; no message is made. `read` is called
+    after each update.
+    """
+    sink = ListSink()
+    topic = sink.topic(b"orderbook.binance.BTC/USDT.")
+    market = BookMarket(0, "BTCUSDT", "BTC/USDT", topic, PUBLISHED, 5000)
+    collector = BookCollector(BinanceParser(), sink, [market], updates=True)
+    collector.silent = True
+    feed, load, book = collector.on_frame, collector.load_snapshot, market.book
+    assert book is not None
+
+    def run() -> None:
+        market.forget()
+        load(market, SNAPSHOT, PUBLISHED)
+        market.usable = True
+        for frame in frames:
+            feed(frame, RECEIVED_NS)
+            if read is not None:
+                read(book)
+        assert market.crossed == 0
+        assert market.outdated == 0
+
+    return book, run

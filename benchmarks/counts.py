@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -26,7 +25,6 @@ HEADERS = (Path("/usr/include"), Path("/usr/local/include"))
 TIMEOUT_S = 600
 # frames counted after the warm-up
 PASSES = 16
-RECEIVED_NS = 1_790_134_742_106_000_000
 # the loop that calls the parser: its count is taken from the others'
 LOOP = "loop alone"
 
@@ -36,6 +34,7 @@ Case = tuple[int, Callable[[], object]]
 
 def cases() -> dict[str, Case]:
     """Return what is counted: frames through parser, book and bus, and orjson beside them."""
+    from benchmarks.books import collected
     from benchmarks.frames import diffs, each, frames
     from coinspace._ext.binance import BinanceParser
     from coinspace._ext.bithumb import BithumbParser
@@ -56,7 +55,8 @@ def cases() -> dict[str, Case]:
     ):
         batch = diffs() if kind == "binance-diff" else frames(kind)
         made[f"parse {kind}"] = len(batch), each(makers[kind.split("-")[0]]().parse, batch)
-    made["book binance-diff"] = _book()
+    updates = diffs(drift=0)
+    made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
     made["orjson upbit-book"] = 64, each(orjson.loads, frames("upbit-book"))
     made["orjson binance-depth20"] = 64, each(orjson.loads, frames("binance-depth20"))
@@ -64,38 +64,9 @@ def cases() -> dict[str, Case]:
     return made
 
 
-def _book() -> Case:
-    """Depth updates parsed and applied to a local book, which each pass begins anew."""
-    from benchmarks.frames import COUNT, SEED, binance_diff
-    from coinspace._ext.binance import BinanceParser
-    from coinspace._ext.collector_book import BookCollector, BookMarket
-    from coinspace._ext.sink import ListSink
-
-    sink = ListSink()
-    topic = sink.topic(b"orderbook.binance.BTC/USDT.")
-    market = BookMarket(0, "BTCUSDT", "BTC/USDT", topic, 1000, 5000)
-    collector = BookCollector(BinanceParser(), sink, [market], updates=True)
-    collector.silent = True
-    # around a price that stands still, so that the sides never cross
-    rng, first, batch = random.Random(SEED), 1, []
-    for _ in range(COUNT):
-        batch.append(binance_diff(rng, first, 86_700.0).encode())
-        first = int(batch[-1].split(b'"u":')[1].split(b",")[0]) + 1
-    feed = collector.on_frame
-
-    def run() -> None:
-        market.forget()
-        market.usable = True
-        for frame in batch:
-            feed(frame, RECEIVED_NS)
-        assert market.crossed == 0
-        assert market.outdated == 0
-
-    return len(batch), run
-
-
 def _bus() -> Case:
     """Whole books parsed, kept and published to a subscriber, who reads them after each pass."""
+    from benchmarks.books import RECEIVED_NS
     from benchmarks.frames import frames
     from benchmarks.native import limits
     from coinspace._ext.collector_book import BookCollector, BookMarket

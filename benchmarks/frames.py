@@ -220,6 +220,16 @@ def binance_ticker(rng: random.Random) -> str:
     )
 
 
+def binance_top(rng: random.Random) -> str:
+    """Return a combined-stream frame of Binance's best bid and ask (bookTicker)."""
+    price = 86_700 + rng.randrange(100_000) / 100
+    return (
+        f'{{"stream":"btcusdt@bookTicker","data":{{"u":{FIRST_ID + rng.randrange(10**9)},'
+        f'"s":"BTCUSDT","b":"{price:.8f}","B":"{_size(rng):.8f}","a":"{price + 0.01:.8f}",'
+        f'"A":"{_size(rng):.8f}"}}}}'
+    )
+
+
 KINDS: dict[str, Callable[[random.Random], str]] = {
     "upbit-book": upbit_book,
     "upbit-book-simple": lambda rng: upbit_book(rng, simple=True),
@@ -233,6 +243,7 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
     "upbit-ticker": upbit_ticker,
     "bithumb-ticker": bithumb_ticker,
     "binance-ticker": binance_ticker,
+    "binance-top": binance_top,
 }
 
 
@@ -253,12 +264,16 @@ def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]
     return run
 
 
-def diffs(count: int = COUNT, seed: int = SEED) -> list[bytes]:
-    """Return Binance depth updates whose ids follow each other, around a slowly moving price."""
+def diffs(count: int = COUNT, seed: int = SEED, *, drift: int = 5) -> list[bytes]:
+    """Return Binance depth updates whose ids follow each other, around a slowly moving price.
+
+    Args: drift: cents that the price moves at most from one to the next; with 0 a book's sides
+        never cross.
+    """
     rng = random.Random(f"diffs {seed}")
     first, mid, made = FIRST_ID, 86_700.0, []
     for _ in range(count):
-        mid += rng.randint(-5, 5) / 100
+        mid += rng.randint(-drift, drift) / 100
         text = binance_diff(rng, first, mid)
         first = int(text.split('"u":')[1].split(",")[0]) + 1
         made.append(text.encode())

@@ -194,6 +194,8 @@ class Result:
     checks: list[Check] = field(default_factory=list)
     # candidates that are limits (memcpy, C libzmq, a raw protocol), not peers
     limits: list[str] = field(default_factory=list)
+    # peer -> our candidate that does the same work, where that is not OURS: the tables' ratio
+    same: dict[str, str] = field(default_factory=dict)
     # further figures: name -> number, shown as they are
     figures: dict[str, float] = field(default_factory=dict)
     note: str = ""
@@ -275,7 +277,9 @@ class Result:
             body["clock"] = self.timing.clock
             body["rounds"] = len(next(iter(self.timing.ns.values())))
             body["ratios"] = {
-                one: self.timing.ratio(one) for one in self.timing.ns if OURS in self.timing.ns
+                one: self.timing.ratio(one, self.same.get(one, OURS))
+                for one in self.timing.ns
+                if OURS in self.timing.ns
             }
         del body["timing"]
         path.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))

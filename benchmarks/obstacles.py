@@ -41,32 +41,33 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " 9 values that are skipped, its 9 fields 800, the call from Python 150 (callgrind)."
     ),
     ("parse", "Upbit SIMPLE book", ""): (
-        "See upbit-book-simple for what ours consists of; cryptofeed → numpy takes 120 to 163 µs on"
-        " the processors measured."
+        "See upbit-book-simple for what ours consists of, {CoinSpace} ns here; cryptofeed → numpy"
+        " takes {cryptofeed → numpy}."
     ),
-    ("parse", "Binance depth update, peers", ""): (
-        "See binance-diff for what ours consists of; cryptofeed takes 78 to 107 µs and ccxt pro 70"
-        " to 95 µs a frame on the processors measured."
+    ("parse", "Binance depth update and book", ""): (
+        "See binance-diff for what our parser consists of, {CoinSpace, parser alone} ns here;"
+        " cryptofeed takes {cryptofeed} and ccxt pro {ccxt pro} ns a frame."
     ),
     ("end to end", "", ""): (
-        "A frame takes 2.4 to 2.5 µs without the journal, 2.0 of them what receiving, parsing and"
-        " libzmq take alone, in the same rounds: a hundredth of cryptofeed's 137 µs would be less"
-        " than these limits together. The journal adds 0.7 to 0.9 µs, most of it page faults in the"
-        " thread that prepares its segments (schedstat); populating them at once and writing them"
-        " in blocks of 4 MiB were measured and cost as much or more."
+        "A frame takes {CoinSpace without its journal} ns without the journal, and receiving,"
+        " parsing and libzmq alone {summed stage limits} in the same rounds: a hundredth of"
+        " cryptofeed's cost would be less than these limits together. With the journal it takes"
+        " {CoinSpace}; most of that is page faults in the thread that prepares its segments"
+        " (schedstat); populating them at once and writing them in blocks of 4 MiB were measured"
+        " and cost as much or more."
     ),
     ("parse", "allocations", "bus"): (
         "One allocation a message is libzmq's own, for the part of header and payload; the 0.02 are"
         " its queues, which grow by a block now and then."
     ),
     ("endpoint", "1000 ", ""): (
-        "A delivery takes 15 µs (SSE) and 17 (WebSocket) against 10 and 11 of the bare write, which"
-        " is mostly the kernel's: 5 to 6 µs are the server's own, for making events and walking"
-        " over clients, each with a bound to look at. 1.2 to 1.6 were measured on one day."
+        "A delivery takes {CoinSpace} ns against {one pre-framed write} of the bare write, which is"
+        " mostly the kernel's: the rest is the server's own, for making events and walking over"
+        " clients, each with a bound to look at."
     ),
     ("endpoint", "latest value", ""): (
-        "33.2 µs a request against 30.5 of the bare handler: 2.7 µs for routing, access and rate"
-        " limit. 1.08 to 1.19 were measured on one day."
+        "{CoinSpace} ns a request against {bare ASGI} of the bare handler: what is above it is"
+        " routing, access and rate limit."
     ),
     ("latency", "", ""): (
         "Aggregator and calculator compute for 0.3 to 0.4 ms a tick between the hops (profile of"

@@ -165,7 +165,10 @@ def details(row: Row) -> list[str]:
             shown = f"**{name}**" if name == OURS else name
             ratio = row.get("ratios", {}).get(name)
             mark = " (limit)" if name in row["limits"] else ""
-            lines.append(f"| {shown}{mark} | {number(ns)} | {number(ratio) if ratio else ''} |")
+            beside = f" ({row['same'][name]})" if name in row.get("same", {}) else ""
+            lines.append(
+                f"| {shown}{mark} | {number(ns)} | {number(ratio) + beside if ratio else ''} |"
+            )
     if row["figures"]:
         lines += ["", "| figure | |", "|---|---:|"]
         lines += [f"| {name} | {number(value)} |" for name, value in row["figures"].items()]

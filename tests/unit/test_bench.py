@@ -125,6 +125,7 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
         "input": "generated",
         "checks": [{**check, "better": "higher", "slack": 0.15} for check in checks],
         "limits": [],
+        "same": {},
         "figures": {},
         "note": "",
         "command": "make bench",
