@@ -356,3 +356,26 @@ STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
     "encode": encode,
     "end-to-end": end_to_end,
 }
+
+
+def prepare(stage: str, found: list[Source], settings: Settings) -> Run:
+    """Return a stage's run. Raises: CoinSpaceError when the input holds nothing for it."""
+    prepared = STAGES[stage](found, settings)
+    if not prepared.events:
+        prepared.close()
+        raise CoinSpaceError(f"{stage}: expected messages in {prepared.input}, found none")
+    return prepared
+
+
+def check_writable(path: Path) -> None:
+    """Look whether a result can be written before it is measured.
+
+    Raises: CoinSpaceError naming the file and the reason.
+    """
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise CoinSpaceError(f"{path}: expected a file to write, {error.strerror}") from None
+    if not existed:
+        path.unlink()

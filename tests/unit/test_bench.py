@@ -15,6 +15,9 @@ from benchmarks.measure import Result, Timing
 from coinspace._ext import sampler
 from coinspace._ext.upbit import UpbitParser
 from coinspace.cli import coinspace
+from coinspace.errors import CoinSpaceError
+from coinspace.feed.format import FeedWriter
+from coinspace.observe import bench, profile, runs
 from coinspace.observe.flame import Stack, flame_graph, folded
 from coinspace.observe.runs import simulated
 from coinspace.observe.symbols import Symbols, readable
@@ -57,11 +60,75 @@ def test_compare_tells_the_change_and_fails_on_request(tmp_path: Path) -> None:
     assert "slower by more than 10 %: parse" in str(failed.exception)
 
 
-def test_compare_refuses_other_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"results":[{"stage":"parse"}]}',
+        '{"results":[{"stage":"parse","input":"x","ns":0}]}',
+        '{"results":[{"stage":"parse","input":"x","ns":"fast"}]}',
+        "",
+    ],
+)
+def test_compare_refuses_other_files(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
-    path.write_text("[]")
+    path.write_text(text)
     found = CliRunner().invoke(coinspace, ["bench", "compare", str(path), str(path)])
+    assert isinstance(found.exception, CoinSpaceError)
     assert "expected a file of `coinspace bench --json`" in str(found.exception)
+
+
+def test_compare_needs_the_same_stages(tmp_path: Path) -> None:
+    paths = []
+    for name, stages in (("a", ["parse", "book"]), ("b", ["parse", "bus"]), ("c", ["bus"])):
+        results = [{"stage": stage, "ns": 100.0, "input": "x"} for stage in stages]
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_bytes(orjson.dumps({"results": results}))
+    some, other, none = map(str, paths)
+    found = CliRunner().invoke(coinspace, ["bench", "compare", some, none])
+    assert isinstance(found.exception, CoinSpaceError)
+    assert "expected a stage that both files have, was parse, book in" in str(found.exception)
+    shown = CliRunner().invoke(coinspace, ["bench", "compare", some, other])
+    assert shown.exit_code == 0
+    assert "not measured" in shown.output
+    assert "new" in shown.output
+    failed = CliRunner().invoke(coinspace, ["bench", "compare", some, other, "--fail", "10"])
+    assert isinstance(failed.exception, CoinSpaceError)
+    assert str(failed.exception).endswith("no book")
+
+
+def test_results_that_cannot_be_written_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("measured before the file was looked at")
+
+    for module in (bench, profile):
+        monkeypatch.setattr(module, "prepare", measured)
+    for arguments in (["bench", "--json"], ["profile", "parse", "--flame"]):
+        for path in (tmp_path / "none" / "x.svg", tmp_path):
+            found = CliRunner().invoke(coinspace, [*arguments, str(path)])
+            assert isinstance(found.exception, CoinSpaceError)
+            assert str(found.exception).startswith(f"{path}: expected a file to write, ")
+    runs.check_writable(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("stage", runs.STAGES)
+def test_a_feed_without_frames_is_refused(tmp_path: Path, stage: str) -> None:
+    path = tmp_path / "empty.feed.zst"
+    FeedWriter(path, {"exchange": "upbit", "url": "wss://x", "started_ns": 1}).close()
+    feed = ["--feed", str(path)]
+    for arguments in (["profile", stage, *feed], ["bench", "--stage", stage, *feed]):
+        found = CliRunner().invoke(coinspace, arguments)
+        assert isinstance(found.exception, CoinSpaceError)
+        assert "found none" in str(found.exception)
+
+
+def test_profile_lists_at_least_one_function() -> None:
+    found = CliRunner().invoke(coinspace, ["profile", "parse", "--top", "-1"])
+    assert found.exit_code == 2
+    assert "-1 is not in the range" in found.output
 
 
 @pytest.mark.skipif(not sampler.SUPPORTED, reason="no sampling timer on this system")
