@@ -31,6 +31,8 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
+from benchmarks.conditions import conditions
+
 OURS = "CoinSpace"
 FOLDER = Path("build/bench")
 # a slot shorter than this is lost in the noise of the clock and the caches
@@ -271,6 +273,7 @@ class Result:
                     f" {other['stage']!r}, {other['case']!r}: rename one of them, delete the file"
                 )
         body: dict[str, Any] = asdict(self)
+        body["conditions"] = conditions(self.command)
         body["date"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         if self.timing is not None:
             body["ns"] = {one: self.timing.least(one) for one in self.timing.ns}

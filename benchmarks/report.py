@@ -1,24 +1,21 @@
 """Write RESULTS.md, its chart, and the README's summary from what was measured last.
 
 Input: build/bench/*.json, one file a case, written by `measure.Result.save`, the fault tests' too.
-Nothing is measured here, and nothing is typed by hand: a figure that stands in the README stands in
-one of those files.
+Nothing is measured here: a figure that stands in the README stands in one of those files, with what
+it was measured on. Only the reasons in obstacles.py are written by hand.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import re
-import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from benchmarks.chart import chart, chosen
+from benchmarks.conditions import told
 from benchmarks.measure import FOLDER, OURS, Check
 from benchmarks.obstacles import obstacle_of
 
@@ -39,22 +36,6 @@ STAGES = (
     "endpoint",
     "faults",
 )
-LIBRARIES = (
-    "numpy",
-    "uvloop",
-    "picows",
-    "pyzmq",
-    "orjson",
-    "msgspec",
-    "pysimdjson",
-    "websockets",
-    "aiohttp",
-    "questdb",
-    "sortedcontainers",
-    "Cython",
-)
-PEERS = ("cryptofeed", "ccxt", "nautilus_trader", "order_book", "orjson", "numpy", "uvloop")
-
 Row = dict[str, Any]
 
 
@@ -153,10 +134,14 @@ def obstacles(rows: list[Row]) -> list[str]:
 
 def details(row: Row) -> list[str]:
     """Return one case: every candidate with its cost and what multiple of ours that is."""
-    lines = [f"### {row['stage']}: {row['case']}", "", f"{row['input']}. `{row['command']}`"]
+    head = [f"{row['input']}. `{row['command']}`"]
     if row.get("rounds"):
         clock = "wall-clock time" if row["clock"] == "wall" else f"{row['clock']} CPU time"
-        lines[-1] += f", {row['rounds']} rounds, {clock}, {row['date']} UTC."
+        head += [f"{row['rounds']} rounds", clock]
+    head.append(f"{row['date']} UTC")
+    if "conditions" in row:
+        head.append(f"load {row['conditions']['load']}")
+    lines = [f"### {row['stage']}: {row['case']}", "", f"{', '.join(head)}."]
     if row["note"]:
         lines += ["", row["note"]]
     if row.get("ns"):
@@ -178,51 +163,6 @@ def details(row: Row) -> list[str]:
     return [*lines, ""]
 
 
-def machine() -> list[str]:
-    """Return what the figures were taken on."""
-    model, memory = platform.processor() or platform.machine(), ""
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemTotal"):
-            memory = f", {int(line.split()[1]) / 2**20:.0f} GiB"
-    found = []
-    for name in LIBRARIES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return [
-        f"* machine: {model}, {os.cpu_count()} processors{memory}, {platform.system()}"
-        f" {platform.release()}, load {os.getloadavg()[1]:.1f}",
-        f"* Python {platform.python_version()}; {', '.join(found)}",
-        *_peers(),
-    ]
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _peers() -> list[str]:
-    python = Path("build/peers/bin/python")
-    if not python.exists():
-        return []
-    code = (
-        "import importlib.metadata as m, sys;"
-        "print(*(f'{name} {m.version(name)}' for name in sys.argv[1:]), sep=', ')"
-    )
-    done = subprocess.run(
-        [python, "-c", code, *PEERS], capture_output=True, text=True, timeout=60, check=False
-    )
-    return [f"* peers' environment: {done.stdout.strip()}"] if done.returncode == 0 else []
-
-
 def results(rows: list[Row]) -> str:
     missed = obstacles(rows)
     lines = [
@@ -231,7 +171,7 @@ def results(rows: list[Row]) -> str:
         "Written by `make report` from the last `make bench`, `make bench-peers` and `make faults`;"
         " not by hand.",
         "",
-        *machine(),
+        *told(rows),
         f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",
         "",
         "Candidates run interleaved in rotating order, on CPU time. Costs are the least over the"

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks import report
 from benchmarks.chart import chart
+from benchmarks.conditions import told
 from benchmarks.measure import Result, Timing
 from coinspace._ext import sampler
 from coinspace._ext.upbit import UpbitParser
@@ -236,6 +237,24 @@ def test_a_reason_quotes_the_rows_own_figures(tmp_path: Path) -> None:
     row = row_of(result, tmp_path)
     found = report.reason(row, report.checks_of(row)[0])
     assert found == "ours 5.00, theirs 1,234, 2 and 1.50; (not measured)"
+
+
+def test_conditions_are_told_once_where_rows_agree(tmp_path: Path) -> None:
+    rows = [row_of(Result("x", f"case {i}", "ns", "made"), tmp_path) for i in range(4)]
+    [same] = {row["conditions"]["machine"] for row in rows}
+    assert "processors" in same
+    for row in rows:
+        row["conditions"] |= {"commit": "abc", "load": 1.0}
+    rows[2]["conditions"] |= {"commit": "abc-dirty", "load": 2.5}
+    del rows[3]["conditions"]
+    lines = told(rows)
+    assert lines.count(f"* machine: {same}") == 1
+    assert "* commit: abc" in lines
+    assert "* commit of x, case 2: abc-dirty" in lines
+    assert "* load when a row was saved: 1.0 to 2.5" in lines
+    assert "* not known of x, case 3" in lines
+    assert not any("case 0" in line for line in lines)
+    assert "load 2.5." in "\n".join(report.details(rows[2]))
 
 
 def row_of(result: Result, folder: Path) -> report.Row:
