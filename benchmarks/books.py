@@ -11,7 +11,6 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.frames import FIRST_ID
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.orderbook import OrderBook
@@ -25,10 +24,6 @@ UPDATES = 256
 LEVELS = 12
 PUBLISHED = 1000
 RECEIVED_NS = 1_790_134_742_106_000_000
-# what the book of `collected` begins with
-SNAPSHOT = b'{"lastUpdateId":%d,"bids":[["86700.00","1"]],"asks":[["86700.01","1"]]}' % (
-    FIRST_ID - 1
-)
 ALONE = "the book alone, in C"
 Levels = NDArray[np.float64]
 
@@ -112,10 +107,12 @@ def collected(
     collector.silent = True
     feed, load, book = collector.on_frame, collector.load_snapshot, market.book
     assert book is not None
+    before = int(frames[0].split(b'"U":')[1].split(b",")[0]) - 1
+    snapshot = b'{"lastUpdateId":%d,"bids":[["86700","1"]],"asks":[["86700.01","1"]]}' % before
 
     def run() -> None:
         market.forget()
-        load(market, SNAPSHOT, PUBLISHED)
+        load(market, snapshot, PUBLISHED)
         market.usable = True
         for frame in frames:
             feed(frame, RECEIVED_NS)

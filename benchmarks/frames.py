@@ -264,14 +264,18 @@ def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]
     return run
 
 
-def diffs(count: int = COUNT, seed: int = SEED, *, drift: int = 5) -> list[bytes]:
+def diffs(
+    count: int = COUNT, seed: int = SEED, *, first: int = FIRST_ID, drift: int = 5
+) -> list[bytes]:
     """Return Binance depth updates whose ids follow each other, around a slowly moving price.
 
-    Args: drift: cents that the price moves at most from one to the next; with 0 a book's sides
-        never cross.
+    Args:
+        first: id of the first update.
+        drift: cents that the price moves at most from one to the next; with 0 a book's sides never
+            cross.
     """
     rng = random.Random(f"diffs {seed}")
-    first, mid, made = FIRST_ID, 86_700.0, []
+    mid, made = 86_700.0, []
     for _ in range(count):
         mid += rng.randint(-drift, drift) / 100
         text = binance_diff(rng, first, mid)

@@ -57,8 +57,9 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " and cost as much or more."
     ),
     ("parse", "allocations", "bus"): (
-        "One allocation a message is libzmq's own, for the part of header and payload; the 0.02 are"
-        " its queues, which grow by a block now and then."
+        "One allocation a message is libzmq's own, for the part of header and payload; the rest is"
+        " its queues, which grow by a block now and then. Its own thread makes"
+        " {bus upbit-book-simple, libzmq's own thread} more, of the subscriber's messages."
     ),
     ("endpoint", "1000 ", ""): (
         "A delivery takes {CoinSpace} ns against {one pre-framed write} of the bare write, which is"
