@@ -209,6 +209,21 @@ def results(rows: list[Row]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def variants(row: Row, name: str) -> str:
+    """Return a candidate's ratios beside other work of ours, each with what it compares."""
+    found = []
+    for check in checks_of(row):
+        text = check.what.removeprefix("× faster than ").removeprefix("of ")
+        # "send_multipart, copy=False" is a candidate of its own
+        named = max((one for one in row["ratios"] if text.startswith(one)), key=len, default="")
+        rest = text.removeprefix(name).removeprefix("'s rate").removeprefix(",").strip(" ()")
+        if text != check.what and named == name and rest:
+            same = number(check.value) == number(row["ratios"][name])
+            value = f"{check.value:.0%}" if name in row["limits"] else number(check.value)
+            found.append(rest if same else f"{value} {rest}")
+    return f" ({'; '.join(found)})" if found else ""
+
+
 def headline(rows: list[Row]) -> list[str]:
     """Return the README's chart and table: the chart's cases, each with what stands beside ours."""
     lines = [
@@ -222,9 +237,13 @@ def headline(rows: list[Row]) -> list[str]:
         ratios = row["ratios"]
         others = sorted((n for n in ratios if not n.startswith(OURS)), key=lambda n: -ratios[n])
         beside = ", ".join(
-            f"{number(ratios[n])}× {n}" for n in others[:3] if n not in row["limits"]
+            f"{number(ratios[n])}× {n}{variants(row, n)}"
+            for n in others[:3]
+            if n not in row["limits"]
         )
-        limits = ", ".join(f"{ratios[n]:.0%} of {n}" for n in row["limits"] if n in ratios)
+        limits = ", ".join(
+            f"{ratios[n]:.0%} of {n}{variants(row, n)}" for n in row["limits"] if n in ratios
+        )
         lines.append(
             f"| {row['stage']} | {row['case']} | {number(row['ns'][OURS])} {row['unit']} |"
             f" {'; '.join(part for part in (beside, limits) if part)} |"

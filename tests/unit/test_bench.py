@@ -253,6 +253,19 @@ def test_report_tells_what_a_run_fails_at(tmp_path: Path) -> None:
     assert "| x | case | allocations | 0 | ≤ 0 (exact) |  | gate |" in lines
 
 
+def test_summary_shows_the_same_work_and_what_else_was_compared(tmp_path: Path) -> None:
+    ns = {"CoinSpace": [10.0], "CoinSpace, parser": [2.0], "a": [300.0], "a, more": [400.0]}
+    result = Result("parse", "Binance", "ns", "made", Timing(ns))
+    result.check("× faster than a (parse)", 150.0, gate=95)
+    result.check("× faster than a, more, both", 80.0)
+    result.check("× faster than a, more", 40.0)
+    lines = report.headline([row_of(result, tmp_path)])
+    assert (
+        lines[-1]
+        == "| parse | Binance | 10.0 ns | 40.0× a, more (80.0 both), 30.0× a (150 parse) |"
+    )
+
+
 def test_conditions_are_told_once_where_rows_agree(tmp_path: Path) -> None:
     rows = [row_of(Result("x", f"case {i}", "ns", "made"), tmp_path) for i in range(4)]
     [same] = {row["conditions"]["machine"] for row in rows}
