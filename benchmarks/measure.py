@@ -3,7 +3,8 @@
 Machines are shared and noisy, so nothing absolute is ever checked: candidates run interleaved in
 one process, their order rotated each round, on the CPU time of this thread, and what is compared
 is the median of the per-round ratios. Figures in ns are the least over the rounds, which load
-cannot lower. A measurement whose gate fails beyond the slack is repeated once.
+cannot lower; the report shows the median beside it. A measurement whose gate fails beyond the
+slack is repeated once.
 
 A benchmark is a function `(rounds) -> Result`, given to `gated` by its test:
 
@@ -277,6 +278,7 @@ class Result:
         body["date"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         if self.timing is not None:
             body["ns"] = {one: self.timing.least(one) for one in self.timing.ns}
+            body["medians"] = {one: statistics.median(ns) for one, ns in self.timing.ns.items()}
             body["clock"] = self.timing.clock
             body["rounds"] = len(next(iter(self.timing.ns.values())))
             body["ratios"] = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.chart import chart, chosen
+from benchmarks.chart import chart, chosen, costs
 from benchmarks.conditions import told
 from benchmarks.measure import FOLDER, OURS, SLACK, Check
 from benchmarks.obstacles import obstacle_of
@@ -120,7 +120,7 @@ def reason(row: Row, check: Check) -> str:
     """Return what stands in the way, "" when nobody has looked into it."""
     text = check.obstacle or obstacle_of(row["stage"], row["case"], check.what)
     known = {one.what: one.value for one in checks_of(row)}
-    known |= {**row["figures"], **(row.get("ns") or {})}
+    known |= {**row["figures"], **row.get("medians", {})}
 
     def figure(found: re.Match[str]) -> str:
         value = known.get(found[1])
@@ -156,14 +156,15 @@ def details(row: Row) -> list[str]:
     if row["note"]:
         lines += ["", row["note"]]
     if row.get("ns"):
-        lines += ["", f"| | {row['unit']} | × {OURS} |", "|---|---:|---:|"]
-        for name, ns in sorted(row["ns"].items(), key=lambda item: item[1]):
+        lines += ["", f"| | {row['unit']} | least | × {OURS} |", "|---|---:|---:|---:|"]
+        for name, ns in sorted(costs(row).items(), key=lambda item: item[1]):
             shown = f"**{name}**" if name == OURS else name
             ratio = row.get("ratios", {}).get(name)
             mark = " (limit)" if name in row["limits"] else ""
             beside = f" ({row['same'][name]})" if name in row.get("same", {}) else ""
             lines.append(
-                f"| {shown}{mark} | {number(ns)} | {number(ratio) + beside if ratio else ''} |"
+                f"| {shown}{mark} | {number(ns)} | {number(row['ns'][name])} |"
+                f" {number(ratio) + beside if ratio else ''} |"
             )
     if row["figures"]:
         lines += ["", "| figure | |", "|---|---:|"]
@@ -185,8 +186,8 @@ def results(rows: list[Row]) -> str:
         *told(rows),
         f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",
         "",
-        "Candidates run interleaved in rotating order, on CPU time. Costs are the least over the"
-        " rounds, ratios the median of the per-round ratios, so they need not divide exactly. Gates"
+        "Candidates run interleaved in rotating order, on CPU time. Costs are medians over the"
+        " rounds and the least of them, ratios the median of the per-round ratios. Gates"
         f" allow {SLACK:.0%} for noise, or what stands beside them, and one retry. A gate that is"
         " out of reach for a reason given below stays and is shown as missed; a run then fails only"
         " beyond the bound beside it, with the same allowance.",
@@ -245,7 +246,7 @@ def headline(rows: list[Row]) -> list[str]:
             f"{ratios[n]:.0%} of {n}{variants(row, n)}" for n in row["limits"] if n in ratios
         )
         lines.append(
-            f"| {row['stage']} | {row['case']} | {number(row['ns'][OURS])} {row['unit']} |"
+            f"| {row['stage']} | {row['case']} | {number(costs(row)[OURS])} {row['unit']} |"
             f" {'; '.join(part for part in (beside, limits) if part)} |"
         )
     return lines

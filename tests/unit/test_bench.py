@@ -199,6 +199,7 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
         "command": "make bench",
         "date": "2026-11-22 00:00",
         "ns": {"CoinSpace": 10.0, "x": 120.0},
+        "medians": {"CoinSpace": 11.0, "x": 132.0},
         "ratios": {"CoinSpace": 1.0, "x": 12.0},
         "rounds": 5,
         "clock": "thread",
@@ -209,6 +210,7 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
     assert "| parse | Upbit | × faster than z | 1.00 | ≥ 10 |  | **missed** |" in text
     assert "* parse, Upbit, × faster than x: 12.0, goal ≥ 20. y" in text
     assert "* parse, Upbit, × faster than z: 1.00, gate ≥ 10." in text
+    assert "| x | 132 | 120 | 12.0 |" in text
     ElementTree.fromstring(chart([row]))
 
 
