@@ -21,8 +21,8 @@ from pathlib import Path
 import orjson
 import zmq
 
-FOLDER = Path("build/bench/native")
-SOURCES = Path(__file__).parent / "native"
+from benchmarks.native import FOLDER, compiled
+
 HEADERS = (Path("/usr/include"), Path("/usr/local/include"))
 TIMEOUT_S = 600
 # frames counted after the warm-up
@@ -132,14 +132,7 @@ def missing(tool: str) -> str | None:
 
 
 def _compiled(name: str) -> Path:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    source, library = SOURCES / f"{name}.c", FOLDER / f"{name}.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        compiler = shutil.which("gcc") or "cc"
-        subprocess.run(
-            [compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
-        )
-    return library.resolve()
+    return compiled(f"{name}.c", shutil.which("gcc") or "cc", "-O2", "-ldl")
 
 
 def _child(tool: str, library: Path, prefix: list[str], extra: dict[str, str]) -> str:

@@ -276,12 +276,17 @@ def _index_stage(settings: Settings) -> OrderbookAggregator:
     return OrderbookAggregator(settings, on_aggregate=calculator.on_aggregate, heartbeats=False)
 
 
+def _at_each(settings: Settings) -> Settings:
+    # a value at each update, not at times that a pass would not reach
+    return settings.model_copy(
+        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
+    )
+
+
 def index(found: list[Source], settings: Settings) -> Run:
     """Messages merged over the venues and computed into index records, at each update."""
     made = messages_of(found)
-    at_each = settings.model_copy(
-        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
-    )
+    at_each = _at_each(settings)
 
     def run() -> None:
         stage = _index_stage(at_each)
@@ -323,9 +328,7 @@ def encode(found: list[Source], settings: Settings) -> Run:
 
 def end_to_end(found: list[Source], settings: Settings) -> Run:
     """Frames to messages on the bus, received and computed into index records, in one thread."""
-    at_each = settings.model_copy(
-        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
-    )
+    at_each = _at_each(settings)
     stage = _index_stage(at_each)
     link = Link(settings, lambda message: stage.on_message(message))
     merged = sorted(
