@@ -85,8 +85,8 @@ faults: install $(TOOLS)  ## the long form of the fault tests
 fuzz: install $(TOOLS)  ## fuzz the compiled parsers under an address sanitiser, long
 	@$(BIN)/python -m tests.fuzz --seconds 600
 
-bench: install $(TOOLS)  ## measure every stage and check its gates
-	@$(BIN)/python -m pytest benchmarks --timeout 1800
+bench: install $(TOOLS)  ## measure every stage and check its gates (FEEDS=FOLDER: on recordings too)
+	@$(if $(FEEDS),COINSPACE_FEEDS=$(FEEDS)) $(BIN)/python -m pytest benchmarks --timeout 1800
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)/python
 	@echo "installing the peers into $(PEERS) …"

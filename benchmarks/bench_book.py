@@ -3,8 +3,10 @@
 Hot because Binance sends ten such updates a second and symbol. A regression would show as a cost
 that follows the depth: the best level stored last makes it follow the distance from the touch.
 
-Peers hold the same levels: `sortedcontainers.SortedDict`, and a dict that is sorted when the best
-levels are wanted. `with list` also reads the 1,000 best levels of each side, as a publisher does.
+Peers hold the same levels: `sortedcontainers.SortedDict`, and a dict that is looked through when
+the best levels are wanted. All are driven from Python, a call an update, and are asked for the best
+level after each, in the cheapest way that each has. With `best read`, the 1,000 best levels of each
+side are taken, as a publisher does. The book alone is the same updates in a loop of C.
 """
 
 from __future__ import annotations
@@ -14,8 +16,20 @@ from collections.abc import Callable
 import pytest
 from sortedcontainers import SortedDict
 
-from benchmarks.books import DEPTHS, INPUT, PUBLISHED, STAGE, UPDATES, Levels, make_updates, ours
-from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated, growth
+from benchmarks.books import (
+    ALONE,
+    DEPTHS,
+    INPUT,
+    PUBLISHED,
+    STAGE,
+    UPDATES,
+    Levels,
+    alone,
+    best,
+    make_updates,
+    ours,
+)
+from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
 from coinspace._ext.orderbook import OrderBook
 
 
@@ -34,6 +48,9 @@ class Sorted:
                 else:
                     side.pop(sign * price, None)
 
+    def best(self) -> object:
+        return self.bids.peekitem(0), self.asks.peekitem(0)
+
     def top(self, n: int) -> tuple[list[float], list[float], list[float], list[float]]:
         bids, asks = self.bids.items()[:n], self.asks.items()[:n]
         return (
@@ -45,7 +62,7 @@ class Sorted:
 
 
 class Hashed:
-    """The same book on two dicts, sorted when it is read."""
+    """The same book on two dicts, looked through or sorted when it is read."""
 
     def __init__(self, bids: Levels, asks: Levels) -> None:
         self.bids: dict[float, float] = dict(bids.T.tolist())
@@ -59,12 +76,16 @@ class Hashed:
                 else:
                     side.pop(price, None)
 
+    def best(self) -> object:
+        bid, ask = max(self.bids), min(self.asks)
+        return bid, self.bids[bid], ask, self.asks[ask]
+
     def top(self, n: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
         return sorted(self.bids.items(), reverse=True)[:n], sorted(self.asks.items())[:n]
 
 
-def peer(kind: type[Sorted] | type[Hashed], depth: int, read: int = 1) -> Callable[[], None]:
-    """Return one pass of a peer; its levels are ready Python floats. The best level is read."""
+def peer(kind: type[Sorted] | type[Hashed], depth: int, read: int = 0) -> Callable[[], None]:
+    """Return one pass of a peer; its levels are ready Python floats. read: levels, 0 = the best."""
     bids, asks, more_bids, more_asks = make_updates(depth)
     book = kind(bids, asks)
     pairs = [(b.T.tolist(), a.T.tolist()) for b, a in zip(more_bids, more_asks, strict=True)]
@@ -72,7 +93,10 @@ def peer(kind: type[Sorted] | type[Hashed], depth: int, read: int = 1) -> Callab
     def run() -> None:
         for one_bids, one_asks in pairs:
             book.apply(one_bids, one_asks)
-            book.top(read)
+            if read:
+                book.top(read)
+            else:
+                book.best()
 
     return run
 
@@ -87,6 +111,8 @@ def check_same(depth: int) -> None:
         other.apply(one_bids.T.tolist(), one_asks.T.tolist())
         found = [row.tolist() for side in book.top(PUBLISHED) for row in side]
         assert found == list(other.top(PUBLISHED))
+        (bid, bid_size), (ask, ask_size) = other.bids.peekitem(0), other.asks.peekitem(0)
+        assert best(book) == ((-bid, bid_size), (ask, ask_size))
 
 
 @pytest.mark.parametrize("depth", [DEPTHS[0], DEPTHS[-1]])
@@ -95,16 +121,18 @@ def test_update(benchmark: Benchmark, depth: int) -> None:
         check_same(depth)
         timing = compare(
             {
-                OURS: ours(depth)[1],
+                OURS: ours(depth, best),
+                ALONE: alone(depth),
                 "SortedDict": peer(Sorted, depth),
-                "dict + sorted": peer(Hashed, depth),
+                "dict, min and max": peer(Hashed, depth),
             },
             events=UPDATES,
             rounds=rounds,
         )
         result = Result(STAGE, f"24 levels into {depth:,}", "ns/update", INPUT, timing)
+        result.limits = [ALONE]
         result.ratio("SortedDict", gate=7.0, goal=12.0)
-        result.ratio("dict + sorted", gate=7.0)
+        result.ratio("dict, min and max", gate=7.0)
         return result
 
     gated(benchmark, measure)
@@ -115,7 +143,7 @@ def test_update_with_list(benchmark: Benchmark) -> None:
         depth = DEPTHS[-1]
         timing = compare(
             {
-                OURS: ours(depth, PUBLISHED)[1],
+                OURS: ours(depth, lambda book: book.top(PUBLISHED)),
                 "SortedDict": peer(Sorted, depth, PUBLISHED),
                 "dict + sorted": peer(Hashed, depth, PUBLISHED),
             },
@@ -134,18 +162,13 @@ def test_update_with_list(benchmark: Benchmark) -> None:
 def test_growth_with_depth(benchmark: Benchmark) -> None:
     def measure(rounds: int) -> Result:
         timing = compare(
-            {f"{depth:,} levels": ours(depth)[1] for depth in DEPTHS},
+            # without Python around it, whose part does not grow and would flatten the line
+            {f"{depth:,} levels": alone(depth) for depth in DEPTHS},
             events=UPDATES,
             rounds=rounds,
         )
         costs = [timing.least(f"{depth:,} levels") for depth in DEPTHS]
-        result = Result(
-            STAGE,
-            "growth with depth",
-            "ns/update",
-            INPUT,
-            Timing({**timing.ns, OURS: timing.ns[f"{DEPTHS[-1]:,} levels"]}),
-        )
+        result = Result(STAGE, "growth with depth, in C", "ns/update", INPUT, timing)
         result.check(
             f"exponent of cost over depth, {DEPTHS[0]:,} to {DEPTHS[-1]:,} levels",
             growth(DEPTHS, costs),

@@ -9,6 +9,7 @@ A regression here is paid for by every process.
 from __future__ import annotations
 
 import itertools
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -17,18 +18,18 @@ import numpy as np
 import pytest
 import zmq
 
-from benchmarks.bus_pair import CANDIDATES, compiled
+from benchmarks.bus_pair import CANDIDATES, library
 from benchmarks.measure import OURS, Benchmark, Result, compare, gated
 from benchmarks.native import limits
+from benchmarks.pipeline import PAYLOAD_SIZE
 from benchmarks.processes import interleaved, report_of
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus.journal import Journal
 from coinspace.config import JournalSettings
 
-PROCESS_ROUNDS = 5
-# 30 levels of price and size per side
-PAYLOAD_BYTES = 960
-INPUT = f"order books, 30 levels per side, {PAYLOAD_BYTES} B of payload, bursts of 10,000"
+# a process a round: one candidate ranged over 40 % within five of them
+PROCESS_ROUNDS = 11
+INPUT = f"order books, 30 levels per side, {PAYLOAD_SIZE} B of payload, bursts of 10,000"
 ONE_PART, TWO_PARTS, THREE_PARTS = "C, one part", "C, two parts", "C, three parts"
 JOURNALLED = "CoinSpace with journal"
 BATCH = 1000
@@ -39,7 +40,7 @@ _numbers = itertools.count()
 def _compiled() -> None:
     # here, so that no candidate pays for it
     limits()
-    compiled()
+    library()
 
 
 def test_ipc(benchmark: Benchmark, tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_ipc(benchmark: Benchmark, tmp_path: Path) -> None:
             # a socket of its own: the one before may still be closing
             with tempfile.TemporaryDirectory(dir="/tmp") as folder:
                 report = report_of(
-                    "benchmarks.bus_pair", name, f"ipc://{folder}/bus.ipc", str(PAYLOAD_BYTES)
+                    "benchmarks.bus_pair", name, f"ipc://{folder}/bus.ipc", str(PAYLOAD_SIZE)
                 )
             sides.setdefault(name, []).append(report)
             return float(report["cpu_ns"])
@@ -88,11 +89,10 @@ def test_tcp(benchmark: Benchmark) -> None:
         names = (OURS, TWO_PARTS, "send_multipart")
 
         def run(name: str) -> float:
-            # loopback ports from the dynamic range, another one each time
-            port = 50_000 + (time.time_ns() // 1000 + next(_numbers)) % 10_000
-            endpoint = f"tcp://127.0.0.1:{port}"
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
             return float(
-                report_of("benchmarks.bus_pair", name, endpoint, str(PAYLOAD_BYTES))["cpu_ns"]
+                report_of("benchmarks.bus_pair", name, endpoint, str(PAYLOAD_SIZE))["cpu_ns"]
             )
 
         timing = interleaved(
@@ -110,8 +110,8 @@ def test_tcp(benchmark: Benchmark) -> None:
 def test_journal(benchmark: Benchmark, tmp_path: Path) -> None:
     """The publisher's thread alone, without a subscriber: what writing down adds."""
     native = limits()
-    payload = np.arange(PAYLOAD_BYTES / 8).tobytes()
-    levels = PAYLOAD_BYTES // 32
+    payload = np.arange(PAYLOAD_SIZE / 8).tobytes()
+    levels = PAYLOAD_SIZE // 32
 
     def measure(rounds: int) -> Result:
         settings = JournalSettings(segment_bytes=1 << 25, max_bytes=1 << 28, min_free_bytes=0)
@@ -119,8 +119,8 @@ def test_journal(benchmark: Benchmark, tmp_path: Path) -> None:
         folder = tmp_path / str(next(_numbers))
         journal = Journal(folder, settings, time.time_ns())
         sockets = [context.socket(zmq.PUB) for _ in range(2)]
-        for number, socket in enumerate(sockets):
-            socket.bind(f"inproc://journal{number}")
+        for number, one in enumerate(sockets):
+            one.bind(f"inproc://journal{number}")
         bare = ZmqSink(1, sockets[0].underlying)
         written = ZmqSink(2, sockets[1].underlying, journal=journal.writer)
 
@@ -153,8 +153,8 @@ def test_journal(benchmark: Benchmark, tmp_path: Path) -> None:
         result.figures = {"added by the journal, ns/message": round(added)}
         bare.detach()
         written.detach()
-        for socket in sockets:
-            socket.close(0)
+        for one in sockets:
+            one.close(0)
         context.term()
         journal.close()
         return result

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import os
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ import uvloop
 
 from benchmarks.endpoint_servers import open_files
 from benchmarks.measure import OURS, Benchmark, Result, Timing, gated
-from benchmarks.processes import cpu_ns, interleaved
+from benchmarks.processes import ENVIRONMENT, cpu_ns, interleaved
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
@@ -58,12 +58,15 @@ def server(
 ) -> Iterator[tuple[int, int]]:
     """Run a server; yields (port, pid)."""
     command = [sys.executable, "-m", "benchmarks.endpoint_servers", name, *more]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **(environment or {})},
-    ) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="cs-") as folder,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**ENVIRONMENT, "COINSPACE_DATA": folder, **(environment or {})},
+        ) as process,
+    ):
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"{name} did not start"

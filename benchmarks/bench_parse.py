@@ -1,12 +1,14 @@
 """A frame's bytes to float64 arrays or fields, called from Python, beside JSON libraries.
 
 Parsing is the first work on every message of every exchange: on two cores it decides how many
-markets one collector can follow. A ratio that falls means that the scanner's templates miss (see
-`template_misses`, asserted 0 here) or that a change added work per number.
+markets one collector can follow. A ratio that falls means that the scanner's templates miss (only
+books have some: `template_misses`, asserted 0 there) or that a change added work per number.
 """
 
 from __future__ import annotations
 
+import random
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +17,12 @@ import orjson
 import pytest
 
 from benchmarks import ondemand
-from benchmarks.frames import INPUT, frames, upbit_book
+from benchmarks.frames import COUNT, INPUT, SEED, each, frames, upbit_book
 from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
 from benchmarks.peers import arrays
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.message import TICKER_NAMES
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
 
@@ -31,14 +34,23 @@ PARSERS: dict[str, type[Parser]] = {
 }
 LOADS = "orjson.loads"
 ONDEMAND = "simdjson On-Demand"
-# kind -> (gate, goal) over orjson.loads and over orjson to arrays
-BOOKS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {
-    "upbit-book": ((6.5, 9), (13, 20)),
-    "upbit-book-simple": ((5.5, 9), (11, 20)),
-    "bithumb-book": ((5.5, 9), (11, 20)),
-    "binance-depth20": (None, (30, 45)),
-    "binance-diff": (None, (30, 45)),
+ARRAYS = "orjson → arrays"
+# arrays are left in the parser, where the collectors read them; these are copied to numpy's
+TAKEN = f"{OURS}, arrays taken"
+DEFAULT = "upbit-book"
+Bounds = tuple[float, float] | None
+# kind -> (gate, goal) over orjson.loads, orjson to arrays and On-Demand, a loop in C++ while ours
+# is called from Python; the Korean formats beside DEFAULT are held to its ratios (SHARED)
+BOOKS: dict[str, tuple[Bounds, Bounds, Bounds]] = {
+    DEFAULT: ((6.5, 9), (13, 20), (2.2, 3)),
+    "upbit-book-simple": (None, None, None),
+    "bithumb-book": (None, None, None),
+    "binance-depth20": (None, (30, 45), None),
+    "binance-diff": (None, (30, 45), None),
 }
+SHARED = ("upbit-book-simple", "bithumb-book")
+# DEFAULT with as many levels as Bithumb sends
+SHORT = "upbit-book, 15 units"
 FIELDS = {
     "upbit-trade": (5, 10),
     "binance-trade": (5, 10),
@@ -46,14 +58,6 @@ FIELDS = {
     "binance-ticker": (4, 8),
 }
 UNITS = (5, 15, 30, 60, 120, 240)
-
-
-def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]:
-    def run() -> None:
-        for frame in batch:
-            call(frame)
-
-    return run
 
 
 def parser(kind: str) -> Parser:
@@ -72,16 +76,21 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
     readers = {
         f"{name} → arrays": book_reader(kind, loads) for name, loads in arrays.LIBRARIES.items()
     }
-    if kind in ("upbit-book", "bithumb-book"):
+    if kind in (DEFAULT, "bithumb-book"):
         readers["msgspec typed → arrays"] = arrays.korean_msgspec
     for reader in readers.values():
-        bids, asks = reader(batch[0])
-        ours.parse(batch[0])
-        if not kind.endswith("diff"):
-            # levels of size 0 are no levels of a whole book
-            bids, asks = bids[:, bids[1] > 0], asks[:, asks[1] > 0]
-        np.testing.assert_array_equal(bids, ours.bids)
-        np.testing.assert_array_equal(asks, ours.asks)
+        for frame in batch:
+            bids, asks = reader(frame)
+            ours.parse(frame)
+            if not kind.endswith("diff"):
+                # levels of size 0 are no levels of a whole book
+                bids, asks = bids[:, bids[1] > 0], asks[:, asks[1] > 0]
+            np.testing.assert_array_equal(bids, ours.bids)
+            np.testing.assert_array_equal(asks, ours.asks)
+
+    def taken(frame: bytes) -> object:
+        ours.parse(frame)
+        return ours.bids, ours.asks
 
     def measure(rounds: int) -> Result:
         passes: dict[str, Callable[[], object]] = {
@@ -90,29 +99,70 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
         if ondemand.missing() is None:
             passes[ONDEMAND] = ondemand.reader(kind, batch)
         timing = compare(
-            {OURS: each(ours.parse, batch), LOADS: each(orjson.loads, batch), **passes},
+            {
+                OURS: each(ours.parse, batch),
+                TAKEN: each(taken, batch),
+                LOADS: each(orjson.loads, batch),
+                **passes,
+            },
             events=len(batch),
             rounds=rounds,
         )
         result = Result(STAGE, kind, "ns/frame", INPUT, timing)
         if reason := ondemand.missing():
             result.note = f"{ONDEMAND} not measured: {reason}"
-        loads, whole = BOOKS[kind]
-        gate, goal = loads or (None, None)
-        result.ratio(LOADS, gate=gate, goal=goal)
-        result.ratio("orjson → arrays", gate=whole[0], goal=whole[1])
+        for name, bounds in zip((LOADS, ARRAYS, ONDEMAND), BOOKS[kind], strict=True):
+            if name in timing.ns:
+                gate, goal = bounds or (None, None)
+                result.ratio(name, gate=gate, goal=goal)
         for name in passes:
-            if name == ONDEMAND and loads:
-                # a C++ loop, while ours is called from Python
-                result.ratio(name, gate=2.2 if kind == "upbit-book" else 1.9, goal=3)
-            elif name != "orjson → arrays":
+            if name not in (ARRAYS, ONDEMAND):
                 result.ratio(name)
+        result.same = dict.fromkeys(readers, TAKEN)
+        what = f"× faster than {ARRAYS}, both in arrays of numpy"
+        result.check(what, timing.ratio(ARRAYS, TAKEN))
         result.figures["bytes per frame"] = sum(map(len, batch)) / len(batch)
         return result
 
     gated(benchmark, measure)
     assert ours.malformed == 0
     assert ours.template_misses == 0
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_share_of_default(benchmark: Benchmark, kind: str) -> None:
+    """The other Korean formats keep DEFAULT's distance from the libraries: all in one run."""
+    rng = random.Random(f"{SHORT} {SEED}")
+    batches = {one: frames(one) for one in (DEFAULT, kind)}
+    if kind == "bithumb-book":
+        batches[SHORT] = [upbit_book(rng, units=15).encode() for _ in range(COUNT)]
+
+    def measure(rounds: int) -> Result:
+        passes: dict[str, Callable[[], object]] = {}
+        for one, batch in batches.items():
+            like = DEFAULT if one == SHORT else one
+            passes[f"{OURS}, {one}"] = each(parser(like).parse, batch)
+            passes[f"{LOADS}, {one}"] = each(orjson.loads, batch)
+            passes[f"{ARRAYS}, {one}"] = each(book_reader(like, orjson.loads), batch)
+            if ondemand.missing() is None:
+                passes[f"{ONDEMAND}, {one}"] = ondemand.reader(like, batch)
+        timing = compare(passes, events=COUNT, rounds=rounds)
+        result = Result(STAGE, f"{kind} beside {DEFAULT}", "ns/frame", INPUT, timing)
+
+        def share(name: str, of: str) -> float:
+            own = timing.ratios(f"{name}, {kind}", f"{OURS}, {kind}")
+            default = timing.ratios(f"{name}, {of}", f"{OURS}, {of}")
+            return statistics.median(a / b for a, b in zip(own, default, strict=True))
+
+        for name in (LOADS, ARRAYS, ONDEMAND):
+            if f"{name}, {kind}" in timing.ns:
+                what = f"share of DEFAULT's ratio over {name}"
+                result.check(what, share(name, DEFAULT), gate=0.85, goal=1)
+                if SHORT in batches:
+                    result.check(f"{what}, both with 15 units", share(name, SHORT))
+        return result
+
+    gated(benchmark, measure)
 
 
 @pytest.mark.parametrize("kind", FIELDS)
@@ -126,10 +176,16 @@ def test_fields(benchmark: Benchmark, kind: str) -> None:
         return arrays.binance_trade(loads) if binance else arrays.korean_trade(loads)
 
     readers = {f"{name} → fields": reader(loads) for name, loads in arrays.LIBRARIES.items()}
-    ours.parse(batch[0])
-    if kind.endswith("trade"):
-        for read in readers.values():
-            assert read(batch[0]) == (ours.price, ours.size, ours.trade_id)
+    for read in readers.values():
+        for frame in batch:
+            [message] = ours.decode(frame)
+            if kind.endswith("trade"):
+                assert read(frame) == (message["price"], message["size"], message["trade_id"])
+            else:
+                pairs = zip(TICKER_NAMES, read(frame).tolist(), strict=False)
+                read_too = {name: value for name, value in pairs if name in message}
+                assert read_too == {name: message[name] for name in read_too}
+                assert "change" in read_too
 
     def measure(rounds: int) -> Result:
         passes = {name: each(read, batch) for name, read in readers.items()}
@@ -152,9 +208,7 @@ def test_fields(benchmark: Benchmark, kind: str) -> None:
 
 def test_growth_in_levels(benchmark: Benchmark) -> None:
     """The cost of a book grows no faster than its levels."""
-    import random
-
-    rng = random.Random(7)
+    rng = random.Random(SEED)
     batches = {n: [upbit_book(rng, units=n).encode() for _ in range(64)] for n in UNITS}
     ours = UpbitParser()
 

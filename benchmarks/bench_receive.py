@@ -16,7 +16,7 @@ from benchmarks.processes import interleaved, report_of, streaming
 from benchmarks.receivers import CLIENTS
 from benchmarks.stream import framed
 
-PROCESS_ROUNDS = 5
+PROCESS_ROUNDS = 9
 RAW = "raw uvloop protocol"
 
 

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coinspace._ext.binance import BinanceParser
+from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.orderbook import OrderBook
+from coinspace._ext.sink import ListSink
 
 STAGE = "book"
 INPUT = "simulated updates, seed 7: 24 levels, 80 % within 20 ticks of the touch"
@@ -19,7 +23,11 @@ UPDATES = 256
 # levels of an update per side; together the 24 of the goal
 LEVELS = 12
 PUBLISHED = 1000
+RECEIVED_NS = 1_790_134_742_106_000_000
+ALONE = "the book alone, in C"
 Levels = NDArray[np.float64]
+
+best = attrgetter("best_bid", "best_ask")
 
 
 def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Levels]:
@@ -52,18 +60,65 @@ def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Lev
     return snapshot[0], snapshot[1], updates[0], updates[1]
 
 
-def ours(depth: int, read: int = 0) -> tuple[OrderBook, Callable[[], None]]:
-    """Return the book and one pass over all updates; `read` > 0 also reads so many best levels."""
+def loaded(depth: int) -> tuple[OrderBook, Levels, Levels]:
+    """Return a book of so many levels a side, and the updates of its sides."""
     bids, asks, more_bids, more_asks = make_updates(depth)
     book = OrderBook()
     book.load(bids, asks)
-    if not read:
-        return book, lambda: book.apply_repeatedly(more_bids, more_asks)
+    return book, more_bids, more_asks
+
+
+def ours(depth: int, read: Callable[[OrderBook], object] | None = None) -> Callable[[], None]:
+    """Return one pass over all updates, a call from Python for each; `read` is called after it."""
+    book, more_bids, more_asks = loaded(depth)
     pairs = list(zip(more_bids, more_asks, strict=True))
 
     def run() -> None:
-        for one_bids, one_asks in pairs:
-            book.apply(one_bids, one_asks)
-            book.top(read)
+        apply = book.apply
+        if read is None:
+            for bids, asks in pairs:
+                apply(bids, asks)
+        else:
+            for bids, asks in pairs:
+                apply(bids, asks)
+                read(book)
+
+    return run
+
+
+def alone(depth: int) -> Callable[[], None]:
+    """Return one pass over all updates in a loop of C, nothing read: what the book itself costs."""
+    book, more_bids, more_asks = loaded(depth)
+    return lambda: book.apply_repeatedly(more_bids, more_asks)
+
+
+def collected(
+    frames: list[bytes], read: Callable[[OrderBook], object] | None = None
+) -> tuple[OrderBook, Callable[[], None]]:
+    """Return a book and one pass of depth updates through the collector's stage, the book anew.
+
+    Parsed, ids checked, applied, sides looked at for crossing; no message is made. `read` is called
+    after each update.
+    """
+    sink = ListSink()
+    topic = sink.topic(b"orderbook.binance.BTC/USDT.")
+    market = BookMarket(0, "BTCUSDT", "BTC/USDT", topic, PUBLISHED, 5000)
+    collector = BookCollector(BinanceParser(), sink, [market], updates=True)
+    collector.silent = True
+    feed, load, book = collector.on_frame, collector.load_snapshot, market.book
+    assert book is not None
+    before = int(frames[0].split(b'"U":')[1].split(b",")[0]) - 1
+    snapshot = b'{"lastUpdateId":%d,"bids":[["86700","1"]],"asks":[["86700.01","1"]]}' % before
+
+    def run() -> None:
+        market.forget()
+        load(market, snapshot, PUBLISHED)
+        market.usable = True
+        for frame in frames:
+            feed(frame, RECEIVED_NS)
+            if read is not None:
+                read(book)
+        assert market.crossed == 0
+        assert market.outdated == 0
 
     return book, run

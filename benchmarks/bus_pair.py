@@ -3,7 +3,7 @@
 A burst is smaller than the queues, so nobody waits and nothing is dropped; the next one begins when
 the subscriber has taken the whole of it. Prints one JSON line: CPU ns per message of each side.
 
-    python -m benchmarks.bus_pair CANDIDATE ENDPOINT [PAYLOAD_BYTES]
+    python -m benchmarks.bus_pair CANDIDATE ENDPOINT PAYLOAD_BYTES
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import ctypes
 import os
 import select
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,8 @@ import orjson
 import zmq
 from zmq.backend.cython import _zmq
 
-from benchmarks.native import FOLDER, SOURCES, limits
+from benchmarks.native import compiled, limits
+from benchmarks.pipelines import TOPIC
 from coinspace._ext.message import ORDERBOOK, encode_header
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus.journal import Journal
@@ -37,7 +37,6 @@ from coinspace.config import BusSettings, JournalSettings
 BURST = 10_000
 BURSTS = 4
 QUEUE = 4 * BURST
-TOPIC = b"orderbook.upbit.BTC/KRW."
 LEVEL_BYTES = 16
 WAIT_MS = 10_000
 
@@ -97,8 +96,7 @@ class Multipart(Side):
 
     def receive(self, n: int) -> None:
         for _ in range(n):
-            payload: Any = self.socket.recv_multipart(0, self.copy)[2]
-            np.frombuffer(payload, dtype=np.float64)
+            self.socket.recv_multipart(0, self.copy)
 
 
 class ZeroCopy(Multipart):
@@ -125,7 +123,7 @@ class PlainC(Side):
 
     def __init__(self, payload_bytes: int) -> None:
         super().__init__(payload_bytes)
-        self.library = compiled()
+        self.library = library()
         self.zmq = ctypes.CDLL(_zmq.__file__)
         kept = self.parts[: self.n_parts - 1]
         self.parts = [*kept, b"".join(self.parts[self.n_parts - 1 :])]
@@ -246,8 +244,7 @@ class AsyncioPyzmq(Multipart):
 
         async def run() -> None:
             for _ in range(n):
-                _, _, payload = await socket.recv_multipart()
-                np.frombuffer(payload, dtype=np.float64)
+                await socket.recv_multipart()
 
         if not hasattr(self, "loop"):
             self.loop = asyncio.new_event_loop()
@@ -269,16 +266,9 @@ CANDIDATES: dict[str, type[Side]] = {
 }
 
 
-def compiled() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """Compile bus.c once and load it."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    source, library = SOURCES / "bus.c", FOLDER / "bus.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        part = library.with_suffix(f".{os.getpid()}")
-        command = ["cc", "-O3", "-shared", "-fPIC", "-o", str(part), str(source)]
-        subprocess.run(command, check=True)
-        part.replace(library)
-    return ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(compiled("bus.c", "cc", "-O3")))
 
 
 def subscribe(side: Side, endpoint: str, told: int) -> None:
@@ -326,11 +316,10 @@ def publish(side: Side, endpoint: str, hears: int) -> dict[str, float]:
 
 
 def main() -> None:
-    kind, endpoint = CANDIDATES[sys.argv[1]], sys.argv[2]
-    payload_bytes = int(sys.argv[3]) if len(sys.argv) > 3 else 960
+    kind, endpoint, payload_bytes = CANDIDATES[sys.argv[1]], sys.argv[2], int(sys.argv[3])
     # compiled before there are two processes that would
     limits()
-    compiled()
+    library()
     hears, told = os.pipe()
     # before any thread of libzmq exists
     child = os.fork()

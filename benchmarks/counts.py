@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import ctypes
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 import zmq
 
-FOLDER = Path("build/bench/native")
-SOURCES = Path(__file__).parent / "native"
+from benchmarks.native import FOLDER, compiled
+
 HEADERS = (Path("/usr/include"), Path("/usr/local/include"))
 TIMEOUT_S = 600
 # frames counted after the warm-up
 PASSES = 16
-RECEIVED_NS = 1_790_134_742_106_000_000
 # the loop that calls the parser: its count is taken from the others'
 LOOP = "loop alone"
 
@@ -36,7 +36,8 @@ Case = tuple[int, Callable[[], object]]
 
 def cases() -> dict[str, Case]:
     """Return what is counted: frames through parser, book and bus, and orjson beside them."""
-    from benchmarks.frames import diffs, frames
+    from benchmarks.books import collected
+    from benchmarks.frames import diffs, each, frames
     from coinspace._ext.binance import BinanceParser
     from coinspace._ext.bithumb import BithumbParser
     from coinspace._ext.upbit import UpbitParser
@@ -55,47 +56,23 @@ def cases() -> dict[str, Case]:
         "binance-ticker",
     ):
         batch = diffs() if kind == "binance-diff" else frames(kind)
-        made[f"parse {kind}"] = len(batch), _each(makers[kind.split("-")[0]]().parse, batch)
-    made["book binance-diff"] = _book()
+        made[f"parse {kind}"] = len(batch), each(makers[kind.split("-")[0]]().parse, batch)
+    # ids so small that Python has them ready: one of them is returned to it a pass
+    updates = diffs(first=2, drift=0)
+    made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
-    made["orjson upbit-book"] = 64, _each(orjson.loads, frames("upbit-book"))
-    made["orjson binance-depth20"] = 64, _each(orjson.loads, frames("binance-depth20"))
-    made[LOOP] = 64, _each(callable, frames("upbit-book"))
+    made["orjson upbit-book"] = 64, each(orjson.loads, frames("upbit-book"))
+    made["orjson binance-depth20"] = 64, each(orjson.loads, frames("binance-depth20"))
+    made[LOOP] = 64, each(callable, frames("upbit-book"))
     return made
 
 
-def _book() -> Case:
-    """Depth updates parsed and applied to a local book, which each pass begins anew."""
-    from benchmarks.frames import COUNT, SEED, binance_diff
-    from coinspace._ext.binance import BinanceParser
-    from coinspace._ext.collector_book import BookCollector, BookMarket
-    from coinspace._ext.sink import ListSink
-
-    sink = ListSink()
-    topic = sink.topic(b"orderbook.binance.BTC/USDT.")
-    market = BookMarket(0, "BTCUSDT", "BTC/USDT", topic, 1000, 5000)
-    collector = BookCollector(BinanceParser(), sink, [market], updates=True)
-    collector.silent = True
-    # around a price that stands still, so that the sides never cross
-    rng, first, batch = random.Random(SEED), 1, []
-    for _ in range(COUNT):
-        batch.append(binance_diff(rng, first, 86_700.0).encode())
-        first = int(batch[-1].split(b'"u":')[1].split(b",")[0]) + 1
-    feed = collector.on_frame
-
-    def run() -> None:
-        market.forget()
-        market.usable = True
-        for frame in batch:
-            feed(frame, RECEIVED_NS)
-        assert market.crossed == 0
-        assert market.outdated == 0
-
-    return len(batch), run
-
-
 def _bus() -> Case:
-    """Whole books parsed, kept and published to a subscriber, who reads them after each pass."""
+    """Whole books parsed, kept and published over ipc to a subscriber, who reads after each pass.
+
+    libzmq's own thread does what the sockets leave to it; its calls are counted apart.
+    """
+    from benchmarks.books import RECEIVED_NS
     from benchmarks.frames import frames
     from benchmarks.native import limits
     from coinspace._ext.collector_book import BookCollector, BookMarket
@@ -106,11 +83,12 @@ def _bus() -> Case:
         def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
             market.usable = True
 
+    folder = tempfile.TemporaryDirectory(prefix="cs-")
     context = zmq.Context[zmq.Socket[bytes]].instance()
     ours, theirs = context.socket(zmq.PUB), context.socket(zmq.SUB)
-    ours.bind("inproc://counts")
+    ours.bind(f"ipc://{folder.name}/counts.ipc")
     theirs.subscribe(b"")
-    theirs.connect("inproc://counts")
+    theirs.connect(f"ipc://{folder.name}/counts.ipc")
     sink = ZmqSink(RECEIVED_NS, ours.underlying)
     market = BookMarket(0, "KRW-BTC", "BTC/KRW", sink.topic(b"orderbook.upbit.BTC/KRW."), 30)
     collector = Collector(UpbitParser(), sink, [market], updates=False)
@@ -123,20 +101,20 @@ def _bus() -> Case:
         market.forget()
         for frame in batch:
             feed(frame, RECEIVED_NS)
-        while receiver.drain(256):
-            pass
+        missing = len(batch)
+        while missing:
+            missing -= receiver.drain(1)
 
+    # what is published before the subscription has arrived is not sent
+    while not receiver.drain(1):
+        market.forget()
+        feed(batch[0], RECEIVED_NS)
+        time.sleep(0.005)
+    time.sleep(0.05)
+    receiver.drain(256)
     # kept with what the sockets are
-    run.__dict__["kept"] = ours, theirs
+    run.__dict__["kept"] = ours, theirs, folder
     return len(batch), run
-
-
-def _each(call: Callable[[bytes], object], batch: list[bytes]) -> Callable[[], object]:
-    def run() -> None:
-        for frame in batch:
-            call(frame)
-
-    return run
 
 
 def missing(tool: str) -> str | None:
@@ -154,14 +132,7 @@ def missing(tool: str) -> str | None:
 
 
 def _compiled(name: str) -> Path:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    source, library = SOURCES / f"{name}.c", FOLDER / f"{name}.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        compiler = shutil.which("gcc") or "cc"
-        subprocess.run(
-            [compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
-        )
-    return library.resolve()
+    return compiled(f"{name}.c", shutil.which("gcc") or "cc", "-O2", "-ldl")
 
 
 def _child(tool: str, library: Path, prefix: list[str], extra: dict[str, str]) -> str:

@@ -1,7 +1,8 @@
 """Servers that the endpoint is measured against: `python -m benchmarks.endpoint_servers NAME`.
 
 All on uvloop; the HTTP ones on uvicorn with the same protocol. The first line on stdout is the
-port. Fan-out servers send 5 events a second, the same bytes as ours, to everyone connected.
+port. Settings come from the environment, the data folder too. Fan-out servers send 5 events a
+second, the same bytes as ours, to everyone connected.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -42,7 +41,7 @@ def message() -> Message:
 
 
 async def ours(events: bool) -> int:
-    settings = Settings(data=Path(tempfile.mkdtemp(prefix="coinspace-bench-")))
+    settings = Settings()
     settings.endpoint.port = 0
     (settings.data / "run").mkdir()
     endpoint = Endpoint(settings)

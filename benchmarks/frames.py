@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 COUNT = 64
 SEED = 7
@@ -219,6 +220,16 @@ def binance_ticker(rng: random.Random) -> str:
     )
 
 
+def binance_top(rng: random.Random) -> str:
+    """Return a combined-stream frame of Binance's best bid and ask (bookTicker)."""
+    price = 86_700 + rng.randrange(100_000) / 100
+    return (
+        f'{{"stream":"btcusdt@bookTicker","data":{{"u":{FIRST_ID + rng.randrange(10**9)},'
+        f'"s":"BTCUSDT","b":"{price:.8f}","B":"{_size(rng):.8f}","a":"{price + 0.01:.8f}",'
+        f'"A":"{_size(rng):.8f}"}}}}'
+    )
+
+
 KINDS: dict[str, Callable[[random.Random], str]] = {
     "upbit-book": upbit_book,
     "upbit-book-simple": lambda rng: upbit_book(rng, simple=True),
@@ -232,6 +243,7 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
     "upbit-ticker": upbit_ticker,
     "bithumb-ticker": bithumb_ticker,
     "binance-ticker": binance_ticker,
+    "binance-top": binance_top,
 }
 
 
@@ -242,12 +254,30 @@ def frames(kind: str, count: int = COUNT, seed: int = SEED) -> list[bytes]:
     return [make(rng).encode() for _ in range(count)]
 
 
-def diffs(count: int = COUNT, seed: int = SEED) -> list[bytes]:
-    """Return Binance depth updates whose ids follow each other, around a slowly moving price."""
+def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]:
+    """Return one pass: the call, from Python, for each frame."""
+
+    def run() -> None:
+        for frame in batch:
+            call(frame)
+
+    return run
+
+
+def diffs(
+    count: int = COUNT, seed: int = SEED, *, first: int = FIRST_ID, drift: int = 5
+) -> list[bytes]:
+    """Return Binance depth updates whose ids follow each other, around a slowly moving price.
+
+    Args:
+        first: id of the first update.
+        drift: cents that the price moves at most from one to the next; with 0 a book's sides never
+            cross.
+    """
     rng = random.Random(f"diffs {seed}")
-    first, mid, made = FIRST_ID, 86_700.0, []
+    mid, made = 86_700.0, []
     for _ in range(count):
-        mid += rng.randint(-5, 5) / 100
+        mid += rng.randint(-drift, drift) / 100
         text = binance_diff(rng, first, mid)
         first = int(text.split('"u":')[1].split(",")[0]) + 1
         made.append(text.encode())

@@ -25,7 +25,7 @@ import zmq
 
 from benchmarks.measure import Result
 from benchmarks.pipeline import PAYLOAD_SIZE
-from benchmarks.processes import ENVIRONMENT, streaming
+from benchmarks.processes import ENVIRONMENT, ended, streaming
 from benchmarks.stream import PACED_BASE_MS
 from coinspace._ext.message import INDEX, ORDERBOOK, Message
 from coinspace.bus.subscriber import Subscriber
@@ -74,14 +74,7 @@ def running(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> I
     try:
         yield
     finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        ended(*started)
 
 
 class Arrivals:

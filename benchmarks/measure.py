@@ -3,7 +3,8 @@
 Machines are shared and noisy, so nothing absolute is ever checked: candidates run interleaved in
 one process, their order rotated each round, on the CPU time of this thread, and what is compared
 is the median of the per-round ratios. Figures in ns are the least over the rounds, which load
-cannot lower. A measurement whose gate fails beyond the slack is repeated once.
+cannot lower; the report shows the median beside it. A measurement whose gate fails beyond the
+slack is repeated once.
 
 A benchmark is a function `(rounds) -> Result`, given to `gated` by its test:
 
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import orjson
+
+from benchmarks.conditions import conditions
 
 OURS = "CoinSpace"
 FOLDER = Path("build/bench")
@@ -63,10 +66,13 @@ class Timing:
         """Return the least ns per event: what the work costs undisturbed."""
         return min(self.ns[name])
 
+    def ratios(self, name: str, ours: str = OURS) -> list[float]:
+        """Return how many times `name`'s cost is ours, of each round."""
+        return [a / b for a, b in zip(self.ns[name], self.ns[ours], strict=True)]
+
     def ratio(self, name: str, ours: str = OURS) -> float:
         """Return how many times `name`'s cost is ours: the median of the per-round ratios."""
-        pairs = zip(self.ns[name], self.ns[ours], strict=True)
-        return statistics.median(theirs / own for theirs, own in pairs)
+        return statistics.median(self.ratios(name, ours))
 
 
 def compare(
@@ -191,6 +197,8 @@ class Result:
     checks: list[Check] = field(default_factory=list)
     # candidates that are limits (memcpy, C libzmq, a raw protocol), not peers
     limits: list[str] = field(default_factory=list)
+    # peer -> our candidate that does the same work, where that is not OURS: the tables' ratio
+    same: dict[str, str] = field(default_factory=dict)
     # further figures: name -> number, shown as they are
     figures: dict[str, float] = field(default_factory=dict)
     note: str = ""
@@ -251,18 +259,32 @@ class Result:
         return [str(check) for check in self.checks if not check.passed]
 
     def save(self, folder: Path = FOLDER) -> Path:
-        """Write the row where the report finds it."""
+        """Write the row where the report finds it.
+
+        Raises: ValueError when the file holds another case, whose row would be lost.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w]+", "-", f"{self.stage}.{self.case}").strip("-").lower()
         path = folder / f"{name}.json"
+        if path.exists():
+            other = orjson.loads(path.read_bytes())
+            if (other["stage"], other["case"]) != (self.stage, self.case):
+                raise ValueError(
+                    f"{path}: expected {self.stage!r}, {self.case!r} or no file, was"
+                    f" {other['stage']!r}, {other['case']!r}: rename one of them, delete the file"
+                )
         body: dict[str, Any] = asdict(self)
+        body["conditions"] = conditions(self.command)
         body["date"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         if self.timing is not None:
             body["ns"] = {one: self.timing.least(one) for one in self.timing.ns}
+            body["medians"] = {one: statistics.median(ns) for one, ns in self.timing.ns.items()}
             body["clock"] = self.timing.clock
             body["rounds"] = len(next(iter(self.timing.ns.values())))
             body["ratios"] = {
-                one: self.timing.ratio(one) for one in self.timing.ns if OURS in self.timing.ns
+                one: self.timing.ratio(one, self.same.get(one, OURS))
+                for one in self.timing.ns
+                if OURS in self.timing.ns
             }
         del body["timing"]
         path.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))

@@ -1,17 +1,27 @@
 """What stands between a figure and its goal, where the benchmark itself does not say it.
 
 Each text names a measurement; it is shown in RESULTS.md for a gate or goal that was not reached.
-`make report` fails where one is missing.
+`make report` fails where one is missing. A name in braces is replaced by the row's own figure: a
+candidate's ns, a figure or a check.
 """
 
 from __future__ import annotations
 
 # (stage, beginning of the case, part of the figure) -> what stands in the way
 OBSTACLES: dict[tuple[str, str, str], str] = {
-    ("parse", "bithumb-book", "simdjson On-Demand"): (
-        "On-Demand runs in one loop of C++, ours is called from Python for each frame: of 4,465"
-        " instructions 1,440 do not depend on the number of levels (callgrind), the call, the keys"
-        " and the times, for half as many numbers as Upbit's frames have."
+    ("parse", "bithumb-book beside", ""): (
+        "Bithumb sends 15 units, DEFAULT 30, and a frame's fixed part (call from Python, keys,"
+        " times) is divided among half as many numbers: {CoinSpace, bithumb-book} ns a frame, and"
+        " {CoinSpace, upbit-book, 15 units} for DEFAULT with 15 units. Beside that the share over"
+        " On-Demand, one loop of C++ whose fixed part is smaller, is {share of DEFAULT's ratio over"
+        " simdjson On-Demand, both with 15 units}, over orjson.loads {share of DEFAULT's ratio over"
+        " orjson.loads, both with 15 units}."
+    ),
+    ("parse", "upbit-book-simple beside", ""): (
+        "SIMPLE saves bytes of keys, which cost us nothing: the templates compare them while the"
+        " numbers are read ({CoinSpace, upbit-book-simple} ns a frame, DEFAULT {CoinSpace,"
+        " upbit-book}). The libraries read each key: {orjson.loads, upbit-book-simple} ns against"
+        " {orjson.loads, upbit-book}."
     ),
     ("parse", "bithumb-book", ""): (
         "50 instructions a number are in the loop over the units, 24 around it (callgrind; 12 at"
@@ -36,32 +46,34 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " change their length cost a branch that was not foreseen."
     ),
     ("parse", "Upbit SIMPLE book", ""): (
-        "See upbit-book-simple for what ours consists of; cryptofeed → numpy takes 120 to 163 µs on"
-        " the processors measured."
+        "See upbit-book-simple for what ours consists of, {CoinSpace} ns here; cryptofeed → numpy"
+        " takes {cryptofeed → numpy}."
     ),
-    ("parse", "Binance depth update, peers", ""): (
-        "See binance-diff for what ours consists of; cryptofeed takes 78 to 107 µs and ccxt pro 70"
-        " to 95 µs a frame on the processors measured."
+    ("parse", "Binance depth update and book", ""): (
+        "See binance-diff for what our parser consists of, {CoinSpace, parser alone} ns here;"
+        " cryptofeed takes {cryptofeed} and ccxt pro {ccxt pro} ns a frame."
     ),
     ("end to end", "", ""): (
-        "A frame takes 2.4 to 2.5 µs without the journal, 2.0 of them what receiving, parsing and"
-        " libzmq take alone, in the same rounds: a hundredth of cryptofeed's 137 µs would be less"
-        " than these limits together. The journal adds 0.7 to 0.9 µs, most of it page faults in the"
-        " thread that prepares its segments (schedstat); populating them at once and writing them"
-        " in blocks of 4 MiB were measured and cost as much or more."
+        "A frame takes {CoinSpace without its journal} ns without the journal, and receiving,"
+        " parsing and libzmq alone {summed stage limits} in the same rounds: a hundredth of"
+        " cryptofeed's cost would be less than these limits together. With the journal it takes"
+        " {CoinSpace}; most of that is page faults in the thread that prepares its segments"
+        " (schedstat); populating them at once and writing them in blocks of 4 MiB were measured"
+        " and cost as much or more."
     ),
     ("parse", "allocations", "bus"): (
-        "One allocation a message is libzmq's own, for the part of header and payload; the 0.02 are"
-        " its queues, which grow by a block now and then."
+        "One allocation a message is libzmq's own, for the part of header and payload; the rest is"
+        " its queues, which grow by a block now and then. Its own thread makes"
+        " {bus upbit-book-simple, libzmq's own thread} more, of the subscriber's messages."
     ),
     ("endpoint", "1000 ", ""): (
-        "A delivery takes 15 µs (SSE) and 17 (WebSocket) against 10 and 11 of the bare write, which"
-        " is mostly the kernel's: 5 to 6 µs are the server's own, for making events and walking"
-        " over clients, each with a bound to look at. 1.2 to 1.6 were measured on one day."
+        "A delivery takes {CoinSpace} ns against {one pre-framed write} of the bare write, which is"
+        " mostly the kernel's: the rest is the server's own, for making events and walking over"
+        " clients, each with a bound to look at."
     ),
     ("endpoint", "latest value", ""): (
-        "33.2 µs a request against 30.5 of the bare handler: 2.7 µs for routing, access and rate"
-        " limit. 1.08 to 1.19 were measured on one day."
+        "{CoinSpace} ns a request against {bare ASGI} of the bare handler: what is above it is"
+        " routing, access and rate limit."
     ),
     ("latency", "", ""): (
         "Medians of the legs, two processors: the socket 35 µs, three hops of 60 to 75, in the"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.native import FOLDER, SOURCES
+from benchmarks.native import compiled
 
 HEADERS = (Path("/usr/include/simdjson.h"), Path("/usr/local/include/simdjson.h"))
 NUMBERS = 4096
@@ -41,26 +40,9 @@ def reader(kind: str, frames: list[bytes]) -> Callable[[], int]:
 
     The pass returns the numbers read. Call it only when `missing()` is None.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    library = FOLDER / "ondemand.so"
-    source = SOURCES / "ondemand.cpp"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        subprocess.run(
-            # built for this processor: simdjson picks its best kernel
-            [
-                "g++",
-                "-O3",
-                "-march=native",
-                "-shared",
-                "-fPIC",
-                "-o",
-                library,
-                source,
-                "-lsimdjson",
-            ],
-            check=True,
-        )
-    loaded = ctypes.CDLL(str(library.resolve()))
+    # built for this processor: simdjson picks its best kernel
+    library = compiled("ondemand.cpp", "g++", "-O3", "-march=native", "-lsimdjson")
+    loaded = ctypes.CDLL(str(library))
     keys = KEYS[kind]
     call = loaded.sides_of_all if len(keys) == 2 else loaded.units_of_all
     call.restype = ctypes.c_long

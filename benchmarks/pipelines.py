@@ -1,12 +1,13 @@
 """The processes of an end-to-end run: a peer's collector, libzmq alone, and who drains them.
 
-`python -m benchmarks.pipelines NAME ARGUMENT…`; each but `drain` prints one JSON line with what a
-frame cost, CPU time of the whole process, libzmq's thread included.
+`python -m benchmarks.pipelines NAME ARGUMENT…`; each but `drain`, which counts, prints one JSON
+line with what a frame cost, CPU time of the whole process, libzmq's thread included.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import struct
 import sys
 import time
@@ -24,11 +25,12 @@ HEADER = struct.Struct("<BBHIIIqqqqqq")
 TOPIC = b"orderbook.upbit.BTC/KRW."
 
 
-def publisher(endpoint: str) -> zmq.Socket[bytes]:
-    """Return a PUB socket with a subscriber."""
+def publisher(endpoint: str, high_water: int = HIGH_WATER) -> zmq.Socket[bytes]:
+    """Return a bound PUB socket."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket = context.socket(zmq.PUB)
-    socket.sndhwm = HIGH_WATER
+    # counts for what is bound after it
+    socket.sndhwm = high_water
     socket.linger = 0
     socket.bind(endpoint)
     return socket
@@ -75,9 +77,9 @@ def libzmq(endpoint: str, size: int) -> None:
     """Send messages of two parts from C, as fast as a subscriber takes them."""
     from benchmarks.native import limits
 
-    socket = publisher(endpoint)
+    # a queue that is full is waited for, so that what is counted has been sent
+    socket = publisher(endpoint, 1000)
     socket.setsockopt(zmq.XPUB_NODROP, 1)
-    socket.sndhwm = 1000
     send_parts = limits().send_parts
     body = bytes(HEADER.size + size)
     time.sleep(0.3)
@@ -89,19 +91,27 @@ def libzmq(endpoint: str, size: int) -> None:
 
 
 def drain(endpoint: str, seconds: float, way: str) -> None:
-    """Receive and forget. Args: way: connect, or bind for a publisher that connects."""
+    """Receive, forget and count; SIGTERM ends it when all has come, and the count is printed.
+
+    Args: way: connect, or bind for a publisher that connects.
+    """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket = context.socket(zmq.SUB)
     socket.rcvhwm = HIGH_WATER
     socket.subscribe(b"")
     socket.rcvtimeo = 200
     socket.bind(endpoint) if way == "bind" else socket.connect(endpoint)
-    end = time.monotonic() + seconds
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
+    count, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             socket.recv_multipart(copy=False)
+            count += 1
         except zmq.Again:
-            continue
+            if asked:
+                break
+    print(count, flush=True)
 
 
 def source(endpoint: str, rate: int, size: int) -> None:

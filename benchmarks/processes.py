@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from benchmarks.measure import Timing
 
 START_TIMEOUT_S = 30
 RUN_TIMEOUT_S = 40
+END_TIMEOUT_S = 15
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd()}
 
 
@@ -86,5 +86,13 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
-def median(values: list[float]) -> float:
-    return statistics.median(values)
+def ended(*processes: subprocess.Popen[bytes]) -> None:
+    """Ask processes to end, wait for them, and kill those that do not."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -27,8 +27,9 @@ import click
 import uvloop
 
 from benchmarks.frames import diffs, frames
+from coinspace.feed.connection import BINARY, TEXT, encode_frame
+from coinspace.observe.wire import ACCEPT
 
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
 HIGH_WATER = 1 << 20
 # paced frames: their exchange times are this plus their number, in ms
@@ -74,13 +75,7 @@ def pongs(data: bytearray) -> bytes:
 
 def framed(payload: bytes, *, binary: bool = True) -> bytes:
     """Return a whole server frame, unmasked."""
-    size = len(payload)
-    head = bytes([0x82 if binary else 0x81])
-    if size < 126:
-        return head + bytes([size]) + payload
-    if size < 65_536:
-        return head + b"\x7e" + size.to_bytes(2, "big") + payload
-    return head + b"\x7f" + size.to_bytes(8, "big") + payload
+    return encode_frame(BINARY if binary else TEXT, payload)
 
 
 class Batch:
@@ -138,7 +133,7 @@ class Stream(asyncio.Protocol):
         if b"\r\n\r\n" not in self.request:
             return
         key = re.search(rb"(?i)sec-websocket-key: *(\S+)", self.request)
-        accept = base64.b64encode(hashlib.sha1((key[1] if key else b"") + GUID).digest())
+        accept = base64.b64encode(hashlib.sha1((key[1] if key else b"") + ACCEPT).digest())
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"

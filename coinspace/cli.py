@@ -71,7 +71,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify-index": ("coinspace.index.commands", "verify_index", "Recompute stored records."),
     "verify-chain": ("coinspace.index.commands", "verify_chain", "Check the daily hash chain."),
     "bench": ("coinspace.observe.bench", "bench", "Measure the stages on this machine."),
-    "profile": ("coinspace.observe.bench", "profile", "Profile one stage on a feed."),
+    "profile": ("coinspace.observe.profile", "profile", "Profile one stage on a feed."),
 }
 
 

@@ -36,12 +36,10 @@ class JournalError(BusError):
 
 
 class ExchangeError(CoinSpaceError):
-    """Something about one exchange; `needs_reconnect` says whether a new connection can help.
+    """Something about one exchange.
 
     Attributes: exchange, symbol (None = the whole connection).
     """
-
-    needs_reconnect = True
 
     def __init__(self, text: str, exchange: str, symbol: str | None = None) -> None:
         super().__init__(text)
@@ -51,29 +49,6 @@ class ExchangeError(CoinSpaceError):
 
 class ConnectError(ExchangeError):
     """The exchange could not be reached or refused the connection."""
-
-
-class SilenceError(ExchangeError):
-    """Nothing arrived for longer than the limit."""
-
-
-class SubscribeRefused(ExchangeError):
-    """The exchange refused a subscription: a new connection would be refused the same way."""
-
-    needs_reconnect = False
-
-
-class SequenceGap(ExchangeError):
-    """An update of a local book is missing: the book of that symbol must be built anew."""
-
-    needs_reconnect = False
-
-    def __init__(self, exchange: str, symbol: str, expected: int, found: int) -> None:
-        super().__init__(
-            f"expected update {expected}, was {found}, {exchange} {symbol}", exchange, symbol
-        )
-        self.expected = expected
-        self.found = found
 
 
 class StorageError(CoinSpaceError):
@@ -86,10 +61,6 @@ class StorageError(CoinSpaceError):
         super().__init__(text)
         self.table = table
         self.rows = rows
-
-
-class IndexDefinitionError(CoinSpaceError):
-    """The parameters of an index contradict each other."""
 
 
 class EndpointError(CoinSpaceError):

@@ -182,6 +182,6 @@ def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
     """Return a process's last health file, None where there is none."""
     try:
         health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
         return None
     return health

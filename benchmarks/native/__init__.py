@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path("build/bench/native")
 SOURCES = Path(__file__).parent
+
+
+def compiled(source: str, compiler: str, *flags: str) -> Path:
+    """Compile a file of this folder into a shared library, unless it is there; returns its path."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = SOURCES / source
+    library = FOLDER / f"{path.stem}.so"
+    if not library.exists() or library.stat().st_mtime < path.stat().st_mtime:
+        # another process may compile it, too: whole libraries only
+        with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+            made = Path(folder) / library.name
+            command = [compiler, "-shared", "-fPIC", "-o", str(made), str(path), *flags]
+            subprocess.run(command, check=True)
+            made.replace(library)
+    return library.resolve()
 
 
 def limits() -> ModuleType:

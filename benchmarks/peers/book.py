@@ -1,8 +1,9 @@
 """The local book beside order_book, the C order book that cryptofeed keeps its books in.
 
-Driven with floats, which is faster than the Decimals that cryptofeed gives it. `with list` also
-reads all levels in order, as a publisher of whole books does. Its sides are hash tables that are
-sorted when they are read, so a pass without reading leaves out most of its work and none of ours.
+Both are driven from Python, a call of ours and an item of theirs at a time, theirs with floats,
+which is faster than the Decimals that cryptofeed gives it. Its sides are hash tables that are
+sorted when they are read, so a pass of operations alone leaves out most of its work and none of
+ours: the best level and the whole book read after each update are rows of their own.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from collections.abc import Callable
 
 from order_book import OrderBook as PeerBook
 
-from benchmarks.books import DEPTHS, INPUT, STAGE, UPDATES, make_updates, ours
+from benchmarks.books import ALONE, DEPTHS, INPUT, STAGE, UPDATES, alone, best, make_updates, ours
 from benchmarks.measure import OURS, Result, compare
+from coinspace._ext.orderbook import OrderBook
 
 COMMAND = "make bench-peers"
 PEER = "order_book (cryptofeed's, C)"
 
 
-def peer(depth: int, *, read: bool) -> Callable[[], None]:
+Read = Callable[[PeerBook], object]
+
+
+def peer(depth: int, read: Read | None = None) -> Callable[[], None]:
     """Return one pass over all updates; levels are ready Python floats."""
     bids, asks, more_bids, more_asks = make_updates(depth)
     book = PeerBook()
@@ -35,36 +40,53 @@ def peer(depth: int, *, read: bool) -> Callable[[], None]:
                         side[price] = size
                     elif price in side:
                         del side[price]
-            if read:
-                book.bids.to_list()
-                book.asks.to_list()
+            if read is not None:
+                read(book)
 
     return run
 
 
-def update(rounds: int) -> Result:
-    """24 levels into a deep book."""
+def beside(
+    rounds: int,
+    case: str,
+    own: Callable[[OrderBook], object] | None = None,
+    theirs: Read | None = None,
+    gate: float | None = None,
+) -> Result:
+    """Measure 24 levels into a deep book, each side reading it in its way."""
     depth = DEPTHS[-1]
-    timing = compare(
-        {OURS: ours(depth)[1], PEER: peer(depth, read=False)}, events=UPDATES, rounds=rounds
-    )
-    result = Result(STAGE, f"24 levels into {depth:,}, cryptofeed", "ns/update", INPUT, timing)
+    passes = {OURS: ours(depth, own), PEER: peer(depth, theirs)}
+    if own is None:
+        passes[ALONE] = alone(depth)
+    timing = compare(passes, events=UPDATES, rounds=rounds)
+    result = Result(STAGE, f"24 levels into {depth:,}, {case}", "ns/update", INPUT, timing)
     result.command = COMMAND
-    result.ratio(PEER, gate=2.5)
+    result.limits = [name for name in passes if name == ALONE]
+    result.ratio(PEER, gate=gate)
     return result
+
+
+def update(rounds: int) -> Result:
+    """Nothing is read."""
+    return beside(rounds, "cryptofeed", gate=2.5)
+
+
+def update_with_best(rounds: int) -> Result:
+    """The best level of each side is read."""
+
+    def read(book: PeerBook) -> object:
+        return book.bids.index(0), book.asks.index(0)
+
+    return beside(rounds, "best level read, cryptofeed", best, read)
 
 
 def update_with_list(rounds: int) -> Result:
-    """The same, with all levels read."""
-    depth = DEPTHS[-1]
-    timing = compare(
-        {OURS: ours(depth, depth)[1], PEER: peer(depth, read=True)}, events=UPDATES, rounds=rounds
-    )
-    case = f"24 levels into {depth:,}, whole book read, cryptofeed"
-    result = Result(STAGE, case, "ns/update", INPUT, timing)
-    result.command = COMMAND
-    result.ratio(PEER, gate=20.0)
-    return result
+    """All levels are read, in order."""
+
+    def read(book: PeerBook) -> object:
+        return book.bids.to_list(), book.asks.to_list()
+
+    return beside(rounds, "whole book read, cryptofeed", OrderBook.levels, read, gate=20.0)
 
 
-MEASURES = (update, update_with_list)
+MEASURES = (update, update_with_best, update_with_list)

@@ -1,7 +1,7 @@
 """cryptofeed: its feeds' own message handlers, with the callbacks of its documentation.
 
 cryptofeed has no order book for Bithumb and no ticker for Upbit, and asks Upbit for the SIMPLE
-format only.
+format only. Its ticker of Binance is bookTicker, best bid and ask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from cryptofeed.defines import ASK, BID, L2_BOOK, TRADES
+from cryptofeed.defines import ASK, BID, L2_BOOK, TICKER, TRADES
 from cryptofeed.exchanges import Binance, Upbit
 from cryptofeed.symbols import Symbols
 from cryptofeed.types import OrderBook
@@ -32,6 +32,15 @@ def know_symbols() -> None:
 
 async def nothing(_item: Any, _received: float) -> None:
     """Callback that takes what it is given: the handler's cost alone."""
+
+
+class Last:
+    """Callback that keeps what it was given."""
+
+    item: Any = None
+
+    async def __call__(self, item: Any, _received: float) -> None:
+        self.item = item
 
 
 class Arrays:
@@ -56,11 +65,11 @@ def upbit(callback: Callback = nothing) -> Upbit:
 
 
 def binance(callback: Callback = nothing) -> Binance:
-    """Return the feed of Binance's books and trades, with nothing connected."""
+    """Return the feed of Binance's books, trades and tickers, with nothing connected."""
     return Binance(
         symbols=["BTC-USDT"],
-        channels=[L2_BOOK, TRADES],
-        callbacks={L2_BOOK: callback, TRADES: callback},
+        channels=[L2_BOOK, TRADES, TICKER],
+        callbacks={L2_BOOK: callback, TRADES: callback, TICKER: callback},
         config={"log": {"disabled": True}},
     )
 
@@ -101,3 +110,10 @@ def handle_diffs(feed: Binance, frames: list[str]) -> Callable[[], None]:
         pass_over()
 
     return run
+
+
+def prices(feed: Binance) -> tuple[list[float], list[float]]:
+    """Return the prices of the feed's book, best first: (bids, asks)."""
+    book = feed._l2_book["BTC-USDT"].book
+    bids, asks = ([float(price) for price, _ in side.to_list()] for side in (book.bids, book.asks))
+    return bids, asks

@@ -28,9 +28,6 @@ REQUEST_SIZE_LIMIT = 1 << 16
 # answers queued per client: an honest one has one request under way
 ANSWERS_QUEUED = 4
 
-# what a request that is not one, or a damaged or vanished segment, raises
-REFUSED = (ValueError, KeyError, TypeError, AttributeError, JournalError, OSError)
-
 
 class ReplayServer:
     """Serves a process's journal folder, all epochs, on a thread of its own.

@@ -18,8 +18,7 @@ from rich.table import Table
 from coinspace import __version__
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.profile import profile as profile
-from coinspace.observe.runs import STAGES, Run, Source, sources
+from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.process import configure_logging
 
 ROUNDS = 7
@@ -70,14 +69,6 @@ def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
     )
 
 
-def prepare(stage: str, found: list[Source], settings: Any) -> Run:
-    """Return a stage's run. Raises: CoinSpaceError when the input holds nothing for it."""
-    prepared = STAGES[stage](found, settings)
-    if not prepared.events:
-        raise CoinSpaceError(f"{stage}: expected messages in {prepared.input}, found none")
-    return prepared
-
-
 @click.group(invoke_without_command=True)
 @click.option("--stage", "stages", multiple=True, type=click.Choice(list(STAGES)))
 @click.option(
@@ -105,6 +96,9 @@ def bench(
     # the stages tell of each state, at every pass anew
     configure_logging("error")
     settings = load(config_path)
+    to_stdout = output is not None and str(output) == "-"
+    if output is not None and not to_stdout:
+        check_writable(output)
     found = sources(list(feeds))
     results = []
     for stage in stages or STAGES:
@@ -122,11 +116,9 @@ def bench(
         "results": [asdict(one) for one in results],
     }
     written = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    if output is not None and str(output) == "-":
+    if to_stdout:
         click.echo(written, nl=False)
         return
-    if output is not None:
-        output.write_bytes(written)
     table = Table(caption=results[0].input if results else None)
     table.add_column("stage")
     for name in ("ns", "median ns", "per second", "events"):
@@ -140,6 +132,8 @@ def bench(
             f"{one.events:,}",
         )
     Console().print(table)
+    if output is not None:
+        output.write_bytes(written)
 
 
 @bench.command()
@@ -149,14 +143,22 @@ def bench(
 def compare(before: Path, after: Path, fail: float | None) -> None:
     """Compare two files of `bench --json`, taken on the same machine."""
     old, new = (_read(path) for path in (before, after))
+    if not old.keys() & new.keys():
+        raise CoinSpaceError(
+            f"expected a stage that both files have, was {', '.join(old) or 'none'} in {before},"
+            f" {', '.join(new) or 'none'} in {after}"
+        )
     table = Table()
     table.add_column("stage")
     for name in ("before ns", "after ns", "change"):
         table.add_column(name, justify="right")
     slower = []
-    for stage, one in new.items():
-        if stage not in old:
+    for stage in dict.fromkeys([*old, *new]):
+        if stage not in old or stage not in new:
+            figures = [f"{file[stage]['ns']:,.0f}" if stage in file else "" for file in (old, new)]
+            table.add_row(stage, *figures, "not measured" if stage in old else "new")
             continue
+        one = new[stage]
         change = one["ns"] / old[stage]["ns"] - 1
         if fail is not None and change * 100 > fail:
             slower.append(stage)
@@ -170,12 +172,19 @@ def compare(before: Path, after: Path, fail: float | None) -> None:
     Console().print(table)
     if slower:
         raise CoinSpaceError(f"slower by more than {fail:g} %: {', '.join(slower)}")
+    missing = [stage for stage in old if stage not in new]
+    if fail is not None and missing:
+        raise CoinSpaceError(f"{after}: expected every stage of {before}, no {', '.join(missing)}")
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        found = {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
+        for one in found.values():
+            if not isinstance(one["input"], str) or not one["ns"] > 0:
+                raise ValueError(f"{one['stage']}: input {one['input']!r}, ns {one['ns']!r}")
+    except (KeyError, TypeError, ValueError) as error:
         raise CoinSpaceError(
             f"{path}: expected a file of `coinspace bench --json`, {error!r}"
         ) from None
+    return found

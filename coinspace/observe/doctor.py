@@ -21,6 +21,7 @@ from coinspace.tuning import spins
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
+DATA_FOLDER = "data folder"  # subject of the findings about a folder that cannot be used
 MEMORY = 2 << 30  # bytes; QuestDB takes about 0.8 GB of them
 
 
@@ -35,18 +36,21 @@ class Finding:
 
 def check_host(settings: Settings) -> list[Finding]:
     """Check limits, disk, memory, clock, processor settings and the processes themselves."""
-    return [
+    disk = _disk(settings)
+    findings = [
         _open_files(),
-        _disk(settings),
+        disk,
         _memory(),
         _clock(),
         _governor(),
         _mapped_areas(),
         _sockets(settings),
         *_tuning(settings),
-        *_database(settings),
-        *_processes(settings),
     ]
+    if disk.subject == DATA_FOLDER:
+        # nothing can lie below it
+        return findings
+    return [*findings, *_database(settings), *_processes(settings)]
 
 
 def _open_files() -> Finding:
@@ -59,11 +63,15 @@ def _open_files() -> Finding:
 
 def _disk(settings: Settings) -> Finding:
     folder = settings.data.absolute()
-    while not folder.exists():
+    while not os.path.exists(folder):  # Path.exists raises below what cannot be entered
         folder = folder.parent
+    if not folder.is_dir():
+        text = f"expected a folder, {folder} is a file: set COINSPACE_DATA"
+        return Finding(DATA_FOLDER, "problem", text)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        text = f"{folder} cannot be written: set COINSPACE_DATA"
+        return Finding(DATA_FOLDER, "problem", text)
     free = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK):
-        return Finding("data folder", "problem", f"{folder} cannot be written: set COINSPACE_DATA")
     if free < DISK_FREE:
         return Finding(
             "disk",

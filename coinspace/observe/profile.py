@@ -21,7 +21,7 @@ import orjson
 from coinspace._ext import sampler
 from coinspace.config import config_option, load
 from coinspace.observe.flame import Stack, flame_graph, folded
-from coinspace.observe.runs import STAGES, Run, sources
+from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.observe.symbols import Symbols
 from coinspace.process import configure_logging
 
@@ -99,7 +99,13 @@ def python_functions(prepared: Run) -> list[dict[str, Any]]:
     type=click.Path(path_type=Path),
     help="file for the flame graph: .svg, or folded stacks for other tools",
 )
-@click.option("--top", default=15, show_default=True, help="functions to list")
+@click.option(
+    "--top",
+    default=15,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="functions to list",
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 @config_option
 def profile(
@@ -113,7 +119,9 @@ def profile(
 ) -> None:
     """Run one stage alone on a feed: rate, cost, allocations, hottest functions, flame graph."""
     configure_logging("error")
-    prepared = STAGES[stage](sources(list(feeds)), load(config_path))
+    if flame is not None:
+        check_writable(flame)
+    prepared = prepare(stage, sources(list(feeds)), load(config_path))
     try:
         ns, passes = rate(prepared, seconds / 2)
         allocations = sampler.count_allocations(prepared.run) / prepared.events

@@ -276,12 +276,17 @@ def _index_stage(settings: Settings) -> OrderbookAggregator:
     return OrderbookAggregator(settings, on_aggregate=calculator.on_aggregate, heartbeats=False)
 
 
+def _at_each(settings: Settings) -> Settings:
+    # a value at each update, not at times that a pass would not reach
+    return settings.model_copy(
+        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
+    )
+
+
 def index(found: list[Source], settings: Settings) -> Run:
     """Messages merged over the venues and computed into index records, at each update."""
     made = messages_of(found)
-    at_each = settings.model_copy(
-        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
-    )
+    at_each = _at_each(settings)
 
     def run() -> None:
         stage = _index_stage(at_each)
@@ -323,9 +328,7 @@ def encode(found: list[Source], settings: Settings) -> Run:
 
 def end_to_end(found: list[Source], settings: Settings) -> Run:
     """Frames to messages on the bus, received and computed into index records, in one thread."""
-    at_each = settings.model_copy(
-        update={"index": settings.index.model_copy(update={"interval_ms": 0})}
-    )
+    at_each = _at_each(settings)
     stage = _index_stage(at_each)
     link = Link(settings, lambda message: stage.on_message(message))
     merged = sorted(
@@ -356,3 +359,26 @@ STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
     "encode": encode,
     "end-to-end": end_to_end,
 }
+
+
+def prepare(stage: str, found: list[Source], settings: Settings) -> Run:
+    """Return a stage's run. Raises: CoinSpaceError when the input holds nothing for it."""
+    prepared = STAGES[stage](found, settings)
+    if not prepared.events:
+        prepared.close()
+        raise CoinSpaceError(f"{stage}: expected messages in {prepared.input}, found none")
+    return prepared
+
+
+def check_writable(path: Path) -> None:
+    """Look whether a result can be written before it is measured.
+
+    Raises: CoinSpaceError naming the file and the reason.
+    """
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise CoinSpaceError(f"{path}: expected a file to write, {error.strerror}") from None
+    if not existed:
+        path.unlink()

@@ -7,10 +7,8 @@ import base64
 import hashlib
 import queue
 import socket
-import struct
 import threading
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import uvloop
@@ -19,25 +17,11 @@ from picows import WSTransport, ws_connect
 from coinspace._ext.collector import Collector
 from coinspace._ext.collector_listener import FrameListener
 from coinspace.errors import CoinSpaceError
+from coinspace.feed.connection import TEXT, encode_frame
 
 # RFC 6455, 1.3: what a server appends to the client's key
 ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TIMEOUT_S = 10.0
-
-
-def framed(frames: Iterable[bytes]) -> bytes:
-    """Return frames as a server sends them: text, whole, not masked."""
-    parts = []
-    for frame in frames:
-        size = len(frame)
-        if size < 126:
-            parts.append(struct.pack(">BB", 0x81, size))
-        elif size < 1 << 16:
-            parts.append(struct.pack(">BBH", 0x81, 126, size))
-        else:
-            parts.append(struct.pack(">BBQ", 0x81, 127, size))
-        parts.append(frame)
-    return b"".join(parts)
 
 
 class Wire:
@@ -45,7 +29,7 @@ class Wire:
 
     def __init__(self, collector: Collector[Any], frames: list[bytes]) -> None:
         self._collector = collector
-        self._block = framed(frames)
+        self._block = b"".join(encode_frame(TEXT, frame) for frame in frames)
         self._count = len(frames)
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._listening = socket.create_server(("127.0.0.1", 0))

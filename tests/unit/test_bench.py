@@ -11,10 +11,14 @@ from click.testing import CliRunner
 
 from benchmarks import report
 from benchmarks.chart import chart
-from benchmarks.measure import Result
+from benchmarks.conditions import told
+from benchmarks.measure import Result, Timing
 from coinspace._ext import sampler
 from coinspace._ext.upbit import UpbitParser
 from coinspace.cli import coinspace
+from coinspace.errors import CoinSpaceError
+from coinspace.feed.format import FeedWriter
+from coinspace.observe import bench, profile, runs
 from coinspace.observe.flame import Stack, flame_graph, folded
 from coinspace.observe.runs import simulated
 from coinspace.observe.symbols import Symbols, readable
@@ -57,11 +61,75 @@ def test_compare_tells_the_change_and_fails_on_request(tmp_path: Path) -> None:
     assert "slower by more than 10 %: parse" in str(failed.exception)
 
 
-def test_compare_refuses_other_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"results":[{"stage":"parse"}]}',
+        '{"results":[{"stage":"parse","input":"x","ns":0}]}',
+        '{"results":[{"stage":"parse","input":"x","ns":"fast"}]}',
+        "",
+    ],
+)
+def test_compare_refuses_other_files(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
-    path.write_text("[]")
+    path.write_text(text)
     found = CliRunner().invoke(coinspace, ["bench", "compare", str(path), str(path)])
+    assert isinstance(found.exception, CoinSpaceError)
     assert "expected a file of `coinspace bench --json`" in str(found.exception)
+
+
+def test_compare_needs_the_same_stages(tmp_path: Path) -> None:
+    paths = []
+    for name, stages in (("a", ["parse", "book"]), ("b", ["parse", "bus"]), ("c", ["bus"])):
+        results = [{"stage": stage, "ns": 100.0, "input": "x"} for stage in stages]
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_bytes(orjson.dumps({"results": results}))
+    some, other, none = map(str, paths)
+    found = CliRunner().invoke(coinspace, ["bench", "compare", some, none])
+    assert isinstance(found.exception, CoinSpaceError)
+    assert "expected a stage that both files have, was parse, book in" in str(found.exception)
+    shown = CliRunner().invoke(coinspace, ["bench", "compare", some, other])
+    assert shown.exit_code == 0
+    assert "not measured" in shown.output
+    assert "new" in shown.output
+    failed = CliRunner().invoke(coinspace, ["bench", "compare", some, other, "--fail", "10"])
+    assert isinstance(failed.exception, CoinSpaceError)
+    assert str(failed.exception).endswith("no book")
+
+
+def test_results_that_cannot_be_written_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("measured before the file was looked at")
+
+    for module in (bench, profile):
+        monkeypatch.setattr(module, "prepare", measured)
+    for arguments in (["bench", "--json"], ["profile", "parse", "--flame"]):
+        for path in (tmp_path / "none" / "x.svg", tmp_path):
+            found = CliRunner().invoke(coinspace, [*arguments, str(path)])
+            assert isinstance(found.exception, CoinSpaceError)
+            assert str(found.exception).startswith(f"{path}: expected a file to write, ")
+    runs.check_writable(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("stage", runs.STAGES)
+def test_a_feed_without_frames_is_refused(tmp_path: Path, stage: str) -> None:
+    path = tmp_path / "empty.feed.zst"
+    FeedWriter(path, {"exchange": "upbit", "url": "wss://x", "started_ns": 1}).close()
+    feed = ["--feed", str(path)]
+    for arguments in (["profile", stage, *feed], ["bench", "--stage", stage, *feed]):
+        found = CliRunner().invoke(coinspace, arguments)
+        assert isinstance(found.exception, CoinSpaceError)
+        assert "found none" in str(found.exception)
+
+
+def test_profile_lists_at_least_one_function() -> None:
+    found = CliRunner().invoke(coinspace, ["profile", "parse", "--top", "-1"])
+    assert found.exit_code == 2
+    assert "-1 is not in the range" in found.output
 
 
 @pytest.mark.skipif(not sampler.SUPPORTED, reason="no sampling timer on this system")
@@ -125,11 +193,13 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
         "input": "generated",
         "checks": [{**check, "better": "higher", "slack": 0.15} for check in checks],
         "limits": [],
+        "same": {},
         "figures": {},
         "note": "",
         "command": "make bench",
         "date": "2026-11-22 00:00",
         "ns": {"CoinSpace": 10.0, "x": 120.0},
+        "medians": {"CoinSpace": 11.0, "x": 132.0},
         "ratios": {"CoinSpace": 1.0, "x": 12.0},
         "rounds": 5,
         "clock": "thread",
@@ -140,6 +210,7 @@ def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
     assert "| parse | Upbit | × faster than z | 1.00 | ≥ 10 |  | **missed** |" in text
     assert "* parse, Upbit, × faster than x: 12.0, goal ≥ 20. y" in text
     assert "* parse, Upbit, × faster than z: 1.00, gate ≥ 10." in text
+    assert "| x | 132 | 120 | 12.0 |" in text
     ElementTree.fromstring(chart([row]))
 
 
@@ -158,6 +229,61 @@ def test_report_fails_where_nobody_looked_into_it(
         assert report.main() == code
     assert "why? x, case, speed: say it in obstacles.py" in capsys.readouterr().err
     assert Path("README.md").read_bytes() == readme
+
+
+def test_a_reason_quotes_the_rows_own_figures(tmp_path: Path) -> None:
+    result = Result("x", "case", "ns", "made", Timing({"CoinSpace": [5.0], "x, y": [1234.0]}))
+    text = "ours {CoinSpace}, theirs {x, y}, {load} and {speed}; {other}"
+    result.check("speed", 1.5, goal=2.0, obstacle=text)
+    result.figures["load"] = 2
+    row = row_of(result, tmp_path)
+    found = report.reason(row, report.checks_of(row)[0])
+    assert found == "ours 5.00, theirs 1,234, 2 and 1.50; (not measured)"
+
+
+def test_report_tells_what_a_run_fails_at(tmp_path: Path) -> None:
+    result = Result("x", "case", "ns", "made")
+    result.check("speed", 15.0, gate=18, goal=40, accepted=14, obstacle="y")
+    result.check("exponent", 1.28, gate=1.1, better="lower", slack=0.05, accepted=1.3, obstacle="y")
+    result.check("allocations", 0, gate=0, better="lower", slack=0)
+    lines = report.summary([row_of(result, tmp_path)])
+    assert "| x | case | speed | 15.0 | ≥ 18 (fails below 14) | ≥ 40 | **missed** |" in lines
+    assert (
+        "| x | case | exponent | 1.28 | ≤ 1.1 (fails above 1.3, noise 5%) |  | **missed** |"
+        in lines
+    )
+    assert "| x | case | allocations | 0 | ≤ 0 (exact) |  | gate |" in lines
+
+
+def test_summary_shows_the_same_work_and_what_else_was_compared(tmp_path: Path) -> None:
+    ns = {"CoinSpace": [10.0], "CoinSpace, parser": [2.0], "a": [300.0], "a, more": [400.0]}
+    result = Result("parse", "Binance", "ns", "made", Timing(ns))
+    result.check("× faster than a (parse)", 150.0, gate=95)
+    result.check("× faster than a, more, both", 80.0)
+    result.check("× faster than a, more", 40.0)
+    lines = report.headline([row_of(result, tmp_path)])
+    assert (
+        lines[-1]
+        == "| parse | Binance | 10.0 ns | 40.0× a, more (80.0 both), 30.0× a (150 parse) |"
+    )
+
+
+def test_conditions_are_told_once_where_rows_agree(tmp_path: Path) -> None:
+    rows = [row_of(Result("x", f"case {i}", "ns", "made"), tmp_path) for i in range(4)]
+    [same] = {row["conditions"]["machine"] for row in rows}
+    assert "processors" in same
+    for row in rows:
+        row["conditions"] |= {"commit": "abc", "load": 1.0}
+    rows[2]["conditions"] |= {"commit": "abc-dirty", "load": 2.5}
+    del rows[3]["conditions"]
+    lines = told(rows)
+    assert lines.count(f"* machine: {same}") == 1
+    assert "* commit: abc" in lines
+    assert "* commit of x, case 2: abc-dirty" in lines
+    assert "* load when a row was saved: 1.0 to 2.5" in lines
+    assert "* not known of x, case 3" in lines
+    assert not any("case 0" in line for line in lines)
+    assert "load 2.5." in "\n".join(report.details(rows[2]))
 
 
 def row_of(result: Result, folder: Path) -> report.Row:

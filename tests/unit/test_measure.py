@@ -98,6 +98,21 @@ def test_gated_repeats_once_and_saves(tmp_path: Path, monkeypatch: pytest.Monkey
     assert saved["ns"] == {OURS: 5.0}
 
 
+def test_a_file_of_another_case_is_kept(tmp_path: Path) -> None:
+    path = Result("parse", "Bithumb book", "ns/frame", "none").save(tmp_path)
+    Result("parse", "Bithumb book", "ns/frame", "again").save(tmp_path)
+    with pytest.raises(ValueError, match="expected 'parse', 'bithumb-book' or no file, was"):
+        Result("parse", "bithumb-book", "ns/frame", "none").save(tmp_path)
+    assert orjson.loads(path.read_bytes())["input"] == "again"
+
+
+def test_tables_compare_the_same_work(tmp_path: Path) -> None:
+    ns = {OURS: [1.0], "ours, more": [4.0], "peer": [8.0], "peer, more": [16.0]}
+    result = Result("parse", "case", "ns", "none", Timing(ns), same={"peer, more": "ours, more"})
+    found = orjson.loads(result.save(tmp_path).read_bytes())["ratios"]
+    assert found == {OURS: 1.0, "ours, more": 4.0, "peer": 8.0, "peer, more": 4.0}
+
+
 def test_gated_fails_after_the_second_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tries = []

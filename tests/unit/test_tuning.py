@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from coinspace.cli import coinspace
 from coinspace.config import TuningSettings, load
 from coinspace.observe.doctor import check_host
 from coinspace.tuning import cpus_of, spins, tune_socket
@@ -130,3 +132,16 @@ def test_doctor_says_nothing_of_defaults(tmp_path: Path) -> None:
     path.write_text(f'data = "{tmp_path / "data"}"\n')
     subjects = {one.subject for one in check_host(load(path))}
     assert not subjects & {"pinning", "spinning", "priority", "socket buffers"}
+
+
+@pytest.mark.parametrize("below", ["", "data/here"])
+def test_doctor_names_a_data_folder_that_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path / "file" / below))
+    found = CliRunner().invoke(coinspace, ["doctor"])
+    assert found.exit_code == 1, found.output
+    assert f"PROBLEM data folder: expected a folder, {tmp_path / 'file'} is a file" in found.output
+    # nothing runs there, and nothing could have
+    assert CliRunner().invoke(coinspace, ["status"]).exit_code == 2

@@ -22,7 +22,6 @@ from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decimals, decode_cursor, encode_cursor
 
 MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 # rows reach the views within this time; until then a candle may still change
 SETTLE_MS = 10_000
 IMMUTABLE = "max-age=31536000, immutable"
