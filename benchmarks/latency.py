@@ -32,7 +32,8 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.config import load
 
 RATE = 2_000
-ROUNDS = 2
+# an odd number: the median of the runs is one of them
+ROUNDS = 3
 HOPS = 3
 WARM_UP_S = 2.0
 WINDOW_S = 5.0

@@ -409,9 +409,9 @@ class TuningSettings(Section):
     gc: Annotated[
         Literal["on", "frozen", "off"],
         Field(
-            description="frozen: start-up's objects are not looked at again, and collections rare"
+            description="frozen: start-up's objects are not looked at again; off: no cycle is freed"
         ),
-    ] = "on"
+    ] = "frozen"
     receive_buffer: Annotated[
         int, Field(ge=0, le=1 << 30, description="bytes per exchange socket; 0 = the system's")
     ] = 0

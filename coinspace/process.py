@@ -41,6 +41,7 @@ class Process:
         self.started_ns = now_ns()
         self.state: State = "starting"
         self.reason: str | None = None
+        self._started = False
         self.counters: Callable[[], dict[str, int | float]] = dict
         self.stopping = asyncio.Event()
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
@@ -48,7 +49,9 @@ class Process:
 
     def ready(self) -> None:
         """Say that the process does its work."""
-        if self.state == "starting":
+        if not self._started:
+            # most are degraded first, waiting for something
+            self._started = True
             tune_collector_of_garbage(self.settings.tuning)
         self._change("ready", None)
 

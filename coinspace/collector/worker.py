@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -52,9 +51,6 @@ class Worker(Collection):
         # what is published before the waiting subscribers are there, they would have to fetch
         await asyncio.sleep(SETTLE_S)
         await super().start()
-        # what lives as long as the process is not looked at by the collector again
-        gc.collect()
-        gc.freeze()
 
     async def prepare(self) -> None:
         """Go on where the process before this one ended, and let the health file tell."""
