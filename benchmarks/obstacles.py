@@ -79,7 +79,7 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         "Medians of the legs, two processors: the socket 35 µs, three hops of 60 to 75, in the"
         " aggregator 65 and in the calculator 125 until its record is sent. The same work takes 20"
         " and 50 µs when it is done again and again: between two frames five processes share two"
-        " processors, and Python finds its caches cold. Pinning the processes changes little."
+        " processors, and Python finds its caches cold."
     ),
 }
 
