@@ -122,11 +122,19 @@ static inline ptrdiff_t values_outside(const double *x, ptrdiff_t n, double low,
     return m;
 }
 
-/* the k-th smallest of positive values, counted from 0; uses them up */
+PART double median_of(double a, double b, double c)
+{
+    double low = a < b ? a : b, high = a < b ? b : a;
+    high = high < c ? high : c;
+    return low > high ? low : high;
+}
+
+/* The k-th smallest of positive values, counted from 0; uses them up. Sizes that grow or fall along both sides are two
+   runs: their quarters have a middling value where the place between the runs has the least or the largest. */
 static inline double ranked(double *x, ptrdiff_t n, ptrdiff_t k)
 {
     for (;;) {
-        double pivot = x[n >> 1];
+        double pivot = median_of(x[n >> 2], x[n >> 1], x[n - 1 - (n >> 2)]);
         ptrdiff_t i, below = 0, within = 0;
         for (i = 0; i < n; i++) {
             below += x[i] < pivot;

@@ -225,8 +225,8 @@ class OrderbookAggregator:
             topic, AGGREGATE, payload, n_bids=n_bids, n_asks=n_asks, received_ns=aggregate.ts_ns
         )
 
-    # Returns: the venue whose book it is
     def _apply(self, message: Message) -> Venue | None:
+        """Apply a message. Returns: the venue whose book it is."""
         if message.kind == ORDERBOOK:
             return self._apply_book(message)
         if message.kind == STATE:
