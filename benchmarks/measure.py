@@ -155,9 +155,6 @@ class Check:
     slack: float = SLACK
     # what stands between the figure and its goal, measured
     obstacle: str = ""
-    # of a gate that is out of reach for the reason in `obstacle`: the run fails beyond this, and
-    # the report shows the gate as missed
-    accepted: float | None = None
 
     def reaches(self, bound: float | None, slack: float = 0.0) -> bool:
         if bound is None:
@@ -167,19 +164,13 @@ class Check:
         return self.value <= bound * (1 + slack)
 
     @property
-    def within(self) -> bool:
+    def passed(self) -> bool:
         """Whether the gate is reached, noise allowed for."""
         return self.reaches(self.gate, self.slack)
 
-    @property
-    def passed(self) -> bool:
-        accepted = self.accepted is not None and self.reaches(self.accepted, self.slack)
-        return self.within or accepted
-
     def __str__(self) -> str:
         sign = "≥" if self.better == "higher" else "≤"
-        accepted = "" if self.accepted is None else f" ({sign} {self.accepted:g} accepted)"
-        return f"{self.what}: expected {sign} {self.gate:g}{accepted}, was {self.value:.3g}"
+        return f"{self.what}: expected {sign} {self.gate:g}, was {self.value:.3g}"
 
 
 @dataclass(slots=True)
@@ -213,13 +204,12 @@ class Result:
         goal: float | None = None,
         ours: str = OURS,
         obstacle: str = "",
-        accepted: float | None = None,
     ) -> float:
         """Check how many times faster than a peer we are."""
         assert self.timing is not None
         value = self.timing.ratio(name, ours)
         what = f"× faster than {name}"
-        self.check(what, value, gate=gate, goal=goal, obstacle=obstacle, accepted=accepted)
+        self.check(what, value, gate=gate, goal=goal, obstacle=obstacle)
         return value
 
     def share(
@@ -249,10 +239,9 @@ class Result:
         better: Literal["higher", "lower"] = "higher",
         slack: float = SLACK,
         obstacle: str = "",
-        accepted: float | None = None,
     ) -> None:
         """Check any figure; counts (instructions, allocations) take a slack of their own."""
-        self.checks.append(Check(what, value, gate, goal, better, slack, obstacle, accepted))
+        self.checks.append(Check(what, value, gate, goal, better, slack, obstacle))
 
     @property
     def failures(self) -> list[str]:

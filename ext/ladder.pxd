@@ -11,12 +11,16 @@ cdef extern from "merge.h" nogil:
     enum:
         FENCES    # entries of room that a run takes beside its own
     ctypedef struct Entry:
-        uint64_t key
-        uint32_t at
+        pass
+    ctypedef struct Run:
+        const double* price
+        const double* size
+        Py_ssize_t n
+        double rate
+        double best
+        double worst
         int32_t venue
-    void entries_of(
-        const double* price, Py_ssize_t n, double rate, uint64_t flip, uint32_t at, int32_t venue, Entry* out
-    ) noexcept
+    void entries_of(const Run* run, uint64_t flip, Entry* out) noexcept
     Entry* merge_runs(
         Entry* entries, Entry* other, Py_ssize_t* starts, Py_ssize_t* lengths, Py_ssize_t runs
     ) noexcept
@@ -24,10 +28,16 @@ cdef extern from "merge.h" nogil:
         const Entry* entries, Py_ssize_t n, uint64_t flip, const double** sizes, double* price, double* size,
         int32_t* venue
     ) noexcept
-    void merge_pair(const Entry* a, Py_ssize_t n, const Entry* b, Py_ssize_t k, Entry* out) noexcept
-    void put_fences(Entry* run, Py_ssize_t n) noexcept
-    Py_ssize_t entries_without(const Entry* entries, Py_ssize_t n, int32_t venue, Entry* out) noexcept
-    void order_equals(Entry* entries, Py_ssize_t n) noexcept
+
+cdef extern from "narrow.h" nogil:
+    enum:
+        MARGIN    # keys of room that a run takes beside its own
+    ctypedef struct Level:
+        pass
+    bint merge_narrow(
+        const Run* runs, Py_ssize_t count, int32_t venues, double sign, int32_t* keys, int32_t* other, Level* levels,
+        Py_ssize_t* starts, Py_ssize_t* lengths, const Level** next, double* price, double* size, int32_t* venue
+    ) noexcept
 
 cdef enum:
     BID = 0
@@ -62,20 +72,25 @@ cdef class Ladder:
         int32_t* venue[2]          # owned; index into the list of books
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
-        # what each side was merged from, per venue, and its entries, which begin behind a fence
+        # what each side was merged from, per venue
         Merged* merged[2]          # owned
         Py_ssize_t n_merged[2]     # -1 = not merged from books
-        Py_ssize_t merged_capacity
-        Entry* kept[2]             # owned
-        # scratch of the merge of one side
-        Entry* one                 # the venues' levels one behind the other
-        Entry* other
-        Py_ssize_t entry_capacity  # of these and of the kept ones
-        Py_ssize_t* starts         # of each venue's levels in the entries
+        # scratch of the merge of one side, owned: a venue or a run each,
+        Run* runs                  # they point into the books
+        Py_ssize_t* starts         # of each run in the entries or keys
         Py_ssize_t* lengths
-        const double** sizes       # per venue, borrowed from its book
+        const double** sizes
+        const Level** next
+        Py_ssize_t most_venues
+        # a level each
+        Entry* one                 # the runs one behind the other
+        Entry* other
+        int32_t* keys
+        int32_t* other_keys
+        Level* levels
+        Py_ssize_t most_levels     # fences and margins included
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
-    cdef int reserve_merged(self, Py_ssize_t n) except -1
-    cdef int reserve_entries(self, Py_ssize_t n) except -1
-    cdef Py_ssize_t fill(self, int side, VenueBook book, double rate, Py_ssize_t v, Entry* out) noexcept nogil
+    cdef int reserve_venues(self, Py_ssize_t n) except -1
+    cdef int reserve_levels(self, Py_ssize_t n, Py_ssize_t runs) except -1
+    cdef Py_ssize_t merge_side(self, int side, list books) except -1

@@ -1,7 +1,8 @@
 """Venue books in, one ladder out: a merge of sorted sides into memory that is kept between ticks.
 
 Levels of a ladder are ordered by price (best first), then by the position of their venue in the list of books; equal
-prices are not summed, since the size cap works on each venue's own level.
+prices are not summed, since the size cap works on each venue's own level. narrow.h and merge.h have two ways of merging
+that give the same: the first for many levels where the processor has AVX2, the second for whatever it refuses.
 """
 
 import numpy as np
@@ -14,7 +15,6 @@ from cython cimport final
 from libc.math cimport isfinite
 from libc.stdint cimport UINT32_MAX
 from libc.stdint cimport int32_t
-from libc.stdint cimport uint32_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from libc.string cimport memcpy
@@ -180,6 +180,33 @@ cdef inline Py_ssize_t packed_size(Py_ssize_t n) noexcept nogil:
     return 2 * n * <Py_ssize_t>sizeof(double) + padded(n)
 
 
+cdef inline uint64_t flip_of(int side) noexcept nogil:
+    # makes the bits of bids, which fall, rise
+    return ~<uint64_t>0 if side == BID else 0
+
+
+cdef bint run_of(VenueBook book, int side, double rate, int32_t venue, Run* run) noexcept nogil:
+    # whether there is any; a quotient can vanish or overflow at either end
+    cdef const double* prices = book.memory[side]
+    cdef Py_ssize_t first = 0, end = book.n[side]
+    while first < end:
+        run.best = prices[first] / rate
+        if _usable(run.best, 1.0):
+            break
+        first += 1
+    while end > first:
+        run.worst = prices[end - 1] / rate
+        if _usable(run.worst, 1.0):
+            break
+        end -= 1
+    run.price = prices + first
+    run.size = prices + book.capacity[side] + first
+    run.n = end - first
+    run.rate = rate
+    run.venue = venue
+    return end > first
+
+
 @final
 cdef class Ladder:
     """Both sides merged over venues: price, size and venue of every level."""
@@ -194,13 +221,16 @@ cdef class Ladder:
             self.n[side] = 0
             self.merged[side] = NULL
             self.n_merged[side] = -1
-            self.kept[side] = NULL
         self.version = _next_version()
         self.n_venues = 0
-        self.one = self.other = NULL
+        self.runs = NULL
         self.starts = self.lengths = NULL
         self.sizes = NULL
-        self.merged_capacity = self.entry_capacity = 0
+        self.next = NULL
+        self.one = self.other = NULL
+        self.keys = self.other_keys = NULL
+        self.levels = NULL
+        self.most_venues = self.most_levels = 0
 
     def __dealloc__(self):
         cdef int side
@@ -209,12 +239,16 @@ cdef class Ladder:
             PyMem_Free(self.size[side])
             PyMem_Free(self.venue[side])
             PyMem_Free(self.merged[side])
-            PyMem_Free(self.kept[side])
-        PyMem_Free(self.one)
-        PyMem_Free(self.other)
+        PyMem_Free(self.runs)
         PyMem_Free(self.starts)
         PyMem_Free(self.lengths)
         PyMem_Free(self.sizes)
+        PyMem_Free(self.next)
+        PyMem_Free(self.one)
+        PyMem_Free(self.other)
+        PyMem_Free(self.keys)
+        PyMem_Free(self.other_keys)
+        PyMem_Free(self.levels)
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1:
         cdef Py_ssize_t capacity = max(self.capacity[side], SMALL)
@@ -228,83 +262,100 @@ cdef class Ladder:
         self.capacity[side] = capacity
         return 0
 
-    cdef int reserve_merged(self, Py_ssize_t n) except -1:
+    cdef int reserve_venues(self, Py_ssize_t n) except -1:
         cdef int side
-        if n <= self.merged_capacity:
+        if n <= self.most_venues:
             return 0
         for side in range(2):
             grow(<void**>&self.merged[side], n, sizeof(Merged))
+        grow(<void**>&self.runs, n, sizeof(Run))
         grow(<void**>&self.starts, n, sizeof(Py_ssize_t))
         grow(<void**>&self.lengths, n, sizeof(Py_ssize_t))
         grow(<void**>&self.sizes, n, sizeof(double*))
-        self.merged_capacity = n
+        grow(<void**>&self.next, n, sizeof(Level*))
+        self.most_venues = n
         return 0
 
-    cdef int reserve_entries(self, Py_ssize_t n) except -1:
-        cdef int side
-        if n <= self.entry_capacity:
+    cdef int reserve_levels(self, Py_ssize_t n, Py_ssize_t runs) except -1:
+        cdef Py_ssize_t most = n + max(<Py_ssize_t>FENCES, <Py_ssize_t>MARGIN) * (runs + 1)
+        if most <= self.most_levels:
             return 0
-        n *= 2
-        for side in range(2):
-            grow(<void**>&self.kept[side], n, sizeof(Entry))
-        grow(<void**>&self.one, n, sizeof(Entry))
-        grow(<void**>&self.other, n, sizeof(Entry))
-        self.entry_capacity = n
+        most *= 2
+        grow(<void**>&self.one, most, sizeof(Entry))
+        grow(<void**>&self.other, most, sizeof(Entry))
+        grow(<void**>&self.keys, most, sizeof(int32_t))
+        grow(<void**>&self.other_keys, most, sizeof(int32_t))
+        grow(<void**>&self.levels, most, sizeof(Level))
+        self.most_levels = most
         return 0
 
-    cdef Py_ssize_t fill(self, int side, VenueBook book, double rate, Py_ssize_t v, Entry* out) noexcept nogil:
-        # one venue's entries; a quotient can vanish or overflow at either end
-        cdef const double* prices = book.memory[side]
-        cdef Py_ssize_t first = 0, end = book.n[side]
-        while end > first and not _usable(prices[end - 1] / rate, 1.0):
-            end -= 1
-        while first < end and not _usable(prices[first] / rate, 1.0):
-            first += 1
-        entries_of(
-            prices + first, end - first, rate, ~<uint64_t>0 if side == BID else 0, <uint32_t>first, <int32_t>v, out
-        )
-        return end - first
+    cdef Py_ssize_t merge_side(self, int side, list books) except -1:
+        # books as noted in `merged`; returns how many levels
+        cdef Py_ssize_t count = 0, n = 0, r, v
+        cdef uint64_t flip = flip_of(side)
+        cdef const Merged* known = self.merged[side]
+        cdef VenueBook book
+        cdef Entry* merged
+        for v in range(len(books)):
+            if not known[v].version:
+                continue
+            book = books[v]
+            if not run_of(book, side, known[v].rate, <int32_t>v, &self.runs[count]):
+                continue
+            self.sizes[v] = self.runs[count].size
+            n += self.runs[count].n
+            count += 1
+        if not count or merge_narrow(
+            self.runs, count, <int32_t>len(books), 1.0 if side == ASK else -1.0, self.keys, self.other_keys,
+            self.levels, self.starts, self.lengths, self.next, self.price[side], self.size[side], self.venue[side],
+        ):
+            return n
+        n = 0
+        for r in range(count):
+            self.starts[r] = n + FENCES * r + 1
+            self.lengths[r] = self.runs[r].n
+            entries_of(&self.runs[r], flip, self.one + self.starts[r])
+            n += self.runs[r].n
+        merged = merge_runs(self.one, self.other, self.starts, self.lengths, count)
+        entries_taken(merged, n, flip, self.sizes, self.price[side], self.size[side], self.venue[side])
+        return n
 
     def merge(self, list books not None, list rates not None):
         """Merge the books of venues, given in the order of their names.
 
-        A side is left as it is when its books and rates are those of the last merge. When one venue changed, its
-        levels are taken out and put in anew, which costs a level the same however many venues there are. A price that
-        vanishes or overflows when it is divided by its rate is left out.
+        A side is left as it is when its books and rates are those of the last merge. A price that vanishes or
+        overflows when it is divided by its rate is left out.
 
         Args:
             books: VenueBook per venue; None leaves a venue out.
             rates: units of the venue's quote currency per unit of index currency, finite and above zero.
         """
-        cdef Py_ssize_t k = len(books), v, n, total, runs, changes, changed
+        cdef Py_ssize_t k = len(books), v, total
         cdef int side
         cdef VenueBook book
         cdef Merged now
         cdef Merged* before
-        cdef Entry* result
-        cdef bint known
+        cdef bint changed
         if len(rates) != k:
             raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
-        self.reserve_merged(k)
+        self.reserve_venues(k)
         if k != self.n_venues:
             self.n_venues = k
             self.version = _next_version()
         for side in range(2):
-            total = changes = changed = 0
+            total = 0
             before = self.merged[side]
-            known = self.n_merged[side] == k
+            changed = self.n_merged[side] != k
             for v in range(k):
                 now.version, now.rate = 0, 0.0
                 if books[v] is not None:
                     book = books[v]
                     total += book.n[side]
                     now.version, now.rate = book.version[side], rates[v]
-                    self.sizes[v] = book.memory[side] + book.capacity[side]
-                if not known or before[v].version != now.version or before[v].rate != now.rate:
+                if changed or before[v].version != now.version or before[v].rate != now.rate:
                     before[v] = now
-                    changes += 1
-                    changed = v
-            if known and not changes:
+                    changed = True
+            if not changed:
                 continue
             self.version = _next_version()
             # until it is done: what follows may run out of memory
@@ -312,37 +363,8 @@ cdef class Ladder:
             if total > <Py_ssize_t>UINT32_MAX:
                 raise ValueError(f"books: expected at most {UINT32_MAX} levels a side, was {total}")
             self.reserve(side, total)
-            self.reserve_entries(total + FENCES * (k + 1))
-            if known and changes == 1:
-                n = entries_without(self.kept[side] + 1, self.n[side], <int32_t>changed, self.one + 1)
-                total = 0
-                if books[changed] is not None:
-                    total = self.fill(side, books[changed], rates[changed], changed, self.other + 1)
-                else:
-                    put_fences(self.other + 1, 0)
-                merge_pair(self.one + 1, n, self.other + 1, total, self.kept[side] + 1)
-                n += total
-                order_equals(self.kept[side] + 1, n)
-            else:
-                n = runs = 0
-                for v in range(k):
-                    if books[v] is None:
-                        continue
-                    self.starts[runs] = n + FENCES * runs + 1
-                    self.lengths[runs] = self.fill(side, books[v], rates[v], v, self.one + self.starts[runs])
-                    n += self.lengths[runs]
-                    runs += 1
-                if runs:
-                    result = merge_runs(self.one, self.other, self.starts, self.lengths, runs)
-                    if result == self.one + 1:
-                        self.one, self.kept[side] = self.kept[side], self.one
-                    else:
-                        self.other, self.kept[side] = self.kept[side], self.other
-            entries_taken(
-                self.kept[side] + 1, n, ~<uint64_t>0 if side == BID else 0, self.sizes,
-                self.price[side], self.size[side], self.venue[side],
-            )
-            self.n[side] = n
+            self.reserve_levels(total, k)
+            self.n[side] = self.merge_side(side, books)
             self.n_merged[side] = k
 
     def pack(self):

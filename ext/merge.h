@@ -13,9 +13,18 @@
 /* a level on its way through the merge: 16 bytes, moved in one */
 typedef struct {
     uint64_t key;  /* the bits of its price, in an order that ascends from the best */
-    uint32_t at;   /* its place in the venue's book */
+    uint32_t at;   /* its place among the sizes of its venue */
     int32_t venue;
 } Entry;
+
+/* the levels of one venue, best first; they end where a price vanishes or overflows when it is divided by the rate */
+typedef struct {
+    const double *price, *size;
+    ptrdiff_t n;
+    double rate;        /* units of their currency for one of the index currency */
+    double best, worst; /* prices in index currency */
+    int32_t venue;
+} Run;
 
 /* an entry, or two prices, at once; four venues at once */
 typedef uint64_t Halves __attribute__((vector_size(16), aligned(8), may_alias));
@@ -68,18 +77,21 @@ static inline void pair_back(Pair *p)
     p->b_last = moved(p->b_last - 1, step);
 }
 
-/* how many entries of a are among the first m of both */
-static inline ptrdiff_t entries_among(const Entry *a, ptrdiff_t n, const Entry *b, ptrdiff_t k, ptrdiff_t m)
-{
-    ptrdiff_t low = m > k ? m - k : 0, high = m < n ? m : n;
-    while (low < high) {
-        ptrdiff_t i = (low + high) >> 1;
-        int behind = b[m - i - 1].key < a[i].key;
-        high = behind ? i : high;
-        low = behind ? low : i + 1;
+/* A function that tells how many elements of a are among the first m of both. */
+#define DEFINE_AMONG(name, type, key)                                                                   \
+    static inline ptrdiff_t name(const type *a, ptrdiff_t n, const type *b, ptrdiff_t k, ptrdiff_t m)   \
+    {                                                                                                   \
+        ptrdiff_t low = m > k ? m - k : 0, high = m < n ? m : n;                                        \
+        while (low < high) {                                                                            \
+            ptrdiff_t i = (low + high) >> 1;                                                            \
+            int behind = b[m - i - 1] key < a[i] key;                                                   \
+            high = behind ? i : high;                                                                   \
+            low = behind ? low : i + 1;                                                                 \
+        }                                                                                               \
+        return low;                                                                                     \
     }
-    return low;
-}
+
+DEFINE_AMONG(entries_among, Entry, .key)
 
 static inline void merge_pair(const Entry *a, ptrdiff_t n, const Entry *b, ptrdiff_t k, Entry *out)
 {
@@ -130,45 +142,18 @@ static inline Entry *merge_runs(Entry *from, Entry *other, ptrdiff_t *starts, pt
     return from + starts[0];
 }
 
-/* Take one venue's entries out; returns how many are left, between fences. */
-static inline ptrdiff_t entries_without(const Entry *entries, ptrdiff_t n, int32_t venue, Entry *out)
+/* A run's levels, between fences; the flip (no bits or all) makes descending prices ascend. */
+static inline void entries_of(const Run *run, uint64_t flip, Entry *out)
 {
-    ptrdiff_t i, left = 0;
-    for (i = 0; i < n; i++) {
-        out[left] = entries[i];
-        left += entries[i].venue != venue;
-    }
-    put_fences(out, left);
-    return left;
-}
-
-/* Put entries of equal keys into the order of their venues: they come from two runs, each in that order. */
-static inline void order_equals(Entry *entries, ptrdiff_t n)
-{
-    ptrdiff_t i, j;
-    for (i = 1; i < n; i++) {
-        Entry moved = entries[i];
-        if (__builtin_expect(moved.key != entries[i - 1].key, 1))
-            continue;
-        for (j = i; j > 0 && moved.key == entries[j - 1].key && moved.venue < entries[j - 1].venue; j--)
-            entries[j] = entries[j - 1];
-        entries[j] = moved;
-    }
-}
-
-/* One venue's levels, between fences; the flip (no bits or all) makes descending prices ascend. */
-static inline void entries_of(const double *price, ptrdiff_t n, double rate, uint64_t flip, uint32_t at, int32_t venue,
-                              Entry *out)
-{
-    const int same = rate == 1.0;
-    const Prices rates = {rate, rate};
+    const int same = run->rate == 1.0;
+    const Prices rates = {run->rate, run->rate};
     const Halves flips = {flip, flip};
     /* place and venue, as they stand in an entry */
-    Halves where = {at, at + (uint64_t)1}, key;
+    Halves where = {0, 1}, key;
     ptrdiff_t i = 0;
-    where |= (uint64_t)(uint32_t)venue << 32;
-    for (; i + 2 <= n; i += 2, where += 2) {
-        Prices quotient = *(const Prices *)(price + i);
+    where |= (uint64_t)(uint32_t)run->venue << 32;
+    for (; i + 2 <= run->n; i += 2, where += 2) {
+        Prices quotient = *(const Prices *)(run->price + i);
         if (!same)
             quotient /= rates;
         /* the bits of positive doubles are ordered as the doubles are */
@@ -176,14 +161,14 @@ static inline void entries_of(const double *price, ptrdiff_t n, double rate, uin
         *(Halves *)(out + i) = (Halves){key[0], where[0]};
         *(Halves *)(out + i + 1) = (Halves){key[1], where[1]};
     }
-    if (i < n) {
-        double quotient = price[i] / rate;
+    if (i < run->n) {
+        double quotient = run->price[i] / run->rate;
         memcpy(&out[i].key, &quotient, sizeof(double));
         out[i].key ^= flip;
-        out[i].at = (uint32_t)where[0];
-        out[i].venue = venue;
+        out[i].at = (uint32_t)i;
+        out[i].venue = run->venue;
     }
-    put_fences(out, n);
+    put_fences(out, run->n);
 }
 
 /* `sizes` holds a pointer for each venue */

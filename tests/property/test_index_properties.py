@@ -136,61 +136,6 @@ def test_both_modes_agree_where_boundaries_lie_on_the_grid(found: list[Any]) -> 
     assert list(a.shares()) == pytest.approx(list(b.shares()), abs=1e-9)
 
 
-def merged(found: list[tuple[Levels, Levels]], side: int) -> list[tuple[float, int, float]]:
-    """Return (price, venue, size) of a side as sorting gives them."""
-    sign = 1 if side else -1
-    expected = sorted(
-        (sign * price, venue, position, size)
-        for venue, one in enumerate(found)
-        for position, (price, size) in enumerate(one[side])
-    )
-    return [(sign * price, venue, size) for price, venue, _, size in expected]
-
-
-@given(st.data(), st.integers(1, 40))
-@settings(max_examples=60)
-def test_the_ladder_is_the_sorted_books(data: st.DataObject, n: int) -> None:
-    found = data.draw(books(n))
-    ladder = Ladder()
-    # the second merge finds the memory of a larger one
-    for some in (found, found[: n // 2 + 1]):
-        ladder.merge([load(one) for one in some], [1.0] * len(some))
-        for side in range(2):
-            prices, amounts, venues = ladder.side_copy(side)
-            assert list(zip(prices, venues, amounts, strict=True)) == merged(some, side)
-
-
-def test_ladders_of_books_unlike_in_length() -> None:
-    draw = np.random.default_rng(11)
-    for _ in range(200):
-        found = []
-        for _ in range(int(draw.integers(1, 9))):
-            sides = []
-            for sign in (-1, 1):
-                count = int(draw.choice([1, 2, 3, 30, 700]))
-                price = 10_000 + sign * (1 + np.cumsum(draw.integers(0, 3, count)))
-                sides.append(list(zip(price.tolist(), draw.random(count).tolist(), strict=True)))
-            found.append((sides[0], sides[1]))
-        ladder = Ladder()
-        ladder.merge([load(one) for one in found], [1.0] * len(found))
-        for side in range(2):
-            prices, amounts, venues = ladder.side_copy(side)
-            assert list(zip(prices, venues, amounts, strict=True)) == merged(found, side)
-
-
-def test_prices_that_leave_float64_are_left_out() -> None:
-    ladder = Ladder()
-    bids, asks = [(1e300, 1.0), (1e-300, 2.0)], [(2e-300, 3.0), (2e300, 4.0)]
-    usual = ([(1.0, 5.0)], [(2.0, 6.0)])
-    ladder.merge([load((bids, asks)), load(usual)], [1e-10, 1.0])
-    assert list(ladder.side_copy(0)[0]) == [1.0, 1e-300 / 1e-10]
-    assert list(ladder.side_copy(1)[0]) == [2e-300 / 1e-10, 2.0]
-    ladder.merge([load((bids, asks)), load(usual)], [1e300, 1.0])
-    assert list(ladder.side_copy(0)[0]) == [1.0, 1.0]
-    assert list(ladder.side_copy(0)[2]) == [0, 1]
-    assert list(ladder.side_copy(1)[0]) == [2.0, 2.0]
-
-
 def results(curve: Curve) -> tuple[Any, ...]:
     return (
         *(curve.value, curve.value_full, curve.depth, curve.full_depth, curve.size_cap),

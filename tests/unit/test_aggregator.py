@@ -269,37 +269,6 @@ def test_what_lies_before_the_first_tick_does_not_wait_for_it() -> None:
     assert bench.tick(1)["received"]["upbit"] == START_NS + 99
 
 
-def test_thirty_venues_of_a_thousand_levels_merge_as_sorting_does() -> None:
-    draw = np.random.default_rng(7)
-    rates = [float(draw.choice([1.0, 1371.0])) for _ in range(30)]
-    books, flat = [], []
-    for venue, rate in enumerate(rates):
-        sides = []
-        for sign in (-1, 1):
-            # ties within a venue, and between those of one currency
-            prices = np.sort(draw.integers(1, 4000, 1000))[:: 1 if sign > 0 else -1]
-            absolute = (10_000 + sign * 5000 + prices).astype(float) * rate
-            sides.append(np.ascontiguousarray([absolute, draw.random(1000) + 0.1]))
-        book = VenueBook()
-        book.load(sides[0], sides[1])
-        books.append(book)
-        flat.append((venue, rate, sides))
-    ladder = Ladder()
-    for n in (3, 30):
-        ladder.merge(list(books[:n]), rates[:n])
-        for side, sign in ((0, -1), (1, 1)):
-            merged, sizes, venues = ladder.side_copy(side)
-            expected = sorted(
-                (sign * (price / rate), venue, level, size)
-                for venue, rate, sides in flat[:n]
-                for level, (price, size) in enumerate(sides[side].T.tolist())
-            )
-            assert len(merged) == 1000 * n
-            assert (sign * merged).tolist() == [one[0] for one in expected]
-            assert venues.tolist() == [one[1] for one in expected]
-            assert sizes.tolist() == [one[3] for one in expected]
-
-
 def test_an_aggregate_survives_the_bus() -> None:
     book = VenueBook()
     book.load(np.array([[99.0, 98.0], [1.0, 2.0]]), np.array([[101.0], [3.0]]))

@@ -1,0 +1,146 @@
+"""A ladder is the sorted levels of its venues: any number, however their prices lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coinspace._ext.ladder import Ladder, VenueBook
+
+Levels = NDArray[np.float64]
+Draw = np.random.Generator
+WON = 1371.0
+
+
+def grid(draw: Draw, n: int) -> Levels:
+    """Return steps from the best price that many venues share."""
+    return np.cumsum(draw.integers(0, 3, n)).astype(float)
+
+
+def scattered(draw: Draw, n: int) -> Levels:
+    return np.cumsum(draw.exponential(0.3, n))
+
+
+def dense_near_the_best(draw: Draw, n: int) -> Levels:
+    return np.cumsum(draw.exponential(1.0, n) * np.geomspace(1e-7, 30, n))
+
+
+def one_far_away(draw: Draw, n: int) -> Levels:
+    """Return steps of which the last leaves the others few places in a key of 31 bits."""
+    steps = grid(draw, n)
+    steps[-1] *= draw.choice([1e3, 1e5, 1e7, 1e9])
+    return steps
+
+
+def a_bit_apart(draw: Draw, n: int) -> Levels:
+    return grid(draw, n) * 2.0**-36
+
+
+def all_the_same(draw: Draw, n: int) -> Levels:
+    return np.zeros(n)
+
+
+KINDS = (grid, scattered, dense_near_the_best, one_far_away, a_bit_apart, all_the_same)
+
+
+def book(draw: Draw, steps: Callable[[Draw, int], Levels], n: int, rate: float) -> VenueBook:
+    found = VenueBook()
+    bids, asks = steps(draw, n), steps(draw, n)
+    # bids that fall below zero are left out by the book
+    found.load(
+        np.ascontiguousarray([(10_000 - bids) * rate, draw.random(n) + 0.1]),
+        np.ascontiguousarray([(10_000 + asks) * rate, draw.random(n) + 0.1]),
+    )
+    return found
+
+
+def check(ladder: Ladder, books: list[VenueBook | None], rates: list[float]) -> None:
+    """Compare with a stable sort, bit for bit."""
+    for side, sign in ((0, -1.0), (1, 1.0)):
+        sides = [
+            np.empty((2, 0)) if one is None else one.side_copy(side) / [[rate], [1.0]]
+            for one, rate in zip(books, rates, strict=True)
+        ]
+        venue = np.repeat(np.arange(len(books)), [one.shape[1] for one in sides])
+        price, size = np.concatenate(sides, axis=1)
+        order = np.argsort(sign * price, kind="stable")
+        prices, sizes, venues = ladder.side_copy(side)
+        assert np.array_equal(prices, price[order])
+        assert np.array_equal(venues, venue[order])
+        assert np.array_equal(sizes, size[order])
+
+
+@pytest.mark.parametrize("steps", KINDS)
+@pytest.mark.parametrize("venues", [1, 2, 3, 4, 5, 7, 12, 31, 33])
+def test_a_ladder_is_what_sorting_gives(steps: Callable[[Draw, int], Levels], venues: int) -> None:
+    draw = np.random.default_rng(venues)
+    ladder = Ladder()
+    # later ones find the memory of larger ones
+    for most in (1, 700, 8, 90, 40):
+        rates = [float(draw.choice([1.0, WON])) for _ in range(venues)]
+        lengths = draw.integers(1, most + 1, venues)
+        books: list[VenueBook | None] = [
+            book(draw, steps, int(n), rate) for n, rate in zip(lengths, rates, strict=True)
+        ]
+        ladder.merge(books, rates)
+        check(ladder, books, rates)
+        # one venue changes, leaves and comes back
+        which = int(draw.integers(0, venues))
+        for one in (book(draw, steps, most, rates[which]), None, books[which]):
+            books[which] = one
+            ladder.merge(books, rates)
+            check(ladder, books, rates)
+
+
+@pytest.mark.parametrize("venues", [255, 256, 257, 300])
+def test_hundreds_of_venues(venues: int) -> None:
+    draw = np.random.default_rng(venues)
+    books: list[VenueBook | None] = [book(draw, grid, 5, 1.0) for _ in range(venues)]
+    ladder = Ladder()
+    ladder.merge(books, [1.0] * venues)
+    check(ladder, books, [1.0] * venues)
+
+
+def test_venues_of_every_length_up_to_two_blocks() -> None:
+    draw = np.random.default_rng(2)
+    for n in range(1, 34):
+        books: list[VenueBook | None] = [
+            book(draw, scattered, length, 1.0) for length in (n, 100, 33 - n + 1, 1)
+        ]
+        ladder = Ladder()
+        ladder.merge(books, [1.0] * 4)
+        check(ladder, books, [1.0] * 4)
+
+
+def test_prices_at_the_ends_of_float64() -> None:
+    draw = np.random.default_rng(4)
+    for low, high in ((1e-300, 1e300), (5e-324, 1e-320), (1e307, 1e308), (1.0, 1e200)):
+        books: list[VenueBook | None] = []
+        for _ in range(5):
+            prices = np.sort(np.exp(draw.uniform(np.log(low), np.log(high), 60)))
+            one = VenueBook()
+            one.load(
+                np.ascontiguousarray([prices[::-1], draw.random(60) + 0.1]),
+                np.ascontiguousarray([prices, draw.random(60) + 0.1]),
+            )
+            books.append(one)
+        ladder = Ladder()
+        ladder.merge(books, [1.0] * 5)
+        check(ladder, books, [1.0] * 5)
+
+
+def test_prices_that_leave_float64_are_left_out() -> None:
+    ladder = Ladder()
+    wide, usual = VenueBook(), VenueBook()
+    wide.load(np.array([[1e300, 1e-300], [1.0, 2.0]]), np.array([[2e-300, 2e300], [3.0, 4.0]]))
+    usual.load(np.array([[1.0], [5.0]]), np.array([[2.0], [6.0]]))
+    ladder.merge([wide, usual], [1e-10, 1.0])
+    assert list(ladder.side_copy(0)[0]) == [1.0, 1e-300 / 1e-10]
+    assert list(ladder.side_copy(1)[0]) == [2e-300 / 1e-10, 2.0]
+    ladder.merge([wide, usual], [1e300, 1.0])
+    assert list(ladder.side_copy(0)[0]) == [1.0, 1.0]
+    assert list(ladder.side_copy(0)[2]) == [0, 1]
+    assert list(ladder.side_copy(1)[0]) == [2.0, 2.0]
