@@ -40,14 +40,16 @@ TAKEN = f"{OURS}, arrays taken"
 DEFAULT = "upbit-book"
 Bounds = tuple[float, float] | None
 # kind -> (gate, goal) over orjson.loads, orjson to arrays and On-Demand, a loop in C++ while ours
-# is called from Python; the Korean formats beside DEFAULT are held to its ratios (SHARED)
+# is called from Python
+KOREAN = ((6.5, 9), (13, 20), (2.2, 3))
 BOOKS: dict[str, tuple[Bounds, Bounds, Bounds]] = {
-    DEFAULT: ((6.5, 9), (13, 20), (2.2, 3)),
-    "upbit-book-simple": (None, None, None),
-    "bithumb-book": (None, None, None),
+    DEFAULT: KOREAN,
+    "upbit-book-simple": KOREAN,
+    "bithumb-book": KOREAN,
     "binance-depth20": (None, (30, 45), None),
     "binance-diff": (None, (30, 45), None),
 }
+# held to the ratios that DEFAULT has, too
 SHARED = ("upbit-book-simple", "bithumb-book")
 # DEFAULT with as many levels as Bithumb sends
 SHORT = "upbit-book, 15 units"

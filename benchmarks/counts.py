@@ -86,6 +86,8 @@ def _bus() -> Case:
     folder = tempfile.TemporaryDirectory(prefix="cs-")
     context = zmq.Context[zmq.Socket[bytes]].instance()
     ours, theirs = context.socket(zmq.PUB), context.socket(zmq.SUB)
+    # who sends without a pause hears late that the queue is empty again
+    ours.sndhwm = theirs.rcvhwm = 100_000
     ours.bind(f"ipc://{folder.name}/counts.ipc")
     theirs.subscribe(b"")
     theirs.connect(f"ipc://{folder.name}/counts.ipc")

@@ -203,6 +203,7 @@ cdef class Parser:
     cdef int clear(self) noexcept
     cdef const char *scan(self, const char *p, int depth) noexcept
     cdef const char *value(self, int slot, const char *p, int depth) noexcept
+    cdef const char *key_at(self, const char *p, const char **key, Py_ssize_t *size, bint *escaped) noexcept
     cdef int open_list(self, const char *p, const char *end) noexcept
     cdef int open_sides(self) noexcept
     cdef Py_ssize_t settle(self, bint falling) noexcept

@@ -331,38 +331,48 @@ cdef class Parser:
                 return NULL
             p += 1
 
+    cdef const char *key_at(self, const char *p, const char **key, Py_ssize_t *size, bint *escaped) noexcept:
+        """Read a key in any shape. Returns: the place behind its colon, NULL when it is not JSON.
+
+        `key`: its text, in `room` where it was escaped.
+        """
+        cdef const char *end = self.end
+        cdef const char *close
+        cdef char *copy
+        p = skip_space(p, end)
+        if p >= end or p[0] != c'"':
+            return NULL
+        key[0] = p + 1
+        close = string_close(key[0], end, escaped)
+        if close is NULL:
+            return NULL
+        size[0] = close - key[0]
+        if escaped[0]:
+            copy = self.take_room(size[0])
+            if copy is NULL:
+                return NULL
+            size[0] = unescape(key[0], close, copy)
+            key[0] = copy
+        p = skip_space(close + 1, end)
+        return p + 1 if p < end and p[0] == c':' else NULL
+
     cdef const char *_field(self, const char *p, int depth, Key **last) noexcept:
         # one field in any shape. Returns: the end of its value
         cdef const char *end = self.end
         cdef const char *text
-        cdef const char *close
         cdef const char *at
-        cdef char *copy
+        cdef Py_ssize_t size
         cdef bint escaped
         cdef Key *key = last[0].next
         if key_follows(p, self.frame, end, key):
             p += key.size
         else:
-            p = skip_space(p, end)
-            if p >= end or p[0] != c'"':
+            p = self.key_at(p, &text, &size, &escaped)
+            if p is NULL:
                 return NULL
-            text = p + 1
-            close = string_close(text, end, &escaped)
-            if close is NULL:
-                return NULL
-            key = self.keys
-            if not escaped:
-                key = self._find_key(text, end, close - text)
-            else:
-                copy = self.take_room(close - text)
-                if copy is not NULL:
-                    key = self._find_key(copy, self.room + self.room_size, unescape(text, close, copy))
+            key = self._find_key(text, self.room + self.room_size if escaped else end, size)
             # a key that needs escapes is none to compare with
             last[0].next = key if key != self.keys and not escaped else NULL
-            p = skip_space(close + 1, end)
-            if p >= end or p[0] != c':':
-                return NULL
-            p += 1
         last[0] = key
         text = p
         p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(<int>key.slot, text, depth)

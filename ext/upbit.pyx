@@ -54,8 +54,6 @@ from coinspace._ext.parser cimport units_default
 from coinspace._ext.parser cimport units_simple
 from coinspace._ext.scan cimport skip_space
 from coinspace._ext.scan cimport skip_value
-from coinspace._ext.scan cimport string_close
-from coinspace._ext.scan cimport unescape
 
 # slot: name in DEFAULT, name in SIMPLE
 FIELDS = {
@@ -284,33 +282,19 @@ cdef class UpbitParser(Parser):
         # one unit in any key order, p behind its brace
         cdef const char *end = self.end
         cdef const char *key
-        cdef const char *close
+        cdef Py_ssize_t size
         cdef const char *at
         cdef double values[4]
         cdef int seen = 0
         cdef int field
         cdef const char *value
         cdef bint escaped
-        cdef char *copy
         while True:
+            p = self.key_at(p, &key, &size, &escaped)
+            if p is NULL:
+                return NULL
+            field = _unit_field(key, size)
             p = skip_space(p, end)
-            if p >= end or p[0] != c'"':
-                return NULL
-            key = p + 1
-            close = string_close(key, end, &escaped)
-            if close is NULL:
-                return NULL
-            if not escaped:
-                field = _unit_field(key, close - key)
-            else:
-                copy = self.take_room(close - key)
-                if copy is NULL:
-                    return NULL
-                field = _unit_field(copy, unescape(key, close, copy))
-            p = skip_space(close + 1, end)
-            if p >= end or p[0] != c':':
-                return NULL
-            p = skip_space(p + 1, end)
             value = p
             if field >= 0:
                 p = level_number(self, p, &values[field])
