@@ -370,7 +370,8 @@ cdef class Parser:
             p = self.key_at(p, &text, &size, &escaped)
             if p is NULL:
                 return NULL
-            key = self._find_key(text, self.room + self.room_size if escaped else end, size)
+            at = self.room + self.room_size
+            key = self._find_key(text, at if escaped else end, size)
             # a key that needs escapes is none to compare with
             last[0].next = key if key != self.keys and not escaped else NULL
         last[0] = key
