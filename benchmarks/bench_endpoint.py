@@ -136,7 +136,7 @@ def test_latest_value(benchmark: Benchmark) -> None:
 
             timing = interleaved(
                 {name: lambda name=name: cost(name) for name in sites},  # type: ignore[misc]
-                min(rounds, ROUNDS),
+                min(rounds, 3 * ROUNDS),
             )
         result = Result("endpoint", "latest value", "CPU ns/request", "one BTC record", timing)
         result.limits = [BARE]

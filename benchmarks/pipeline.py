@@ -41,7 +41,7 @@ from coinspace.config import load
 # cryptofeed asks Upbit for this format, so all are sent it
 KIND = "upbit-book-simple"
 PROCESS = "orderbook-collector-upbit"
-ROUNDS = 5
+ROUNDS = 9
 WARM_UP = 5_000
 WINDOW_S = 1.5
 START_TIMEOUT_S = 20.0
