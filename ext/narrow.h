@@ -38,8 +38,8 @@ enum {
 #define COINSPACE_NARROW
 #include <immintrin.h>
 
-#define AVX2 __attribute__((target("avx2")))
-#define PART_AVX2 inline __attribute__((always_inline, target("avx2")))
+#define AVX2 static __attribute__((target("avx2")))
+#define PART_AVX2 static inline __attribute__((always_inline, target("avx2")))
 
 typedef __m256i Keys;
 
