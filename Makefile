@@ -71,6 +71,7 @@ test-debug: debug $(TOOLS)  ## run tests on the checked build (TESTS=tests: ever
 	@$(BIN)/python -m pytest -m "not slow" $(TESTS); status=$$?; \
 		$(BUILD_EXT); exit $$status
 
+# recordings are replayed at a pace that traced code does not keep
 coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach: build/coverage
 	@export COINSPACE_BUILD=trace; $(BUILD_EXT)
 	@rm -f build/coverage.data*
