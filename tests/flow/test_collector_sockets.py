@@ -191,6 +191,10 @@ async def test_a_trade_that_the_stream_dropped_is_found_and_filled(
         assert running.count("trades_lost") == running.count("volume_unexplained") == 0
         if exchange != "binance":
             assert running.count("volume_gaps") == 1
+        # published, and on its way through the socket
+        await running.until(
+            lambda: any(trade.flags & REST for trade in running.trades(market)), "it arrives"
+        )
         trades = running.trades(market)
         (filled,) = (trade for trade in trades if trade.flags & REST)
         known = await rest_trades(server, exchange, market)
