@@ -46,24 +46,33 @@ def all_the_same(draw: Draw, n: int) -> Levels:
 KINDS = (grid, scattered, dense_near_the_best, one_far_away, a_bit_apart, all_the_same)
 
 
-def book(draw: Draw, steps: Callable[[Draw, int], Levels], n: int, rate: float) -> VenueBook:
-    found = VenueBook()
+class Given:
+    """A book, and the levels that it was loaded with: bids and asks, float64[2, n] each."""
+
+    def __init__(self, bids: Levels, asks: Levels) -> None:
+        self.sides = np.ascontiguousarray(bids), np.ascontiguousarray(asks)
+        self.book = VenueBook()
+        self.book.load(*self.sides)
+
+
+def given(draw: Draw, steps: Callable[[Draw, int], Levels], n: int, rate: float) -> Given:
     bids, asks = steps(draw, n), steps(draw, n)
-    # bids that fall below zero are left out by the book
-    found.load(
-        np.ascontiguousarray([(10_000 - bids) * rate, draw.random(n) + 0.1]),
-        np.ascontiguousarray([(10_000 + asks) * rate, draw.random(n) + 0.1]),
+    return Given(
+        np.array([(10_000 - bids) * rate, draw.random(n) + 0.1]),
+        np.array([(10_000 + asks) * rate, draw.random(n) + 0.1]),
     )
-    return found
 
 
-def check(ladder: Ladder, books: list[VenueBook | None], rates: list[float]) -> None:
-    """Compare with a stable sort, bit for bit."""
+def merge_and_check(ladder: Ladder, books: list[Given | None], rates: list[float]) -> None:
+    """Compare a merge with a stable sort of what was given, bit for bit."""
+    ladder.merge([None if one is None else one.book for one in books], rates)
     for side, sign in ((0, -1.0), (1, 1.0)):
         sides = [
-            np.empty((2, 0)) if one is None else one.side_copy(side) / [[rate], [1.0]]
+            np.empty((2, 0)) if one is None else one.sides[side] / [[rate], [1.0]]
             for one, rate in zip(books, rates, strict=True)
         ]
+        # bids that fall below zero are no levels
+        sides = [one[:, one[0] > 0] for one in sides]
         venue = np.repeat(np.arange(len(books)), [one.shape[1] for one in sides])
         price, size = np.concatenate(sides, axis=1)
         order = np.argsort(sign * price, kind="stable")
@@ -79,57 +88,72 @@ def test_a_ladder_is_what_sorting_gives(steps: Callable[[Draw, int], Levels], ve
     draw = np.random.default_rng(venues)
     ladder = Ladder()
     # later ones find the memory of larger ones
-    for most in (1, 700, 8, 90, 40):
+    for most in (1, 1000, 8, 90, 40):
         rates = [float(draw.choice([1.0, WON])) for _ in range(venues)]
         lengths = draw.integers(1, most + 1, venues)
-        books: list[VenueBook | None] = [
-            book(draw, steps, int(n), rate) for n, rate in zip(lengths, rates, strict=True)
+        books: list[Given | None] = [
+            given(draw, steps, int(n), rate) for n, rate in zip(lengths, rates, strict=True)
         ]
-        ladder.merge(books, rates)
-        check(ladder, books, rates)
+        merge_and_check(ladder, books, rates)
         # one venue changes, leaves and comes back
         which = int(draw.integers(0, venues))
-        for one in (book(draw, steps, most, rates[which]), None, books[which]):
+        for one in (given(draw, steps, most, rates[which]), None, books[which]):
             books[which] = one
-            ladder.merge(books, rates)
-            check(ladder, books, rates)
+            merge_and_check(ladder, books, rates)
+
+
+def test_thirty_venues_of_a_thousand_levels() -> None:
+    draw = np.random.default_rng(7)
+    rates = [float(draw.choice([1.0, WON])) for _ in range(30)]
+    books: list[Given | None] = [given(draw, grid, 1000, rate) for rate in rates]
+    ladder = Ladder()
+    for n in (3, 30):
+        merge_and_check(ladder, books[:n], rates[:n])
+        assert (ladder.n_bids, ladder.n_asks) == (1000 * n, 1000 * n)
 
 
 @pytest.mark.parametrize("venues", [255, 256, 257, 300])
 def test_hundreds_of_venues(venues: int) -> None:
     draw = np.random.default_rng(venues)
-    books: list[VenueBook | None] = [book(draw, grid, 5, 1.0) for _ in range(venues)]
-    ladder = Ladder()
-    ladder.merge(books, [1.0] * venues)
-    check(ladder, books, [1.0] * venues)
+    books: list[Given | None] = [given(draw, grid, 5, 1.0) for _ in range(venues)]
+    merge_and_check(Ladder(), books, [1.0] * venues)
 
 
 def test_venues_of_every_length_up_to_two_blocks() -> None:
     draw = np.random.default_rng(2)
     for n in range(1, 34):
-        books: list[VenueBook | None] = [
-            book(draw, scattered, length, 1.0) for length in (n, 100, 33 - n + 1, 1)
+        books: list[Given | None] = [
+            given(draw, scattered, length, 1.0) for length in (n, 100, 33 - n + 1, 1)
         ]
-        ladder = Ladder()
-        ladder.merge(books, [1.0] * 4)
-        check(ladder, books, [1.0] * 4)
+        merge_and_check(Ladder(), books, [1.0] * 4)
+
+
+def test_equal_prices_that_share_a_place_with_others_keep_the_order_of_their_venues() -> None:
+    """The last level is so far that a place of the keys is 1.9 steps wide."""
+    steps = np.array([0, 1, *range(10, 700, 10), 1e9])
+    others = np.array([0, 1, *range(15, 700, 10)])
+    sizes = np.arange(1.0, 300.0)
+
+    def venue(steps: Levels, first: int) -> Given:
+        amounts = sizes[first : first + len(steps)]
+        # bids fall from 10,000 in smaller steps
+        return Given(
+            np.array([10_000 - steps * 9.9e-6, amounts]), np.array([10_000 + steps, amounts])
+        )
+
+    books: list[Given | None] = [venue(steps, 0), venue(others, 80), venue(others, 160)]
+    merge_and_check(Ladder(), books, [1.0] * 3)
 
 
 def test_prices_at_the_ends_of_float64() -> None:
     draw = np.random.default_rng(4)
     for low, high in ((1e-300, 1e300), (5e-324, 1e-320), (1e307, 1e308), (1.0, 1e200)):
-        books: list[VenueBook | None] = []
+        books: list[Given | None] = []
         for _ in range(5):
             prices = np.sort(np.exp(draw.uniform(np.log(low), np.log(high), 60)))
-            one = VenueBook()
-            one.load(
-                np.ascontiguousarray([prices[::-1], draw.random(60) + 0.1]),
-                np.ascontiguousarray([prices, draw.random(60) + 0.1]),
-            )
-            books.append(one)
-        ladder = Ladder()
-        ladder.merge(books, [1.0] * 5)
-        check(ladder, books, [1.0] * 5)
+            bids = np.array([prices[::-1], draw.random(60) + 0.1])
+            books.append(Given(bids, np.array([prices, draw.random(60) + 0.1])))
+        merge_and_check(Ladder(), books, [1.0] * 5)
 
 
 def test_prices_that_leave_float64_are_left_out() -> None:
