@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import uvloop
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.tasks import Tasks
 from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
 State = Literal["starting", "ready", "degraded", "stopping"]
@@ -33,6 +34,8 @@ class Process:
     Attributes:
         counters: called once a second; its result goes into the health file.
         stopping: set by SIGTERM and SIGINT.
+        failure: what ended a background task, None while all run. The process then ends with exit
+            code 1, so that the supervisor starts it again.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -45,7 +48,27 @@ class Process:
         self.counters: Callable[[], dict[str, int | float]] = dict
         self.stopping = asyncio.Event()
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
+        self.failure: BaseException | None = None
+        self.tasks = Tasks(self.failed)
         self._path = health_path(settings, name)
+        self._health_failures = 0
+
+    def spawn(
+        self, name: str, work: Coroutine[Any, Any, Any], *, ends: bool = False
+    ) -> asyncio.Task[Any]:
+        """Start a background task. When it fails, the process ends for its supervisor.
+
+        Args: ends: the task may return; without it, returning is a failure as well.
+        """
+        return self.tasks.spawn(name, work, ends=ends)
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """Record that a background task failed, and end the process."""
+        if self.failure is None:
+            self.failure = error
+        self.stopping.set()
+        self._log("error", "task failed", task=name, error=repr(error), exc_info=error)
+        self._change("degraded", f"task {name} failed: {error!r}")
 
     def ready(self) -> None:
         """Say that the process does its work."""
@@ -61,18 +84,33 @@ class Process:
 
     def stop(self) -> None:
         """Ask the process to end, as SIGTERM does."""
-        self._change("stopping", None)
         self.stopping.set()
+        self._change("stopping", None)
+
+    def _log(self, level: str, event: str, **facts: Any) -> None:
+        # stderr may be a closed pipe or a file on a full disk: work goes on without the line
+        with contextlib.suppress(OSError, ValueError):
+            getattr(self.log, level)(event, **facts)
 
     def _change(self, state: State, reason: str | None) -> None:
         if self.state == "stopping" or (state, reason) == (self.state, self.reason):
             return
         self.state, self.reason = state, reason
-        self.log.info("state", state=state, reason=reason)
+        self._log("info", "state", state=state, reason=reason)
         self.write_health()
 
     def write_health(self) -> None:
-        """Replace the health file atomically."""
+        """Replace the health file atomically. A failure is logged and counted, never raised."""
+        try:
+            self._write_health()
+        except OSError as error:
+            self._health_failures += 1
+            if self._health_failures == 1:
+                self._log("error", "health file not written", error=str(error))
+        else:
+            self._health_failures = 0
+
+    def _write_health(self) -> None:
         health = {
             "process": self.name,
             "pid": os.getpid(),
@@ -89,10 +127,7 @@ class Process:
     async def watch(self) -> None:
         """Write the health file until cancelled."""
         while True:
-            try:
-                self.write_health()
-            except OSError as error:
-                self.log.error("health file not written", error=str(error))
+            self.write_health()
             await asyncio.sleep(HEALTH_INTERVAL_S)
 
 
@@ -134,16 +169,15 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
     tune_loop(name, settings.tuning, loop)
-    watch = asyncio.create_task(process.watch())
+    process.spawn("health", process.watch())
     try:
         await main(process)
     finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+        await process.tasks.cancel()
         process.state = "stopping"
-        with contextlib.suppress(OSError):
-            process.write_health()
+        process.write_health()
+    if process.failure is not None:
+        raise SystemExit(1)
 
 
 def die_with_parent() -> None:
