@@ -420,6 +420,15 @@ class TuningSettings(Section):
     ] = 0
 
 
+class SupervisorSettings(Section):
+    """`coinspace up`."""
+
+    hang_s: Annotated[
+        float,
+        Field(ge=5, le=3600, description="a process silent for so long is ended and restarted"),
+    ] = 20.0
+
+
 class Settings(BaseSettings):
     """Everything that can be configured."""
 
@@ -437,6 +446,7 @@ class Settings(BaseSettings):
     index: IndexSettings = Field(default_factory=IndexSettings)
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
+    supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
 
     @classmethod
     def settings_customise_sources(
