@@ -22,6 +22,7 @@ from coinspace.index.calculator import IndexCalculator, Record
 from coinspace.index.governance import announce
 from coinspace.index.memory import read_memory, remember, wait_applied
 from coinspace.index.outage import Outage
+from coinspace.index.pulse import Pulse
 from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
@@ -95,6 +96,7 @@ class Worker:
         self._heard_ns = 0
         # whether what lies before the spooled records is known
         self._looked = False
+        self.pulse = Pulse(index.assets, lambda asset: index.parameters_of(asset).failed_s)
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
 
     def counters(self) -> dict[str, int | float]:
@@ -105,6 +107,7 @@ class Worker:
             **self.sender.counters(),
             **self.calculator.counts,
             **self.counts,
+            **self.pulse.counters(),
             "backlog_ticks": self.backlog.ticks,
             "records_spooled": self.spool.records,
             "records_torn": self.spool.torn,
@@ -262,6 +265,8 @@ class Worker:
                     self.candidate.on_time(due_ns)
             if now - max(self._heard_ns, self._process.started_ns) > 5 * SECOND_NS:
                 self._process.degraded("no aggregate arrives")
+            elif failed := self.pulse.problem():
+                self._process.degraded(failed)
             elif self.sender.trouble:
                 self._process.degraded(f"records wait: {self.sender.trouble}")
             else:
@@ -285,6 +290,7 @@ class Worker:
             self.candidate.on_aggregate(aggregate)
 
     def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
+        self.pulse.tick(record)
         asset, at_ns = record["asset"], tick_ns(record)
         topic = self._topics.get(asset)
         if topic is None:

@@ -200,7 +200,7 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
 
 def _processes(settings: Settings) -> Iterator[Finding]:
     for health in all_health(settings):
-        if health.state == "down" and health.reason == "never started":
+        if health.stopped or (health.state == "down" and health.reason == "never started"):
             continue
         level: Literal["ok", "problem"] = "ok" if health.ok else "problem"
         yield Finding(health.process, level, health.reason or health.state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -95,7 +96,8 @@ class StatusScreen:
         rows = sum(health.total("rows_stored") for health in healths)
         troubled = [f"{h.process} {h.state} ({h.reason})" for h in healths if not h.ok]
         state = "; ".join(troubled) or f"{len(healths)} processes ready"
-        return f"{values} | {rows:,} rows stored | {state}"
+        now = datetime.now(UTC)
+        return f"{now:%Y-%m-%dT%H:%M:%SZ} {values} | {rows:,} rows stored | {state}"
 
     def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:
         title = "   ".join(f"{one['asset']} [bold]{one['value']}[/]" for one in indices)

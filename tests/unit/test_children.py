@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ async def test_stop_ends_every_child_though_one_cannot_be_stopped_in_order(
     names = ["orderbook-collector-upbit", "index-calculator", "unknown-kind"]
     children = [launch(watching, "good", name) for name in names]
     for child in children:
-        await wait_for("readiness", lambda child=child: child.ready)
+        await wait_for("readiness", partial(getattr, child, "ready"))
 
     async def broken(timeout_s: float = 0) -> None:
         raise OSError(28, "No space left on device")
@@ -143,7 +144,7 @@ async def test_stop_ends_every_child_though_one_cannot_be_stopped_in_order(
     monkeypatch.setattr(children[0], "stop", broken)
     await watching.stop()
     for child in children:
-        await wait_for("the end", lambda child=child: not child.running, 10)
+        assert not child.running
 
 
 async def test_a_child_that_ignores_sigterm_is_killed(watching: Supervisor) -> None:
