@@ -34,6 +34,8 @@ HEALTH_INTERVAL_S = 1.0
 STOP_LIMIT_S = 18.0
 # threads that hang in a system call keep an interpreter from ending
 THREADS_LIMIT_S = 5.0
+# repeated work of a process that gives no sign of life for so long hangs
+SILENT_LIMIT_S = 30
 # the wall clock is slewed by 0.5 ms a second at most; what is more is a step
 CLOCK_STEP_NS = SECOND_NS
 # so long a step of the clock and errors of ours are shown as a trouble
@@ -78,6 +80,9 @@ class Process:
         self._path = health_path(settings, name)
         self._health_failing = False
         self._counters_failing = False
+        self._limited = False
+        # repeated work -> seconds without a sign of life, and how many are too many
+        self._rounds: dict[str, tuple[float, int]] = {}
         self._logged: list[int] = []
         self._counts = {
             "health_failures": 0,
@@ -149,7 +154,29 @@ class Process:
 
     def limit_stop(self) -> None:
         """See that the process ends in time, whatever hangs."""
-        exit_after(STOP_LIMIT_S, 1, self._say_late)
+        if not self._limited:
+            self._limited = True
+            exit_after(STOP_LIMIT_S, 1, self._say_late)
+
+    def expect(self, name: str, limit_s: int = SILENT_LIMIT_S) -> Callable[[], None]:
+        """Watch over work that repeats: it calls what is returned each time.
+
+        Work that does not for so long hangs although the loop runs, and ends the process. Counted
+        in rounds of `watch`, so that a process that was stopped is not taken for one that hangs.
+        """
+        self._rounds[name] = (0, limit_s)
+
+        def beat() -> None:
+            self._rounds[name] = (0, limit_s)
+
+        return beat
+
+    def _check_rounds(self, seconds: float) -> None:
+        for name, (silent_s, limit_s) in self._rounds.items():
+            self._rounds[name] = (silent_s + seconds, limit_s)
+            if silent_s + seconds > limit_s and not self.stopping.is_set():
+                error = TimeoutError(f"expected a sign of life within {limit_s} s, was none")
+                self.failed(name, error)
 
     def _end_soon(self) -> None:
         # before anything else: what follows may fail
@@ -260,6 +287,7 @@ class Process:
                 written_ns = now
                 self.write_health()
             await asyncio.sleep(interval_s)
+            self._check_rounds(interval_s)
 
 
 class HostClock:
@@ -378,8 +406,14 @@ def run(
 async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> int:
     process = Process(name, settings, Notifier(os.environ))
     loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: object) -> None:
+        # not by the loop, which may hang: uvloop runs it at once when it is idle
+        process.limit_stop()
+        loop.call_soon_threadsafe(process.stop)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, process.stop)
+        signal.signal(number, on_signal)
     loop.set_exception_handler(process.on_loop_error)
     threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
     tune_loop(name, settings.tuning, loop)

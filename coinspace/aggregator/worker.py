@@ -45,6 +45,8 @@ class Worker:
         self._path = state_path(settings)
         self._saved_ns = 0
         self._behind = 0
+        # times in a row that the state could not be written
+        self._unsaved = 0
 
     def counters(self) -> dict[str, int | float]:
         """Return the counters of stage and bus."""
@@ -75,7 +77,9 @@ class Worker:
         grace_ns = self._settings.index.grace_ms * MILLISECOND_NS
         step_ns = interval_ns or SECOND_NS
         next_ns = (now_ns() // step_ns + 1) * step_ns
+        beat = self._process.expect("ticks")
         while True:
+            beat()
             await asyncio.sleep(max(0.0, (next_ns + grace_ns - now_ns()) / SECOND_NS))
             # after a pause only the newest tick is made; the calculator records the others
             newest_ns = (now_ns() - grace_ns) // step_ns * step_ns
@@ -116,7 +120,11 @@ class Worker:
             part.write_bytes(orjson.dumps(self.stage.state()))
             part.replace(self._path)
         except OSError as error:
-            self._process.log.error("state not written", error=str(error))
+            self._unsaved += 1
+            if self._unsaved == 1:
+                self._process.log.error("state not written", error=str(error))
+        else:
+            self._unsaved = 0
 
 
 def state_path(settings: Settings) -> Path:

@@ -235,7 +235,9 @@ class Worker:
         self.stage.on_rejected(key, table, reason, at_ns)
 
     async def _health(self) -> None:
+        beat = self.process.expect("judgement")
         while True:
+            beat()
             self.stage.settle()
             problems = self._problems()
             if problems:
