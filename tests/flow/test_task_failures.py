@@ -22,7 +22,7 @@ COLLECTOR = "orderbook-collector upbit"
 TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "process.py": ("orderbook-aggregator", ["health"], []),
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
-    "collector/collection.py": (COLLECTOR, ["timer", "connection 0"], []),
+    "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
     "endpoint/server.py": ("index-endpoint", ["http server"], []),
     "endpoint/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
     "index/worker.py": (
@@ -77,7 +77,7 @@ def sabotaged(
 ) -> Iterator[subprocess.Popen[bytes]]:
     found = address(questdb)
     variables = environment(data, free_port()) | {
-        "COINSPACE_STORAGE__ILP": found.http,
+        "COINSPACE_STORAGE__ILP": found.ilp,
         "COINSPACE_STORAGE__SQL": found.sql,
         "COINSPACE_STORAGE__TTL": "off",
         "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": "ws://127.0.0.1:9/",
