@@ -193,7 +193,8 @@ class Worker:
         return [one for one in entries if one.epoch != self._process.started_ns]
 
     def _prepare(self) -> None:
-        schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
+        storage = self._settings.storage
+        schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
 
     async def _unspool(self) -> None:
         # what an earlier process left comes before anything new, and before the memory is read;

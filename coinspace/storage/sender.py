@@ -319,8 +319,10 @@ class Sender:
     def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
         """Find out whose fault it is: the schema's, which is mended, or single rows'."""
         found = self._where(self.settings)
-        ttl = self.settings.storage.ttl == "on"
-        mended = schema.mend(found, set(self._tables), ttl=ttl)
+        storage = self.settings.storage
+        mended = schema.mend(
+            found, set(self._tables), ttl=storage.ttl == "on", retention=storage.retention
+        )
         if mended:
             self._repairs += 1
             if self._on_mended is not None:
