@@ -57,7 +57,7 @@ class Worker:
         settings = self._settings = process.settings
         index = settings.index
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.sender = Sender(settings, NAME)
+        self.sender = Sender(settings, NAME, on_failure=process.failed)
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         interval_ns = index.interval_ms * MILLISECOND_NS
         self.calculator = IndexCalculator(

@@ -83,7 +83,11 @@ class Worker:
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
-            settings, name, on_rejected=self._on_rejected, on_mended=self._on_mended
+            settings,
+            name,
+            on_rejected=self._on_rejected,
+            on_mended=self._on_mended,
+            on_failure=process.failed,
         )
         self.stage = Stage(
             self.sender,
