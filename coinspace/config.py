@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +41,9 @@ WORKERS = (
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107
+# values of storage.retention: a duration, or words for rows that are never deleted
+RETENTION = re.compile(r"([1-9]\d{0,4}) ?(h|d|w|M|y|(?i:hours?|days?|weeks?|months?|years?))")
+KEEP_FOR_EVER = ("off", "keep")
 # 32 bytes written in Z85
 CURVE_KEY_SIZE = 40
 
@@ -245,8 +249,23 @@ class StorageSettings(Section):
     ] = 2048
     depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
     ttl: Annotated[
-        Literal["on", "off"], Field(description="off for replayed history, which TTL would evict")
+        Literal["on", "off"],
+        Field(description="default retention; off for replayed history, which it would delete"),
     ] = "on"
+    retention: Annotated[
+        dict[str, str],
+        Field(description='table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)'),
+    ] = {}
+
+    @field_validator("retention")
+    @classmethod
+    def _retention(cls, retention: dict[str, str]) -> dict[str, str]:
+        for name, text in retention.items():
+            if not RETENTION.fullmatch(text) and text.lower() not in KEEP_FOR_EVER:
+                raise ValueError(
+                    f'{name}: expected "12h", "7d", "2w", "3M" (months), "1y" or "off"'
+                )
+        return retention
 
 
 class IndexParameters(Section):

@@ -57,7 +57,7 @@ class Worker:
         settings = self._settings = process.settings
         index = settings.index
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.sender = Sender(settings, NAME)
+        self.sender = Sender(settings, NAME, on_failure=process.failed)
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         interval_ns = index.interval_ms * MILLISECOND_NS
         self.calculator = IndexCalculator(
@@ -193,7 +193,8 @@ class Worker:
         return [one for one in entries if one.epoch != self._process.started_ns]
 
     def _prepare(self) -> None:
-        schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
+        storage = self._settings.storage
+        schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
 
     async def _unspool(self) -> None:
         # what an earlier process left comes before anything new, and before the memory is read;

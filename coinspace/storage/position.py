@@ -19,6 +19,7 @@ from coinspace.storage import gaps
 from coinspace.storage.address import Address
 from coinspace.storage.ledger import Hole
 from coinspace.storage.outages import Outage
+from coinspace.storage.schema import OURS
 from coinspace.storage.stage import Stage
 
 APPLY_TIMEOUT_S = 30.0
@@ -60,6 +61,7 @@ async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str]
     """Return the tables with acknowledged rows that are not visible yet, and suspended ones."""
     cursor = await connection.execute(
         "SELECT name, suspended, writerTxn, sequencerTxn, errorMessage FROM wal_tables()"
+        f" WHERE name IN ({OURS})"
     )
     late: list[str] = []
     suspended: list[Suspended] = []
