@@ -37,16 +37,16 @@ cdef inline uint64_t symbol_hash(const char *symbol, Py_ssize_t size) noexcept n
     return value
 
 
-cdef bint in_order(MarketEntry market, int64_t exchange_ns, int64_t received_ns) noexcept:
+cdef bint in_order(MarketEntry market, int64_t exchange_ns, int64_t now_ns) noexcept:
     if exchange_ns != 0 and exchange_ns < market.exchange_ns:
         if (
             market.exchange_ns - exchange_ns <= clock_step_ns
-            and received_ns - market.accepted_ns <= patience_ns
+            and now_ns - market.accepted_ns <= patience_ns
         ):
             market.backwards += 1
             return False
         market.clock_steps += 1
-    market.accepted_ns = received_ns
+    market.accepted_ns = now_ns
     return True
 
 
@@ -105,13 +105,16 @@ cdef class Collector:
         cdef void *found = self.find(PyBytes_AS_STRING(spelled), PyBytes_GET_SIZE(spelled))
         return <MarketEntry>found if found != NULL else None
 
-    cdef int feed(self, const char *frame, Py_ssize_t size, int64_t received_ns, int connection) except -1:
+    cdef int feed(
+        self, const char *frame, Py_ssize_t size, int64_t received_ns, int64_t now_ns, int connection,
+    ) except -1:
         cdef Parser parser = self.parser
         cdef MarketEntry market
         cdef void *found
         cdef int kind
         self.frames += 1
         self.bytes_received += size
+        self.now_ns = now_ns
         parser.begin(frame, size)
         while True:
             kind = parser.next()
@@ -126,7 +129,7 @@ cdef class Collector:
                 market = <MarketEntry>found
                 market.frames += 1
                 self.take(market, kind, frame, size, received_ns, connection)
-                market.received_ns = received_ns
+                market.heard_ns = now_ns
             elif kind == IGNORED:
                 self.ignored += 1
             elif kind == CONTROL:
@@ -142,9 +145,14 @@ cdef class Collector:
     ) except -1:
         raise NotImplementedError(f"{type(self).__name__}.take")
 
-    def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0):
-        """Read one frame: the same path as live, for replays and tests."""
-        self.feed(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), received_ns, connection)
+    def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0, int64_t now_ns=0):
+        """Read one frame: the same path as live, for replays and tests.
+
+        Args: now_ns: the steady clock, 0 = it runs with the wall clock.
+        """
+        self.feed(
+            PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), received_ns, now_ns or received_ns, connection,
+        )
 
     def on_control(self, bytes frame, int64_t received_ns, int connection):
         """Called for acks, errors, status and shutdown frames."""

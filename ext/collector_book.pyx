@@ -137,7 +137,7 @@ cdef class BookCollector(Collector):
         cdef Parser parser = self.parser
         cdef Py_ssize_t n = min(parser.n_bids, market.depth)
         cdef Py_ssize_t m = min(parser.n_asks, market.depth)
-        if not in_order(market, parser.exchange_ns, received_ns):
+        if not in_order(market, parser.exchange_ns, self.now_ns):
             return 0
         if connection > market.primary:
             market.primary = connection

@@ -143,7 +143,7 @@ cdef class TickerCollector(Collector):
     cdef int take_ticker(self, TickerMarket market, int64_t received_ns, int connection) except -1:
         cdef Parser parser = self.parser
         cdef Header header
-        if not in_order(market, parser.exchange_ns, received_ns):
+        if not in_order(market, parser.exchange_ns, self.now_ns):
             return 0
         market.day_volume = parser.day_volume
         market.suspended = parser.suspended

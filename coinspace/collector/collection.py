@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from coinspace._ext.sink import Sink
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.connection import Connection
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
@@ -144,6 +144,7 @@ class Collection:
         entries = resolve(self.exchange, self.settings.markets, listings)
         self.stage = make_stage(self.exchange, self.stream, self.settings, entries, self.sink)
         self.stage.marker = self._mark
+        self.stage.wall = now_ns
         await self.prepare()
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
@@ -229,7 +230,7 @@ class Collection:
 
     async def _tick(self) -> None:
         while True:
-            self._judge(now_ns())
+            self._judge(monotonic_ns())
             await asyncio.sleep(TIMER_S)
 
     def _judge(self, now: int) -> None:

@@ -106,7 +106,7 @@ class ComparedBooks(Stage, BookCollector):
         if doubt is not None and doubt[0].version == asked[1][-1].version:
             # the stream has come to where REST was
             del self._doubts[market.index]
-            self._compare_with(market, doubt[0], received_ns)
+            self._compare_with(market, doubt[0], self.now_ns)
 
     def _remember(self, market: BookMarket, books: deque[Version]) -> None:
         bids, asks = market.top()
@@ -151,8 +151,8 @@ class ComparedBooks(Stage, BookCollector):
         left = self._left_range(market)
         if status.state == "stale" and not left:
             self.change(status, "synced", now_ns, "confirmed by REST")
-        if now_ns - market.received_ns > SILENT_NS and market.applied and not left:
-            self.publish_again(market, REPEAT | REST, now_ns)
+        if now_ns - market.heard_ns > SILENT_NS and market.applied and not left:
+            self.publish_again(market, REPEAT | REST, self.wall_ns(now_ns))
 
     def _judge_doubts(self, now_ns: int) -> None:
         for index, (book, deadline_ns) in list(self._doubts.items()):
@@ -166,7 +166,7 @@ class ComparedBooks(Stage, BookCollector):
     def _drift(self, market: BookMarket, now_ns: int) -> None:
         self.counts["drifts"] += 1
         status = self.statuses[market.index]
-        if self.updates and now_ns - market.received_ns < SILENT_NS:
+        if self.updates and now_ns - market.heard_ns < SILENT_NS:
             self._restart(market, now_ns, "differs from REST")
             return
         market.forget()

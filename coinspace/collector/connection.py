@@ -17,7 +17,7 @@ import structlog
 from picows import WSAutoPingStrategy, WSError, WSHandshakeError, WSMsgType, WSTransport, ws_connect
 
 from coinspace._ext.collector_listener import FrameListener
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.limits import Dialer, Window
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
@@ -57,7 +57,7 @@ class Link:
 
     def on_open(self, transport: WSTransport) -> None:
         self.transport = transport
-        self.opened_ns = now_ns()
+        self.opened_ns = monotonic_ns()
         self.on_opened()
 
     def on_close(self, code: int, reason: str) -> None:
@@ -139,7 +139,7 @@ class Connection:
             except Exception as error:
                 # a fault of ours must not end the collection of these markets
                 self.log.exception("connection failed by an error of ours", error=repr(error))
-                self.dialer.lost(now_ns())
+                self.dialer.lost(monotonic_ns())
 
     async def stop(self) -> None:
         """Close all links; `run` returns."""
@@ -167,19 +167,21 @@ class Connection:
         waits.
         """
         if not self.links:
-            self.stage.on_connecting(self.subscription.symbols, now_ns())
-        await self._pause(self.dialer.wait_ns(now_ns()) / SECOND_NS)
-        while (wait_ns := self._connects.wait_ns(now_ns())) > 0 and not self._stopping.is_set():
+            self.stage.on_connecting(self.subscription.symbols, monotonic_ns())
+        await self._pause(self.dialer.wait_ns(monotonic_ns()) / SECOND_NS)
+        while (wait_ns := self._connects.wait_ns(monotonic_ns())) > 0:
             await self._pause(wait_ns / SECOND_NS)
+            if self._stopping.is_set():
+                break
         if self._stopping.is_set():
             return None
         Connection._numbers += 1
         link = Link(Connection._numbers)
         link.on_failed_frame = lambda error, frame: self.stage.on_failed_frame(
-            error, frame, now_ns()
+            error, frame, monotonic_ns()
         )
         link.on_opened = lambda: self._opened(link)
-        self._connects.take(now_ns())
+        self._connects.take(monotonic_ns())
         try:
             await self._open(link)
         except (TimeoutError, OSError, WSError) as error:
@@ -230,7 +232,7 @@ class Connection:
 
     def _failed(self, error: Exception) -> None:
         self.connect_failures += 1
-        now, retry_after = now_ns(), 0.0
+        now, retry_after = monotonic_ns(), 0.0
         status = 0
         response = error.response if isinstance(error, WSHandshakeError) else None
         if response is not None:
@@ -256,12 +258,12 @@ class Connection:
 
     async def _subscribe(self, link: Link) -> None:
         for frame in self.subscription.frames:
-            while (wait := max(w.wait_ns(now_ns()) for w in self._messages)) > 0:
+            while (wait := max(w.wait_ns(monotonic_ns()) for w in self._messages)) > 0:
                 await self._pause(wait / SECOND_NS)
             if link.closed.is_set() or link.transport is None:
                 return
             for window in self._messages:
-                window.take(now_ns())
+                window.take(monotonic_ns())
             link.transport.send(WSMsgType.TEXT, frame)
             if self._recorder is not None:
                 self._recorder.sent(now_ns(), frame)
@@ -286,10 +288,10 @@ class Connection:
         self._gone(link)
         if not self._stopping.is_set() and self.fatal is None:
             # the first dial after a loss is made at once when the connection had been a good one
-            self.dialer.lost(now_ns())
+            self.dialer.lost(monotonic_ns())
 
     def _due(self, link: Link) -> bool:
-        now = now_ns()
+        now = monotonic_ns()
         life_ns = int((self.exchange.LIFETIME_S - LIFETIME_MARGIN_S) * SECOND_NS)
         if self._replace:
             return True
@@ -314,8 +316,8 @@ class Connection:
                 await self._either(old, 0.2)
             return old
         self.replacements += 1
-        deadline = now_ns() + int(OVERLAP_S * SECOND_NS)
-        while now_ns() < deadline and not self._stopping.is_set() and not old.closed.is_set():
+        deadline = monotonic_ns() + int(OVERLAP_S * SECOND_NS)
+        while monotonic_ns() < deadline and not self._stopping.is_set() and not old.closed.is_set():
             if self.stage.caught_up(new.number):
                 break
             await asyncio.sleep(OVERLAP_POLL_S)
@@ -340,7 +342,7 @@ class Connection:
             if self._recorder is not None and not self.links:
                 # a replay takes this for the loss of all markets, so not when another link goes on
                 self._recorder.mark("disconnect", reason=link.reason)
-            self.stage.on_disconnected(link.number, link.reason, now_ns())
+            self.stage.on_disconnected(link.number, link.reason, monotonic_ns())
 
     async def _either(self, link: Link, seconds: float) -> None:
         waits = [

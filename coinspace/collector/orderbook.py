@@ -116,7 +116,7 @@ class OrderBookStage(ComparedBooks):
         connection: int,
     ) -> None:
         # 1
-        self._begin(market, received_ns)
+        self._begin(market, self.now_ns)
         self.on_buffered(market, frame, first, final, received_ns, connection)
 
     def _left_range(self, market: BookMarket) -> bool:
@@ -170,7 +170,7 @@ class OrderBookStage(ComparedBooks):
         expected = market.update_id + 1
         self.counts["gaps"] += 1
         self.mark("gap", self.statuses[market.index], expected=expected, found=first)
-        self._restart(market, received_ns, "gap", expected=expected, found=first)
+        self._restart(market, self.now_ns, "gap", expected=expected, found=first)
         self.on_buffered(market, frame, first, final, received_ns, connection)
 
     def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
@@ -189,10 +189,10 @@ class OrderBookStage(ComparedBooks):
 
     def on_crossed(self, market: BookMarket, received_ns: int) -> None:
         if self.updates:
-            self._restart(market, received_ns, "crossed")
+            self._restart(market, self.now_ns, "crossed")
             return
         market.forget()
-        self.change(self.statuses[market.index], "quarantined", received_ns, "crossed")
+        self.change(self.statuses[market.index], "quarantined", self.now_ns, "crossed")
 
     def on_range_left(self, market: BookMarket, received_ns: int) -> None:
         sync = self.syncs[market.index]
@@ -200,14 +200,14 @@ class OrderBookStage(ComparedBooks):
             sync.range_left = True
             self.counts["ranges_left"] += 1
             status = self.statuses[market.index]
-            self.change(status, "stale", received_ns, "price left the known range")
+            self.change(status, "stale", self.now_ns, "price left the known range")
         # the updates go on and are kept, for a snapshot that reaches around the price again
         market.buffering = True
-        self._request(market, received_ns)
+        self._request(market, self.now_ns)
 
     def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
         market.usable = True
-        self.change(self.statuses[market.index], "synced", received_ns)
+        self.change(self.statuses[market.index], "synced", self.now_ns)
 
     def _on_snapshot(
         self, market: BookMarket, request: Request, payload: bytes, now_ns: int
@@ -279,6 +279,7 @@ class OrderBookStage(ComparedBooks):
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
         """Take a REST answer."""
+        self.now_ns = now_ns
         if request.purpose == "snapshot":
             for symbol in request.symbols:
                 market = self.entry(symbol)
@@ -313,11 +314,12 @@ class OrderBookStage(ComparedBooks):
 
     def on_timer(self, now_ns: int) -> None:
         """Look after everything that happens by not happening; called a few times a second."""
+        self.now_ns = now_ns
         silent: list[str] = []
         everything = now_ns - self._all_compared_ns > self.compare_ns
         if self.updates:
             self._quiet_starts = QUIET_STARTS - sum(
-                sync.requested and not market.received_ns
+                sync.requested and not market.heard_ns
                 for market, sync in zip(self.markets, self.syncs, strict=True)
             )
         for market, status, sync in zip(self.markets, self.statuses, self.syncs, strict=True):
@@ -325,9 +327,9 @@ class OrderBookStage(ComparedBooks):
                 continue
             if self.updates:
                 self._watch_sync(market, status, sync, now_ns)
-            self.watch_first_frame(status, market.received_ns, now_ns)
+            self.watch_first_frame(status, market.heard_ns, now_ns)
             self._watch_age(market, status, now_ns)
-            quiet = now_ns - max(market.received_ns, status.subscribed_ns) > SILENT_NS
+            quiet = now_ns - max(market.heard_ns, status.subscribed_ns) > SILENT_NS
             due = now_ns - self._compared_ns[market.index] > COMPARE_AGAIN_NS
             if market.usable and ((quiet and due) or everything):
                 self._compared_ns[market.index] = now_ns
@@ -345,9 +347,9 @@ class OrderBookStage(ComparedBooks):
         if market.usable:
             if sync.announce_ns and now_ns >= sync.announce_ns:
                 sync.announce_ns = 0
-                if market.received_ns < sync.loaded_ns:
+                if market.heard_ns < sync.loaded_ns:
                     # nobody traded since the snapshot: it is the book
-                    self.publish_book(market, REST, now_ns)
+                    self.publish_book(market, REST, self.wall_ns(now_ns))
             if sync.early is not None and (
                 self.snapshot_id(sync.early[1]) <= market.update_id
                 or now_ns - sync.early_ns > GRACE_NS
@@ -364,7 +366,7 @@ class OrderBookStage(ComparedBooks):
             self._begin(market, now_ns)
 
     def _watch_age(self, market: BookMarket, status: Status, now_ns: int) -> None:
-        known_ns = max(market.received_ns, status.confirmed_ns, status.subscribed_ns)
+        known_ns = max(market.heard_ns, status.confirmed_ns, status.subscribed_ns)
         if status.state == "synced" and now_ns - known_ns > self.stale_ns:
             self.counts["stale"] += 1
             self.change(
@@ -384,7 +386,7 @@ class OrderBookStage(ComparedBooks):
             not (self.updates or market.usable)
             and market.frames
             and status.state in ("stale", "quarantined")
-            and now_ns - max(market.received_ns, status.since_ns) > self.stale_ns
+            and now_ns - max(market.heard_ns, status.since_ns) > self.stale_ns
             and now_ns - self._retried_ns[market.index] > self.compare_ns
         ):
             # the first frame of a new connection is the whole book

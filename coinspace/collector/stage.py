@@ -2,8 +2,10 @@
 control frames.
 
 A stage is sans-I/O. In come frames, answers and the time; out go messages into a sink and wishes
-that a worker
-(or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
+that a worker (or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
+
+Every `now_ns` is the steady clock, by which durations are measured; frames bring the wall clock of
+their receipt as well, which is published. In a replay the feed's time is both.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import structlog
 
 from coinspace._ext.message import STATE
 from coinspace._ext.sink import Sink
-from coinspace.clock import SECOND_NS
+from coinspace.clock import SECOND_NS, Clock
 from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request
 
 State = Literal[
@@ -49,6 +51,7 @@ class Status:
     state: State = "connecting"
     reason: str | None = None
     since_ns: int = 0
+    since_wall_ns: int = 0
     # connections that deliver this market
     live: set[int] = field(default_factory=set)
     subscribed_ns: int = 0
@@ -62,6 +65,9 @@ class Stage:
     stream: str
     exchange: Exchange
     sink: Sink
+    now_ns: int
+    # the wall clock; None where `now_ns` runs with it
+    wall: Clock | None = None
 
     def start(self, exchange: Exchange, entries: list[tuple[str, str]], sink: Sink) -> None:
         """Take (symbol, market) pairs; called by the subclass before anything else."""
@@ -96,6 +102,10 @@ class Stage:
             0,
         )
 
+    def wall_ns(self, now_ns: int) -> int:
+        """Return the wall clock at an event, for what is published."""
+        return self.wall() if self.wall is not None else now_ns
+
     # states
 
     def change(
@@ -105,8 +115,9 @@ class Stage:
         if status.state == state and status.reason == reason and not details:
             return
         previous, status.state, status.reason = status.state, state, reason
+        wall_ns = self.wall_ns(now_ns)
         if previous != state:
-            status.since_ns = now_ns
+            status.since_ns, status.since_wall_ns = now_ns, wall_ns
         payload = {
             "exchange": self.exchange.NAME,
             "market": status.market,
@@ -114,10 +125,10 @@ class Stage:
             "state": state,
             "previous": previous,
             "reason": reason,
-            "since_ns": status.since_ns,
+            "since_ns": status.since_wall_ns,
             **details,
         }
-        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=now_ns)
+        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
         level = (
             self.log.info if state in ("connecting", "subscribed", "synced") else self.log.warning
         )
@@ -237,7 +248,7 @@ class Stage:
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
         """Count and, once a minute, log a frame that cannot be read."""
-        if self.may_log("malformed", received_ns):
+        if self.may_log("malformed", self.now_ns):
             self.log.warning(
                 "malformed frame",
                 size=len(frame),
@@ -304,11 +315,11 @@ class Stage:
 
     # watchdogs
 
-    def watch_first_frame(self, status: Status, received_ns: int, now_ns: int) -> None:
+    def watch_first_frame(self, status: Status, heard_ns: int, now_ns: int) -> None:
         """Tell a market that has been silent since its subscription."""
         if (
             status.live
-            and received_ns < status.subscribed_ns
+            and heard_ns < status.subscribed_ns
             and now_ns - status.subscribed_ns > FIRST_FRAME_NS
             and status.state == "subscribed"
         ):

@@ -143,7 +143,7 @@ class TickerStage(Stage, TickerCollector):
         # of two connections the newer one may be ahead, and the older one brings what lies between
         overlap = len(status.live) > 1
         if not overlap:
-            self._tell_missing(status, first, last, received_ns)
+            self._tell_missing(status, first, last, self.now_ns)
         known = self._holes.get(market.index)
         if known is not None and known.first_id:
             first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
@@ -153,7 +153,7 @@ class TickerStage(Stage, TickerCollector):
             0,
             first,
             last,
-            ask_ns=received_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
+            ask_ns=self.now_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
         )
 
     def _tell_missing(self, status: Status, first: int, last: int, now_ns: int) -> None:
@@ -173,6 +173,7 @@ class TickerStage(Stage, TickerCollector):
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
         """Take a list of trades by REST."""
+        self.now_ns = now_ns
         market = self.entry(request.symbols[0]) if request.symbols else None
         if request.purpose != "trades" or market is None:
             return
@@ -189,7 +190,7 @@ class TickerStage(Stage, TickerCollector):
                 hole.again(now_ns + RETRY_NS)
             return
         if hole is None:
-            found = holes.audit(trades, market.ids, now_ns)
+            found = holes.audit(trades, market.ids, self.wall_ns(now_ns))
             if found.trades:
                 self._fill(market, Hole("ids", found.trades[0].exchange_ns), found, now_ns)
             return
@@ -210,7 +211,7 @@ class TickerStage(Stage, TickerCollector):
         if self.contiguous:
             found = holes.by_number(hole, trades)
         elif self.exchange.JOINABLE_TRADES:
-            found = holes.by_id(hole, trades, market.ids, now_ns)
+            found = holes.by_id(hole, trades, market.ids, self.wall_ns(now_ns))
         elif hole.volume:
             found = holes.by_volume(hole, trades, market.recent(), tolerance)
         else:
@@ -258,7 +259,7 @@ class TickerStage(Stage, TickerCollector):
             trade.sell,
             trade.trade_id,
             trade.exchange_ns,
-            now_ns,
+            self.wall_ns(now_ns),
         )
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
@@ -279,6 +280,7 @@ class TickerStage(Stage, TickerCollector):
 
     def on_timer(self, now_ns: int) -> None:
         """Look after everything that happens by not happening; called a few times a second."""
+        self.now_ns = now_ns
         for market, status in zip(self.markets, self.statuses, strict=True):
             if not status.live:
                 continue
@@ -290,7 +292,7 @@ class TickerStage(Stage, TickerCollector):
             if hole is not None:
                 self._watch_hole(market, status, hole, now_ns)
                 continue
-            if self._volumes and now_ns - market.received_ns >= QUIET_NS:
+            if self._volumes and now_ns - market.heard_ns >= QUIET_NS:
                 self._watch_volume(market, status, now_ns)
             if (
                 self.exchange.JOINABLE_TRADES
@@ -356,14 +358,14 @@ class TickerStage(Stage, TickerCollector):
         self.ask(replace(request, context=context))
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
-        if market.received_ns >= status.subscribed_ns and status.state in ("subscribed", "stale"):
-            if now_ns - market.received_ns < self.stale_ns:
+        if market.heard_ns >= status.subscribed_ns and status.state in ("subscribed", "stale"):
+            if now_ns - market.heard_ns < self.stale_ns:
                 self.change(status, "synced", now_ns)
             return
-        self.watch_first_frame(status, market.received_ns, now_ns)
+        self.watch_first_frame(status, market.heard_ns, now_ns)
         if (
             status.state == "synced"
-            and now_ns - max(market.received_ns, status.subscribed_ns) > self.stale_ns
+            and now_ns - max(market.heard_ns, status.subscribed_ns) > self.stale_ns
         ):
             self.counts["stale"] += 1
             self.change(status, "stale", now_ns, f"no frame for {self.stale_ns / 1e9:g} s")

@@ -701,3 +701,31 @@ def test_grouped_levels_extend_a_book_without_counting_an_order_twice(upbit: Ben
     grouped.on_disconnected(9, "lost", T0)
     upbit.frame(whole(100, size=2))
     assert upbit.books("BTC/KRW")[-1].flags == 0
+
+
+# two clocks
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_step_of_the_wall_clock_changes_what_is_published_and_no_timer(
+    upbit: Bench, step_s: int
+) -> None:
+    wall = T0
+    upbit.stage.wall = lambda: wall
+    upbit.now = steady = 500 * S
+    upbit.stage.on_connected(1, upbit.symbols, steady)
+    upbit.stage.on_frame(whole(1), wall, 1, steady)
+    wall += step_s * S
+    steady += S
+    upbit.stage.on_frame(whole(2, size=2.0), wall, 1, steady)
+    assert upbit.books("BTC/KRW")[-1].received_ns == wall
+    asked = 0
+    for _ in range(4 * 40):
+        wall += S // 4
+        steady += S // 4
+        upbit.stage.on_timer(steady)
+        asked += len(upbit.requests("compare"))
+    # the same as without the step: a silent market is compared, and in the end it is stale
+    assert 4 <= asked <= 9
+    assert upbit.state("BTC/KRW") == "stale"
+    assert upbit.states("BTC/KRW")[-1]["since_ns"] - (T0 + step_s * S) < 40 * S
