@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.age import stale_reason
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import (
     ConsolidatedBook,
@@ -46,13 +47,15 @@ def consolidated(
     ladder = aggregate.ladders.get(COMPOSITE)
     bids: Side = ladder.side_copy(0) if ladder is not None else _nothing()
     asks: Side = ladder.side_copy(1) if ladder is not None else _nothing()
-    age = max(0, now_ms - ts_ms)
+    age = now_ms - ts_ms
+    stale = stale_reason(age, context.live.heard_ms(message), context.stale_ms)
     usable = [one for one in aggregate.venues if one.reason is None]
     return ConsolidatedBook(
         asset=asset,
         ts=ts_ms,
         age_ms=age,
-        stale=age > context.stale_ms,
+        stale=stale is not None,
+        stale_reason=stale,
         status="null" if not usable else "ok" if len(usable) == len(names) else "degraded",
         currency=CURRENCY,
         fx=decimal(aggregate.fx.rate),

@@ -46,7 +46,7 @@ class Endpoint:
         self.settings = settings
         chosen = settings.endpoint
         self.keys = Keys(api_keys.path(settings))
-        self.live = Live()
+        self.live = Live(settings=settings)
         self.hub = Hub(
             max_streams=chosen.max_streams,
             stall_s=chosen.stream_stall_s,

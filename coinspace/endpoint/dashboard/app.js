@@ -93,9 +93,12 @@ function connect() {
 
 function setConnection(value) { state.connection = value; schedule("connection"); }
 
+// distance of a value's time from now: one of the future is as unreliable as an old one
+function unreliable(one) { return Math.abs(now() - one.ts); }
+
 function staleness() {
   const one = state.values.get(state.asset);
-  return one ? now() - one.ts : null;
+  return one ? unreliable(one) : null;
 }
 
 function drawConnection() {
@@ -127,7 +130,7 @@ function drawHero() {
   byId("currency").textContent = one.currency;
   byId("value").textContent = one.value === null ? "–" : price(one.value);
   const old = now() - one.ts;
-  const status = old > STALE_MS ? "stale" : one.status;
+  const status = unreliable(one) > STALE_MS ? "stale" : one.status;
   byId("status").className = `chip ${status}`;
   byId("status").textContent = t(status);
   byId("value").classList.toggle("old", status === "stale");
@@ -190,7 +193,7 @@ function drawTabs() {
     const one = state.values.get(asset);
     const button = nav.children[i];
     button.setAttribute("aria-selected", String(asset === state.asset));
-    button.classList.toggle("stale", Boolean(one) && now() - one.ts > STALE_MS);
+    button.classList.toggle("stale", Boolean(one) && unreliable(one) > STALE_MS);
     button.lastElementChild.textContent = one ? price(one.value) : "–";
   });
 }

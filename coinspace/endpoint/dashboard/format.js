@@ -31,6 +31,7 @@ export function percent(text, digits = 2, sign = false) {
 /** An age in ms. */
 export function age(ms) {
   if (ms === null || ms === undefined) return "–";
+  if (ms <= -1000) return `−${age(-ms)}`;
   if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
   if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min`;

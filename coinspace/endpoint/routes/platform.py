@@ -70,8 +70,8 @@ def reasons(context: Context) -> list[str]:
         latest = context.live.indices.get(asset)
         if latest is None:
             found.append(f"no {asset} index value has arrived")
-        elif latest.age_ms(now) > context.stale_ms:
-            found.append(f"the {asset} index is {latest.age_ms(now)} ms old")
+        elif problem := latest.problem(now, context.stale_ms):
+            found.append(problem)
     if context.database.error is not None:
         found.append("the database cannot be reached")
     return found
