@@ -39,6 +39,9 @@ WORKERS = (
     "index-endpoint",
 )
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
+# quotes that have a rate to the index's currency: only they can enter a composite
+RATED_QUOTES = ("USDT", "KRW")
+CONSTITUENTS = ("upbit:*/KRW", "bithumb:*/KRW", "binance:*/USDT")
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107
 # values of storage.retention: a duration, or words for rows that are never deleted
@@ -329,6 +332,10 @@ class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
+    constituents: Annotated[
+        list[str],
+        Field(description="which collected markets count: exchange:BASE/QUOTE, * for any"),
+    ] = list(CONSTITUENTS)
     interval_ms: Annotated[
         int,
         Field(ge=0, le=60_000, description="0 = at each update, one tick for all that wait"),

@@ -11,6 +11,7 @@ from coinspace.endpoint.database import Database
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.live import Live
 from coinspace.endpoint.problem import Problem
+from coinspace.method.constituents import collected, named
 
 
 @dataclass
@@ -70,11 +71,19 @@ class Context:
         return exchange
 
     def markets(self, exchange: str) -> list[str]:
-        """Markets of an exchange: configured ones, and what patterns brought in."""
-        listed = [m for m in self.settings.exchanges[exchange].markets if "*" not in m]
-        seen = {
-            market for name, market in (*self.live.books, *self.live.tickers) if name == exchange
-        }
+        """Markets of an exchange: configured ones, and what patterns brought in.
+
+        Until its collector says what it collects, these are the markets of the index that its
+        patterns match.
+        """
+        listed = named(self.settings, exchange)
+        live = self.live
+        announced = {market for name, market in live.states if name == exchange}
+        seen = announced.union(
+            market for name, market in (*live.books, *live.tickers) if name == exchange
+        )
+        if not announced:
+            seen.update(collected(self.settings, exchange))
         return listed + sorted(seen.difference(listed))
 
     def all_markets(self) -> list[tuple[str, str]]:

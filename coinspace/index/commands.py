@@ -86,7 +86,7 @@ def compute_index(
     chosen = functools.cache(settings.index.parameters_of)
     output = Output(_instant(explain) if explain is not None else None, hashed)
     if snapshots is not None:
-        for record, index in from_snapshots(snapshots, chosen):
+        for record, index in from_snapshots(snapshots, chosen, settings.index):
             output.take(record, index)
     else:
         # recordings need the collectors, whose imports take longer than most snapshots
@@ -138,10 +138,10 @@ def reproducible(record: Record) -> Record:
 
 
 def from_snapshots(
-    path: str, chosen: Callable[[str], IndexParameters]
+    path: str, chosen: Callable[[str], IndexParameters], settings: IndexSettings
 ) -> Iterator[tuple[Record, Index]]:
     """Yield the record of each line. Raises: SnapshotError naming a line."""
-    reader = SnapshotReader(chosen)
+    reader = SnapshotReader(chosen, settings)
     indices: dict[str, Index] = {}
     try:
         stream = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115
@@ -158,7 +158,10 @@ def from_snapshots(
                 indices[aggregate.asset] = index
             yield index.compute(aggregate), index
     if reader.ignored:
-        click.echo(f"{reader.ignored} books of other assets ignored", err=True)
+        click.echo(
+            f"{reader.ignored} books ignored: no constituents of the asset",
+            err=True,
+        )
 
 
 def write(record: Record) -> None:
