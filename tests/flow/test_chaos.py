@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,9 +80,7 @@ def missing(chaos: Chaos, start_ns: int, end_ns: int) -> list[tuple[str, int]]:
     return found
 
 
-def save(
-    chaos: Chaos, case: str, recovered_s: float, report: dict[str, object], ticks: int
-) -> None:
+def save(chaos: Chaos, case: str, recovered_s: float, report: dict[str, Any], ticks: int) -> None:
     """Write the figures down."""
     result = Result("faults", case, "", f"simulated, rate {chaos.rate:g}, seed {chaos.seed}")
     result.command = "make test" if case.startswith("chaos, short") else "make faults"
