@@ -6,6 +6,7 @@ A collector's process puts its publisher behind it; `record` nothing at all, onl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ from coinspace.exchanges.exchange import (
 )
 from coinspace.feed.recorder import Recorder
 from coinspace.market import Market
+from coinspace.tasks import Tasks
 
 TIMER_S = 0.25
 # a market list is asked for again so often
@@ -59,6 +61,7 @@ class Health(Protocol):
 
     stopping: asyncio.Event
 
+    def failed(self, name: str, error: BaseException) -> None: ...
     def ready(self) -> None: ...
     def degraded(self, reason: str) -> None: ...
 
@@ -127,7 +130,7 @@ class Collection:
             recorder=self._record,
         )
         self._recorder_of: dict[str, Recorder] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
         self._markets_ns = 0
 
@@ -150,7 +153,7 @@ class Collection:
         symbols = [symbol for symbol, _ in entries]
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
             self._connect(subscription, connects)
-        self._ticker = asyncio.create_task(self._tick())
+        self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
         """Called when the stage is there and before anything reaches it."""
@@ -160,13 +163,8 @@ class Collection:
         for connection in self.connections:
             await connection.stop()
         if self._ticker is not None:
-            self._tasks.append(self._ticker)
-            self._ticker.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.end(self._ticker)
+        await self._tasks.finish(STOP_S)
         await self.fetcher.close()
         for recorder in self.recorders:
             await asyncio.to_thread(recorder.close)
@@ -187,7 +185,9 @@ class Collection:
             tuning=self._tuning,
         )
         self.connections.append(connection)
-        self._tasks.append(asyncio.create_task(connection.run()))
+        name = f"connection {len(self.connections)}"
+        # it ends when it was refused for good, which `problems` says
+        self._tasks.spawn(name, connection.run(), ends=True)
 
     def _record(self, request: Request, received_ns: int, payload: bytes) -> None:
         # an answer goes where the frames of its market are
@@ -222,10 +222,8 @@ class Collection:
                 return self.exchange.read_markets(payload)
             except RefusedError as error:
                 self.health.degraded(f"no market list of {self.exchange.NAME}: {error}")
-            stopping = asyncio.ensure_future(self.health.stopping.wait())
-            done, _ = await asyncio.wait([stopping], timeout=MARKETS_RETRY_S)
-            stopping.cancel()
-            if done:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.health.stopping.wait(), MARKETS_RETRY_S)
                 return None
 
     async def _tick(self) -> None:

@@ -21,6 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from coinspace.config import EndpointSettings
 from coinspace.endpoint.problem import MEDIA, Problem
 from coinspace.errors import EndpointError
+from coinspace.tasks import OnFailure, Tasks, log_failure
 
 if TYPE_CHECKING:
     from coinspace.endpoint.hub import Client
@@ -30,6 +31,9 @@ CONNECTION = "coinspace.connection"
 FIRST_REQUEST_S = 20.0
 SOCKET_BACKLOG = 2048
 WEBSOCKET_MESSAGE_LIMIT = 16 * 1024
+# requests may finish for so long; the server itself needs a moment more
+GRACE_S = 3
+STOP_S = GRACE_S + 2.0
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -126,7 +130,9 @@ class _Embedded(uvicorn.Server):
 class HttpServer:
     """The listening socket and the server on it."""
 
-    def __init__(self, app: Any, settings: EndpointSettings) -> None:
+    def __init__(
+        self, app: Any, settings: EndpointSettings, on_failure: OnFailure = log_failure
+    ) -> None:
         self.socket = bind(settings.host, settings.port)
         self.address: str = self.socket.getsockname()[0]
         self.port: int = self.socket.getsockname()[1]
@@ -142,10 +148,10 @@ class HttpServer:
             ws_max_size=WEBSOCKET_MESSAGE_LIMIT,
             backlog=SOCKET_BACKLOG,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=3,
+            timeout_graceful_shutdown=GRACE_S,
         )
         self._server = _Embedded(config)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks(on_failure)
 
     @property
     def url(self) -> str:
@@ -160,18 +166,17 @@ class HttpServer:
 
     async def start(self) -> None:
         """Begin to accept."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self.socket]))
+        task = self._tasks.spawn("http server", self._server.serve(sockets=[self.socket]))
         while not self._server.started:
-            if self._task.done():
-                await self._task
+            if task.done():
+                await task
                 raise EndpointError(f"the HTTP server on {self.url} ended while starting")
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         """Stop accepting, let requests finish for at most 3 s, close everything."""
         self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        await self._tasks.finish(STOP_S)
         self.socket.close()
 
 

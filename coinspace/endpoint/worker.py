@@ -25,6 +25,7 @@ from coinspace.endpoint.live import Live
 from coinspace.endpoint.routes.platform import reasons
 from coinspace.endpoint.server import HttpServer
 from coinspace.errors import EndpointError
+from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"
 TOPICS = [b"index.", b"aggregate.", b"orderbook.", b"ticker.", b"trade.", b"state.", b"heartbeat."]
@@ -42,8 +43,16 @@ def publishers(settings: Settings) -> list[str]:
 class Endpoint:
     """Everything of one endpoint process, without the process."""
 
-    def __init__(self, settings: Settings, *, dashboard: Path = DASHBOARD) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        dashboard: Path = DASHBOARD,
+        on_failure: OnFailure = log_failure,
+        on_restart: OnFailure = log_failure,
+    ) -> None:
         self.settings = settings
+        self.tasks = Tasks(on_failure, on_restart)
         chosen = settings.endpoint
         self.keys = Keys(api_keys.path(settings))
         self.live = Live(settings=settings)
@@ -65,7 +74,7 @@ class Endpoint:
                 f"endpoint.host {chosen.host}: expected an API key, {self.keys.file} has none in"
                 " force; `coinspace keys new NAME` makes one"
             )
-        self.server = HttpServer(self.gate, chosen)
+        self.server = HttpServer(self.gate, chosen, on_failure)
         self.subscriber: Any = None
         self.feeder = Feeder(self.context)
 
@@ -84,7 +93,7 @@ class Endpoint:
         )
         self.subscriber.start()
         await self.app.start()  # type: ignore[no-untyped-call]
-        self.feeder.start()
+        self.feeder.start(self.tasks)
         await self.server.start()
         self._url_file.parent.mkdir(parents=True, exist_ok=True)
         self._url_file.write_text(self.server.url)
@@ -98,7 +107,7 @@ class Endpoint:
         self._url_file.unlink(missing_ok=True)
         self.hub.shutdown()
         await self.server.stop()
-        await self.feeder.stop()
+        await self.tasks.cancel()
         if self.subscriber is not None:
             self.subscriber.close()
         await self.app.stop()  # type: ignore[no-untyped-call]
@@ -119,7 +128,7 @@ class Endpoint:
 
 async def main(running: process.Process) -> None:
     """Serve until asked to stop."""
-    endpoint = Endpoint(running.settings)
+    endpoint = Endpoint(running.settings, on_failure=running.failed, on_restart=running.restarting)
     await endpoint.start()
     running.counters = endpoint.counters
     structlog.get_logger(NAME).info("serving", url=endpoint.server.url)

@@ -30,6 +30,7 @@ from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
+from coinspace.tasks import Tasks
 
 NAME = "index-calculator"
 AGGREGATOR = "orderbook-aggregator"
@@ -118,16 +119,18 @@ class Worker:
             self._store(row)
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        tasks = [asyncio.create_task(one) for one in (self._watch(), self._fill(), self._chain())]
+        tasks = Tasks(self._process.failed, self._process.restarting)
+        tasks.spawn("watch", self._watch())
+        tasks.spawn("records of outages", self._fill())
+        # the index goes on without them
+        tasks.keep("hash chain", self._chain)
         if not remembered:
-            tasks.append(asyncio.create_task(self._recover()))
+            tasks.keep("missed ticks", self._recover, ends=True)
         self._process.ready()
         try:
             await self._process.stopping.wait()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await tasks.cancel()
             self.subscriber.close()
             self.publisher.close()
             self.spool.close()

@@ -20,6 +20,7 @@ from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, retention, schema
 from coinspace.storage.address import Address, address, root
 from coinspace.storage.gaps import Damage
+from coinspace.tasks import Tasks
 
 T = TypeVar("T")
 OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
@@ -31,6 +32,8 @@ QUERY_TIMEOUT_S = 5.0
 # a table this far behind its acknowledged rows does not keep up
 APPLY_LAG_TRANSACTIONS = 1000
 CLOCK_LIMIT_S = 1.0
+# a server that hangs holds queries that were given up as well
+MAX_QUERIES = 10
 
 
 @dataclass
@@ -94,25 +97,20 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
 async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
     """Await for a time at most. Unlike wait_for it does not wait for the cancelling, for which
     psycopg asks the hung server, too. Raises: TimeoutError."""
-    task = asyncio.ensure_future(work)
+    if len(_queries) >= MAX_QUERIES:
+        work.close()
+        raise TimeoutError
+    task = _queries.spawn("look at the database", work, ends=True)
     done, _ = await asyncio.wait({task}, timeout=timeout_s)
     if not done:
-        _given_up.add(task)
-        task.add_done_callback(_forget)
-        task.cancel()
+        await _queries.end(task, 0)
         raise TimeoutError
-    return task.result()
+    result: T = task.result()
+    return result
 
 
-# the loop itself keeps no tasks alive
-_given_up: set[asyncio.Future[Any]] = set()
-
-
-def _forget(task: asyncio.Future[Any]) -> None:
-    _given_up.discard(task)
-    if not task.cancelled():
-        # seen, so that it is not reported as unseen
-        task.exception()
+# nobody waits for the outcome of a query that was given up; one that was not, its caller reads
+_queries = Tasks(lambda name, error: None)
 
 
 async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage]]:

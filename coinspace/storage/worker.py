@@ -26,6 +26,7 @@ from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE
 from coinspace.storage.watch import Watch
+from coinspace.tasks import Tasks
 
 ORDERBOOK_WORKER = "orderbook-storage-worker"
 TICKER_WORKER = "ticker-storage-worker"
@@ -107,7 +108,7 @@ class Worker:
         self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks(process.failed, process.restarting)
         self._trouble_since: float | None = None
         self._lag = LoopLag()
 
@@ -116,8 +117,9 @@ class Worker:
 
         Returns: False when the process was asked to stop before that.
         """
-        self._tasks.append(asyncio.create_task(self.watch.run()))
-        self._tasks.append(asyncio.create_task(self._lag.run()))
+        # rows are stored without it
+        self._tasks.keep("database watch", self.watch.run)
+        self._tasks.spawn("loop lag", self._lag.run())
         while not self.process.stopping.is_set():
             try:
                 await self._mend()
@@ -141,9 +143,9 @@ class Worker:
             )
             subscriber.start(loop)
             self._subscribers.append(subscriber)
-        self._tasks.append(asyncio.create_task(self.catchup.run()))
+        self._tasks.spawn("catch-up", self.catchup.run(), ends=not self.publishers)
         self.watch.owner = self.name
-        self._tasks.append(asyncio.create_task(self._health()))
+        self._tasks.spawn("judgement", self._health())
         return True
 
     async def stop(self) -> None:
@@ -151,12 +153,7 @@ class Worker:
         for subscriber in self._subscribers:
             subscriber.drain()
             subscriber.close()
-        tasks = [*self._tasks, *([self._restoring] if self._restoring else [])]
-        for task in tasks:
-            task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                self.process.log.error("task failed", error=repr(outcome))
+        await self._tasks.cancel()
         self.catchup.close()
         self.stage.settle()
         if not await self.sender.close(CLOSE_S):
@@ -212,7 +209,8 @@ class Worker:
 
     def _on_damage(self, damages: list[Damage]) -> None:
         if self._restoring is None or self._restoring.done():
-            self._restoring = asyncio.create_task(self._store_again(damages))
+            work = partial(self._store_again, damages)
+            self._restoring = self._tasks.keep("storing again", work, ends=True)
 
     async def _store_again(self, damages: list[Damage]) -> None:
         """Have the messages of damaged tables stored again, and say so in the database."""
