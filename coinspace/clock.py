@@ -15,3 +15,31 @@ Clock = Callable[[], int]
 
 now_ns: Clock = time.time_ns
 monotonic_ns: Clock = time.monotonic_ns
+
+# a wall clock that moved by so much more or less than the monotonic one was set
+STEP_NS = SECOND_NS // 2
+# an interruption between two readings looks like a step
+_READING_NS = 10 * MILLISECOND_NS
+_READINGS = 5
+
+
+class ClockSteps:
+    """Notices that the wall clock was set, by comparing it with the monotonic clock."""
+
+    def __init__(self, wall: Clock = now_ns, monotonic: Clock = monotonic_ns) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._offset_ns = self._read()
+
+    def look(self) -> int:
+        """Return by how much the wall clock was set since the last look, ns. 0 = it was not."""
+        before, self._offset_ns = self._offset_ns, self._read()
+        by_ns = self._offset_ns - before
+        return by_ns if abs(by_ns) >= STEP_NS else 0
+
+    def _read(self) -> int:
+        for _ in range(_READINGS):
+            before, wall = self._monotonic(), self._wall()
+            if self._monotonic() - before < _READING_NS:
+                break
+        return wall - before

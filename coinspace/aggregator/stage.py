@@ -1,11 +1,13 @@
 """The aggregator: book, state and heartbeat messages in, one aggregate per asset and tick out.
 
 Messages apply in the order of their arrival; one that was received later than a tick waits until
-that tick is made, so that a tick holds exactly what was known at it.
+that tick is made, so that a tick holds exactly what was known at it. One that would wait for too
+long, or that finds too many waiting, applies at once: the clock of its collector is ahead.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,8 +17,8 @@ import orjson
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
-from coinspace.aggregator.venue import Input, Venue
-from coinspace.clock import MILLISECOND_NS
+from coinspace.aggregator.venue import AHEAD_NS, BEHIND_NS, Input, Venue
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
 from coinspace.exchanges.registry import identity, is_renamed, summable
 from coinspace.market import Market
@@ -29,6 +31,8 @@ COLLECTOR = "orderbook-collector-"
 # at each update five minutes of rates would be 600,000 at 2,000 updates a second, of whatever
 # market: 54 µs a tick to keep in order, and 80 ms a second to write down
 FX_APART_NS = 100 * MILLISECOND_NS
+# messages that wait for their tick, for each second between ticks: ten times a busy day's
+WAITING_LIMIT = 20_000
 
 
 class OrderbookAggregator:
@@ -42,6 +46,7 @@ class OrderbookAggregator:
         heartbeats: judge collectors by their heartbeats, which a recording does not have.
         coalesce: at interval 0 updates only ask for a tick, which `flush` makes of the newest
             state: whoever is behind catches up with one tick. Otherwise each update is a tick.
+        clock: at interval 0, bounds the times of ticks, which are those of the collectors' hosts.
     """
 
     def __init__(
@@ -52,12 +57,14 @@ class OrderbookAggregator:
         on_aggregate: Callable[[Aggregate], object] | None = None,
         heartbeats: bool = True,
         coalesce: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._on_aggregate = on_aggregate
         self._heartbeats = heartbeats
         self._coalesce = coalesce
+        self._clock = clock
         self._topics: dict[str, Topic] = {}
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         self.venues: dict[tuple[str, str], Venue] = {}
@@ -81,7 +88,10 @@ class OrderbookAggregator:
         }
         self._fx_lag_ns = int(settings.index.parameters.lag_ms * MILLISECOND_NS)
         self._consolidators = {asset: Consolidator(asset) for asset in self.assets}
-        self._waiting: list[tuple[int, Message]] = []
+        self._waiting: deque[tuple[int, Message]] = deque()
+        self._waiting_limit = WAITING_LIMIT * max(1, self.interval_ns // SECOND_NS)
+        # publisher -> by how much its clock was ahead of the ticks at its last heartbeat, ns
+        self._clock_offsets = {venue.publisher: 0 for venue in self.venues.values()}
         # interval 0: the assets that an update concerned since the last tick, its latest receipt
         self._due: dict[str, None] = {}
         self._due_ns = 0
@@ -93,6 +103,9 @@ class OrderbookAggregator:
             "ticks": 0,
             "coalesced": 0,
             "clock_steps": 0,
+            "ticks_repeated": 0,
+            "clock_ahead": 0,
+            "waiting_overflow": 0,
             "levels_dropped": 0,
         }
 
@@ -154,44 +167,74 @@ class OrderbookAggregator:
         self.counts["messages"] += 1
         known_ns = message.received_ns or message.published_ns
         if not self.interval_ns:
-            venue = self._apply(message)
+            at_ns = self._plausible(known_ns)
+            venue = self._apply(message, at_ns)
             if venue is not None:
-                self._ask(venue, known_ns)
+                self._ask(venue, at_ns)
             return
         if known_ns <= self.last_ts_ns and message.kind == ORDERBOOK:
             # its tick went out without it: the grace is too short or the bus is behind
             self.counts["late"] += 1
+        if len(self._waiting) >= self._waiting_limit:
+            # the oldest first, so that each publisher's messages keep their order
+            self.counts["waiting_overflow"] += 1
+            self._apply(self._waiting.popleft()[1], self.last_ts_ns)
         self._waiting.append((known_ns, message))
+
+    def _plausible(self, known_ns: int) -> int:
+        if self._clock is None:
+            return known_ns
+        now_ns = self._clock()
+        if -BEHIND_NS <= known_ns - now_ns <= AHEAD_NS:
+            return known_ns
+        self.counts["clock_ahead"] += known_ns > now_ns
+        return now_ns
 
     def tick(self, ts_ns: int, inputs: Mapping[str, Input] | None = None) -> None:
         """Make the aggregates of one tick, a multiple of the interval.
 
-        A tick that is not after the last one is counted and left out: the clock stepped back.
+        A tick that is not after the last one is counted and left out. One that is long before
+        it is made: the clock was set back, and nothing waits for it.
 
         Args: inputs: venue -> what its stored record names; makes the tick again as it was, with
             what was late then late now.
         """
         if ts_ns <= self.last_ts_ns:
-            self.counts["clock_steps"] += 1
-            return
+            if self.last_ts_ns - ts_ns < STEP_NS:
+                self.counts["ticks_repeated"] += 1
+                return
+            self.clock_stepped()
         self._take(ts_ns, inputs or {})
         self.last_ts_ns = ts_ns
         self.counts["ticks"] += 1
         self._emit(ts_ns, self.assets)
+
+    def clock_stepped(self) -> None:
+        """Begin anew after the clock was set: all that is known has times of the old clock."""
+        self.counts["clock_steps"] += 1
+        while self._waiting:
+            self._apply(self._waiting.popleft()[1], self.last_ts_ns)
+        for venue in self.venues.values():
+            venue.forget()
+        self.fx.rate.forget()
+        self._due.clear()
+        self._due_ns = self.last_ts_ns = 0
 
     def absorb(self, ts_ns: int) -> None:
         """Apply what was known at an instant without making a tick of it."""
         self._take(ts_ns, {})
 
     def _take(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, deque()
         # a publisher's messages arrive in order: behind a late one all are late
         late: set[str] = set()
         for known_ns, message in waiting:
-            if known_ns > ts_ns or (inputs and _was_late(known_ns, message, inputs, late)):
+            ahead_ns = known_ns - ts_ns
+            if 0 < ahead_ns <= AHEAD_NS or (inputs and _was_late(known_ns, message, inputs, late)):
                 self._waiting.append((known_ns, message))
             else:
-                self._apply(message)
+                self.counts["clock_ahead"] += ahead_ns > 0
+                self._apply(message, ts_ns)
         for name, given in inputs.items():
             venue = self._named.get(name)
             if venue is not None:
@@ -242,14 +285,14 @@ class OrderbookAggregator:
             topic, AGGREGATE, payload, n_bids=n_bids, n_asks=n_asks, received_ns=aggregate.ts_ns
         )
 
-    def _apply(self, message: Message) -> Venue | None:
-        """Apply a message. Returns: the venue whose book it is."""
+    def _apply(self, message: Message, at_ns: int) -> Venue | None:
+        """Apply a message that is known at `at_ns`. Returns: the venue whose book it is."""
         if message.kind == ORDERBOOK:
             return self._apply_book(message)
         if message.kind == STATE:
             self._apply_state(message)
         elif message.kind == HEARTBEAT:
-            self._apply_heartbeat(message)
+            self._apply_heartbeat(message, at_ns)
         return None
 
     def _apply_book(self, message: Message) -> Venue | None:
@@ -280,15 +323,16 @@ class OrderbookAggregator:
         venue.state = str(facts.get("state", ""))
         venue.epoch = venue.epoch or message.epoch
 
-    def _apply_heartbeat(self, message: Message) -> None:
+    def _apply_heartbeat(self, message: Message, at_ns: int) -> None:
         facts = _facts(message)
         process = str(facts.get("process", ""))
         if not process.startswith(COLLECTOR):
             return
-        if self._heartbeats:
+        if self._heartbeats and process in self._clock_offsets:
+            self._clock_offsets[process] = message.published_ns - at_ns
             for venue in self.venues.values():
                 if venue.publisher == process:
-                    venue.heard_ns = message.published_ns
+                    venue.on_heartbeat(message.published_ns, at_ns)
         exchange = process.removeprefix(COLLECTOR)
         states = facts.get("states", {})
         if states:
@@ -319,6 +363,10 @@ class OrderbookAggregator:
         return {
             **self.counts,
             "waiting": len(self._waiting),
+            **{
+                f'clock_lead_ms{{publisher="{name}"}}': offset_ns // MILLISECOND_NS
+                for name, offset_ns in self._clock_offsets.items()
+            },
             "venues": len(self.venues) - len(self._absent),
             "venues_usable": usable,
         }

@@ -87,7 +87,11 @@ class Premium(Struct, kw_only=True):
 
 
 class IndexValue(Struct, kw_only=True):
-    """One index value with everything that qualifies it."""
+    """One index value with everything that qualifies it.
+
+    `repeated`: the clock was set back, and this instant has a stored value from before, which
+    stays; this one is not stored.
+    """
 
     asset: str
     ts: EpochMs
@@ -114,6 +118,7 @@ class IndexValue(Struct, kw_only=True):
     liquidity: list[Liquidity]
     split: bool | None
     failed: bool | None
+    repeated: bool
     method_version: str | None
     parameter_hash: str | None
     constituents: list[Constituent]

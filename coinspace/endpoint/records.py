@@ -132,6 +132,7 @@ def fields(record: Record) -> dict[str, Any]:
         "liquidity": liquidity,
         "split": record.get("split"),
         "failed": record.get("failed"),
+        "repeated": bool(record.get("repeated")),
         "method_version": text(record.get("method_version")),
         "parameter_hash": text(record.get("parameter_hash")),
         "constituents": constituents(record.get("venues")),
