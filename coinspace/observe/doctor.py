@@ -8,13 +8,13 @@ import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
+from coinspace.preflight import missing_processors, unmatched
 from coinspace.storage.address import root
 from coinspace.storage.watch import look
 from coinspace.tuning import spins
@@ -161,14 +161,14 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
     tuning = settings.tuning
     here = os.cpu_count() or 1
     names = [name for name, _ in settings.processes()]
-    wrong = sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+    wrong = missing_processors(tuning)
     if wrong:
         yield Finding(
             "pinning",
             "problem",
             f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}",
         )
-    unused = [one for one in tuning.cpus if not any(fnmatchcase(name, one) for name in names)]
+    unused = unmatched(tuning.cpus)
     if unused:
         yield Finding("pinning", "advice", f"tuning.cpus: no process is called {', '.join(unused)}")
     spinning = sum(spins(name, tuning) for name in names)
