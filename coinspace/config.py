@@ -37,7 +37,7 @@ from coinspace.config_sources import (
     spelled,
 )
 from coinspace.errors import ConfigError, MarketError
-from coinspace.market import Market
+from coinspace.market import RATED_QUOTES, Market
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 COLLECTORS = ("orderbook-collector", "ticker-collector")
@@ -54,8 +54,7 @@ PROCESSES = (
     *WORKERS,
     "questdb",
 )
-# quotes that have a rate to the index's currency: only they can enter a composite
-RATED_QUOTES = ("USDT", "KRW")
+# what counts by default, as the method says
 CONSTITUENTS = ("upbit:*/KRW", "bithumb:*/KRW", "binance:*/USDT")
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 
 from coinspace.config import PROCESSES, Settings, TuningSettings, default_overrides, nearest
 from coinspace.errors import ConfigError
+from coinspace.tuning import missing_processors, unmatched
 
 
 def check_start(settings: Settings) -> None:
@@ -18,17 +18,6 @@ def check_start(settings: Settings) -> None:
     problems = [*_pins(settings.tuning), *_overrides(settings)]
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def missing_processors(tuning: TuningSettings) -> list[int]:
-    """Return the processors that are asked for and that this machine has not."""
-    here = os.cpu_count() or 1
-    return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
-
-
-def unmatched(patterns: Iterable[str]) -> list[str]:
-    """Return the patterns that match no process."""
-    return [one for one in patterns if not any(fnmatchcase(name, one) for name in PROCESSES)]
 
 
 def _pins(tuning: TuningSettings) -> Iterator[str]:

@@ -14,10 +14,9 @@ from typing import Literal
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
-from coinspace.preflight import missing_processors, unmatched
 from coinspace.storage.address import root
 from coinspace.storage.watch import look
-from coinspace.tuning import spins
+from coinspace.tuning import missing_processors, spins, unmatched
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
