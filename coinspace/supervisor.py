@@ -26,6 +26,7 @@ from coinspace.config import Settings, config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.observe.health import Health, all_health, health_of
 from coinspace.observe.screen import StatusScreen
+from coinspace.preflight import check_start
 from coinspace.process import configure_logging
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
@@ -346,6 +347,7 @@ def up(
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
     settings = load(config_path)
+    check_start(settings)
     check_port(settings)
     lock = claim(settings)
     arguments = None

@@ -11,11 +11,12 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import structlog
 
-from coinspace.config import TuningSettings
+from coinspace.config import PROCESSES, TuningSettings
 
 # asm-generic/socket.h; not in Python's socket module
 SO_BUSY_POLL = 46
@@ -32,6 +33,17 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
 def spins(name: str, settings: TuningSettings) -> bool:
     """Tell whether a process's loop never sleeps."""
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
+
+
+def missing_processors(tuning: TuningSettings) -> list[int]:
+    """Return the processors that are asked for and that this machine has not."""
+    here = os.cpu_count() or 1
+    return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+
+
+def unmatched(patterns: Iterable[str]) -> list[str]:
+    """Return the patterns that match no process."""
+    return [one for one in patterns if not any(fnmatchcase(name, one) for name in PROCESSES)]
 
 
 def tune_process(name: str, settings: TuningSettings) -> None:

@@ -20,12 +20,11 @@ from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import AHEAD_NS, BEHIND_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
+from coinspace.exchanges.constituents import assets_with, collected, named
 from coinspace.exchanges.registry import identity, is_renamed, summable
-from coinspace.market import Market
+from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, encode
-from coinspace.method.constituents import assets_with, collected, named
 from coinspace.method.fx import FxIndex
-from coinspace.method.parameters import FX_MARKET
 
 COLLECTOR = "orderbook-collector-"
 # at each update five minutes of rates would be 600,000 at 2,000 updates a second, of whatever

@@ -11,7 +11,7 @@ from coinspace.endpoint.database import Database
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.live import Live
 from coinspace.endpoint.problem import Problem
-from coinspace.method.constituents import collected, named
+from coinspace.exchanges.constituents import collected, named
 
 
 @dataclass

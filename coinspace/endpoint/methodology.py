@@ -11,7 +11,7 @@ from coinspace.endpoint import history
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Definition, Methodology
 from coinspace.endpoint.problem import Problem
-from coinspace.method.constituents import constituents_of
+from coinspace.exchanges.constituents import constituents_of
 from coinspace.method.parameters import METHOD_VERSION, parameter_hash
 
 ANNOUNCED_LIMIT = 200

@@ -15,11 +15,11 @@ from coinspace.collector.replay import Replay
 from coinspace.config import IndexParameters, Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.constituents import assets_with, collected, named
 from coinspace.feed.format import FeedReader
 from coinspace.index.calculator import Index, Record
 from coinspace.index.replay import FeedReplay
 from coinspace.market import Market
-from coinspace.method.constituents import assets_with, collected, named
 
 
 def sources(

@@ -10,8 +10,8 @@ import psycopg
 
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
+from coinspace.exchanges.constituents import constituents_of
 from coinspace.index.records import Row
-from coinspace.method.constituents import constituents_of
 from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,

@@ -29,11 +29,11 @@ from coinspace.aggregator.venue import Venue
 from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, IndexSettings
 from coinspace.errors import CoinSpaceError, MarketError
-from coinspace.market import Market
+from coinspace.exchanges.constituents import counts
+from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, FxFacts
-from coinspace.method.constituents import counts
 from coinspace.method.fx import FxIndex
-from coinspace.method.parameters import FX_CURRENCY, FX_MARKET
+from coinspace.method.parameters import FX_CURRENCY
 
 STATES = ("ok", "disconnected", "resyncing", "halted", "operator")
 # 2262 in ms: beyond it a time in ns leaves int64

@@ -17,9 +17,9 @@ from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.cli import coinspace
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
+from coinspace.exchanges.constituents import collected, constituents_of
 from coinspace.index.governance import definition
 from coinspace.method.aggregate import Aggregate
-from coinspace.method.constituents import collected, constituents_of
 from tests.unit.index_books import NOW_MS, book, rate_books
 
 NOW_NS = 1_700_000_000 * SECOND_NS

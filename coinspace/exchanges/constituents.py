@@ -7,13 +7,12 @@ Two questions, two settings. `exchanges.NAME.markets` says what is collected and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
-from coinspace.config import EXCHANGES, RATED_QUOTES, IndexSettings, Settings
+from coinspace.config import CONSTITUENTS, EXCHANGES, IndexSettings, Settings
 from coinspace.exchanges.registry import assets_of, names_of
-from coinspace.market import Market
-from coinspace.method.parameters import FX_MARKET, REGIONS
+from coinspace.market import FX_MARKET, RATED_QUOTES, Market
 
 
 def named(settings: Settings, exchange: str) -> list[str]:
@@ -43,7 +42,8 @@ def _candidates(index: IndexSettings, exchange: str) -> Iterator[str]:
                 market = Market(name, quote)
                 if counts(index, exchange, market):
                     yield str(market)
-    if REGIONS.get(exchange) == "KR":
+    # the rate is one between exchanges whose books are in its currency
+    if _matches(CONSTITUENTS, exchange, FX_MARKET):
         yield FX_MARKET
 
 
@@ -57,8 +57,11 @@ def counts(index: IndexSettings, exchange: str, market: Market) -> bool:
         return False
     if exchange not in EXCHANGES:
         return True
-    name = f"{exchange}:{market}"
-    return any(fnmatchcase(name, pattern) for pattern in index.constituents)
+    return _matches(index.constituents, exchange, str(market))
+
+
+def _matches(patterns: Iterable[str], exchange: str, text: str) -> bool:
+    return any(fnmatchcase(f"{exchange}:{text}", pattern) for pattern in patterns)
 
 
 def assets_with(index: IndexSettings, exchange: str, market: Market) -> tuple[str, ...]:
