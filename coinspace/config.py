@@ -306,6 +306,7 @@ class StorageSettings(Section):
     ] = "on"
     retention: Annotated[
         dict[str, str],
+        Names(str.lower),
         Field(description='table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)'),
     ] = {}
 
