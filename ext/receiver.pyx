@@ -355,7 +355,8 @@ cdef class Receiver:
             raise ValueError(f"expected at most {PROCESS_LIMIT} processes")
         sequences = {name.encode(): int(number) for name, number in facts["sequences"].items()}
         for number in sequences.values():
-            if not 0 <= number < 1 << SEQUENCE_BITS:
+            # Python's integers: a shifted C constant of 32 bits would be 0
+            if number < 0 or number >> <object>SEQUENCE_BITS:
                 raise ValueError(f"expected sequences of {SEQUENCE_BITS} bits, was {number}")
         if before is not None and before != epoch:
             self.forget(before)
