@@ -564,6 +564,15 @@ class TuningSettings(Section):
     ] = 0
 
 
+class SupervisorSettings(Section):
+    """`coinspace up`."""
+
+    hang_s: Annotated[
+        float,
+        Field(ge=5, le=3600, description="a process silent for so long is ended and restarted"),
+    ] = 20.0
+
+
 class Settings(Section):
     """Everything that can be configured."""
 
@@ -579,6 +588,7 @@ class Settings(Section):
     index: IndexSettings = Field(default_factory=IndexSettings)
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
+    supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
 
     def model_post_init(self, context: Any, /) -> None:
         self.bus._sockets = Path(self.bus.directory) if self.bus.directory else self.data / "run"

@@ -36,6 +36,10 @@ STOP_LIMIT_S = 18.0
 THREADS_LIMIT_S = 5.0
 # the wall clock is slewed by 0.5 ms a second at most; what is more is a step
 CLOCK_STEP_NS = SECOND_NS
+# so long a step of the clock and errors of ours are shown as a trouble
+TROUBLE_NS = 60 * SECOND_NS
+# counters of work that was lost by an error of ours
+ERRORS = frozenset(("callback_errors", "bus_callback_errors", "failures", "counter_failures"))
 # errors of callbacks are all counted; so many are logged in a minute
 ERRORS_LOGGED = 10
 LOG_INTERVAL_NS = 60 * SECOND_NS
@@ -66,6 +70,9 @@ class Process:
         self.tasks = Tasks(self.failed, self.restarting)
         self.notifier = notifier or Notifier({})
         self.clock = HostClock()
+        self._errors = OwnErrors()
+        # when it was last ready
+        self._well_ns = monotonic_ns()
         # called once, when the process is asked to stop or has to
         self.on_stop: Callable[[], None] = lambda: None
         self._path = health_path(settings, name)
@@ -197,6 +204,10 @@ class Process:
             self._health_failing = False
 
     def _write_health(self) -> None:
+        counters = self._all_counters()
+        state, reason = self._judge(counters)
+        if state == "ready":
+            self._well_ns = monotonic_ns()
         health = {
             "process": self.name,
             "pid": os.getpid(),
@@ -204,9 +215,10 @@ class Process:
             "updated_ns": now_ns(),
             # of this host's monotonic clock: an age that no step of the wall clock changes
             "beat_ns": monotonic_ns(),
-            "state": self.state,
-            "reason": self.reason,
-            "counters": self._all_counters(),
+            "state": state,
+            "reason": reason,
+            "unwell_s": round((monotonic_ns() - self._well_ns) / SECOND_NS, 1),
+            "counters": counters,
         }
         part = self._path.with_suffix(".part")
         part.write_bytes(orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -226,6 +238,13 @@ class Process:
             return own
         self._counters_failing = False
         return {**counters, **own}
+
+    def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
+        """Return the state with what no part of the process looks at itself."""
+        troubles = [text for text in (self.clock.trouble(), self._errors.trouble(counters)) if text]
+        if not troubles or self.state not in ("ready", "degraded"):
+            return self.state, self.reason
+        return "degraded", "; ".join([*([self.reason] if self.reason else []), *troubles])
 
     async def watch(self) -> None:
         """Write the health file and give signs of life until cancelled."""
@@ -265,6 +284,17 @@ class HostClock:
         self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
         return self.step_s
 
+    def trouble(self) -> str | None:
+        """Return a line about a step that is not long ago, None without one."""
+        age_ns = monotonic_ns() - self._at_ns
+        if not self.steps or age_ns > TROUBLE_NS:
+            return None
+        way = "back" if self.step_s < 0 else "forward"
+        return (
+            f"this host's clock was set {way} by {abs(self.step_s):.1f} s {age_ns // SECOND_NS} s"
+            " ago: let chrony or systemd-timesyncd slew it instead of setting it"
+        )
+
     def counters(self) -> dict[str, int | float]:
         """Return the number of steps and, after the first, the last one's size and age."""
         if not self.steps:
@@ -274,6 +304,27 @@ class HostClock:
             "host_clock_step_s": round(self.step_s, 3),
             "host_clock_step_age_s": (monotonic_ns() - self._at_ns) // SECOND_NS,
         }
+
+
+class OwnErrors:
+    """Notices that counters of errors grow which should stand at zero."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int | float] = {}
+        self._grown_ns: dict[str, int] = {}
+
+    def trouble(self, counters: dict[str, int | float]) -> str | None:
+        """Compare with the last look. Returns: a line while errors are not long ago."""
+        now = monotonic_ns()
+        for name in ERRORS & counters.keys():
+            if counters[name] > self._last.get(name, 0):
+                self._grown_ns[name] = now
+            self._last[name] = counters[name]
+        recent = sorted(name for name, at in self._grown_ns.items() if now - at < TROUBLE_NS)
+        if not recent:
+            return None
+        counts = ", ".join(f"{name} {self._last[name]}" for name in recent)
+        return f"work was lost by errors of this program ({counts}): see its log"
 
 
 def health_path(settings: Settings, name: str) -> Path:
@@ -377,6 +428,6 @@ def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
     """Return a process's last health file, None where there is none."""
     try:
         health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-    return health
+    return health if isinstance(health, dict) else None

@@ -7,6 +7,7 @@ machine, `make bench` measures: tuned against default, interleaved.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -17,6 +18,7 @@ from fnmatch import fnmatchcase
 import structlog
 
 from coinspace.config import PROCESSES, TuningSettings
+from coinspace.errors import ConfigError
 
 # asm-generic/socket.h; not in Python's socket module
 SO_BUSY_POLL = 46
@@ -28,6 +30,18 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
         if fnmatchcase(name, pattern):
             return cpus
     return []
+
+
+def _pin(cpus: list[int]) -> None:
+    # the kernel passes silently over some of the processors that are not there
+    with contextlib.suppress(OSError, OverflowError, ValueError):
+        os.sched_setaffinity(0, cpus)
+        if os.sched_getaffinity(0) == set(cpus):
+            return
+    raise ConfigError(
+        f"tuning.cpus: expected processors that this process may use, was {cpus}; this machine has"
+        f" 0 to {(os.cpu_count() or 1) - 1}"
+    )
 
 
 def spins(name: str, settings: TuningSettings) -> bool:
@@ -47,17 +61,16 @@ def unmatched(patterns: Iterable[str]) -> list[str]:
 
 
 def tune_process(name: str, settings: TuningSettings) -> None:
-    """Pin this process and set its priority; what the host refuses is logged, not fatal.
+    """Pin this process and set its priority; a priority that the host refuses is logged.
 
     Threads started later, libzmq's among them, inherit both.
+
+    Raises: ConfigError for processors that are not there.
     """
     log = structlog.get_logger(name)
     cpus = cpus_of(name, settings)
     if cpus and sys.platform == "linux":
-        try:
-            os.sched_setaffinity(0, cpus)
-        except OSError as error:
-            log.warning("not pinned", cpus=cpus, error=str(error))
+        _pin(cpus)
     if settings.nice:
         try:
             os.nice(settings.nice)

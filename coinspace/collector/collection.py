@@ -21,6 +21,7 @@ from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import MarketList, has_patterns, resolve
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.stage import Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import ExchangeSettings, TuningSettings
 from coinspace.errors import ConfigError
@@ -133,6 +134,8 @@ class Collection:
         self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
         self._markets_ns = 0
+        # market -> since when it has not been synced, on the monotonic clock
+        self._unsynced_ns: dict[str, int] = {}
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -256,15 +259,29 @@ class Collection:
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
         # a market that the exchange has halted is as it should be
         fine = ("synced", "halted")
-        missing = [s.market for s in self.stage.statuses if s.state not in fine]
+        missing = [s for s in self.stage.statuses if s.state not in fine]
+        self._note_unsynced(missing)
         if refused:
             return [
                 f"{self.exchange.NAME} refused the subscription: {refused[0]}; check the markets"
             ]
         if missing:
-            shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            shown = ", ".join(map(self._shown, missing[:5])) + (" …" if len(missing) > 5 else "")
             return [f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"]
         return []
+
+    def _note_unsynced(self, missing: list[Status]) -> None:
+        now = monotonic_ns()
+        self._unsynced_ns = {
+            status.market: self._unsynced_ns.get(status.market, now) for status in missing
+        }
+
+    def _shown(self, status: Status) -> str:
+        minutes = (monotonic_ns() - self._unsynced_ns[status.market]) // (60 * SECOND_NS)
+        if not minutes:
+            return status.market
+        why = f": {status.reason}" if status.reason else ""
+        return f"{status.market} ({status.state} for {minutes} min{why})"
 
     def _on_answer(self, request: Request, payload: bytes, received_ns: int) -> None:
         if request.purpose != "markets":
@@ -290,6 +307,11 @@ class Collection:
         for part in parts:
             for name, count in part.items():
                 found[name] = found.get(name, 0) + count
+        now = monotonic_ns()
+        found["unsynced"] = len(self._unsynced_ns)
+        found["unsynced_age_s"] = (
+            max((now - since for since in self._unsynced_ns.values()), default=0) // SECOND_NS
+        )
         if self.grouped is not None:
             found["grouped_frames"] = self.grouped.frames
         return found

@@ -10,6 +10,7 @@ from coinspace.config import Settings
 from coinspace.endpoint.database import Database
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.live import Live
+from coinspace.endpoint.nulls import Nulls
 from coinspace.endpoint.problem import Problem
 from coinspace.exchanges.constituents import collected, named
 
@@ -18,7 +19,7 @@ from coinspace.exchanges.constituents import collected, named
 class Context:
     """Settings and live objects of one endpoint.
 
-    Attributes: dashboard (folder of the built page), readiness (reasons why not ready).
+    Attributes: dashboard (folder of the built page), nulls (indices without a value).
     """
 
     settings: Settings
@@ -27,6 +28,10 @@ class Context:
     database: Database
     clock: Clock
     dashboard: Path
+
+    def __post_init__(self) -> None:
+        index = self.settings.index
+        self.nulls = Nulls(lambda asset: index.parameters_of(asset).failed_s)
 
     def now_ms(self) -> int:
         """Wall-clock time in ms."""

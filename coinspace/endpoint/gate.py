@@ -68,7 +68,7 @@ class Gate:
         self._ready = ready
         self.keys = keys
         self.known_path = paths
-        self.keys_needed = settings.require_keys or not is_loopback(settings.host)
+        self.keys_needed = keys_needed(settings)
         self.origins = frozenset(settings.cors_origins)
         self.limit_loopback = settings.limit_loopback
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
@@ -287,6 +287,11 @@ def presented_key(scope: Scope) -> str | None:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return str(value[7:].decode("latin-1")).strip()
     return None
+
+
+def keys_needed(settings: EndpointSettings) -> bool:
+    """Tell whether requests need an API key."""
+    return settings.require_keys or not is_loopback(settings.host)
 
 
 def is_loopback(host: str) -> bool:

@@ -19,6 +19,7 @@ from coinspace.endpoint.app import build
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.database import Database, readonly_address
 from coinspace.endpoint.feeder import Feeder
+from coinspace.endpoint.gate import keys_needed
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.live import Live
@@ -38,6 +39,19 @@ def publishers(settings: Settings) -> list[str]:
     names = [f"orderbook-collector-{exchange}" for exchange in settings.exchanges]
     names += [f"ticker-collector-{exchange}" for exchange in settings.exchanges]
     return [*names, "orderbook-aggregator", "index-calculator"]
+
+
+def check_keys(settings: Settings) -> None:
+    """Refuse to serve other machines without a key.
+
+    Raises: EndpointError when the settings need a key and none is in force.
+    """
+    keys = Keys(api_keys.path(settings))
+    if keys_needed(settings.endpoint) and not len(keys):
+        raise EndpointError(
+            f"endpoint.host {settings.endpoint.host}: expected an API key, {keys.file} has none in"
+            " force; `coinspace keys new NAME` makes one"
+        )
 
 
 class Endpoint:
@@ -69,11 +83,7 @@ class Endpoint:
         )
         self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
         self.gate, self.app, self.api = build(self.context, self.keys)
-        if self.gate.keys_needed and not len(self.keys):
-            raise EndpointError(
-                f"endpoint.host {chosen.host}: expected an API key, {self.keys.file} has none in"
-                " force; `coinspace keys new NAME` makes one"
-            )
+        check_keys(settings)
         self.server = HttpServer(self.gate, chosen, on_failure)
         self.subscriber: Any = None
         self.feeder = Feeder(self.context)

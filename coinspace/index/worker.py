@@ -28,6 +28,7 @@ from coinspace.index.memory import (
     wait_applied,
 )
 from coinspace.index.outage import Outage, instant
+from coinspace.index.pulse import Pulse
 from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
@@ -115,6 +116,7 @@ class Worker:
         self._repeats: dict[str, int] = {}
         # whether what lies before the spooled records is known
         self._looked = False
+        self.pulse = Pulse(index.assets, lambda asset: index.parameters_of(asset).failed_s)
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
         self.ahead_ns = 0
 
@@ -126,6 +128,7 @@ class Worker:
             **self.sender.counters(),
             **self.calculator.counts,
             **self.counts,
+            **self.pulse.counters(),
             "backlog_ticks": self.backlog.ticks,
             "records_spooled": self.spool.records,
             "records_torn": self.spool.torn,
@@ -336,6 +339,8 @@ class Worker:
             self.ahead_ns = latest_ns - now if latest_ns > now + GIVE_UP_NS else 0
             if silent_ns > 5 * SECOND_NS:
                 self._process.degraded("no aggregate arrives")
+            elif failed := self.pulse.problem():
+                self._process.degraded(failed)
             elif self.sender.trouble:
                 self._process.degraded(f"records wait: {self.sender.trouble}")
             elif self.ahead_ns:
@@ -365,6 +370,7 @@ class Worker:
             self.candidate.on_aggregate(aggregate)
 
     def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
+        self.pulse.tick(record)
         asset, at_ns = record["asset"], tick_ns(record)
         topic = self._topics.get(asset)
         if topic is None:

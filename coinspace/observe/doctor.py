@@ -35,21 +35,23 @@ class Finding:
 
 def check_host(settings: Settings) -> list[Finding]:
     """Check limits, disk, memory, clock, processor settings and the processes themselves."""
-    disk = _disk(settings)
     findings = [
-        _open_files(),
-        disk,
-        _memory(),
+        *check_limits(settings),
         _clock(),
         _governor(),
         _mapped_areas(),
         _sockets(settings),
         *_tuning(settings),
     ]
-    if disk.subject == DATA_FOLDER:
+    if any(finding.subject == DATA_FOLDER for finding in findings):
         # nothing can lie below it
         return findings
     return [*findings, *_database(settings), *_processes(settings)]
+
+
+def check_limits(settings: Settings) -> list[Finding]:
+    """Check what keeps processes from starting: limits, disk and memory."""
+    return [_open_files(), _disk(settings), _memory()]
 
 
 def _open_files() -> Finding:
@@ -197,7 +199,7 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
 
 def _processes(settings: Settings) -> Iterator[Finding]:
     for health in all_health(settings):
-        if health.state == "down" and health.reason == "never started":
+        if health.stopped or (health.state == "down" and health.reason == "never started"):
             continue
         level: Literal["ok", "problem"] = "ok" if health.ok else "problem"
         yield Finding(health.process, level, health.reason or health.state)

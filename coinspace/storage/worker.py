@@ -39,6 +39,8 @@ RETRY_S = 0.5
 HEALTH_S = 0.5
 # troubles shorter than this are the sender's own business
 TROUBLE_S = 2.0
+# rows wait for a batch of a second and a flush; longer than a request may take is no progress
+STALLED_S = 30.0
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
@@ -110,6 +112,8 @@ class Worker:
         self._topics = [*topics, b"heartbeat."]
         self._tasks = Tasks(process.failed, process.restarting)
         self._trouble_since: float | None = None
+        # rows that are stored or refused, and when that last changed
+        self._done, self._done_at = 0, 0.0
         self._lag = LoopLag()
 
     async def start(self) -> bool:
@@ -255,11 +259,23 @@ class Worker:
             self._trouble_since = now
         elif now - self._trouble_since >= TROUBLE_S:
             problems.append(f"rows cannot be stored: {self.sender.trouble}")
+        if self._stalled() and self.sender.trouble is None:
+            problems.append(
+                f"{self.sender.pending} rows wait and none has been stored for {STALLED_S:.0f} s:"
+                " see QuestDB's log and load"
+            )
         if self.sender.full:
             problems.append(
                 f"memory for {self.sender.pending} rows is full: live messages wait in the journals"
             )
         return problems
+
+    def _stalled(self) -> bool:
+        """Tell whether rows wait although none is stored any more."""
+        now, done = asyncio.get_running_loop().time(), self.sender.taken - self.sender.pending
+        if done != self._done or not self.sender.pending:
+            self._done, self._done_at = done, now
+        return now - self._done_at >= STALLED_S
 
 
 async def work(name: str, process: Process) -> None:

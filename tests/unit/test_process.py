@@ -83,7 +83,12 @@ def ready(data: Path) -> Any:
 def beats(data: Path, more: int = 2) -> None:
     """Wait until the health file was written `more` times."""
     seen: set[int] = set()
-    wait_for("signs of life", lambda: seen.add(health(data)["beat_ns"]) or len(seen) > more)
+
+    def enough() -> bool:
+        seen.add(health(data)["beat_ns"])
+        return len(seen) > more
+
+    wait_for("signs of life", enough)
 
 
 def test_sigterm_ends_a_process_whose_stderr_nobody_reads(tmp_path: Path) -> None:
