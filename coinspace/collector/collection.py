@@ -129,7 +129,7 @@ class Collection:
         self._recorder_of: dict[str, Recorder] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._ticker: asyncio.Task[None] | None = None
-        self._markets_ns = 0
+        self._markets_ns = -MARKETS_INTERVAL_NS
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -242,8 +242,7 @@ class Collection:
             self.fetcher.submit(request)
         for number, reason in self.stage.take_reconnects().items():
             for connection in self.connections:
-                if any(link.number == number for link in connection.links):
-                    connection.replace(reason)
+                connection.replace(number, reason)
         self._report()
 
     def _report(self) -> None:
