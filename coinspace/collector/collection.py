@@ -276,6 +276,8 @@ class Collection:
         except (ValueError, KeyError, TypeError) as error:
             self.log.warning("market list not readable", error=repr(error))
             return
+        if isinstance(self.stage, TickerStage):
+            self.stage.listed = frozenset(listing.symbol for listing in listings)
         for event in self.market_list.update(listings):
             self.stage.on_listing(event.change, event.listing, received_ns)
 
