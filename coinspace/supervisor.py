@@ -25,6 +25,7 @@ import orjson
 import structlog
 import uvloop
 
+from coinspace import preflight
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.log import configure_logging

@@ -133,7 +133,7 @@ class Collection:
         self._recorder_of: dict[str, Recorder] = {}
         self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
-        self._markets_ns = 0
+        self._markets_ns = -MARKETS_INTERVAL_NS
         # market -> since when it has not been synced, on the monotonic clock
         self._unsynced_ns: dict[str, int] = {}
 
@@ -243,8 +243,7 @@ class Collection:
             self.fetcher.submit(request)
         for number, reason in self.stage.take_reconnects().items():
             for connection in self.connections:
-                if any(link.number == number for link in connection.links):
-                    connection.replace(reason)
+                connection.replace(number, reason)
         self._report()
 
     def _report(self) -> None:
@@ -292,6 +291,8 @@ class Collection:
         except (ValueError, KeyError, TypeError) as error:
             self.log.warning("market list not readable", error=repr(error))
             return
+        if isinstance(self.stage, TickerStage):
+            self.stage.listed = frozenset(listing.symbol for listing in listings)
         for event in self.market_list.update(listings):
             self.stage.on_listing(event.change, event.listing, received_ns)
 

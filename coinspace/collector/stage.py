@@ -34,6 +34,8 @@ State = Literal[
     "halted",
 ]
 
+# states that follow from a connection's
+LINK_STATES = ("connecting", "subscribed", "disconnected")
 # bad frames are all counted; one of them is logged in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120
@@ -129,9 +131,10 @@ class Stage:
             **details,
         }
         self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
-        level = (
-            self.log.info if state in ("connecting", "subscribed", "synced") else self.log.warning
-        )
+        level = self.log.info if state == "synced" else self.log.warning
+        if state in LINK_STATES or (previous in (*LINK_STATES, "buffering") and not reason):
+            # its connection logs that, for all of its markets at once
+            level = self.log.debug
         level("state", market=status.market, state=state, reason=reason, **details)
 
     @property

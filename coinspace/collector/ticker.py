@@ -11,6 +11,11 @@ How a missing trade is found:
 * Upbit and Bithumb: the volume that the exchange has summed since midnight grows by what was
   published; when it does not, trades of the connection itself are missing.
 
+Nobody trades: that is no fault, however long it takes. The connection answers for itself by its
+pings. What pings do not show is a stream that is mute although they are answered: when all markets
+of a connection are silent, REST is asked for the trades of one; a trade that the stream did not
+bring is the proof, and the connection is replaced.
+
 A process that starts goes on where the journal of the one before ends, as after a reconnect.
 """
 
@@ -24,7 +29,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
 from coinspace.collector.holes import FRESH_NS, Found, Hole
 from coinspace.collector.memory import Memory
-from coinspace.collector.stage import Stage, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, Stage, Status
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
 
@@ -33,6 +38,10 @@ SETTLE_NS = 2 * SECOND_NS
 # wait before a hole is asked for again after a refusal
 RETRY_NS = 10 * SECOND_NS
 AUDIT_NS = 60 * SECOND_NS
+# all markets of a connection are silent for so long before REST is asked whether it is mute
+MUTE_NS = 60 * SECOND_NS
+# a trade of REST is newer than one of the stream by more than their times may differ
+NEWER_NS = SECOND_NS
 # REST lists that one hole may take
 ANSWERS = 20
 # both streams of a market have told what they know when nothing came for so long
@@ -49,8 +58,6 @@ class TickerStage(Stage, TickerCollector):
         exchange: Exchange,
         entries: list[tuple[str, str]],
         sink: Sink,
-        *,
-        stale_after_s: float = 60.0,
     ) -> None:
         name = exchange.NAME
         markets = [
@@ -66,11 +73,17 @@ class TickerStage(Stage, TickerCollector):
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
         self.start(exchange, entries, sink)
-        self.stale_ns = int(stale_after_s * SECOND_NS)
+        # symbols in the exchange's list of markets, empty = not known yet
+        self.listed: frozenset[str] = frozenset()
         self._holes: dict[int, Hole] = {}
         self._audited_ns = [0] * len(markets)
         # markets whose tickers say that they are suspended
         self._suspended: set[int] = set()
+        # by index: the newest trade that REST had, and when the stream must have brought it
+        self._rest_ns: dict[int, int] = {}
+        self._suspects: dict[int, int] = {}
+        # by connection: when REST was asked whether it is mute
+        self._proofs: dict[int, int] = {}
         # ids that count up by one need no second proof
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
         self.counts.update(
@@ -190,6 +203,9 @@ class TickerStage(Stage, TickerCollector):
                 hole.again(now_ns + RETRY_NS)
             return
         if hole is None:
+            self._suspect(market, trades, now_ns)
+            if self.contiguous or not self.exchange.JOINABLE_TRADES:
+                return
             found = holes.audit(trades, market.ids, self.wall_ns(now_ns))
             if found.trades:
                 self._fill(market, Hole("ids", found.trades[0].exchange_ns), found, now_ns)
@@ -281,6 +297,7 @@ class TickerStage(Stage, TickerCollector):
     def on_timer(self, now_ns: int) -> None:
         """Look after everything that happens by not happening; called a few times a second."""
         self.now_ns = now_ns
+        self._watch_connections(now_ns)
         for market, status in zip(self.markets, self.statuses, strict=True):
             if not status.live:
                 continue
@@ -295,14 +312,15 @@ class TickerStage(Stage, TickerCollector):
             if self._volumes and now_ns - market.heard_ns >= QUIET_NS:
                 self._watch_volume(market, status, now_ns)
             if (
-                self.exchange.JOINABLE_TRADES
-                and not self.contiguous
-                and market.trades
+                self._is_audited(market)
                 and now_ns - max(self._audited_ns[index], status.subscribed_ns) > AUDIT_NS
             ):
                 self._audited_ns[index] = now_ns
                 self.counts["audits"] += 1
                 self._ask(self.exchange.trades_request(status.symbol), None)
+
+    def _is_audited(self, market: TickerMarket) -> bool:
+        return self.exchange.JOINABLE_TRADES and not self.contiguous and market.trades > 0
 
     def _watch_suspension(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         # Upbit's and Bithumb's lists do not say it
@@ -358,17 +376,55 @@ class TickerStage(Stage, TickerCollector):
         self.ask(replace(request, context=context))
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
-        if market.heard_ns >= status.subscribed_ns and status.state in ("subscribed", "stale"):
-            if now_ns - market.heard_ns < self.stale_ns:
-                self.change(status, "synced", now_ns)
-            return
-        self.watch_first_frame(status, market.heard_ns, now_ns)
-        if (
-            status.state == "synced"
-            and now_ns - max(market.heard_ns, status.subscribed_ns) > self.stale_ns
+        since_ns = max(status.subscribed_ns, status.since_ns if status.state == "stale" else 0)
+        if status.state in ("subscribed", "stale") and market.heard_ns >= since_ns:
+            self.change(status, "synced", now_ns)
+        elif status.symbol not in self.listed:
+            self.watch_first_frame(status, market.heard_ns, now_ns)
+        elif market.heard_ns < status.subscribed_ns and (
+            now_ns - status.subscribed_ns > FIRST_FRAME_NS
+            and status.state in ("subscribed", "stale")
         ):
-            self.counts["stale"] += 1
-            self.change(status, "stale", now_ns, f"no frame for {self.stale_ns / 1e9:g} s")
+            self.change(status, "synced", now_ns, "listed, and quiet so far")
+
+    def _watch_connections(self, now_ns: int) -> None:
+        """Ask REST whether a connection is mute on which no market is heard."""
+        loudest: dict[int, int] = {}
+        for index, (market, status) in enumerate(zip(self.markets, self.statuses, strict=True)):
+            for connection in status.live:
+                known = loudest.get(connection)
+                if known is None or market.heard_ns > self.markets[known].heard_ns:
+                    loudest[connection] = index
+        self._proofs = {one: at for one, at in self._proofs.items() if one in loudest}
+        for connection, index in loudest.items():
+            market, status = self.markets[index], self.statuses[index]
+            heard_ns = max(market.heard_ns, status.subscribed_ns)
+            since_ns = max(heard_ns, self._proofs.get(connection, 0))
+            if now_ns - since_ns > MUTE_NS and not self._is_audited(market):
+                self._proofs[connection] = now_ns
+                self._ask(self.exchange.trades_request(status.symbol), None)
+        for index, deadline_ns in list(self._suspects.items()):
+            if now_ns > deadline_ns:
+                del self._suspects[index]
+                self._judge(self.markets[index], self.statuses[index], deadline_ns, now_ns)
+
+    def _suspect(self, market: TickerMarket, trades: list[RestTrade], now_ns: int) -> None:
+        """Give the stream a moment to bring the newest trade that REST has."""
+        if not trades:
+            return
+        newest_ns = max(trade.exchange_ns for trade in trades)
+        # without a trade to compare with, the first list is what the next one is compared with
+        known_ns = max(market.trade_ns, self._rest_ns.get(market.index, 0)) or newest_ns
+        self._rest_ns[market.index] = newest_ns
+        if newest_ns - known_ns > NEWER_NS:
+            self._suspects.setdefault(market.index, now_ns + SETTLE_NS)
+
+    def _judge(self, market: TickerMarket, status: Status, deadline_ns: int, now_ns: int) -> None:
+        if not status.live or market.heard_ns > deadline_ns - SETTLE_NS - MUTE_NS:
+            return
+        self.counts["stale"] += 1
+        self.change(status, "stale", now_ns, "the stream did not bring the trades that REST has")
+        self.want_reconnect(status, f"{status.market} is mute")
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()

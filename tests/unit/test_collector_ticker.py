@@ -595,8 +595,101 @@ def test_states_follow_frames_and_silence(binance: Bench) -> None:
     binance.frame(trade(1))
     binance.timer(0.25)
     assert binance.stage.states == {"BTC/USDT": "synced"}
-    binance.timer(61)
+
+
+FIRST = {"binance": trade(1), "upbit": korean(1), "bithumb": korean(1)}
+
+
+def silent(bench: Bench, seconds: int) -> list[Request]:
+    """Let time pass without a frame; return what REST was asked."""
+    asked: list[Request] = []
+    for _ in range(seconds):
+        bench.timer(1)
+        asked += bench.stage.take_requests()
+    return asked
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_market_in_which_nobody_trades_is_no_fault(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    bench: Bench = request.getfixturevalue(name)
+    bench.frame(FIRST[name])
+    bench.timer(1)
+    for _ in range(10):
+        asked = silent(bench, 62)
+        assert len(asked) <= 2, "REST is asked about once a minute"
+        for one in asked:
+            known = [rest_trade(1)] if name == "binance" else [korean_rest(1, 0)]
+            bench.stage.on_answer(one, orjson.dumps(known), bench.now)
+    assert set(bench.stage.states.values()) == {"synced"}
+    assert bench.stage.take_reconnects() == {}
+    assert bench.stage.counts["stale"] == 0
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_stream_that_does_not_bring_what_rest_has_is_replaced(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    bench: Bench = request.getfixturevalue(name)
+    bench.frame(FIRST[name])
+    bench.timer(1)
+    asked = silent(bench, 65)
+    assert asked
+    newer = [rest_trade(i, i * 20_000) for i in (1, 2, 3)]
+    if name != "binance":
+        newer = [korean_rest(i, i * 20_000) for i in (1, 2, 3)]
+    bench.stage.on_answer(asked[-1], orjson.dumps(newer), bench.now)
+    assert set(bench.stage.states.values()) == {"synced"}
+    silent(bench, 4)
+    assert set(bench.stage.states.values()) == {"stale"}
+    assert list(bench.stage.take_reconnects()) == [1]
+    # the new connection delivers
+    bench.connect(2)
+    bench.frame(trade(4, 80_000) if name == "binance" else korean(4, 80_000), 2)
+    bench.timer(1)
+    assert set(bench.stage.states.values()) == {"synced"}
+
+
+def test_a_trade_that_is_still_on_its_way_is_no_proof_of_a_mute_stream(binance: Bench) -> None:
+    binance.frame(trade(1))
+    (asked,) = silent(binance, 62)
+    binance.stage.on_answer(asked, orjson.dumps([rest_trade(2, 62_000)]), binance.now)
+    binance.frame(trade(2, 62_000))
+    silent(binance, 5)
+    assert set(binance.stage.states.values()) == {"synced"}
+    assert binance.stage.take_reconnects() == {}
+
+
+def test_one_market_that_is_heard_speaks_for_its_connection() -> None:
+    sink = ListSink(1)
+    pairs = [("BTCUSDT", "BTC/USDT"), ("ETHUSDT", "ETH/USDT")]
+    stage = TickerStage(exchange("binance"), pairs, sink)
+    stage.on_connected(1, ("BTCUSDT", "ETHUSDT"), T0)
+    for second in range(1, 200):
+        now = T0 + second * S
+        stage.on_frame(orjson.dumps(trade(second, second * 1000)), now, 1)
+        stage.on_timer(now)
+        assert stage.take_requests() == []
+
+
+def test_a_listed_market_that_is_quiet_from_the_start_is_no_fault(binance: Bench) -> None:
+    binance.stage.listed = frozenset({"BTCUSDT"})
+    silent(binance, 9)
+    assert binance.stage.states == {"BTC/USDT": "subscribed"}
+    silent(binance, 3)
+    assert binance.stage.states == {"BTC/USDT": "synced"}
+    assert binance.stage.counts["first_frame_timeouts"] == 0
+
+
+def test_a_symbol_that_is_not_listed_is_reported_until_it_is(binance: Bench) -> None:
+    binance.stage.listed = frozenset({"ETHUSDT"})
+    silent(binance, 12)
     assert binance.stage.states == {"BTC/USDT": "stale"}
+    assert "is BTCUSDT a symbol of binance" in binance.told()[-1]["reason"]
+    binance.stage.listed = frozenset({"ETHUSDT", "BTCUSDT"})
+    silent(binance, 1)
+    assert binance.stage.states == {"BTC/USDT": "synced"}
 
 
 def test_recent_ids_forget_the_oldest_only() -> None:
