@@ -128,8 +128,8 @@ cdef class Collector:
                     continue
                 market = <MarketEntry>found
                 market.frames += 1
-                self.take(market, kind, frame, size, received_ns, connection)
                 market.heard_ns = now_ns
+                self.take(market, kind, frame, size, received_ns, connection)
             elif kind == IGNORED:
                 self.ignored += 1
             elif kind == CONTROL:

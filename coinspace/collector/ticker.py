@@ -22,6 +22,7 @@ from coinspace._ext.collector_ticker import TickerCollector, TickerMarket
 from coinspace._ext.sink import Sink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
+from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Hole
 from coinspace.collector.memory import Memory
 from coinspace.collector.stage import Stage, Status
@@ -174,6 +175,7 @@ class TickerStage(Stage, TickerCollector):
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
         """Take a list of trades by REST."""
         self.now_ns = now_ns
+        self.demand.done(request)
         market = self.entry(request.symbols[0]) if request.symbols else None
         if request.purpose != "trades" or market is None:
             return
@@ -267,6 +269,8 @@ class TickerStage(Stage, TickerCollector):
         later, or what older lists would have told is lost.
         """
         self.counts["refused_requests"] += 1
+        self.now_ns = now_ns
+        self.demand.done(request)
         hole = request.context if isinstance(request.context, Hole) else None
         market = self.entry(request.symbols[0]) if request.symbols else None
         if hole is None or market is None or self._holes.get(market.index) is not hole:
@@ -302,7 +306,7 @@ class TickerStage(Stage, TickerCollector):
             ):
                 self._audited_ns[index] = now_ns
                 self.counts["audits"] += 1
-                self._ask(self.exchange.trades_request(status.symbol), None)
+                self._ask(self.exchange.trades_request(status.symbol), None, Value.COMPARE)
 
     def _watch_suspension(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         # Upbit's and Bithumb's lists do not say it
@@ -354,8 +358,8 @@ class TickerStage(Stage, TickerCollector):
         hole.asked = True
         self._ask(self.exchange.trades_request(status.symbol), hole)
 
-    def _ask(self, request: Request, context: Hole | None) -> None:
-        self.ask(replace(request, context=context))
+    def _ask(self, request: Request, context: Hole | None, value: Value = Value.REPAIR) -> None:
+        self.ask(replace(request, context=context), value)
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         if market.heard_ns >= status.subscribed_ns and status.state in ("subscribed", "stale"):

@@ -126,6 +126,8 @@ class Exchange(Protocol):
     MESSAGE_LIMITS: tuple[Limit, ...]
     # by group
     REST_LIMITS: dict[str, Limit]
+    # levels that snapshots can have at less weight than the deepest, fewest first
+    SNAPSHOT_STEPS: tuple[int, ...]
 
     def parser(self, capacity: int) -> Any: ...
     def symbol_of(self, market: Market) -> str: ...
