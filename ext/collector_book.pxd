@@ -49,10 +49,12 @@ cdef class BookCollector(Collector):
     cdef:
         readonly bint updates            # the exchange sends updates
         readonly int64_t bad_ids         # updates whose ids cannot be
+        readonly int64_t bad_times       # times that cannot be: the book is published without one
         Parser kept                      # reads snapshots and kept frames
         public bint silent               # books are kept and not published
         public object watcher            # None, or called with (BookMarket, received_ns) after each accepted book
 
+    cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1
     cdef int take_update(
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,

@@ -17,6 +17,7 @@ from libc.string cimport memset
 
 from coinspace._ext.collector cimport Collector
 from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport absurd_time
 from coinspace._ext.collector cimport in_order
 from coinspace._ext.message cimport FLAG_GROUPED
 from coinspace._ext.message cimport FLAG_REPEAT
@@ -149,11 +150,18 @@ cdef class BookCollector(Collector):
             return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
         return self.take_whole(<BookMarket>market, received_ns, connection)
 
+    cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept:
+        if exchange_ns == 0 or not absurd_time(exchange_ns, received_ns):
+            return exchange_ns
+        self.bad_times += 1
+        return 0
+
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1:
         cdef Parser parser = self.parser
         cdef Py_ssize_t n = min(parser.n_bids, market.depth)
         cdef Py_ssize_t m = min(parser.n_asks, market.depth)
-        if not in_order(market, parser.exchange_ns, self.now_ns):
+        cdef int64_t exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        if not in_order(market, exchange_ns, self.now_ns):
             return 0
         if connection > market.primary:
             market.primary = connection
@@ -163,7 +171,7 @@ cdef class BookCollector(Collector):
             return 0
         if not market.usable:
             self.on_whole_book(market, received_ns)
-        market.exchange_ns = parser.exchange_ns
+        market.exchange_ns = exchange_ns
         market.update_id = parser.final_update_id
         if market.same_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m):
             market.repeats += 1
@@ -234,7 +242,7 @@ cdef class BookCollector(Collector):
             parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
         )
         market.update_id = parser.final_update_id
-        market.exchange_ns = parser.exchange_ns
+        market.exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
         if book.crossed():
             market.crossed += 1
             self.on_crossed(market, received_ns)

@@ -23,7 +23,7 @@ from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, ComparedBooks
 from coinspace.collector.demand import Value, budget
-from coinspace.collector.stage import Status
+from coinspace.collector.stage import UNREADABLE, Status
 from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
 from coinspace.exchanges.exchange import Exchange, Refusal, Request
 
@@ -385,7 +385,7 @@ class OrderBookStage(ComparedBooks):
         elif request.purpose == "compare":
             try:
                 books = self.exchange.read_books(request, payload)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 self.counts["unreadable_answers"] += 1
                 self.log.warning("answer not readable", path=request.path, error=repr(error))
                 return
@@ -507,7 +507,7 @@ class OrderBookStage(ComparedBooks):
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
-        found["bad_ids"] = self.bad_ids
+        found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
         for name in ("applied", "repeats", "outdated", "crossed", "overlap_skipped"):
             found[name] = sum(getattr(market, name) for market in self.markets)
         found["books_published"] = sum(market.published for market in self.markets)

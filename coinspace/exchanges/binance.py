@@ -142,7 +142,7 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
     return [RestBook(request.symbols[0], int(entry["lastUpdateId"]), bids, asks)]
 
 
-def read_trades(request: Request, payload: bytes) -> list[RestTrade]:
+def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first."""
     trades = [
         RestTrade(

@@ -125,7 +125,7 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
     return korean.read_books(payload)
 
 
-def read_trades(request: Request, payload: bytes) -> list[RestTrade]:
+def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first."""
     return korean.read_trades(payload)
 
