@@ -2,6 +2,10 @@ from typing import Any, Final, Generic, TypeVar
 
 from coinspace._ext.sink import Sink
 
+PAST_NS: Final[int]
+FUTURE_NS: Final[int]
+TOO_NEW_ROW: Final[int]
+CLOCK_ERROR_NS: Final[int]
 CLOCK_STEP_NS: Final[int]
 PATIENCE_NS: Final[int]
 
@@ -50,6 +54,7 @@ class Collector(Generic[_M]):
     def malformed(self) -> int: ...
     @property
     def controls(self) -> int: ...
+    def newest_ns(self, received_ns: int) -> int: ...
     def entry(self, symbol: str) -> _M | None: ...
     def on_frame(
         self, frame: bytes, received_ns: int, connection: int = 0, now_ns: int = 0

@@ -16,6 +16,7 @@ import structlog
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.connection import Connection
+from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
@@ -117,16 +118,12 @@ class Collection:
         self._open_recorder = recorders
         self._tuning = tuning
         self._tls = tls_context(settings)
-        limits = self.exchange.REST_LIMITS
-        if len(limits) == 1:
-            # counted by kind, each kind is one stream's own but for the rare market list
-            limits = {name: shared(limit, stream) for name, limit in limits.items()}
         self.fetcher = Fetcher(
             self.exchange,
             settings.rest,
             self._on_answer,
             self._on_refused,
-            limits=limits,
+            limits=budget(self.exchange, stream),
             ssl_context=self._tls,
             recorder=self._record,
         )

@@ -23,13 +23,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coinspace._ext.collector_ticker import TickerCollector, TickerMarket
+from coinspace._ext.collector import PAST_NS
+from coinspace._ext.collector_ticker import ID_LIMIT, LARGEST, TickerCollector, TickerMarket
 from coinspace._ext.sink import Sink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
-from coinspace.collector.holes import FRESH_NS, Found, Hole
+from coinspace.collector.demand import Value
+from coinspace.collector.holes import FRESH_NS, Found, Hole, Missing
 from coinspace.collector.memory import Memory
-from coinspace.collector.stage import FIRST_FRAME_NS, Stage, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, UNREADABLE, Stage, Status
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
 
@@ -116,14 +118,14 @@ class TickerStage(Stage, TickerCollector):
                 hole = Hole("restart", memory.since_ns)
             else:
                 continue
-            if self.contiguous and (ids := {trade.id for trade in trades}):
-                missing = set(range(min(ids), max(ids))) - ids
-                if missing:
+            if self.contiguous and (ids := sorted({trade.id for trade in trades})):
+                missing = holes.missing(ids[0], ids[-1], ids)
+                if missing is not None:
                     # a hole that the earlier process did not come to fill
-                    hole.first_id, hole.last_id = min(missing), max(missing)
+                    hole.first_id, hole.last_id = missing.first, missing.last
                     hole.ask_ns = now_ns + SETTLE_NS
                     self.counts["trade_gaps"] += 1
-                    self.counts["trades_missing"] += len(missing)
+                    self.counts["trades_missing"] += missing.count
             self._holes[market.index] = hole
 
     # connections
@@ -156,7 +158,7 @@ class TickerStage(Stage, TickerCollector):
         # of two connections the newer one may be ahead, and the older one brings what lies between
         overlap = len(status.live) > 1
         if not overlap:
-            self._tell_missing(status, first, last, self.now_ns)
+            self._tell_missing(status, Missing(first, last, last - first + 1), self.now_ns)
         known = self._holes.get(market.index)
         if known is not None and known.first_id:
             first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
@@ -169,24 +171,24 @@ class TickerStage(Stage, TickerCollector):
             ask_ns=self.now_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
         )
 
-    def _tell_missing(self, status: Status, first: int, last: int, now_ns: int) -> None:
-        missing = last - first + 1
+    def _tell_missing(self, status: Status, missing: Missing, now_ns: int) -> None:
         self.counts["trade_gaps"] += 1
-        self.counts["trades_missing"] += missing
-        self.mark("gap", status, expected=first, found=last + 1)
+        self.counts["trades_missing"] += missing.count
+        self.mark("gap", status, expected=missing.first, found=missing.last + 1)
         self.change(
             status,
             status.state,
             now_ns,
-            f"missing trades: {missing}",
-            expected=first,
-            found=last + 1,
-            missing=missing,
+            f"missing trades: {missing.count}",
+            expected=missing.first,
+            found=missing.last + 1,
+            missing=missing.count,
         )
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
         """Take a list of trades by REST."""
         self.now_ns = now_ns
+        self.demand.done(request)
         market = self.entry(request.symbols[0]) if request.symbols else None
         if request.purpose != "trades" or market is None:
             return
@@ -195,13 +197,16 @@ class TickerStage(Stage, TickerCollector):
             # it has grown since, and is asked for again
             return
         try:
-            trades = self.exchange.read_trades(request, payload)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            wall_ns = self.wall_ns(now_ns)
+            read = self.exchange.read_trades(request, payload, wall_ns)
+            trades = [trade for trade in read if self._sound(trade, wall_ns)]
+        except UNREADABLE as error:
             self.counts["unreadable_answers"] += 1
             self.log.warning("answer not readable", path=request.path, error=repr(error))
             if hole is not None:
                 hole.again(now_ns + RETRY_NS)
             return
+        self._absent.pop(market.index, None)
         if hole is None:
             self._suspect(market, trades, now_ns)
             if self.contiguous or not self.exchange.JOINABLE_TRADES:
@@ -219,13 +224,31 @@ class TickerStage(Stage, TickerCollector):
         else:
             self._close(market, hole, now_ns)
 
+    def _sound(self, trade: RestTrade, wall_ns: int) -> bool:
+        # the same checks as for the stream's trades
+        reason = ""
+        if not 0 <= trade.trade_id < ID_LIMIT:
+            reason = "id"
+        elif not 0 < trade.price < LARGEST:
+            reason = "price"
+        elif not 0 < trade.size < LARGEST:
+            reason = "size"
+        elif trade.exchange_ns < wall_ns - PAST_NS:
+            reason = "past"
+        elif trade.exchange_ns > self.newest_ns(wall_ns):
+            reason = "future"
+        if reason:
+            self.refuse(reason)
+        return not reason
+
     def _close(self, market: TickerMarket, hole: Hole, now_ns: int) -> None:
         del self._holes[market.index]
         trades, tolerance = hole.trades(), 0.0
         if hole.volume:
             tolerance = VolumeCheck.tolerance(market.day_volume, market.traded)
         if self.contiguous:
-            found = holes.by_number(hole, trades)
+            known = market.ids.between(hole.first_id, hole.last_id)
+            found = holes.by_number(hole, trades, known)
         elif self.exchange.JOINABLE_TRADES:
             found = holes.by_id(hole, trades, market.ids, self.wall_ns(now_ns))
         elif hole.volume:
@@ -283,12 +306,18 @@ class TickerStage(Stage, TickerCollector):
         later, or what older lists would have told is lost.
         """
         self.counts["refused_requests"] += 1
+        self.now_ns = now_ns
+        self.demand.done(request)
         hole = request.context if isinstance(request.context, Hole) else None
         market = self.entry(request.symbols[0]) if request.symbols else None
         if hole is None or market is None or self._holes.get(market.index) is not hole:
             return
         if refusal.fatal and hole.answers:
             self._close(market, hole, now_ns)
+        elif refusal.fatal:
+            # a market that REST does not know, or not any more
+            self.absent(self.statuses[market.index], now_ns)
+            hole.again(self._absent[market.index].until_ns)
         else:
             hole.again(now_ns + RETRY_NS)
 
@@ -313,11 +342,12 @@ class TickerStage(Stage, TickerCollector):
                 self._watch_volume(market, status, now_ns)
             if (
                 self._is_audited(market)
+                and self.may_ask(index, now_ns)
                 and now_ns - max(self._audited_ns[index], status.subscribed_ns) > AUDIT_NS
             ):
                 self._audited_ns[index] = now_ns
                 self.counts["audits"] += 1
-                self._ask(self.exchange.trades_request(status.symbol), None)
+                self._ask(self.exchange.trades_request(status.symbol), None, Value.COMPARE)
 
     def _is_audited(self, market: TickerMarket) -> bool:
         return self.exchange.JOINABLE_TRADES and not self.contiguous and market.trades > 0
@@ -353,12 +383,13 @@ class TickerStage(Stage, TickerCollector):
         if hole.asked or not hole.ask_ns or now_ns < hole.ask_ns:
             return
         if hole.reason == "overlap":
-            missing = [id for id in range(hole.first_id, hole.last_id + 1) if id not in market.ids]
-            if not missing:
+            known = market.ids.between(hole.first_id, hole.last_id)
+            missing = holes.missing(hole.first_id, hole.last_id, known)
+            if missing is None:
                 del self._holes[market.index]
                 return
-            hole.reason, hole.first_id, hole.last_id = "gap", missing[0], missing[-1]
-            self._tell_missing(status, missing[0], missing[-1], now_ns)
+            hole.reason, hole.first_id, hole.last_id = "gap", missing.first, missing.last
+            self._tell_missing(status, missing, now_ns)
         if not hole.to_ns and not hole.first_id:
             if self.contiguous:
                 # the first trade after tells by its id whether anything is missing
@@ -372,8 +403,8 @@ class TickerStage(Stage, TickerCollector):
         hole.asked = True
         self._ask(self.exchange.trades_request(status.symbol), hole)
 
-    def _ask(self, request: Request, context: Hole | None) -> None:
-        self.ask(replace(request, context=context))
+    def _ask(self, request: Request, context: Hole | None, value: Value = Value.REPAIR) -> None:
+        self.ask(replace(request, context=context), value)
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         since_ns = max(status.subscribed_ns, status.since_ns if status.state == "stale" else 0)
@@ -430,6 +461,10 @@ class TickerStage(Stage, TickerCollector):
         found = super().counters()
         for name in ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates"):
             found[name] = sum(getattr(market, name) for market in self.markets)
+        refusals = self.refusals()
+        found["trades_refused"] = sum(refusals.values())
+        found.update((f"trades_refused_{reason}", n) for reason, n in refusals.items())
+        found["tickers_refused"], found["id_restarts"] = self.tickers_refused, self.id_restarts
         found["volumes_proven"] = sum(check.offset is not None for check in self._volumes)
         found["volume_excess"] = sum(check.excess for check in self._volumes)
         found["synced"] = sum(status.state == "synced" for status in self.statuses)
