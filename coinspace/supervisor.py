@@ -24,6 +24,7 @@ import uvloop
 
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError
+from coinspace.feed.simulator.offer import offer
 from coinspace.observe.health import Health, all_health, health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.preflight import check_start
@@ -349,10 +350,12 @@ def up(
     settings = load(config_path)
     check_start(settings)
     check_port(settings)
-    lock = claim(settings)
     arguments = None
     if simulate:
         arguments = ["--seed", str(seed), *(["--scenario", scenario] if scenario else [])]
+        for exchange, markets in offer(settings).items():
+            arguments += [f"--market={exchange}:{market}" for market in markets]
+    lock = claim(settings)
     try:
         uvloop.run(supervise(settings, arguments, seconds))
     finally:
