@@ -325,7 +325,10 @@ class IndexParameters(Section):
         Literal["coverage", "full"], Field(description="coverage: no deeper than every venue shows")
     ] = "coverage"
     decay: Annotated[float, Field(gt=0, description="lambda = 1 / (decay * utilised depth)")] = 0.3
-    decimals: Annotated[int, Field(ge=0, le=12, description="of the published value")] = 4
+    decimals: Annotated[
+        int | None,
+        Field(ge=0, le=12, description="of the published value; unset: 8 significant digits"),
+    ] = None
     min_venues: Annotated[int, Field(ge=1)] = 2
     regions: Literal["default", "off"] = "default"
     max_deviation: Annotated[float, Field(gt=0, lt=1, description="P, as a fraction")] = 0.05

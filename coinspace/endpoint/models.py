@@ -5,9 +5,9 @@ Prices, sizes, rates and shares are decimal strings; times epoch ms; ages ms.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from coinspace.endpoint.values import DecimalText, EpochMs
 
@@ -396,6 +396,7 @@ class Venue(Struct, kw_only=True):
     venue: str
     exchange: str
     market: str
+    asset: Annotated[str, Meta(description="what the market's base stands for on the exchange")]
     region: str | None
     state: str
     reason: str | None

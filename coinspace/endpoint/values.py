@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.problem import Problem
+from coinspace.method.digits import significant
 
 # 1970 to 2200: keeps every instant within int64 ns
 LATEST_MS = 7_258_118_400_000
@@ -62,6 +63,11 @@ def decimals(column: Iterable[float | None]) -> list[str | None]:
         else text
         for text in (texts.split(",") if texts else ())
     ]
+
+
+def price(value: float | None) -> str | None:
+    """Write a price that was computed, with the digits that it means."""
+    return None if value is None else decimal(significant(value))
 
 
 def parse_instant(text: str) -> Instant:
