@@ -518,6 +518,18 @@ class EndpointSettings(Section):
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
 
+    @field_validator("host")
+    @classmethod
+    def _host(cls, host: str) -> str:
+        # as in an address: [::1]
+        return host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the endpoint."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
 
 class TuningSettings(Section):
     """What to give up for latency; all off by default. Patterns match process names."""

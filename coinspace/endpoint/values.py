@@ -19,7 +19,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from coinspace.clock import MILLISECOND_NS
+from coinspace.clock import MILLISECOND_NS, check_ms
 from coinspace.endpoint.problem import Problem
 from coinspace.method.digits import significant
 
@@ -76,8 +76,12 @@ def parse_instant(text: str) -> Instant:
     Raises: ValueError naming what was expected.
     """
     expected = "expected epoch milliseconds or ISO 8601 with a zone (2026-01-31T09:00:00Z)"
-    if text.isascii() and text.isdigit() and len(text) <= 15:
+    if text.isascii() and text.isdigit() and len(text) <= 19:
         milliseconds = int(text)
+        try:
+            check_ms(milliseconds)
+        except ValueError as error:
+            raise ValueError(f"{expected}, was {text!r}: {error}") from None
     else:
         try:
             moment = datetime.fromisoformat(text)
