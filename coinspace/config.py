@@ -344,7 +344,10 @@ class IndexParameters(Section):
         Literal["coverage", "full"], Field(description="coverage: no deeper than every venue shows")
     ] = "coverage"
     decay: Annotated[float, Field(gt=0, description="lambda = 1 / (decay * utilised depth)")] = 0.3
-    decimals: Annotated[int, Field(ge=0, le=12, description="of the published value")] = 4
+    decimals: Annotated[
+        int | None,
+        Field(ge=0, le=12, description="of the published value; unset: 8 significant digits"),
+    ] = None
     min_venues: Annotated[int, Field(ge=1)] = 2
     regions: Literal["default", "off"] = "default"
     max_deviation: Annotated[float, Field(gt=0, lt=1, description="P, as a fraction")] = 0.05
@@ -533,6 +536,18 @@ class EndpointSettings(Section):
     stale_ms: Annotated[int, Field(ge=100, description="a value older than this is stale")] = 3000
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
+
+    @field_validator("host")
+    @classmethod
+    def _host(cls, host: str) -> str:
+        # as in an address: [::1]
+        return host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the endpoint."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 class TuningSettings(Section):

@@ -47,6 +47,10 @@ class Context:
         """Published levels per side of each exchange: they are part of the parameter hash."""
         return {name: one.depth for name, one in self.settings.exchanges.items()}
 
+    def decimals(self, asset: str) -> int | None:
+        """Return the decimals of an asset's published value, None = by significance."""
+        return self.settings.index.parameters_of(asset).decimals
+
     def check_asset(self, asset: str) -> str:
         """Return the asset. Raises: Problem 404 for one without an index."""
         if asset not in self.settings.index.assets:

@@ -9,17 +9,18 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from coinspace.clock import MILLISECOND_NS
+from coinspace.clock import MILLISECOND_NS, check_ms
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
-from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.snapshots import LATEST_MS, SnapshotReader
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
@@ -172,19 +173,31 @@ def write(record: Record) -> None:
 
 def _instant(text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise ConfigError(f"--explain: expected a time in ms, was {text!r}") from None
+    try:
+        check_ms(int(number))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"--explain: expected a time in ms, was {text!r}: {error}") from None
+    return number
 
 
 def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Read a time given as ms since 1970 or in ISO 8601 (UTC where no zone is named)."""
     if value is None:
         return None
+    # a double holds no time in ns
     try:
-        return int(float(value) * MILLISECOND_NS)
-    except ValueError:
-        pass
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
+        try:
+            check_ms(int(number))
+        except ValueError as error:
+            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
+        return int(number * MILLISECOND_NS)
     try:
         found = datetime.fromisoformat(value)
     except ValueError:

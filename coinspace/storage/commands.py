@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, check_ms, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health, run
@@ -261,6 +261,10 @@ def _print_report(report: Report) -> None:
 def _time_ns(text: str, option: str) -> int:
     """Read ISO 8601 (UTC unless it says otherwise) or epoch ms. Raises: ConfigError."""
     if text.isdigit():
+        try:
+            check_ms(int(text))
+        except ValueError as error:
+            raise ConfigError(f"{option}: expected epoch ms, was {text!r}: {error}") from None
         return int(text) * 1_000_000
     try:
         moment = datetime.fromisoformat(text)

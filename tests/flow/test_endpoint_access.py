@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from coinspace.cli import coinspace
+from coinspace.client import AsyncClient
+from coinspace.endpoint.commands import endpoint_url
 from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import EndpointError
-from tests.flow.endpoint_stage import running, settings
+from tests.flow.endpoint_stage import running, settings, until
 
 
 async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
@@ -141,6 +144,21 @@ async def test_pages_of_other_origins_cannot_open_a_websocket(tmp_path: Path) ->
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await session.ws_connect("/v1/ws", origin=origin)
             assert refused.value.status == 403
+
+
+async def test_an_ipv6_endpoint_is_found_by_tools_and_clients(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    async with running(settings(tmp_path, host="::1")) as (stage, endpoint):
+        assert endpoint.server.url == f"http://[::1]:{endpoint.server.port}"
+        stage.publish_index("BTC", 1234.5)
+        async with AsyncClient(endpoint.server.url) as client:
+            await until(lambda: endpoint.live.indices["BTC"].value.value == "1234.5")
+            assert (await client.index("BTC"))["value"] == "1234.5"
+        # the address that tools find is the written one
+        assert endpoint_url(endpoint.settings) == endpoint.server.url
 
 
 async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:

@@ -112,6 +112,22 @@ async def test_bad_ranges_and_cursors(site: Site, query: str) -> None:
     assert body["detail"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/v1/indices/{ASSET}/values?start={START_MS // 1000}",
+        f"/v1/indices/{ASSET}/ohlc?end={START_MS // 1000}",
+        f"/v1/indices/{ASSET}/explain?ts={START_MS // 1000}",
+        f"/v1/trades?start={START_MS // 1000}",
+        f"/v1/gaps?start={START_MS // 1000}",
+    ],
+)
+async def test_times_in_seconds_are_refused_with_what_was_meant(site: Site, path: str) -> None:
+    status, body, _ = await get(site[1], path)
+    assert status == 400, body
+    assert f"did you mean milliseconds, {START_MS}?" in body["detail"]
+
+
 async def test_candles_have_nulls_for_holes(site: Site) -> None:
     path = f"/v1/indices/{ASSET}/ohlc?interval=1s&{window(80)}"
     status, body, headers = await get(site[1], path)
