@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
+from coinspace.endpoint.bulk import Downloads
 from coinspace.endpoint.database import Database
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.live import Live
@@ -17,7 +18,7 @@ from coinspace.endpoint.problem import Problem
 class Context:
     """Settings and live objects of one endpoint.
 
-    Attributes: dashboard (folder of the built page), readiness (reasons why not ready).
+    Attributes: dashboard (folder of the built page), downloads (whole ranges being sent).
     """
 
     settings: Settings
@@ -26,6 +27,11 @@ class Context:
     database: Database
     clock: Clock
     dashboard: Path
+    downloads: Downloads = field(init=False)
+
+    def __post_init__(self) -> None:
+        chosen = self.settings.endpoint
+        self.downloads = Downloads(chosen.downloads, chosen.download_timeout_s)
 
     def now_ms(self) -> int:
         """Wall-clock time in ms."""

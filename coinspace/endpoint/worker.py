@@ -113,7 +113,7 @@ class Endpoint:
             **self.gate.counters(),
             **self.hub.counters(),
             **self.database.counters(),
-            "connections": self.server.connections,
+            **self.server.counters(),
         }
 
 

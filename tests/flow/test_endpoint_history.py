@@ -457,7 +457,8 @@ async def test_a_long_range_waits_for_its_reader(
         reader, writer = await asyncio.open_connection(sock=client)
         before, pages = endpoint.database.queries, LONG_TICKS // bulk.PAGE_ROWS
         request = (
-            f"GET {LONG_PATH} HTTP/1.1\r\nHost: x\r\nAccept: {media}\r\nConnection: close\r\n\r\n"
+            f"GET {LONG_PATH} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Accept: {media}\r\nConnection: close\r\n\r\n"
         )
         try:
             writer.write(request.encode())
