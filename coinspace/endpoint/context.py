@@ -18,7 +18,8 @@ from coinspace.endpoint.problem import Problem
 class Context:
     """Settings and live objects of one endpoint.
 
-    Attributes: dashboard (folder of the built page), downloads (whole ranges being sent).
+    Attributes: dashboard (folder of the built page), downloads (whole ranges being sent),
+    states (of streams' channels: when made, and the event's data).
     """
 
     settings: Settings
@@ -28,6 +29,7 @@ class Context:
     clock: Clock
     dashboard: Path
     downloads: Downloads = field(init=False)
+    states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         chosen = self.settings.endpoint

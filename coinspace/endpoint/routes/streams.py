@@ -40,6 +40,9 @@ ERRORS_LIMIT = 20
 COMMANDS_LIMIT = 50
 # what /v1/pipeline tells, which readers' keys may not ask either
 OPERATOR_CHANNEL = "pipeline"
+# first states that cost as much as many events: made once in a while for whoever asks
+DEAR = ("book", "venues", "pipeline")
+STATE_S = 0.2
 # close code: policy violation
 CLOSE_POLICY = 1008
 
@@ -80,23 +83,35 @@ def state_events(context: Context, names: set[str]) -> list[Event]:
         data: bytes | None = None
         if kind == "index" and rest in live.indices:
             data = live.indices[rest].body(context.now_ms(), context.stale_ms)
-        elif kind == "book":
-            book = consolidated(context, rest, BOOK_LEVELS)
-            data = None if book is None else encode(book)
+        elif kind in DEAR:
+            data = _dear_state(context, name)
         elif kind == "ticker":
             exchange, _, market = rest.partition(":")
             message = live.tickers.get((exchange, market))
             data = None if message is None else encode(ticker(context, message))
-        elif kind == "venues":
-            data = encode(venues(context))
-        elif kind == "pipeline":
-            data = encode(processes(context))
         elif kind == "gaps":
             data = orjson.dumps({"gaps": list(live.gaps)[-100:]})
         if data is not None:
             # the number makes the very first event a place to resume from
             events.append(Event(context.hub.number, name, kind, data, boot))
     return events
+
+
+def _dear_state(context: Context, name: str) -> bytes | None:
+    now = time.monotonic()
+    made = context.states.get(name)
+    if made is None or now - made[0] > STATE_S:
+        made = context.states[name] = (now, _make_state(context, name))
+    return made[1]
+
+
+def _make_state(context: Context, name: str) -> bytes | None:
+    if name == "venues":
+        return encode(venues(context))
+    if name == "pipeline":
+        return encode(processes(context))
+    book = consolidated(context, name.partition(".")[2], BOOK_LEVELS)
+    return None if book is None else encode(book)
 
 
 def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
