@@ -52,7 +52,8 @@ def endpoint_url(settings: Settings) -> str:
     written = settings.data / "run" / "index-endpoint.url"
     if written.is_file():
         return written.read_text().strip()
-    return f"http://{settings.endpoint.host}:{settings.endpoint.port}"
+    host = settings.endpoint.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.endpoint.port}"
 
 
 @click.command()
