@@ -516,11 +516,25 @@ class EndpointSettings(Section):
 
     host: Annotated[str, Field(description="any address but loopback needs API keys")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    hosts: Annotated[
+        list[str],
+        Field(description="names in Host besides loopback's and the own address; '*' with keys"),
+    ] = []
     require_keys: Annotated[bool, Field(description="ask for a key on loopback too")] = False
     keys: Annotated[str, Field(description="file of hashed keys; data/keys.json when empty")] = ""
     rate_per_address: Annotated[str, Field(description="requests without a key")] = "50/second"
     rate_per_key: Annotated[str, Field(description="requests with one key")] = "200/second"
     limit_loopback: Annotated[bool, Field(description="rate limits for this machine too")] = False
+    trusted_proxies: Annotated[
+        list[str],
+        Field(description="addresses or networks whose X-Forwarded-For is believed"),
+    ] = []
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="open connections at most")
+    ] = 10_000
+    connections_per_address: Annotated[
+        int, Field(ge=1, le=1_000_000, description="of these; of each /64 network of IPv6")
+    ] = 200
     cors_origins: Annotated[
         list[str], Field(description="origins that browsers may call from")
     ] = []
@@ -536,6 +550,12 @@ class EndpointSettings(Section):
     stale_ms: Annotated[int, Field(ge=100, description="a value older than this is stale")] = 3000
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
+    downloads: Annotated[
+        int, Field(ge=1, le=1000, description="whole ranges that are sent at a time")
+    ] = 4
+    download_timeout_s: Annotated[
+        float, Field(gt=0, le=86_400, description="a whole range must be sent by then")
+    ] = 600.0
 
     @field_validator("host")
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
+from coinspace.endpoint.bulk import Downloads
 from coinspace.endpoint.database import Database
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.live import Live
@@ -19,7 +20,8 @@ from coinspace.exchanges.constituents import collected, named
 class Context:
     """Settings and live objects of one endpoint.
 
-    Attributes: dashboard (folder of the built page), nulls (indices without a value).
+    Attributes: dashboard (folder of the built page), nulls (indices without a value), downloads
+    (whole ranges being sent), states (of streams' channels: when made, and the event's data).
     """
 
     settings: Settings
@@ -28,9 +30,12 @@ class Context:
     database: Database
     clock: Clock
     dashboard: Path
+    downloads: Downloads = field(init=False)
+    states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        index = self.settings.index
+        chosen, index = self.settings.endpoint, self.settings.index
+        self.downloads = Downloads(chosen.downloads, chosen.download_timeout_s)
         self.nulls = Nulls(lambda asset: index.parameters_of(asset).failed_s)
 
     def now_ms(self) -> int:

@@ -26,6 +26,7 @@ from coinspace.method.digits import significant
 # 1970 to 2200: keeps every instant within int64 ns
 LATEST_MS = 7_258_118_400_000
 CURSOR_LIMIT = 200
+INT64_MAX = (1 << 63) - 1
 
 DecimalText = Annotated[
     str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number", examples=["64250.10"])
@@ -133,7 +134,7 @@ def decode_cursor(text: str, *kinds: type) -> list[Any]:
         not isinstance(parts, list)
         or len(parts) != len(kinds)
         or any(type(part) is not kind for part, kind in zip(parts, kinds, strict=True))
-        or any(isinstance(part, int) and not 0 <= part < 1 << 63 for part in parts)
+        or any(isinstance(part, int) and not 0 <= part < INT64_MAX for part in parts)
     ):
         raise problem
     return parts

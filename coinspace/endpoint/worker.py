@@ -84,7 +84,7 @@ class Endpoint:
         self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
         self.gate, self.app, self.api = build(self.context, self.keys)
         check_keys(settings)
-        self.server = HttpServer(self.gate, chosen, on_failure)
+        self.server = HttpServer(self.gate, chosen)
         self.subscriber: Any = None
         self.feeder = Feeder(self.context)
 
@@ -132,7 +132,7 @@ class Endpoint:
             **self.gate.counters(),
             **self.hub.counters(),
             **self.database.counters(),
-            "connections": self.server.connections,
+            **self.server.counters(),
         }
 
 

@@ -104,7 +104,7 @@ def add(api: Api, context: Context) -> None:
         answer=IndexPage,
         tag="indices",
         media=bulk.FORMATS,
-        problems=(*stored, "invalid-cursor", "not-acceptable"),
+        problems=(*stored, "invalid-cursor", "not-acceptable", "too-many-downloads"),
     )
     async def values(request: Request, query: ValuesQuery) -> Response:
         """Every value of an index in [start, end), nulls with their reason included.
@@ -121,7 +121,7 @@ def add(api: Api, context: Context) -> None:
                 lambda rows, _: rows[-1]["ns"],
             )
             name = bulk.file_name((asset, "index", str(start), str(end)), media)
-            return await bulk.answer(request, media, VALUE_COLUMNS, pages, name)
+            return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
         first_ns = history.ns(start)
         if query.cursor is not None:
             (last_ns,) = decode_cursor(query.cursor, int)
@@ -146,7 +146,7 @@ def add(api: Api, context: Context) -> None:
         answer=CandlePage,
         tag="indices",
         media=bulk.FORMATS,
-        problems=(*stored, "invalid-cursor", "not-acceptable"),
+        problems=(*stored, "invalid-cursor", "not-acceptable", "too-many-downloads"),
         headers=(("If-None-Match", "ETag of the answer that the client has"),),
     )
     async def ohlc(request: Request, query: CandlesQuery) -> Response:
@@ -169,7 +169,7 @@ def add(api: Api, context: Context) -> None:
                 lambda rows, _: rows[-1]["ts"],
             )
             name = bulk.file_name((asset, query.interval, str(start), str(end)), media)
-            return await bulk.answer(request, media, CANDLE_COLUMNS, pages, name)
+            return await bulk.answer(context.downloads, request, media, CANDLE_COLUMNS, pages, name)
         first = start
         if query.cursor is not None:
             (position,) = decode_cursor(query.cursor, int)
