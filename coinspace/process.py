@@ -17,7 +17,7 @@ import orjson
 import structlog
 import uvloop
 
-from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
+from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.log import configure_logging, lost_lines
@@ -36,8 +36,6 @@ STOP_LIMIT_S = 18.0
 THREADS_LIMIT_S = 5.0
 # repeated work of a process that gives no sign of life for so long hangs
 SILENT_LIMIT_S = 30
-# the wall clock is slewed by 0.5 ms a second at most; what is more is a step
-CLOCK_STEP_NS = SECOND_NS
 # so long a step of the clock and errors of ours are shown as a trouble
 TROUBLE_NS = 60 * SECOND_NS
 # counters of work that was lost by an error of ours
@@ -291,7 +289,7 @@ class Process:
 
 
 class HostClock:
-    """Notices steps of the wall clock by the monotonic one.
+    """Notices steps of the wall clock and remembers the last one.
 
     Attributes: steps: how many. step_s: the size of the last one, negative = backwards.
     """
@@ -300,17 +298,16 @@ class HostClock:
         self.steps = 0
         self.step_s = 0.0
         self._at_ns = 0
-        self._offset_ns = now_ns() - monotonic_ns()
+        # looked up now: tests put other clocks in their place
+        self._watch = ClockSteps(now_ns, monotonic_ns)
 
     def look(self) -> float:
-        """Compare the two. Returns: by how many seconds the clock stepped since the last look."""
-        offset_ns = now_ns() - monotonic_ns()
-        by_ns, self._offset_ns = offset_ns - self._offset_ns, offset_ns
-        if abs(by_ns) < CLOCK_STEP_NS:
-            return 0.0
-        self.steps += 1
-        self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
-        return self.step_s
+        """Compare the clocks. Returns: by how many seconds it stepped since the last look."""
+        by_ns = self._watch.look()
+        if by_ns:
+            self.steps += 1
+            self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
+        return by_ns / SECOND_NS
 
     def trouble(self) -> str | None:
         """Return a line about a step that is not long ago, None without one."""

@@ -25,15 +25,16 @@ import orjson
 import structlog
 import uvloop
 
+from coinspace import preflight
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.feed.simulator.offer import offer
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import Health, all_health, health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.tasks import WORK, Tasks
-from coinspace.tuning import check_cpus, cpus_of
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
 STOP_TIMEOUT_S = 20.0  # a storage worker may wait for one last slow flush
@@ -476,15 +477,23 @@ def check_port(settings: Settings) -> None:
     Raises: ConfigError when the endpoint's port is taken.
     """
     host, port = settings.endpoint.host, settings.endpoint.port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"endpoint port {host}:{port}: expected a free port, {error};"
-                " set endpoint.port or COINSPACE_ENDPOINT__PORT"
-            ) from None
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except socket.gaierror as error:
+        raise ConfigError(
+            f"endpoint.host: expected an address of this machine, was {host!r}, {error.strerror}"
+        ) from None
+    except OSError as error:
+        shown = f"[{host}]" if ":" in host else host
+        raise ConfigError(
+            f"endpoint port {shown}:{port}: expected a free port, {error};"
+            " set endpoint.port or COINSPACE_ENDPOINT__PORT"
+        ) from None
 
 
 def claim(settings: Settings) -> IO[str]:
@@ -523,10 +532,9 @@ def check_start(settings: Settings) -> None:
     # here: a web framework is a second of imports
     from coinspace.endpoint.worker import check_keys
 
+    preflight.check_start(settings)
     check_keys(settings)
     check_port(settings)
-    for name, _ in settings.processes():
-        check_cpus(cpus_of(name, settings.tuning))
 
 
 def raise_open_files() -> None:
@@ -602,10 +610,12 @@ def up(
     settings = load(config_path)
     check_start(settings)
     raise_open_files()
-    lock = claim(settings)
     arguments = None
     if simulate:
         arguments = ["--seed", str(seed), *(["--scenario", scenario] if scenario else [])]
+        for exchange, markets in offer(settings).items():
+            arguments += [f"--market={exchange}:{market}" for market in markets]
+    lock = claim(settings)
     try:
         if code := uvloop.run(supervise(settings, arguments, seconds)):
             sys.exit(code)

@@ -12,11 +12,12 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import structlog
 
-from coinspace.config import TuningSettings
+from coinspace.config import PROCESSES, TuningSettings
 from coinspace.errors import ConfigError
 
 # asm-generic/socket.h; not in Python's socket module
@@ -29,20 +30,6 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
         if fnmatchcase(name, pattern):
             return cpus
     return []
-
-
-def check_cpus(cpus: list[int]) -> None:
-    """Refuse processors that this process cannot be pinned to.
-
-    Raises: ConfigError.
-    """
-    if not cpus or sys.platform != "linux":
-        return
-    before = os.sched_getaffinity(0)
-    try:
-        _pin(cpus)
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _pin(cpus: list[int]) -> None:
@@ -60,6 +47,17 @@ def _pin(cpus: list[int]) -> None:
 def spins(name: str, settings: TuningSettings) -> bool:
     """Tell whether a process's loop never sleeps."""
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
+
+
+def missing_processors(tuning: TuningSettings) -> list[int]:
+    """Return the processors that are asked for and that this machine has not."""
+    here = os.cpu_count() or 1
+    return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+
+
+def unmatched(patterns: Iterable[str]) -> list[str]:
+    """Return the patterns that match no process."""
+    return [one for one in patterns if not any(fnmatchcase(name, one) for name in PROCESSES)]
 
 
 def tune_process(name: str, settings: TuningSettings) -> None:

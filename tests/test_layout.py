@@ -16,6 +16,7 @@ BASE = {
     "market",
     "config",
     "process",
+    "text",
     "tuning",
     "tasks",
     "log",

@@ -1,11 +1,13 @@
 """The aggregator: book, state and heartbeat messages in, one aggregate per asset and tick out.
 
 Messages apply in the order of their arrival; one that was received later than a tick waits until
-that tick is made, so that a tick holds exactly what was known at it.
+that tick is made, so that a tick holds exactly what was known at it. One that would wait for too
+long, or that finds too many waiting, applies at once: the clock of its collector is ahead.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,19 +17,21 @@ import orjson
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
-from coinspace.aggregator.venue import Input, Venue
-from coinspace.clock import MILLISECOND_NS
+from coinspace.aggregator.venue import AHEAD_NS, BEHIND_NS, Input, Venue
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
-from coinspace.exchanges.registry import assets_of, identity, is_renamed, summable
-from coinspace.market import Market
+from coinspace.exchanges.constituents import assets_with, collected, named
+from coinspace.exchanges.registry import identity, is_renamed, summable
+from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex
-from coinspace.method.parameters import FX_MARKET
 
 COLLECTOR = "orderbook-collector-"
 # at each update five minutes of rates would be 600,000 at 2,000 updates a second, of whatever
 # market: 54 µs a tick to keep in order, and 80 ms a second to write down
 FX_APART_NS = 100 * MILLISECOND_NS
+# messages that wait for their tick, for each second between ticks: ten times a busy day's
+WAITING_LIMIT = 20_000
 
 
 class OrderbookAggregator:
@@ -41,6 +45,7 @@ class OrderbookAggregator:
         heartbeats: judge collectors by their heartbeats, which a recording does not have.
         coalesce: at interval 0 updates only ask for a tick, which `flush` makes of the newest
             state: whoever is behind catches up with one tick. Otherwise each update is a tick.
+        clock: at interval 0, bounds the times of ticks, which are those of the collectors' hosts.
     """
 
     def __init__(
@@ -51,12 +56,14 @@ class OrderbookAggregator:
         on_aggregate: Callable[[Aggregate], object] | None = None,
         heartbeats: bool = True,
         coalesce: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._on_aggregate = on_aggregate
         self._heartbeats = heartbeats
         self._coalesce = coalesce
+        self._clock = clock
         self._topics: dict[str, Topic] = {}
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         self.venues: dict[tuple[str, str], Venue] = {}
@@ -66,6 +73,9 @@ class OrderbookAggregator:
         self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
         # venues whose name stands for something else than itself, at least at times
         self._renamed: set[Venue] = set()
+        # venues that stand for a pattern; those that their exchange turned out not to offer
+        self._patterned: set[Venue] = set()
+        self._absent: set[Venue] = set()
         self.fx_venues: list[Venue] = []
         self._make_venues(settings)
         self.fx = FxIndex(
@@ -77,7 +87,10 @@ class OrderbookAggregator:
         }
         self._fx_lag_ns = int(settings.index.parameters.lag_ms * MILLISECOND_NS)
         self._consolidators = {asset: Consolidator(asset) for asset in self.assets}
-        self._waiting: list[tuple[int, Message]] = []
+        self._waiting: deque[tuple[int, Message]] = deque()
+        self._waiting_limit = WAITING_LIMIT * max(1, self.interval_ns // SECOND_NS)
+        # publisher -> by how much its clock was ahead of the ticks at its last heartbeat, ns
+        self._clock_offsets = {venue.publisher: 0 for venue in self.venues.values()}
         # interval 0: the assets that an update concerned since the last tick, its latest receipt
         self._due: dict[str, None] = {}
         self._due_ns = 0
@@ -89,23 +102,30 @@ class OrderbookAggregator:
             "ticks": 0,
             "coalesced": 0,
             "clock_steps": 0,
+            "ticks_repeated": 0,
+            "clock_ahead": 0,
+            "waiting_overflow": 0,
             "levels_dropped": 0,
         }
 
     def _make_venues(self, settings: Settings) -> None:
-        for exchange, section in settings.exchanges.items():
-            for text in section.markets:
-                if "*" in text:
-                    continue
+        for exchange in settings.exchanges:
+            by_name = set(named(settings, exchange))
+            for text in collected(settings, exchange):
                 market = Market.parse(text)
-                if text == FX_MARKET:
-                    # the rate concerns all
-                    self.fx_venues.append(self._venue(exchange, market, tuple(self.assets)))
+                is_fx = text == FX_MARKET
+                # the rate concerns all
+                meant = (
+                    tuple(self.assets) if is_fx else assets_with(settings.index, exchange, market)
+                )
+                if not meant and not is_fx:
                     continue
-                meant = [one for one in assets_of(exchange, market.base) if one in self.assets]
-                if not meant:
+                venue = self._venue(exchange, market, meant)
+                if text not in by_name:
+                    self._patterned.add(venue)
+                if is_fx:
+                    self.fx_venues.append(venue)
                     continue
-                venue = self._venue(exchange, market, tuple(meant))
                 for asset in meant:
                     self.assets[asset].append(venue)
                 if is_renamed(exchange, market.base):
@@ -115,11 +135,16 @@ class OrderbookAggregator:
             venues.sort(key=lambda one: one.name)
 
     def _summed(self, asset: str, ts_ns: int) -> list[Venue]:
-        # the venues whose name means the asset at that time
-        venues = self.assets[asset]
+        # the venues that there are, and whose name means the asset at that time
+        venues = self._offered(self.assets[asset])
         if self._renamed.isdisjoint(venues):
             return venues
         return [one for one in venues if summable(one.exchange, one.market.base, asset, ts_ns)]
+
+    def _offered(self, venues: list[Venue]) -> list[Venue]:
+        if self._absent.isdisjoint(venues):
+            return venues
+        return [one for one in venues if one not in self._absent]
 
     def _venue(self, exchange: str, market: Market, assets: tuple[str, ...]) -> Venue:
         venue = Venue(exchange, market)
@@ -141,48 +166,81 @@ class OrderbookAggregator:
         self.counts["messages"] += 1
         known_ns = message.received_ns or message.published_ns
         if not self.interval_ns:
-            venue = self._apply(message)
+            at_ns = self._plausible(known_ns)
+            venue = self._apply(message, at_ns)
             if venue is not None:
-                self._ask(venue, known_ns)
+                self._ask(venue, at_ns)
             return
         if known_ns <= self.last_ts_ns and message.kind == ORDERBOOK:
             # its tick went out without it: the grace is too short or the bus is behind
             self.counts["late"] += 1
+        if len(self._waiting) >= self._waiting_limit:
+            # the oldest first, so that each publisher's messages keep their order
+            self.counts["waiting_overflow"] += 1
+            self._apply(self._waiting.popleft()[1], self.last_ts_ns)
         self._waiting.append((known_ns, message))
+
+    def _plausible(self, known_ns: int) -> int:
+        if self._clock is None:
+            return known_ns
+        now_ns = self._clock()
+        if -BEHIND_NS <= known_ns - now_ns <= AHEAD_NS:
+            return known_ns
+        self.counts["clock_ahead"] += known_ns > now_ns
+        return now_ns
 
     def tick(self, ts_ns: int, inputs: Mapping[str, Input] | None = None) -> None:
         """Make the aggregates of one tick, a multiple of the interval.
 
-        A tick that is not after the last one is counted and left out: the clock stepped back.
+        A tick that is not after the last one is counted and left out. One that is long before
+        it is made: the clock was set back, and nothing waits for it.
 
         Args: inputs: venue -> what its stored record names; makes the tick again as it was, with
             what was late then late now.
         """
         if ts_ns <= self.last_ts_ns:
-            self.counts["clock_steps"] += 1
-            return
+            if self.last_ts_ns - ts_ns < STEP_NS:
+                self.counts["ticks_repeated"] += 1
+                return
+            self.clock_stepped()
         self._take(ts_ns, inputs or {})
         self.last_ts_ns = ts_ns
         self.counts["ticks"] += 1
         self._emit(ts_ns, self.assets)
+
+    def clock_stepped(self) -> None:
+        """Begin anew after the clock was set: all that is known has times of the old clock."""
+        self.counts["clock_steps"] += 1
+        while self._waiting:
+            self._apply(self._waiting.popleft()[1], self.last_ts_ns)
+        for venue in self.venues.values():
+            venue.forget()
+        self.fx.rate.forget()
+        self._due.clear()
+        self._due_ns = self.last_ts_ns = 0
 
     def absorb(self, ts_ns: int) -> None:
         """Apply what was known at an instant without making a tick of it."""
         self._take(ts_ns, {})
 
     def _take(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, deque()
         # a publisher's messages arrive in order: behind a late one all are late
         late: set[str] = set()
         for known_ns, message in waiting:
-            if known_ns > ts_ns or (inputs and _was_late(known_ns, message, inputs, late)):
+            ahead_ns = known_ns - ts_ns
+            if 0 < ahead_ns <= AHEAD_NS or (inputs and _was_late(known_ns, message, inputs, late)):
                 self._waiting.append((known_ns, message))
             else:
-                self._apply(message)
+                self.counts["clock_ahead"] += ahead_ns > 0
+                self._apply(message, ts_ns)
         for name, given in inputs.items():
             venue = self._named.get(name)
             if venue is not None:
                 venue.recall(given)
+        if inputs:
+            # what the record names was there
+            self._absent = {one for one in self._patterned if one.name not in inputs}
 
     def flush(self) -> None:
         """Make the tick that updates have asked for since the last one, if any did (interval 0)."""
@@ -201,8 +259,9 @@ class OrderbookAggregator:
             self.flush()
 
     def _emit(self, ts_ns: int, assets: Iterable[str]) -> None:
-        fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in self.fx_venues]
-        fx = self.fx.update(ts_ns, fx_facts, [one.book for one in self.fx_venues])
+        fx_venues = self._offered(self.fx_venues)
+        fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in fx_venues]
+        fx = self.fx.update(ts_ns, fx_facts, [one.book for one in fx_venues])
         for asset in assets:
             aggregate = self._consolidators[asset].consolidate(
                 ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset]
@@ -225,14 +284,14 @@ class OrderbookAggregator:
             topic, AGGREGATE, payload, n_bids=n_bids, n_asks=n_asks, received_ns=aggregate.ts_ns
         )
 
-    def _apply(self, message: Message) -> Venue | None:
-        """Apply a message. Returns: the venue whose book it is."""
+    def _apply(self, message: Message, at_ns: int) -> Venue | None:
+        """Apply a message that is known at `at_ns`. Returns: the venue whose book it is."""
         if message.kind == ORDERBOOK:
             return self._apply_book(message)
         if message.kind == STATE:
             self._apply_state(message)
         elif message.kind == HEARTBEAT:
-            self._apply_heartbeat(message)
+            self._apply_heartbeat(message, at_ns)
         return None
 
     def _apply_book(self, message: Message) -> Venue | None:
@@ -249,6 +308,7 @@ class OrderbookAggregator:
             units = identity(venue.exchange, venue.market.base, message.received_ns).multiplier
             scale = np.array([[1 / units], [units]])
             bids, asks = bids * scale, asks * scale
+        self._absent.discard(venue)
         venue.on_book(bids, asks, message.received_ns)
         venue.epoch, venue.sequence = message.epoch, message.sequence
         self.counts["levels_dropped"] += venue.book.dropped
@@ -262,20 +322,28 @@ class OrderbookAggregator:
         venue.state = str(facts.get("state", ""))
         venue.epoch = venue.epoch or message.epoch
 
-    def _apply_heartbeat(self, message: Message) -> None:
+    def _apply_heartbeat(self, message: Message, at_ns: int) -> None:
         facts = _facts(message)
         process = str(facts.get("process", ""))
         if not process.startswith(COLLECTOR):
             return
-        if self._heartbeats:
+        if self._heartbeats and process in self._clock_offsets:
+            self._clock_offsets[process] = message.published_ns - at_ns
             for venue in self.venues.values():
                 if venue.publisher == process:
-                    venue.heard_ns = message.published_ns
+                    venue.on_heartbeat(message.published_ns, at_ns)
         exchange = process.removeprefix(COLLECTOR)
-        for market, state in facts.get("states", {}).items():
-            named = self.venues.get((exchange, market))
-            if named is not None:
-                named.state = str(state)
+        states = facts.get("states", {})
+        if states:
+            # a collector lists all that it collects, or nothing while it does not know yet
+            for venue in self._patterned:
+                if venue.publisher == process and venue.market_name not in states:
+                    self._absent.add(venue)
+        for market, state in states.items():
+            known = self.venues.get((exchange, market))
+            if known is not None:
+                self._absent.discard(known)
+                known.state = str(state)
 
     def state(self) -> dict[str, Any]:
         """Return what a later process needs to go on: the FX rate's memory."""
@@ -294,7 +362,11 @@ class OrderbookAggregator:
         return {
             **self.counts,
             "waiting": len(self._waiting),
-            "venues": len(self.venues),
+            **{
+                f'clock_lead_ms{{publisher="{name}"}}': offset_ns // MILLISECOND_NS
+                for name, offset_ns in self._clock_offsets.items()
+            },
+            "venues": len(self.venues) - len(self._absent),
             "venues_usable": usable,
         }
 

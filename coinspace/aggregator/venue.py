@@ -32,8 +32,15 @@ STATE_REASONS = {
 
 # two heartbeats of one second, and half of one for their way
 LOST_NS = 5 * SECOND_NS // 2
+# how far a collector's clock may be ahead of the ticks, and how far behind them
+AHEAD_NS = 2 * SECOND_NS
+BEHIND_NS = 5 * SECOND_NS
+# the clock of a venue's collector is wrong: nobody knows how old its book is
+CLOCK = "clock"
+# the clock of this host was set, and no book has arrived since
+CLOCK_STEPPED = "clock_stepped"
 # reasons that come from elsewhere than an exchange's frames
-TOLD = ("operator", "disconnected")
+TOLD = ("operator", "disconnected", CLOCK, CLOCK_STEPPED)
 
 
 class Input(NamedTuple):
@@ -51,6 +58,8 @@ class Venue:
         the last change.
         state: as the collector says; unknown words count as resyncing.
         heard_ns: its collector's last heartbeat, 0 = never heard: its books' age alone counts.
+        clock_wrong: by that heartbeat, the collector's clock differs too much from that of ticks.
+        stepped: the clock was set after its last book.
         assets: whose ticks its updates concern.
         excluded: by an operator.
         told: reason that a stored record gives for want of anything else, see `recall`.
@@ -60,6 +69,7 @@ class Venue:
         "assets",
         "book",
         "changed_ns",
+        "clock_wrong",
         "epoch",
         "exchange",
         "excluded",
@@ -72,6 +82,7 @@ class Venue:
         "region",
         "sequence",
         "state",
+        "stepped",
         "told",
     )
 
@@ -85,6 +96,8 @@ class Venue:
         self.state = state
         self.excluded = False
         self.heard_ns = 0
+        self.clock_wrong = False
+        self.stepped = False
         self.assets: tuple[str, ...] = ()
         self.told: str | None = None
         self.received_ns = 0
@@ -99,6 +112,20 @@ class Venue:
         if changed or not self.changed_ns:
             self.changed_ns = received_ns
         self.received_ns = received_ns
+        self.stepped = False
+
+    def on_heartbeat(self, published_ns: int, at_ns: int) -> None:
+        """Take its collector's heartbeat, which was known at `at_ns`."""
+        self.clock_wrong = not -BEHIND_NS <= published_ns - at_ns <= AHEAD_NS
+        # of a wrong clock only the arrival says anything
+        self.heard_ns = at_ns if self.clock_wrong else published_ns
+
+    def forget(self) -> None:
+        """Forget book and heartbeats: the clock was set, and their times mean nothing any more."""
+        self.book = VenueBook()
+        self.received_ns = self.changed_ns = self.heard_ns = 0
+        self.clock_wrong = False
+        self.stepped = True
 
     def recall(self, given: Input) -> None:
         """Take from a stored record what no recording holds.
@@ -155,10 +182,13 @@ class Venue:
             return "disconnected"
         if reason:
             return reason
+        if not self.received_ns:
+            return CLOCK_STEPPED if self.stepped else "delayed"
+        age_ns = ts_ns - self.received_ns
+        if self.clock_wrong or age_ns < -AHEAD_NS:
+            return CLOCK
         # a book from after the tick is no proof of life at it
-        if not self.received_ns or not 0 <= ts_ns - self.received_ns < lag_ns:
-            return "delayed"
-        return None
+        return None if 0 <= age_ns < lag_ns else "delayed"
 
 
 def _shape(bid: float | None, ask: float | None) -> str | None:

@@ -11,7 +11,7 @@ import orjson
 from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
-from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.process import Process, run
 
@@ -28,7 +28,7 @@ class Worker:
         settings = process.settings
         self._settings = settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True)
+        self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True, clock=now_ns)
         # a collector without a market never runs, and looking for it 50 times a second is work
         endpoints = [
             settings.bus.endpoint(f"{COLLECTOR}{name}")
@@ -47,6 +47,7 @@ class Worker:
         self._behind = 0
         # times in a row that the state could not be written
         self._unsaved = 0
+        self._steps = ClockSteps()
 
     def counters(self) -> dict[str, int | float]:
         """Return the counters of stage and bus."""
@@ -80,21 +81,26 @@ class Worker:
         beat = self._process.expect("ticks")
         while True:
             beat()
-            await asyncio.sleep(max(0.0, (next_ns + grace_ns - now_ns()) / SECOND_NS))
+            # the loop sleeps by the monotonic clock, and never longer than to the next tick: a wall
+            # clock that is set meanwhile delays nothing
+            wait_ns = min(next_ns + grace_ns - now_ns(), step_ns)
+            await asyncio.sleep(max(0, wait_ns) / SECOND_NS)
+            if by_ns := self._steps.look():
+                self._process.log.warning("clock stepped", by_ms=by_ns // MILLISECOND_NS)
+                self.stage.clock_stepped()
+                next_ns = (now_ns() - grace_ns) // step_ns * step_ns
             # after a pause only the newest tick is made; the calculator records the others
             newest_ns = (now_ns() - grace_ns) // step_ns * step_ns
-            if newest_ns < next_ns - step_ns:
-                # the clock stepped back
-                next_ns = newest_ns + step_ns
-                continue
             if newest_ns < next_ns:
+                # less than a step back: the stage leaves out the ticks that it has made
+                next_ns = min(next_ns, newest_ns + step_ns)
                 continue
             self._behind += (newest_ns - next_ns) // step_ns
             if interval_ns:
                 self.stage.tick(newest_ns)
             next_ns = newest_ns + step_ns
-            if next_ns - self._saved_ns >= STATE_INTERVAL_NS:
-                self._saved_ns = next_ns
+            if monotonic_ns() - self._saved_ns >= STATE_INTERVAL_NS:
+                self._saved_ns = monotonic_ns()
                 self._save()
                 self._judge()
 

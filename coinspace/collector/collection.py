@@ -16,6 +16,7 @@ import structlog
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.connection import Connection
+from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
@@ -117,23 +118,19 @@ class Collection:
         self._open_recorder = recorders
         self._tuning = tuning
         self._tls = tls_context(settings)
-        limits = self.exchange.REST_LIMITS
-        if len(limits) == 1:
-            # counted by kind, each kind is one stream's own but for the rare market list
-            limits = {name: shared(limit, stream) for name, limit in limits.items()}
         self.fetcher = Fetcher(
             self.exchange,
             settings.rest,
             self._on_answer,
             self._on_refused,
-            limits=limits,
+            limits=budget(self.exchange, stream),
             ssl_context=self._tls,
             recorder=self._record,
         )
         self._recorder_of: dict[str, Recorder] = {}
         self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
-        self._markets_ns = 0
+        self._markets_ns = -MARKETS_INTERVAL_NS
         # market -> since when it has not been synced, on the monotonic clock
         self._unsynced_ns: dict[str, int] = {}
 
@@ -150,6 +147,7 @@ class Collection:
         entries = resolve(self.exchange, self.settings.markets, listings)
         self.stage = make_stage(self.exchange, self.stream, self.settings, entries, self.sink)
         self.stage.marker = self._mark
+        self.stage.wall = now_ns
         await self.prepare()
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
@@ -230,7 +228,7 @@ class Collection:
 
     async def _tick(self) -> None:
         while True:
-            self._judge(now_ns())
+            self._judge(monotonic_ns())
             await asyncio.sleep(TIMER_S)
 
     def _judge(self, now: int) -> None:
@@ -242,8 +240,7 @@ class Collection:
             self.fetcher.submit(request)
         for number, reason in self.stage.take_reconnects().items():
             for connection in self.connections:
-                if any(link.number == number for link in connection.links):
-                    connection.replace(reason)
+                connection.replace(number, reason)
         self._report()
 
     def _report(self) -> None:
@@ -291,6 +288,8 @@ class Collection:
         except (ValueError, KeyError, TypeError) as error:
             self.log.warning("market list not readable", error=repr(error))
             return
+        if isinstance(self.stage, TickerStage):
+            self.stage.listed = frozenset(listing.symbol for listing in listings)
         for event in self.market_list.update(listings):
             self.stage.on_listing(event.change, event.listing, received_ns)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import orjson
 
 from coinspace._ext.message import AGGREGATE, INDEX, STATE, TICKER, TRADE, Message
-from coinspace.clock import MILLISECOND_NS
+from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.api import encode
 from coinspace.endpoint.books import consolidated
 from coinspace.endpoint.context import Context
@@ -59,10 +59,10 @@ class Feeder:
     def _book(self, message: Message) -> None:
         asset = message.topic.split(b".")[1].decode()
         channel = f"book.{asset}"
-        now = self.context.clock()
         if not self.context.hub.wants(channel):
             return
-        if now - self._book_ns.get(asset, 0) < BOOK_INTERVAL_NS:
+        now = monotonic_ns()
+        if now - self._book_ns.get(asset, -BOOK_INTERVAL_NS) < BOOK_INTERVAL_NS:
             return
         self._book_ns[asset] = now
         book = consolidated(self.context, asset, BOOK_LEVELS)

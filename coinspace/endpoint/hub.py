@@ -2,10 +2,11 @@
 
 Channels: `index.BTC`, `book.BTC`, `ticker.upbit:BTC/KRW`, `trade.upbit:BTC/KRW`, `venues`,
 `gaps`, `pipeline`. Each event is whole, so a client that reads too slowly loses nothing but
-intermediate states: while its socket is full only the newest event per channel is kept for it
-(trades are counted as missed instead), and when it has not drained within the stall time it
-is dropped. Memory per client is therefore bounded by the socket's high-water mark plus one
-event per channel, whatever it does.
+intermediate states: while its socket is full only the newest event per channel is kept for it, and
+when it has not drained within the stall time it is dropped. Trades and gaps are no states: those
+that are not kept are counted, and a `gap` event says how many before the channel goes on. Memory
+per client is therefore bounded by the socket's high-water mark plus one event and one count per
+channel, whatever it does.
 
 Event ids are `BOOT-N`: N counts all events of this process. A ring of the last seconds allows
 a client to resume after a short cut; what the ring no longer holds is announced by a `gap`.
@@ -20,13 +21,16 @@ from typing import Any, Literal
 
 import orjson
 
+from coinspace.endpoint.connection import Connection
 from coinspace.endpoint.problem import retry_later
-from coinspace.endpoint.server import HttpConnection, WebSocketConnection
 
 RING_BYTES = 64 << 20
 RING_EVENTS = 50_000
+# events that the next one of their channel does not replace
+COUNTED = ("trade", "gaps")
 
-Kind = Literal["sse", "websocket"]
+# text: server-sent events to a client of HTTP/1.0, which knows no chunks
+Kind = Literal["sse", "text", "websocket"]
 
 
 class Event:
@@ -87,9 +91,7 @@ class Event:
 class Client:
     """One stream: its connection, its channels, and what waits while its socket is full."""
 
-    def __init__(
-        self, hub: Hub, connection: HttpConnection | WebSocketConnection, kind: Kind
-    ) -> None:
+    def __init__(self, hub: Hub, connection: Connection, kind: Kind) -> None:
         self.hub = hub
         self.connection = connection
         self.kind: Kind = kind
@@ -104,15 +106,20 @@ class Client:
         if self.paused_at is not None:
             self._hold(event)
         elif not self.closed.done():
-            frame = event.sse if self.kind == "sse" else event.websocket
+            if self.kind == "sse":
+                frame = event.sse
+            else:
+                frame = event.websocket if self.kind == "websocket" else event.sse_text
             self.connection.transport.write(frame)
 
     def _hold(self, event: Event) -> None:
         self.hub.conflated += 1
-        before = self.pending.get(event.channel)
-        if before is not None and before.name == "trade":
-            self.missed[event.channel] = self.missed.get(event.channel, 0) + 1
-        self.pending[event.channel] = event
+        # an announced gap is no state of its channel: neither may replace the other
+        key = f"gap:{event.channel}" if event.name == "gap" else event.channel
+        before = self.pending.get(key)
+        if before is not None and before.name in COUNTED:
+            self.missed[key] = self.missed.get(key, 0) + 1
+        self.pending[key] = event
 
     def pause(self) -> None:
         """The socket is full."""
@@ -120,14 +127,23 @@ class Client:
             self.paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """The socket took what was waiting: send the newest of each channel."""
+        """The socket took what was waiting: send counts, then the newest of each channel.
+
+        What is sent may fill it again. The rest stays as it is, and later events add to it.
+        """
         self.paused_at = None
-        waiting, self.pending = self.pending, {}
-        for channel, count in self.missed.items():
-            self.send(self.hub.gap_event(channel, "slow", missed=count))
-        self.missed = {}
-        for event in sorted(waiting.values(), key=lambda one: one.number):
-            self.send(event)
+        for channel in tuple(self.missed):
+            if self._full:
+                return
+            self.send(self.hub.gap_event(channel, "slow", missed=self.missed.pop(channel)))
+        for key in sorted(self.pending, key=lambda one: self.pending[one].number):
+            if self._full:
+                return
+            self.send(self.pending.pop(key))
+
+    @property
+    def _full(self) -> bool:
+        return self.paused_at is not None
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -208,9 +224,7 @@ class Hub:
             text = "the server is stopping" if self.closing else f"{self.max_streams} are open"
             raise retry_later("too-many-streams", f"no room for another stream, {text}", 5)
 
-    def join(
-        self, connection: HttpConnection | WebSocketConnection, kind: Kind, channels: set[str]
-    ) -> Client:
+    def join(self, connection: Connection, kind: Kind, channels: set[str]) -> Client:
         """Add a client; `check_room` comes first."""
         client = Client(self, connection, kind)
         connection.client_stream = client
@@ -259,7 +273,7 @@ class Hub:
     def missed_events(self, last_id: str, channels: set[str]) -> list[Event] | None:
         """Return the events after `last_id` on some channels; None when some are lost."""
         boot, _, text = last_id.partition("-")
-        if boot != self.boot or not text.isdigit() or len(text) > 18:
+        if boot != self.boot or not (text.isascii() and text.isdigit()) or len(text) > 18:
             return None
         number = int(text)
         if number > self.number or number + 1 < self.ring_from:
@@ -305,7 +319,7 @@ class Hub:
         """Counters for the health file."""
         kinds = [client.kind for client in self.clients]
         return {
-            'streams{kind="sse"}': kinds.count("sse"),
+            'streams{kind="sse"}': kinds.count("sse") + kinds.count("text"),
             'streams{kind="websocket"}': kinds.count("websocket"),
             "streams_opened": self.opened,
             "streams_left": self.left,

@@ -6,6 +6,7 @@ when somebody asks, so a message costs a dictionary entry.
 
 from __future__ import annotations
 
+import fnmatch
 from collections import deque
 from collections.abc import Callable
 from statistics import median
@@ -23,12 +24,16 @@ from coinspace._ext.message import (
     TRADE,
     Message,
 )
-from coinspace.clock import MILLISECOND_NS, Clock, now_ns
+from coinspace.clock import MILLISECOND_NS, Clock, monotonic_ns, now_ns
+from coinspace.config import Settings
+from coinspace.endpoint.age import StaleReason, stale_reason
 from coinspace.endpoint.models import IndexValue
 from coinspace.endpoint.records import index_value
 
 TRADES_KEPT = 1000
 GAPS_KEPT = 1000
+# topics that are listened to: with three exchanges of 700 markets each there are 9,000
+TOPICS_KEPT = 30_000
 # a stage's latency is the median over so many messages
 LATENCIES_KEPT = 101
 # kind of message -> process that publishes it; + its exchange where there are several
@@ -43,28 +48,53 @@ Listener = Callable[[Message], None]
 
 
 class Latest:
-    """The newest record of one index and its JSON, all but the age."""
+    """The newest record of one index and its JSON, all but the age.
 
-    __slots__ = ("head", "record", "ts_ms", "value")
+    Args: heard_ns: when it arrived, by the monotonic clock; None = now.
+    """
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    __slots__ = ("head", "heard_ns", "record", "ts_ms", "value")
+
+    def __init__(self, record: dict[str, Any], heard_ns: int | None = None) -> None:
         self.record = record
+        self.heard_ns = monotonic_ns() if heard_ns is None else heard_ns
         self.value: IndexValue = index_value(record)
         self.ts_ms = self.value.ts
         # the age differs from answer to answer and is put behind this
         self.head = msgspec.json.encode(self.value)[:-1]
 
     def age_ms(self, now_ms: int) -> int:
-        """Age of the value; never negative."""
-        return max(0, now_ms - self.ts_ms)
+        """Age of the value; below 0 when its time lies in the future."""
+        return now_ms - self.ts_ms
+
+    def stale_reason(self, now_ms: int, stale_ms: int) -> StaleReason | None:
+        """Return why the value is stale, None = it is not."""
+        heard_ms = (monotonic_ns() - self.heard_ns) // MILLISECOND_NS
+        return stale_reason(self.age_ms(now_ms), heard_ms, stale_ms)
+
+    def problem(self, now_ms: int, stale_ms: int) -> str | None:
+        """Return in words why the value is stale and what to do, None = it is not."""
+        age_ms = self.age_ms(now_ms)
+        match self.stale_reason(now_ms, stale_ms):
+            case "future":
+                return (
+                    f"the newest {self.value.asset} index lies {-age_ms} ms in the future:"
+                    " check the clocks of this host and of the calculator's"
+                )
+            case "old":
+                return f"the {self.value.asset} index is {age_ms} ms old"
+            case "silent":
+                return f"no new {self.value.asset} index has arrived for {stale_ms} ms and more"
+        return None
 
     def body(self, now_ms: int, stale_ms: int) -> bytes:
         """Return the JSON of LatestIndexValue."""
-        age = max(0, now_ms - self.ts_ms)
-        return b'%b,"age_ms":%d,"stale":%b}' % (
+        reason = self.stale_reason(now_ms, stale_ms)
+        return b'%b,"age_ms":%d,"stale":%b,"stale_reason":%b}' % (
             self.head,
-            age,
-            b"true" if age > stale_ms else b"false",
+            self.age_ms(now_ms),
+            b"true" if reason else b"false",
+            b'"%b"' % reason.encode() if reason else b"null",
         )
 
 
@@ -75,14 +105,18 @@ class Live:
         indices: asset -> Latest. aggregates: asset -> message.
         books: (exchange, market) -> newest book message; `alive_ns` its last proof of life.
         tickers: (exchange, market) -> message. trades: (exchange, market) -> newest trades.
-        states: (exchange, market) -> state message's JSON. heartbeats: process -> received ns.
+        states: (exchange, market) -> state message's JSON.
+        heartbeats: process -> when its newest arrived, by the monotonic clock.
+        heard: topic -> when its newest message arrived, by the monotonic clock.
+        refused: messages of markets and indices that are not configured, which change nothing.
         gaps: losses that this process saw itself on the bus, newest last.
         latencies: process -> ns from receipt (the tick, for aggregator and calculator) to
         publishing, newest last.
     """
 
-    def __init__(self, clock: Clock = now_ns) -> None:
+    def __init__(self, clock: Clock = now_ns, settings: Settings | None = None) -> None:
         self.clock = clock
+        self._settings = settings
         self.indices: dict[str, Latest] = {}
         self.aggregates: dict[str, Message] = {}
         self.books: dict[tuple[str, str], Message] = {}
@@ -97,7 +131,8 @@ class Live:
         self.latencies: dict[str, deque[int]] = {}
         self.messages = 0
         self.malformed = 0
-        self.last_ns = 0
+        self.refused = 0
+        self.heard: dict[bytes, int] = {}
         self.listeners: list[Listener] = []
         self._keys: dict[bytes, tuple[str, str]] = {}
         self._stages: dict[bytes, deque[int]] = {}
@@ -114,18 +149,46 @@ class Live:
     def on_message(self, message: Message) -> None:
         """Apply one message; one that cannot be read is counted and left out."""
         self.messages += 1
-        self.last_ns = self.clock()
+        topic = message.topic
+        kept = self._stages.get(topic)
+        if kept is None:
+            if not self._expected(message):
+                self.refused += 1
+                return
+            kept = self._stages[topic] = self._stage(message)
         try:
             self._apply[message.kind](message)
         except (ValueError, KeyError, TypeError, AttributeError):
             self.malformed += 1
             return
-        kept = self._stages.get(message.topic)
-        if kept is None:
-            kept = self._stages[message.topic] = self._stage(message)
+        self.heard[topic] = monotonic_ns()
         kept.append(message.published_ns - message.received_ns)
         for listener in self.listeners:
             listener(message)
+
+    def heard_ms(self, message: Message) -> int:
+        """Time since the newest message of the topic arrived, by the monotonic clock."""
+        return (monotonic_ns() - self.heard.get(message.topic, 0)) // MILLISECOND_NS
+
+    def _expected(self, message: Message) -> bool:
+        # whoever can publish must not be able to fill this process's memory
+        if len(self._stages) >= TOPICS_KEPT:
+            return False
+        settings = self._settings
+        if settings is None or message.kind == HEARTBEAT:
+            return True
+        if message.kind in (AGGREGATE, INDEX):
+            return _asset(message) in settings.index.assets
+        return self._collected(message.exchange, message.market)
+
+    def _collected(self, exchange: str, market: str) -> bool:
+        if self._settings is None:
+            return True
+        section = self._settings.exchanges.get(exchange)
+        return section is not None and any(
+            market == one or ("*" in one and fnmatch.fnmatchcase(market, one))
+            for one in section.markets
+        )
 
     def latency_us(self, process: str) -> int | None:
         """Median latency of a process over its last messages; None where there are none."""
@@ -187,23 +250,33 @@ class Live:
 
     def _state(self, message: Message) -> None:
         state = message.json()
+        if (state["exchange"], state["market"]) != self.key(message):
+            raise ValueError(f"state: expected that of {message.topic!r}, was another market's")
         self.states[state["exchange"], state["market"]] = state
 
     def _aggregate(self, message: Message) -> None:
-        self.aggregates[message.topic.split(b".")[1].decode()] = message
+        self.aggregates[_asset(message)] = message
 
     def _index(self, message: Message) -> None:
         record = message.json()
+        if record["asset"] != _asset(message):
+            raise ValueError(f"record: expected that of {message.topic!r}, was another asset's")
         self.indices[record["asset"]] = Latest(record)
 
     def _heartbeat(self, message: Message) -> None:
         beat = message.json()
-        self.heartbeats[beat["process"]] = self.clock()
-        exchange = str(beat["process"]).rpartition("-")[2]
-        if not str(beat["process"]).startswith("orderbook-collector-"):
+        process = str(beat["process"])
+        if message.topic != b"heartbeat.%b." % process.encode():
+            raise ValueError(f"heartbeat: expected that of {message.topic!r}, was {process}'s")
+        self.heartbeats[process] = monotonic_ns()
+        if not process.startswith("orderbook-collector-"):
             return
+        exchange = process.removeprefix("orderbook-collector-")
         for market, state in (beat.get("states") or {}).items():
             known = self.states.get((exchange, market))
+            if known is None and not self._room(exchange, market):
+                self.refused += 1
+                continue
             if known is None or known.get("state") != state:
                 self.states[exchange, market] = {
                     "exchange": exchange,
@@ -213,12 +286,20 @@ class Live:
                     "since_ns": None,
                 }
 
+    def _room(self, exchange: str, market: str) -> bool:
+        return len(self.states) < TOPICS_KEPT and self._collected(exchange, market)
+
     def counters(self) -> dict[str, int]:
         """Counters for the health file."""
         return {
             "messages": self.messages,
             "malformed": self.malformed,
+            "refused": self.refused,
             "bus_gaps": self.gaps_total,
             "indices": len(self.indices),
             "books": len(self.books),
         }
+
+
+def _asset(message: Message) -> str:
+    return message.topic.split(b".")[1].decode()

@@ -6,6 +6,7 @@ from typing import Any
 
 from coinspace._ext.message import TICKER_NAMES, Message
 from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.age import StaleReason, stale_reason
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Book, Ticker, Trade
 from coinspace.endpoint.values import decimal, milliseconds
@@ -15,8 +16,8 @@ DELAYED_MS = 10_000
 
 
 def age_ms(context: Context, received_ns: int) -> int:
-    """Return the age of something received; never negative."""
-    return max(0, (context.clock() - received_ns) // MILLISECOND_NS)
+    """Return the age of something received; below 0 when its time lies in the future."""
+    return (context.clock() - received_ns) // MILLISECOND_NS
 
 
 def ticker(context: Context, message: Message) -> Ticker:
@@ -27,13 +28,15 @@ def ticker(context: Context, message: Message) -> Ticker:
         for name, value in zip(TICKER_NAMES, message.values, strict=True)
     }
     age = age_ms(context, message.received_ns)
+    stale = stale_reason(age, context.live.heard_ms(message), DELAYED_MS)
     return Ticker(
         exchange=exchange,
         market=market,
         received=message.received_ns // MILLISECOND_NS,
         exchange_time=milliseconds(message.exchange_ns),
         age_ms=age,
-        status=venue_status(context, exchange, market, age),
+        status=venue_status(context, exchange, market, stale),
+        stale_reason=stale,
         window=message.window,
         **values,
     )
@@ -61,14 +64,16 @@ def book(context: Context, exchange: str, market: str, depth: int) -> Book | Non
         return None
     alive = context.live.alive_ns.get((exchange, market), message.received_ns)
     age = age_ms(context, alive)
+    stale = stale_reason(age, context.live.heard_ms(message), DELAYED_MS)
     return Book(
         exchange=exchange,
         market=market,
         received=message.received_ns // MILLISECOND_NS,
         exchange_time=milliseconds(message.exchange_ns),
         age_ms=age,
-        stale=age > DELAYED_MS,
-        status=venue_status(context, exchange, market, age),
+        stale=stale is not None,
+        stale_reason=stale,
+        status=venue_status(context, exchange, market, stale),
         bids=levels(message.bids, depth),
         asks=levels(message.asks, depth),
     )
@@ -83,9 +88,9 @@ def levels(side: Any, depth: int) -> list[tuple[str, str]]:
     ]
 
 
-def venue_status(context: Context, exchange: str, market: str, age: int) -> str:
+def venue_status(context: Context, exchange: str, market: str, stale: StaleReason | None) -> str:
     """Return a venue's state in a word."""
     state = context.live.states.get((exchange, market))
     if state is not None and state["state"] != "synced":
         return str(state["state"])
-    return "stale" if age > DELAYED_MS else "ok"
+    return "ok" if stale is None else "stale"

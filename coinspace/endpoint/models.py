@@ -5,14 +5,22 @@ Prices, sizes, rates and shares are decimal strings; times epoch ms; ages ms.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from coinspace.endpoint.age import StaleReason
 from coinspace.endpoint.values import DecimalText, EpochMs
 
 Number = DecimalText | None
 Status = Literal["ok", "degraded", "null"]
+AgeMs = Annotated[
+    int,
+    Meta(
+        description="ms since the time that the value carries, by this host's clock; below 0 when"
+        " that time lies in the future: a clock is or was wrong, and the value is stale"
+    ),
+]
 
 
 class Constituent(Struct, kw_only=True):
@@ -26,7 +34,7 @@ class Constituent(Struct, kw_only=True):
     reason: str | None
     share: Number
     mid: Number
-    age_ms: int | None
+    age_ms: AgeMs | None
 
 
 class Regional(Struct, kw_only=True):
@@ -79,7 +87,11 @@ class Premium(Struct, kw_only=True):
 
 
 class IndexValue(Struct, kw_only=True):
-    """One index value with everything that qualifies it."""
+    """One index value with everything that qualifies it.
+
+    `repeated`: the clock was set back, and this instant has a stored value from before, which
+    stays; this one is not stored.
+    """
 
     asset: str
     ts: EpochMs
@@ -106,6 +118,7 @@ class IndexValue(Struct, kw_only=True):
     liquidity: list[Liquidity]
     split: bool | None
     failed: bool | None
+    repeated: bool
     method_version: str | None
     parameter_hash: str | None
     constituents: list[Constituent]
@@ -114,8 +127,9 @@ class IndexValue(Struct, kw_only=True):
 class LatestIndexValue(IndexValue, kw_only=True):
     """The newest value, its age and whether that is too old to rely on."""
 
-    age_ms: int
+    age_ms: AgeMs
     stale: bool
+    stale_reason: StaleReason | None
 
 
 class Indices(Struct):
@@ -263,8 +277,9 @@ class PremiumValue(Struct, kw_only=True):
 
     asset: str
     ts: EpochMs
-    age_ms: int
+    age_ms: AgeMs
     stale: bool
+    stale_reason: StaleReason | None
     status: str
     reason: str | None
     kr: Regional | None
@@ -315,8 +330,9 @@ class ConsolidatedBook(Struct, kw_only=True):
 
     asset: str
     ts: EpochMs
-    age_ms: int
+    age_ms: AgeMs
     stale: bool
+    stale_reason: StaleReason | None
     status: str
     currency: str
     fx: Number
@@ -334,8 +350,9 @@ class Book(Struct, kw_only=True):
     market: str
     received: EpochMs
     exchange_time: EpochMs | None
-    age_ms: int
+    age_ms: AgeMs
     stale: bool
+    stale_reason: StaleReason | None
     status: str
     bids: list[tuple[DecimalText, DecimalText]]
     asks: list[tuple[DecimalText, DecimalText]]
@@ -348,8 +365,9 @@ class Ticker(Struct, kw_only=True):
     market: str
     received: EpochMs
     exchange_time: EpochMs | None
-    age_ms: int
+    age_ms: AgeMs
     status: str
+    stale_reason: StaleReason | None
     last: Number
     open: Number
     high: Number
@@ -396,11 +414,12 @@ class Venue(Struct, kw_only=True):
     venue: str
     exchange: str
     market: str
+    asset: Annotated[str, Meta(description="what the market's base stands for on the exchange")]
     region: str | None
     state: str
     reason: str | None
     since: EpochMs | None
-    age_ms: int | None
+    age_ms: AgeMs | None
     used: bool | None
     share: Number
     mid: Number

@@ -69,7 +69,7 @@ class Endpoint:
         self.tasks = Tasks(on_failure, on_restart)
         chosen = settings.endpoint
         self.keys = Keys(api_keys.path(settings))
-        self.live = Live()
+        self.live = Live(settings=settings)
         self.hub = Hub(
             max_streams=chosen.max_streams,
             stall_s=chosen.stream_stall_s,
@@ -84,7 +84,7 @@ class Endpoint:
         self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
         self.gate, self.app, self.api = build(self.context, self.keys)
         check_keys(settings)
-        self.server = HttpServer(self.gate, chosen, on_failure)
+        self.server = HttpServer(self.gate, chosen)
         self.subscriber: Any = None
         self.feeder = Feeder(self.context)
 
@@ -132,7 +132,7 @@ class Endpoint:
             **self.gate.counters(),
             **self.hub.counters(),
             **self.database.counters(),
-            "connections": self.server.connections,
+            **self.server.counters(),
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -25,6 +25,8 @@ from coinspace.storage.transport import TimestampNanos
 KIND = "index"
 # reason of an open gap that a crash left, when the outage turned out to be longer
 SUPERSEDED = "part of a longer one"
+# of a gap whose end lay in the future when the clock was set back
+CUT = "not_computed, cut short: the clock was set back"
 
 
 @dataclass(slots=True)
@@ -84,6 +86,24 @@ class Backlog:
     def resume(self, entries: list[Entry]) -> None:
         """Go on with what an earlier process left."""
         self._entries.extend(entries)
+
+    def cut(self, next_ns: int) -> int:
+        """Leave out ticks from `next_ns` on: the clock was set back, and they are still to come.
+
+        Returns: how many are left out.
+        """
+        before = self.ticks
+        for entry in self._entries:
+            outage = entry.outage
+            step_ns = outage.step_ns
+            before_ns = (next_ns - 1) // step_ns * step_ns
+            last_ns = max(before_ns, outage.first_ns - step_ns)
+            if last_ns < outage.last_ns:
+                entry.outage = replace(outage, last_ns=last_ns)
+                entry.next_ns = min(entry.next_ns, last_ns + step_ns)
+                entry.reason = CUT
+                entry.announced = False
+        return before - self.ticks
 
     @property
     def ticks(self) -> int:

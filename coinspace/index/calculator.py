@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from coinspace.clock import SECOND_NS
+from coinspace.clock import SECOND_NS, STEP_NS
 from coinspace.config import IndexParameters
 from coinspace.index.outage import Outage, milliseconds
+from coinspace.index.published import Published
 from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
 from coinspace.method.composite import Valuation, evaluate, explain
+from coinspace.method.digits import rounded
 from coinspace.method.filter import Candidate, VenueFilter
 from coinspace.method.parameters import (
     CURRENCIES,
@@ -32,13 +35,22 @@ Record = dict[str, Any]
 REGIONS = tuple(CURRENCIES)
 # missed ticks that are emitted in their order; emitting more would keep the live ones waiting
 AT_ONCE = 50
+# nothing was off for so long: the clock was wrong, or is wrong now
+LONGEST_OUTAGE_NS = 366 * 86_400 * SECOND_NS
+# instants that int64 and the database can hold, some room left
+LATEST_NS = 1 << 62
 
 
 class Index:
     """One index: its parameters, its memory, and the curves of composite and regions."""
 
     def __init__(
-        self, asset: str, parameters: IndexParameters, depths: Mapping[str, int] | None = None
+        self,
+        asset: str,
+        parameters: IndexParameters,
+        depths: Mapping[str, int] | None = None,
+        *,
+        interval_ns: int = 0,
     ) -> None:
         self.asset = asset
         self.parameters = parameters
@@ -48,6 +60,7 @@ class Index:
         self.null_since_ns: int | None = None
         self.failed_after_ns = int(parameters.failed_s * SECOND_NS)
         self.last_ts_ns = 0
+        self.published = Published(interval_ns or SECOND_NS)
         self._curve = make_curve(parameters)
         self._region_curves = {region: make_curve(parameters) for region in REGIONS}
         self._names: list[str] = []
@@ -78,7 +91,7 @@ class Index:
             "asset": self.asset,
             "status": status,
             "reason": composite.reason,
-            "value": None if raw is None else round(raw, p.decimals),
+            "value": None if raw is None else rounded(raw, p.decimals),
             "value_raw": raw,
             "value_full": composite.value_full,
             "curve_end": composite.curve_end,
@@ -202,7 +215,7 @@ class Index:
         )
         return {
             "currency": currency,
-            "value": None if raw is None else round(raw, p.decimals),
+            "value": None if raw is None else rounded(raw, p.decimals),
             "value_raw": raw,
             "value_full": result.value_full,
             "reason": result.reason,
@@ -291,12 +304,17 @@ class IndexCalculator:
     in between are `not_computed`: a few are emitted in their order, many at a stretch are an
     outage, whose records somebody else writes in time of his own.
 
+    A tick long before the last one means that the clock was set back. Ticks go on from there. The
+    record of an instant that has one already is marked `repeated`, and is not for storing.
+
     Args:
         parameters_of: asset -> its parameters.
         emit: called with each record and the aggregate behind it (None for a missed tick).
         interval_ns: distance of ticks; 0 = at each update, where no tick can be missed.
         on_outage: called with each outage before anything later is emitted; None = outages are
             only counted.
+        on_step: called when the clock was set, with the last tick before and the first one after.
+        assets: the only ones with an index, None = any.
     """
 
     def __init__(
@@ -307,14 +325,28 @@ class IndexCalculator:
         interval_ns: int = 0,
         depths: Mapping[str, int] | None = None,
         on_outage: Callable[[Outage], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+        assets: Collection[str] | None = None,
     ) -> None:
         self.indices: dict[str, Index] = {}
-        self.counts = {"ticks": 0, "nulls": 0, "late": 0, "not_computed": 0, "skipped": 0}
+        self.counts = {
+            "ticks": 0,
+            "nulls": 0,
+            "late": 0,
+            "not_computed": 0,
+            "skipped": 0,
+            "clock_steps": 0,
+            "repeated": 0,
+            "refused_aggregates": 0,
+        }
         self._parameters_of = parameters_of
         self._emit = emit
         self._interval_ns = interval_ns
         self._depths = dict(depths or {})
         self._on_outage = on_outage
+        self._on_step = on_step
+        self._assets = assets
+        self._skipped_to_ns = 0
 
     def index(self, asset: str) -> Index:
         """Return the index of an asset, made at first use."""
@@ -325,15 +357,21 @@ class IndexCalculator:
 
     def make(self, asset: str) -> Index:
         """Return a new index of an asset, which takes no part in the ticks."""
-        return Index(asset, self._parameters_of(asset), self._depths)
+        return Index(asset, self._parameters_of(asset), self._depths, interval_ns=self._interval_ns)
 
     def on_aggregate(self, aggregate: Aggregate) -> None:
-        """Compute one tick; a tick that is not after the last one is counted and dropped."""
-        index = self.index(aggregate.asset)
+        """Compute one tick; one that is just before the last one is counted and dropped."""
         ts_ns = aggregate.ts_ns
-        if ts_ns <= index.last_ts_ns:
-            self.counts["late"] += 1
+        unknown = self._assets is not None and aggregate.asset not in self._assets
+        if unknown or not 0 < ts_ns < LATEST_NS:
+            self.counts["refused_aggregates"] += 1
             return
+        index = self.index(aggregate.asset)
+        if ts_ns <= index.last_ts_ns:
+            if index.last_ts_ns - ts_ns < STEP_NS:
+                self.counts["late"] += 1
+                return
+            self.set_back(ts_ns)
         if self._interval_ns and ts_ns - index.last_ts_ns > AT_ONCE * self._interval_ns:
             # the outage of all indices is known before the first record after it
             self._miss_all(ts_ns)
@@ -341,7 +379,33 @@ class IndexCalculator:
         record = index.compute(aggregate)
         self.counts["ticks"] += 1
         self.counts["nulls"] += record["value"] is None
+        if index.published.span(ts_ns) is not None:
+            record["repeated"] = True
+            self.counts["repeated"] += 1
+        index.published.add(ts_ns)
         self._emit(record, aggregate)
+
+    @property
+    def last_ts_ns(self) -> int:
+        """The latest tick of any index, 0 = none."""
+        return max((index.last_ts_ns for index in self.indices.values()), default=0)
+
+    @property
+    def latest_published_ns(self) -> int:
+        """The latest tick of any index that has a published record, 0 = none."""
+        return max((index.published.last_ns for index in self.indices.values()), default=0)
+
+    def set_back(self, ts_ns: int) -> None:
+        """Go on with the tick at `ts_ns` though later ones were made: the clock was set back."""
+        latest_ns = self.last_ts_ns
+        for index in self.indices.values():
+            index.last_ts_ns = min(index.last_ts_ns, ts_ns - 1)
+        self._stepped(latest_ns, ts_ns)
+
+    def _stepped(self, last_ns: int, next_ns: int) -> None:
+        self.counts["clock_steps"] += 1
+        if self._on_step is not None:
+            self._on_step(last_ns, next_ns)
 
     def on_time(self, due_ns: int) -> None:
         """Give up the ticks up to and including `due_ns` that no aggregate came for."""
@@ -363,9 +427,19 @@ class IndexCalculator:
         last = (before_ns - 1) // step * step
         if first > last:
             return
-        outage = index.missed(first, last, step)
+        missed = index.missed(first, last, step)
+        for first_ns, last_ns in index.published.free(first, last, step):
+            self._give_up(replace(missed, first_ns=first_ns, last_ns=last_ns))
+
+    def _give_up(self, outage: Outage) -> None:
         if len(outage) <= AT_ONCE:
             self._emit_missed(outage)
+        elif outage.last_ns - outage.first_ns > LONGEST_OUTAGE_NS:
+            self.counts["skipped"] += len(outage)
+            if outage.last_ns != self._skipped_to_ns:
+                # once for all indices
+                self._skipped_to_ns = outage.last_ns
+                self._stepped(outage.first_ns, outage.last_ns)
         elif self._on_outage is None:
             self.counts["skipped"] += len(outage)
         else:

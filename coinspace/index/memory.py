@@ -13,15 +13,19 @@ import psycopg
 from coinspace.clock import SECOND_NS
 from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
-from coinspace.index.outage import Outage
+from coinspace.index.outage import NOT_COMPUTED, Outage
 from coinspace.index.records import CONSTITUENT, FX, FX_ASSET
 from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
-from coinspace.storage.tables import INDEX_NEXT, INDEX_TICK
+from coinspace.storage.tables import INDEX_NEXT, INDEX_TICK, OPERATOR_LOG
 
 # how far back the moment is looked for since when a book is as it is
 REFERENCE_NS = 86_400 * SECOND_NS
 APPLY_TIMEOUT_S = 10.0
+# 69 days of ticks after now, of a clock that was ahead while it made them
+AHEAD_MINUTES = 100_000
+# action in operator_log: the records after its time and up to its target, ns, are void
+CLOCK_RESET = "clock_reset"
 
 
 @dataclass(slots=True)
@@ -139,6 +143,44 @@ def _null_since(
         (*names, last[0] if last and last[0] is not None else 0),
     ).fetchone()
     return int(found[0]) if found and found[0] is not None else ts_ns
+
+
+def read_ahead(
+    connection: psycopg.Connection[Any], asset: str, after_ns: int
+) -> list[tuple[int, int]]:
+    """Return the spans of published ticks after an instant, for each minute the first and the last.
+
+    Ticks of a minute have records without a break, unless the clock was set in it.
+
+    Raises: StorageError when the database cannot answer.
+    """
+    with _answers(asset, INDEX_TICK.name):
+        rows = connection.execute(
+            "SELECT min(ts)::long, max(ts)::long FROM index_tick WHERE asset = %s"
+            f" AND ts > %s::timestamp_ns AND (reason IS NULL OR reason != '{NOT_COMPUTED}')"
+            f" SAMPLE BY 1m LIMIT {AHEAD_MINUTES}",
+            (asset, after_ns),
+        ).fetchall()
+        spans = [(first, last) for first, last in rows if first is not None]
+        if len(rows) == AHEAD_MINUTES:
+            # too many to know each: nothing after them is taken for free
+            spans.append((spans[-1][1], 2**62))
+    return spans
+
+
+def read_resets(connection: psycopg.Connection[Any]) -> list[tuple[int, int]]:
+    """Return the spans of ticks whose records an operator has declared void.
+
+    Each begins when the operator did so: what is after it was of a clock that was ahead.
+
+    Raises: StorageError when the database cannot answer.
+    """
+    with _answers("all", OPERATOR_LOG.name):
+        rows = connection.execute(
+            "SELECT ts::long, target FROM operator_log WHERE action = %s ORDER BY ts",
+            (CLOCK_RESET,),
+        ).fetchall()
+    return [(at_ns, int(target)) for at_ns, target in rows if (target or "").isdigit()]
 
 
 def read_references(

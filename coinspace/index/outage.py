@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from coinspace.clock import MILLISECOND_NS
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.method.parameters import METHOD_VERSION
 
 NOT_COMPUTED = "not_computed"
@@ -54,6 +55,15 @@ class Outage:
                 "method_version": METHOD_VERSION,
                 "parameter_hash": self.parameter_hash,
             }
+
+
+def instant(ts_ns: int) -> str:
+    """Return a time for people: 2026-01-31T12:00:00.200Z, or the ns where there is no such date."""
+    try:
+        at = datetime.fromtimestamp(ts_ns / SECOND_NS, UTC)
+    except (OverflowError, ValueError):
+        return f"{ts_ns} ns"
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def milliseconds(ts_ns: int) -> float | int:

@@ -14,14 +14,20 @@ from coinspace._ext.message import INDEX, Message
 from coinspace._ext.sink import Topic
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
-from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, monotonic_ns, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, MessageError, StorageError
 from coinspace.index.backlog import Backlog, Entry, read_entries
 from coinspace.index.calculator import IndexCalculator, Record
 from coinspace.index.governance import announce
-from coinspace.index.memory import read_memory, remember, wait_applied
-from coinspace.index.outage import Outage
+from coinspace.index.memory import (
+    read_ahead,
+    read_memory,
+    read_resets,
+    remember,
+    wait_applied,
+)
+from coinspace.index.outage import Outage, instant
 from coinspace.index.pulse import Pulse
 from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.index.spool import Spool
@@ -48,6 +54,10 @@ FILL_INTERVAL_S = 0.05
 FILL_PENDING = 2000
 # records on disk while the database does not answer: about four hours of them
 SPOOL_BYTES = 1 << 30
+# while stored ticks lie in the future: how often the operator's word is looked for
+RESETS_INTERVAL_S = 5.0
+# steps of the clock are stored and logged at most so often: two clocks may take turns
+STEPS_APART_NS = 60 * SECOND_NS
 
 
 class Worker:
@@ -59,7 +69,7 @@ class Worker:
         settings = self._settings = process.settings
         index = settings.index
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.sender = Sender(settings, NAME)
+        self.sender = Sender(settings, NAME, on_failure=process.failed)
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         interval_ns = index.interval_ms * MILLISECOND_NS
         self.calculator = IndexCalculator(
@@ -68,6 +78,8 @@ class Worker:
             interval_ns=interval_ns,
             depths=depths,
             on_outage=self._on_outage,
+            on_step=self._on_step,
+            assets=index.assets,
         )
         self.backlog = Backlog(NAME, process.started_ns, self._give)
         self.spool = Spool(settings.data / "spool" / f"{NAME}.jsonl", SPOOL_BYTES)
@@ -77,6 +89,7 @@ class Worker:
                 self._emit_candidate,
                 interval_ns=interval_ns,
                 depths=depths,
+                assets=index.assets,
             )
             if index.next
             else None
@@ -93,11 +106,19 @@ class Worker:
         self._fx_ts_ns = 0
         # asset -> the first tick of this process
         self._first_ns: dict[str, int] = {}
-        self._heard_ns = 0
+        # the last aggregate, or the start, by the monotonic clock
+        self._heard_ns = monotonic_ns()
+        self._heard = False
+        # when a step of the clock was last stored, and how many were not since
+        self._stepped_ns = -STEPS_APART_NS
+        self._steps_unstored = 0
+        # asset -> the end of the published ticks that come a second time now
+        self._repeats: dict[str, int] = {}
         # whether what lies before the spooled records is known
         self._looked = False
         self.pulse = Pulse(index.assets, lambda asset: index.parameters_of(asset).failed_s)
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
+        self.ahead_ns = 0
 
     def counters(self) -> dict[str, int | float]:
         """Return the counters of stage, bus and storage."""
@@ -111,6 +132,7 @@ class Worker:
             "backlog_ticks": self.backlog.ticks,
             "records_spooled": self.spool.records,
             "records_torn": self.spool.torn,
+            "history_ahead_s": self.ahead_ns // SECOND_NS,
         }
 
     async def run(self) -> None:
@@ -127,6 +149,7 @@ class Worker:
         tasks.spawn("records of outages", self._fill())
         # the index goes on without them
         tasks.keep("hash chain", self._chain)
+        tasks.spawn("clock resets", self._watch_resets())
         if not remembered:
             tasks.keep("missed ticks", self._recover, ends=True)
         self._process.ready()
@@ -148,7 +171,7 @@ class Worker:
                 await asyncio.to_thread(self._prepare)
                 await self._unspool()
                 await asyncio.to_thread(self._read_back)
-                self.backlog.resume(await asyncio.to_thread(self._left_open))
+                self._resume(await asyncio.to_thread(self._left_open))
             except CoinSpaceError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     self._process.log.error("started without memory", error=str(error))
@@ -169,9 +192,10 @@ class Worker:
             try:
                 outages = await asyncio.to_thread(self._missed_before, dict(self._first_ns))
                 entries = await asyncio.to_thread(self._left_open)
+                await asyncio.to_thread(self._read_ahead)
             except CoinSpaceError:
                 continue
-            self.backlog.resume(entries)
+            self._resume(entries)
             for outage in outages:
                 self._on_outage(outage)
             return
@@ -198,8 +222,14 @@ class Worker:
             entries = read_entries(connection, NAME, self.calculator.indices, self.calculator.make)
         return [one for one in entries if one.epoch != self._process.started_ns]
 
+    def _resume(self, entries: list[Entry]) -> None:
+        self.backlog.resume(entries)
+        # of a clock that was ahead
+        self.backlog.cut(now_ns())
+
     def _prepare(self) -> None:
-        schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
+        storage = self._settings.storage
+        schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
 
     async def _unspool(self) -> None:
         # what an earlier process left comes before anything new, and before the memory is read;
@@ -219,10 +249,48 @@ class Worker:
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
             wait_applied(connection, INDEX_VENUE.name)
+            # later ticks are of a clock that was ahead: the index goes on in the present
+            before_ns = now_ns() + STEP_NS
             for asset in self._settings.index.assets:
-                remember(connection, self.calculator.index(asset))
+                remember(connection, self.calculator.index(asset), before_ns)
                 if self.candidate is not None:
-                    remember(connection, self.candidate.index(asset), candidate=True)
+                    remember(connection, self.candidate.index(asset), before_ns, candidate=True)
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        # what is stored of the future, and what an operator has declared void of it
+        now = now_ns()
+        with schema.connect(address(self._settings)) as connection:
+            for asset in self._settings.index.assets:
+                index = self.calculator.index(asset)
+                if index.last_ts_ns:
+                    index.published.add(1, index.last_ts_ns)
+                for first_ns, last_ns in read_ahead(connection, asset, now + STEP_NS):
+                    index.published.add(first_ns, last_ns)
+            self._void(read_resets(connection))
+        latest_ns = self.calculator.latest_published_ns
+        if latest_ns > now + STEP_NS:
+            self._process.log.warning("stored ticks lie in the future", until=instant(latest_ns))
+
+    def _void(self, resets: list[tuple[int, int]]) -> None:
+        now = now_ns()
+        for index in self.calculator.indices.values():
+            for at_ns, last_ns in resets:
+                index.published.remove(max(at_ns, now, index.last_ts_ns + 1), last_ns)
+
+    async def _watch_resets(self) -> None:
+        while True:
+            await asyncio.sleep(RESETS_INTERVAL_S)
+            if not self.ahead_ns:
+                continue
+            try:
+                self._void(await asyncio.to_thread(self._resets))
+            except CoinSpaceError:
+                continue
+
+    def _resets(self) -> list[tuple[int, int]]:
+        with schema.connect(address(self._settings)) as connection:
+            return read_resets(connection)
 
     async def _fill(self) -> None:
         while True:
@@ -260,17 +328,29 @@ class Worker:
             await asyncio.sleep(0.25)
             now = now_ns()
             interval_ns = self._settings.index.interval_ms * MILLISECOND_NS
-            if interval_ns and self._heard_ns:
+            silent_ns = monotonic_ns() - self._heard_ns
+            if self.calculator.last_ts_ns > now + GIVE_UP_NS and silent_ns > GIVE_UP_NS:
+                # the clock was set back, and no aggregate says so
+                self.calculator.set_back(now - GIVE_UP_NS)
+            if interval_ns and self._heard:
                 due_ns = (now - GIVE_UP_NS) // interval_ns * interval_ns
                 self.calculator.on_time(due_ns)
                 if self.candidate is not None:
                     self.candidate.on_time(due_ns)
-            if now - max(self._heard_ns, self._process.started_ns) > 5 * SECOND_NS:
+            latest_ns = self.calculator.latest_published_ns
+            self.ahead_ns = latest_ns - now if latest_ns > now + GIVE_UP_NS else 0
+            if silent_ns > 5 * SECOND_NS:
                 self._process.degraded("no aggregate arrives")
             elif failed := self.pulse.problem():
                 self._process.degraded(failed)
             elif self.sender.trouble:
                 self._process.degraded(f"records wait: {self.sender.trouble}")
+            elif self.ahead_ns:
+                self._process.degraded(
+                    f"the clock was set back: stored ticks lie in the future until"
+                    f" {instant(latest_ns)}, and instants that have a record get no second one;"
+                    " `coinspace index-reset-clock` shows them and declares them void"
+                )
             else:
                 self._process.ready()
 
@@ -286,7 +366,7 @@ class Worker:
             self.counts["malformed_aggregates"] += 1
             self._process.log.warning("aggregate not read", error=str(error))
             return
-        self._heard_ns = now_ns()
+        self._heard, self._heard_ns = True, monotonic_ns()
         self.calculator.on_aggregate(aggregate)
         if self.candidate is not None:
             self.candidate.on_aggregate(aggregate)
@@ -297,10 +377,13 @@ class Worker:
         topic = self._topics.get(asset)
         if topic is None:
             topic = self._topics[asset] = self.publisher.topic(f"index.{asset}.".encode())
-        latency_ns = max(0, now_ns() - at_ns)
+        latency_ns = now_ns() - at_ns
         self.publisher.publish(
             topic, INDEX, orjson.dumps({**record, "latency_ns": latency_ns}), received_ns=at_ns
         )
+        if record.get("repeated"):
+            self._on_repeat(asset, at_ns)
+            return
         # subscribers wait, the database does not
         self._first_ns.setdefault(asset, at_ns)
         self.counts["latency_us"] = latency_ns // 1000
@@ -310,7 +393,53 @@ class Worker:
             self._fx_ts_ns = at_ns
         self._keep(rows)
 
+    def _on_repeat(self, asset: str, at_ns: int) -> None:
+        # a record that was published stays; a row of gap says which ticks have no second one
+        if at_ns <= self._repeats.get(asset, 0):
+            return
+        span = self.calculator.index(asset).published.span(at_ns)
+        last_ns = self._repeats[asset] = at_ns if span is None else span[1]
+        step_ns = self._settings.index.interval_ms * MILLISECOND_NS or 1
+        self._store(
+            Row(
+                "gap",
+                now_ns(),
+                {"kind": "index", "publisher": NAME, "market": asset, "status": "lost"},
+                {
+                    "reason": "clock_stepped: these instants have a record from before",
+                    "epoch": self._process.started_ns,
+                    "first": at_ns,
+                    "last": last_ns,
+                    "count": (last_ns - at_ns) // step_ns + 1,
+                },
+            )
+        )
+
+    def _on_step(self, last_ns: int, next_ns: int) -> None:
+        self._repeats.clear()
+        if next_ns < last_ns:
+            self.backlog.cut(next_ns)
+        monotonic = monotonic_ns()
+        if monotonic - self._stepped_ns < STEPS_APART_NS:
+            self._steps_unstored += 1
+            return
+        detail = f"from {instant(last_ns)} to {instant(next_ns)}"
+        if self._steps_unstored:
+            detail += f", {self._steps_unstored} more since the last row"
+        self._stepped_ns, self._steps_unstored = monotonic, 0
+        self._process.log.warning("clock stepped", detail=detail)
+        self._store(
+            Row(
+                "operator_log",
+                now_ns(),
+                {"operator": NAME, "action": "clock_stepped"},
+                {"target": "index", "detail": detail, "entry": 0},
+            )
+        )
+
     def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:
+        if record.get("repeated"):
+            return
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
 
     def _on_outage(self, outage: Outage) -> None:

@@ -91,6 +91,11 @@ class FxRate:
         self._window.clear()
         self._sorted.clear()
 
+    def forget(self) -> None:
+        """Forget all rates: the clock was set, and their times mean nothing any more."""
+        self._clear()
+        self.last = self.agreed_ns = None
+
     def state(self) -> dict[str, Any]:
         """Return the last good rate and the window.
 

@@ -8,7 +8,6 @@ import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
 from coinspace.storage.address import root
 from coinspace.storage.watch import look
-from coinspace.tuning import spins
+from coinspace.tuning import missing_processors, spins, unmatched
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
@@ -163,14 +162,14 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
     tuning = settings.tuning
     here = os.cpu_count() or 1
     names = [name for name, _ in settings.processes()]
-    wrong = sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+    wrong = missing_processors(tuning)
     if wrong:
         yield Finding(
             "pinning",
             "problem",
             f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}",
         )
-    unused = [one for one in tuning.cpus if not any(fnmatchcase(name, one) for name in names)]
+    unused = unmatched(tuning.cpus)
     if unused:
         yield Finding("pinning", "advice", f"tuning.cpus: no process is called {', '.join(unused)}")
     spinning = sum(spins(name, tuning) for name in names)

@@ -56,8 +56,7 @@ class StatusScreen:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._rates = Rates()
-        host = settings.endpoint.host
-        self._url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{settings.endpoint.port}"
+        self._url = settings.endpoint.url
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Print the addresses, then the state: a table on a terminal, else a line now and then."""

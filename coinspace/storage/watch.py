@@ -17,7 +17,7 @@ import psycopg
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
-from coinspace.storage import position, schema
+from coinspace.storage import position, retention, schema
 from coinspace.storage.address import Address, address, root
 from coinspace.storage.gaps import Damage
 from coinspace.tasks import Tasks
@@ -61,14 +61,21 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
     """
     found = Findings()
     try:
+        retention.check(settings.storage)
         where = address(settings)
         found.problems, found.views, found.damages = await _within(
             QUERY_TIMEOUT_S, _ask(where, owner)
         )
         if columns:
-            ttl = settings.storage.ttl == "on"
+            storage = settings.storage
             found.drift = await _within(
-                QUERY_TIMEOUT_S, asyncio.to_thread(schema.differences, where, ttl=ttl)
+                QUERY_TIMEOUT_S,
+                asyncio.to_thread(
+                    schema.differences,
+                    where,
+                    ttl=storage.ttl == "on",
+                    retention=storage.retention,
+                ),
             )
         found.reachable = True
     except TimeoutError:
@@ -78,7 +85,11 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
         )
     except (CoinSpaceError, psycopg.Error) as error:
         found.problems.append(f"QuestDB: {str(error).splitlines()[0]}")
-    found.problems += [f"schema: {one.text}: {one.mend}" for one in found.drift]
+    found.problems += [
+        # a storage worker creates what is missing: its whole statement would tell nobody anything
+        f"schema: {one.text}" + ("" if one.missing else f": {one.mend}")
+        for one in found.drift
+    ]
     found.problems += disk_problems(settings)
     return found
 
@@ -123,7 +134,8 @@ async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[D
 
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     cursor = await connection.execute(
-        "SELECT name, sequencerTxn - writerTxn FROM wal_tables() WHERE NOT suspended"
+        "SELECT name, sequencerTxn - writerTxn FROM wal_tables()"
+        f" WHERE NOT suspended AND name IN ({schema.OURS})"
     )
     return [
         f"table {name} shows rows {lag} transactions late: the server is overloaded"
@@ -152,7 +164,7 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
 async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
     cursor = await connection.execute(
         "SELECT view_name, invalidation_reason FROM materialized_views()"
-        " WHERE view_status = 'invalid'"
+        f" WHERE view_status = 'invalid' AND view_name IN ({schema.OURS})"
     )
     return dict(await cursor.fetchall())
 
@@ -171,7 +183,7 @@ def disk_problems(settings: Settings) -> list[str]:
         return []
     return [
         f"disk of {folder.absolute()}: expected {limit} MB free, was {free_mb};"
-        " delete files, shorten storage TTL or move `data`"
+        " delete files, shorten `storage.retention` or move `data`"
     ]
 
 
@@ -212,8 +224,12 @@ class Watch:
             self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
             self._own_clock()
-            drift = [one for one in self.findings.drift if one.table in self._tables]
             roots = schema.roots()
+            drift = [
+                one
+                for one in self.findings.drift
+                if roots.get(one.table, one.table) in self._tables
+            ]
             if drift or any(roots.get(view) in self._tables for view in self.findings.views):
                 await self._mend(drift)
             elif self.findings.damages and columns and self._on_damage is not None:

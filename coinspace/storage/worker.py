@@ -16,7 +16,7 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
-from coinspace.storage import deadletter, gaps, position, schema
+from coinspace.storage import deadletter, gaps, position, retention, schema
 from coinspace.storage.address import address
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
@@ -78,6 +78,7 @@ class Worker:
 
     def __init__(self, process: Process, name: str) -> None:
         settings = process.settings
+        retention.check(settings.storage)
         collector, self.kinds = KINDS[name]
         self.process = process
         self.settings = settings
@@ -85,7 +86,11 @@ class Worker:
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
-            settings, name, on_rejected=self._on_rejected, on_mended=self._on_mended
+            settings,
+            name,
+            on_rejected=self._on_rejected,
+            on_mended=self._on_mended,
+            on_failure=process.failed,
         )
         self.stage = Stage(
             self.sender,
@@ -196,9 +201,10 @@ class Worker:
         await self._mend()
 
     async def _mend(self) -> None:
-        ttl = self.settings.storage.ttl == "on"
+        storage, found = self.settings.storage, address(self.settings)
+        ttl, kept = storage.ttl == "on", storage.retention
         self._on_mended(
-            await asyncio.to_thread(schema.mend, address(self.settings), self._tables, ttl=ttl)
+            await asyncio.to_thread(schema.mend, found, self._tables, ttl=ttl, retention=kept)
         )
 
     def _on_mended(self, mended: list[Difference]) -> None:

@@ -12,9 +12,9 @@ import pytest
 from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace._ext.message import HEARTBEAT, ORDERBOOK, STATE
 from coinspace._ext.sink import ListSink, Topic
-from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.aggregator.stage import WAITING_LIMIT, OrderbookAggregator
 from coinspace.aggregator.venue import LOST_NS, Input
-from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps
 from coinspace.config import Settings
 from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts, decode, encode
 
@@ -27,7 +27,12 @@ class Bench:
     """An aggregator, its publishers and its last aggregate."""
 
     def __init__(
-        self, *, heartbeats: bool = False, at_each: bool = False, coalesce: bool = False
+        self,
+        *,
+        heartbeats: bool = False,
+        at_each: bool = False,
+        coalesce: bool = False,
+        clock: bool = False,
     ) -> None:
         settings = Settings()
         settings.index.assets = ["BTC"]
@@ -35,7 +40,11 @@ class Bench:
             settings.index.interval_ms = 0
         self.aggregates: list[dict[str, Any]] = []
         self.stage = OrderbookAggregator(
-            settings, on_aggregate=self._take, heartbeats=heartbeats, coalesce=coalesce
+            settings,
+            on_aggregate=self._take,
+            heartbeats=heartbeats,
+            coalesce=coalesce,
+            clock=(lambda: self.now_ns) if clock else None,
         )
         self.now_ns = START_NS
         self.sink = ListSink(1, clock=lambda: self.now_ns)
@@ -106,18 +115,134 @@ def test_a_tick_holds_what_was_received_up_to_it() -> None:
     assert bench.tick(3)["bids"]["upbit"] == pytest.approx(142_000_000 * 0.9999)
 
 
-def test_a_clock_that_steps_back_makes_no_tick_twice() -> None:
+def test_a_clock_that_trembles_makes_no_tick_twice() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.tick(5)
-    for number in (5, 4, -100):
+    for number in (5, 4, 3):
         bench.tick(number)
     assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + 5 * STEP_NS]
-    assert bench.stage.counts["clock_steps"] == 3
+    assert (bench.stage.counts["ticks_repeated"], bench.stage.counts["clock_steps"]) == (3, 0)
     # a book from after the tick is no proof of life at it
-    bench.book("upbit", START_NS + 3600 * SECOND_NS)
+    bench.book("upbit", START_NS + 10 * STEP_NS)
     assert bench.tick(6)["reasons"]["upbit"] is None
     assert bench.tick(60)["reasons"]["upbit"] == "delayed"
+
+
+@pytest.mark.parametrize("back_s", [2, 3600, 86_400 * 365])
+def test_ticks_go_on_at_once_when_the_clock_is_set_back(back_s: int) -> None:
+    bench = Bench(heartbeats=True)
+    bench.books(START_NS + STEP_NS)
+    bench.heartbeat("upbit", START_NS + STEP_NS)
+    bench.tick(1)
+    # received, and not due yet
+    bench.book("upbit", START_NS + 2 * STEP_NS, 141_000_000.0)
+    back = back_s * SECOND_NS // STEP_NS
+    found = bench.tick(2 - back)
+    assert found["ts_ns"] == START_NS + (2 - back) * STEP_NS
+    # nothing of before the step counts, now and when its time comes again
+    assert found["reasons"] == dict.fromkeys(PRICES, "clock_stepped")
+    assert found["fx"] is None
+    assert bench.tick(1)["reasons"] == dict.fromkeys(PRICES, "clock_stepped")
+    assert bench.stage.counts["clock_steps"] == 1
+    # what arrives from now on does
+    bench.books(START_NS + STEP_NS + 1)
+    assert bench.tick(2)["reasons"] == dict.fromkeys(PRICES)
+    assert bench.aggregates[-1]["fx"] == pytest.approx(1400)
+
+
+@pytest.mark.parametrize(("off_s", "reason"), [(3, "clock"), (3600, "clock"), (-3600, "delayed")])
+def test_a_collectors_clock_that_is_wrong_excludes_its_venues_alone(
+    off_s: int, reason: str
+) -> None:
+    bench = Bench()
+    for number in range(1, 400):
+        at_ns = START_NS + number * STEP_NS
+        for exchange in PRICES:
+            off_ns = off_s * SECOND_NS if exchange == "upbit" else 0
+            bench.book(exchange, at_ns + off_ns)
+            if exchange != "binance":
+                bench.book(exchange, at_ns + off_ns, 1400.0, "USDT/KRW")
+        found = bench.tick(number)
+        assert found["reasons"] == {"upbit": reason, "bithumb": None, "binance": None}
+        assert found["fx"] == pytest.approx(1400)
+        assert bench.stage.counters()["waiting"] == 0
+    assert bench.stage.counts["clock_ahead"] == (399 * 2 if off_s > 0 else 0)
+    # its clock is set right
+    bench.books(START_NS + 400 * STEP_NS)
+    assert bench.tick(400)["reasons"] == dict.fromkeys(PRICES)
+
+
+@pytest.mark.parametrize("off_s", [-3600, -6, 3, 3600])
+def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: int) -> None:
+    bench = Bench(heartbeats=True)
+    lead = 'clock_lead_ms{publisher="orderbook-collector-upbit"}'
+    for number in range(1, 50):
+        at_ns = START_NS + number * STEP_NS
+        bench.books(at_ns)
+        for exchange in PRICES:
+            off_ns = off_s * SECOND_NS if exchange == "upbit" else 0
+            bench.heartbeat(exchange, at_ns + off_ns, **{"BTC/KRW": "synced"})
+        found = bench.tick(number)
+        assert found["reasons"] == {"upbit": "clock", "bithumb": None, "binance": None}
+    assert bench.stage.counters()[lead] == off_s * 1000
+    # its heartbeats count from their arrival: a clock that is ahead keeps no dead collector alive
+    number = 50 + LOST_NS // STEP_NS
+    for exchange in ("bithumb", "binance"):
+        bench.heartbeat(exchange, START_NS + number * STEP_NS)
+    bench.books(START_NS + number * STEP_NS)
+    assert bench.tick(number)["reasons"]["upbit"] == "disconnected"
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "synced"})
+    assert bench.tick(number + 1)["reasons"]["upbit"] is None
+    assert bench.stage.counters()[lead] == -STEP_NS // MILLISECOND_NS
+
+
+def test_what_waits_for_its_tick_is_bounded() -> None:
+    bench = Bench()
+    bench.books(START_NS)
+    bench.tick(1)
+    for number in range(WAITING_LIMIT + 500):
+        # no tick comes
+        bench.book("upbit", START_NS + 2 * STEP_NS + number, 141_000_000.0 + number)
+    assert bench.stage.counters()["waiting"] == WAITING_LIMIT
+    assert bench.stage.counts["waiting_overflow"] == 500
+    assert bench.tick(2 + 1)["bids"]["upbit"] == pytest.approx(
+        (141_000_000 + WAITING_LIMIT + 499) * 0.9999
+    )
+    assert bench.stage.counters()["waiting"] == 0
+
+
+def test_at_interval_0_a_wrong_clock_moves_no_tick() -> None:
+    bench = Bench(at_each=True, clock=True)
+    for number in range(1, 20):
+        bench.now_ns = START_NS + number * SECOND_NS
+        bench.book("upbit", bench.now_ns + 3600 * SECOND_NS)
+        bench.book("bithumb", bench.now_ns - 3600 * SECOND_NS)
+        bench.book("binance", bench.now_ns)
+        assert bench.aggregates[-1]["ts_ns"] - bench.now_ns in range(10)
+        assert bench.aggregates[-1]["reasons"]["upbit"] == "clock"
+        assert bench.aggregates[-1]["reasons"]["bithumb"] == "delayed"
+    bench.stage.clock_stepped()
+    bench.now_ns -= 7200 * SECOND_NS
+    bench.book("binance", bench.now_ns)
+    assert bench.aggregates[-1]["ts_ns"] == bench.now_ns
+
+
+def test_the_wall_clock_is_compared_with_the_monotonic_one() -> None:
+    wall, monotonic = [START_NS], [0]
+
+    def on(wall_ns: int, monotonic_ns: int) -> int:
+        wall[0] += wall_ns
+        monotonic[0] += monotonic_ns
+        return steps.look()
+
+    steps = ClockSteps(lambda: wall[0], lambda: monotonic[0])
+    # an hour of work, of which the clock loses a tenth of a second at each look
+    assert [on(1000, 1000), on(3600 * SECOND_NS, 3600 * SECOND_NS)] == [0, 0]
+    assert [on(SECOND_NS, SECOND_NS + 10**8) for _ in range(20)] == [0] * 20
+    assert on(-3599 * SECOND_NS, SECOND_NS) == -3600 * SECOND_NS
+    assert on(SECOND_NS, SECOND_NS) == 0
+    assert on(3 * SECOND_NS, SECOND_NS) == 2 * SECOND_NS
 
 
 def test_at_interval_0_each_update_is_a_tick() -> None:

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint import history, market
+from coinspace.endpoint.age import stale_reason
 from coinspace.endpoint.api import Api, encode, json_answer
 from coinspace.endpoint.books import consolidated
 from coinspace.endpoint.context import Context
@@ -97,14 +98,17 @@ def add(api: Api, context: Context) -> None:
             raise Problem(
                 "no-data", f"no book of {exchange} {name} is stored in the hour before that time"
             )
-        age = max(0, at_ms - row["ns"] // MILLISECOND_NS)
+        # the row is not after `at`
+        age = at_ms - row["ns"] // MILLISECOND_NS
+        stale = stale_reason(age, 0, market.DELAYED_MS)
         return Book(
             exchange=exchange,
             market=name,
             received=row["ns"] // MILLISECOND_NS,
             exchange_time=milliseconds(row["exchange_ns"]),
             age_ms=age,
-            stale=age > market.DELAYED_MS,
+            stale=stale is not None,
+            stale_reason=stale,
             status="stored",
             bids=market.levels(np.array(row["bids"] or _EMPTY), levels),
             asks=market.levels(np.array(row["asks"] or _EMPTY), levels),

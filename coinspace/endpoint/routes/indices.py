@@ -70,8 +70,9 @@ def add(api: Api, context: Context) -> None:
     async def index(request: Request, parameters: OfAsset) -> Response:
         """The newest value of an index, with status, age and constituents.
 
-        A null value carries its reason; nothing is carried forward. `stale` says that no tick
-        has arrived for longer than ticks may take.
+        A null value carries its reason; nothing is carried forward. `stale` says that the value
+        cannot be relied on as the newest: no tick has arrived for longer than ticks may take
+        (`old`, `silent`), or its time lies in the future (`future`): a clock is or was wrong.
         """
         return json_answer(latest(parameters.asset).body(context.now_ms(), context.stale_ms))
 
@@ -92,6 +93,7 @@ def add(api: Api, context: Context) -> None:
         value, now = found.value, context.now_ms()
         usable = value.premium is not None and value.premium.coin is not None
         reason = None if usable else value.reason or "no_regional_value"
+        stale = found.stale_reason(now, context.stale_ms)
         parts = value.premium
         if parts is not None and parameters.size is not None:
             asked = executable(context, found, parameters.size)
@@ -100,7 +102,8 @@ def add(api: Api, context: Context) -> None:
             asset=value.asset,
             ts=value.ts,
             age_ms=found.age_ms(now),
-            stale=found.age_ms(now) > context.stale_ms,
+            stale=stale is not None,
+            stale_reason=stale,
             status="ok" if usable else "null",
             reason=reason,
             kr=value.kr,

@@ -70,13 +70,8 @@ def reasons(context: Context) -> list[str]:
         latest = context.live.indices.get(asset)
         if latest is None:
             found.append(f"no {asset} index value has arrived")
-        elif latest.age_ms(now) > context.stale_ms:
-            found.append(f"the {asset} index is {latest.age_ms(now)} ms old")
-        elif latest.ts_ms - now > context.stale_ms:
-            found.append(
-                f"the {asset} index is {latest.ts_ms - now} ms ahead of this host's clock:"
-                " synchronise the hosts' clocks"
-            )
+        elif problem := latest.problem(now, context.stale_ms):
+            found.append(problem)
         elif context.nulls.failed(asset, latest.record):
             found.append(
                 f"the {asset} index has no value ({latest.record.get('reason')}):"
