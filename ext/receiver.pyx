@@ -111,6 +111,11 @@ cdef class Receiver:
         self._newest = {}
         memset(self._recent, 0, sizeof(self._recent))
 
+    @property
+    def n_processes(self):
+        """Processes whose heartbeats were heard."""
+        return len(self._processes)
+
     def detach(self):
         """Stop using the socket: call before it is closed."""
         self._handle = NULL
@@ -355,7 +360,8 @@ cdef class Receiver:
             raise ValueError(f"expected at most {PROCESS_LIMIT} processes")
         sequences = {name.encode(): int(number) for name, number in facts["sequences"].items()}
         for number in sequences.values():
-            if not 0 <= number < 1 << SEQUENCE_BITS:
+            # Python's integers: a shifted C constant of 32 bits would be 0
+            if number < 0 or number >> <object>SEQUENCE_BITS:
                 raise ValueError(f"expected sequences of {SEQUENCE_BITS} bits, was {number}")
         if before is not None and before != epoch:
             self.forget(before)
