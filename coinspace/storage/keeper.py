@@ -60,7 +60,14 @@ class _Keeper:
     def announce(self) -> None:
         self._ready_at = time.monotonic()
         self._process.log.info("questdb ready", server=repr(self._server.address))
-        self._process.ready()
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        problem = self._server.announce()
+        if problem:
+            self._process.degraded(problem)
+        else:
+            self._process.ready()
 
     async def check(self) -> None:
         if self._process.stopping.is_set():
@@ -76,7 +83,7 @@ class _Keeper:
         if found is None:
             return
         if await asyncio.to_thread(is_ours, found):
-            self._process.ready()
+            self._say_ready()
         elif self._server.poll() is None:
             self._hung += 1
             self._process.degraded(
@@ -92,7 +99,7 @@ class _Keeper:
         try:
             self._server.spawn()
             await asyncio.to_thread(self._server.wait_ready)
-        except CoinSpaceError as error:
+        except (CoinSpaceError, OSError) as error:
             self._process.degraded(str(error))
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._process.stopping.wait(), self._backoff_s)
