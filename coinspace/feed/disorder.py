@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from coinspace.feed.server import ExchangeServer
 
 ERROR_CLOSE_S = 0.15
+# faults that are over are kept for their hits, the newest of them
+KEPT_FAULTS = 1000
+# frames that a stall keeps for a connection
+WITHHELD = 100_000
 # how often it is looked whether a client that gets no answer is still there
 GONE_POLL_S = 0.1
 
@@ -63,12 +67,22 @@ class Disorder:
         loop = asyncio.get_running_loop()
         fault.begin_s = loop.time()
         self.faults[fault.id] = fault
+        self._forget(fault.begin_s)
         self._update()
         if fault.kind in (*CONNECTION_KINDS, *SIMULATED_KINDS, "stale", "stall", "refuse"):
             task = asyncio.create_task(self._run(fault))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return fault
+
+    def _forget(self, now_s: float) -> None:
+        over = [
+            number
+            for number, fault in self.faults.items()
+            if now_s >= fault.begin_s + fault.after_s + fault.for_s or fault.hits >= fault.count
+        ]
+        for number in over[: max(0, len(self.faults) - KEPT_FAULTS)]:
+            del self.faults[number]
 
     def _check(self, fault: Fault) -> None:
         source = self.server.source
@@ -176,6 +190,9 @@ class Disorder:
             case "stall":
                 withheld = connection.data.setdefault(("stall", fault.id), [])
                 withheld.extend(payloads)
+                if len(withheld) > WITHHELD:
+                    # as a client that does not read
+                    connection.abort()
                 return []
             case "delay":
                 for payload in payloads:
