@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -21,6 +21,7 @@ from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import MarketList, has_patterns, resolve
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.stage import UNREADABLE
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import ExchangeSettings, TuningSettings
 from coinspace.errors import ConfigError
@@ -43,6 +44,8 @@ TIMER_S = 0.25
 MARKETS_INTERVAL_NS = 60 * SECOND_NS
 # wait between attempts to get the market list that patterns need
 MARKETS_RETRY_S = 5.0
+# changes of one list that become messages
+EVENTS_LIMIT = 500
 # how long open connections may take to close
 STOP_S = 3.0
 
@@ -127,6 +130,7 @@ class Collection:
         self._tasks: list[asyncio.Task[None]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._markets_ns = 0
+        self._symbols: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -143,6 +147,7 @@ class Collection:
         self.stage.marker = self._mark
         self.stage.wall = now_ns
         await self.prepare()
+        self._symbols = frozenset(symbol for symbol, _ in entries)
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
@@ -216,8 +221,8 @@ class Collection:
         while True:
             try:
                 payload = await self.fetcher.get(self.exchange.markets_request())
-                return self.exchange.read_markets(payload)
-            except RefusedError as error:
+                return await asyncio.to_thread(self.exchange.read_markets, payload)
+            except (RefusedError, *UNREADABLE) as error:
                 self.health.degraded(f"no market list of {self.exchange.NAME}: {error}")
             stopping = asyncio.ensure_future(self.health.stopping.wait())
             done, _ = await asyncio.wait([stopping], timeout=MARKETS_RETRY_S)
@@ -265,17 +270,28 @@ class Collection:
             return [f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"]
         return []
 
-    def _on_answer(self, request: Request, payload: bytes, received_ns: int) -> None:
-        if request.purpose != "markets":
-            self.stage.on_answer(request, payload, received_ns)
-            return
+    def _on_answer(
+        self, request: Request, payload: bytes, received_ns: int
+    ) -> Awaitable[None] | None:
+        if request.purpose == "markets":
+            return self._on_list(payload)
+        self.stage.on_answer(request, payload, received_ns)
+        return None
+
+    async def _on_list(self, payload: bytes) -> None:
         try:
-            listings = self.exchange.read_markets(payload)
-        except (ValueError, KeyError, TypeError) as error:
+            # thousands of markets: not in the way of frames
+            listings = await asyncio.to_thread(self.exchange.read_markets, payload)
+            events = self.market_list.update(listings)
+        except UNREADABLE as error:
             self.log.warning("market list not readable", error=repr(error))
             return
-        for event in self.market_list.update(listings):
-            self.stage.on_listing(event.change, event.listing, received_ns)
+        # those of markets that are collected here go first
+        events.sort(key=lambda event: event.listing.symbol not in self._symbols)
+        if len(events) > EVENTS_LIMIT:
+            self.log.warning("market list", changes=len(events), told=EVENTS_LIMIT)
+        for event in events[:EVENTS_LIMIT]:
+            self.stage.on_listing(event.change, event.listing, monotonic_ns())
 
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
         if request.purpose != "markets":

@@ -51,6 +51,10 @@ def resolve(
     return list(found.items())
 
 
+# markets that a list can have: several times what the largest exchange offers
+LISTINGS_LIMIT = 20_000
+
+
 class MarketList:
     """The exchange's list as last seen; `update` tells what changed."""
 
@@ -62,7 +66,13 @@ class MarketList:
         """Take a new list and return the changes; the first list changes nothing.
 
         An empty list is taken for an error of the exchange and changes nothing.
+
+        Raises: ValueError for a list that is longer than any exchange's.
         """
+        if len(listings) > LISTINGS_LIMIT:
+            raise ValueError(
+                f"expected at most {LISTINGS_LIMIT} markets in the list, was {len(listings)}"
+            )
         if not listings:
             return []
         before, self.listings = self.listings, {listing.symbol: listing for listing in listings}
