@@ -19,7 +19,7 @@ from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
-from coinspace.collector.markets import MarketList, has_patterns, resolve
+from coinspace.collector.markets import MarketList, has_patterns, needed_markets, resolve
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.stage import UNREADABLE
 from coinspace.collector.ticker import TickerStage
@@ -87,6 +87,7 @@ class Collection:
 
     Args:
         channels: what to subscribe to, the stream's own channels by default.
+        assets: those of the index, whose markets are asked for first.
         recorders: a feed holds one connection's frames, so each connection gets its own.
     """
 
@@ -101,6 +102,7 @@ class Collection:
         channels: Sequence[Channel] = (),
         tuning: TuningSettings | None = None,
         recorders: Recorders = lambda number: None,
+        assets: Sequence[str] = (),
     ) -> None:
         self.settings = settings
         self.exchange = exchange_named(exchange)
@@ -115,6 +117,7 @@ class Collection:
         self.stage: Any = None
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
+        self._assets = assets
         self._tuning = tuning
         self._tls = tls_context(settings)
         self.fetcher = Fetcher(
@@ -143,7 +146,9 @@ class Collection:
             if listings is None:
                 return
         entries = resolve(self.exchange, self.settings.markets, listings)
-        self.stage = make_stage(self.exchange, self.stream, self.settings, entries, self.sink)
+        self.stage = make_stage(
+            self.exchange, self.stream, self.settings, entries, self.sink, self._assets
+        )
         self.stage.marker = self._mark
         self.stage.wall = now_ns
         await self.prepare()
@@ -316,16 +321,22 @@ def make_stage(
     settings: ExchangeSettings,
     entries: list[tuple[str, str]],
     sink: Sink,
+    assets: Sequence[str] = (),
 ) -> OrderBookStage | TickerStage:
-    """Return the stage of a stream over (symbol, market) pairs."""
+    """Return the stage of a stream over (symbol, market) pairs.
+
+    Args: assets: those of the index, whose markets are asked for first.
+    """
+    needed = needed_markets(exchange, entries, assets)
     if stream == "ticker":
-        return TickerStage(exchange, entries, sink)
+        return TickerStage(exchange, entries, sink, needed=needed)
     return OrderBookStage(
         exchange,
         entries,
         sink,
         depth=settings.depth,
         snapshot_depth=settings.snapshot_depth,
+        needed=needed,
         stale_after_s=settings.stale_after_s,
         compare_interval_s=settings.compare_interval_s,
     )

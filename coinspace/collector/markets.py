@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from coinspace.errors import ConfigError
 from coinspace.exchanges.exchange import Exchange, Listing
+from coinspace.exchanges.registry import assets_of
 from coinspace.market import Market
+
+# in which Korean prices become dollars
+RATE = "USDT/KRW"
 
 Change = Literal["listed", "delisted", "halted", "resumed"]
 
@@ -49,6 +54,19 @@ def resolve(
             f" was {markets!r}; `coinspace markets {exchange.NAME}` lists them"
         )
     return list(found.items())
+
+
+def needed_markets(
+    exchange: Exchange, entries: Iterable[tuple[str, str]], assets: Iterable[str]
+) -> frozenset[str]:
+    """Return the markets that the index of some assets needs: theirs, and the rate's own."""
+    wanted = set(assets)
+    needed = set()
+    for _, name in entries:
+        market = Market.parse(name)
+        if name == RATE or wanted.intersection(assets_of(exchange.NAME, market.base)):
+            needed.add(name)
+    return frozenset(needed)
 
 
 # markets that a list can have: several times what the largest exchange offers

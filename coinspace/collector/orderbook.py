@@ -39,6 +39,15 @@ NEEDED_SHARE = 0.2
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
 
+def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
+    """Return the levels that a snapshot is asked for.
+
+    Args: wanted: by the settings, 0 = so many that the price has room to move.
+    """
+    steps = exchange.SNAPSHOT_STEPS
+    return wanted or next((step for step in steps if step >= 2 * depth), exchange.STREAM_DEPTH)
+
+
 class OrderBookStage(ComparedBooks):
     """Books of one exchange from frames and REST answers."""
 
@@ -51,7 +60,7 @@ class OrderBookStage(ComparedBooks):
         sink: Sink,
         *,
         depth: int,
-        snapshot_depth: int = 5000,
+        snapshot_depth: int = 0,
         stale_after_s: float = 20.0,
         compare_interval_s: float = 60.0,
         needed: Collection[str] = (),
@@ -73,7 +82,7 @@ class OrderBookStage(ComparedBooks):
         ]
         BookCollector.__init__(self, parser, sink, markets, updates=updates, kept=kept)
         self.start(exchange, entries, sink, needed)
-        self.snapshot_depth = snapshot_depth
+        self.snapshot_depth = snapshot_levels(exchange, depth, snapshot_depth)
         count = sum(market in self.needed for _, market in entries)
         self._first_levels = self._affordable(len(entries), FIRST_SHARE)
         self._needed_levels = max(self._first_levels, self._affordable(count, NEEDED_SHARE))

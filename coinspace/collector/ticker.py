@@ -16,6 +16,7 @@ A process that starts goes on where the journal of the one before ends, as after
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from coinspace._ext.collector import PAST_NS
@@ -53,6 +54,7 @@ class TickerStage(Stage, TickerCollector):
         sink: Sink,
         *,
         stale_after_s: float = 60.0,
+        needed: Collection[str] = (),
     ) -> None:
         name = exchange.NAME
         markets = [
@@ -67,7 +69,7 @@ class TickerStage(Stage, TickerCollector):
         ]
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
-        self.start(exchange, entries, sink)
+        self.start(exchange, entries, sink, needed)
         self.stale_ns = int(stale_after_s * SECOND_NS)
         self._holes: dict[int, Hole] = {}
         self._audited_ns = [0] * len(markets)
