@@ -44,6 +44,8 @@ TIMER_S = 0.25
 MARKETS_INTERVAL_NS = 60 * SECOND_NS
 # wait between attempts to get the market list that patterns need
 MARKETS_RETRY_S = 5.0
+# bytes of a comparison beyond which it is read in a thread, not in the way of frames
+LARGE_ANSWER = 1 << 16
 # changes of one list that become messages
 EVENTS_LIMIT = 500
 # how long open connections may take to close
@@ -280,8 +282,18 @@ class Collection:
     ) -> Awaitable[None] | None:
         if request.purpose == "markets":
             return self._on_list(payload)
+        if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
+            return self._on_books(request, payload)
         self.stage.on_answer(request, payload, received_ns)
         return None
+
+    async def _on_books(self, request: Request, payload: bytes) -> None:
+        try:
+            books = await asyncio.to_thread(self.exchange.read_books, request, payload)
+        except UNREADABLE as error:
+            self.stage.on_unreadable(request, error, monotonic_ns())
+        else:
+            self.stage.on_books(request, books, monotonic_ns())
 
     async def _on_list(self, payload: bytes) -> None:
         try:

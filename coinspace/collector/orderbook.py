@@ -25,7 +25,7 @@ from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, C
 from coinspace.collector.demand import Value, budget
 from coinspace.collector.stage import UNREADABLE, Status
 from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
-from coinspace.exchanges.exchange import Exchange, Refusal, Request
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
 
 # levels kept per side of a local book, published or not
 BOOK_CAPACITY = 16384
@@ -395,14 +395,19 @@ class OrderBookStage(ComparedBooks):
             try:
                 books = self.exchange.read_books(request, payload)
             except UNREADABLE as error:
-                self.counts["unreadable_answers"] += 1
-                self.log.warning("answer not readable", path=request.path, error=repr(error))
-                return
-            for book in books:
-                market = self.entry(book.symbol)
-                if market is not None:
-                    self._absent.pop(market.index, None)
-                    self._compare(market, book, now_ns)
+                self.on_unreadable(request, error, now_ns)
+            else:
+                self.on_books(request, books, now_ns)
+
+    def on_books(self, request: Request, books: list[RestBook], now_ns: int) -> None:
+        """Take the answer of a comparison, read elsewhere."""
+        self.now_ns = now_ns
+        self.demand.done(request)
+        for book in books:
+            market = self.entry(book.symbol)
+            if market is not None:
+                self._absent.pop(market.index, None)
+                self._compare(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Take the news that a request was refused or could not be made."""

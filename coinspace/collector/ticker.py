@@ -190,8 +190,7 @@ class TickerStage(Stage, TickerCollector):
             read = self.exchange.read_trades(request, payload, wall_ns)
             trades = [trade for trade in read if self._sound(trade, wall_ns)]
         except UNREADABLE as error:
-            self.counts["unreadable_answers"] += 1
-            self.log.warning("answer not readable", path=request.path, error=repr(error))
+            self.on_unreadable(request, error, now_ns)
             if hole is not None:
                 hole.again(now_ns + RETRY_NS)
             return
