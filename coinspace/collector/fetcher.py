@@ -7,7 +7,6 @@ more than its bound: it is read and inflated up to it and refused beyond.
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 import zlib
 from collections import deque
@@ -32,8 +31,7 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "markets": 8 << 20,
 }
 INFLATED_AT_ONCE = 1 << 20
-# wait when 429 or 418 come without Retry-After; no wait that an answer asks for is longer than the
-# longest ban that is documented
+# wait when 429 or 418 come without Retry-After, or with one longer than any documented ban
 BLOCK_S = 10.0
 BAN_S = 120.0
 LONGEST_BLOCK_S = 3 * 86_400.0
@@ -295,4 +293,4 @@ def _retry_after(text: str | None) -> float:
         seconds = float(text or 0)
     except ValueError:
         return 0.0
-    return min(max(0.0, seconds), LONGEST_BLOCK_S) if not math.isnan(seconds) else 0.0
+    return seconds if 0 < seconds <= LONGEST_BLOCK_S else 0.0

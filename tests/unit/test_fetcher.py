@@ -202,7 +202,7 @@ def test_inflating_stops_at_its_bound_and_names_what_is_wrong() -> None:
 
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
-    [("3", 3), ("inf", 3 * 86_400), ("nan", 10), ("-5", 10), ("1e300", 3 * 86_400), ("soon", 10)],
+    [("3", 3), ("259200", 259_200), ("inf", 10), ("nan", 10), ("-5", 10), ("1e300", 10), ("", 10)],
 )
 def test_any_retry_after_is_a_bounded_wait(retry_after: str, seconds: float) -> None:
     async def act(world: World) -> None:
