@@ -43,7 +43,7 @@ def test_environment_wins_over_file(empty_folder: Path, monkeypatch: pytest.Monk
     assert settings.endpoint.port == 2
     assert settings.exchanges["upbit"].rest == "http://a"
     assert settings.exchanges["upbit"].websocket == "ws://b"
-    assert settings.exchanges["binance"].depth == 1000
+    assert settings.exchanges["binance"].depth == 500
 
 
 @pytest.mark.parametrize(
