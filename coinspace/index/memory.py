@@ -156,7 +156,7 @@ def read_ahead(
     """
     with _answers(asset, INDEX_TICK.name):
         rows = connection.execute(
-            "SELECT min(ts)::long, max(ts)::long FROM index_tick WHERE asset = %s"
+            "SELECT min(ts)::long first_ns, max(ts)::long last_ns FROM index_tick WHERE asset = %s"
             f" AND ts > %s::timestamp_ns AND (reason IS NULL OR reason != '{NOT_COMPUTED}')"
             f" SAMPLE BY 1m LIMIT {AHEAD_MINUTES}",
             (asset, after_ns),
