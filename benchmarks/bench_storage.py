@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated
@@ -228,7 +229,7 @@ def sent(kind: str, settings: Settings, found: Address, pid: int, rounds: int) -
     stage = Stage(ours, (f"{kind}.".encode(),), LEVELS)
     library = LibrarySender.from_conf(found.ilp, auto_flush=False)
     library.establish()  # type: ignore[no-untyped-call]
-    connection = schema.connect(found)
+    connection = psycopg.connect(found.sql, autocommit=True)
     sink = ListSink(1)
     count = 0
 

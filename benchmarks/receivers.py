@@ -102,7 +102,7 @@ async def ours(port: int, window: Window, _frame_size: int) -> None:
         def on_failure(self, error: Exception, frame: bytes) -> None:
             raise error
 
-        def on_lost(self) -> None:
+        def on_lost(self, error: BaseException | None) -> None:
             pass
 
     listener = FrameListener(limits().IdleCollector(), 1, Owner())

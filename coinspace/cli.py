@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,11 @@ import click
 
 from coinspace import __version__
 from coinspace.errors import CoinSpaceError
+from coinspace.text import printable
+
+# of an error's line; an error that names many things is longer than a cell of a table
+ERROR_LIMIT = 4000
+DEBUG = "COINSPACE_DEBUG"
 
 # name: (module, click command, one line of help); in flow order
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -98,16 +104,44 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
+def _debug(context: click.Context, option: click.Parameter, chosen: bool) -> None:
+    # by the environment, so that child processes follow
+    if chosen:
+        os.environ[DEBUG] = "1"
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
+@click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_debug,
+    help=f"show where an unexpected error comes from (or {DEBUG}=1)",
+)
 def coinspace() -> None:
     """Realtime crypto market data: collect, sum, index, serve."""
 
 
 def main(args: Sequence[str] | None = None) -> Any:
-    """Run the command line; an error made on purpose is one line on stderr and exit code 1."""
+    """Run the command line; an error is one line on stderr and exit code 1."""
     try:
         return coinspace.main(args, prog_name="coinspace")
     except CoinSpaceError as error:
-        print(f"coinspace: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        text = str(error)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        text = f"{_unexpected(error)}; {DEBUG}=1 shows where it comes from"
+    print(f"coinspace: {printable(text, ERROR_LIMIT)}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    # a group says nothing itself; its first error does
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(one) for one in (error.filename, error.strerror) if one)
+    return f"{type(error).__name__}: {error}"

@@ -43,3 +43,18 @@ class ClockSteps:
             if self._monotonic() - before < _READING_NS:
                 break
         return wall - before
+
+
+# digits of a present time in s, µs and ns, and what makes ms of it; a time in ms has 13
+_UNITS = ((10, 1_000, 1), (16, 1, 1_000), (19, 1, 1_000_000))
+
+
+def check_ms(number: int) -> None:
+    """Refuse a time of a request that looks like seconds, µs or ns since 1970 instead of ms.
+
+    Raises: ValueError with the number that may have been meant.
+    """
+    for digits, times, parts in _UNITS:
+        if len(str(number)) == digits:
+            meant = number * times // parts
+            raise ValueError(f"did you mean milliseconds, {meant}?")

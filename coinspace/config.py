@@ -1,19 +1,22 @@
 """Settings: `coinspace.toml` and `COINSPACE_*` environment variables, typed and validated.
 
-Order: environment over file over defaults. A key that does not exist is an error that names
-the nearest valid one.
+Order: environment over file over defaults, key by key. A key that does not exist is an error that
+names the nearest valid one. No error shows a secret.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import tomllib
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,10 +26,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from coinspace.config_sources import (
+    PREFIX,
+    Environment,
+    Names,
+    merged,
+    read_environment,
+    read_file,
+    spelled,
+)
 from coinspace.errors import ConfigError, MarketError
-from coinspace.market import Market
+from coinspace.market import RATED_QUOTES, Market
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 COLLECTORS = ("orderbook-collector", "ticker-collector")
@@ -38,10 +49,29 @@ WORKERS = (
     "index-endpoint",
 )
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
+PROCESSES = (
+    *(f"{kind}-{exchange}" for kind in COLLECTORS for exchange in EXCHANGES),
+    *WORKERS,
+    "questdb",
+)
+# what counts by default, as the method says
+CONSTITUENTS = ("upbit:*/KRW", "bithumb:*/KRW", "binance:*/USDT")
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107
+# values of storage.retention: a duration, or words for rows that are never deleted
+RETENTION = re.compile(r"([1-9]\d{0,4}) ?(h|d|w|M|y|(?i:hours?|days?|weeks?|months?|years?))")
+KEEP_FOR_EVER = ("off", "keep")
 # 32 bytes written in Z85
 CURVE_KEY_SIZE = 40
+
+
+def _process(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _venue(name: str) -> str:
+    exchange, colon, market = name.partition(":")
+    return f"{exchange.lower()}{colon}{market.upper()}"
 
 
 class Section(BaseModel):
@@ -68,6 +98,7 @@ class ExchangeSettings(Section):
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
     group_levels: Annotated[
         dict[str, int],
+        Names(str.upper),
         Field(description="market -> price grouping of a second Upbit book that extends the depth"),
     ] = {}
     stale_after_s: Annotated[
@@ -83,10 +114,23 @@ class ExchangeSettings(Section):
     @field_validator("markets")
     @classmethod
     def _markets(cls, markets: list[str]) -> list[str]:
-        for market in markets:
-            if "*" not in market:
-                Market.parse(market)
-        return markets
+        return [_market(one) for one in markets]
+
+    @field_validator("group_levels")
+    @classmethod
+    def _group_levels(cls, levels: dict[str, int]) -> dict[str, int]:
+        return {_market(market): level for market, level in levels.items()}
+
+
+def _market(text: str) -> str:
+    # a market or a pattern, in any case of letters
+    text = text.strip().upper()
+    if "*" not in text:
+        try:
+            Market.parse(text)
+        except MarketError as error:
+            raise ValueError(str(error)) from None
+    return text
 
 
 def _korean(websocket: str, rest: str) -> ExchangeSettings:
@@ -112,10 +156,13 @@ class BusSettings(Section):
 
     endpoints: Annotated[
         dict[str, str],
+        Names(_process),
         Field(description="process name -> tcp://host:port; ipc below data/run by default"),
     ] = {}
     replay_endpoints: Annotated[
-        dict[str, str], Field(description="process name -> tcp://host:port of its journal")
+        dict[str, str],
+        Names(_process),
+        Field(description="process name -> tcp://host:port of its journal"),
     ] = {}
     high_water_mark: Annotated[
         int, Field(ge=1, le=1_000_000, description="messages queued per peer before drops")
@@ -130,7 +177,9 @@ class BusSettings(Section):
     ] = SecretStr("")
     curve_server_key: Annotated[str, Field(description="Z85 public key of the publishers")] = ""
     curve_server_keys: Annotated[
-        dict[str, str], Field(description="tcp endpoint -> public key where it is another one")
+        dict[str, str],
+        Names(str.lower),
+        Field(description="tcp endpoint -> public key where it is another one"),
     ] = {}
     curve_allowed: Annotated[
         list[str], Field(description="Z85 public keys that may connect to this host's publishers")
@@ -148,6 +197,11 @@ class BusSettings(Section):
     @classmethod
     def _curve_keys(cls, keys: list[str]) -> list[str]:
         return [cls._curve_key(key) for key in keys]
+
+    @field_validator("curve_server_keys")
+    @classmethod
+    def _curve_key_of_each(cls, keys: dict[str, str]) -> dict[str, str]:
+        return {endpoint: cls._curve_key(key) for endpoint, key in keys.items()}
 
     @model_validator(mode="after")
     def _curve_pair(self) -> BusSettings:
@@ -225,7 +279,9 @@ class StorageSettings(Section):
         int, Field(ge=1, le=64, description="threads in each of the private server's pools")
     ] = 1
     server_options: Annotated[
-        dict[str, str], Field(description="more settings of the private server, QDB_NAME = value")
+        dict[str, str],
+        Names(str.upper),
+        Field(description="more settings of the private server, QDB_NAME = value"),
     ] = {}
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
     batch_ms: Annotated[
@@ -245,8 +301,35 @@ class StorageSettings(Section):
     ] = 2048
     depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
     ttl: Annotated[
-        Literal["on", "off"], Field(description="off for replayed history, which TTL would evict")
+        Literal["on", "off"],
+        Field(description="default retention; off for replayed history, which it would delete"),
     ] = "on"
+    retention: Annotated[
+        dict[str, str],
+        Names(str.lower),
+        Field(description='table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)'),
+    ] = {}
+
+    @field_validator("retention")
+    @classmethod
+    def _retention(cls, retention: dict[str, str]) -> dict[str, str]:
+        for name, text in retention.items():
+            if not RETENTION.fullmatch(text) and text.lower() not in KEEP_FOR_EVER:
+                raise ValueError(
+                    f'{name}: expected "12h", "7d", "2w", "3M" (months), "1y" or "off"'
+                )
+        return retention
+
+    @field_validator("server_options")
+    @classmethod
+    def _server_options(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            if not re.fullmatch(r"QDB_[A-Z0-9_]+", name):
+                raise ValueError(
+                    f"expected names of QuestDB's variables, such as QDB_CAIRO_O3_MAX_LAG,"
+                    f" was {name!r}"
+                )
+        return options
 
 
 class IndexParameters(Section):
@@ -261,7 +344,10 @@ class IndexParameters(Section):
         Literal["coverage", "full"], Field(description="coverage: no deeper than every venue shows")
     ] = "coverage"
     decay: Annotated[float, Field(gt=0, description="lambda = 1 / (decay * utilised depth)")] = 0.3
-    decimals: Annotated[int, Field(ge=0, le=12, description="of the published value")] = 4
+    decimals: Annotated[
+        int | None,
+        Field(ge=0, le=12, description="of the published value; unset: 8 significant digits"),
+    ] = None
     min_venues: Annotated[int, Field(ge=1)] = 2
     regions: Literal["default", "off"] = "default"
     max_deviation: Annotated[float, Field(gt=0, lt=1, description="P, as a fraction")] = 0.05
@@ -290,14 +376,17 @@ class IndexParameters(Section):
         10.0,
     ]
     taker_fees: Annotated[
-        dict[str, float], Field(description="exchange -> fraction, for executable prices")
+        dict[str, Annotated[float, Field(ge=0, lt=1)]],
+        Names(str.lower),
+        Field(description="exchange -> fraction, for executable prices"),
     ] = {}
     usd_krw: Annotated[
         float | None, Field(gt=0, description="reference rate for premium a and c")
     ] = None
 
 
-def _default_overrides() -> dict[str, dict[str, Any]]:
+def default_overrides() -> dict[str, dict[str, Any]]:
+    """Return the parameters in which assets differ when nothing is set."""
     return {
         "BTC": {"max_spread": 0.005, "decimals": 2},
         "ETH": {"decimals": 2},
@@ -306,10 +395,36 @@ def _default_overrides() -> dict[str, dict[str, Any]]:
     }
 
 
+def _asset(text: str) -> str:
+    name = text.strip().upper()
+    try:
+        Market.parse(f"{name}/{RATED_QUOTES[0]}")
+    except MarketError:
+        raise ValueError(f"expected the name of an asset such as 'BTC', was {name!r}") from None
+    return name
+
+
+def _changes(changes: dict[str, Any]) -> dict[str, Any]:
+    # with the types of the parameters: a variable holds texts alone
+    try:
+        found = index_parameters(changes, "parameter")
+    except ConfigError as error:
+        texts = [line.partition(": ")[2] for line in str(error).splitlines()]
+        raise ValueError("; ".join(texts)) from None
+    return {name: getattr(found, name) for name in changes}
+
+
+_Changes = Annotated[dict[str, Any], Names(like=IndexParameters), AfterValidator(_changes)]
+
+
 class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
+    constituents: Annotated[
+        list[str],
+        Field(description="which collected markets count: exchange:BASE/QUOTE, * for any"),
+    ] = list(CONSTITUENTS)
     interval_ms: Annotated[
         int,
         Field(ge=0, le=60_000, description="0 = at each update, one tick for all that wait"),
@@ -317,14 +432,29 @@ class IndexSettings(Section):
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     parameters: IndexParameters = IndexParameters()
     overrides: Annotated[
-        dict[str, dict[str, Any]], Field(description="asset -> parameters that differ")
-    ] = Field(default_factory=_default_overrides)
+        dict[Annotated[str, AfterValidator(_asset)], _Changes],
+        Names(str.upper),
+        Field(description="asset -> parameters that differ"),
+    ] = Field(default_factory=default_overrides)
     next: Annotated[
-        dict[str, Any], Field(description="parameters of a candidate that runs beside, {} = none")
+        _Changes,
+        Field(description="parameters of a candidate that runs beside, {} = none"),
     ] = {}
     excluded: Annotated[
-        dict[str, str], Field(description="venue -> name and reason of an operator's exclusion")
+        dict[str, str],
+        Names(_venue),
+        Field(description="venue -> name and reason of an operator's exclusion"),
     ] = {}
+
+    @field_validator("assets")
+    @classmethod
+    def _assets(cls, assets: list[str]) -> list[str]:
+        return list(dict.fromkeys(_asset(one) for one in assets))
+
+    @field_validator("constituents")
+    @classmethod
+    def _constituents(cls, patterns: list[str]) -> list[str]:
+        return [_constituent(one) for one in patterns]
 
     @model_validator(mode="after")
     def _common_facts(self) -> IndexSettings:
@@ -344,6 +474,22 @@ class IndexSettings(Section):
         if candidate:
             changes |= self.next
         return index_parameters({**self.parameters.model_dump(), **changes}, f"index of {asset}")
+
+
+def _constituent(text: str) -> str:
+    pattern = _venue(text.strip())
+    exchange, _, market = pattern.partition(":")
+    base, _, quote = market.partition("/")
+    if not base or not quote or not any(fnmatchcase(one, exchange) for one in EXCHANGES):
+        raise ValueError(
+            f"expected EXCHANGE:BASE/QUOTE such as 'upbit:*/KRW' of {', '.join(EXCHANGES)},"
+            f" was {text!r}"
+        )
+    if not any(fnmatchcase(one, quote) for one in RATED_QUOTES):
+        raise ValueError(
+            f"expected a quote that has a rate, {' or '.join(RATED_QUOTES)}, was {text!r}"
+        )
+    return pattern
 
 
 def _refuse(changes: dict[str, Any], heads: tuple[str, ...], where: str, why: str) -> None:
@@ -370,11 +516,25 @@ class EndpointSettings(Section):
 
     host: Annotated[str, Field(description="any address but loopback needs API keys")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    hosts: Annotated[
+        list[str],
+        Field(description="names in Host besides loopback's and the own address; '*' with keys"),
+    ] = []
     require_keys: Annotated[bool, Field(description="ask for a key on loopback too")] = False
     keys: Annotated[str, Field(description="file of hashed keys; data/keys.json when empty")] = ""
     rate_per_address: Annotated[str, Field(description="requests without a key")] = "50/second"
     rate_per_key: Annotated[str, Field(description="requests with one key")] = "200/second"
     limit_loopback: Annotated[bool, Field(description="rate limits for this machine too")] = False
+    trusted_proxies: Annotated[
+        list[str],
+        Field(description="addresses or networks whose X-Forwarded-For is believed"),
+    ] = []
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="open connections at most")
+    ] = 10_000
+    connections_per_address: Annotated[
+        int, Field(ge=1, le=1_000_000, description="of these; of each /64 network of IPv6")
+    ] = 200
     cors_origins: Annotated[
         list[str], Field(description="origins that browsers may call from")
     ] = []
@@ -390,6 +550,24 @@ class EndpointSettings(Section):
     stale_ms: Annotated[int, Field(ge=100, description="a value older than this is stale")] = 3000
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
+    downloads: Annotated[
+        int, Field(ge=1, le=1000, description="whole ranges that are sent at a time")
+    ] = 4
+    download_timeout_s: Annotated[
+        float, Field(gt=0, le=86_400, description="a whole range must be sent by then")
+    ] = 600.0
+
+    @field_validator("host")
+    @classmethod
+    def _host(cls, host: str) -> str:
+        # as in an address: [::1]
+        return host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the endpoint."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 class TuningSettings(Section):
@@ -397,6 +575,7 @@ class TuningSettings(Section):
 
     cpus: Annotated[
         dict[str, list[int]],
+        Names(_process),
         Field(description="pattern -> processors, as {'orderbook-collector-*' = [2]}"),
     ] = {}
     spin: Annotated[
@@ -420,35 +599,31 @@ class TuningSettings(Section):
     ] = 0
 
 
-class Settings(BaseSettings):
-    """Everything that can be configured."""
+class SupervisorSettings(Section):
+    """`coinspace up`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="COINSPACE_", env_nested_delimiter="__", extra="forbid", validate_assignment=True
-    )
+    hang_s: Annotated[
+        float,
+        Field(ge=5, le=3600, description="a process silent for so long is ended and restarted"),
+    ] = 20.0
+
+
+class Settings(Section):
+    """Everything that can be configured."""
 
     data: Annotated[Path, Field(description="folder of everything stored locally")] = Path(
         ".coinspace"
     )
-    exchanges: dict[str, ExchangeSettings] = Field(default_factory=_default_exchanges)
+    exchanges: Annotated[dict[str, ExchangeSettings], Names(str.lower)] = Field(
+        default_factory=_default_exchanges
+    )
     bus: BusSettings = Field(default_factory=BusSettings)
     journal: JournalSettings = Field(default_factory=JournalSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # the environment wins over what `load` read from the file
-        return env_settings, init_settings
+    supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
 
     def model_post_init(self, context: Any, /) -> None:
         self.bus._sockets = Path(self.bus.directory) if self.bus.directory else self.data / "run"
@@ -482,71 +657,163 @@ def load(path: Path | str | None = None) -> Settings:
     Args: path: the file; by default $COINSPACE_CONFIG or ./coinspace.toml where it exists.
     Raises: ConfigError naming the key, what was expected and the nearest valid key.
     """
-    chosen = Path(path or os.environ.get("COINSPACE_CONFIG") or "coinspace.toml")
-    values: dict[str, Any] = {}
-    if chosen.exists():
-        try:
-            values = tomllib.loads(chosen.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{chosen}: expected TOML, {error}") from None
-    elif path or os.environ.get("COINSPACE_CONFIG"):
+    asked = path or os.environ.get("COINSPACE_CONFIG")
+    chosen = Path(asked or "coinspace.toml")
+    values = read_file(chosen)
+    if values is None and asked:
         raise ConfigError(
             f"configuration file {chosen}: expected a file, found none;"
             " `coinspace config init` writes one"
         )
-    _fill_exchanges(values)
-    known = {f"COINSPACE_{name.upper()}" for name in Settings.model_fields}
-    for variable in os.environ:
-        head = variable.split("__")[0]
-        if variable.startswith("COINSPACE_") and variable not in NOT_SETTINGS and head not in known:
+    where = "settings" if values is None else str(chosen)
+    environment = read_environment(Settings, _variables())
+    given = merged(spelled(Settings, values or {}), environment.values)
+    return _settings(merged(_defaults(), given), where, environment)
+
+
+def _variables() -> dict[str, str]:
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    found = {}
+    for variable, text in os.environ.items():
+        name = variable.upper()
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS:
+            continue
+        if name.split("__")[0] not in known:
             raise ConfigError(_unknown("environment variable", variable, sorted(known)))
+        found[variable] = text
+    return found
+
+
+def _defaults() -> dict[str, Any]:
+    # of the tables whose entries are merged: their defaults are values and no sections
+    exchanges = {name: one.model_dump() for name, one in _default_exchanges().items()}
+    return {"exchanges": exchanges, "index": {"overrides": default_overrides()}}
+
+
+def _settings(values: dict[str, Any], where: str, environment: Environment) -> Settings:
+    exchanges = values.get("exchanges")
+    for name in exchanges if isinstance(exchanges, dict) else ():
+        if name not in EXCHANGES:
+            source = environment.origin(("exchanges", name)) or where
+            raise ConfigError(f"{source}: {_unknown('exchange', name, list(EXCHANGES))}")
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, str(chosen) if chosen.exists() else "settings")) from None
-    except MarketError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(_explain(error, where, environment)) from None
+    for place, problem in _contradictions(settings):
+        source = environment.origin(tuple(place.split("."))) or where
+        raise ConfigError(f"{source}: {place}: {problem}")
+    return settings
 
 
-def _fill_exchanges(values: dict[str, Any]) -> None:
-    # a file or variable that sets one key of an exchange keeps the defaults of the others
-    defaults = {name: s.model_dump() for name, s in _default_exchanges().items()}
-    given = values.get("exchanges", {})
-    for name in given:
-        if name not in defaults:
-            raise ConfigError(_unknown("exchange", name, list(defaults)))
-    values["exchanges"] = {
-        name: {**default, **given.get(name, {})} for name, default in defaults.items()
-    }
+def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    # what each section cannot know alone: (place, what is wrong)
+    for name, exchange in settings.exchanges.items():
+        for market in exchange.group_levels:
+            if not collects(settings, name, market):
+                yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)
+    for key in ("endpoints", "replay_endpoints"):
+        for process in getattr(settings.bus, key):
+            if process not in PROCESSES:
+                yield f"bus.{key}", _unknown("process", process, list(PROCESSES))
+    index = settings.index
+    fees = {"parameters": index.parameters.taker_fees, "next": index.next.get("taker_fees", {})}
+    fees |= {f"overrides.{one}": own.get("taker_fees", {}) for one, own in index.overrides.items()}
+    for where, table in fees.items():
+        for name in table:
+            if name not in EXCHANGES:
+                yield f"index.{where}.taker_fees", _unknown("exchange", name, list(EXCHANGES))
+    for venue in index.excluded:
+        name, _, market = venue.partition(":")
+        if name not in EXCHANGES:
+            yield "index.excluded", _unknown("exchange", name, list(EXCHANGES))
+        elif not collects(settings, name, market):
+            yield "index.excluded", _not_collected(settings, name, market)
+    for pattern in index.constituents:
+        name, _, market = pattern.partition(":")
+        exchanges = [one for one in EXCHANGES if fnmatchcase(one, name)]
+        if pattern not in CONSTITUENTS and not any(
+            collects(settings, one, market) for one in exchanges
+        ):
+            yield "index.constituents", _not_collected(settings, exchanges[0], market)
+
+
+def collects(settings: Settings, exchange: str, market: str) -> bool:
+    """Tell whether the settings can make an exchange's collector collect a market.
+
+    Args: market: a name or a pattern.
+    """
+    listed = settings.exchanges[exchange].markets
+    if "*" in market:
+        # two patterns are not compared: what both match is known once the exchange is asked
+        return any("*" in one or fnmatchcase(one, market) for one in listed)
+    return any(fnmatchcase(market, one) for one in listed)
+
+
+def _not_collected(settings: Settings, exchange: str, market: str) -> str:
+    listed = settings.exchanges[exchange].markets
+    near = difflib.get_close_matches(market, listed, n=1, cutoff=0.8)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(listed) or 'none'}"
+    return f"expected a market of exchanges.{exchange}.markets, was {market!r}: {hint}"
 
 
 def _unknown(kind: str, name: str, valid: list[str]) -> str:
+    return f"unknown {kind} {name!r}: {nearest(name, valid)}"
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """Return the valid name that may have been meant, or all of them."""
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid)}"
-    return f"unknown {kind} {name!r}: {hint}"
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid)}"
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _explain(error: ValidationError, where: str, environment: Environment | None = None) -> str:
     lines = []
     for one in error.errors():
         place = ".".join(str(part) for part in one["loc"])
+        source = (environment.origin(one["loc"]) if environment else None) or where
         if one["type"] == "extra_forbidden":
-            lines.append(f"{where}: {_unknown('key', place, _keys())}")
-        else:
-            lines.append(f"{where}: {place}: {one['msg']}, was {one.get('input')!r}")
+            lines.append(f"{source}: {_unknown('key', place, list(_keys(Settings)))}")
+            continue
+        text = one["msg"].removeprefix("Value error, ")
+        shown = "" if one["type"] == "value_error" else _shown(one["loc"], one.get("input"))
+        lines.append(f"{source}: {place}: {text}{shown}")
     return "\n".join(lines)
 
 
-def _keys() -> list[str]:
-    keys: list[str] = []
-    for name, field in Settings.model_fields.items():
-        keys.append(name)
+# sections and keys whose values may hold a password or a key, whatever was meant to be there
+_SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest"}
+# a longer text in the wrong place may be anything
+_SHOWN_LENGTH = 20
+
+
+def _shown(place: tuple[Any, ...], value: Any) -> str:
+    # what the user wrote, unless a secret may be in it
+    kind = {dict: "a table", list: "a list", bool: "a boolean", str: "a text"}.get(type(value))
+    hidden = kind or "another value"
+    if isinstance(value, (int, float)) or value is None:
+        secret = any(re.search(SECRET_NAME, str(part), re.IGNORECASE) for part in place)
+        return f", was {hidden if secret else repr(value)}"
+    if not isinstance(value, str) or len(value) > _SHOWN_LENGTH:
+        return f", was {hidden}"
+    places = {str(part).lower() for part in place}
+    secret = bool(places & _SECRET_PLACES) or bool(re.search(r"://|=", value))
+    return f", was {hidden if secret else repr(value)}"
+
+
+# a name that holds one of these names a secret
+SECRET_NAME = r"password|passwd|pwd|secret|token|credential|private|curve|keys?$"
+
+
+def _keys(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{before}{name}"
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            keys += [f"{name}.{key}" for key in kind.model_fields]
-    for exchange in EXCHANGES:
-        keys += [f"exchanges.{exchange}.{key}" for key in ExchangeSettings.model_fields]
-    return keys
+            yield from _keys(kind, f"{before}{name}.")
+    if section is Settings:
+        for exchange in EXCHANGES:
+            yield from _keys(ExchangeSettings, f"exchanges.{exchange}.")
 
 
 config_option = click.option(

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from coinspace.config import Section, Settings, config_option, load
+from coinspace.config import SECRET_NAME, Section, Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.preflight import check_start
+
+MASK = "***"
+# user:password@ of an address, whose port is no password; a password may hold any character
+_USER_INFO = re.compile(r"(://(?!\[)[^:/@\s]*:)(?!\d+(?:[/?#]|$)).*@")
+# name=value of an ILP address or of a URL's query
+_NAMED = re.compile(rf"((?:{SECRET_NAME})[a-z_]*=)[^;&\s]*", re.IGNORECASE)
+# public by their nature, or where keys are
+_PUBLIC = ("curve_public_key", "curve_server_key", "curve_server_keys", "curve_allowed", "keys")
 
 
 def default_toml() -> str:
     """Return a commented configuration file with every default."""
     lines = ["# CoinSpace: every key with its default; uncomment what you change.", ""]
-    # a plain build of the defaults: the environment must not leak into the file
-    lines += _table("", Settings.model_construct())
+    lines += _table("", Settings())
     return "\n".join(lines) + "\n"
 
 
@@ -81,13 +90,26 @@ def init(output: str, force: bool) -> None:
 @config_option
 def show(config_path: str | None) -> None:
     """Print the settings in force as JSON; passwords are masked."""
-    text = load(config_path).model_dump_json(indent=2)
-    click.echo(re.sub(r"(://[^:/@\"]*:|password=|token=)[^@;\"]*", r"\1***", text))
+    settings = load(config_path).model_dump(mode="json")
+    click.echo(json.dumps(masked(settings), indent=2, ensure_ascii=False))
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """Return settings without their passwords, keys and tokens."""
+    if isinstance(value, dict):
+        return {key: masked(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [masked(one, name) for one in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if re.search(SECRET_NAME, name, re.IGNORECASE) and name not in _PUBLIC:
+        return MASK
+    return _NAMED.sub(rf"\1{MASK}", _USER_INFO.sub(rf"\1{MASK}@", value))
 
 
 @config.command()
 @config_option
 def check(config_path: str | None) -> None:
-    """Exit 0 when the settings are valid, 1 with a message otherwise."""
-    load(config_path)
+    """Exit 0 when the settings are valid and can work here, 1 with a message otherwise."""
+    check_start(load(config_path))
     click.echo("ok")

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from coinspace.errors import MarketError
 
+# quotes that have a rate to the index's currency: only they can enter a composite
+RATED_QUOTES = ("USDT", "KRW")
+# whose books are the rate
+FX_MARKET = "USDT/KRW"
+
 _NAME = re.compile(r"[A-Z0-9$]{1,20}")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +17,32 @@ import orjson
 import structlog
 import uvloop
 
-from coinspace.clock import now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
-from coinspace.tasks import Tasks
+from coinspace.log import configure_logging, lost_lines
+from coinspace.notify import Notifier
+from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
-State = Literal["starting", "ready", "degraded", "stopping"]
+__all__ = ["Process", "configure_logging", "health_path", "read_health", "run"]
+
+State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 HEALTH_INTERVAL_S = 1.0
+# a process that is still there so long after it was asked to stop ends without its cleaning up;
+# below the supervisor's patience, above that of a storage worker with its last rows
+STOP_LIMIT_S = 18.0
+# threads that hang in a system call keep an interpreter from ending
+THREADS_LIMIT_S = 5.0
+# the wall clock is slewed by 0.5 ms a second at most; what is more is a step
+CLOCK_STEP_NS = SECOND_NS
+# so long a step of the clock and errors of ours are shown as a trouble
+TROUBLE_NS = 60 * SECOND_NS
+# counters of work that was lost by an error of ours
+ERRORS = frozenset(("callback_errors", "bus_callback_errors", "failures", "counter_failures"))
+# errors of callbacks are all counted; so many are logged in a minute
+ERRORS_LOGGED = 10
+LOG_INTERVAL_NS = 60 * SECOND_NS
 PR_SET_PDEATHSIG = 1
 
 
@@ -38,7 +56,7 @@ class Process:
             code 1, so that the supervisor starts it again.
     """
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, notifier: Notifier | None = None) -> None:
         self.name = name
         self.settings = settings
         self.started_ns = now_ns()
@@ -49,9 +67,24 @@ class Process:
         self.stopping = asyncio.Event()
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
         self.failure: BaseException | None = None
-        self.tasks = Tasks(self.failed)
+        self.tasks = Tasks(self.failed, self.restarting)
+        self.notifier = notifier or Notifier({})
+        self.clock = HostClock()
+        self._errors = OwnErrors()
+        # when it was last ready
+        self._well_ns = monotonic_ns()
+        # called once, when the process is asked to stop or has to
+        self.on_stop: Callable[[], None] = lambda: None
         self._path = health_path(settings, name)
-        self._health_failures = 0
+        self._health_failing = False
+        self._counters_failing = False
+        self._logged: list[int] = []
+        self._counts = {
+            "health_failures": 0,
+            "counter_failures": 0,
+            "loop_errors": 0,
+            "task_restarts": 0,
+        }
 
     def spawn(
         self, name: str, work: Coroutine[Any, Any, Any], *, ends: bool = False
@@ -64,11 +97,37 @@ class Process:
 
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a background task failed, and end the process."""
-        if self.failure is None:
+        if self.stopping.is_set() and isinstance(error, TaskEndedError):
+            # it ended because everything ends
+            return
+        first = self.failure is None
+        if first:
             self.failure = error
-        self.stopping.set()
+        self._end_soon()
         self._log("error", "task failed", task=name, error=repr(error), exc_info=error)
-        self._change("degraded", f"task {name} failed: {error!r}")
+        if first and self.state != "stopping":
+            self.state, self.reason = "degraded", f"{name} failed: {error!r}"
+            self.notifier.status(self.reason)
+            self.write_health()
+
+    def restarting(self, name: str, error: BaseException) -> None:
+        """Record that a background task failed and will start again by itself."""
+        self._counts["task_restarts"] += 1
+        self._log("error", "task restarts", task=name, error=repr(error), exc_info=error)
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take an exception of a callback: the loop's exception handler."""
+        error = context.get("exception")
+        if WORK in context:
+            self.failed(context[WORK], error or RuntimeError(context["message"]))
+            return
+        self._counts["loop_errors"] += 1
+        now = monotonic_ns()
+        self._logged = [at for at in self._logged if now - at < LOG_INTERVAL_NS]
+        if len(self._logged) < ERRORS_LOGGED:
+            self._logged.append(now)
+            message = str(context.get("message"))[:300]
+            self._log("error", "callback failed", message=message, exc_info=error)
 
     def ready(self) -> None:
         """Say that the process does its work."""
@@ -84,18 +143,51 @@ class Process:
 
     def stop(self) -> None:
         """Ask the process to end, as SIGTERM does."""
-        self.stopping.set()
+        self._end_soon()
+        self.notifier.send("STOPPING=1")
         self._change("stopping", None)
 
+    def limit_stop(self) -> None:
+        """See that the process ends in time, whatever hangs."""
+        exit_after(STOP_LIMIT_S, 1, self._say_late)
+
+    def _end_soon(self) -> None:
+        # before anything else: what follows may fail
+        if not self.stopping.is_set():
+            self.stopping.set()
+            self.on_stop()
+
+    def _say_late(self) -> None:
+        self._log(
+            "error",
+            "did not stop in time: ended without cleaning up",
+            seconds=STOP_LIMIT_S,
+            tasks=self.tasks.names,
+        )
+
+    def ended(self, error: BaseException | None) -> None:
+        """Write the last health file: how the process ended, for `coinspace status`."""
+        if error is not None and self.failure is None:
+            self.state, self.reason = "degraded", f"{type(error).__name__}: {error}"
+        elif self.failure is None:
+            self.state, self.reason = "stopped", None
+        self.write_health()
+
     def _log(self, level: str, event: str, **facts: Any) -> None:
-        # stderr may be a closed pipe or a file on a full disk: work goes on without the line
+        # without `configure_logging` a logger writes to whatever stdout is
         with contextlib.suppress(OSError, ValueError):
             getattr(self.log, level)(event, **facts)
 
     def _change(self, state: State, reason: str | None) -> None:
-        if self.state == "stopping" or (state, reason) == (self.state, self.reason):
+        if self.state == "stopping" or self.failure is not None:
             return
+        if (state, reason) == (self.state, self.reason):
+            return
+        known = self.state in ("ready", "degraded")
         self.state, self.reason = state, reason
+        if not known and state in ("ready", "degraded"):
+            self.notifier.send("READY=1")
+        self.notifier.status(f"{state}: {reason}" if reason else state)
         self._log("info", "state", state=state, reason=reason)
         self.write_health()
 
@@ -103,37 +195,156 @@ class Process:
         """Replace the health file atomically. A failure is logged and counted, never raised."""
         try:
             self._write_health()
-        except OSError as error:
-            self._health_failures += 1
-            if self._health_failures == 1:
-                self._log("error", "health file not written", error=str(error))
+        except Exception as error:
+            self._counts["health_failures"] += 1
+            if not self._health_failing:
+                self._health_failing = True
+                self._log("error", "health file not written", error=repr(error))
         else:
-            self._health_failures = 0
+            self._health_failing = False
 
     def _write_health(self) -> None:
+        counters = self._all_counters()
+        state, reason = self._judge(counters)
+        if state == "ready":
+            self._well_ns = monotonic_ns()
         health = {
             "process": self.name,
             "pid": os.getpid(),
             "started_ns": self.started_ns,
             "updated_ns": now_ns(),
-            "state": self.state,
-            "reason": self.reason,
-            "counters": self.counters(),
+            # of this host's monotonic clock: an age that no step of the wall clock changes
+            "beat_ns": monotonic_ns(),
+            "state": state,
+            "reason": reason,
+            "unwell_s": round((monotonic_ns() - self._well_ns) / SECOND_NS, 1),
+            "counters": counters,
         }
         part = self._path.with_suffix(".part")
-        part.write_bytes(orjson.dumps(health, option=orjson.OPT_SERIALIZE_NUMPY))
+        part.write_bytes(orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
         part.replace(self._path)
 
+    def _all_counters(self) -> dict[str, int | float]:
+        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
+        try:
+            counters = self.counters()
+        except Exception as error:
+            own["counter_failures"] = self._counts["counter_failures"] = (
+                self._counts["counter_failures"] + 1
+            )
+            if not self._counters_failing:
+                self._counters_failing = True
+                self._log("error", "counters not read", error=repr(error), exc_info=error)
+            return own
+        self._counters_failing = False
+        return {**counters, **own}
+
+    def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
+        """Return the state with what no part of the process looks at itself."""
+        troubles = [text for text in (self.clock.trouble(), self._errors.trouble(counters)) if text]
+        if not troubles or self.state not in ("ready", "degraded"):
+            return self.state, self.reason
+        return "degraded", "; ".join([*([self.reason] if self.reason else []), *troubles])
+
     async def watch(self) -> None:
-        """Write the health file until cancelled."""
+        """Write the health file and give signs of life until cancelled."""
+        interval_s = min(HEALTH_INTERVAL_S, self.notifier.interval_s or HEALTH_INTERVAL_S)
+        written_ns = 0
         while True:
-            self.write_health()
-            await asyncio.sleep(HEALTH_INTERVAL_S)
+            self.notifier.beat()
+            step_s = self.clock.look()
+            if step_s:
+                self._log("warning", "the host's clock stepped", seconds=round(step_s, 3))
+            now = monotonic_ns()
+            if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
+                written_ns = now
+                self.write_health()
+            await asyncio.sleep(interval_s)
+
+
+class HostClock:
+    """Notices steps of the wall clock by the monotonic one.
+
+    Attributes: steps: how many. step_s: the size of the last one, negative = backwards.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.step_s = 0.0
+        self._at_ns = 0
+        self._offset_ns = now_ns() - monotonic_ns()
+
+    def look(self) -> float:
+        """Compare the two. Returns: by how many seconds the clock stepped since the last look."""
+        offset_ns = now_ns() - monotonic_ns()
+        by_ns, self._offset_ns = offset_ns - self._offset_ns, offset_ns
+        if abs(by_ns) < CLOCK_STEP_NS:
+            return 0.0
+        self.steps += 1
+        self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
+        return self.step_s
+
+    def trouble(self) -> str | None:
+        """Return a line about a step that is not long ago, None without one."""
+        age_ns = monotonic_ns() - self._at_ns
+        if not self.steps or age_ns > TROUBLE_NS:
+            return None
+        way = "back" if self.step_s < 0 else "forward"
+        return (
+            f"this host's clock was set {way} by {abs(self.step_s):.1f} s {age_ns // SECOND_NS} s"
+            " ago: let chrony or systemd-timesyncd slew it instead of setting it"
+        )
+
+    def counters(self) -> dict[str, int | float]:
+        """Return the number of steps and, after the first, the last one's size and age."""
+        if not self.steps:
+            return {"host_clock_steps": 0}
+        return {
+            "host_clock_steps": self.steps,
+            "host_clock_step_s": round(self.step_s, 3),
+            "host_clock_step_age_s": (monotonic_ns() - self._at_ns) // SECOND_NS,
+        }
+
+
+class OwnErrors:
+    """Notices that counters of errors grow which should stand at zero."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int | float] = {}
+        self._grown_ns: dict[str, int] = {}
+
+    def trouble(self, counters: dict[str, int | float]) -> str | None:
+        """Compare with the last look. Returns: a line while errors are not long ago."""
+        now = monotonic_ns()
+        for name in ERRORS & counters.keys():
+            if counters[name] > self._last.get(name, 0):
+                self._grown_ns[name] = now
+            self._last[name] = counters[name]
+        recent = sorted(name for name, at in self._grown_ns.items() if now - at < TROUBLE_NS)
+        if not recent:
+            return None
+        counts = ", ".join(f"{name} {self._last[name]}" for name in recent)
+        return f"work was lost by errors of this program ({counts}): see its log"
 
 
 def health_path(settings: Settings, name: str) -> Path:
     """Return where a process writes its health file."""
     return settings.data / "run" / f"{name}.json"
+
+
+def exit_after(seconds: float, code: int, say: Callable[[], None] | None = None) -> None:
+    """End the process after a time, whatever hangs then: a coroutine, a thread, the loop itself."""
+
+    def end() -> None:
+        try:
+            if say is not None:
+                say()
+        finally:
+            os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def run(
@@ -160,24 +371,43 @@ def run(
             " set `data` or COINSPACE_DATA"
         ) from None
     tune_process(name, settings.tuning)
-    uvloop.run(_run(name, settings, main))
+    if code := uvloop.run(_run(name, settings, main)):
+        raise SystemExit(code)
 
 
-async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> None:
-    process = Process(name, settings)
+async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> int:
+    process = Process(name, settings, Notifier(os.environ))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
+    loop.set_exception_handler(process.on_loop_error)
+    threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
     tune_loop(name, settings.tuning, loop)
+    process.on_stop = process.limit_stop
     process.spawn("health", process.watch())
+    error: BaseException | None = None
     try:
         await main(process)
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
         await process.tasks.cancel()
-        process.state = "stopping"
-        process.write_health()
-    if process.failure is not None:
-        raise SystemExit(1)
+        process.ended(error)
+        code = int(process.failure is not None)
+        # loop and interpreter wait for the executor's threads without a limit
+        exit_after(THREADS_LIMIT_S, code or int(error is not None))
+    return code
+
+
+def _thread_failed(
+    process: Process, loop: asyncio.AbstractEventLoop, failed: threading.ExceptHookArgs
+) -> None:
+    error = failed.exc_value or RuntimeError(str(failed.exc_type))
+    name = failed.thread.name if failed.thread is not None else "thread"
+    with contextlib.suppress(RuntimeError):
+        # the loop may have been closed
+        loop.call_soon_threadsafe(process.failed, name, error)
 
 
 def die_with_parent() -> None:
@@ -194,31 +424,10 @@ def die_with_parent() -> None:
         raise SystemExit(f"supervisor {parent} is gone")
 
 
-def configure_logging(level: str = "info") -> None:
-    """Log key=value lines to stderr; standard library loggers go the same way."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
-            if sys.stderr.isatty()
-            else structlog.processors.KeyValueRenderer(
-                key_order=["timestamp", "level", "event"], sort_keys=False
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-
-
 def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
     """Return a process's last health file, None where there is none."""
     try:
         health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-    return health
+    return health if isinstance(health, dict) else None

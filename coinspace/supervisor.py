@@ -1,4 +1,4 @@
-"""`coinspace up`: every process started in order, restarted when it dies, stopped in order.
+"""`coinspace up`: processes started in order, restarted when they die or hang, stopped in order.
 
 Readers start before writers, so that the first message already finds its subscribers; writers
 stop before readers, so that the last one is still stored.
@@ -10,23 +10,31 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
+import resource
 import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 import orjson
 import structlog
 import uvloop
 
+from coinspace import preflight
 from coinspace.config import Settings, config_option, load
-from coinspace.errors import CoinSpaceError, ConfigError
+from coinspace.errors import ConfigError
+from coinspace.feed.simulator.offer import offer
+from coinspace.log import configure_logging
+from coinspace.notify import Listener, Notifier
+from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import Health, all_health, health_of
 from coinspace.observe.screen import StatusScreen
-from coinspace.process import configure_logging
+from coinspace.tasks import WORK, Tasks
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
 STOP_TIMEOUT_S = 20.0  # a storage worker may wait for one last slow flush
@@ -34,92 +42,200 @@ FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 30.0
 STABLE_S = 60.0  # a process that ran this long starts again with the first back-off
 LOG_BYTES = 10 << 20  # per log file; one older file is kept
+WATCH_INTERVAL_S = 1.0
+FIRST_SIGN_S = 90.0  # of life, after the start: imports take a second, on a starved host many
+HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL so long after SIGTERM
+PUMP_S = 1.0  # a grandchild can hold the pipes of a dead child open
+STARTS = 3  # a process that has ended so often while `up` starts is given up
+SIMULATOR = "simulate"
+BEAT_INTERVAL_S = 1.0
+# the line of a log that says why a process ended: ours, or the last one of a traceback
+_REASON = re.compile(r"coinspace: .+|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
 
 log = structlog.get_logger("supervisor")
 
 
 class LogFile:
-    """A child's stderr on disk, bounded to two files of LOG_BYTES."""
+    """A child's output on disk, bounded to two files of LOG_BYTES.
+
+    Attributes: lost: lines that could not be written; each stretch of them is said once.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._file: IO[bytes] = path.open("ab")
+        self._file: IO[bytes] | None = None
+        self._lost_now = 0
+        self.lost = 0
 
     def write(self, line: bytes) -> None:
-        if self._file.tell() > LOG_BYTES:
-            self._file.close()
+        """Append a line. A disk that takes nothing costs the line, never the caller."""
+        try:
+            self._rotate()
+            if self._lost_now:
+                self._put(b"(%d lines lost: the log could not be written)\n" % self._lost_now)
+                self._lost_now = 0
+            self._put(line)
+        except OSError as error:
+            if not self._lost_now:
+                log.error("log not written", file=str(self._path), error=str(error))
+            self.lost += 1
+            self._lost_now += 1
+            self.close()
+
+    def _rotate(self) -> None:
+        if self._file is not None and self._file.tell() > LOG_BYTES:
+            self.close()
             self._path.replace(self._path.with_suffix(".log.1"))
-            self._file = self._path.open("ab")
-        self._file.write(line)
-        self._file.flush()
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+
+    def _put(self, data: bytes) -> None:
+        assert self._file is not None
+        if self._file.write(data) < len(data):
+            raise OSError("only part of the line was written")
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file; the next line opens it again."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
 
 class Child:
-    """One process: started, watched, restarted with back-off, stopped."""
+    """One process: started, watched, restarted with back-off, stopped.
 
-    def __init__(self, name: str, arguments: list[str], settings: Settings) -> None:
+    Args:
+        tasks: the supervisor's.
+        watched: it gives signs of life, and one that gives none any more is restarted.
+    """
+
+    COMMAND = (sys.executable, "-m", "coinspace")
+
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        settings: Settings,
+        tasks: Tasks,
+        *,
+        watched: bool = True,
+    ) -> None:
         self.name = name
         self.restarts = 0
+        self.hangs = 0
+        self.log = LogFile(settings.data / "logs" / f"{name}.log")
+        self.first_line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._arguments = arguments
-        self._settings = settings
+        self._hang_s = settings.supervisor.hang_s
+        self._tasks = tasks
+        self._watched = watched
         self._environment: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._stopping = False
-        self.first_line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._listener: Listener | None = None
+        self._spawning = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
 
-    async def start(self, environment: dict[str, str]) -> None:
+    def start(self, environment: dict[str, str]) -> None:
         """Start the process and keep it running until `stop`."""
         self._environment = environment
-        self._spawned = time.monotonic()
-        await self._spawn()
-        self._watch = asyncio.create_task(self._keep())
+        self._keeping = self._tasks.spawn(f"keep {self.name}", self._keep(), ends=True)
 
-    async def _spawn(self) -> None:
-        self._spawned = time.monotonic()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "coinspace",
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None while it does not run."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the process runs."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether this run of the process has said that it works."""
+        return self.running and self._listener is not None and self._listener.ready
+
+    async def _keep(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while not self._stopping.is_set():
+            spawned = time.monotonic()
+            code: int | str
+            try:
+                code = await self._run_once()
+            except OSError as error:
+                # no process, no descriptor, no memory: later there may be
+                code = str(error)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - spawned > STABLE_S:
+                backoff_s = FIRST_BACKOFF_S
+            log.warning("ended", process=self.name, code=code, restart_in_s=backoff_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff_s)
+            backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+            self.restarts += 1
+
+    async def _run_once(self) -> int:
+        """Run the process until it ends. Returns: its exit code."""
+        async with self._spawning:
+            if self._stopping.is_set():
+                return 0
+            listener = self._listener = Listener() if self._watched else None
+            try:
+                process = self._process = await self._spawn(listener)
+            except BaseException:
+                if listener is not None:
+                    listener.close()
+                raise
+        helpers = Tasks(self._helper_failed)
+        helpers.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
+        helpers.spawn("stderr", self._pump(process.stderr), ends=True)
+        watch = Tasks(self._helper_failed)
+        if listener is not None:
+            watch.spawn("watch", self._watch(process, listener), ends=True)
+        try:
+            code = await process.wait()
+            await watch.cancel()
+            await helpers.finish(PUMP_S)
+            return code
+        finally:
+            try:
+                await watch.cancel()
+                await helpers.cancel()
+            finally:
+                self._close(listener)
+
+    def _close(self, listener: Listener | None) -> None:
+        if listener is not None:
+            listener.close()
+        self.log.close()
+
+    async def _spawn(self, listener: Listener | None) -> asyncio.subprocess.Process:
+        watched = listener.environment(self._hang_s) if listener is not None else {}
+        return await asyncio.create_subprocess_exec(
+            *self.COMMAND,
             *self._arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             # a group of its own: Ctrl-C reaches the supervisor alone, which stops in order
             start_new_session=True,
-            env={**os.environ, **self._environment, "COINSPACE_PARENT": str(os.getpid())},
+            env={
+                **os.environ,
+                **self._environment,
+                **watched,
+                "COINSPACE_PARENT": str(os.getpid()),
+            },
         )
 
-    async def _keep(self) -> None:
-        backoff_s = FIRST_BACKOFF_S
-        output = LogFile(self._settings.data / "logs" / f"{self.name}.log")
-        try:
-            while True:
-                assert self._process is not None
-                await asyncio.gather(
-                    self._pump(self._process.stdout, output, first=True),
-                    self._pump(self._process.stderr, output),
-                )
-                code = await self._process.wait()
-                if self._stopping:
-                    return
-                if time.monotonic() - self._spawned > STABLE_S:
-                    backoff_s = FIRST_BACKOFF_S
-                log.warning("ended", process=self.name, code=code, restart_in_s=backoff_s)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
-                self.restarts += 1
-                await self._spawn()
-        finally:
-            output.close()
+    def _helper_failed(self, name: str, error: BaseException) -> None:
+        # the process itself is still watched for its end
+        log.error("task failed", process=self.name, task=name, error=repr(error), exc_info=error)
 
-    async def _pump(
-        self, stream: asyncio.StreamReader | None, output: LogFile, *, first: bool = False
-    ) -> None:
+    async def _pump(self, stream: asyncio.StreamReader | None, *, first: bool = False) -> None:
         assert stream is not None
         while True:
             try:
@@ -130,38 +246,95 @@ class Child:
                 return
             if first and not self.first_line.done():
                 self.first_line.set_result(line)
-            output.write(line)
+            self.log.write(line)
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+    async def _watch(self, process: asyncio.subprocess.Process, listener: Listener) -> None:
+        """End the process when it gives no sign of life for too long."""
+        heard, silent_s, limit_s = 0, 0.0, FIRST_SIGN_S
+        while silent_s < limit_s:
+            # counted in rounds of this loop: while the supervisor stands still, nothing is silent
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            silent_s += WATCH_INTERVAL_S
+            if listener.heard != heard:
+                heard, silent_s, limit_s = listener.heard, 0.0, self._hang_s
+        self.hangs += 1
+        log.error("hangs: no sign of life", process=self.name, pid=process.pid, seconds=silent_s)
+        await _terminate(process, HANG_TERM_S)
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End the process with SIGTERM, after the time-out with SIGKILL."""
-        self._stopping = True
-        if self._watch is not None and not self.running:
-            self._watch.cancel()  # it sleeps in a back-off
-        if self._process is not None and self.running:
+        self._stopping.set()
+        async with self._spawning:
+            process = self._process
+        if process is not None and not await _terminate(process, timeout_s):
+            log.error("killed", process=self.name, after_s=timeout_s)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        if self._keeping is not None:
+            # its last lines are still to be written
+            await asyncio.wait({self._keeping}, timeout=2 * PUMP_S)
+            await self._tasks.end(self._keeping)
+
+    async def kill(self) -> None:
+        """End the process at once if it still runs."""
+        self._stopping.set()
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                await asyncio.wait_for(self._process.wait(), timeout_s)
-            except TimeoutError:
-                log.error("killed", process=self.name, after_s=timeout_s)
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
-        if self._watch is not None:
-            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-                await asyncio.wait_for(self._watch, 2.0)
+                self._process.kill()
+            await self._process.wait()
+        await self._settle()
+
+
+async def _terminate(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
+    """End a process. Returns: False when it took SIGKILL."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        # one that was stopped by a signal could not hear it
+        process.send_signal(signal.SIGCONT)
+    try:
+        await asyncio.wait_for(process.wait(), timeout_s)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        return False
+    return True
 
 
 class Supervisor:
-    """All processes of one machine."""
+    """All processes of one machine.
+
+    Attributes:
+        stopping: set by signals, and when the supervisor itself fails.
+        failure: what failed in the supervisor, None while all goes well.
+    """
 
     def __init__(self, settings: Settings, environment: dict[str, str]) -> None:
         self.settings = settings
         self.environment = environment
         self.children: list[Child] = []
+        self.stopping = asyncio.Event()
+        self.failure: BaseException | None = None
+        self.tasks = Tasks(self.failed, self.restarting)
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """Record that a part of the supervisor failed: everything is stopped."""
+        self.failure = self.failure or error
+        self.stopping.set()
+        log.error("task failed", task=name, error=repr(error), exc_info=error)
+
+    def restarting(self, name: str, error: BaseException) -> None:
+        """Record that a part failed that will start again by itself."""
+        log.error("task restarts", task=name, error=repr(error), exc_info=error)
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take an exception of a callback: the loop's exception handler."""
+        error = context.get("exception")
+        if WORK in context:
+            self.failed(context[WORK], error or RuntimeError(context["message"]))
+        else:
+            log.error("callback failed", message=str(context.get("message")), exc_info=error)
 
     async def start(self) -> None:
         """Start everything in dependency order; each must be ready before the next kind starts.
@@ -172,47 +345,83 @@ class Supervisor:
         if not self.settings.storage.ilp:
             by_name["questdb"] = ["questdb", "start", "--foreground"]
         for group in start_groups(list(by_name)):
-            for name in group:
-                await self._launch(name, by_name[name])
-            for name in group:
-                await self._ready(name)
+            children = [self.launch(name, by_name[name]) for name in group]
+            for child in children:
+                await self._ready(child)
 
-    async def _launch(self, name: str, arguments: list[str]) -> Child:
-        child = Child(name, arguments, self.settings)
+    def launch(self, name: str, arguments: list[str]) -> Child:
+        """Start one process and keep it running."""
+        watched = name != SIMULATOR
+        child = Child(name, arguments, self.settings, self.tasks, watched=watched)
         self.children.append(child)
-        await child.start(self.environment)
+        child.start(self.environment)
         return child
 
-    async def _ready(self, name: str) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        child = next(child for child in self.children if child.name == name)
-        launched = time.time_ns()
-        while time.monotonic() < deadline:
-            health = health_of(self.settings, name)
-            fresh = health.started_ns > launched - int(READY_TIMEOUT_S * 1e9)
-            if fresh and health.state in ("ready", "degraded") and child.running:
-                return
-            if child.restarts >= 3:
-                break
+    async def _ready(self, child: Child) -> None:
+        started = time.monotonic()
+        while not self._works(child):
+            waited_s = time.monotonic() - started
+            if child.restarts >= STARTS or waited_s > READY_TIMEOUT_S:
+                raise ConfigError(self._not_ready(child, waited_s))
             await asyncio.sleep(0.05)
-        raise ConfigError(
-            f"{name}: expected it to become ready within {READY_TIMEOUT_S:.0f} s,"
-            f" see {self.settings.data / 'logs' / (name + '.log')}: {self._last_line(name)}"
+
+    def _works(self, child: Child) -> bool:
+        if child.ready:
+            return True
+        # where its signs of life do not arrive; the file of an earlier run has another pid
+        health = health_of(self.settings, child.name)
+        return health.pid == child.pid is not None and health.state in ("ready", "degraded")
+
+    def _not_ready(self, child: Child, waited_s: float) -> str:
+        path = self.settings.data / "logs" / f"{child.name}.log"
+        ended = f"ended {child.restarts} times" if child.restarts else "still starts"
+        problems = [one for one in check_limits(self.settings) if one.level == "problem"]
+        advice = "".join(f"; {one.subject}: {one.text}" for one in problems)
+        return (
+            f"{child.name}: expected it to become ready, {ended} after {waited_s:.0f} s:"
+            f" {last_reason(path)} (see {path}){advice}"
         )
 
-    def _last_line(self, name: str) -> str:
-        path = self.settings.data / "logs" / f"{name}.log"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return lines[-1] if lines else "(no output)"
-
     async def stop(self) -> None:
-        """Stop everything, those that write before those that read what they write."""
+        """Stop everything, those that write before those that read what they write.
+
+        Whatever fails in between, no child is left.
+        """
         by_name = {child.name: child for child in self.children}
-        for group in stop_groups(list(by_name)):
-            await asyncio.gather(*(by_name[name].stop() for name in group))
+        try:
+            for group in stop_groups(list(by_name)):
+                stops = [by_name[name].stop() for name in group]
+                for name, error in zip(
+                    group, await asyncio.gather(*stops, return_exceptions=True), strict=True
+                ):
+                    if isinstance(error, BaseException):
+                        log.error("not stopped in order", process=name, exc_info=error)
+        finally:
+            await asyncio.gather(*(child.kill() for child in self.children), return_exceptions=True)
+            await self.tasks.cancel()
+
+    async def beat(self, notifier: Notifier) -> None:
+        """Tell systemd that the supervisor works, until cancelled."""
+        while True:
+            notifier.beat()
+            await asyncio.sleep(min(BEAT_INTERVAL_S, notifier.interval_s or BEAT_INTERVAL_S))
 
     def healths(self) -> list[Health]:
         return all_health(self.settings)
+
+
+def last_reason(path: Path) -> str:
+    """Return the last line of a log that says why a process ended."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - (64 << 10)))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = [line.strip() for line in lines if _REASON.match(line)]
+    if said:
+        return said[-1].removeprefix("coinspace: ")
+    return lines[-1].strip() if lines else "it wrote nothing"
 
 
 def _kind(names: list[str], *kinds: str) -> list[str]:
@@ -233,25 +442,28 @@ def start_groups(names: list[str]) -> list[list[str]]:
 
 def stop_groups(names: list[str]) -> list[list[str]]:
     """Order processes for the stop: along the flow, the store and the simulated exchanges last."""
-    return [
+    groups = [
         _kind(names, "orderbook-collector", "ticker-collector"),
         _kind(names, "orderbook-aggregator"),
         _kind(names, "index-calculator"),
         _kind(names, "orderbook-storage", "ticker-storage"),
         _kind(names, "index-endpoint"),
-        _kind(names, "questdb", "simulate"),
     ]
+    ordered = {name for group in groups for name in group}
+    return [*groups, [name for name in names if name not in ordered]]
 
 
 async def start_simulator(supervisor: Supervisor, arguments: list[str]) -> dict[str, str]:
     """Start the simulated exchanges; return the settings that point the collectors at them."""
-    child = await supervisor._launch("simulate", ["simulate", "--port", "0", *arguments])
+    child = supervisor.launch(SIMULATOR, [SIMULATOR, "--port", "0", *arguments])
     try:
         line = await asyncio.wait_for(child.first_line, 30)
         ready = orjson.loads(line)
     except (TimeoutError, orjson.JSONDecodeError):
         path = supervisor.settings.data / "logs" / "simulate.log"
-        raise ConfigError(f"simulated exchanges: expected them to start, see {path}") from None
+        raise ConfigError(
+            f"simulated exchanges: expected them to start: {last_reason(path)} (see {path})"
+        ) from None
     return {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()
@@ -265,15 +477,23 @@ def check_port(settings: Settings) -> None:
     Raises: ConfigError when the endpoint's port is taken.
     """
     host, port = settings.endpoint.host, settings.endpoint.port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"endpoint port {host}:{port}: expected a free port, {error};"
-                " set endpoint.port or COINSPACE_ENDPOINT__PORT"
-            ) from None
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except socket.gaierror as error:
+        raise ConfigError(
+            f"endpoint.host: expected an address of this machine, was {host!r}, {error.strerror}"
+        ) from None
+    except OSError as error:
+        shown = f"[{host}]" if ":" in host else host
+        raise ConfigError(
+            f"endpoint port {shown}:{port}: expected a free port, {error};"
+            " set endpoint.port or COINSPACE_ENDPOINT__PORT"
+        ) from None
 
 
 def claim(settings: Settings) -> IO[str]:
@@ -304,32 +524,74 @@ def claim(settings: Settings) -> IO[str]:
     return lock
 
 
-async def supervise(settings: Settings, simulate: list[str] | None, seconds: float) -> None:
-    """Run everything until SIGINT or SIGTERM, or for a number of seconds (0 = no limit)."""
-    stop = asyncio.Event()
+def check_start(settings: Settings) -> None:
+    """Refuse at once what no restart would change.
+
+    Raises: ConfigError or EndpointError saying what to set.
+    """
+    # here: a web framework is a second of imports
+    from coinspace.endpoint.worker import check_keys
+
+    preflight.check_start(settings)
+    check_keys(settings)
+    check_port(settings)
+
+
+def raise_open_files() -> None:
+    """Use as many open files as this user may; the processes inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def supervise(settings: Settings, simulate: list[str] | None, seconds: float) -> int:
+    """Run everything until SIGINT or SIGTERM, or for a number of seconds (0 = no limit).
+
+    Returns: the exit code, 1 when the supervisor itself failed.
+    """
+    supervisor, notifier = Supervisor(settings, {}), Notifier(os.environ)
+    stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(supervisor.on_loop_error)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
-    supervisor = Supervisor(settings, {})
+        loop.add_signal_handler(number, stopping.set)
     if seconds:
-        loop.call_later(seconds, stop.set)
-    stopped = asyncio.create_task(stop.wait())
+        loop.call_later(seconds, stopping.set)
     try:
-        if simulate is not None:
-            supervisor.environment |= await start_simulator(supervisor, simulate)
-        starting = asyncio.create_task(supervisor.start())
+        await _unless(stopping, _start(supervisor, simulate))
+        if not stopping.is_set():
+            notifier.send("READY=1")
+            tasks.spawn("watchdog", supervisor.beat(notifier))
+            tasks.keep("status", lambda: StatusScreen(settings).run(stopping), ends=True)
+            await stopping.wait()
+    finally:
+        notifier.send("STOPPING=1")
+        with contextlib.suppress(OSError, ValueError):
+            print("stopping …", file=sys.stderr)
+        await supervisor.stop()
+    return int(supervisor.failure is not None)
+
+
+async def _start(supervisor: Supervisor, simulate: list[str] | None) -> None:
+    if simulate is not None:
+        supervisor.environment |= await start_simulator(supervisor, simulate)
+    await supervisor.start()
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Await work until it is done or everything is to stop. Raises: what the work raises."""
+    # whatever fails is raised below
+    tasks = Tasks(lambda name, error: None)
+    starting = tasks.spawn("start", work, ends=True)
+    stopped = tasks.spawn("stopped", stopping.wait(), ends=True)
+    try:
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            await StatusScreen(settings).run(stopped)
-        else:
-            starting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, CoinSpaceError):
-                await starting
     finally:
-        print("stopping …", file=sys.stderr)
-        await supervisor.stop()
-        stopped.cancel()
+        await tasks.cancel()
 
 
 @click.command()
@@ -346,12 +608,16 @@ def up(
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
     settings = load(config_path)
-    check_port(settings)
-    lock = claim(settings)
+    check_start(settings)
+    raise_open_files()
     arguments = None
     if simulate:
         arguments = ["--seed", str(seed), *(["--scenario", scenario] if scenario else [])]
+        for exchange, markets in offer(settings).items():
+            arguments += [f"--market={exchange}:{market}" for market in markets]
+    lock = claim(settings)
     try:
-        uvloop.run(supervise(settings, arguments, seconds))
+        if code := uvloop.run(supervise(settings, arguments, seconds)):
+            sys.exit(code)
     finally:
         lock.close()

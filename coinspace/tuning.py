@@ -7,15 +7,18 @@ machine, `make bench` measures: tuned against default, interleaved.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import structlog
 
-from coinspace.config import TuningSettings
+from coinspace.config import PROCESSES, TuningSettings
+from coinspace.errors import ConfigError
 
 # asm-generic/socket.h; not in Python's socket module
 SO_BUSY_POLL = 46
@@ -29,23 +32,45 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
     return []
 
 
+def _pin(cpus: list[int]) -> None:
+    # the kernel passes silently over some of the processors that are not there
+    with contextlib.suppress(OSError, OverflowError, ValueError):
+        os.sched_setaffinity(0, cpus)
+        if os.sched_getaffinity(0) == set(cpus):
+            return
+    raise ConfigError(
+        f"tuning.cpus: expected processors that this process may use, was {cpus}; this machine has"
+        f" 0 to {(os.cpu_count() or 1) - 1}"
+    )
+
+
 def spins(name: str, settings: TuningSettings) -> bool:
     """Tell whether a process's loop never sleeps."""
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
 
 
+def missing_processors(tuning: TuningSettings) -> list[int]:
+    """Return the processors that are asked for and that this machine has not."""
+    here = os.cpu_count() or 1
+    return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+
+
+def unmatched(patterns: Iterable[str]) -> list[str]:
+    """Return the patterns that match no process."""
+    return [one for one in patterns if not any(fnmatchcase(name, one) for name in PROCESSES)]
+
+
 def tune_process(name: str, settings: TuningSettings) -> None:
-    """Pin this process and set its priority; what the host refuses is logged, not fatal.
+    """Pin this process and set its priority; a priority that the host refuses is logged.
 
     Threads started later, libzmq's among them, inherit both.
+
+    Raises: ConfigError for processors that are not there.
     """
     log = structlog.get_logger(name)
     cpus = cpus_of(name, settings)
     if cpus and sys.platform == "linux":
-        try:
-            os.sched_setaffinity(0, cpus)
-        except OSError as error:
-            log.warning("not pinned", cpus=cpus, error=str(error))
+        _pin(cpus)
     if settings.nice:
         try:
             os.nice(settings.nice)

@@ -333,6 +333,7 @@ cdef class BinanceParser(Parser):
         cdef double size = 0
         self.bad_sides &= ~(BAD_BIDS if falling else BAD_ASKS)
         self.unsorted &= ~(1 << falling)
+        self.cut &= ~(1 << falling)
         if falling:
             self.n_bids = 0
             self.bid_slot = slot

@@ -23,7 +23,21 @@ from coinspace._ext.sink cimport Sink
 CLOCK_STEP_NS = 60_000_000_000
 # after this long without an accepted message an older time is believed
 PATIENCE_NS = 5_000_000_000
+# Times of the exchange are believed in a range about receipt. Back: a quiet market's last trade, told at the
+# subscription, can be years old, and recordings are played back years later.
+PAST_NS = 10 * 365 * 86_400 * 1_000_000_000
+# Ahead: more than clocks that somebody looks after differ. Trades and tickers beyond it are refused: a fill goes by
+# the newest time. A book is right whatever its time, so only an absurd one is left out of it.
+FUTURE_NS = 600 * 1_000_000_000
+# so many in a row beyond that are no mistake of single messages: the exchange's clock was set, or ours was wrong …
+TOO_NEW_ROW = 20
+# … which is believed up to any error of a time zone
+CLOCK_ERROR_NS = 86_400 * 1_000_000_000
 
+cdef int64_t past_ns = PAST_NS
+cdef int64_t future_ns = FUTURE_NS
+cdef int too_new_row = TOO_NEW_ROW
+cdef int64_t clock_error_ns = CLOCK_ERROR_NS
 cdef int64_t clock_step_ns = CLOCK_STEP_NS
 cdef int64_t patience_ns = PATIENCE_NS
 
@@ -37,16 +51,20 @@ cdef inline uint64_t symbol_hash(const char *symbol, Py_ssize_t size) noexcept n
     return value
 
 
-cdef bint in_order(MarketEntry market, int64_t exchange_ns, int64_t received_ns) noexcept:
+cdef bint absurd_time(int64_t exchange_ns, int64_t received_ns) noexcept:
+    return exchange_ns < received_ns - past_ns or exchange_ns > received_ns + clock_error_ns
+
+
+cdef bint in_order(MarketEntry market, int64_t exchange_ns, int64_t now_ns) noexcept:
     if exchange_ns != 0 and exchange_ns < market.exchange_ns:
         if (
             market.exchange_ns - exchange_ns <= clock_step_ns
-            and received_ns - market.accepted_ns <= patience_ns
+            and now_ns - market.accepted_ns <= patience_ns
         ):
             market.backwards += 1
             return False
         market.clock_steps += 1
-    market.accepted_ns = received_ns
+    market.accepted_ns = now_ns
     return True
 
 
@@ -105,13 +123,16 @@ cdef class Collector:
         cdef void *found = self.find(PyBytes_AS_STRING(spelled), PyBytes_GET_SIZE(spelled))
         return <MarketEntry>found if found != NULL else None
 
-    cdef int feed(self, const char *frame, Py_ssize_t size, int64_t received_ns, int connection) except -1:
+    cdef int feed(
+        self, const char *frame, Py_ssize_t size, int64_t received_ns, int64_t now_ns, int connection,
+    ) except -1:
         cdef Parser parser = self.parser
         cdef MarketEntry market
         cdef void *found
         cdef int kind
         self.frames += 1
         self.bytes_received += size
+        self.now_ns = now_ns
         parser.begin(frame, size)
         while True:
             kind = parser.next()
@@ -125,8 +146,8 @@ cdef class Collector:
                     continue
                 market = <MarketEntry>found
                 market.frames += 1
+                market.heard_ns = now_ns
                 self.take(market, kind, frame, size, received_ns, connection)
-                market.received_ns = received_ns
             elif kind == IGNORED:
                 self.ignored += 1
             elif kind == CONTROL:
@@ -137,14 +158,40 @@ cdef class Collector:
                 self.on_malformed(PyBytes_FromStringAndSize(frame, size), received_ns, connection)
                 return 0
 
+    cdef int judge_time(self, int64_t exchange_ns, int64_t received_ns) noexcept:
+        if not self.timed:
+            self.timed = True
+            self.lead_ns = received_ns - self.now_ns
+        if exchange_ns < received_ns - past_ns:
+            return TIME_PAST
+        # a step of our own clock does not move this limit
+        if exchange_ns <= self.now_ns + self.lead_ns + future_ns:
+            self.too_new = 0
+            return TIME_GOOD
+        self.too_new += 1
+        if self.too_new < too_new_row or exchange_ns > received_ns + clock_error_ns:
+            return TIME_FUTURE
+        self.too_new = 0
+        self.lead_ns = exchange_ns - self.now_ns
+        return TIME_GOOD
+
+    def newest_ns(self, int64_t received_ns):
+        """Return the latest time of the exchange that is believed now. Args: received_ns: the wall clock."""
+        return self.now_ns + (self.lead_ns if self.timed else received_ns - self.now_ns) + future_ns
+
     cdef int take(
         self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1:
         raise NotImplementedError(f"{type(self).__name__}.take")
 
-    def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0):
-        """Read one frame: the same path as live, for replays and tests."""
-        self.feed(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), received_ns, connection)
+    def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0, int64_t now_ns=0):
+        """Read one frame: the same path as live, for replays and tests.
+
+        Args: now_ns: the steady clock, 0 = it runs with the wall clock.
+        """
+        self.feed(
+            PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), received_ns, now_ns or received_ns, connection,
+        )
 
     def on_control(self, bytes frame, int64_t received_ns, int connection):
         """Called for acks, errors, status and shutdown frames."""

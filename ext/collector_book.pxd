@@ -6,6 +6,7 @@ from coinspace._ext.collector cimport Collector
 from coinspace._ext.collector cimport MarketEntry
 from coinspace._ext.message cimport Header
 from coinspace._ext.orderbook cimport OrderBook
+from coinspace._ext.parser cimport Parser
 from coinspace._ext.sink cimport Topic
 
 
@@ -22,6 +23,10 @@ cdef class BookMarket(MarketEntry):
         readonly int64_t published
         readonly int64_t repeats         # identical to the book before
         readonly int64_t outdated        # updates that the book already contains
+        int outdated_row                 # of them since the last one that was applied, each with a higher id
+        int64_t outdated_id              # of the last one in that row
+        int64_t outdated_ns              # when that row began, steady
+        public int64_t patience_ns       # how long such a row may last
         readonly int64_t crossed
         readonly int64_t overlap_skipped  # of the newer of two connections, before it has caught up
         double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
@@ -43,13 +48,18 @@ cdef class BookMarket(MarketEntry):
 cdef class BookCollector(Collector):
     cdef:
         readonly bint updates            # the exchange sends updates
+        readonly int64_t bad_ids         # updates whose ids cannot be
+        readonly int64_t bad_times       # times that cannot be: the book is published without one
+        Parser kept                      # reads snapshots and kept frames
         public bint silent               # books are kept and not published
         public object watcher            # None, or called with (BookMarket, received_ns) after each accepted book
 
+    cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1
     cdef int take_update(
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1
-    cdef int apply_update(self, BookMarket market, int64_t received_ns) except -1
+    cdef int watch_outdated(self, BookMarket market, int64_t final) except -1
+    cdef int apply_update(self, Parser parser, BookMarket market, int64_t received_ns) except -1
     cdef int send_extended(self, BookMarket market, Header *header) except -1
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

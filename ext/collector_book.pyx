@@ -17,6 +17,7 @@ from libc.string cimport memset
 
 from coinspace._ext.collector cimport Collector
 from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport absurd_time
 from coinspace._ext.collector cimport in_order
 from coinspace._ext.message cimport FLAG_GROUPED
 from coinspace._ext.message cimport FLAG_REPEAT
@@ -28,6 +29,16 @@ from coinspace._ext.parser cimport ORDERBOOK
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
+
+# so many updates in a row, over so long a time, that the book already contains: its ids have started again
+OUTDATED_ROW = 5
+OUTDATED_NS = 5_000_000_000
+# ids are far below this; above it arithmetic would overflow
+ID_LIMIT = 1 << 62
+
+cdef int outdated_row_limit = OUTDATED_ROW
+cdef int64_t outdated_ns_limit = OUTDATED_NS
+cdef int64_t id_limit = ID_LIMIT
 
 
 cdef inline double *append(
@@ -50,6 +61,7 @@ cdef class BookMarket(MarketEntry):
         self.levels = <double *>malloc(4 * depth * sizeof(double))
         self.scratch = <double *>malloc(2 * depth * sizeof(double))
         self.extended = <double *>malloc(8 * depth * sizeof(double))
+        self.patience_ns = outdated_ns_limit
         if self.extended == NULL or self.levels == NULL or self.scratch == NULL:
             raise MemoryError()
 
@@ -108,6 +120,7 @@ cdef class BookMarket(MarketEntry):
         self.update_id = 0
         self.n_bids = self.n_asks = 0
         self.exchange_ns = 0
+        self.outdated_row = 0
         if self.book is not None:
             self.book.reset()
 
@@ -115,9 +128,13 @@ cdef class BookMarket(MarketEntry):
 cdef class BookCollector(Collector):
     """Books of one exchange. Subclasses say what to do when a book cannot go on."""
 
-    def __init__(self, Parser parser not None, Sink sink not None, list markets not None, *, bint updates):
+    def __init__(
+        self, Parser parser not None, Sink sink not None, list markets not None, *, bint updates, Parser kept=None,
+    ):
         Collector.__init__(self, parser, sink, markets)
         self.updates = updates
+        # a frame may be half read when a snapshot or a kept frame is
+        self.kept = parser if kept is None else kept
 
     cdef int take(
         self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
@@ -133,11 +150,18 @@ cdef class BookCollector(Collector):
             return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
         return self.take_whole(<BookMarket>market, received_ns, connection)
 
+    cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept:
+        if exchange_ns == 0 or not absurd_time(exchange_ns, received_ns):
+            return exchange_ns
+        self.bad_times += 1
+        return 0
+
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1:
         cdef Parser parser = self.parser
         cdef Py_ssize_t n = min(parser.n_bids, market.depth)
         cdef Py_ssize_t m = min(parser.n_asks, market.depth)
-        if not in_order(market, parser.exchange_ns, received_ns):
+        cdef int64_t exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        if not in_order(market, exchange_ns, self.now_ns):
             return 0
         if connection > market.primary:
             market.primary = connection
@@ -147,7 +171,7 @@ cdef class BookCollector(Collector):
             return 0
         if not market.usable:
             self.on_whole_book(market, received_ns)
-        market.exchange_ns = parser.exchange_ns
+        market.exchange_ns = exchange_ns
         market.update_id = parser.final_update_id
         if market.same_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m):
             market.repeats += 1
@@ -164,6 +188,14 @@ cdef class BookCollector(Collector):
         cdef Parser parser = self.parser
         cdef int64_t first = parser.first_update_id
         cdef int64_t final = parser.final_update_id
+        if first < 0 or first > final or final >= id_limit:
+            self.bad_ids += 1
+            return 0
+        if parser.cut:
+            # what it does not say would stay in the book for ever
+            if not market.usable or final > market.update_id:
+                self.on_truncated(market, first, final)
+            return 0
         if market.buffering:
             self.on_buffered(market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection)
         if not market.usable:
@@ -172,6 +204,8 @@ cdef class BookCollector(Collector):
             return 0
         if final <= market.update_id:
             market.outdated += 1
+            if connection >= market.primary:
+                self.watch_outdated(market, final)
         elif first > market.update_id + 1:
             if connection != market.primary:
                 # the newer of two connections is ahead: the older one still delivers what lies between
@@ -182,19 +216,33 @@ cdef class BookCollector(Collector):
             )
             return 0
         else:
-            self.apply_update(market, received_ns)
+            self.apply_update(parser, market, received_ns)
         if connection > market.primary:
             market.primary = connection
         return 0
 
-    cdef int apply_update(self, BookMarket market, int64_t received_ns) except -1:
-        cdef Parser parser = self.parser
+    cdef int watch_outdated(self, BookMarket market, int64_t final) except -1:
+        if market.outdated_row == 0:
+            market.outdated_ns = self.now_ns
+        elif final <= market.outdated_id:
+            # the same again, not a sequence of its own
+            return 0
+        market.outdated_id = final
+        market.outdated_row += 1
+        if market.outdated_row >= outdated_row_limit and self.now_ns - market.outdated_ns >= market.patience_ns:
+            market.outdated_row = 0
+            self.on_outdated(market)
+        return 0
+
+    cdef int apply_update(self, Parser parser, BookMarket market, int64_t received_ns) except -1:
         cdef OrderBook book = market.book
+        market.outdated_row = 0
+        market.patience_ns = outdated_ns_limit
         book.apply_levels(
             parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
         )
         market.update_id = parser.final_update_id
-        market.exchange_ns = parser.exchange_ns
+        market.exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
         if book.crossed():
             market.crossed += 1
             self.on_crossed(market, received_ns)
@@ -273,9 +321,9 @@ cdef class BookCollector(Collector):
 
         Returns: the id of its last update, 0 when the payload is not a snapshot (the book is unchanged).
         """
-        cdef Parser parser = self.parser
+        cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id <= 0:
+        if parser.next() != ORDERBOOK or not parser.snapshot or not 0 < parser.final_update_id < id_limit:
             return 0
         market.book.load_levels(
             parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
@@ -286,15 +334,15 @@ cdef class BookCollector(Collector):
 
     def snapshot_id(self, bytes payload not None):
         """Return the id of a REST snapshot's last update, 0 when the payload is not one."""
-        cdef Parser parser = self.parser
+        cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if parser.next() != ORDERBOOK or not parser.snapshot:
+        if parser.next() != ORDERBOOK or not parser.snapshot or not 0 < parser.final_update_id < id_limit:
             return 0
         return parser.final_update_id
 
     def apply_buffered(self, BookMarket market not None, bytes frame not None, int64_t received_ns, bint quiet):
         """Apply the update in a kept frame; a quiet one is not published."""
-        cdef Parser parser = self.parser
+        cdef Parser parser = self.kept
         cdef int kind
         parser.begin(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
         while True:
@@ -302,7 +350,7 @@ cdef class BookCollector(Collector):
             if kind == ORDERBOOK and self.find(parser.symbol, parser.symbol_size) == <void *>market:
                 market.quiet = quiet
                 try:
-                    self.apply_update(market, received_ns)
+                    self.apply_update(parser, market, received_ns)
                 finally:
                     market.quiet = False
                 return
@@ -330,6 +378,14 @@ cdef class BookCollector(Collector):
     ):
         """Called when updates between the book and this one are missing."""
         raise NotImplementedError(f"{type(self).__name__}.on_gap")
+
+    def on_truncated(self, BookMarket market, int64_t first, int64_t final):
+        """Called for an update with more levels than there is room for: it cannot be applied."""
+        raise NotImplementedError(f"{type(self).__name__}.on_truncated")
+
+    def on_outdated(self, BookMarket market):
+        """Called when nothing but updates that the book already contains has come for long."""
+        raise NotImplementedError(f"{type(self).__name__}.on_outdated")
 
     def on_range_left(self, BookMarket market, int64_t received_ns):
         """Called when a side has no known level any more: the book is not published."""

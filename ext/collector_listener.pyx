@@ -1,43 +1,57 @@
 """The WebSocket listener: frames go from picows's read buffer straight into a collector."""
 
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
+from picows import WSProtocolError
+from picows.picows cimport WSCloseCode
 from picows.picows cimport WSFrame
 from picows.picows cimport WSListener
 from picows.picows cimport WSMsgType
 from picows.picows cimport WSTransport
+from posix.time cimport CLOCK_MONOTONIC
 from posix.time cimport CLOCK_REALTIME
 from posix.time cimport clock_gettime
+from posix.time cimport clockid_t
 from posix.time cimport timespec
 
 from coinspace._ext.collector cimport Collector
 
+# a longer message, in one frame or in many, is no market data
+MAX_MESSAGE = 16 << 20
+cdef Py_ssize_t _max_message = MAX_MESSAGE
 
-cdef inline int64_t wall_ns() noexcept nogil:
+
+cdef inline int64_t read_clock(clockid_t clock) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
+    clock_gettime(clock, &now)
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef class FrameListener(WSListener):
     """Feeds one connection's frames to a collector.
 
-    `owner` gets the rare events: `on_open(transport)`, `on_close(code, reason)`, `on_failure(error, frame)`.
+    `owner` gets the rare events:
+        on_open(transport), on_close(code, reason): a close frame of the peer,
+        on_lost(error): the connection has ended, error = what broke the protocol, or None,
+        on_failure(error, frame): an error of ours.
     `recorder`: None, or called with (received_ns, frame bytes) for every frame.
+
+    Any frame of the peer answers our ping.
     """
     cdef:
         readonly Collector collector
         readonly int connection
-        readonly int64_t frames
+        readonly int64_t frames          # messages of data
         readonly int64_t bytes_received
         readonly int64_t failures        # exceptions while a frame was read
-        readonly int64_t received_ns     # receipt of the last data frame, 0 = none yet
-        readonly int64_t heard_ns        # receipt of anything, pings and pongs included
+        readonly bint stuck              # ended because the peer does not read
         public object recorder
         object _owner
-        bytes _parts                     # of a message in several frames, None = whole frames
+        WSTransport _transport           # while it is connected
+        bint _is_broken                  # the peer broke the protocol, what it sends is not read
+        bytearray _parts                 # of a message in several frames, None = whole frames
 
     def __init__(self, Collector collector not None, int connection, owner, recorder=None):
         self.collector = collector
@@ -46,44 +60,90 @@ cdef class FrameListener(WSListener):
         self._owner = owner
 
     cpdef on_ws_connected(self, WSTransport transport):
-        self.heard_ns = wall_ns()
+        self._transport = transport
+        # carries what broke the protocol; asyncio logs a traceback when nobody asks for it
+        transport.disconnected_future.add_done_callback(self._on_ended)
         self._owner.on_open(transport)
 
-    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        cdef int64_t now = wall_ns()
-        cdef WSMsgType kind = frame.msg_type
-        self.heard_ns = now
-        if kind == WSMsgType.TEXT or kind == WSMsgType.BINARY:
-            if frame.fin:
-                self.take(frame.payload_ptr, frame.payload_size, now)
-            else:
-                self._parts = PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size)
-        elif kind == WSMsgType.CONTINUATION and self._parts is not None:
-            self._parts += PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size)
-            if frame.fin:
-                whole = self._parts
-                self._parts = None
-                self.take(PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), now)
-            elif PyBytes_GET_SIZE(self._parts) > 16 << 20:
-                self._parts = None
-                transport.disconnect(False)
-        elif kind == WSMsgType.CLOSE:
-            self._owner.on_close(int(frame.get_close_code()), frame.get_close_reason() or "")
-            transport.disconnect()
+    def _on_ended(self, future):
+        self._transport = None
+        self._owner.on_lost(future.exception())
 
-    cdef int take(self, const char *frame, Py_ssize_t size, int64_t now) except -1:
-        self.frames += 1
-        self.bytes_received += size
-        self.received_ns = now
-        if self.recorder is not None:
-            self.recorder(now, PyBytes_FromStringAndSize(frame, size))
-        try:
-            self.collector.feed(frame, size, now, self.connection)
-        except Exception as error:
-            # one frame must never end a connection
-            self.failures += 1
-            self._owner.on_failure(error, PyBytes_FromStringAndSize(frame, size))
+    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
+        cdef WSMsgType kind = frame.msg_type
+        if self._is_broken:
+            return
+        transport.auto_ping_expect_pong = False
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self.refuse(WSCloseCode.PROTOCOL_ERROR, "reserved bits are set, expected no extension")
+        if kind == WSMsgType.TEXT or kind == WSMsgType.BINARY:
+            if self._parts is not None:
+                self.refuse(WSCloseCode.PROTOCOL_ERROR, "a message began before the last one ended")
+            if frame.fin:
+                self.take(frame.payload_ptr, frame.payload_size)
+            else:
+                self._parts = bytearray()
+                self.join(frame)
+        elif kind == WSMsgType.CONTINUATION:
+            if self._parts is None:
+                self.refuse(WSCloseCode.PROTOCOL_ERROR, "a continuation of no message")
+            self.join(frame)
+        elif kind == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        elif kind == WSMsgType.CLOSE:
+            self.close(transport, frame)
+
+    cdef int refuse(self, WSCloseCode code, str reason) except -1:
+        # picows sends the code and disconnects
+        self._is_broken = True
+        raise WSProtocolError(code, reason)
+
+    cdef int join(self, WSFrame frame) except -1:
+        # the size of a bytearray grows in steps, so many small parts cost no more than few large
+        if PyByteArray_GET_SIZE(self._parts) + frame.payload_size > _max_message:
+            self.refuse(WSCloseCode.MESSAGE_TOO_BIG, f"a message in parts is larger than {_max_message}")
+        self._parts += PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size)
+        if frame.fin:
+            whole = self._parts
+            self._parts = None
+            self.take(PyByteArray_AS_STRING(whole), PyByteArray_GET_SIZE(whole))
         return 0
 
-    cpdef on_ws_disconnected(self, WSTransport transport):
-        self._owner.on_lost()
+    cdef int close(self, WSTransport transport, WSFrame frame) except -1:
+        cdef int code = <int>frame.get_close_code()
+        self._owner.on_close(code, frame.get_close_reason() or "")
+        # the same code back; a frame without a code is answered with the ordinary one
+        transport.send_close(<WSCloseCode>(code or 1000))
+        transport.disconnect()
+        return 0
+
+    cdef int take(self, const char *frame, Py_ssize_t size) except -1:
+        cdef int64_t received_ns = read_clock(CLOCK_REALTIME)
+        cdef int64_t now_ns = read_clock(CLOCK_MONOTONIC)
+        self.frames += 1
+        self.bytes_received += size
+        # neither a frame nor a recorder may end a connection
+        if self.recorder is not None:
+            whole = PyBytes_FromStringAndSize(frame, size)
+            try:
+                self.recorder(received_ns, whole)
+            except Exception as error:
+                self.fail(error, whole)
+        try:
+            self.collector.feed(frame, size, received_ns, now_ns, self.connection)
+        except Exception as error:
+            self.fail(error, PyBytes_FromStringAndSize(frame, size))
+        return 0
+
+    cdef int fail(self, error, bytes frame) except -1:
+        self.failures += 1
+        self._owner.on_failure(error, frame)
+        return 0
+
+    cpdef pause_writing(self):
+        # we send next to nothing: the peer does not read, and its pings would fill our memory
+        self.stuck = True
+        self._transport.disconnect(False)
+
+    cpdef resume_writing(self):
+        pass

@@ -9,6 +9,14 @@ from coinspace._ext.sink cimport Topic
 
 
 cdef enum:
+    # why a trade is refused, as in REFUSALS
+    GOOD_TRADE = 0
+    BAD_PRICE = 1
+    BAD_SIZE = 2
+    BAD_ID = 3
+    BAD_PAST = 4
+    BAD_FUTURE = 5
+    N_REFUSALS = 6
     RECENT = 512             # trades kept per market: more than the REST list that they are compared with
 
 
@@ -22,7 +30,7 @@ cdef struct RecentTrade:
 cdef class RecentIds:
     """The last ids seen, between `window` and twice as many."""
     cdef:
-        int64_t *newer           # owned: open addressing, 0 = free
+        int64_t *newer           # owned: open addressing, id + 1, 0 = free
         int64_t *older           # owned: the generation before
         Py_ssize_t count         # in `newer`
         readonly Py_ssize_t window
@@ -38,8 +46,11 @@ cdef class TickerMarket(MarketEntry):
         readonly Topic ticker_topic
         readonly Topic trade_topic
         readonly RecentIds ids           # trades already published
-        readonly int64_t trade_id        # largest so far, 0 = none yet
+        readonly int64_t trade_id        # largest so far, -1 = none yet
         readonly int64_t trade_ns        # exchange's time of the newest trade
+        int older_row                    # streamed trades in a row that are far older than that
+        int64_t stray_id                 # of the last trade whose id does not belong to the sequence
+        int stray_row                    # so many of them followed each other
         readonly int64_t trade_received_ns
         public bint awaiting             # no trade has come since the last subscription
         readonly int64_t resumed_ns      # exchange's time of the first trade after it
@@ -55,13 +66,19 @@ cdef class TickerMarket(MarketEntry):
         RecentTrade kept[RECENT]         # a ring
         int64_t n_kept                   # since the start
 
-    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell) noexcept
+    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed) noexcept
+    cdef bint strays(self, int64_t id) noexcept
 
 
 cdef class TickerCollector(Collector):
     cdef:
         readonly bint contiguous         # trade ids count up by one
+        int64_t refused[N_REFUSALS]      # trades, by reason
+        readonly int64_t tickers_refused
+        readonly int64_t id_restarts     # sequences of trade ids that began anew
 
+    cdef int judge_trade(self, double price, double size, int64_t id) noexcept
+    cdef bint sound_ticker(self, int64_t received_ns) noexcept
     cdef int take_ticker(self, TickerMarket market, int64_t received_ns, int connection) except -1
     cdef int take_trade(self, TickerMarket market, int64_t received_ns, int connection) except -1
     cdef int send_trade(

@@ -12,6 +12,8 @@ from libc.string cimport memset
 
 from coinspace._ext.collector cimport Collector
 from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport TIME_GOOD
+from coinspace._ext.collector cimport TIME_PAST
 from coinspace._ext.collector cimport in_order
 from coinspace._ext.message cimport FLAG_REST
 from coinspace._ext.message cimport FLAG_SELL
@@ -21,17 +23,40 @@ from coinspace._ext.message cimport Header
 from coinspace._ext.message cimport KIND_TICKER
 from coinspace._ext.message cimport KIND_TRADE
 from coinspace._ext.message cimport TICKER_FIELDS
+from coinspace._ext.parser cimport CHANGE
+from coinspace._ext.parser cimport LAST
 from coinspace._ext.parser cimport Parser
+from coinspace._ext.parser cimport QUOTE_VOLUME
 from coinspace._ext.parser cimport TICKER
 from coinspace._ext.parser cimport TRADE
+from coinspace._ext.parser cimport VOLUME
 from coinspace._ext.sink cimport Sink
 from coinspace._ext.sink cimport Topic
 
+# values beyond it are no price and no size of any market
+LARGEST = 1e18
+# ids are far below this; above it arithmetic would overflow
+ID_LIMIT = 1 << 62
+# ids that count up by one do not jump further than this over any outage
+ID_DISTANCE = 100_000_000
+# so many trades in a row with ids that follow each other elsewhere: the sequence has begun anew there
+FAR_ROW = 3
+LOW_ROW = 50
+REFUSALS = ("", "price", "size", "id", "past", "future")
 
-cdef inline bint table_has(const int64_t *table, size_t mask, int64_t id) noexcept nogil:
-    cdef size_t slot = <size_t>((<uint64_t>id * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & mask
+cdef double largest = LARGEST
+cdef int64_t id_limit = ID_LIMIT
+cdef int64_t id_distance = ID_DISTANCE
+cdef int far_row = FAR_ROW
+cdef int low_row = LOW_ROW
+# trades this much older than the newest one are late, or the newest one's time was wrong
+cdef int64_t late_ns = 60_000_000_000
+
+
+cdef inline bint table_has(const int64_t *table, size_t mask, int64_t key) noexcept nogil:
+    cdef size_t slot = <size_t>((<uint64_t>key * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & mask
     while table[slot] != 0:
-        if table[slot] == id:
+        if table[slot] == key:
             return True
         slot = (slot + 1) & mask
     return False
@@ -56,13 +81,13 @@ cdef class RecentIds:
         free(self.older)
 
     cdef bint has(self, int64_t id) noexcept:
-        return table_has(self.newer, self.mask, id) or table_has(self.older, self.mask, id)
+        # 0 marks a free slot, and is the first id of a market
+        return id >= 0 and (table_has(self.newer, self.mask, id + 1) or table_has(self.older, self.mask, id + 1))
 
     cdef bint put(self, int64_t id) noexcept:
         cdef size_t slot
         cdef int64_t *swap
-        # 0 marks a free slot; no exchange uses it as an id
-        if id == 0 or self.has(id):
+        if id < 0 or self.has(id):
             return False
         if self.count >= self.window:
             swap = self.older
@@ -70,6 +95,7 @@ cdef class RecentIds:
             self.newer = swap
             memset(self.newer, 0, (self.mask + 1) * sizeof(int64_t))
             self.count = 0
+        id += 1
         slot = <size_t>((<uint64_t>id * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & self.mask
         while self.newer[slot] != 0:
             slot = (slot + 1) & self.mask
@@ -79,6 +105,18 @@ cdef class RecentIds:
 
     def __contains__(self, int64_t id):
         return self.has(id)
+
+    def between(self, int64_t first, int64_t last):
+        """Return those from first to last, in order."""
+        cdef size_t slot
+        found = []
+        for slot in range(self.mask + 1):
+            if self.newer[slot] and first <= self.newer[slot] - 1 <= last:
+                found.append(self.newer[slot] - 1)
+            if self.older[slot] and first <= self.older[slot] - 1 <= last:
+                found.append(self.older[slot] - 1)
+        found.sort()
+        return found
 
     def add(self, int64_t id):
         """Remember an id; return whether it is new."""
@@ -93,14 +131,38 @@ cdef class TickerMarket(MarketEntry):
         self.ticker_topic = ticker_topic
         self.trade_topic = trade_topic
         self.ids = RecentIds()
+        self.trade_id = -1
         self.awaiting = True
         self.day_volume = NAN
 
-    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell) noexcept:
+    cdef bint strays(self, int64_t id) noexcept:
+        # whether the id lies outside the sequence; after some that follow each other there, it does not any more
+        cdef bint far = id - self.trade_id > id_distance
+        if self.trade_id < 0 or (id > self.trade_id and not far):
+            self.stray_row = 0
+            return False
+        if self.stray_row and not 0 < id - self.stray_id <= id_distance:
+            self.stray_row = 0
+        self.stray_id = id
+        self.stray_row += 1
+        if self.stray_row < (far_row if far else low_row):
+            return True
+        self.stray_row = 0
+        self.trade_id = -1
+        return False
+
+    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed) noexcept:
         self.kept[self.n_kept % RECENT] = RecentTrade(exchange_ns, price, size, sell)
         self.n_kept += 1
-        if exchange_ns > self.trade_ns:
+        if exchange_ns >= self.trade_ns:
             self.trade_ns = exchange_ns
+            self.older_row = 0
+        elif streamed and self.trade_ns - exchange_ns > late_ns:
+            # one is late; two say that the newest one's time was wrong
+            self.older_row += 1
+            if self.older_row > 1:
+                self.trade_ns = exchange_ns
+                self.older_row = 0
         return 0
 
     def recent(self):
@@ -115,7 +177,7 @@ cdef class TickerMarket(MarketEntry):
     def remember(self, int64_t exchange_ns, double price, double size, int flags, int64_t id):
         """Take a trade that an earlier process published: it counts as known."""
         if self.ids.put(id):
-            self.keep(exchange_ns, price, size, flags & FLAG_SELL)
+            self.keep(exchange_ns, price, size, flags & FLAG_SELL, False)
             # as live, REST ids do not move the stream's position
             if not flags & FLAG_REST and id > self.trade_id:
                 self.trade_id = id
@@ -140,10 +202,43 @@ cdef class TickerCollector(Collector):
         self.ignored += 1
         return 0
 
+    def refusals(self):
+        """Return how many trades were refused, by reason."""
+        cdef int i
+        return {REFUSALS[i]: self.refused[i] for i in range(1, N_REFUSALS)}
+
+    def refuse(self, str reason not None):
+        """Count a trade that was refused before it came here."""
+        self.refused[REFUSALS.index(reason)] += 1
+
+    cdef int judge_trade(self, double price, double size, int64_t id) noexcept:
+        # a comparison with NaN is false
+        if not 0 < price < largest:
+            return BAD_PRICE
+        if not 0 < size < largest:
+            return BAD_SIZE
+        return GOOD_TRADE if 0 <= id < id_limit else BAD_ID
+
+    cdef bint sound_ticker(self, int64_t received_ns) noexcept:
+        cdef Parser parser = self.parser
+        cdef int i
+        if not 0 < parser.ticker[LAST] < largest:
+            return False
+        if parser.exchange_ns and self.judge_time(parser.exchange_ns, received_ns) != TIME_GOOD:
+            return False
+        for i in range(TICKER_FIELDS):
+            # a market's first day has no open price yet: what is no price is not there
+            if i != CHANGE and i != VOLUME and i != QUOTE_VOLUME and not 0 < parser.ticker[i] < largest:
+                parser.ticker[i] = NAN
+        return True
+
     cdef int take_ticker(self, TickerMarket market, int64_t received_ns, int connection) except -1:
         cdef Parser parser = self.parser
         cdef Header header
-        if not in_order(market, parser.exchange_ns, received_ns):
+        if not self.sound_ticker(received_ns):
+            self.tickers_refused += 1
+            return 0
+        if not in_order(market, parser.exchange_ns, self.now_ns):
             return 0
         market.day_volume = parser.day_volume
         market.suspended = parser.suspended
@@ -168,13 +263,30 @@ cdef class TickerCollector(Collector):
         cdef Parser parser = self.parser
         cdef int64_t id = parser.trade_id
         cdef int flags = 0
-        if market.awaiting:
+        cdef int fault = self.judge_trade(parser.price, parser.size, id)
+        if fault == GOOD_TRADE:
+            fault = self.judge_time(parser.exchange_ns, received_ns)
+            if fault != TIME_GOOD:
+                fault = BAD_PAST if fault == TIME_PAST else BAD_FUTURE
+        if fault != GOOD_TRADE:
+            self.refused[fault] += 1
+            return 0
+        # an older one does not tell from when on the stream is complete again
+        if market.awaiting and parser.exchange_ns >= market.trade_ns:
             market.awaiting = False
             market.resumed_ns = parser.exchange_ns
-        if not market.ids.put(id):
+        if market.ids.has(id):
             market.duplicates += 1
             return 0
-        if self.contiguous and market.trade_id and id > market.trade_id + 1:
+        if self.contiguous:
+            if market.strays(id):
+                if id > market.trade_id:
+                    self.refused[BAD_ID] += 1
+                    return 0
+            elif market.trade_id < 0 and market.trades:
+                self.id_restarts += 1
+        market.ids.put(id)
+        if self.contiguous and market.trade_id >= 0 and id > market.trade_id + 1:
             self.on_missing_trades(market, market.trade_id + 1, id - 1, received_ns)
         if parser.sell:
             flags |= FLAG_SELL
@@ -191,7 +303,7 @@ cdef class TickerCollector(Collector):
         cdef double payload[2]
         if id > market.trade_id:
             market.trade_id = id
-        market.keep(exchange_ns, price, size, flags & FLAG_SELL)
+        market.keep(exchange_ns, price, size, flags & FLAG_SELL, not flags & FLAG_REST)
         market.traded += size
         market.trades += 1
         memset(&header, 0, HEADER_SIZE)

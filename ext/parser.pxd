@@ -149,6 +149,7 @@ cdef class Parser:
         readonly Py_ssize_t n_asks
         double *scratch                    # of sort_levels, for one side
         int unsorted                       # sides whose levels came out of order: bit 1 bids, bit 0 asks
+        int cut                            # sides with more levels than the capacity: the same bits
         readonly double price
         readonly double size
         readonly bint sell                 # the taker sold
@@ -271,6 +272,7 @@ cdef inline int add_level(Parser parser, bint falling, double price, double size
     if n >= parser.capacity:
         if not parser.unsorted & side:
             parser.levels_dropped += 1
+            parser.cut |= side
             return 0
         if n == 2 * parser.capacity:
             n = parser.settle(falling)

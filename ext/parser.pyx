@@ -446,6 +446,7 @@ cdef class Parser:
         self.n_bids = 0
         self.n_asks = 0
         self.unsorted = 0
+        self.cut = 0
         return 0
 
     cdef Py_ssize_t settle(self, bint falling) noexcept:
@@ -461,6 +462,8 @@ cdef class Parser:
                 left = sort_levels(self.ask_price, self.ask_size, n, self.capacity, False, self.scratch)
                 self.n_asks = left
             self.levels_dropped += n - left
+            if left < n:
+                self.cut |= side
             self.unsorted &= ~side
         return left
 
@@ -726,6 +729,8 @@ cdef class Parser:
         if self.has_ids:
             out["first_update_id"] = None if self.snapshot else self.first_update_id
             out["final_update_id"] = self.final_update_id
+            if self.cut and not self.snapshot:
+                out["truncated"] = True
         out["bids"] = _pairs(self.bid_price, self.bid_size, self.n_bids)
         out["asks"] = _pairs(self.ask_price, self.ask_size, self.n_asks)
         return 0

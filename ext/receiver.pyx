@@ -37,8 +37,16 @@ from coinspace._ext.sink import TOPIC_LIMIT
 from coinspace.errors import BusError
 from coinspace.errors import MessageError
 
-# topics remembered at most: a publisher of garbage must not fill the memory
+# remembered at most: a publisher of garbage must not fill the memory
 CHANNEL_LIMIT = 65_536
+PROCESS_LIMIT = 1024
+# of one topic: each of its publishers has one, and a few starts may come without a heartbeat between
+EPOCH_LIMIT = 16
+# bytes: 15,000 topics, read in some 20 ms
+HEARTBEAT_LIMIT = 1 << 20
+
+cdef enum:
+    SEQUENCE_BITS = 53  # no publisher gives out more: what says so is damaged or hostile
 
 
 @cython.final
@@ -203,6 +211,10 @@ cdef class Receiver:
                 f"epoch and sequence: expected both above 0, was {header.epoch} and {header.sequence},"
                 f" {channel.topic!r}"
             )
+        if header.sequence >> SEQUENCE_BITS:
+            return self.refuse(
+                f"sequence: expected {SEQUENCE_BITS} bits, was {header.sequence}, {channel.topic!r}"
+            )
         if channel.epoch != header.epoch:
             channel = self.epoch_of(channel, header.epoch)
         if header.sequence != channel.last + 1 and not self.check(channel, header):
@@ -233,8 +245,8 @@ cdef class Receiver:
     cdef int take_heartbeat(self, Message message, bytes topic) except -1:
         try:
             self.heartbeat(message)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self.refuse(f"heartbeat: expected process and sequences, {error!r}, {topic!r}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self.refuse(f"heartbeat: expected process and sequences, {error!r:.500}, {topic!r}")
             return 0
         return 1
 
@@ -288,13 +300,21 @@ cdef class Receiver:
     # the chain of a topic has one link per publisher: two for `state.`, one for the others
     cdef Channel epoch_of(self, Channel channel, int64_t epoch):
         cdef Channel link = channel
+        cdef Channel last_but_one = None
+        cdef int n = 0
         while link is not None:
             if link.epoch == epoch:
                 return link
             if not link.epoch:
                 link.epoch = epoch
                 return link
+            n += 1
+            if link.next is not None and link.next.next is None:
+                last_but_one = link
             link = link.next
+        if n >= EPOCH_LIMIT:
+            # the one that was heard of first, but for the head, which others refer to
+            last_but_one.next = None
         link = Channel.__new__(Channel)
         link.topic = channel.topic
         link.kind = channel.kind
@@ -324,10 +344,20 @@ cdef class Receiver:
         cdef Channel channel
         cdef int64_t epoch = message.header.epoch
         cdef int64_t last
+        if message.header.payload_size > HEARTBEAT_LIMIT:
+            raise ValueError(f"expected at most {HEARTBEAT_LIMIT} bytes, was {message.header.payload_size}")
         facts = message.json()
         process = facts["process"]
+        if not isinstance(process, str) or len(process) > TOPIC_LIMIT:
+            raise ValueError(f"expected a process name of at most {TOPIC_LIMIT} characters")
         before = self._processes.get(process)
+        if before is None and len(self._processes) >= PROCESS_LIMIT:
+            raise ValueError(f"expected at most {PROCESS_LIMIT} processes")
         sequences = {name.encode(): int(number) for name, number in facts["sequences"].items()}
+        for number in sequences.values():
+            # Python's integers: a shifted C constant of 32 bits would be 0
+            if number < 0 or number >> <object>SEQUENCE_BITS:
+                raise ValueError(f"expected sequences of {SEQUENCE_BITS} bits, was {number}")
         if before is not None and before != epoch:
             self.forget(before)
         for topic, number in sequences.items():
@@ -354,8 +384,6 @@ cdef class Receiver:
                 expected = channel.last + 1
                 channel.last = last
                 self.hole(channel, expected, last + 1)
-        if before is None and len(self._processes) >= CHANNEL_LIMIT:
-            raise ValueError(f"expected at most {CHANNEL_LIMIT} processes")
         self._processes[process] = epoch
         return 0
 
@@ -379,7 +407,9 @@ cdef class Receiver:
 
     cdef int hole(self, Channel channel, int64_t expected, int64_t found) except -1:
         self.gaps += 1
-        self.missed += found - expected
+        if self.missed >> SEQUENCE_BITS == 0:
+            # beyond it, from a hostile publisher only, it stands still
+            self.missed += found - expected
         try:
             self._on_loss(channel.topic, channel.epoch, expected, found)
         except Exception as error:

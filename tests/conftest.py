@@ -50,13 +50,3 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     yield settings
     assert server.poll() is None, f"QuestDB died during the tests: {read_log_tail(server.root)}"
     assert server.stop() == 0
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of real processes a second try, which the report shows as R.
-
-    They wait for conditions, but a shared machine can stand still for longer than any of them.
-    """
-    for item in items:
-        if item.path.parent.name in ("flow", "browser"):
-            item.add_marker(pytest.mark.flaky(reruns=1))

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,16 @@ from coinspace._ext.collector import Collector, MarketEntry
 from coinspace._ext.orderbook import OrderBook
 from coinspace._ext.sink import Sink, Topic
 
+OUTDATED_ROW: Final[int]
+OUTDATED_NS: Final[int]
+ID_LIMIT: Final[int]
+
 class BookMarket(MarketEntry):
     usable: bool
     buffering: bool
     extension: BookMarket | None
     grouping: float
+    patience_ns: int
     def __init__(
         self, index: int, symbol: str, market: str, topic: Topic, depth: int, capacity: int = 0
     ) -> None: ...
@@ -51,10 +56,20 @@ class BookCollector(Collector[BookMarket]):
     silent: bool
     watcher: Callable[[BookMarket, int], None] | None
     def __init__(
-        self, parser: Any, sink: Sink, markets: list[BookMarket], *, updates: bool
+        self,
+        parser: Any,
+        sink: Sink,
+        markets: list[BookMarket],
+        *,
+        updates: bool,
+        kept: Any = None,
     ) -> None: ...
     @property
     def updates(self) -> bool: ...
+    @property
+    def bad_ids(self) -> int: ...
+    @property
+    def bad_times(self) -> int: ...
     def publish_again(self, market: BookMarket, flags: int, received_ns: int) -> None: ...
     def publish_book(self, market: BookMarket, flags: int, received_ns: int) -> None: ...
     def load_snapshot(self, market: BookMarket, payload: bytes, requested: int) -> int: ...
@@ -90,5 +105,7 @@ class BookCollector(Collector[BookMarket]):
         received_ns: int,
         connection: int,
     ) -> None: ...
+    def on_truncated(self, market: BookMarket, first: int, final: int) -> None: ...
+    def on_outdated(self, market: BookMarket) -> None: ...
     def on_range_left(self, market: BookMarket, received_ns: int) -> None: ...
     def on_crossed(self, market: BookMarket, received_ns: int) -> None: ...

@@ -20,11 +20,11 @@ from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import AHEAD_NS, BEHIND_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
-from coinspace.exchanges.registry import assets_of, identity, is_renamed, summable
-from coinspace.market import Market
+from coinspace.exchanges.constituents import assets_with, collected, named
+from coinspace.exchanges.registry import identity, is_renamed, summable
+from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex
-from coinspace.method.parameters import FX_MARKET
 
 COLLECTOR = "orderbook-collector-"
 # at each update five minutes of rates would be 600,000 at 2,000 updates a second, of whatever
@@ -73,6 +73,9 @@ class OrderbookAggregator:
         self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
         # venues whose name stands for something else than itself, at least at times
         self._renamed: set[Venue] = set()
+        # venues that stand for a pattern; those that their exchange turned out not to offer
+        self._patterned: set[Venue] = set()
+        self._absent: set[Venue] = set()
         self.fx_venues: list[Venue] = []
         self._make_venues(settings)
         self.fx = FxIndex(
@@ -106,19 +109,23 @@ class OrderbookAggregator:
         }
 
     def _make_venues(self, settings: Settings) -> None:
-        for exchange, section in settings.exchanges.items():
-            for text in section.markets:
-                if "*" in text:
-                    continue
+        for exchange in settings.exchanges:
+            by_name = set(named(settings, exchange))
+            for text in collected(settings, exchange):
                 market = Market.parse(text)
-                if text == FX_MARKET:
-                    # the rate concerns all
-                    self.fx_venues.append(self._venue(exchange, market, tuple(self.assets)))
+                is_fx = text == FX_MARKET
+                # the rate concerns all
+                meant = (
+                    tuple(self.assets) if is_fx else assets_with(settings.index, exchange, market)
+                )
+                if not meant and not is_fx:
                     continue
-                meant = [one for one in assets_of(exchange, market.base) if one in self.assets]
-                if not meant:
+                venue = self._venue(exchange, market, meant)
+                if text not in by_name:
+                    self._patterned.add(venue)
+                if is_fx:
+                    self.fx_venues.append(venue)
                     continue
-                venue = self._venue(exchange, market, tuple(meant))
                 for asset in meant:
                     self.assets[asset].append(venue)
                 if is_renamed(exchange, market.base):
@@ -128,11 +135,16 @@ class OrderbookAggregator:
             venues.sort(key=lambda one: one.name)
 
     def _summed(self, asset: str, ts_ns: int) -> list[Venue]:
-        # the venues whose name means the asset at that time
-        venues = self.assets[asset]
+        # the venues that there are, and whose name means the asset at that time
+        venues = self._offered(self.assets[asset])
         if self._renamed.isdisjoint(venues):
             return venues
         return [one for one in venues if summable(one.exchange, one.market.base, asset, ts_ns)]
+
+    def _offered(self, venues: list[Venue]) -> list[Venue]:
+        if self._absent.isdisjoint(venues):
+            return venues
+        return [one for one in venues if one not in self._absent]
 
     def _venue(self, exchange: str, market: Market, assets: tuple[str, ...]) -> Venue:
         venue = Venue(exchange, market)
@@ -226,6 +238,9 @@ class OrderbookAggregator:
             venue = self._named.get(name)
             if venue is not None:
                 venue.recall(given)
+        if inputs:
+            # what the record names was there
+            self._absent = {one for one in self._patterned if one.name not in inputs}
 
     def flush(self) -> None:
         """Make the tick that updates have asked for since the last one, if any did (interval 0)."""
@@ -244,8 +259,9 @@ class OrderbookAggregator:
             self.flush()
 
     def _emit(self, ts_ns: int, assets: Iterable[str]) -> None:
-        fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in self.fx_venues]
-        fx = self.fx.update(ts_ns, fx_facts, [one.book for one in self.fx_venues])
+        fx_venues = self._offered(self.fx_venues)
+        fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in fx_venues]
+        fx = self.fx.update(ts_ns, fx_facts, [one.book for one in fx_venues])
         for asset in assets:
             aggregate = self._consolidators[asset].consolidate(
                 ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset]
@@ -292,6 +308,7 @@ class OrderbookAggregator:
             units = identity(venue.exchange, venue.market.base, message.received_ns).multiplier
             scale = np.array([[1 / units], [units]])
             bids, asks = bids * scale, asks * scale
+        self._absent.discard(venue)
         venue.on_book(bids, asks, message.received_ns)
         venue.epoch, venue.sequence = message.epoch, message.sequence
         self.counts["levels_dropped"] += venue.book.dropped
@@ -316,10 +333,17 @@ class OrderbookAggregator:
                 if venue.publisher == process:
                     venue.on_heartbeat(message.published_ns, at_ns)
         exchange = process.removeprefix(COLLECTOR)
-        for market, state in facts.get("states", {}).items():
-            named = self.venues.get((exchange, market))
-            if named is not None:
-                named.state = str(state)
+        states = facts.get("states", {})
+        if states:
+            # a collector lists all that it collects, or nothing while it does not know yet
+            for venue in self._patterned:
+                if venue.publisher == process and venue.market_name not in states:
+                    self._absent.add(venue)
+        for market, state in states.items():
+            known = self.venues.get((exchange, market))
+            if known is not None:
+                self._absent.discard(known)
+                known.state = str(state)
 
     def state(self) -> dict[str, Any]:
         """Return what a later process needs to go on: the FX rate's memory."""
@@ -342,7 +366,7 @@ class OrderbookAggregator:
                 f'clock_lead_ms{{publisher="{name}"}}': offset_ns // MILLISECOND_NS
                 for name, offset_ns in self._clock_offsets.items()
             },
-            "venues": len(self.venues),
+            "venues": len(self.venues) - len(self._absent),
             "venues_usable": usable,
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import click
@@ -63,13 +62,11 @@ class Worker:
         self._restore()
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        ticks = asyncio.create_task(self._ticks())
+        ticks = self._process.spawn("ticks", self._ticks())
         try:
             await self._process.stopping.wait()
         finally:
-            ticks.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ticks
+            await self._process.tasks.end(ticks)
             self._save()
             self.subscriber.close()
             self.publisher.close()

@@ -16,6 +16,7 @@ from coinspace.bus.replay import ReplayServer
 from coinspace.bus.sockets import Bound, bind
 from coinspace.clock import Clock
 from coinspace.config import BusSettings, Settings
+from coinspace.tasks import Repeat
 
 HEARTBEAT_INTERVAL_S = 1.0
 # how long `close` waits for subscribers to take what is still queued
@@ -80,7 +81,7 @@ class Publisher(ZmqSink):
             raise
         self.endpoint = self._bound.endpoint
         self._heartbeats = self.topic(topics.build("heartbeat", process))
-        self._timer: asyncio.TimerHandle | None = None
+        self._beats: Repeat | None = None
 
     def heartbeat(self, states: Mapping[str, str] | None = None) -> None:
         """Publish the last sequence of every topic, so that subscribers see a lost tail."""
@@ -97,8 +98,11 @@ class Publisher(ZmqSink):
         self, loop: asyncio.AbstractEventLoop, states: States | None = None
     ) -> None:
         """Publish a heartbeat now and every second from now on, until `close`."""
-        self.heartbeat(states() if states else None)
-        self._timer = loop.call_later(HEARTBEAT_INTERVAL_S, self.start_heartbeats, loop, states)
+
+        def beat() -> None:
+            self.heartbeat(states() if states else None)
+
+        self._beats = Repeat(loop, "bus heartbeat", HEARTBEAT_INTERVAL_S, beat)
 
     def counters(self) -> dict[str, int]:
         """Return messages published and known to be dropped, and what the journal counts."""
@@ -123,9 +127,9 @@ class Publisher(ZmqSink):
         """Send what is queued, for at most half a second, and release the endpoint; idempotent."""
         if self._context.closed:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._beats is not None:
+            self._beats.stop()
+            self._beats = None
         self.detach()
         self._release(LINGER_MS)
 

@@ -15,6 +15,7 @@ from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
 from coinspace.bus.topics import HEARTBEATS
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import BusSettings
+from coinspace.tasks import Repeat, report
 
 # messages per callback: other callbacks wait at most some hundred µs
 DRAIN_LIMIT = 256
@@ -78,7 +79,7 @@ class Subscriber:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fd = -1
-        self._poll: asyncio.TimerHandle | None = None
+        self._poll: Repeat | None = None
         self._again: asyncio.Handle | None = None
         self._logged: dict[str, int] = {}
 
@@ -92,7 +93,7 @@ class Subscriber:
         self._loop = loop or asyncio.get_running_loop()
         self._fd = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)
-        self._safety_poll()
+        self._poll = Repeat(self._loop, "bus poll", SAFETY_POLL_S, self._safety_poll)
 
     def drain(self) -> int:
         """Read what has arrived without an event loop; returns the number of messages."""
@@ -119,9 +120,10 @@ class Subscriber:
         """Stop reading and close the socket; messages handed on stay valid."""
         if self._loop is not None:
             self._loop.remove_reader(self._fd)
-            for handle in (self._poll, self._again):
-                if handle is not None:
-                    handle.cancel()
+            if self._poll is not None:
+                self._poll.stop()
+            if self._again is not None:
+                self._again.cancel()
             self._loop = None
         self._receiver.detach()
         self._socket.close()
@@ -131,16 +133,16 @@ class Subscriber:
         if self._loop is None:
             return
         self._again = None
-        # the edge has been consumed: what is left must be asked for
-        if self._receiver.drain(DRAIN_LIMIT):
-            self._again = self._loop.call_soon(self._drain)
+        try:
+            # the edge has been consumed: what is left must be asked for
+            if self._receiver.drain(DRAIN_LIMIT):
+                self._again = self._loop.call_soon(self._drain)
+        except Exception as error:
+            report(self._loop, "bus reader", error)
 
     def _safety_poll(self) -> None:
-        if self._loop is None:
-            return
         if self._again is None:
             self._drain()
-        self._poll = self._loop.call_later(SAFETY_POLL_S, self._safety_poll)
 
     def _report_malformed(self, reason: str) -> None:
         self._report("malformed message", reason=reason)

@@ -8,9 +8,18 @@ with Client("http://127.0.0.1:8080") as client:
 """
 
 from coinspace.client.asynchronous import AsyncClient
-from coinspace.client.errors import ApiError, ConnectionLost
+from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
 from coinspace.client.events import Event
 from coinspace.client.synchronous import Client
 from coinspace.client.table import Table
 
-__all__ = ["ApiError", "AsyncClient", "Client", "ConnectionLost", "Event", "Table"]
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "BadAnswer",
+    "Client",
+    "ConnectionLost",
+    "Event",
+    "InvalidArgument",
+    "Table",
+]

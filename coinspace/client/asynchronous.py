@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn, Self
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
 
-from coinspace.client.errors import ApiError, ConnectionLost
+from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
 from coinspace.client.events import Event, EventParser
 from coinspace.client.table import ARROW, Table
 
@@ -22,16 +23,20 @@ TIMEOUT_S = 30.0
 SILENCE_S = 15.0
 LONGEST_PAUSE_S = 10.0
 # refusals that asking again does not cure
-FINAL = frozenset((400, 401, 403, 404, 405, 406))
+FINAL = frozenset((400, 401, 403, 404, 405, 406, 414, 421, 431))
+EVENT_STREAM = "text/event-stream"
+# more than any answer that is kept whole; `chunks` has no limit
+ANSWER_BYTES = 1 << 30
+PROBLEM_BYTES = 64 * 1024
 
 
 def time_text(value: Time | None) -> str | None:
-    """Write a time as the API reads it. Raises: ValueError for a datetime without a zone."""
+    """Write a time as the API reads it. Raises: InvalidArgument for a datetime without a zone."""
     if value is None:
         return None
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise ValueError(f"time: expected a datetime with a zone, was {value!r}")
+            raise InvalidArgument(f"time: expected a datetime with a zone, was {value!r}")
         return value.isoformat()
     return str(value)
 
@@ -42,13 +47,14 @@ class AsyncClient:
     Args:
         key: an API key, where the endpoint asks for one.
         timeout_s: how long the server may be silent; a long answer may take longer.
+    Raises: InvalidArgument for another URL than http://HOST:PORT or https://HOST:PORT.
     """
 
     def __init__(
         self, url: str = DEFAULT_URL, *, key: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.url = _checked_url(url)
+        self._headers = {"Authorization": f"Bearer {_checked_key(key)}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -73,46 +79,68 @@ class AsyncClient:
     async def get(
         self, path: str, parameters: Mapping[str, Any] | None = None, *, accept: str = ""
     ) -> bytes:
-        """Return the body of any route. Raises: ApiError, ConnectionLost."""
-        return b"".join([part async for part in self.chunks(path, parameters, accept=accept)])
+        """Return the body of any route. Raises: ApiError, ConnectionLost, BadAnswer."""
+        parts, size = [], 0
+        async for part in self.chunks(path, parameters, accept=accept):
+            parts.append(part)
+            size += len(part)
+            if size > ANSWER_BYTES:
+                raise BadAnswer(
+                    f"GET {path}: expected at most {ANSWER_BYTES} bytes; take a shorter range,"
+                    " or `chunks` to have it piece by piece"
+                )
+        return b"".join(parts)
 
     async def chunks(
         self, path: str, parameters: Mapping[str, Any] | None = None, *, accept: str = ""
     ) -> AsyncIterator[bytes]:
         """Yield the body of any route as it arrives, for ranges larger than memory.
 
-        Raises: ApiError, ConnectionLost; the latter also for a body that ends too early.
+        Raises: ApiError, BadAnswer, ConnectionLost; the latter also for a body that ends too early.
         """
         given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
         headers = {"Accept": accept} if accept else {}
         try:
             async with self._opened().get(
-                self.url + path, params=given, headers=headers, timeout=self._timeout
+                self.url + path,
+                params=given,
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
             ) as answer:
-                if answer.status >= 400:
-                    _refuse(answer, await answer.read())
+                await _check(answer, path, accept)
                 async for part in answer.content.iter_any():
                     yield part
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectionLost(f"{self.url}{path}: {error or 'timed out'}") from error
+            raise ConnectionLost(self._lost(path, error)) from error
 
     async def json(self, path: str, **parameters: Any) -> Any:
-        """Return the decoded JSON of any route. Raises: ApiError, ConnectionLost."""
-        return orjson.loads(await self.get(path, parameters))
+        """Return the decoded JSON of any route. Raises: ApiError, ConnectionLost, BadAnswer."""
+        body = await self.get(path, parameters)
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise BadAnswer(f"GET {path}: expected JSON, was {body[:60]!r}") from None
 
     async def index(self, asset: str) -> dict[str, Any]:
         """Return the newest value of an index."""
-        found: dict[str, Any] = await self.json(f"/v1/indices/{asset}")
+        found: dict[str, Any] = await self.json(f"/v1/indices/{quote(asset, safe='')}")
         return found
 
     async def indices(self) -> list[dict[str, Any]]:
         """Return the newest value of every index."""
-        found: list[dict[str, Any]] = (await self.json("/v1/indices"))["indices"]
+        answer = await self.json("/v1/indices")
+        try:
+            found: list[dict[str, Any]] = answer["indices"]
+        except (KeyError, TypeError):
+            raise BadAnswer(f"GET /v1/indices: expected indices, was {str(answer)[:60]}") from None
         return found
 
     async def values(self, asset: str, start: Time | None = None, end: Time | None = None) -> Table:
         """Return every value of [start, end); the last minute without a start."""
-        return await self._table(f"/v1/indices/{asset}/values", start=start, end=end)
+        return await self._table(
+            f"/v1/indices/{quote(asset, safe='')}/values", start=start, end=end
+        )
 
     async def ohlc(
         self,
@@ -122,7 +150,7 @@ class AsyncClient:
         end: Time | None = None,
     ) -> Table:
         """Return the candles of [start, end); intervals without values have nulls."""
-        path = f"/v1/indices/{asset}/ohlc"
+        path = f"/v1/indices/{quote(asset, safe='')}/ohlc"
         return await self._table(path, start=start, end=end, interval=interval)
 
     async def trades(
@@ -156,8 +184,8 @@ class AsyncClient:
         """Yield live events; a cut connection is made anew and resumed behind the last event.
 
         What could not be resumed is announced by a `gap` event. Heartbeats are left out.
-        Raises: ApiError for a refusal that repeating does not cure; ConnectionLost without
-        `reconnect`.
+        Raises: ApiError for a refusal that repeating does not cure; BadAnswer where no stream is;
+        ConnectionLost without `reconnect`.
         """
         chosen = {
             "indices": indices,
@@ -183,11 +211,15 @@ class AsyncClient:
                 continue
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 if not reconnect:
-                    raise ConnectionLost(f"{self.url}/v1/stream: {error or 'silent'}") from error
+                    raise ConnectionLost(self._lost("/v1/stream", error)) from error
             if not reconnect:
                 return
             await asyncio.sleep(min(parser.retry_s * 2**attempts, LONGEST_PAUSE_S))
             attempts = min(attempts + 1, 8)
+
+    def _lost(self, path: str, error: Exception) -> str:
+        reason = str(error)[:300] or "no answer in time"
+        return f"GET {self.url}{path}: {reason}; is an endpoint running there (`coinspace up`)?"
 
     async def _events(
         self, given: dict[str, str], last_id: str, parser: EventParser
@@ -195,16 +227,34 @@ class AsyncClient:
         headers = {"Last-Event-ID": last_id} if last_id else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
         async with self._opened().get(
-            f"{self.url}/v1/stream", params=given, headers=headers, timeout=timeout
+            f"{self.url}/v1/stream",
+            params=given,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
         ) as answer:
-            if answer.status >= 400:
-                _refuse(answer, await answer.read())
+            await _check(answer, "/v1/stream", EVENT_STREAM)
             async for data in answer.content.iter_any():
                 for event in parser.feed(data):
                     yield event
 
 
-def _refuse(answer: aiohttp.ClientResponse, body: bytes) -> NoReturn:
+async def _check(answer: aiohttp.ClientResponse, path: str, accept: str) -> None:
+    """Raise what an answer says, or that it is not one of the API."""
+    if answer.status >= 400:
+        _refuse(answer, path, await answer.content.read(PROBLEM_BYTES))
+    if answer.status >= 300:
+        # followed, it would take the key to wherever it points
+        place = answer.headers.get("Location", "")[:200]
+        raise BadAnswer(
+            f"GET {path}: expected an answer, was a redirect to {place!r}, which is not followed;"
+            " use that server's own url"
+        )
+    if accept and answer.content_type != accept:
+        raise BadAnswer(f"GET {path}: expected {accept}, was {answer.content_type[:100]}")
+
+
+def _refuse(answer: aiohttp.ClientResponse, path: str, body: bytes) -> NoReturn:
     try:
         problem = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -212,4 +262,22 @@ def _refuse(answer: aiohttp.ClientResponse, body: bytes) -> NoReturn:
     if not isinstance(problem, dict):
         # something in between answered
         problem = {"detail": body[:200].decode("utf-8", "replace")}
-    raise ApiError(answer.status, problem, answer.headers.get("Retry-After"))
+    raise ApiError(answer.status, problem, answer.headers.get("Retry-After"), f"GET {path}")
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or "@" in parts.netloc:
+        raise InvalidArgument(f"url: expected http://HOST:PORT, was {url[:200]!r}")
+    return url.rstrip("/")
+
+
+def _checked_key(key: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        # what it was is nobody else's business
+        raise InvalidArgument("key: expected one line of ASCII, was other text")
+    return key

@@ -6,22 +6,58 @@ from typing import Any
 
 from coinspace.errors import CoinSpaceError
 
+# what a caller can do about a refusal, where the server's own words do not say it
+REMEDIES = {
+    401: "pass key=…, which `coinspace keys new NAME` makes",
+    404: "the route `/docs` lists what there is",
+    421: "use a name that the server knows, or add this one to its endpoint.hosts",
+}
+RETRY_LIMIT_S = 3600
+
 
 class ApiError(CoinSpaceError):
     """The API answered with a problem.
 
-    Attributes: status, kind (stable name such as `unknown-asset`), detail, retry_after_s (None =
-    it did not say), problem (the whole JSON object).
+    Attributes: status, kind (stable name such as `unknown-asset`), detail, route, parameter ("" =
+    none in particular), retry_after_s (None = it did not say), problem (the whole JSON object).
     """
 
-    def __init__(self, status: int, problem: dict[str, Any], retry_after: str | None) -> None:
+    def __init__(
+        self, status: int, problem: dict[str, Any], retry_after: str | None, route: str = ""
+    ) -> None:
         self.status = status
         self.kind = str(problem.get("type", "")).rpartition(":")[2]
         self.detail = str(problem.get("detail", ""))
-        self.retry_after_s = int(retry_after) if retry_after and retry_after.isdigit() else None
+        self.parameter = str(problem.get("parameter", ""))
+        self.route = route
+        self.retry_after_s = _seconds(retry_after)
         self.problem = problem
-        super().__init__(f"{status} {self.kind}: {self.detail}")
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        text = f"{self.route}: " if self.route else ""
+        text += f"{self.status} {self.kind}: {self.detail}"
+        if self.parameter and not self.detail.startswith(self.parameter):
+            text += f" (parameter {self.parameter})"
+        if self.retry_after_s is not None:
+            return f"{text}; try again in {self.retry_after_s} s"
+        remedy = REMEDIES.get(self.status)
+        return f"{text}; {remedy}" if remedy else text
+
+
+def _seconds(text: str | None) -> int | None:
+    if not text or len(text) > 9 or not (text.isascii() and text.isdigit()):
+        return None
+    return min(int(text), RETRY_LIMIT_S)
 
 
 class ConnectionLost(CoinSpaceError):
     """The API cannot be reached."""
+
+
+class BadAnswer(CoinSpaceError):
+    """What answered is not the API: a redirect, another type, broken JSON, far too much."""
+
+
+class InvalidArgument(CoinSpaceError, ValueError):
+    """A URL, key or time that cannot be sent."""

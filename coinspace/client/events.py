@@ -10,6 +10,8 @@ import orjson
 
 # an event larger than this is not ours
 EVENT_LIMIT = 8 << 20
+ID_LIMIT = 64
+RETRY_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class EventParser:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        # no event ends before here
+        self._searched = 0
         self.retry_s = 1.0
 
     def feed(self, data: bytes) -> Iterator[Event]:
@@ -36,12 +40,14 @@ class EventParser:
         self._buffer += data
         if len(self._buffer) > EVENT_LIMIT:
             raise ValueError(f"event: expected at most {EVENT_LIMIT} bytes")
-        while (end := self._buffer.find(b"\n\n")) >= 0:
+        while (end := self._buffer.find(b"\n\n", self._searched)) >= 0:
             block = bytes(self._buffer[:end])
             del self._buffer[: end + 2]
+            self._searched = 0
             event = self._event(block)
             if event is not None:
                 yield event
+        self._searched = max(0, len(self._buffer) - 1)
 
     def _event(self, block: bytes) -> Event | None:
         name, identity, data = "message", "", b""
@@ -50,9 +56,15 @@ class EventParser:
             if field == b"event":
                 name = value.decode()
             elif field == b"id":
-                identity = value.decode()
+                identity = _identity(value)
             elif field == b"data":
                 data += value
-            elif field == b"retry" and value.isdigit():
-                self.retry_s = int(value) / 1000
+            elif field == b"retry" and value.isdigit() and len(value) < 10:
+                self.retry_s = min(int(value) / 1000, RETRY_LIMIT_S)
         return Event(name, orjson.loads(data), identity) if data else None
+
+
+def _identity(value: bytes) -> str:
+    # it goes back in a header
+    text = value.decode()
+    return text if len(text) <= ID_LIMIT and text.isascii() and text.isprintable() else ""

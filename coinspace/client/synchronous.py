@@ -1,12 +1,15 @@
-"""The synchronous client: the asynchronous one on a loop of its own."""
+"""The synchronous client: the asynchronous one on a loop in a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 from coinspace.client.asynchronous import DEFAULT_URL, TIMEOUT_S, AsyncClient, Time
+from coinspace.client.errors import InvalidArgument
 from coinspace.client.events import Event
 from coinspace.client.table import Table
 
@@ -14,16 +17,23 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to one endpoint from code without a loop; use it as a context manager.
+    """Talks to one endpoint from code that does not await; use it as a context manager.
 
-    Methods, errors and results are those of AsyncClient.
+    It works inside a running loop too, as notebooks have one: its own runs in a thread. Methods,
+    errors and results are those of AsyncClient.
     """
 
     def __init__(
         self, url: str = DEFAULT_URL, *, key: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self._runner = asyncio.Runner()
         self._client = AsyncClient(url, key=key, timeout_s=timeout_s)
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(
+            target=self._loop.run_forever, name="coinspace-client", daemon=True
+        )
+        thread.start()
+        # also when the client is forgotten, and at the end of the program
+        self._end = weakref.finalize(self, _end, self._client, self._loop, thread)
 
     def __enter__(self) -> Self:
         return self
@@ -33,11 +43,13 @@ class Client:
 
     def close(self) -> None:
         """Close every connection."""
-        self._run(self._client.close())
-        self._runner.close()
+        self._end()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        if not self._end.alive:
+            work.close()
+            raise InvalidArgument("client: expected an open one, was closed")
+        return _wait(self._loop, work)
 
     def get(self, path: str, *, accept: str = "", **parameters: Any) -> bytes:
         """Return the body of any route."""
@@ -114,8 +126,27 @@ class Client:
                 except StopAsyncIteration:
                     return
         finally:
-            self._run(items.aclose())  # type: ignore[attr-defined]
+            if self._end.alive:
+                self._run(items.aclose())  # type: ignore[attr-defined]
 
 
 async def _next(items: AsyncIterator[T]) -> T:
     return await anext(items)
+
+
+def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        # a person who presses Ctrl-C wants it to end
+        future.cancel()
+        raise
+
+
+def _end(client: AsyncClient, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    _wait(loop, client.close())
+    _wait(loop, loop.shutdown_asyncgens())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

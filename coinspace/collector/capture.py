@@ -29,6 +29,14 @@ class Watch:
         self.stopping = stopping
         self._log = structlog.get_logger(f"record-{name}")
         self._reason: str | None = None
+        # what ended a task of the collection, None while all run
+        self.failure: BaseException | None = None
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """A task of the collection ended by an error: the recording ends."""
+        self._log.error("task failed", task=name, error=repr(error), exc_info=error)
+        self.failure = self.failure or error
+        self.stopping.set()
 
     def ready(self) -> None:
         """All markets deliver."""
@@ -79,12 +87,13 @@ class Capture:
         self.name = f"{exchange}-{name}"
         # nobody reads the messages; the stages make them to know what to ask for
         self._sink = ListSink(now_ns())
+        self._watch = Watch(self.name, stopping)
         self.collection = Collection(
             settings,
             exchange,
             stream,
             self._sink,
-            Watch(self.name, stopping),
+            self._watch,
             channels=channels,
             tuning=tuning,
             recorders=lambda number: Recorder(
@@ -101,7 +110,7 @@ class Capture:
     async def run(self) -> None:
         """Record until the event is set.
 
-        Raises: ConfigError when no market is left to record.
+        Raises: ConfigError when no market is left to record, what ended a task of the collection.
         """
         try:
             await self.collection.start()
@@ -110,6 +119,8 @@ class Capture:
                 await asyncio.sleep(CLEAR_S)
         finally:
             await self.collection.stop()
+        if self._watch.failure is not None:
+            raise self._watch.failure
 
     def counters(self) -> dict[str, int | float]:
         """Return what was counted, without the counts of each market."""
@@ -117,6 +128,14 @@ class Capture:
             return {}
         found = self.collection.counters()
         return {name: count for name, count in found.items() if "{" not in name}
+
+
+async def _recorded(one: Capture, stopping: asyncio.Event) -> None:
+    # one that ends by an error ends all: a recording with a part missing is none
+    try:
+        await one.run()
+    finally:
+        stopping.set()
 
 
 async def capture(
@@ -149,10 +168,10 @@ async def capture(
         for exchange, one in settings.items()
         for stream, part in streams.items()
     ]
-    tasks = [asyncio.create_task(one.run()) for one in captures]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        stopping.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(_recorded(one, stopping) for one in captures), return_exceptions=True
+    )
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     return {one.name: one.counters() for one in captures}

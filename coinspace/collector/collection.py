@@ -6,6 +6,7 @@ A collector's process puts its publisher behind it; `record` nothing at all, onl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -13,13 +14,15 @@ from typing import Any, Protocol
 import structlog
 
 from coinspace._ext.sink import Sink
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.connection import Connection
+from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import MarketList, has_patterns, resolve
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.stage import Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import ExchangeSettings, TuningSettings
 from coinspace.errors import ConfigError
@@ -36,6 +39,7 @@ from coinspace.exchanges.exchange import (
 )
 from coinspace.feed.recorder import Recorder
 from coinspace.market import Market
+from coinspace.tasks import Tasks
 
 TIMER_S = 0.25
 # a market list is asked for again so often
@@ -59,6 +63,7 @@ class Health(Protocol):
 
     stopping: asyncio.Event
 
+    def failed(self, name: str, error: BaseException) -> None: ...
     def ready(self) -> None: ...
     def degraded(self, reason: str) -> None: ...
 
@@ -113,23 +118,21 @@ class Collection:
         self._open_recorder = recorders
         self._tuning = tuning
         self._tls = tls_context(settings)
-        limits = self.exchange.REST_LIMITS
-        if len(limits) == 1:
-            # counted by kind, each kind is one stream's own but for the rare market list
-            limits = {name: shared(limit, stream) for name, limit in limits.items()}
         self.fetcher = Fetcher(
             self.exchange,
             settings.rest,
             self._on_answer,
             self._on_refused,
-            limits=limits,
+            limits=budget(self.exchange, stream),
             ssl_context=self._tls,
             recorder=self._record,
         )
         self._recorder_of: dict[str, Recorder] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
-        self._markets_ns = 0
+        self._markets_ns = -MARKETS_INTERVAL_NS
+        # market -> since when it has not been synced, on the monotonic clock
+        self._unsynced_ns: dict[str, int] = {}
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -144,12 +147,13 @@ class Collection:
         entries = resolve(self.exchange, self.settings.markets, listings)
         self.stage = make_stage(self.exchange, self.stream, self.settings, entries, self.sink)
         self.stage.marker = self._mark
+        self.stage.wall = now_ns
         await self.prepare()
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
             self._connect(subscription, connects)
-        self._ticker = asyncio.create_task(self._tick())
+        self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
         """Called when the stage is there and before anything reaches it."""
@@ -159,13 +163,8 @@ class Collection:
         for connection in self.connections:
             await connection.stop()
         if self._ticker is not None:
-            self._tasks.append(self._ticker)
-            self._ticker.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.end(self._ticker)
+        await self._tasks.finish(STOP_S)
         await self.fetcher.close()
         for recorder in self.recorders:
             await asyncio.to_thread(recorder.close)
@@ -186,7 +185,9 @@ class Collection:
             tuning=self._tuning,
         )
         self.connections.append(connection)
-        self._tasks.append(asyncio.create_task(connection.run()))
+        name = f"connection {len(self.connections)}"
+        # it ends when it was refused for good, which `problems` says
+        self._tasks.spawn(name, connection.run(), ends=True)
 
     def _record(self, request: Request, received_ns: int, payload: bytes) -> None:
         # an answer goes where the frames of its market are
@@ -221,15 +222,13 @@ class Collection:
                 return self.exchange.read_markets(payload)
             except RefusedError as error:
                 self.health.degraded(f"no market list of {self.exchange.NAME}: {error}")
-            stopping = asyncio.ensure_future(self.health.stopping.wait())
-            done, _ = await asyncio.wait([stopping], timeout=MARKETS_RETRY_S)
-            stopping.cancel()
-            if done:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.health.stopping.wait(), MARKETS_RETRY_S)
                 return None
 
     async def _tick(self) -> None:
         while True:
-            self._judge(now_ns())
+            self._judge(monotonic_ns())
             await asyncio.sleep(TIMER_S)
 
     def _judge(self, now: int) -> None:
@@ -241,8 +240,7 @@ class Collection:
             self.fetcher.submit(request)
         for number, reason in self.stage.take_reconnects().items():
             for connection in self.connections:
-                if any(link.number == number for link in connection.links):
-                    connection.replace(reason)
+                connection.replace(number, reason)
         self._report()
 
     def _report(self) -> None:
@@ -257,15 +255,29 @@ class Collection:
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
         # a market that the exchange has halted is as it should be
         fine = ("synced", "halted")
-        missing = [s.market for s in self.stage.statuses if s.state not in fine]
+        missing = [s for s in self.stage.statuses if s.state not in fine]
+        self._note_unsynced(missing)
         if refused:
             return [
                 f"{self.exchange.NAME} refused the subscription: {refused[0]}; check the markets"
             ]
         if missing:
-            shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            shown = ", ".join(map(self._shown, missing[:5])) + (" …" if len(missing) > 5 else "")
             return [f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"]
         return []
+
+    def _note_unsynced(self, missing: list[Status]) -> None:
+        now = monotonic_ns()
+        self._unsynced_ns = {
+            status.market: self._unsynced_ns.get(status.market, now) for status in missing
+        }
+
+    def _shown(self, status: Status) -> str:
+        minutes = (monotonic_ns() - self._unsynced_ns[status.market]) // (60 * SECOND_NS)
+        if not minutes:
+            return status.market
+        why = f": {status.reason}" if status.reason else ""
+        return f"{status.market} ({status.state} for {minutes} min{why})"
 
     def _on_answer(self, request: Request, payload: bytes, received_ns: int) -> None:
         if request.purpose != "markets":
@@ -276,6 +288,8 @@ class Collection:
         except (ValueError, KeyError, TypeError) as error:
             self.log.warning("market list not readable", error=repr(error))
             return
+        if isinstance(self.stage, TickerStage):
+            self.stage.listed = frozenset(listing.symbol for listing in listings)
         for event in self.market_list.update(listings):
             self.stage.on_listing(event.change, event.listing, received_ns)
 
@@ -291,6 +305,11 @@ class Collection:
         for part in parts:
             for name, count in part.items():
                 found[name] = found.get(name, 0) + count
+        now = monotonic_ns()
+        found["unsynced"] = len(self._unsynced_ns)
+        found["unsynced_age_s"] = (
+            max((now - since for since in self._unsynced_ns.values()), default=0) // SECOND_NS
+        )
         if self.grouped is not None:
             found["grouped_frames"] = self.grouped.frames
         return found

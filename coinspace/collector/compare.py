@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.message import REPEAT, REST
 from coinspace.clock import SECOND_NS
+from coinspace.collector.demand import Value
 from coinspace.collector.stage import Stage
-from coinspace.exchanges.exchange import RestBook
+from coinspace.exchanges.exchange import Refusal, Request, RestBook
 
 # a market silent for this long is compared by REST …
 SILENT_NS = 4 * SECOND_NS
@@ -32,6 +33,9 @@ ANSWER_NS = 15 * SECOND_NS
 HISTORY = 256
 # levels of them
 COMPARED_LEVELS = 100
+# so many answers over so long a time that are behind the book: the book is suspected
+SUSPECT_AFTER = 3
+SUSPECT_NS = 10 * SECOND_NS
 
 
 class Version(NamedTuple):
@@ -62,7 +66,9 @@ class ComparedBooks(Stage, BookCollector):
         self._asked: dict[int, tuple[int, deque[Version]]] = {}
         # called with (market, received_ns) for every book published
         self.on_book: Callable[[BookMarket, int], None] | None = None
-        names = ("compares", "unmatched", "confirmed", "doubts", "drifts")
+        # answers in a row that were older than the book when they were asked for, and since when
+        self._behind: dict[int, tuple[int, int]] = {}
+        names = ("compares", "unmatched", "confirmed", "doubts", "drifts", "suspected")
         self.counts.update(dict.fromkeys(names, 0))
 
     def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
@@ -72,15 +78,37 @@ class ComparedBooks(Stage, BookCollector):
         # a book that is not published at the moment
         raise NotImplementedError
 
-    def _ask_compare(self, symbols: list[str], now_ns: int) -> None:
-        for request in self.exchange.compare_requests(symbols):
-            self.ask(request)
-        for symbol in symbols:
+    def _ask_compare(self, symbols: list[str]) -> None:
+        # one that was refused before could spoil the others' answer
+        known = [symbol for symbol in symbols if self._positions[symbol] not in self._absent]
+        alone = [symbol for symbol in symbols if self._positions[symbol] in self._absent]
+        for part in ([known] if known else []) + [[symbol] for symbol in alone]:
+            for request in self.exchange.compare_requests(part):
+                self.ask(request, Value.COMPARE)
+
+    def on_asked(self, request: Request) -> None:
+        if request.purpose != "compare":
+            return
+        for symbol in request.symbols:
             index = self._positions[symbol]
             books: deque[Version] = deque(maxlen=HISTORY)
             self._remember(self.markets[index], books)
-            self._asked[index] = (now_ns, books)
+            self._asked[index] = (self.now_ns, books)
         self.watch_books()
+
+    def _compare_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
+        if not refusal.fatal:
+            # it passes by itself, and comparisons come again
+            return
+        symbols = request.symbols
+        if len(symbols) == 1:
+            self.absent(self.of(symbols)[0], now_ns)
+            return
+        # one bad market fails the whole call: it is found by halves
+        middle = len(symbols) // 2
+        for part in (symbols[:middle], symbols[middle:]):
+            for half in self.exchange.compare_requests(part):
+                self.ask(half, Value.COMPARE)
 
     def _forget_asked(self, now_ns: int) -> None:
         for index, (asked_ns, _) in list(self._asked.items()):
@@ -106,7 +134,7 @@ class ComparedBooks(Stage, BookCollector):
         if doubt is not None and doubt[0].version == asked[1][-1].version:
             # the stream has come to where REST was
             del self._doubts[market.index]
-            self._compare_with(market, doubt[0], received_ns)
+            self._compare_with(market, doubt[0], self.now_ns)
 
     def _remember(self, market: BookMarket, books: deque[Version]) -> None:
         bids, asks = market.top()
@@ -134,6 +162,7 @@ class ComparedBooks(Stage, BookCollector):
         if not same:
             # between two updates, or before the first one that was kept
             self.counts["unmatched"] += 1
+            self._judge_unmatched(market, book, books, now_ns)
         elif any(one.agrees(book) for one in same):
             self._confirm(market, now_ns)
         elif self.updates:
@@ -143,16 +172,44 @@ class ComparedBooks(Stage, BookCollector):
             self.counts["doubts"] += 1
             self._doubts[market.index] = (book, now_ns + GRACE_NS)
 
+    def _judge_unmatched(
+        self, market: BookMarket, book: RestBook, books: deque[Version], now_ns: int
+    ) -> None:
+        if self._newest(market).agrees(book):
+            # whatever their ids and times say
+            self._confirm(market, now_ns)
+            return
+        if book.version >= (books[0].version if books else self._version(market)):
+            self._behind.pop(market.index, None)
+            return
+        times, since_ns = self._behind.get(market.index, (0, now_ns))
+        self._behind[market.index] = (times + 1, since_ns)
+        if times + 1 < SUSPECT_AFTER or now_ns - since_ns < SUSPECT_NS:
+            return
+        # again and again older than the book was before: one of both has started anew
+        del self._behind[market.index]
+        self.counts["suspected"] += 1
+        self._suspect(market, now_ns, "REST stays behind the book")
+
+    def _suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        raise NotImplementedError
+
+    def _newest(self, market: BookMarket) -> Version:
+        books: deque[Version] = deque()
+        self._remember(market, books)
+        return books[0]
+
     def _confirm(self, market: BookMarket, now_ns: int) -> None:
         self.counts["confirmed"] += 1
+        self._behind.pop(market.index, None)
         status = self.statuses[market.index]
         status.confirmed_ns = now_ns
         self._doubts.pop(market.index, None)
         left = self._left_range(market)
         if status.state == "stale" and not left:
             self.change(status, "synced", now_ns, "confirmed by REST")
-        if now_ns - market.received_ns > SILENT_NS and market.applied and not left:
-            self.publish_again(market, REPEAT | REST, now_ns)
+        if now_ns - market.heard_ns > SILENT_NS and market.applied and not left:
+            self.publish_again(market, REPEAT | REST, self.wall_ns(now_ns))
 
     def _judge_doubts(self, now_ns: int) -> None:
         for index, (book, deadline_ns) in list(self._doubts.items()):
@@ -165,10 +222,4 @@ class ComparedBooks(Stage, BookCollector):
 
     def _drift(self, market: BookMarket, now_ns: int) -> None:
         self.counts["drifts"] += 1
-        status = self.statuses[market.index]
-        if self.updates and now_ns - market.received_ns < SILENT_NS:
-            self._restart(market, now_ns, "differs from REST")
-            return
-        market.forget()
-        self.change(status, "stale", now_ns, "differs from REST")
-        self.want_reconnect(status, f"{status.market} differs from REST")
+        self._suspect(market, now_ns, "differs from REST")

@@ -1,70 +1,167 @@
 """One subscription kept alive: dial, subscribe, watch, replace before it ends.
 
 A `Link` is one WebSocket; a `Connection` keeps one Link open, and for a moment two when it
-replaces one (make before break). All decisions about time are in `limits`; all data goes from the
-listener straight into the stage.
+replaces one (make before break). Whatever ends a link is noticed at once, also while another one
+is dialled. All decisions about time are in `limits`; all data goes from the listener straight into
+the stage.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
+import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
-from picows import WSAutoPingStrategy, WSError, WSHandshakeError, WSMsgType, WSTransport, ws_connect
+from aiohappyeyeballs import start_connection
+from picows import (
+    WSAutoPingStrategy,
+    WSCloseCode,
+    WSError,
+    WSHandshakeError,
+    WSMsgType,
+    WSProtocolError,
+    WSTransport,
+    ws_connect,
+)
+from picows.url import WSParsedURL
 
-from coinspace._ext.collector_listener import FrameListener
-from coinspace.clock import SECOND_NS, now_ns
-from coinspace.collector.limits import Dialer, Window
+from coinspace._ext.collector_listener import MAX_MESSAGE, FrameListener
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
+from coinspace.collector.limits import Dialer, FailureLog, Window
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
 from coinspace.feed.recorder import Recorder
 from coinspace.tuning import tune_socket
 
+# for all of a dial: resolving, TCP, TLS and the handshake
 HANDSHAKE_TIMEOUT_S = 10.0
+# the next address is tried beside one that does not answer within
+NEXT_ADDRESS_S = 0.25
 PONG_TIMEOUT_S = 10.0
-MAX_FRAME = 16 << 20
-# an open connection that delivers nothing at all for so long is replaced
-MUTE_NS = 30 * SECOND_NS
+# how long the peer may take to end a connection after our close frame
+CLOSE_TIMEOUT_S = 2.0
 # how long both connections live when one replaces the other
 OVERLAP_S = 10.0
 OVERLAP_POLL_S = 0.05
+POLL_S = 1.0
 # replaced this long before its known end, so that the overlap is not cut short
 LIFETIME_MARGIN_S = 600.0
-# no permission to connect before then, when 418 comes without a time
+# no permission to connect before then, when 418 or 429 come without a time
 BAN_S = 120.0
+BLOCK_S = 10.0
+# the longest ban that an exchange is known to give
+LONGEST_BLOCK_S = 3 * 86_400.0
+SWITCHING_PROTOCOLS = 101
 # what a handshake is answered while the exchange is not in service
 MAINTENANCE = 503
 
+# picows logs what a peer does wrong, some of it with a traceback; it is counted here instead
+_SILENT = logging.getLogger("picows.coinspace")
+_SILENT.setLevel(logging.CRITICAL + 1)
+
+
+class DialError(Exception):
+    """A dial that failed by what the other side did.
+
+    Attributes: cause: of `Connection.failures`. retry_after_s: what the other side asked for.
+    """
+
+    def __init__(self, cause: str, reason: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.retry_after_s = retry_after_s
+
 
 class Link:
-    """One WebSocket connection and what became of it."""
+    """One WebSocket connection and what became of it.
+
+    Attributes:
+        step: what a dial waits for.
+        wish: why we end it, "" = we do not.
+        leaving: a replacement is on its way, so its end is no new failure.
+        error: an error of ours that ended it.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.step = ""
         self.transport: WSTransport | None = None
         self.listener: FrameListener | None = None
         self.opened_ns = 0
-        self.closed = asyncio.Event()
-        self.reason = "connection lost"
+        self.wish = ""
+        self.leaving = False
+        self.error: Exception | None = None
+        self.refused = ""
         # frames that wait to be recorded behind those of the link before
         self.held: list[tuple[int, bytes]] = []
         self.on_opened: Callable[[], None] = lambda: None
+        self.on_closed: Callable[[], None] = lambda: None
         self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
+        self._socket: socket.socket | None = None
+        self._abandoned = False
+        self._close: tuple[int, str] | None = None
+        self._broken: BaseException | None = None
+        self._is_ending = False
+
+    # the socket
+
+    async def connect(self, url: WSParsedURL, rotate: int) -> socket.socket:
+        """Return a socket that is connected to one of a host's addresses.
+
+        Args: rotate: how many addresses were tried in vain, for the order.
+        """
+        self.step = "address"
+        found = await asyncio.get_running_loop().getaddrinfo(
+            url.host, url.port, type=socket.SOCK_STREAM
+        )
+        first = rotate % len(found)
+        self.step = "TCP connection"
+        self._socket = await start_connection(
+            found[first:] + found[:first], happy_eyeballs_delay=NEXT_ADDRESS_S
+        )
+        self.step = "TLS and handshake" if url.is_secure else "handshake"
+        return self._socket
+
+    def abandon(self) -> None:
+        """Give up a dial, however far it has come."""
+        self._abandoned = True
+        if self.transport is not None:
+            self.transport.disconnect(False)
+        elif self._socket is not None:
+            # picows keeps the transport to itself until the handshake is answered
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket = None
+
+    # what the listener reports
 
     def on_open(self, transport: WSTransport) -> None:
         self.transport = transport
-        self.opened_ns = now_ns()
-        self.on_opened()
+        self._socket = None
+        self.opened_ns = monotonic_ns()
+        if self._abandoned:
+            transport.disconnect(False)
+            return
+        try:
+            self.on_opened()
+        except Exception as error:
+            self.error = error
+            transport.disconnect(False)
 
     def on_close(self, code: int, reason: str) -> None:
-        self.reason = f"closed by the exchange: {code} {reason}".rstrip()
+        self._close = self._close or (code, printable(reason))
+        self._abort_later()
 
-    def on_lost(self) -> None:
-        self.closed.set()
+    def on_lost(self, error: BaseException | None) -> None:
+        self._broken = error
+        self.on_closed()
 
     def on_failure(self, error: Exception, frame: bytes) -> None:
         self.on_failed_frame(error, frame)
@@ -73,12 +170,52 @@ class Link:
         """Keep a frame for the recorder."""
         self.held.append((received_ns, frame))
 
-    def end(self, reason: str) -> None:
-        """Close from our side."""
-        self.reason = reason
-        if self.transport is not None and not self.transport.is_disconnected:
-            self.transport.send_close()
-            self.transport.disconnect(False)
+    # the end
+
+    @property
+    def delivered(self) -> bool:
+        """Whether it brought any data."""
+        return self.listener is not None and self.listener.frames > 0
+
+    def end(self, reason: str, code: WSCloseCode = WSCloseCode.OK) -> None:
+        """Close from our side; the peer answers with a close frame of its own."""
+        if not self.wish and self.transport is not None:
+            self.wish = reason
+            self.transport.send_close(code)
+            self._abort_later()
+
+    def look(self) -> None:
+        """Notice that picows has sent a close frame: for a broken protocol or a missing pong."""
+        if self.transport is not None and self.transport.is_close_frame_sent:
+            self._abort_later()
+
+    def _abort_later(self) -> None:
+        # whoever does not close its side would keep the connection for as long as it likes
+        if not self._is_ending and self.transport is not None:
+            self._is_ending = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(CLOSE_TIMEOUT_S, self.transport.disconnect, False)
+
+    def outcome(self) -> tuple[str, str]:
+        """Return what ended it: a cause of `failures`, and the reason in words."""
+        if self.refused:
+            return "refused", f"refused: {self.refused}"
+        if self.wish:
+            return "ended", self.wish
+        if self.error is not None:
+            return "internal", f"internal error: {self.error!r}"
+        if self.listener is not None and self.listener.stuck:
+            return "stuck", "the exchange does not read what is sent to it"
+        if isinstance(self._broken, WSProtocolError):
+            return "protocol", f"protocol error {int(self._broken.code)}: {self._broken}"
+        if self._broken is not None:
+            return "protocol", f"protocol error: {self._broken!r}"
+        if self._close is not None:
+            code, text = self._close
+            return "closed", f"closed by the exchange: {code} {text}".rstrip()
+        if self.transport is not None and self.transport.is_close_frame_sent:
+            return "no_pong", f"no pong and no frame within {PONG_TIMEOUT_S:g} s of a ping"
+        return "lost", "connection lost"
 
 
 class Receiver(Protocol):
@@ -94,7 +231,13 @@ class Receiver(Protocol):
 
 
 class Connection:
-    """Keeps one subscription delivering until `stop`."""
+    """Keeps one subscription delivering until `stop`.
+
+    Attributes:
+        links: those that are open, the newest last.
+        failures: dials and links that failed, by cause: address, connect, timeout, tls, http,
+            handshake; lost, closed, protocol, no_pong, stuck, refused, internal.
+    """
 
     # numbers of links count up over all connections of the process: a newer one is larger
     _numbers = 0
@@ -119,46 +262,79 @@ class Connection:
         self.fatal: Refusal | None = None
         self.connect_failures = 0
         self.replacements = 0
+        self.failures: Counter[str] = Counter()
         self._connects = connects
         self._messages = [Window(limit) for limit in exchange.MESSAGE_LIMITS]
         self._ssl = ssl_context
         self._recorder = recorder
         self._tuning = tuning or TuningSettings()
-        self._stopping = asyncio.Event()
+        self._stopping = False
         self._replace = ""
         self._wake = asyncio.Event()
+        self._failure_log = FailureLog()
+        self._replacement_log = FailureLog()
         self.log = structlog.get_logger(f"connection-{exchange.NAME}")
 
     async def run(self) -> None:
         """Dial, watch and dial again until stopped or refused for good."""
-        while not self._stopping.is_set() and self.fatal is None:
-            try:
-                link = await self._dial()
-                if link is not None:
-                    await self._keep(link)
-            except Exception as error:
-                # a fault of ours must not end the collection of these markets
-                self.log.exception("connection failed by an error of ours", error=repr(error))
-                self.dialer.lost(now_ns())
+        try:
+            while self._goes_on:
+                await self._step()
+            self._end_links()
+            deadline = monotonic_ns() + int((CLOSE_TIMEOUT_S + POLL_S) * SECOND_NS)
+            while self.links and (left_ns := deadline - monotonic_ns()) > 0:
+                await self._sleep(left_ns / SECOND_NS)
+        finally:
+            for link in self.links:
+                link.abandon()
 
     async def stop(self) -> None:
         """Close all links; `run` returns."""
-        self._stopping.set()
+        self._stopping = True
         self._wake.set()
-        for link in self.links:
-            link.end("stopped")
+        self._end_links()
 
-    def replace(self, reason: str) -> None:
-        """Ask for a new link in place of the present one, made before that is given up."""
-        self._replace = self._replace or reason
-        self._wake.set()
+    def replace(self, number: int, reason: str) -> None:
+        """Ask for a new link in place of one of ours, made before that is given up."""
+        if self.links and self.links[-1].number == number:
+            self._wish(reason)
+
+    @property
+    def _goes_on(self) -> bool:
+        return not self._stopping and self.fatal is None
+
+    async def _step(self) -> None:
+        try:
+            if not self.links:
+                await self._dial()
+            elif self._due(self.links[-1]):
+                await self._succeed(self.links[-1])
+            else:
+                await self._sleep(POLL_S)
+                self._look()
+        except Exception as error:
+            # a fault of ours must not end the collection of these markets
+            self._internal(error)
+        self._report()
+
+    def _look(self) -> None:
+        for link in self.links:
+            self._check_refusal(link)
+            link.look()
 
     def _check_refusal(self, link: Link) -> None:
         refusal = self.stage.take_refusal(link.number)
         if refusal is not None:
-            link.reason = f"refused: {refusal.text}"
+            link.refused = printable(refusal.text)
             if refusal.fatal:
                 self.fatal = refusal
+
+    def _end_links(self) -> None:
+        for link in self.links:
+            if self.fatal is not None:
+                link.end("refused")
+            else:
+                link.end("stopped", WSCloseCode.GOING_AWAY)
 
     # dialling
 
@@ -167,164 +343,210 @@ class Connection:
         waits.
         """
         if not self.links:
-            self.stage.on_connecting(self.subscription.symbols, now_ns())
-        await self._pause(self.dialer.wait_ns(now_ns()) / SECOND_NS)
-        while (wait_ns := self._connects.wait_ns(now_ns())) > 0 and not self._stopping.is_set():
-            await self._pause(wait_ns / SECOND_NS)
-        if self._stopping.is_set():
+            self.stage.on_connecting(self.subscription.symbols, monotonic_ns())
+        while self._goes_on and (wait_ns := self._wait_ns()) > 0:
+            await self._sleep(wait_ns / SECOND_NS)
+            self._look()
+        if not self._goes_on:
             return None
         Connection._numbers += 1
         link = Link(Connection._numbers)
         link.on_failed_frame = lambda error, frame: self.stage.on_failed_frame(
-            error, frame, now_ns()
+            error, frame, monotonic_ns()
         )
         link.on_opened = lambda: self._opened(link)
-        self._connects.take(now_ns())
+        link.on_closed = lambda: self._closed(link)
+        self._connects.take(monotonic_ns())
         try:
             await self._open(link)
-        except (TimeoutError, OSError, WSError) as error:
+            await self._subscribe(link)
+        except DialError as error:
             self._failed(error)
             return None
-        await self._subscribe(link)
+        except Exception as error:
+            link.error = error
+            raise
+        finally:
+            if link not in self.links or link.error is not None:
+                # no live link that nobody owns
+                link.abandon()
         return link
+
+    def _wait_ns(self) -> int:
+        now = monotonic_ns()
+        return max(self.dialer.wait_ns(now), self._connects.wait_ns(now))
 
     def _opened(self, link: Link) -> None:
         # the first frames may stand in the same buffer as the handshake: the stage must know the
         # link by then
         self.dialer.opened(link.opened_ns)
-        if self._recorder is not None and not self.links:
-            self._recorder.mark("connect")
+        # what was wished of older links is fulfilled
+        self._replace = ""
+        if self._recorder is not None and link.listener is not None:
+            if not self.links:
+                self._recorder.mark("connect")
+            # of two links the newer one may be ahead, which would pass for a gap in the feed
+            link.listener.recorder = link.hold if self.links else self._recorder.frame
         self.links.append(link)
-        self.stage.on_connected(link.number, self.subscription.symbols, link.opened_ns)
+        self.stage.on_connected(link.number, self.subscription.symbols, monotonic_ns())
 
     async def _open(self, link: Link) -> None:
-        recorder = None
-        if self._recorder is not None:
-            # of two links the newer one may be ahead, which would pass for a gap in the feed
-            recorder = link.hold if self.links else self._recorder.frame
-
-        def listener() -> FrameListener:
-            link.listener = FrameListener(
-                self.stage,  # type: ignore[arg-type]
-                link.number,
-                link,
-                recorder,
-            )
-            return link.listener
-
-        # no Origin header: picows sends only what it is given
-        transport, _ = await ws_connect(
-            listener,
-            self.subscription.url,
-            ssl_context=self._ssl,
-            websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-            enable_auto_ping=True,
-            auto_ping_idle_timeout=self.exchange.PING_INTERVAL_S,
-            auto_ping_reply_timeout=min(PONG_TIMEOUT_S, self.exchange.PING_INTERVAL_S),
-            auto_ping_strategy=WSAutoPingStrategy.PING_PERIODICALLY,
-            disconnect_on_exception=False,
-            max_frame_size=MAX_FRAME,
-            max_redirects=0,
-        )
+        link.listener = FrameListener(self.stage, link.number, link)  # type: ignore[arg-type]
+        limit = asyncio.timeout(HANDSHAKE_TIMEOUT_S)
+        try:
+            async with limit:
+                # no Origin header: picows sends only what it is given
+                transport, _ = await ws_connect(
+                    lambda request, response: link.listener,
+                    self.subscription.url,
+                    ssl_context=self._ssl,
+                    # ours covers it
+                    websocket_handshake_timeout=None,
+                    socket_factory=lambda url: link.connect(url, self.dialer.failures),
+                    logger_name=_SILENT,
+                    enable_auto_ping=True,
+                    # by the listener, which counts a ping as a sign of life
+                    enable_auto_pong=False,
+                    auto_ping_idle_timeout=self.exchange.PING_INTERVAL_S,
+                    auto_ping_reply_timeout=min(PONG_TIMEOUT_S, self.exchange.PING_INTERVAL_S),
+                    auto_ping_strategy=WSAutoPingStrategy.PING_PERIODICALLY,
+                    disconnect_on_exception=False,
+                    max_frame_size=MAX_MESSAGE,
+                    max_redirects=0,
+                )
+        except Exception as error:
+            if limit.expired():
+                reason = f"no {link.step} within {HANDSHAKE_TIMEOUT_S:g} s"
+                raise DialError("timeout", reason) from None
+            raise self._dial_error(link, error) from error
+        if link.error is not None:
+            raise link.error
+        if link.transport is None:
+            # picows returns as if all were well
+            raise DialError("handshake", "closed before the handshake was answered")
         tune_socket(transport.underlying_transport.get_extra_info("socket"), self._tuning)
 
-    def _failed(self, error: Exception) -> None:
-        self.connect_failures += 1
-        now, retry_after = now_ns(), 0.0
-        status = 0
-        response = error.response if isinstance(error, WSHandshakeError) else None
-        if response is not None:
-            status = int(response.status)
-            retry_after = _seconds(response.headers.get("Retry-After"))
-            if status in (418, 429):
-                retry_after = retry_after or (BAN_S if status == 418 else 10.0)
-                self._connects.block(now + int(retry_after * SECOND_NS))
+    def _dial_error(self, link: Link, error: Exception) -> DialError:
+        if isinstance(error, WSHandshakeError) and error.response is not None:
+            status = int(error.response.status)
+            if status != SWITCHING_PROTOCOLS:
+                return self._refused(status, error.response.headers)
         if isinstance(error, ssl.SSLCertVerificationError):
-            reason = f"certificate not trusted: {error.verify_message}"
-        else:
-            reason = f"HTTP {status}" if status else str(error) or type(error).__name__
-            if status == MAINTENANCE:
-                reason = f"maintenance: {reason}"
-        self.stage.on_connect_failed(self.subscription.symbols, reason, now)
-        wait = self.dialer.lost(now, retry_after)
-        self.log.warning(
-            "connection failed",
-            url=self.subscription.url[:80],
-            reason=reason,
-            retry_in_s=round(wait, 1),
-        )
+            return DialError("tls", f"certificate not trusted: {error.verify_message}")
+        if isinstance(error, ssl.SSLError):
+            return DialError("tls", printable(str(error)))
+        if isinstance(error, (OSError, EOFError)):
+            causes = {"address": "address", "TCP connection": "connect"}
+            cause = causes.get(link.step, "tls" if self._ssl is not None else "handshake")
+            return DialError(cause, printable(str(error)) or type(error).__name__)
+        # whatever picows makes of an answer that is none
+        text = str(error) if isinstance(error, WSError) else repr(error)
+        return DialError("handshake", f"answer to the handshake not understood: {printable(text)}")
+
+    def _refused(self, status: int, headers: Any) -> DialError:
+        retry_after = _seconds(headers.get("Retry-After"))
+        if status in (418, 429):
+            retry_after = retry_after or (BAN_S if status == 418 else BLOCK_S)
+            self._connects.block(monotonic_ns() + int(retry_after * SECOND_NS))
+        reason = f"maintenance: HTTP {status}" if status == MAINTENANCE else f"HTTP {status}"
+        return DialError("http", reason, retry_after)
+
+    def _failed(self, error: DialError) -> None:
+        self.connect_failures += 1
+        self._note(error.cause, str(error))
+        self.dialer.lost(monotonic_ns(), error.retry_after_s)
+        self.stage.on_connect_failed(self.subscription.symbols, str(error), monotonic_ns())
 
     async def _subscribe(self, link: Link) -> None:
         for frame in self.subscription.frames:
-            while (wait := max(w.wait_ns(now_ns()) for w in self._messages)) > 0:
-                await self._pause(wait / SECOND_NS)
-            if link.closed.is_set() or link.transport is None:
+            while link in self.links and (wait_ns := self._message_wait_ns()) > 0:
+                await self._sleep(wait_ns / SECOND_NS)
+            if link not in self.links or link.transport is None or not self._goes_on:
                 return
             for window in self._messages:
-                window.take(now_ns())
+                window.take(monotonic_ns())
             link.transport.send(WSMsgType.TEXT, frame)
             if self._recorder is not None:
                 self._recorder.sent(now_ns(), frame)
 
-    # watching
+    def _message_wait_ns(self) -> int:
+        now = monotonic_ns()
+        return max(window.wait_ns(now) for window in self._messages)
 
-    async def _keep(self, link: Link) -> None:
-        """Watch a link until it is gone; replace it when that is due."""
-        while not link.closed.is_set() and not self._stopping.is_set() and self.fatal is None:
-            self._wake.clear()
-            if self._due(link):
-                link = await self._succeed(link)
-                continue
-            await self._either(link, 1.0)
-            self._check_refusal(link)
-        if self.fatal is not None:
-            link.end(f"refused: {self.fatal.text}")
-        if self._stopping.is_set():
-            link.end("stopped")
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(link.closed.wait(), 2.0)
-        self._gone(link)
-        if not self._stopping.is_set() and self.fatal is None:
-            # the first dial after a loss is made at once when the connection had been a good one
-            self.dialer.lost(now_ns())
+    # replacing
 
-    def _due(self, link: Link) -> bool:
-        now = now_ns()
+    def _due(self, newest: Link) -> bool:
+        """Tell whether the newest link is to be replaced."""
+        if newest.wish or len(self.links) > 1:
+            # one that is closing is waited for, so that there are never more than two
+            return False
         life_ns = int((self.exchange.LIFETIME_S - LIFETIME_MARGIN_S) * SECOND_NS)
-        if self._replace:
-            return True
-        if self.exchange.LIFETIME_S and now - link.opened_ns > life_ns:
-            self._replace = "lifetime"
-        elif (
-            link.listener is not None
-            and now - max(link.listener.received_ns, link.opened_ns) > MUTE_NS
-        ):
-            self._replace = f"no data for {MUTE_NS // SECOND_NS} s"
+        if self.exchange.LIFETIME_S and monotonic_ns() - newest.opened_ns > life_ns:
+            self._wish("lifetime")
         return bool(self._replace)
 
-    async def _succeed(self, old: Link) -> Link:
-        """Make a new link before the old one is given up; return the one that stays."""
-        reason, self._replace = self._replace, ""
-        self.log.info("replacing connection", reason=reason)
+    def _wish(self, reason: str) -> None:
+        if self._replace:
+            return
+        self._replace = reason
+        newest = self.links[-1]
+        if not newest.leaving:
+            # for the dialer it ends now: after a short life, the new one has to wait
+            newest.leaving = True
+            self.dialer.lost(monotonic_ns(), delivered=newest.delivered)
+        self._replacement_log.add(reason)
+        self._wake.set()
+
+    async def _succeed(self, old: Link) -> None:
+        """Make a new link before the old one is given up. That one may be lost meanwhile."""
+        reason = self._replace
         new = await self._dial()
         if new is None:
-            if not old.closed.is_set() and not self._stopping.is_set():
-                self._replace = reason
-                # the dialer has a wait now; the old link goes on meanwhile
-                await self._either(old, 0.2)
-            return old
+            return
         self.replacements += 1
-        deadline = now_ns() + int(OVERLAP_S * SECOND_NS)
-        while now_ns() < deadline and not self._stopping.is_set() and not old.closed.is_set():
-            if self.stage.caught_up(new.number):
-                break
+        deadline = monotonic_ns() + int(OVERLAP_S * SECOND_NS)
+        while self._goes_on and old in self.links and new in self.links:
+            if self.stage.caught_up(new.number) or monotonic_ns() > deadline:
+                old.end(f"replaced: {reason}")
+                return
             await asyncio.sleep(OVERLAP_POLL_S)
-        old.end(f"replaced: {reason}")
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(old.closed.wait(), 2.0)
-        self._gone(old)
-        self._record_held(new)
-        return new
+        if old in self.links and self._goes_on:
+            # the new one did not live long enough
+            self._wish(reason)
+
+    # the end of a link
+
+    def _closed(self, link: Link) -> None:
+        """Take the news that a link has ended, for whatever reason."""
+        if link not in self.links:
+            return
+        self.links.remove(link)
+        self._wake.set()
+        try:
+            self._gone(link)
+        except Exception as error:
+            self._internal(error)
+
+    def _gone(self, link: Link) -> None:
+        self._check_refusal(link)
+        cause, reason = link.outcome()
+        if not link.wish and link.error is None:
+            self._note(cause, reason)
+        if not self.links:
+            self._replace = ""
+        if not link.wish and not link.leaving and self._is_newest(link):
+            # the first dial after a loss is made at once when the connection had been a good one
+            self.dialer.lost(monotonic_ns(), delivered=link.delivered)
+        if self._recorder is not None:
+            if self.links:
+                self._record_held(self.links[0])
+            else:
+                # a replay takes this for the loss of all markets, so not when another link goes on
+                self._recorder.mark("disconnect", reason=reason)
+        self.stage.on_disconnected(link.number, reason, monotonic_ns())
+
+    def _is_newest(self, link: Link) -> bool:
+        return all(link.number > other.number for other in self.links)
 
     def _record_held(self, link: Link) -> None:
         if self._recorder is None or link.listener is None:
@@ -334,40 +556,60 @@ class Connection:
             self._recorder.frame(received_ns, frame)
         link.held.clear()
 
-    def _gone(self, link: Link) -> None:
-        if link in self.links:
-            self.links.remove(link)
-            if self._recorder is not None and not self.links:
-                # a replay takes this for the loss of all markets, so not when another link goes on
-                self._recorder.mark("disconnect", reason=link.reason)
-            self.stage.on_disconnected(link.number, link.reason, now_ns())
+    # reports
 
-    async def _either(self, link: Link, seconds: float) -> None:
-        waits = [
-            asyncio.ensure_future(link.closed.wait()),
-            asyncio.ensure_future(self._wake.wait()),
-        ]
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+    def _note(self, cause: str, reason: str) -> None:
+        self.failures[cause] += 1
+        self._failure_log.add(reason)
 
-    async def _pause(self, seconds: float) -> None:
-        if seconds > 0:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), seconds)
+    def _report(self) -> None:
+        """Log what failed or was replaced, once a minute at most."""
+        now = monotonic_ns()
+        if (failed := self._failure_log.take(now)) is not None:
+            often, reason = failed
+            self.log.warning(
+                f"connection failed {often}".rstrip(),
+                url=self.subscription.url[:80],
+                reason=reason,
+                retry_in_s=round(self.dialer.wait_ns(now) / SECOND_NS, 1),
+            )
+        if (replaced := self._replacement_log.take(now)) is not None:
+            often, reason = replaced
+            self.log.info(f"replacing connection {often}".rstrip(), reason=reason)
+
+    def _internal(self, error: Exception) -> None:
+        self.failures["internal"] += 1
+        self.log.error("internal error in connection", error=repr(error), exc_info=error)
+        self.dialer.lost(monotonic_ns())
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until the time is over or something has happened to a link."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
 
     def counters(self) -> dict[str, int | float]:
         """Return what this connection counted."""
-        return {
+        counted: dict[str, int | float] = {
             "connect_failures": self.connect_failures,
             "replacements": self.replacements,
             "links": len(self.links),
         }
+        for cause, count in self.failures.items():
+            counted[f'connection_failures{{cause="{cause}"}}'] = count
+        return counted
+
+
+def printable(text: str) -> str:
+    """Return a text of the exchange with everything escaped that a terminal would act on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _seconds(text: Any) -> float:
     # Retry-After in seconds; its date form is not sent by these exchanges
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except (TypeError, ValueError):
         return 0.0
+    return 0.0 if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_BLOCK_S)

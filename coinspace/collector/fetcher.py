@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.limits import Window
 from coinspace.exchanges.exchange import Exchange, Limit, Refusal, Request
 
@@ -65,7 +65,8 @@ class Fetcher:
         queue = self._queues[request.group]
         if len(queue) >= QUEUE_LIMIT:
             self.counts["rest_dropped"] += 1
-            self._on_refused(request, Refusal("too many requests queued", fatal=False), now_ns())
+            refusal = Refusal("too many requests queued", fatal=False)
+            self._on_refused(request, refusal, monotonic_ns())
             return
         if request.purpose == "snapshot":
             position = sum(waiting.purpose == "snapshot" for waiting in queue)
@@ -90,9 +91,9 @@ class Fetcher:
         Raises: RefusedError when the exchange refuses or cannot be reached.
         """
         window = self._windows[request.group]
-        while (wait_ns := window.wait_ns(now_ns(), request.weight)) > 0:  # noqa: ASYNC110
+        while (wait_ns := window.wait_ns(monotonic_ns(), request.weight)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait_ns / SECOND_NS)
-        window.take(now_ns(), request.weight)
+        window.take(monotonic_ns(), request.weight)
         try:
             async with self._open().get(self.base + request.path) as response:
                 payload = await response.content.read(MAX_ANSWER)
@@ -115,7 +116,7 @@ class Fetcher:
             # a ban is for the address, whatever was asked
             for name, other in self._windows.items():
                 if status == 418 or name == request.group:
-                    other.block(now_ns() + int(retry_after * SECOND_NS))
+                    other.block(monotonic_ns() + int(retry_after * SECOND_NS))
         self.log.warning("refused", path=request.path[:120], text=refusal.text)
         raise RefusedError(refusal)
 
@@ -126,12 +127,11 @@ class Fetcher:
             try:
                 payload = await self.get(request)
             except RefusedError as error:
-                self._on_refused(request, error.refusal, now_ns())
+                self._on_refused(request, error.refusal, monotonic_ns())
                 continue
-            received_ns = now_ns()
             if self.recorder is not None:
-                self.recorder(request, received_ns, payload)
-            self._on_answer(request, payload, received_ns)
+                self.recorder(request, now_ns(), payload)
+            self._on_answer(request, payload, monotonic_ns())
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

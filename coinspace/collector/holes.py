@@ -31,12 +31,42 @@ class Ids(Protocol):
     def __contains__(self, id: int, /) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Ids that are not there: from `first` to `last`, `count` of them."""
+
+    first: int
+    last: int
+    count: int
+
+
+def missing(first: int, last: int, known: Sequence[int]) -> Missing | None:
+    """Return which ids from first to last are not known, None = all are.
+
+    Costs what `known` costs, whatever the distance of first and last.
+
+    Args: known: those within the range, in order, without repeats.
+    """
+    count = last - first + 1 - len(known)
+    if count <= 0:
+        return None
+    for id in known:
+        if id != first:
+            break
+        first += 1
+    for id in reversed(known):
+        if id != last:
+            break
+        last -= 1
+    return Missing(first, last, count)
+
+
 @dataclass(slots=True, eq=False)
 class Hole:
     """A stretch in which trades may be missing.
 
     Attributes:
-        first_id, last_id: for contiguous ids, else 0.
+        first_id, last_id: for contiguous ids, else 0. missing: ids between them that are not there.
         from_ns, to_ns: exchange times of the trades around it; to_ns 0 = still open.
         volume: what must be missing, 0 = not known.
         ask_ns: when to ask REST, 0 = not yet. answers: what it said so far, newest first.
@@ -47,6 +77,7 @@ class Hole:
     to_ns: int = 0
     first_id: int = 0
     last_id: int = 0
+    missing: int = 0
     volume: float = 0.0
     ask_ns: int = 0
     asked: bool = False
@@ -82,10 +113,15 @@ class Found:
     lost: int = 0
 
 
-def by_number(hole: Hole, trades: Iterable[RestTrade]) -> Found:
-    """Fill a hole of ids that count up by one."""
-    wanted = [trade for trade in trades if hole.first_id <= trade.trade_id <= hole.last_id]
-    there = {trade.trade_id for trade in wanted}
+def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> Found:
+    """Fill a hole of ids that count up by one; those `known` within it are there already."""
+    there = set(known)
+    wanted = [
+        trade
+        for trade in trades
+        if hole.first_id <= trade.trade_id <= hole.last_id and trade.trade_id not in there
+    ]
+    there.update(trade.trade_id for trade in wanted)
     return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
 
 

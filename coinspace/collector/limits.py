@@ -1,4 +1,7 @@
-"""Policies without I/O: rolling-window limits, and when to dial again."""
+"""Policies without I/O: rolling-window limits, when to dial again, what of it to log.
+
+All times here are durations, so they are ns of the monotonic clock.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ LONGEST_WAIT_S = 60.0
 JITTER = 0.2
 # a connection that lived this long was a good one: the next wait starts small again
 STABLE_NS = 30 * SECOND_NS
+# after a shorter one that delivered data, so many failures count at most: 4 s are waited
+DELIVERED_FAILURES = 2
+# failures are logged at most once in this time
+LOG_INTERVAL_NS = 60 * SECOND_NS
 
 
 # the exchange counts by address, and each of its two streams has a process of its own
@@ -82,10 +89,12 @@ class Dialer:
         """The connection is open."""
         self._opened_ns = now_ns
 
-    def lost(self, now_ns: int, retry_after_s: float = 0.0) -> float:
+    def lost(self, now_ns: int, retry_after_s: float = 0.0, *, delivered: bool = False) -> float:
         """The attempt failed or the connection ended; return the seconds to wait.
 
-        Args: retry_after_s: what the exchange asked for, a lower bound.
+        Args:
+            retry_after_s: what the exchange asked for, a lower bound.
+            delivered: the connection brought data, so the exchange is there.
         """
         good = self._opened_ns and now_ns - self._opened_ns >= STABLE_NS
         self._opened_ns = 0
@@ -94,8 +103,35 @@ class Dialer:
             self.failures = 0
             wait = retry_after_s
         else:
+            if delivered:
+                self.failures = min(self.failures, DELIVERED_FAILURES)
             base = min(FIRST_WAIT_S * 2 ** min(self.failures, 10), LONGEST_WAIT_S)
             self.failures += 1
             wait = max(base * self._random.uniform(1 - JITTER, 1 + JITTER), retry_after_s)
         self._not_before_ns = now_ns + int(wait * SECOND_NS)
         return wait
+
+
+class FailureLog:
+    """Turns the failures of one connection into at most one report a minute."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._reason = ""
+        self._reported_ns: int | None = None
+
+    def add(self, reason: str) -> None:
+        """Count a failure."""
+        self._count += 1
+        self._reason = reason
+
+    def take(self, now_ns: int) -> tuple[str, str] | None:
+        """Return how often it failed, in words, and the last reason; None when nothing is due."""
+        since_ns = None if self._reported_ns is None else now_ns - self._reported_ns
+        if not self._count or (since_ns is not None and since_ns < LOG_INTERVAL_NS):
+            return None
+        often = ""
+        if self._count > 1 and since_ns is not None:
+            often = f"{self._count} times in the last {since_ns / SECOND_NS:.0f} s"
+        self._count, self._reported_ns = 0, now_ns
+        return often, self._reason

@@ -13,6 +13,8 @@ The procedure, per symbol; its numbers stand again at the code:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 from coinspace._ext.collector_book import BookCollector, BookMarket
@@ -20,7 +22,8 @@ from coinspace._ext.message import REST
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, ComparedBooks
-from coinspace.collector.stage import Status
+from coinspace.collector.demand import Value, budget
+from coinspace.collector.stage import UNREADABLE, Status
 from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
 from coinspace.exchanges.exchange import Exchange, Refusal, Request
 
@@ -28,8 +31,12 @@ from coinspace.exchanges.exchange import Exchange, Refusal, Request
 BOOK_CAPACITY = 16384
 # how long a subscribed symbol may be quiet before its snapshot is asked for without an update
 QUIET_START_NS = SECOND_NS
-# so many of these wait for their snapshots at a time
-QUIET_STARTS = 4
+# part of a minute's budget that the first snapshots of all markets may cost, and those of the
+# markets that the index needs: the others' are small, and made deeper later
+FIRST_SHARE = 0.5
+NEEDED_SHARE = 0.2
+# the longest time for which updates of ids that the book already has are borne
+PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
 
 class OrderBookStage(ComparedBooks):
@@ -47,10 +54,12 @@ class OrderBookStage(ComparedBooks):
         snapshot_depth: int = 5000,
         stale_after_s: float = 20.0,
         compare_interval_s: float = 60.0,
+        needed: Collection[str] = (),
     ) -> None:
         updates = exchange.UPDATES
         depth = min(depth, exchange.STREAM_DEPTH)
-        parser = exchange.parser(max(snapshot_depth, depth) if updates else exchange.STREAM_DEPTH)
+        # room for the largest update, however shallow the snapshots are
+        parser, kept = (exchange.parser(exchange.STREAM_DEPTH) for _ in range(2))
         markets = [
             BookMarket(
                 index,
@@ -62,9 +71,12 @@ class OrderBookStage(ComparedBooks):
             )
             for index, (symbol, market) in enumerate(entries)
         ]
-        BookCollector.__init__(self, parser, sink, markets, updates=updates)
-        self.start(exchange, entries, sink)
+        BookCollector.__init__(self, parser, sink, markets, updates=updates, kept=kept)
+        self.start(exchange, entries, sink, needed)
         self.snapshot_depth = snapshot_depth
+        count = sum(market in self.needed for _, market in entries)
+        self._first_levels = self._affordable(len(entries), FIRST_SHARE)
+        self._needed_levels = max(self._first_levels, self._affordable(count, NEEDED_SHARE))
         self.stale_ns = int(stale_after_s * SECOND_NS)
         self.compare_ns = int(compare_interval_s * SECOND_NS)
         self.syncs = [Sync() for _ in markets]
@@ -73,7 +85,6 @@ class OrderBookStage(ComparedBooks):
         self._all_compared_ns = 0
         self.start_comparing()
         self._recovery_ns = 0
-        self._quiet_starts = 0
         self.counts.update(
             dict.fromkeys(
                 (
@@ -85,10 +96,22 @@ class OrderBookStage(ComparedBooks):
                     "stale_snapshots",
                     "buffered",
                     "buffer_dropped",
+                    "deepened",
+                    "truncated_updates",
                 ),
                 0,
             )
         )
+
+    def _affordable(self, markets: int, share: float) -> int:
+        # the most levels that snapshots of so many markets may have
+        steps = [levels for levels in self.exchange.SNAPSHOT_STEPS if levels < self.snapshot_depth]
+        for levels in (self.snapshot_depth, *reversed(steps)):
+            request = self.exchange.snapshot_request("", levels)
+            limit = budget(self.exchange, self.stream)[request.group]
+            if markets * request.weight <= share * limit.count * 60 / limit.seconds:
+                return levels
+        return steps[0] if steps else self.snapshot_depth
 
     # local books
 
@@ -98,13 +121,15 @@ class OrderBookStage(ComparedBooks):
 
     def on_unsubscribed(self, status: Status, now_ns: int) -> None:
         index = self._positions[status.symbol]
-        market = self.markets[index]
+        market, sync = self.markets[index], self.syncs[index]
+        sync.floor = max(sync.floor, market.update_id)
         market.forget()
         market.buffering = False
-        self.syncs[index].range_left = False
-        self.syncs[index].early = None
-        self.syncs[index].clear()
+        sync.range_left = False
+        sync.early = None
+        sync.clear()
         self._doubts.pop(index, None)
+        self.demand.remove(self.exchange.snapshot_request(status.symbol, self.snapshot_depth))
 
     def on_unsynced(
         self,
@@ -116,7 +141,7 @@ class OrderBookStage(ComparedBooks):
         connection: int,
     ) -> None:
         # 1
-        self._begin(market, received_ns)
+        self._begin(market, self.now_ns)
         self.on_buffered(market, frame, first, final, received_ns, connection)
 
     def _left_range(self, market: BookMarket) -> bool:
@@ -132,10 +157,27 @@ class OrderBookStage(ComparedBooks):
     def _request(self, market: BookMarket, now_ns: int) -> None:
         # 2
         sync = self.syncs[market.index]
-        if not sync.requested and now_ns >= sync.not_before_ns:
-            sync.requested = True
-            symbol = self.statuses[market.index].symbol
-            self.ask(self.exchange.snapshot_request(symbol, self.snapshot_depth))
+        if sync.requested or now_ns < sync.not_before_ns:
+            return
+        status = self.statuses[market.index]
+        if market.usable:
+            value = Value.REPAIR if sync.range_left else Value.DEEPEN
+        elif sync.loaded_ns:
+            value = Value.REPAIR
+        else:
+            value = Value.FIRST if market.heard_ns >= status.subscribed_ns else Value.QUIET
+        levels = self._needed_levels if status.market in self.needed else self._first_levels
+        if market.usable:
+            levels = self.snapshot_depth
+        self.ask(self.exchange.snapshot_request(status.symbol, levels), value)
+
+    def on_asked(self, request: Request) -> None:
+        super().on_asked(request)
+        if request.purpose == "snapshot":
+            market = self.markets[self._positions[request.symbols[0]]]
+            self.syncs[market.index].requested = True
+            # of a book in use, updates are kept while a snapshot is on its way
+            market.buffering = self.updates
 
     def on_buffered(
         self,
@@ -147,15 +189,24 @@ class OrderBookStage(ComparedBooks):
         connection: int,
     ) -> None:
         believed = connection == market.primary
-        gaps, dropped = self.syncs[market.index].add(
-            Update(first, final, received_ns, frame), believed
-        )
+        sync = self.syncs[market.index]
+        gaps, dropped = sync.add(Update(first, final, received_ns, frame), believed)
+        if not market.usable and sync.below(final, self.now_ns):
+            # nothing but ids that are lower than what came before: they have started again
+            self.counts["suspected"] += 1
+            sync.trust()
+            sync.clear()
+            sync.add(Update(first, final, received_ns, frame), believed)
         self.counts["buffered"] += 1
         self.counts["buffer_dropped"] += dropped
-        # while the book is in use, the same gap is found and counted there
-        if gaps and not market.usable:
+        if market.usable:
+            # the same gap is found and counted there
+            return
+        if gaps:
             self.counts["gaps"] += gaps
             self.mark("gap", self.statuses[market.index], found=first)
+        # a market that has updates passes those that have none
+        self._request(market, self.now_ns)
 
     def on_gap(
         self,
@@ -170,7 +221,7 @@ class OrderBookStage(ComparedBooks):
         expected = market.update_id + 1
         self.counts["gaps"] += 1
         self.mark("gap", self.statuses[market.index], expected=expected, found=first)
-        self._restart(market, received_ns, "gap", expected=expected, found=first)
+        self._restart(market, self.now_ns, "gap", expected=expected, found=first)
         self.on_buffered(market, frame, first, final, received_ns, connection)
 
     def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
@@ -181,18 +232,48 @@ class OrderBookStage(ComparedBooks):
         sync.range_left = False
         sync.early = None
         sync.clear()
+        sync.floor = max(sync.floor, market.update_id)
         market.forget()
         market.buffering = True
         self._doubts.pop(market.index, None)
         self.change(self.statuses[market.index], "buffering", now_ns, reason, **details)
         self._request(market, now_ns)
 
+    def on_truncated(self, market: BookMarket, first: int, final: int) -> None:
+        self.counts["gaps"] += 1
+        self.counts["truncated_updates"] += 1
+        self.mark("gap", self.statuses[market.index], expected=first, found=final + 1)
+        self._restart(market, self.now_ns, "an update is larger than expected")
+        self.syncs[market.index].floor = final
+
+    def on_outdated(self, market: BookMarket) -> None:
+        self.counts["suspected"] += 1
+        patience_ns = min(2 * market.patience_ns, PATIENCE_LIMIT_NS)
+        self._restart(market, self.now_ns, "update ids have started again")
+        market.patience_ns = patience_ns
+        self.syncs[market.index].trust()
+
+    def _suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        sync, status = self.syncs[market.index], self.statuses[market.index]
+        silent = market.heard_ns <= sync.drifted_ns
+        if self.updates and not (sync.drifted_ns and silent):
+            # only this book is built anew
+            sync.drifted_ns = now_ns
+            self._restart(market, now_ns, reason)
+            sync.trust()
+            return
+        # a whole book comes with a new connection, and so do updates that have stopped
+        sync.drifted_ns = 0
+        market.forget()
+        self.change(status, "stale", now_ns, reason)
+        self.want_reconnect(status, f"{status.market}: {reason}")
+
     def on_crossed(self, market: BookMarket, received_ns: int) -> None:
         if self.updates:
-            self._restart(market, received_ns, "crossed")
+            self._restart(market, self.now_ns, "crossed")
             return
         market.forget()
-        self.change(self.statuses[market.index], "quarantined", received_ns, "crossed")
+        self.change(self.statuses[market.index], "quarantined", self.now_ns, "crossed")
 
     def on_range_left(self, market: BookMarket, received_ns: int) -> None:
         sync = self.syncs[market.index]
@@ -200,14 +281,14 @@ class OrderBookStage(ComparedBooks):
             sync.range_left = True
             self.counts["ranges_left"] += 1
             status = self.statuses[market.index]
-            self.change(status, "stale", received_ns, "price left the known range")
+            self.change(status, "stale", self.now_ns, "price left the known range")
         # the updates go on and are kept, for a snapshot that reaches around the price again
         market.buffering = True
-        self._request(market, received_ns)
+        self._request(market, self.now_ns)
 
     def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
         market.usable = True
-        self.change(self.statuses[market.index], "synced", received_ns)
+        self.change(self.statuses[market.index], "synced", self.now_ns)
 
     def _on_snapshot(
         self, market: BookMarket, request: Request, payload: bytes, now_ns: int
@@ -223,8 +304,10 @@ class OrderBookStage(ComparedBooks):
             return
         if sync.buffer and last + 1 < sync.buffer[0].first:
             # 3
-            self.counts["stale_snapshots"] += 1
-            self._snapshot_failed(market, now_ns, "snapshot older than the first update")
+            self._snapshot_too_old(market, now_ns, "snapshot older than the first update")
+            return
+        if not market.usable and last < sync.floor:
+            self._snapshot_too_old(market, now_ns, "snapshot older than the book before")
             return
         if market.usable and not sync.buffer and last < market.update_id:
             # a refresh that is behind the book with nothing kept to bring it forward
@@ -236,15 +319,18 @@ class OrderBookStage(ComparedBooks):
             sync.requested = True
             return
         sync.early = None
-        refresh, reached = market.usable, market.update_id
+        refresh, reached, before = market.usable, market.update_id, sync.levels
         levels = request.context if isinstance(request.context, int) else self.snapshot_depth
         self.load_snapshot(market, payload, levels)
         market.buffering = False
         kept = list(sync.buffer)
         sync.clear()
+        sync.trust()
         sync.failures = 0
         sync.loaded_ns = now_ns
+        sync.levels = levels
         self.counts["refreshes" if refresh else "snapshots"] += 1
+        self.counts["deepened"] += refresh and levels > before
         if not refresh:
             market.usable = True
             recovery: dict[str, Any] = (
@@ -266,8 +352,18 @@ class OrderBookStage(ComparedBooks):
         if market.book is not None:
             sync.fresh_span = market.book.span
         status.confirmed_ns = now_ns
-        if not refresh and market.applied == applied:
+        if market.applied == applied and (not refresh or levels > before):
             sync.announce_ns = now_ns + QUIET_START_NS
+
+    def _snapshot_too_old(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        sync = self.syncs[market.index]
+        self.counts["stale_snapshots"] += 1
+        if sync.too_old(now_ns):
+            # what the stream had is suspected now, not REST
+            self.counts["suspected"] += 1
+            sync.trust()
+            sync.clear()
+        self._snapshot_failed(market, now_ns, reason)
 
     def _snapshot_failed(self, market: BookMarket, now_ns: int, reason: str) -> None:
         sync = self.syncs[market.index]
@@ -279,6 +375,8 @@ class OrderBookStage(ComparedBooks):
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
         """Take a REST answer."""
+        self.now_ns = now_ns
+        self.demand.done(request)
         if request.purpose == "snapshot":
             for symbol in request.symbols:
                 market = self.entry(symbol)
@@ -287,18 +385,23 @@ class OrderBookStage(ComparedBooks):
         elif request.purpose == "compare":
             try:
                 books = self.exchange.read_books(request, payload)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 self.counts["unreadable_answers"] += 1
                 self.log.warning("answer not readable", path=request.path, error=repr(error))
                 return
             for book in books:
                 market = self.entry(book.symbol)
                 if market is not None:
+                    self._absent.pop(market.index, None)
                     self._compare(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Take the news that a request was refused or could not be made."""
         self.counts["refused_requests"] += 1
+        self.now_ns = now_ns
+        self.demand.done(request)
+        if request.purpose == "compare":
+            self._compare_refused(request, refusal, now_ns)
         if request.purpose != "snapshot":
             return
         for status in self.of(request.symbols):
@@ -306,65 +409,76 @@ class OrderBookStage(ComparedBooks):
             sync = self.syncs[market.index]
             sync.failed(now_ns)
             if refusal.fatal:
-                sync.not_before_ns = now_ns + self.compare_ns
+                self.absent(status, now_ns)
+                sync.not_before_ns = self._absent[market.index].until_ns
                 self.change(status, "quarantined", now_ns, refusal.text)
 
     # time
 
     def on_timer(self, now_ns: int) -> None:
         """Look after everything that happens by not happening; called a few times a second."""
+        self.now_ns = now_ns
         silent: list[str] = []
         everything = now_ns - self._all_compared_ns > self.compare_ns
-        if self.updates:
-            self._quiet_starts = QUIET_STARTS - sum(
-                sync.requested and not market.received_ns
-                for market, sync in zip(self.markets, self.syncs, strict=True)
-            )
+        proofs = self._proofs()
         for market, status, sync in zip(self.markets, self.statuses, self.syncs, strict=True):
             if not status.live:
                 continue
             if self.updates:
                 self._watch_sync(market, status, sync, now_ns)
-            self.watch_first_frame(status, market.received_ns, now_ns)
-            self._watch_age(market, status, now_ns)
-            quiet = now_ns - max(market.received_ns, status.subscribed_ns) > SILENT_NS
+            self.watch_first_frame(status, market.heard_ns, now_ns)
+            self._watch_age(market, status, max(proofs[link] for link in status.live), now_ns)
+            quiet = now_ns - max(market.heard_ns, status.subscribed_ns) > SILENT_NS
             due = now_ns - self._compared_ns[market.index] > COMPARE_AGAIN_NS
-            if market.usable and ((quiet and due) or everything):
+            if (
+                market.usable
+                and ((quiet and due) or everything)
+                and self.may_ask(market.index, now_ns)
+            ):
                 self._compared_ns[market.index] = now_ns
                 silent.append(status.symbol)
         if everything:
             self._all_compared_ns = now_ns
         if silent:
-            self._ask_compare(silent, now_ns)
-        elif self._asked:
+            self._ask_compare(silent)
+        if self._asked:
             self._forget_asked(now_ns)
         if self._doubts:
             self._judge_doubts(now_ns)
+
+    def _proofs(self) -> dict[int, int]:
+        # by connection: when it was last known to deliver, by a frame or by REST that agrees
+        proofs: dict[int, int] = {}
+        for market, status in zip(self.markets, self.statuses, strict=True):
+            known_ns = max(market.heard_ns, status.confirmed_ns, status.subscribed_ns)
+            for link in status.live:
+                proofs[link] = max(proofs.get(link, 0), known_ns)
+        return proofs
 
     def _watch_sync(self, market: BookMarket, status: Status, sync: Sync, now_ns: int) -> None:
         if market.usable:
             if sync.announce_ns and now_ns >= sync.announce_ns:
                 sync.announce_ns = 0
-                if market.received_ns < sync.loaded_ns:
+                if market.heard_ns < sync.loaded_ns:
                     # nobody traded since the snapshot: it is the book
-                    self.publish_book(market, REST, now_ns)
+                    self.publish_book(market, REST, self.wall_ns(now_ns))
             if sync.early is not None and (
                 self.snapshot_id(sync.early[1]) <= market.update_id
                 or now_ns - sync.early_ns > GRACE_NS
             ):
                 self._on_snapshot(market, *sync.early, now_ns)
-            if market.book is not None and sync.narrow(market.book.span, now_ns):
-                market.buffering = True
+            span = market.book.span if market.book is not None else math.inf
+            shallow = sync.levels < self.snapshot_depth and span < math.inf
+            if shallow or sync.range_left or sync.narrow(span, now_ns):
                 self._request(market, now_ns)
         elif market.buffering:
             self._request(market, now_ns)
-        elif now_ns - status.subscribed_ns > QUIET_START_NS and self._quiet_starts > 0:
-            # a symbol that has updates must not wait behind hundreds that have none
-            self._quiet_starts -= 1
+        elif now_ns - status.subscribed_ns > QUIET_START_NS:
             self._begin(market, now_ns)
 
-    def _watch_age(self, market: BookMarket, status: Status, now_ns: int) -> None:
-        known_ns = max(market.received_ns, status.confirmed_ns, status.subscribed_ns)
+    def _watch_age(self, market: BookMarket, status: Status, proof_ns: int, now_ns: int) -> None:
+        # silence of a market is no fault; silence of all that its connection delivers is one
+        known_ns = max(proof_ns, status.subscribed_ns)
         if status.state == "synced" and now_ns - known_ns > self.stale_ns:
             self.counts["stale"] += 1
             self.change(
@@ -384,7 +498,7 @@ class OrderBookStage(ComparedBooks):
             not (self.updates or market.usable)
             and market.frames
             and status.state in ("stale", "quarantined")
-            and now_ns - max(market.received_ns, status.since_ns) > self.stale_ns
+            and now_ns - max(market.heard_ns, status.since_ns) > self.stale_ns
             and now_ns - self._retried_ns[market.index] > self.compare_ns
         ):
             # the first frame of a new connection is the whole book
@@ -393,6 +507,7 @@ class OrderBookStage(ComparedBooks):
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
+        found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
         for name in ("applied", "repeats", "outdated", "crossed", "overlap_skipped"):
             found[name] = sum(getattr(market, name) for market in self.markets)
         found["books_published"] = sum(market.published for market in self.markets)

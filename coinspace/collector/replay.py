@@ -78,7 +78,8 @@ class Replay:
             self.timer_ns = now_ns
             self.stage.on_timer(now_ns)
             # nobody fulfils wishes here: what was asked for then stands in the feed
-            self.stage.take_requests()
+            for request in self.stage.take_requests():
+                self.stage.demand.done(request)
             self.stage.take_reconnects()
         if direction == "<":
             self.stage.on_frame(record.payload, now_ns, self.connection)

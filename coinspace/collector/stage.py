@@ -2,14 +2,15 @@
 control frames.
 
 A stage is sans-I/O. In come frames, answers and the time; out go messages into a sink and wishes
-that a worker
-(or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
+that a worker (or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
+
+Every `now_ns` is the steady clock, by which durations are measured; frames bring the wall clock of
+their receipt as well, which is published. In a replay the feed's time is both.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,8 +19,9 @@ import structlog
 
 from coinspace._ext.message import STATE
 from coinspace._ext.sink import Sink
-from coinspace.clock import SECOND_NS
-from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request
+from coinspace.clock import SECOND_NS, Clock
+from coinspace.collector.demand import Demand, Value, budget
+from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream
 
 State = Literal[
     "connecting",
@@ -32,11 +34,19 @@ State = Literal[
     "halted",
 ]
 
+# states that follow from a connection's
+LINK_STATES = ("connecting", "subscribed", "disconnected")
+# what reading an answer of an unexpected shape can raise
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+
 # bad frames are all counted; one of them is logged in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120
 # an unknown symbol is silent on all three exchanges
 FIRST_FRAME_NS = 10 * SECOND_NS
+# a market that REST does not know is asked for again, alone, after this time, doubling
+ABSENT_NS = 30 * SECOND_NS
+ABSENT_LIMIT_NS = 3600 * SECOND_NS
 
 
 @dataclass(slots=True)
@@ -49,6 +59,7 @@ class Status:
     state: State = "connecting"
     reason: str | None = None
     since_ns: int = 0
+    since_wall_ns: int = 0
     # connections that deliver this market
     live: set[int] = field(default_factory=set)
     subscribed_ns: int = 0
@@ -56,15 +67,35 @@ class Status:
     confirmed_ns: int = 0
 
 
+@dataclass(slots=True)
+class Absence:
+    """How long REST is not asked for a market, and for how long after the next refusal."""
+
+    until_ns: int
+    wait_ns: int = ABSENT_NS
+
+
 class Stage:
     """Mixin of a compiled collector: what it does besides the hot path."""
 
-    stream: str
+    stream: Stream
     exchange: Exchange
     sink: Sink
+    now_ns: int
+    # the wall clock; None where `now_ns` runs with it
+    wall: Clock | None = None
 
-    def start(self, exchange: Exchange, entries: list[tuple[str, str]], sink: Sink) -> None:
-        """Take (symbol, market) pairs; called by the subclass before anything else."""
+    def start(
+        self,
+        exchange: Exchange,
+        entries: list[tuple[str, str]],
+        sink: Sink,
+        needed: Collection[str] = (),
+    ) -> None:
+        """Take (symbol, market) pairs; called by the subclass before anything else.
+
+        Args: needed: markets that the index needs, whose wishes go first.
+        """
         self.exchange = exchange
         self.log = structlog.get_logger(f"{self.stream}-{exchange.NAME}")
         self.statuses = [
@@ -72,7 +103,10 @@ class Stage:
             for symbol, market in entries
         ]
         self._positions = {status.symbol: i for i, status in enumerate(self.statuses)}
-        self._requests: deque[Request] = deque()
+        self.needed = frozenset(needed)
+        self.demand = Demand(budget(exchange, self.stream))
+        # by index: markets that REST refused, because they are delisted or not there yet
+        self._absent: dict[int, Absence] = {}
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
         self._logged_ns: dict[str, int] = {}
@@ -96,6 +130,10 @@ class Stage:
             0,
         )
 
+    def wall_ns(self, now_ns: int) -> int:
+        """Return the wall clock at an event, for what is published."""
+        return self.wall() if self.wall is not None else now_ns
+
     # states
 
     def change(
@@ -105,8 +143,9 @@ class Stage:
         if status.state == state and status.reason == reason and not details:
             return
         previous, status.state, status.reason = status.state, state, reason
+        wall_ns = self.wall_ns(now_ns)
         if previous != state:
-            status.since_ns = now_ns
+            status.since_ns, status.since_wall_ns = now_ns, wall_ns
         payload = {
             "exchange": self.exchange.NAME,
             "market": status.market,
@@ -114,13 +153,14 @@ class Stage:
             "state": state,
             "previous": previous,
             "reason": reason,
-            "since_ns": status.since_ns,
+            "since_ns": status.since_wall_ns,
             **details,
         }
-        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=now_ns)
-        level = (
-            self.log.info if state in ("connecting", "subscribed", "synced") else self.log.warning
-        )
+        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
+        level = self.log.info if state == "synced" else self.log.warning
+        if state in LINK_STATES or (previous in (*LINK_STATES, "buffering") and not reason):
+            # its connection logs that, for all of its markets at once
+            level = self.log.debug
         level("state", market=status.market, state=state, reason=reason, **details)
 
     @property
@@ -201,16 +241,36 @@ class Stage:
 
     # wishes
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: Request, value: Value) -> None:
         """Wish for a REST answer."""
-        self.counts["requests"] += 1
-        self._requests.append(request)
+        needed = any(status.market in self.needed for status in self.of(request.symbols))
+        self.demand.add(request, value, needed, self.now_ns)
 
     def take_requests(self) -> list[Request]:
-        """Return the REST requests wished for since the last call, oldest first."""
-        taken = list(self._requests)
-        self._requests.clear()
+        """Return the REST requests that may be made now, the most valuable first."""
+        taken = self.demand.take(self.now_ns)
+        self.counts["requests"] += len(taken)
+        for request in taken:
+            self.on_asked(request)
         return taken
+
+    def on_asked(self, request: Request) -> None:
+        """A wish becomes a request."""
+
+    def absent(self, status: Status, now_ns: int) -> None:
+        """Leave a market that REST does not know out of the next requests."""
+        index = self._positions[status.symbol]
+        before = self._absent.get(index)
+        wait_ns = min(2 * before.wait_ns, ABSENT_LIMIT_NS) if before else ABSENT_NS
+        self._absent[index] = Absence(now_ns + wait_ns, wait_ns)
+        self.log.warning(
+            "market refused by REST", market=status.market, again_in_s=wait_ns // SECOND_NS
+        )
+
+    def may_ask(self, index: int, now_ns: int) -> bool:
+        """Tell whether REST may be asked for a market."""
+        absence = self._absent.get(index)
+        return absence is None or now_ns >= absence.until_ns
 
     def want_reconnect(self, status: Status, reason: str) -> None:
         """Wish for new connections in place of those that deliver a market."""
@@ -237,7 +297,7 @@ class Stage:
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
         """Count and, once a minute, log a frame that cannot be read."""
-        if self.may_log("malformed", received_ns):
+        if self.may_log("malformed", self.now_ns):
             self.log.warning(
                 "malformed frame",
                 size=len(frame),
@@ -301,14 +361,18 @@ class Stage:
                 "synced" if getattr(self.entry_of(status), "usable", True) else "subscribed"
             )
             self.change(status, state, now_ns, change, change=change)
+            self._absent.pop(self._positions[listing.symbol], None)
+            if change == "listed":
+                # the subscription of before may not reach it
+                self.want_reconnect(status, f"{status.market} is listed again")
 
     # watchdogs
 
-    def watch_first_frame(self, status: Status, received_ns: int, now_ns: int) -> None:
+    def watch_first_frame(self, status: Status, heard_ns: int, now_ns: int) -> None:
         """Tell a market that has been silent since its subscription."""
         if (
             status.live
-            and received_ns < status.subscribed_ns
+            and heard_ns < status.subscribed_ns
             and now_ns - status.subscribed_ns > FIRST_FRAME_NS
             and status.state == "subscribed"
         ):
@@ -335,6 +399,8 @@ class Stage:
             "levels_dropped": compiled.parser.levels_dropped,
             "template_misses": compiled.parser.template_misses,
             "published": self.sink.published,
+            "rest_waiting": len(self.demand),
+            "absent_markets": len(self._absent),
             **self.counts,
         }
         for name in ("backwards", "clock_steps"):

@@ -24,6 +24,11 @@ REFRESH_SPAN = 0.012
 # … or, where even a fresh snapshot is narrower than that, to this part of what it had
 REFRESH_SHARE = 0.75
 REFRESH_INTERVAL_NS = 30 * SECOND_NS
+# so many answers over so long a time that are older than what the stream had: its ids are suspected
+SUSPECT_AFTER = 5
+SUSPECT_NS = 60 * SECOND_NS
+# the same of updates, which say it more surely
+BELOW_NS = 5 * SECOND_NS
 
 
 class Update(NamedTuple):
@@ -44,6 +49,19 @@ class Sync:
     buffer: deque[Update] = field(default_factory=deque)
     buffer_bytes: int = 0
     requested: bool = False
+    # levels of the last snapshot
+    levels: int = 0
+    # the newest id that was published or that cannot be applied: an older snapshot is refused
+    floor: int = 0
+    # answers of REST in a row that were too old, and since when
+    old: int = 0
+    old_ns: int = 0
+    # updates in a row below the ids known before, each with a higher id, and since when
+    low: int = 0
+    low_id: int = 0
+    low_ns: int = 0
+    # the book has differed from REST, and no update has come since
+    drifted_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
     loaded_ns: int = 0
@@ -94,6 +112,36 @@ class Sync:
         wait = min(RETRY_NS << min(self.failures, 20), RETRY_LIMIT_NS)
         self.failures += 1
         self.not_before_ns = now_ns + wait
+
+    def too_old(self, now_ns: int) -> bool:
+        """Count an answer that is older than what is known.
+
+        Returns: whether so many came that what is known is suspected: ids that started again.
+        """
+        if not self.old:
+            self.old_ns = now_ns
+        self.old += 1
+        return self.old >= SUSPECT_AFTER and now_ns - self.old_ns >= SUSPECT_NS
+
+    def below(self, final: int, now_ns: int) -> bool:
+        """Count an update whose id is below those known before.
+
+        Returns: whether nothing else has come for so long that its ids have started again.
+        """
+        if final >= max(self.floor, self.buffer[-1].final if self.buffer else 0):
+            self.low = 0
+            return False
+        if not self.low:
+            self.low_ns = now_ns
+        elif final <= self.low_id:
+            return False
+        self.low_id = final
+        self.low += 1
+        return self.low >= SUSPECT_AFTER and now_ns - self.low_ns >= BELOW_NS
+
+    def trust(self) -> None:
+        """Forget what made answers look too old."""
+        self.floor = self.old = self.low = 0
 
     def narrow(self, span: float, now_ns: int) -> bool:
         """Tell whether the known range has become so narrow that a new snapshot is due."""

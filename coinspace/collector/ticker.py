@@ -11,6 +11,11 @@ How a missing trade is found:
 * Upbit and Bithumb: the volume that the exchange has summed since midnight grows by what was
   published; when it does not, trades of the connection itself are missing.
 
+Nobody trades: that is no fault, however long it takes. The connection answers for itself by its
+pings. What pings do not show is a stream that is mute although they are answered: when all markets
+of a connection are silent, REST is asked for the trades of one; a trade that the stream did not
+bring is the proof, and the connection is replaced.
+
 A process that starts goes on where the journal of the one before ends, as after a reconnect.
 """
 
@@ -18,13 +23,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coinspace._ext.collector_ticker import TickerCollector, TickerMarket
+from coinspace._ext.collector import PAST_NS
+from coinspace._ext.collector_ticker import ID_LIMIT, LARGEST, TickerCollector, TickerMarket
 from coinspace._ext.sink import Sink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
-from coinspace.collector.holes import FRESH_NS, Found, Hole
+from coinspace.collector.demand import Value
+from coinspace.collector.holes import FRESH_NS, Found, Hole, Missing
 from coinspace.collector.memory import Memory
-from coinspace.collector.stage import Stage, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, UNREADABLE, Stage, Status
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
 
@@ -33,6 +40,10 @@ SETTLE_NS = 2 * SECOND_NS
 # wait before a hole is asked for again after a refusal
 RETRY_NS = 10 * SECOND_NS
 AUDIT_NS = 60 * SECOND_NS
+# all markets of a connection are silent for so long before REST is asked whether it is mute
+MUTE_NS = 60 * SECOND_NS
+# a trade of REST is newer than one of the stream by more than their times may differ
+NEWER_NS = SECOND_NS
 # REST lists that one hole may take
 ANSWERS = 20
 # both streams of a market have told what they know when nothing came for so long
@@ -49,8 +60,6 @@ class TickerStage(Stage, TickerCollector):
         exchange: Exchange,
         entries: list[tuple[str, str]],
         sink: Sink,
-        *,
-        stale_after_s: float = 60.0,
     ) -> None:
         name = exchange.NAME
         markets = [
@@ -66,11 +75,17 @@ class TickerStage(Stage, TickerCollector):
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
         self.start(exchange, entries, sink)
-        self.stale_ns = int(stale_after_s * SECOND_NS)
+        # symbols in the exchange's list of markets, empty = not known yet
+        self.listed: frozenset[str] = frozenset()
         self._holes: dict[int, Hole] = {}
         self._audited_ns = [0] * len(markets)
         # markets whose tickers say that they are suspended
         self._suspended: set[int] = set()
+        # by index: the newest trade that REST had, and when the stream must have brought it
+        self._rest_ns: dict[int, int] = {}
+        self._suspects: dict[int, int] = {}
+        # by connection: when REST was asked whether it is mute
+        self._proofs: dict[int, int] = {}
         # ids that count up by one need no second proof
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
         self.counts.update(
@@ -103,14 +118,14 @@ class TickerStage(Stage, TickerCollector):
                 hole = Hole("restart", memory.since_ns)
             else:
                 continue
-            if self.contiguous and (ids := {trade.id for trade in trades}):
-                missing = set(range(min(ids), max(ids))) - ids
-                if missing:
+            if self.contiguous and (ids := sorted({trade.id for trade in trades})):
+                missing = holes.missing(ids[0], ids[-1], ids)
+                if missing is not None:
                     # a hole that the earlier process did not come to fill
-                    hole.first_id, hole.last_id = min(missing), max(missing)
+                    hole.first_id, hole.last_id = missing.first, missing.last
                     hole.ask_ns = now_ns + SETTLE_NS
                     self.counts["trade_gaps"] += 1
-                    self.counts["trades_missing"] += len(missing)
+                    self.counts["trades_missing"] += missing.count
             self._holes[market.index] = hole
 
     # connections
@@ -143,7 +158,7 @@ class TickerStage(Stage, TickerCollector):
         # of two connections the newer one may be ahead, and the older one brings what lies between
         overlap = len(status.live) > 1
         if not overlap:
-            self._tell_missing(status, first, last, received_ns)
+            self._tell_missing(status, Missing(first, last, last - first + 1), self.now_ns)
         known = self._holes.get(market.index)
         if known is not None and known.first_id:
             first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
@@ -153,26 +168,27 @@ class TickerStage(Stage, TickerCollector):
             0,
             first,
             last,
-            ask_ns=received_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
+            ask_ns=self.now_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
         )
 
-    def _tell_missing(self, status: Status, first: int, last: int, now_ns: int) -> None:
-        missing = last - first + 1
+    def _tell_missing(self, status: Status, missing: Missing, now_ns: int) -> None:
         self.counts["trade_gaps"] += 1
-        self.counts["trades_missing"] += missing
-        self.mark("gap", status, expected=first, found=last + 1)
+        self.counts["trades_missing"] += missing.count
+        self.mark("gap", status, expected=missing.first, found=missing.last + 1)
         self.change(
             status,
             status.state,
             now_ns,
-            f"missing trades: {missing}",
-            expected=first,
-            found=last + 1,
-            missing=missing,
+            f"missing trades: {missing.count}",
+            expected=missing.first,
+            found=missing.last + 1,
+            missing=missing.count,
         )
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
         """Take a list of trades by REST."""
+        self.now_ns = now_ns
+        self.demand.done(request)
         market = self.entry(request.symbols[0]) if request.symbols else None
         if request.purpose != "trades" or market is None:
             return
@@ -181,15 +197,21 @@ class TickerStage(Stage, TickerCollector):
             # it has grown since, and is asked for again
             return
         try:
-            trades = self.exchange.read_trades(request, payload)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            wall_ns = self.wall_ns(now_ns)
+            read = self.exchange.read_trades(request, payload, wall_ns)
+            trades = [trade for trade in read if self._sound(trade, wall_ns)]
+        except UNREADABLE as error:
             self.counts["unreadable_answers"] += 1
             self.log.warning("answer not readable", path=request.path, error=repr(error))
             if hole is not None:
                 hole.again(now_ns + RETRY_NS)
             return
+        self._absent.pop(market.index, None)
         if hole is None:
-            found = holes.audit(trades, market.ids, now_ns)
+            self._suspect(market, trades, now_ns)
+            if self.contiguous or not self.exchange.JOINABLE_TRADES:
+                return
+            found = holes.audit(trades, market.ids, self.wall_ns(now_ns))
             if found.trades:
                 self._fill(market, Hole("ids", found.trades[0].exchange_ns), found, now_ns)
             return
@@ -202,15 +224,33 @@ class TickerStage(Stage, TickerCollector):
         else:
             self._close(market, hole, now_ns)
 
+    def _sound(self, trade: RestTrade, wall_ns: int) -> bool:
+        # the same checks as for the stream's trades
+        reason = ""
+        if not 0 <= trade.trade_id < ID_LIMIT:
+            reason = "id"
+        elif not 0 < trade.price < LARGEST:
+            reason = "price"
+        elif not 0 < trade.size < LARGEST:
+            reason = "size"
+        elif trade.exchange_ns < wall_ns - PAST_NS:
+            reason = "past"
+        elif trade.exchange_ns > self.newest_ns(wall_ns):
+            reason = "future"
+        if reason:
+            self.refuse(reason)
+        return not reason
+
     def _close(self, market: TickerMarket, hole: Hole, now_ns: int) -> None:
         del self._holes[market.index]
         trades, tolerance = hole.trades(), 0.0
         if hole.volume:
             tolerance = VolumeCheck.tolerance(market.day_volume, market.traded)
         if self.contiguous:
-            found = holes.by_number(hole, trades)
+            known = market.ids.between(hole.first_id, hole.last_id)
+            found = holes.by_number(hole, trades, known)
         elif self.exchange.JOINABLE_TRADES:
-            found = holes.by_id(hole, trades, market.ids, now_ns)
+            found = holes.by_id(hole, trades, market.ids, self.wall_ns(now_ns))
         elif hole.volume:
             found = holes.by_volume(hole, trades, market.recent(), tolerance)
         else:
@@ -258,7 +298,7 @@ class TickerStage(Stage, TickerCollector):
             trade.sell,
             trade.trade_id,
             trade.exchange_ns,
-            now_ns,
+            self.wall_ns(now_ns),
         )
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
@@ -266,12 +306,18 @@ class TickerStage(Stage, TickerCollector):
         later, or what older lists would have told is lost.
         """
         self.counts["refused_requests"] += 1
+        self.now_ns = now_ns
+        self.demand.done(request)
         hole = request.context if isinstance(request.context, Hole) else None
         market = self.entry(request.symbols[0]) if request.symbols else None
         if hole is None or market is None or self._holes.get(market.index) is not hole:
             return
         if refusal.fatal and hole.answers:
             self._close(market, hole, now_ns)
+        elif refusal.fatal:
+            # a market that REST does not know, or not any more
+            self.absent(self.statuses[market.index], now_ns)
+            hole.again(self._absent[market.index].until_ns)
         else:
             hole.again(now_ns + RETRY_NS)
 
@@ -279,6 +325,8 @@ class TickerStage(Stage, TickerCollector):
 
     def on_timer(self, now_ns: int) -> None:
         """Look after everything that happens by not happening; called a few times a second."""
+        self.now_ns = now_ns
+        self._watch_connections(now_ns)
         for market, status in zip(self.markets, self.statuses, strict=True):
             if not status.live:
                 continue
@@ -290,17 +338,19 @@ class TickerStage(Stage, TickerCollector):
             if hole is not None:
                 self._watch_hole(market, status, hole, now_ns)
                 continue
-            if self._volumes and now_ns - market.received_ns >= QUIET_NS:
+            if self._volumes and now_ns - market.heard_ns >= QUIET_NS:
                 self._watch_volume(market, status, now_ns)
             if (
-                self.exchange.JOINABLE_TRADES
-                and not self.contiguous
-                and market.trades
+                self._is_audited(market)
+                and self.may_ask(index, now_ns)
                 and now_ns - max(self._audited_ns[index], status.subscribed_ns) > AUDIT_NS
             ):
                 self._audited_ns[index] = now_ns
                 self.counts["audits"] += 1
-                self._ask(self.exchange.trades_request(status.symbol), None)
+                self._ask(self.exchange.trades_request(status.symbol), None, Value.COMPARE)
+
+    def _is_audited(self, market: TickerMarket) -> bool:
+        return self.exchange.JOINABLE_TRADES and not self.contiguous and market.trades > 0
 
     def _watch_suspension(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         # Upbit's and Bithumb's lists do not say it
@@ -333,12 +383,13 @@ class TickerStage(Stage, TickerCollector):
         if hole.asked or not hole.ask_ns or now_ns < hole.ask_ns:
             return
         if hole.reason == "overlap":
-            missing = [id for id in range(hole.first_id, hole.last_id + 1) if id not in market.ids]
-            if not missing:
+            known = market.ids.between(hole.first_id, hole.last_id)
+            missing = holes.missing(hole.first_id, hole.last_id, known)
+            if missing is None:
                 del self._holes[market.index]
                 return
-            hole.reason, hole.first_id, hole.last_id = "gap", missing[0], missing[-1]
-            self._tell_missing(status, missing[0], missing[-1], now_ns)
+            hole.reason, hole.first_id, hole.last_id = "gap", missing.first, missing.last
+            self._tell_missing(status, missing, now_ns)
         if not hole.to_ns and not hole.first_id:
             if self.contiguous:
                 # the first trade after tells by its id whether anything is missing
@@ -352,26 +403,68 @@ class TickerStage(Stage, TickerCollector):
         hole.asked = True
         self._ask(self.exchange.trades_request(status.symbol), hole)
 
-    def _ask(self, request: Request, context: Hole | None) -> None:
-        self.ask(replace(request, context=context))
+    def _ask(self, request: Request, context: Hole | None, value: Value = Value.REPAIR) -> None:
+        self.ask(replace(request, context=context), value)
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
-        if market.received_ns >= status.subscribed_ns and status.state in ("subscribed", "stale"):
-            if now_ns - market.received_ns < self.stale_ns:
-                self.change(status, "synced", now_ns)
-            return
-        self.watch_first_frame(status, market.received_ns, now_ns)
-        if (
-            status.state == "synced"
-            and now_ns - max(market.received_ns, status.subscribed_ns) > self.stale_ns
+        since_ns = max(status.subscribed_ns, status.since_ns if status.state == "stale" else 0)
+        if status.state in ("subscribed", "stale") and market.heard_ns >= since_ns:
+            self.change(status, "synced", now_ns)
+        elif status.symbol not in self.listed:
+            self.watch_first_frame(status, market.heard_ns, now_ns)
+        elif market.heard_ns < status.subscribed_ns and (
+            now_ns - status.subscribed_ns > FIRST_FRAME_NS
+            and status.state in ("subscribed", "stale")
         ):
-            self.counts["stale"] += 1
-            self.change(status, "stale", now_ns, f"no frame for {self.stale_ns / 1e9:g} s")
+            self.change(status, "synced", now_ns, "listed, and quiet so far")
+
+    def _watch_connections(self, now_ns: int) -> None:
+        """Ask REST whether a connection is mute on which no market is heard."""
+        loudest: dict[int, int] = {}
+        for index, (market, status) in enumerate(zip(self.markets, self.statuses, strict=True)):
+            for connection in status.live:
+                known = loudest.get(connection)
+                if known is None or market.heard_ns > self.markets[known].heard_ns:
+                    loudest[connection] = index
+        self._proofs = {one: at for one, at in self._proofs.items() if one in loudest}
+        for connection, index in loudest.items():
+            market, status = self.markets[index], self.statuses[index]
+            heard_ns = max(market.heard_ns, status.subscribed_ns)
+            since_ns = max(heard_ns, self._proofs.get(connection, 0))
+            if now_ns - since_ns > MUTE_NS and not self._is_audited(market):
+                self._proofs[connection] = now_ns
+                self._ask(self.exchange.trades_request(status.symbol), None)
+        for index, deadline_ns in list(self._suspects.items()):
+            if now_ns > deadline_ns:
+                del self._suspects[index]
+                self._judge(self.markets[index], self.statuses[index], deadline_ns, now_ns)
+
+    def _suspect(self, market: TickerMarket, trades: list[RestTrade], now_ns: int) -> None:
+        """Give the stream a moment to bring the newest trade that REST has."""
+        if not trades:
+            return
+        newest_ns = max(trade.exchange_ns for trade in trades)
+        # without a trade to compare with, the first list is what the next one is compared with
+        known_ns = max(market.trade_ns, self._rest_ns.get(market.index, 0)) or newest_ns
+        self._rest_ns[market.index] = newest_ns
+        if newest_ns - known_ns > NEWER_NS:
+            self._suspects.setdefault(market.index, now_ns + SETTLE_NS)
+
+    def _judge(self, market: TickerMarket, status: Status, deadline_ns: int, now_ns: int) -> None:
+        if not status.live or market.heard_ns > deadline_ns - SETTLE_NS - MUTE_NS:
+            return
+        self.counts["stale"] += 1
+        self.change(status, "stale", now_ns, "the stream did not bring the trades that REST has")
+        self.want_reconnect(status, f"{status.market} is mute")
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
         for name in ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates"):
             found[name] = sum(getattr(market, name) for market in self.markets)
+        refusals = self.refusals()
+        found["trades_refused"] = sum(refusals.values())
+        found.update((f"trades_refused_{reason}", n) for reason, n in refusals.items())
+        found["tickers_refused"], found["id_restarts"] = self.tickers_refused, self.id_restarts
         found["volumes_proven"] = sum(check.offset is not None for check in self._volumes)
         found["volume_excess"] = sum(check.excess for check in self._volumes)
         found["synced"] = sum(status.state == "synced" for status in self.statuses)

@@ -11,7 +11,7 @@ import click
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import open_publisher
 from coinspace.bus.sockets import SETTLE_S
-from coinspace.clock import now_ns
+from coinspace.clock import monotonic_ns
 from coinspace.collector.collection import Collection, numbered
 from coinspace.collector.memory import read_memory
 from coinspace.collector.ticker import TickerStage
@@ -56,7 +56,7 @@ class Worker(Collection):
         """Go on where the process before this one ended, and let the health file tell."""
         if isinstance(self.stage, TickerStage) and self.publisher.journal is not None:
             folder = journal_folder(self.process.settings, self.name)
-            self.stage.resume(await asyncio.to_thread(read_memory, folder), now_ns())
+            self.stage.resume(await asyncio.to_thread(read_memory, folder), monotonic_ns())
         self.process.counters = self.counters
         self.publisher.start_heartbeats(asyncio.get_running_loop(), lambda: self.stage.states)
 

@@ -18,6 +18,7 @@ from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from blacksheep.server.application import Application
 
+from coinspace.endpoint.connection import App
 from coinspace.endpoint.problem import TYPES, Problem
 from coinspace.endpoint.values import decode_hook
 
@@ -65,6 +66,8 @@ class Api:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
+        # what answers a WebSocket, by path
+        self.websockets: dict[str, App] = {}
 
     def get(
         self,
@@ -145,9 +148,17 @@ def _query(query: bytes, values: dict[str, str]) -> None:
             "invalid-request", f"query: expected name=value pairs in UTF-8, {error}"
         ) from None
     for name, value in pairs:
+        if not value.isprintable():
+            raise Problem(
+                "invalid-parameter",
+                f"{name[:80]}: expected printable text, was {value[:80]!r}",
+                parameter=name[:80],
+            )
         if name in values:
             raise Problem(
-                "invalid-parameter", f"{name}: expected once, was given again", parameter=name
+                "invalid-parameter",
+                f"{name[:80]}: expected once, was given again",
+                parameter=name[:80],
             )
         values[name] = value
 

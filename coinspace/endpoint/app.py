@@ -42,7 +42,7 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
     api = Api()
     for module in (indices, history, books, market, platform):
         module.add(api, context)
-    streams.add(api, context, app)
+    streams.add(api, context)
     api.install(app)
     page.add(api, context, app)
     _handle_errors(app)
@@ -62,7 +62,8 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
         latest = context.live.indices.get(asset)
         return None if latest is None else latest.body(context.now_ms(), context.stale_ms)
 
-    return Gate(app, context.settings.endpoint, keys, known_path, ready), app, api
+    gate = Gate(app, context.settings.endpoint, keys, api.websockets, known_path, ready)
+    return gate, app, api
 
 
 def _handle_errors(app: Application) -> None:

@@ -18,6 +18,7 @@ from coinspace.endpoint.models import (
 )
 from coinspace.endpoint.records import CURRENCY, REGIONS
 from coinspace.endpoint.values import decimal
+from coinspace.endpoint.values import price as price_text
 from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -26,6 +27,8 @@ PROFILE_STEPS = 100
 PROFILE_STEP_PERCENT = 0.01
 # sizes of a profile are for drawing: 6 digits are beyond a pixel
 PROFILE_DIGITS = 6
+# exchanges count sizes in units of 1e-8; what a sum has beyond is noise
+SIZE_PLACES = 8
 
 Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
 
@@ -58,7 +61,7 @@ def consolidated(
         stale_reason=stale,
         status="null" if not usable else "ok" if len(usable) == len(names) else "degraded",
         currency=CURRENCY,
-        fx=decimal(aggregate.fx.rate),
+        fx=price_text(aggregate.fx.rate),
         bids=grouped(bids, names, levels),
         asks=grouped(asks, names, levels),
         depth=depths(bids, asks, within),
@@ -89,12 +92,12 @@ def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
         if price == last:
             total += size
             found[-1].venues.append(part)
-            found[-1].size = decimal(total) or "0"
+            found[-1].size = decimal(round(total, SIZE_PLACES)) or "0"
             continue
         if len(found) == limit:
             break
         last, total = price, size
-        text = decimal(price) or "0"
+        text = price_text(price) or "0"
         found.append(Level(price=text, size=decimal(size) or "0", venues=[part]))
     return found
 
@@ -112,8 +115,8 @@ def depths(bids: Side, asks: Side, within: float | None = None) -> list[Depth]:
         found.append(
             Depth(
                 within_percent=decimal(percent) or "0",
-                bid=decimal(round(bid, 8)) or "0",
-                ask=decimal(round(ask, 8)) or "0",
+                bid=decimal(round(bid, SIZE_PLACES)) or "0",
+                ask=decimal(round(ask, SIZE_PLACES)) or "0",
             )
         )
     return found
@@ -139,7 +142,7 @@ def profile(bids: Side, asks: Side, names: list[str]) -> Profile | None:
         sides.append(cumulative)
     return Profile(
         step_percent=decimal(PROFILE_STEP_PERCENT) or "0",
-        middle=decimal(middle) or "0",
+        middle=price_text(middle) or "0",
         bids=sides[0],
         asks=sides[1],
     )
@@ -161,7 +164,7 @@ def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constitu
                 used=one.reason is None if part is None else part.used,
                 reason=one.reason if part is None else part.reason,
                 share=None if part is None else part.share,
-                mid=decimal(one.mid),
+                mid=price_text(one.mid),
                 age_ms=None if age is None else int(age),
             )
         )

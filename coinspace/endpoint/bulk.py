@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol
 from blacksheep.contents import StreamedContent
 from blacksheep.messages import Request, Response
 
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.connection import connection
+from coinspace.endpoint.problem import Problem, retry_later
 from coinspace.endpoint.values import decimal
 
 CSV = "text/csv"
@@ -24,6 +25,9 @@ PARQUET = "application/vnd.apache.parquet"
 JSON = "application/json"
 FORMATS = (JSON, CSV, ARROW, PARQUET)
 PAGE_ROWS = 5000
+# a download waits so long for its turn; its client is asked to come again after `RETRY_S`
+WAIT_S = 5.0
+RETRY_S = 10
 
 # time: int ms; instant: a datetime
 Kind = Literal["time", "instant", "number", "text", "integer", "flag"]
@@ -199,10 +203,44 @@ class ParquetEncoder:
         return self._sink.take()
 
 
+class Downloads:
+    """Whole ranges that are sent at a time: so many, and each for so long.
+
+    A client that reads slowly holds a place here, but no connection of the database.
+    """
+
+    def __init__(self, most: int, timeout_s: float) -> None:
+        self.most = most
+        self.timeout_s = timeout_s
+        self._room = asyncio.Semaphore(most)
+
+    async def begin(self, request: Request) -> None:
+        """Take a place, which the end of the request's task gives back.
+
+        Raises: Problem 503 when none becomes free.
+        """
+        try:
+            await asyncio.wait_for(self._room.acquire(), WAIT_S)
+        except TimeoutError:
+            raise retry_later(
+                "too-many-downloads", f"{self.most} ranges are being sent", RETRY_S
+            ) from None
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self._room.release())
+        client = connection(request.scope)
+        if client is not None:
+            client.limit_answer(self.timeout_s)
+
+
 async def answer(
-    request: Request, media: str, columns: Columns, pages: Pages, name: str
+    downloads: Downloads, request: Request, media: str, columns: Columns, pages: Pages, name: str
 ) -> Response:
-    """Stream pages in a format; a problem with the first page is still a proper answer."""
+    """Stream pages in a format; a problem with the first page is still a proper answer.
+
+    Raises: Problem 503 when too many ranges are being sent.
+    """
+    await downloads.begin(request)
     chosen = await asyncio.to_thread(encoder, media, columns)
     first = await anext(pages, None)
     headers = [

@@ -52,7 +52,7 @@ def endpoint_url(settings: Settings) -> str:
     written = settings.data / "run" / "index-endpoint.url"
     if written.is_file():
         return written.read_text().strip()
-    return f"http://{settings.endpoint.host}:{settings.endpoint.port}"
+    return settings.endpoint.url
 
 
 @click.command()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
+from coinspace.endpoint.bulk import Downloads
 from coinspace.endpoint.database import Database
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.live import Live
+from coinspace.endpoint.nulls import Nulls
 from coinspace.endpoint.problem import Problem
+from coinspace.exchanges.constituents import collected, named
 
 
 @dataclass
 class Context:
     """Settings and live objects of one endpoint.
 
-    Attributes: dashboard (folder of the built page), readiness (reasons why not ready).
+    Attributes: dashboard (folder of the built page), nulls (indices without a value), downloads
+    (whole ranges being sent), states (of streams' channels: when made, and the event's data).
     """
 
     settings: Settings
@@ -26,6 +30,13 @@ class Context:
     database: Database
     clock: Clock
     dashboard: Path
+    downloads: Downloads = field(init=False)
+    states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        chosen, index = self.settings.endpoint, self.settings.index
+        self.downloads = Downloads(chosen.downloads, chosen.download_timeout_s)
+        self.nulls = Nulls(lambda asset: index.parameters_of(asset).failed_s)
 
     def now_ms(self) -> int:
         """Wall-clock time in ms."""
@@ -40,6 +51,10 @@ class Context:
     def depths(self) -> dict[str, int]:
         """Published levels per side of each exchange: they are part of the parameter hash."""
         return {name: one.depth for name, one in self.settings.exchanges.items()}
+
+    def decimals(self, asset: str) -> int | None:
+        """Return the decimals of an asset's published value, None = by significance."""
+        return self.settings.index.parameters_of(asset).decimals
 
     def check_asset(self, asset: str) -> str:
         """Return the asset. Raises: Problem 404 for one without an index."""
@@ -70,11 +85,19 @@ class Context:
         return exchange
 
     def markets(self, exchange: str) -> list[str]:
-        """Markets of an exchange: configured ones, and what patterns brought in."""
-        listed = [m for m in self.settings.exchanges[exchange].markets if "*" not in m]
-        seen = {
-            market for name, market in (*self.live.books, *self.live.tickers) if name == exchange
-        }
+        """Markets of an exchange: configured ones, and what patterns brought in.
+
+        Until its collector says what it collects, these are the markets of the index that its
+        patterns match.
+        """
+        listed = named(self.settings, exchange)
+        live = self.live
+        announced = {market for name, market in live.states if name == exchange}
+        seen = announced.union(
+            market for name, market in (*live.books, *live.tickers) if name == exchange
+        )
+        if not announced:
+            seen.update(collected(self.settings, exchange))
         return listed + sorted(seen.difference(listed))
 
     def all_markets(self) -> list[tuple[str, str]]:

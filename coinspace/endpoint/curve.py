@@ -20,12 +20,13 @@ from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, index_parameters
 from coinspace.endpoint import history
+from coinspace.endpoint.books import SIZE_PLACES
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.database import Row
 from coinspace.endpoint.live import Latest
 from coinspace.endpoint.models import CurveLevel, CurveSegment, PriceVolumeCurve
 from coinspace.endpoint.records import ratio, venue_parts
-from coinspace.endpoint.values import decimal
+from coinspace.endpoint.values import decimal, price
 from coinspace.method.aggregate import COMPOSITE, decode
 from coinspace.method.composite import evaluate, explain
 from coinspace.method.parameters import FX_CURRENCY, INDEX_CURRENCY, make_curve, parameter_hash
@@ -132,7 +133,7 @@ def _curve(
     return PriceVolumeCurve(
         source=source,
         levels_missing=missing,
-        value=decimal(found.value),
+        value=price(found.value),
         difference=ratio(found.value / published - 1) if published else None,
         rows_left_out=sum(max(0, len(rows) - CURVE_ROWS) for rows in parts.values()),
         segments=[_segment(row) for row in parts["curve"][:CURVE_ROWS]],
@@ -142,7 +143,7 @@ def _curve(
 
 
 def _segment(row: dict[str, float]) -> CurveSegment:
-    texts = {name: decimal(value) or "0" for name, value in row.items()}
+    texts = {name: price(value) or "0" for name, value in row.items()}
     return CurveSegment(start=texts.pop("from"), end=texts.pop("to"), **texts)
 
 
@@ -150,9 +151,10 @@ def _levels(rows: Iterable[dict[str, Any]]) -> list[CurveLevel]:
     return [
         CurveLevel(
             venue=row["venue"],
+            price=price(row["price"]) or "0",
             **{
-                name: decimal(row[name]) or "0"
-                for name in ("price", "size", "capped", "cumulative")
+                name: decimal(round(row[name], SIZE_PLACES)) or "0"
+                for name in ("size", "capped", "cumulative")
             },
         )
         for row in list(rows)[:CURVE_ROWS]

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.numeric import Int8BinaryDumper
 
 from coinspace.config import Settings
 from coinspace.endpoint.problem import Problem, retry_later
@@ -55,35 +56,25 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection; one that failed or was interrupted is closed, not reused.
 
-        Raises: Problem 503 when the database cannot be reached or takes too long.
+        How long the borrower may take is its own matter: a time-out around a `yield` would also
+        count what happens between two rows, and cancel whoever waits at that moment.
+        Raises: Problem 503 when the database cannot be reached or no connection becomes free.
         """
         if time.monotonic() < self._down_until:
             raise self._unavailable()
+        await self._acquire()
         started = time.monotonic()
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await self._room.acquire()
-        except TimeoutError:
-            self.timeouts += 1
-            raise retry_later(
-                "query-timeout", f"no connection was free for {self.timeout_s:g} s", CLIENT_RETRY_S
-            ) from None
         connection: Connection | None = None
         whole = False
         try:
-            async with asyncio.timeout(self.timeout_s):
-                connection = await self._take()
-                self.queries += 1
-                yield connection
+            connection = await self._take()
+            self.queries += 1
+            yield connection
             whole = True
             self.error = None
         except TimeoutError:
-            self.timeouts += 1
-            raise retry_later(
-                "query-timeout",
-                f"the database took more than {self.timeout_s:g} s; ask for a shorter range",
-                CLIENT_RETRY_S,
-            ) from None
+            # the borrower's own, not a connection that failed
+            raise
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
             self._failed(str(error))
             raise self._unavailable() from None
@@ -103,22 +94,40 @@ class Database:
             self._room.release()
 
     async def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement with bound values."""
-        async with self.connection() as connection:
-            cursor = await connection.execute(sql, values, binary=True)
-            return await cursor.fetchall()
+        """Run one statement with bound values.
+
+        Raises: Problem 503 when the database cannot be reached or takes too long.
+        """
+        try:
+            async with self.connection() as connection, asyncio.timeout(self.timeout_s):
+                cursor = await connection.execute(sql, values, binary=True)
+                return await cursor.fetchall()
+        except TimeoutError:
+            raise self._timed_out(
+                f"the database took more than {self.timeout_s:g} s; ask for a shorter range"
+            ) from None
 
     async def one(self, sql: str, values: Sequence[Any] = ()) -> Row | None:
         """Return the first row, None where there is none."""
         found = await self.rows(sql, values)
         return found[0] if found else None
 
+    async def _acquire(self) -> None:
+        try:
+            await asyncio.wait_for(self._room.acquire(), self.timeout_s)
+        except TimeoutError:
+            raise self._timed_out(f"no connection was free for {self.timeout_s:g} s") from None
+
+    def _timed_out(self, detail: str) -> Problem:
+        self.timeouts += 1
+        return retry_later("query-timeout", detail, CLIENT_RETRY_S)
+
     async def _take(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection
-        return await psycopg.AsyncConnection.connect(
+        connection = await psycopg.AsyncConnection.connect(
             self._address(),
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -126,6 +135,9 @@ class Database:
             # the server keeps no prepared statements between pooled uses
             prepare_threshold=None,
         )
+        # by its size alone a small number would be a smallint, which QuestDB takes for no time
+        connection.adapters.register_dumper(int, Int8BinaryDumper)
+        return connection
 
     def _failed(self, text: str) -> None:
         self.failures += 1

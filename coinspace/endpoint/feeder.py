@@ -6,7 +6,6 @@ An event is made only when its channel has clients (or had some within the resum
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import orjson
@@ -19,6 +18,7 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.health import processes
 from coinspace.endpoint.market import ticker, trade
 from coinspace.endpoint.venues import venues
+from coinspace.tasks import Tasks
 
 # a page cannot show more, and a book is the largest event by far
 BOOK_INTERVAL_NS = 200 * MILLISECOND_NS
@@ -33,7 +33,6 @@ class Feeder:
         self.context = context
         self._book_ns: dict[str, int] = {}
         self._gaps_sent = 0
-        self._task: asyncio.Task[None] | None = None
         self._make: dict[int, Callable[[Message], None]] = {
             INDEX: self._index,
             AGGREGATE: self._book,
@@ -90,16 +89,10 @@ class Feeder:
         if self.context.hub.wants("venues"):
             self.context.hub.publish("venues", "venues", encode(venues(self.context)))
 
-    def start(self) -> None:
-        """Begin with tables, heartbeats and sweeps."""
-        self._task = asyncio.create_task(self._tick())
-
-    async def stop(self) -> None:
-        """End them."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    def start(self, tasks: Tasks) -> None:
+        """Begin with tables, heartbeats and sweeps, until the tasks are cancelled."""
+        # clients are better served without tables for a while than not at all
+        tasks.keep("tables and heartbeats", self._tick)
 
     async def _tick(self) -> None:
         hub, elapsed = self.context.hub, 0.0

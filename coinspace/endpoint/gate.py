@@ -1,97 +1,79 @@
-"""What stands before the application: methods, bodies, keys, rate limits, security headers.
+"""What stands before the application: hosts, methods, keys, rate limits.
 
-It is an ASGI layer of its own so that every answer passes it, the ones for unknown routes and
-refused WebSocket handshakes included.
+It is an ASGI layer of its own so that every request passes it, the ones for unknown routes and
+WebSocket handshakes included.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
-
-import limits
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
+from collections.abc import Callable
 
 from coinspace.config import EndpointSettings
+from coinspace.endpoint.addresses import Proxies, group, is_loopback
+from coinspace.endpoint.connection import App, Headers, Receive, Scope, Send, values
+from coinspace.endpoint.hosts import Hosts
 from coinspace.endpoint.keys import Key, Keys
+from coinspace.endpoint.limiter import Limiter, Rate, parse_rate
 from coinspace.endpoint.problem import MEDIA, Problem, operator_needed
-from coinspace.errors import EndpointError
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-# no route reads a body; one this small is let through and ignored
-BODY_LIMIT = 4096
 METHODS = ("GET", "HEAD")
 # answered without a key: they tell nothing but that the process lives, and what the API is
 PUBLIC = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/", "/favicon.ico"))
 PUBLIC_PREFIXES = ("/assets/", "/docs/")
 OPERATOR = frozenset(("/metrics", "/v1/pipeline"))
+# wrong keys of one client, whatever its address: a right one is never counted here
+WRONG_KEYS = Rate(30, 60)
 
-_CSP = (
-    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
-    b" img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none';"
-    b" form-action 'none'; frame-ancestors 'none'"
-)
-SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
-    (b"content-security-policy", _CSP),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
-
-
-READY_HEADERS: list[tuple[bytes, bytes]] = [
+READY_HEADERS: Headers = [
     (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),
 ]
 
 
 class Gate:
-    """Lets a request through to `app`, or answers it with a problem."""
+    """Lets a request through to `app`, or answers it with a problem.
+
+    Args:
+        websockets: what answers a WebSocket, by path.
+        paths: tells whether there is a route.
+        ready: returns an answer that is at hand.
+    """
 
     def __init__(
         self,
         app: App,
         settings: EndpointSettings,
         keys: Keys,
+        websockets: dict[str, App],
         paths: Callable[[str], bool],
         ready: Callable[[str], bytes | None],
     ) -> None:
         self.app = app
+        self.websockets = websockets
         self._ready = ready
         self.keys = keys
         self.known_path = paths
-        self.keys_needed = settings.require_keys or not is_loopback(settings.host)
+        self.keys_needed = keys_needed(settings)
+        self.hosts = Hosts(settings.hosts, settings.host, any_name=self.keys_needed)
+        self.proxies = Proxies(settings.trusted_proxies)
         self.origins = frozenset(settings.cors_origins)
         self.limit_loopback = settings.limit_loopback
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
-        self.address_limit = parse_rate("endpoint.rate_per_address", settings.rate_per_address)
-        self.key_limit = parse_rate("endpoint.rate_per_key", settings.rate_per_key)
+        self._addresses = _limiter("endpoint.rate_per_address", settings.rate_per_address)
+        self._keys = _limiter("endpoint.rate_per_key", settings.rate_per_key)
+        self._wrong = Limiter(WRONG_KEYS)
         self.requests = self.refused = self.limited = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
         self.requests += 1
-        headers = SECURITY_HEADERS
         try:
-            more = self._admit(scope)
-            if more:
-                headers = SECURITY_HEADERS + more
+            headers = self._admit(scope)
+            if scope["type"] == "websocket":
+                await self._websocket(scope, receive, send)
+                return
         except Problem as problem:
             self.refused += 1
-            await refuse(scope, problem, send, SECURITY_HEADERS + self._cors(scope))
-            return
-        if scope["type"] == "websocket":
-            await self.app(scope, receive, send)
+            await refuse(scope, problem, send, self._cors(scope))
             return
         if scope["method"] == "GET" and not scope["query_string"]:
             # the route that programs ask most has its bytes at hand: the framework's own way to
@@ -107,61 +89,71 @@ class Gate:
             # the server leaves the body out, the routes need not know
             scope = {**scope, "method": "GET", "coinspace.head": True}
 
-        async def send_with_headers(message: dict[str, Any]) -> None:
+        async def send_with_headers(message: dict[str, object]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *headers]
+                message["headers"] = [*message["headers"], *headers]  # type: ignore[misc]
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        await self.app(scope, receive, send_with_headers if headers else send)
 
-    def _admit(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self.websockets.get(scope["path"])
+        if answer is None:
+            raise Problem(
+                "unknown-route",
+                f"no WebSocket at {scope['path'][:200]}; expected {', '.join(self.websockets)}",
+            )
+        await answer(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> Headers:
         path = scope["path"]
-        websocket = scope["type"] == "websocket"
-        if websocket:
-            self._check_origin(scope)
+        host = self.hosts.check(scope)
+        if scope["type"] == "websocket":
+            self._check_origin(scope, host)
         else:
             self._check_method(scope, path)
-        key = self._identify(scope, path)
+        forwarded = values(scope["headers"], b"x-forwarded-for")
+        client = self.proxies.client(scope["client"][0], forwarded)
+        key = self._identify(scope, path, client)
         scope["coinspace.key"] = key
         scope["coinspace.operator"] = not self.keys_needed or (
             key is not None and key.role == "operator"
         )
-        more = self._limit(scope, key)
+        more = self._limit(client, key)
         return more + self._cors(scope) if self.origins else more
 
     def _check_method(self, scope: Scope, path: str) -> None:
         method = scope["method"]
-        if method not in METHODS:
-            if self._is_preflight(scope):
-                raise Preflight()
-            if not self.known_path(path):
-                raise Problem("unknown-route", f"no route {path[:200]}; /docs lists all")
-            raise Problem(
-                "method-not-allowed",
-                f"method: expected GET or HEAD, was {method[:20]}",
-                headers={"Allow": ", ".join(METHODS)},
-            )
-        size = header(scope, b"content-length")
-        if size is not None and (not size.isdigit() or int(size) > BODY_LIMIT):
-            raise Problem(
-                "body-too-large", f"body: expected none, was {size.decode('latin-1')[:40]} bytes"
-            )
+        if method in METHODS:
+            return
+        if self._is_preflight(scope):
+            raise Preflight()
+        if not self.known_path(path):
+            raise Problem("unknown-route", f"no route {path[:200]}; /docs lists all")
+        raise Problem(
+            "method-not-allowed",
+            f"method: expected GET or HEAD, was {method[:20]}",
+            headers={"Allow": ", ".join(METHODS)},
+        )
 
-    def _check_origin(self, scope: Scope) -> None:
+    def _check_origin(self, scope: Scope, host: str) -> None:
         # browsers open WebSockets to anywhere without asking: CORS does not cover them
-        origin = (header(scope, b"origin") or b"").decode("latin-1")
-        host = (header(scope, b"host") or b"").decode("latin-1")
-        if origin and origin.partition("://")[2] != host and origin not in self.origins:
-            raise Problem(
-                "origin-refused",
-                f"origin: expected {host[:100]} or one of endpoint.cors_origins,"
-                f" was {origin[:100]!r}",
-            )
+        for one in values(scope["headers"], b"origin"):
+            origin = one.decode("latin-1")
+            # the host is one of ours, which `Hosts` has checked
+            if origin.partition("://")[2].lower() != host and origin not in self.origins:
+                raise Problem(
+                    "origin-refused",
+                    f"origin: expected {host[:100]} or one of endpoint.cors_origins,"
+                    f" was {origin[:100]!r}",
+                )
 
-    def _identify(self, scope: Scope, path: str) -> Key | None:
+    def _identify(self, scope: Scope, path: str, client: str) -> Key | None:
         text = presented_key(scope)
         if text is None:
             if self.keys_needed and path not in PUBLIC and not path.startswith(PUBLIC_PREFIXES):
+                # asking without a key counts, too
+                self._limit(client, None)
                 raise Problem(
                     "key-required",
                     "expected an API key in `Authorization: Bearer` or `X-API-Key`, was none",
@@ -170,8 +162,9 @@ class Gate:
             return None
         key = self.keys.find(text)
         if key is None:
-            # a wrong key counts against the address, so that keys cannot be searched
-            self._limit(scope, None)
+            # keys cannot be searched, not even by many programs of this machine
+            self._limit(client, None)
+            self._hit(self._wrong, "wrong-key", group(client))
             raise Problem(
                 "key-refused",
                 "the API key is not in force here",
@@ -181,28 +174,31 @@ class Gate:
             raise operator_needed(path)
         return key
 
-    def _limit(self, scope: Scope, key: Key | None) -> list[tuple[bytes, bytes]]:
-        client = scope.get("client")
-        address = client[0] if client else ""
-        if not self.limit_loopback and is_loopback(address):
+    def _limit(self, client: str, key: Key | None) -> Headers:
+        if not self.limit_loopback and is_loopback(client):
             return []
-        limit = self.key_limit if key else self.address_limit
-        if limit is None:
+        if key is not None:
+            return self._hit(self._keys, "key", key.id)
+        return self._hit(self._addresses, "address", group(client))
+
+    def _hit(self, limiter: Limiter | None, kind: str, client: str) -> Headers:
+        if limiter is None:
             return []
-        identity = ("key", key.id) if key else ("address", address)
-        allowed = self._limiter.hit(limit, *identity)
-        window = self._limiter.get_window_stats(limit, *identity)
-        wait = max(1, math.ceil(window.reset_time - time.time()))
-        policy = f'"{identity[0]}";q={limit.amount};w={limit.get_expiry()}'
-        state = f'"{identity[0]}";r={max(0, window.remaining)};t={wait}'
-        if not allowed:
+        rate, verdict = limiter.rate, limiter.hit(client, time.monotonic())
+        policy = f'"{kind}";q={rate.amount};w={rate.seconds}'
+        state = f'"{kind}";r={verdict.left};t={verdict.wait}'
+        if not verdict.allowed:
             self.limited += 1
             raise Problem(
                 "too-many-requests",
-                f"the limit is {limit.amount} requests in {limit.get_expiry()} s,"
-                f" come again in {wait} s",
-                headers={"Retry-After": str(wait), "RateLimit": state, "RateLimit-Policy": policy},
-                retry_after=wait,
+                f"the limit is {rate.amount} requests in {rate.seconds} s,"
+                f" come again in {verdict.wait} s",
+                headers={
+                    "Retry-After": str(verdict.wait),
+                    "RateLimit": state,
+                    "RateLimit-Policy": policy,
+                },
+                retry_after=verdict.wait,
             )
         return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode())]
 
@@ -210,19 +206,19 @@ class Gate:
         return (
             scope["method"] == "OPTIONS"
             and bool(self.origins)
-            and header(scope, b"access-control-request-method") is not None
+            and bool(values(scope["headers"], b"access-control-request-method"))
         )
 
-    def _cors(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def _cors(self, scope: Scope) -> Headers:
         if not self.origins:
             return []
-        origin = header(scope, b"origin")
+        origins = values(scope["headers"], b"origin")
         more = [(b"vary", b"Origin")]
-        if origin is None or origin.decode("latin-1") not in self.origins:
+        if len(origins) != 1 or origins[0].decode("latin-1") not in self.origins:
             return more
         return [
             *more,
-            (b"access-control-allow-origin", origin),
+            (b"access-control-allow-origin", origins[0]),
             (b"access-control-allow-methods", b"GET, HEAD"),
             (b"access-control-allow-headers", b"Authorization, X-API-Key, Last-Event-ID"),
             (b"access-control-expose-headers", b"ETag, RateLimit, RateLimit-Policy, Retry-After"),
@@ -249,34 +245,16 @@ class Preflight(Problem):
         return b""
 
 
-async def refuse(
-    scope: Scope, problem: Problem, send: Send, headers: list[tuple[bytes, bytes]]
-) -> None:
+async def refuse(scope: Scope, problem: Problem, send: Send, headers: Headers) -> None:
     """Answer with a problem, an HTTP request or a WebSocket handshake alike."""
     body = problem.body()
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     given = [(key.lower().encode(), value.encode()) for key, value in problem.headers.items()]
-    given += [
-        (b"cache-control", b"no-store"),
-        (b"content-length", str(len(body)).encode()),
-        *headers,
-    ]
+    given += [(b"cache-control", b"no-store"), *headers]
     if body:
-        given.append((b"content-type", MEDIA))
-    if scope["type"] == "http" and header(scope, b"content-length") not in (None, b"0"):
-        # the body is not read, so the connection cannot carry another request
-        given.append((b"connection", b"close"))
+        given += [(b"content-type", MEDIA), (b"content-length", b"%d" % len(body))]
     await send({"type": f"{prefix}.start", "status": problem.status, "headers": given})
     await send({"type": f"{prefix}.body", "body": body})
-
-
-def header(scope: Scope, name: bytes) -> bytes | None:
-    """Return a request header's first value."""
-    for key, value in scope["headers"]:
-        if key == name:
-            found: bytes = value
-            return found
-    return None
 
 
 def presented_key(scope: Scope) -> str | None:
@@ -289,21 +267,11 @@ def presented_key(scope: Scope) -> str | None:
     return None
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether an address is this machine's own."""
-    if host == "127.0.0.1" or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def keys_needed(settings: EndpointSettings) -> bool:
+    """Tell whether requests need an API key."""
+    return settings.require_keys or not is_loopback(settings.host)
 
 
-def parse_rate(key: str, text: str) -> limits.RateLimitItem | None:
-    """Read a rate such as "100/second". Raises: EndpointError naming the key."""
-    if not text:
-        return None
-    try:
-        return limits.parse(text)
-    except ValueError:
-        raise EndpointError(f"{key}: expected a rate such as '100/second', was {text!r}") from None
+def _limiter(key: str, text: str) -> Limiter | None:
+    rate = parse_rate(key, text)
+    return None if rate is None else Limiter(rate)

@@ -10,12 +10,11 @@ import orjson
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
-from coinspace.observe.health import STALE_NS
+from coinspace.observe.health import judge, reasons
+from coinspace.storage.watch import disk_problems
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-# whose troubles are the database's
-STORING = ("questdb", "orderbook-storage-worker", "ticker-storage-worker")
-STATES = ("starting", "ready", "degraded", "stopping")
+STATES = ("starting", "ready", "degraded", "stopping", "stopped")
 _NAME = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)(?:\{(.*)\})?")
 # gauges among the counters: they go down as well as up
 _GAUGES = ("streams", "lag", "age", "pending", "queue", "depth", "books", "indices", "connections")
@@ -58,18 +57,13 @@ def processes(context: Context) -> Pipeline:
     return Pipeline(now // MILLISECOND_NS, listed)
 
 
-def storage_problems(context: Context) -> list[str]:
-    """Return what keeps rows from being stored or shown, as their processes on this host say it."""
-    found = []
-    for health in files(context):
-        name, silent_ns = health["process"], context.clock() - health["updated_ns"]
-        if name not in STORING or health.get("state") not in ("ready", "degraded"):
-            continue
-        if silent_ns > STALE_NS:
-            found.append(f"{name}: no sign of life for {silent_ns / SECOND_NS:.0f} s; see its log")
-        elif health["state"] == "degraded":
-            found.append(f"{name}: {health.get('reason')}")
-    return found
+def platform_problems(context: Context) -> list[str]:
+    """Return what the processes on this host and its disk say against the platform."""
+    healths = (judge(one, context.clock()) for one in files(context))
+    # this process has said what it knows; its own file says it later, and again
+    found = reasons(one for one in healths if one.process != "index-endpoint")
+    said = "; ".join(found)
+    return found + [one for one in disk_problems(context.settings) if one not in said]
 
 
 def exposition(context: Context) -> str:

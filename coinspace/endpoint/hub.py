@@ -21,15 +21,16 @@ from typing import Any, Literal
 
 import orjson
 
+from coinspace.endpoint.connection import Connection
 from coinspace.endpoint.problem import retry_later
-from coinspace.endpoint.server import HttpConnection, WebSocketConnection
 
 RING_BYTES = 64 << 20
 RING_EVENTS = 50_000
 # events that the next one of their channel does not replace
 COUNTED = ("trade", "gaps")
 
-Kind = Literal["sse", "websocket"]
+# text: server-sent events to a client of HTTP/1.0, which knows no chunks
+Kind = Literal["sse", "text", "websocket"]
 
 
 class Event:
@@ -90,9 +91,7 @@ class Event:
 class Client:
     """One stream: its connection, its channels, and what waits while its socket is full."""
 
-    def __init__(
-        self, hub: Hub, connection: HttpConnection | WebSocketConnection, kind: Kind
-    ) -> None:
+    def __init__(self, hub: Hub, connection: Connection, kind: Kind) -> None:
         self.hub = hub
         self.connection = connection
         self.kind: Kind = kind
@@ -107,7 +106,10 @@ class Client:
         if self.paused_at is not None:
             self._hold(event)
         elif not self.closed.done():
-            frame = event.sse if self.kind == "sse" else event.websocket
+            if self.kind == "sse":
+                frame = event.sse
+            else:
+                frame = event.websocket if self.kind == "websocket" else event.sse_text
             self.connection.transport.write(frame)
 
     def _hold(self, event: Event) -> None:
@@ -222,9 +224,7 @@ class Hub:
             text = "the server is stopping" if self.closing else f"{self.max_streams} are open"
             raise retry_later("too-many-streams", f"no room for another stream, {text}", 5)
 
-    def join(
-        self, connection: HttpConnection | WebSocketConnection, kind: Kind, channels: set[str]
-    ) -> Client:
+    def join(self, connection: Connection, kind: Kind, channels: set[str]) -> Client:
         """Add a client; `check_room` comes first."""
         client = Client(self, connection, kind)
         connection.client_stream = client
@@ -273,7 +273,7 @@ class Hub:
     def missed_events(self, last_id: str, channels: set[str]) -> list[Event] | None:
         """Return the events after `last_id` on some channels; None when some are lost."""
         boot, _, text = last_id.partition("-")
-        if boot != self.boot or not text.isdigit() or len(text) > 18:
+        if boot != self.boot or not (text.isascii() and text.isdigit()) or len(text) > 18:
             return None
         number = int(text)
         if number > self.number or number + 1 < self.ring_from:
@@ -319,7 +319,7 @@ class Hub:
         """Counters for the health file."""
         kinds = [client.kind for client in self.clients]
         return {
-            'streams{kind="sse"}': kinds.count("sse"),
+            'streams{kind="sse"}': kinds.count("sse") + kinds.count("text"),
             'streams{kind="websocket"}': kinds.count("websocket"),
             "streams_opened": self.opened,
             "streams_left": self.left,

@@ -22,6 +22,7 @@ from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.live import Live
 from coinspace.endpoint.problem import Problem
 from coinspace.errors import EndpointError
+from coinspace.tasks import Tasks
 
 # whoever asks by hand waits as long as they like
 TIMEOUT_S = 3600.0
@@ -49,7 +50,9 @@ async def answer(
         await app.start()  # type: ignore[no-untyped-call]
         # one part at a time, so that a long range is never whole in memory
         parts: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)
-        task = asyncio.create_task(_ask(gate.app, path, parameters, accept, parts))
+        # its failure is read below
+        tasks = Tasks(lambda name, error: None)
+        task = tasks.spawn("answer", _ask(gate.app, path, parameters, accept, parts), ends=True)
         try:
             status, problem = 200, b""
             while (message := await parts.get()) is not None:
@@ -65,7 +68,7 @@ async def answer(
                     raise EndpointError(f"the database cannot be read: {found.error}")
                 raise EndpointError(orjson.loads(problem)["detail"])
         finally:
-            task.cancel()
+            await tasks.cancel()
             await app.stop()  # type: ignore[no-untyped-call]
 
 

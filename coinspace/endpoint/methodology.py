@@ -11,6 +11,7 @@ from coinspace.endpoint import history
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Definition, Methodology
 from coinspace.endpoint.problem import Problem
+from coinspace.exchanges.constituents import constituents_of
 from coinspace.method.parameters import METHOD_VERSION, parameter_hash
 
 ANNOUNCED_LIMIT = 200
@@ -35,18 +36,13 @@ async def described(context: Context) -> Methodology:
 
 def _in_force(context: Context, asset: str) -> Definition:
     parameters = context.settings.index.parameters_of(asset)
-    constituents = [
-        f"{exchange}:{market}"
-        for exchange, market in context.all_markets()
-        if market.startswith(f"{asset}/")
-    ]
     return Definition(
         asset=asset,
         role="live",
         effective=None,
         method_version=str(METHOD_VERSION),
         parameter_hash=parameter_hash(parameters, context.depths),
-        constituents=sorted(constituents),
+        constituents=constituents_of(context.settings, asset),
         parameters=parameters.model_dump(),
     )
 

@@ -414,6 +414,7 @@ class Venue(Struct, kw_only=True):
     venue: str
     exchange: str
     market: str
+    asset: Annotated[str, Meta(description="what the market's base stands for on the exchange")]
     region: str | None
     state: str
     reason: str | None

@@ -21,7 +21,12 @@ ALWAYS = (
     "invalid-parameter",
     "invalid-request",
     "method-not-allowed",
+    "request-timeout",
     "body-too-large",
+    "target-too-long",
+    "unknown-host",
+    "headers-too-large",
+    "too-many-connections",
     "too-many-requests",
     "internal-error",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from coinspace.endpoint.models import (
@@ -13,7 +13,8 @@ from coinspace.endpoint.models import (
     Premium,
     Regional,
 )
-from coinspace.endpoint.values import decimal, decimals
+from coinspace.endpoint.values import decimal, price
+from coinspace.method.digits import rounded, significant
 
 Record = Mapping[str, Any]
 
@@ -21,6 +22,9 @@ REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
 # shares and premiums are ratios: 1e-8 is far below what a book resolves
 RATIO_PLACES = 8
+# columns of stored rows: a region's value, rounded as the index's own, and computed prices
+REGIONAL = ("kr", "gl")
+CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
 
 
 def venue_parts(venue: str) -> tuple[str, str]:
@@ -44,7 +48,7 @@ def constituents(table: Mapping[str, Record] | None) -> list[Constituent]:
                 used=bool(facts.get("used")),
                 reason=facts.get("reason"),
                 share=ratio(facts.get("share")),
-                mid=decimal(facts.get("mid")),
+                mid=price(facts.get("mid")),
                 age_ms=None if age is None else int(age),
             )
         )
@@ -56,9 +60,23 @@ def ratio(value: float | None) -> str | None:
     return None if value is None else decimal(round(float(value), RATIO_PLACES))
 
 
-def ratios(column: Iterable[float | None]) -> list[str | None]:
-    """Write a column of shares or premiums."""
-    return decimals(None if value is None else round(value, RATIO_PLACES) for value in column)
+def stored(row: Mapping[str, Any], decimals: int | None) -> dict[str, Any]:
+    """Return a stored row with the digits that its numbers mean, as the live record has them.
+
+    The store keeps every double, from which a calculator that starts again goes on to the last
+    bit. Args: decimals: of the asset's published value.
+    """
+    found = dict(row)
+    for name, value in row.items():
+        if value is None:
+            continue
+        if name in REGIONAL:
+            found[name] = rounded(value, decimals)
+        elif name in CONVERTED:
+            found[name] = significant(value)
+        elif name == "premium":
+            found[name] = round(value, RATIO_PLACES)
+    return found
 
 
 def regional(value: Record | None) -> Regional | None:
@@ -72,9 +90,9 @@ def regional(value: Record | None) -> Regional | None:
         reason=value.get("reason"),
         single_source=value.get("single_source"),
         unjudged=value.get("unjudged"),
-        median_capped=decimal(value.get("median_capped")),
-        confidence=decimal(value.get("confidence")),
-        twap_1m=decimal(value.get("twap")),
+        median_capped=price(value.get("median_capped")),
+        confidence=price(value.get("confidence")),
+        twap_1m=price(value.get("twap")),
         alarm=value.get("alarm"),
     )
 
@@ -103,7 +121,7 @@ def fields(record: Record) -> dict[str, Any]:
     """Return what IndexValue is made of."""
     regions = record.get("regions") or {}
     liquidity = [
-        Liquidity(size=decimal(row["size"]), bid=decimal(row["bid"]), ask=decimal(row["ask"]))
+        Liquidity(size=decimal(row["size"]), bid=price(row["bid"]), ask=price(row["ask"]))
         for row in record.get("liquidity") or ()
     ]
     return {
@@ -113,22 +131,22 @@ def fields(record: Record) -> dict[str, Any]:
         "status": record["status"],
         "reason": record.get("reason"),
         "value": decimal(record["value"]),
-        "value_krw": decimal(record.get("value_krw")),
-        "best_bid": decimal(record.get("best_bid")),
-        "best_ask": decimal(record.get("best_ask")),
-        "fx": decimal(record.get("fx")),
+        "value_krw": price(record.get("value_krw")),
+        "best_bid": price(record.get("best_bid")),
+        "best_ask": price(record.get("best_ask")),
+        "fx": price(record.get("fx")),
         "fx_status": record.get("fx_status"),
         "kr": regional(regions.get("KR")),
         "gl": regional(regions.get("GL")),
         "premium": premium(record),
-        "median_capped": decimal(record.get("median_capped")),
-        "confidence": decimal(record.get("confidence")),
-        "twap_1m": decimal(record.get("twap")),
-        "utilised_depth": decimal(record.get("utilised_depth")),
-        "coverage_depth": decimal(record.get("coverage_depth")),
+        "median_capped": price(record.get("median_capped")),
+        "confidence": price(record.get("confidence")),
+        "twap_1m": price(record.get("twap")),
+        "utilised_depth": price(record.get("utilised_depth")),
+        "coverage_depth": price(record.get("coverage_depth")),
         "depth_limited": record.get("depth_limited"),
         "curve_end": record.get("curve_end"),
-        "size_cap": decimal(record.get("size_cap")),
+        "size_cap": price(record.get("size_cap")),
         "liquidity": liquidity,
         "split": record.get("split"),
         "failed": record.get("failed"),

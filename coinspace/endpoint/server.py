@@ -1,7 +1,7 @@
-"""uvicorn inside our own process and loop, with the connection reachable from a request.
+"""The HTTP server: a listening socket, its connections, and their bounds in number and time.
 
-uvicorn rather than granian: it runs on the loop that also reads the bus, its WebSockets cost a
-third (27.6 against 87.9 µs per delivery, 2026-11), and its transports are ours, so that a
+A server of our own on httptools' parser and `websockets`' protocol: it runs on the loop that also
+reads the bus, each of its limits and answers is ours, and its transports are at hand, so that a
 stream's message is framed once and written to every client without a task per client waking up.
 """
 
@@ -10,169 +10,134 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
-
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from email.utils import formatdate
 
 from coinspace.config import EndpointSettings
-from coinspace.endpoint.problem import MEDIA, Problem
+from coinspace.endpoint.addresses import Proxies, group, is_loopback
+from coinspace.endpoint.connection import App, Connection, HttpConnection, State, Timeouts
+from coinspace.endpoint.problem import Problem, retry_later
 from coinspace.errors import EndpointError
 
-if TYPE_CHECKING:
-    from coinspace.endpoint.hub import Client
-
-CONNECTION = "coinspace.connection"
-# a client that has not finished its first request by then is closed
-FIRST_REQUEST_S = 20.0
 SOCKET_BACKLOG = 2048
-WEBSOCKET_MESSAGE_LIMIT = 16 * 1024
+STOP_CHECKS, STOP_CHECK_S = 300, 0.01
+# files that the process needs besides clients' connections
+RESERVED_FILES = 200
+# told to a client that has no room
+RETRY_S = 5
 
 
-class HttpConnection(HttpToolsProtocol):
-    """An HTTP connection that can become the sink of a stream."""
-
-    client_stream: Client | None = None
-    _first: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._first = self.loop.call_later(FIRST_REQUEST_S, self._no_request)
-
-    def _no_request(self) -> None:
-        cycle: Any = self.cycle
-        if cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        scope: Any = self.scope
-        scope["extensions"] = {CONNECTION: self}
-        if self._first is not None:
-            self._first.cancel()
-            self._first = None
-
-    def send_400_response(self, msg: str) -> None:
-        # what the parser refuses reaches no application; it is a problem all the same
-        problem = Problem("invalid-request", f"expected HTTP/1.1 with a URL below 64 KiB; {msg}")
-        body = problem.body()
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
-            b"cache-control: no-store\r\nconnection: close\r\n\r\n%b" % (MEDIA, len(body), body)
-        )
-        self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._first is not None:
-            self._first.cancel()
-        super().connection_lost(exc)
-        if self.client_stream is not None:
-            self.client_stream.lost()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.client_stream is not None:
-            self.client_stream.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.client_stream is not None:
-            self.client_stream.resume()
-
-
-class WebSocketConnection(WebSocketsSansIOProtocol):
-    """A WebSocket connection whose text frames may be written ready-made."""
-
-    client_stream: Client | None = None
-
-    def handle_connect(self, event: Any) -> None:
-        super().handle_connect(event)
-        scope: Any = getattr(self, "scope", None)
-        if scope is not None:
-            scope["extensions"][CONNECTION] = self
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self.client_stream is not None:
-            self.client_stream.lost()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.client_stream is not None:
-            self.client_stream.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.client_stream is not None:
-            self.client_stream.resume()
-
-
-def connection(scope: Any) -> HttpConnection | WebSocketConnection:
-    """Return the connection that a request came on."""
-    found: HttpConnection | WebSocketConnection = scope["extensions"][CONNECTION]
-    return found
-
-
-class _Embedded(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        # signals belong to coinspace.process
-        yield
-
-
-class HttpServer:
+class HttpServer(State):
     """The listening socket and the server on it."""
 
-    def __init__(self, app: Any, settings: EndpointSettings) -> None:
+    def __init__(
+        self, app: App, settings: EndpointSettings, timeouts: Timeouts | None = None
+    ) -> None:
+        super().__init__(app, timeouts or Timeouts())
         self.socket = bind(settings.host, settings.port)
-        self.address: str = self.socket.getsockname()[0]
+        self.host: str = self.socket.getsockname()[0]
         self.port: int = self.socket.getsockname()[1]
-        config = uvicorn.Config(
-            app,
-            http=HttpConnection,
-            ws=WebSocketConnection,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws_per_message_deflate=False,
-            ws_max_size=WEBSOCKET_MESSAGE_LIMIT,
-            backlog=SOCKET_BACKLOG,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=3,
-        )
-        self._server = _Embedded(config)
-        self._task: asyncio.Task[None] | None = None
+        self.most = min(settings.max_connections, _open_files() - RESERVED_FILES)
+        self.most_per_address = settings.connections_per_address
+        self.limit_loopback = settings.limit_loopback
+        self.proxies = Proxies(settings.trusted_proxies)
+        self.rejected = 0
+        self._groups: dict[str, int] = {}
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def url(self) -> str:
         """Base URL, for people and tools on this machine."""
-        host = f"[{self.address}]" if ":" in self.address else self.address
+        host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     @property
     def connections(self) -> int:
         """Open connections."""
-        return len(self._server.server_state.connections)
+        return len(self.open)
 
     async def start(self) -> None:
         """Begin to accept."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self.socket]))
-        while not self._server.started:
-            if self._task.done():
-                await self._task
-                raise EndpointError(f"the HTTP server on {self.url} ended while starting")
-            await asyncio.sleep(0.01)
+        loop = asyncio.get_running_loop()
+        self._sweep()
+        self._server = await loop.create_server(
+            lambda: HttpConnection(self), sock=self.socket, backlog=SOCKET_BACKLOG
+        )
 
     async def stop(self) -> None:
         """Stop accepting, let requests finish for at most 3 s, close everything."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self.open):
+            connection.shutdown()
+        for _ in range(STOP_CHECKS):
+            if not self.open:
+                break
+            await asyncio.sleep(STOP_CHECK_S)
+        for connection in tuple(self.open):
+            connection.transport.abort()
+        await self.tasks.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.socket.close()
+
+    def admit(self, connection: Connection) -> Problem | None:
+        name = group(connection.address)
+        count = self._groups[name] = self._groups.get(name, 0) + 1
+        if len(self.open) >= self.most:
+            reason = f"{self.most} connections are open"
+        elif self._counted(connection) and count > self.most_per_address:
+            reason = f"{self.most_per_address} connections of {name} are open"
+        else:
+            return None
+        self.rejected += 1
+        return retry_later(
+            "too-many-connections", f"no room for another connection, {reason}", RETRY_S
+        )
+
+    def gone(self, connection: Connection) -> None:
+        super().gone(connection)
+        name = group(connection.address)
+        self._groups[name] -= 1
+        if not self._groups[name]:
+            del self._groups[name]
+
+    def _counted(self, connection: Connection) -> bool:
+        address = connection.address
+        if self.proxies.trusted(address):
+            return False
+        return self.limit_loopback or not is_loopback(address)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.timeouts.sweep, self._sweep)
+        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        now = loop.time()
+        for connection in tuple(self.open):
+            connection.check(now)
+
+    def counters(self) -> dict[str, int]:
+        """Counters for the health file."""
+        return {
+            "connections": self.connections,
+            "connections_rejected": self.rejected,
+            "connections_late": self.late,
+            "connections_unread": self.unread,
+            "requests_unreadable": self.refused,
+        }
+
+
+def _open_files() -> int:
+    """Raise the limit of open files as far as allowed, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -19,12 +19,14 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from coinspace.clock import MILLISECOND_NS
+from coinspace.clock import MILLISECOND_NS, check_ms
 from coinspace.endpoint.problem import Problem
+from coinspace.method.digits import significant
 
 # 1970 to 2200: keeps every instant within int64 ns
 LATEST_MS = 7_258_118_400_000
 CURSOR_LIMIT = 200
+INT64_MAX = (1 << 63) - 1
 
 DecimalText = Annotated[
     str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number", examples=["64250.10"])
@@ -64,14 +66,23 @@ def decimals(column: Iterable[float | None]) -> list[str | None]:
     ]
 
 
+def price(value: float | None) -> str | None:
+    """Write a price that was computed, with the digits that it means."""
+    return None if value is None else decimal(significant(value))
+
+
 def parse_instant(text: str) -> Instant:
     """Read epoch milliseconds or ISO 8601 with a zone.
 
     Raises: ValueError naming what was expected.
     """
     expected = "expected epoch milliseconds or ISO 8601 with a zone (2026-01-31T09:00:00Z)"
-    if text.isascii() and text.isdigit() and len(text) <= 15:
+    if text.isascii() and text.isdigit() and len(text) <= 19:
         milliseconds = int(text)
+        try:
+            check_ms(milliseconds)
+        except ValueError as error:
+            raise ValueError(f"{expected}, was {text!r}: {error}") from None
     else:
         try:
             moment = datetime.fromisoformat(text)
@@ -123,7 +134,7 @@ def decode_cursor(text: str, *kinds: type) -> list[Any]:
         not isinstance(parts, list)
         or len(parts) != len(kinds)
         or any(type(part) is not kind for part, kind in zip(parts, kinds, strict=True))
-        or any(isinstance(part, int) and not 0 <= part < 1 << 63 for part in parts)
+        or any(isinstance(part, int) and not 0 <= part < INT64_MAX for part in parts)
     ):
         raise problem
     return parts

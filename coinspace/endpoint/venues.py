@@ -7,7 +7,8 @@ from coinspace.endpoint.age import FUTURE_MS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Constituent, Venue, Venues
 from coinspace.endpoint.records import REGIONS
-from coinspace.endpoint.values import decimal, milliseconds
+from coinspace.endpoint.values import decimal, milliseconds, price
+from coinspace.exchanges.registry import identity
 
 # two of a collector's heartbeats are 2 s apart
 HEARTBEAT_LIMIT_NS = 3_000_000_000
@@ -55,11 +56,12 @@ def venue(
         shown, reason = "stale", reason or FUTURE
     if book is not None and book.n_bids and book.n_asks:
         bid, ask = float(book.bids[0, 0]), float(book.asks[0, 0])
-        mid, spread = decimal((bid + ask) / 2), decimal(round((ask - bid) / ((bid + ask) / 2), 8))
+        mid, spread = price((bid + ask) / 2), decimal(round((ask - bid) / ((bid + ask) / 2), 8))
     return Venue(
         venue=name,
         exchange=exchange,
         market=market,
+        asset=identity(exchange, market.partition("/")[0], now_ns).asset,
         region=REGIONS.get(exchange),
         state=shown,
         reason=reason,

@@ -19,12 +19,14 @@ from coinspace.endpoint.app import build
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.database import Database, readonly_address
 from coinspace.endpoint.feeder import Feeder
+from coinspace.endpoint.gate import keys_needed
 from coinspace.endpoint.hub import Hub
 from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.live import Live
 from coinspace.endpoint.routes.platform import reasons
 from coinspace.endpoint.server import HttpServer
 from coinspace.errors import EndpointError
+from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"
 TOPICS = [b"index.", b"aggregate.", b"orderbook.", b"ticker.", b"trade.", b"state.", b"heartbeat."]
@@ -39,11 +41,32 @@ def publishers(settings: Settings) -> list[str]:
     return [*names, "orderbook-aggregator", "index-calculator"]
 
 
+def check_keys(settings: Settings) -> None:
+    """Refuse to serve other machines without a key.
+
+    Raises: EndpointError when the settings need a key and none is in force.
+    """
+    keys = Keys(api_keys.path(settings))
+    if keys_needed(settings.endpoint) and not len(keys):
+        raise EndpointError(
+            f"endpoint.host {settings.endpoint.host}: expected an API key, {keys.file} has none in"
+            " force; `coinspace keys new NAME` makes one"
+        )
+
+
 class Endpoint:
     """Everything of one endpoint process, without the process."""
 
-    def __init__(self, settings: Settings, *, dashboard: Path = DASHBOARD) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        dashboard: Path = DASHBOARD,
+        on_failure: OnFailure = log_failure,
+        on_restart: OnFailure = log_failure,
+    ) -> None:
         self.settings = settings
+        self.tasks = Tasks(on_failure, on_restart)
         chosen = settings.endpoint
         self.keys = Keys(api_keys.path(settings))
         self.live = Live(settings=settings)
@@ -60,11 +83,7 @@ class Endpoint:
         )
         self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
         self.gate, self.app, self.api = build(self.context, self.keys)
-        if self.gate.keys_needed and not len(self.keys):
-            raise EndpointError(
-                f"endpoint.host {chosen.host}: expected an API key, {self.keys.file} has none in"
-                " force; `coinspace keys new NAME` makes one"
-            )
+        check_keys(settings)
         self.server = HttpServer(self.gate, chosen)
         self.subscriber: Any = None
         self.feeder = Feeder(self.context)
@@ -84,7 +103,7 @@ class Endpoint:
         )
         self.subscriber.start()
         await self.app.start()  # type: ignore[no-untyped-call]
-        self.feeder.start()
+        self.feeder.start(self.tasks)
         await self.server.start()
         self._url_file.parent.mkdir(parents=True, exist_ok=True)
         self._url_file.write_text(self.server.url)
@@ -98,7 +117,7 @@ class Endpoint:
         self._url_file.unlink(missing_ok=True)
         self.hub.shutdown()
         await self.server.stop()
-        await self.feeder.stop()
+        await self.tasks.cancel()
         if self.subscriber is not None:
             self.subscriber.close()
         await self.app.stop()  # type: ignore[no-untyped-call]
@@ -113,13 +132,13 @@ class Endpoint:
             **self.gate.counters(),
             **self.hub.counters(),
             **self.database.counters(),
-            "connections": self.server.connections,
+            **self.server.counters(),
         }
 
 
 async def main(running: process.Process) -> None:
     """Serve until asked to stop."""
-    endpoint = Endpoint(running.settings)
+    endpoint = Endpoint(running.settings, on_failure=running.failed, on_restart=running.restarting)
     await endpoint.start()
     running.counters = endpoint.counters
     structlog.get_logger(NAME).info("serving", url=endpoint.server.url)

@@ -59,6 +59,7 @@ STREAMS: dict[Channel, str] = {
 }
 # levels asked for -> weight
 DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
+SNAPSHOT_STEPS = tuple(levels for levels, _ in DEPTH_WEIGHTS)
 TRADES = 1000
 # levels that a comparison asks for, as many as cost the least weight; a snapshot never asks for so
 # many, nor for what older recordings compared
@@ -141,7 +142,7 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
     return [RestBook(request.symbols[0], int(entry["lastUpdateId"]), bids, asks)]
 
 
-def read_trades(request: Request, payload: bytes) -> list[RestTrade]:
+def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first."""
     trades = [
         RestTrade(

@@ -16,11 +16,11 @@ https://apidocs.bithumb.com
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from coinspace.clock import now_ns
 from coinspace.config import ExchangeSettings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
@@ -50,6 +50,7 @@ CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented 150/s each; a block takes a minute, so far less is used
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+SNAPSHOT_STEPS = ()
 
 FORMATS = ("SIMPLE", "DEFAULT")
 KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
@@ -123,12 +124,15 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
     return korean.read_books(payload)
 
 
-def read_trades(request: Request, payload: bytes) -> list[RestTrade]:
-    """Read the answer of a trades request, oldest first, times corrected (rule 6)."""
-    now_ns = request.context if isinstance(request.context, int) else time.time_ns()
+def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
+    """Read the answer of a trades request, oldest first, times corrected (rule 6).
+
+    Args: wall_ns: the time of the answer, 0 = now.
+    """
+    wall_ns = wall_ns or now_ns()
     return [
         replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
-        if trade.exchange_ns > now_ns + FUTURE_NS
+        if wall_ns + FUTURE_NS < trade.exchange_ns < wall_ns + FUTURE_NS + KST_OFFSET_NS
         else trade
         for trade in korean.read_trades(payload)
     ]

@@ -79,6 +79,14 @@ def assets_of(
     return tuple(sorted({identity(exchange, name, at_ns, registry).asset for at_ns in times}))
 
 
+def names_of(
+    exchange: str, asset: str, registry: tuple[Identity, ...] = REGISTRY
+) -> tuple[str, ...]:
+    """Return every base name that means an asset on an exchange, at least at times."""
+    names = {asset, *(one.name for one in registry if one.asset == asset)}
+    return tuple(sorted(one for one in names if asset in assets_of(exchange, one, registry)))
+
+
 def summable(exchange: str, name: str, asset: str, at_ns: int) -> float:
     """Return the multiplier with which a name counts towards an asset, 0 = it is another one."""
     found = identity(exchange, name, at_ns)

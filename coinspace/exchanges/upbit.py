@@ -42,6 +42,7 @@ LIFETIME_S = 0.0
 CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+SNAPSHOT_STEPS = ()
 
 # depths that a code's suffix can ask for; any other number gives 30
 SUFFIXES = (1, 5, 15)
@@ -124,7 +125,7 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
     return korean.read_books(payload)
 
 
-def read_trades(request: Request, payload: bytes) -> list[RestTrade]:
+def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first."""
     return korean.read_trades(payload)
 

@@ -1,7 +1,8 @@
 """Where the zstd frames of a file lie, read from their headers without decompressing anything.
 
 Layout of a frame (RFC 8878, 3.1.1): magic, descriptor, window, dictionary id, content size, then
-blocks of a 3-byte header (last, type, size), then a checksum. Skippable frames have a size only.
+blocks of a 3-byte header (last, type, size), then maybe a checksum of the content. Skippable
+frames have a size only.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ SKIPPABLE = 0x184D2A50
 DICTIONARY_SIZES = (0, 1, 2, 4)
 CONTENT_SIZES = (0, 2, 4, 8)
 RLE = 1
+# bits of the descriptor; who writes a frame leaves the second one at 0
+CHECKSUM, UNUSED = 0x04, 0x10
 
 
 class Block(NamedTuple):
-    """A zstd frame: a block of a feed. size: up to the end of file where it is not complete."""
+    """A zstd frame: a block of a feed.
+
+    size: up to the end of file where it is not complete. checked: it has a checksum of its content.
+    """
 
     offset: int
     size: int
     complete: bool
+    checked: bool
 
 
 def walk(path: Path) -> Iterator[Block]:
@@ -35,7 +42,9 @@ def walk(path: Path) -> Iterator[Block]:
         while at < end:
             after = _end(data, at, end)
             complete = after is not None and after <= end
-            yield Block(at, (after if complete and after else end) - at, complete)
+            flags = data[at + 4] if data[at : at + 4] == MAGIC and end - at > 4 else 0
+            checked = flags & (CHECKSUM | UNUSED) == CHECKSUM
+            yield Block(at, (after if complete and after else end) - at, complete, checked)
             if not complete or after is None:
                 return
             at = after
@@ -60,4 +69,4 @@ def _end(data: mmap.mmap, at: int, end: int) -> int | None:
         header = int.from_bytes(data[at : at + 3], "little")
         at += 3 + (1 if header >> 1 & 3 == RLE else header >> 3)
         if header & 1:
-            return at + (4 if flags & 4 else 0)
+            return at + (4 if flags & CHECKSUM else 0)

@@ -12,12 +12,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 import orjson
-import zstandard
 
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
@@ -25,14 +25,12 @@ from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
 from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import FeedError
+from coinspace.feed.format import MAGIC, decode_line
+from coinspace.feed.lines import Inflated, Lines
 from coinspace.market import Market, joined_symbol
 
-# bytes asked for at once: large enough that per-chunk work does not show, small enough to stream
-CHUNK_SIZE = 1 << 20
 # more levels per side than any frame holds in practice; beyond it they are dropped and counted
 CAPACITY = 1 << 16
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-FEED_HEAD = b"#coinspace-feed"
 
 
 def make_parser(exchange: str, markets: Iterable[str] = ()) -> Parser:
@@ -45,50 +43,19 @@ def make_parser(exchange: str, markets: Iterable[str] = ()) -> Parser:
     return BinanceParser(CAPACITY, markets=named)
 
 
-def chunks(source: BinaryIO) -> Iterator[bytes]:
-    """Yield the bytes of a file as they arrive, decompressed where they are Zstandard.
+def frames(lines: Iterable[list[bytes]], exchange: str) -> Iterator[list[bytes]]:
+    """Yield the frames of lines: of a feed the received ones, otherwise every line is one.
 
-    Raises: FeedError when compressed bytes are damaged.
+    Raises: FeedError for a feed of another exchange.
     """
-    # a pipe may deliver less than the four bytes that decide
-    head = source.read(len(ZSTD_MAGIC))
-    if head != ZSTD_MAGIC:
-        yield head
-        while chunk := source.read1(CHUNK_SIZE):  # type: ignore[attr-defined]
-            yield chunk
-        return
-    decompressor = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-    chunk = head
-    while chunk:
-        try:
-            yield decompressor.decompress(chunk)
-        except zstandard.ZstdError as error:
-            raise FeedError(f"expected Zstandard frames, was damaged: {error}") from None
-        chunk = source.read1(CHUNK_SIZE)  # type: ignore[attr-defined]
-
-
-def batches(parts: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines that each part completes; the last line needs no newline."""
-    pending: list[bytes] = []
-    for part in parts:
-        head, newline, rest = part.partition(b"\n")
-        pending.append(head)
-        if newline:
-            lines = rest.split(b"\n")
-            lines.insert(0, b"".join(pending))
-            pending = [lines.pop()]
-            yield lines
-    last = b"".join(pending)
-    if last:
-        yield [last]
-
-
-def frames(lines: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
-    """Yield the frames of lines: of a feed the received ones, otherwise every line is one."""
     is_feed: bool | None = None
     for batch in lines:
         if is_feed is None:
-            is_feed = batch[0].startswith(FEED_HEAD)
+            is_feed = batch[0].startswith(MAGIC)
+            if is_feed and b'"exchange":"%s"' % exchange.encode() not in batch[0].replace(
+                b" ", b""
+            ):
+                raise FeedError(f"expected a feed of {exchange}, was {batch[0][:80]!r}")
         yield list(_received(batch)) if is_feed else batch
 
 
@@ -96,8 +63,12 @@ def _received(lines: list[bytes]) -> Iterator[bytes]:
     # `<time> < <frame>`; sent frames, REST answers, marks and headers are no frames of the socket
     for line in lines:
         record = line.split(b" ", 2)
-        if len(record) == 3 and record[1] == b"<":
+        if len(record) != 3:
+            continue
+        if record[1] == b"<":
             yield record[2]
+        elif record[1] == b"<64":
+            yield decode_line(line).payload
 
 
 class Decoder:
@@ -127,11 +98,25 @@ class Decoder:
         return f"{counts}; {malformed} malformed, {self.parser.levels_dropped} levels dropped"
 
 
-def _write_all(decoder: Decoder, source: BinaryIO, write: Callable[[bytes], int]) -> None:
-    for batch in frames(batches(chunks(source))):
+def _write_all(
+    decoder: Decoder, exchange: str, source: BinaryIO, write: Callable[[bytes], int]
+) -> None:
+    stream = Inflated(source)
+    lines = Lines(stream)
+    # the last line needs no line feed
+    for batch in frames(chain(lines, _last(lines)), exchange):
         view = memoryview(decoder.lines(batch))
         while view:
             view = view[write(view) :]  # type: ignore[arg-type]
+    if stream.torn:
+        print(
+            "coinspace: the end of the input is cut; what came before is decoded", file=sys.stderr
+        )
+
+
+def _last(lines: Lines) -> Iterator[list[bytes]]:
+    if lines.rest:
+        yield [lines.rest]
 
 
 @click.command()
@@ -168,9 +153,12 @@ def decode(
                     except OSError as error:
                         text = f"feed {feed}: expected a readable file, {error.strerror}"
                         raise FeedError(text) from None
-                _write_all(decoder, source, lambda data: os.write(stdout, data))
+                _write_all(decoder, exchange, source, lambda data: os.write(stdout, data))
     except BrokenPipeError:
         # whoever read has seen enough, as `head` does; nothing else must be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
     finally:
-        print(decoder.summary(), file=sys.stderr)
+        if decoder.frames:
+            print(decoder.summary(), file=sys.stderr)
+    if not decoder.frames:
+        raise FeedError("decode: expected frames, one a line, or feeds; was nothing")

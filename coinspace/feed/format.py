@@ -9,14 +9,18 @@
 Directions: `<` frame received, `>` frame sent, `GET PATH` answer of a REST request, `!` mark
 (JSON: "disconnect", "connect", "gap", "dropped"). A payload with a line feed or bytes that are
 not UTF-8 is kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`).
-Receive times never decrease.
-Each zstd frame stands for itself, so that a file cut anywhere loses at most its last block.
+Receive times never decrease, and are nanoseconds since the epoch of 64 bits.
+Each zstd frame stands for itself, so that a file cut anywhere loses at most its last block, and
+ends with a checksum of its content, so that a changed bit is found. Files of earlier versions have
+no checksums and can still be read.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
+import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -27,8 +31,8 @@ import zstandard
 
 from coinspace.clock import SECOND_NS
 from coinspace.errors import FeedError
-from coinspace.feed.blocks import MAGIC as MAGIC_ZSTD
 from coinspace.feed.blocks import Block, walk
+from coinspace.feed.lines import Inflated, Lines
 
 MAGIC = b"#coinspace-feed "
 VERSION = 1
@@ -36,10 +40,18 @@ VERSION = 1
 BLOCK_RECORDS = 1000
 BLOCK_NS = SECOND_NS
 LEVEL = 3
-READ_SIZE = 1 << 20
-# refuses files that are not feeds before they fill the memory with one endless line
-LINE_LIMIT = 64 << 20
 DIRECTIONS = ("<", ">", "GET", "!")
+LAST_NS = (1 << 63) - 1
+# digits of LAST_NS
+STAMP_DIGITS = 19
+EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# how files begin that somebody may take for a feed -> what they are and what to do
+OTHERS = {
+    b"\xef\xbb\xbf": "text with a byte order mark, which an editor wrote: remove it",
+    b"\xff\xfe": "UTF-16 text, which an editor wrote: convert it to UTF-8",
+    b"\x1f\x8b": "gzip: decompress it first",
+    b"PAR1": "Parquet: `coinspace feed convert` makes a feed of it",
+}
 
 
 class Record(NamedTuple):
@@ -76,6 +88,14 @@ def encode_line(record: Record) -> bytes:
     return head.encode() + payload + b"\n"
 
 
+def read_stamp(text: bytes) -> int | None:
+    """Return a time in ns since the epoch, None for anything else."""
+    if len(text) > STAMP_DIGITS or not text.isdigit():
+        return None
+    stamp = int(text)
+    return stamp if stamp <= LAST_NS else None
+
+
 def _is_text(payload: bytes) -> bool:
     if payload.isascii():
         return True
@@ -91,27 +111,71 @@ def decode_line(line: bytes) -> Record:
 
     Raises: FeedError saying what was expected.
     """
-    stamp, _, rest = line.partition(b" ")
+    text, _, rest = line.partition(b" ")
     tag, space, payload = rest.partition(b" ")
-    if not stamp.isdigit() or not space:
-        raise FeedError(f"expected 'TIME DIRECTION PAYLOAD', was {line[:60]!r}")
+    stamp = read_stamp(text)
+    if stamp is None or not space:
+        raise _line_error(line)
     direction, path = tag.decode("ascii", "replace"), ""
     coded = direction.endswith("64")
     if coded:
         direction = direction[:-2]
     if direction not in DIRECTIONS:
-        raise FeedError(f"expected a direction out of {', '.join(DIRECTIONS)}, was {direction!r}")
+        raise FeedError(
+            f"expected a direction out of {', '.join(DIRECTIONS)}, was {direction[:60]!r}"
+        )
     if direction == "GET":
         raw, space, payload = payload.partition(b" ")
         if not space or not raw.startswith(b"/"):
             raise FeedError(f"expected 'GET /PATH ANSWER', was {line[:60]!r}")
-        path = raw.decode()
+        try:
+            path = raw.decode()
+        except UnicodeDecodeError:
+            raise FeedError(f"expected a path in UTF-8, was {raw[:60]!r}") from None
     if coded:
         try:
             payload = base64.b64decode(payload, validate=True)
         except binascii.Error as error:
             raise FeedError(f"expected base64, {error}, was {line[:60]!r}") from None
-    return Record(int(stamp), direction, path, payload)
+    if direction == "!" and not _is_mark(payload):
+        raise FeedError(f"expected a mark as a JSON object, was {payload[:60]!r}")
+    return Record(stamp, direction, path, payload)
+
+
+def _line_error(line: bytes) -> FeedError:
+    if line.startswith(MAGIC):
+        return FeedError(
+            "expected a record, was the header of another feed: the files were put one behind the"
+            " other; `coinspace feed merge` joins feeds"
+        )
+    return FeedError(
+        f"expected 'TIME DIRECTION PAYLOAD', TIME in ns below {LAST_NS}, was {line[:60]!r}"
+    )
+
+
+def _is_mark(payload: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(payload), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def read_header(text: bytes) -> dict[str, Any]:
+    """Read the JSON of a header. Raises: FeedError saying what was expected."""
+    try:
+        header = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise FeedError(f"expected a JSON header, {error}") from None
+    if not isinstance(header, dict) or not isinstance(header.get("exchange"), str):
+        raise FeedError(f"expected a header with an exchange, was {text[:80]!r}")
+    exchange, started_ns = header["exchange"], header.get("started_ns", 0)
+    if not EXCHANGE_NAME.fullmatch(exchange):
+        raise FeedError(f"header: expected the name of an exchange, was {exchange[:80]!r}")
+    if not isinstance(header.get("url"), str | None):
+        raise FeedError("header: expected the URL as text")
+    if type(started_ns) is not int or not 0 <= started_ns <= LAST_NS:
+        raise FeedError(f"header: expected started_ns in ns below {LAST_NS}")
+    return header
 
 
 class FeedWriter:
@@ -124,7 +188,7 @@ class FeedWriter:
         self._last_ns = 0
         self._block: list[bytes] = []
         self._block_ns = 0
-        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         try:
             self._file: BinaryIO = self.path.open("wb")
         except OSError as error:
@@ -193,10 +257,14 @@ class FeedReader:
         self.torn = False
         self.compressed_read = 0
         try:
+            facts = self.path.stat()
+            if not stat.S_ISREG(facts.st_mode):
+                raise OSError("was a folder, a pipe or a device")
             self._file: BinaryIO = self.path.open("rb")
-            self.size = self.path.stat().st_size
-        except OSError as error:
-            raise FeedError(f"feed {self.path}: expected a readable file, {error}") from None
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            raise FeedError(f"feed {self.path}: expected a readable file, {text}") from None
+        self.size = facts.st_size
         self._lines = self._read_lines()
         try:
             self.header = self._read_header()
@@ -207,17 +275,21 @@ class FeedReader:
     def _read_header(self) -> dict[str, Any]:
         first = next(self._lines, b"")
         if not first.startswith(MAGIC):
-            raise self._error(f"expected '#coinspace-feed {VERSION} {{…}}', was {first[:60]!r}")
+            other = next((text for head, text in OTHERS.items() if first.startswith(head)), None)
+            was = other or (repr(first[:60]) if first else "no line" if self.size else "empty")
+            raise self._error(f"expected '#coinspace-feed {VERSION} {{…}}', was {was}")
+        if first.endswith(b"\r"):
+            raise self._error(
+                "expected lines that end with LF, was CR LF: a text tool changed the file;"
+                " `tr -d '\\r'` restores it"
+            )
         version, _, text = first[len(MAGIC) :].partition(b" ")
         if version != b"%d" % VERSION:
-            raise self._error(f"expected feed version {VERSION}, was {version!r}")
+            raise self._error(f"expected feed version {VERSION}, was {version[:60]!r}")
         try:
-            header = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise self._error(f"expected a JSON header, {error}") from None
-        if not isinstance(header, dict) or not isinstance(header.get("exchange"), str):
-            raise self._error(f"expected a header with an exchange, was {text[:80]!r}")
-        return header
+            return read_header(text)
+        except FeedError as error:
+            raise self._error(str(error)) from None
 
     @property
     def exchange(self) -> str:
@@ -229,32 +301,23 @@ class FeedReader:
 
     def _read_lines(self, offset: int = 0) -> Generator[bytes, None, None]:
         self._file.seek(offset)
-        head = self._file.read(4)
-        self._file.seek(offset)
-        stream: Any = self._file
-        if head == MAGIC_ZSTD:
-            stream = zstandard.ZstdDecompressor().stream_reader(
-                self._file, read_across_frames=True, read_size=READ_SIZE
-            )
-        rest = b""
-        while True:
-            try:
-                chunk = stream.read(READ_SIZE)
-            except zstandard.ZstdError as error:
-                raise self._error(f"after this line: expected a zstd frame, {error}") from None
-            if not chunk:
-                break
-            self.compressed_read = self._file.tell()
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            if len(rest) > LINE_LIMIT:
-                raise self._error(f"expected lines below {LINE_LIMIT} bytes")
-            yield from lines
+        stream = Inflated(self._file, self._on_read)
+        lines = Lines(stream)
+        try:
+            for batch in lines:
+                yield from batch
+        except FeedError as error:
+            raise self._error(f"after this line: {error}") from None
         # a compressed file cut between two lines shows no rest: its missing end of frame does
-        self.torn = bool(rest) or (stream is not self._file and not self._is_whole())
+        self.torn = bool(lines.rest) or stream.torn
 
-    def _is_whole(self) -> bool:
-        return all(block.complete for block in walk(self.path))
+    def _on_read(self) -> None:
+        self.compressed_read = self._file.tell()
+
+    def unchecked_blocks(self) -> tuple[int, int]:
+        """Return (blocks whose content has no checksum, all blocks); a plain file is one block."""
+        blocks = list(walk(self.path))
+        return sum(not block.checked for block in blocks), len(blocks)
 
     def _skip_blocks(self) -> None:
         # start at the last block whose first record is not after the start
@@ -276,7 +339,7 @@ class FeedReader:
                 stamp = stream.read(64).partition(b" ")[0]
             except zstandard.ZstdError:
                 return 0
-        return int(stamp) if stamp.isdigit() else 0
+        return read_stamp(stamp) or 0
 
     def __iter__(self) -> Iterator[Record]:
         last_ns = 0
@@ -286,8 +349,8 @@ class FeedReader:
         for line in self._lines:
             self.line += 1
             if skip_ns:
-                stamp = line.partition(b" ")[0]
-                if stamp.isdigit() and int(stamp) < skip_ns:
+                stamp = read_stamp(line.partition(b" ")[0])
+                if stamp is not None and stamp < skip_ns:
                     continue
             try:
                 record = decode_line(line)

@@ -12,12 +12,15 @@ from typing import Any
 import orjson
 
 from coinspace.errors import FeedError
-from coinspace.feed.format import FeedReader, FeedWriter
+from coinspace.feed.format import LAST_NS, FeedReader, FeedWriter, Record, read_header
+from coinspace.feed.lines import FREE_BYTES, MOST_INFLATION
 from coinspace.feed.progress import progress_bar
 from coinspace.feed.recorded import label
 
 ROWS = 50_000
 METADATA = b"coinspace-feed"
+# what a record is made from; the others are for who reads the table
+COLUMNS = ("received_ns", "direction", "path", "payload")
 
 
 def _arrow() -> Any:
@@ -37,7 +40,7 @@ def to_parquet(reader: FeedReader, target: Path) -> int:
             ("received_ns", arrow.int64()),
             ("direction", arrow.dictionary(arrow.int8(), arrow.string())),
             ("path", arrow.string()),
-            ("kind", arrow.dictionary(arrow.int16(), arrow.string())),
+            ("kind", arrow.dictionary(arrow.int32(), arrow.string())),
             ("symbol", arrow.dictionary(arrow.int32(), arrow.string())),
             ("payload", arrow.binary()),
         ],
@@ -74,25 +77,43 @@ def to_parquet(reader: FeedReader, target: Path) -> int:
 def from_parquet(source: Path, target: Path) -> int:
     """Write a feed from what `to_parquet` wrote; return its records.
 
-    Raises: FeedError when the file is no Parquet file or not from a feed.
+    Raises: FeedError when the file is no Parquet file, not from a feed, or damaged.
     """
     arrow = _arrow()
     try:
         file = arrow.parquet.ParquetFile(source)
-    except (OSError, arrow.ArrowInvalid) as error:
-        raise FeedError(f"{source}: expected a Parquet file, {error}") from None
-    header = (file.schema_arrow.metadata or {}).get(METADATA)
-    if header is None:
-        raise FeedError(f"{source}: expected metadata {METADATA.decode()!r} with a feed's header")
-    with (
-        progress_bar(f"convert {source.name}", file.metadata.num_rows) as done,
-        FeedWriter(target, orjson.loads(header)) as writer,
-    ):
-        for batch in file.iter_batches(
-            ROWS, columns=["received_ns", "direction", "path", "payload"]
+        header = _header(file, source)
+        with (
+            progress_bar(f"convert {source.name}", file.metadata.num_rows) as done,
+            FeedWriter(target, header) as writer,
         ):
-            for row in batch.to_pylist():
-                payload = row["payload"]
-                writer.write(row["received_ns"], row["direction"], row["path"] or "", payload)
-            done(writer.records)
-        return writer.records
+            for batch in file.iter_batches(ROWS, columns=list(COLUMNS)):
+                for row in batch.to_pylist():
+                    writer.write(*_record(row))
+                done(writer.records)
+            return writer.records
+    except (OSError, arrow.ArrowException, ValueError, TypeError) as error:
+        raise FeedError(f"{source}: expected a Parquet file of a feed, {error}") from None
+
+
+def _header(file: Any, source: Path) -> dict[str, Any]:
+    text = (file.schema_arrow.metadata or {}).get(METADATA)
+    if text is None:
+        raise FeedError(f"{source}: expected metadata {METADATA.decode()!r} with a feed's header")
+    for name in COLUMNS:
+        if name not in file.schema_arrow.names:
+            raise FeedError(f"{source}: expected a column {name}, found none")
+    groups = range(file.metadata.num_row_groups)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+    if size > max(FREE_BYTES, MOST_INFLATION * source.stat().st_size):
+        raise FeedError(f"{source}: inflates more than {MOST_INFLATION} times: no recording")
+    return read_header(text)
+
+
+def _record(row: dict[str, Any]) -> Record:
+    received_ns, direction, path, payload = (row[name] for name in COLUMNS)
+    if type(received_ns) is not int or not 0 <= received_ns <= LAST_NS:
+        raise ValueError(f"received_ns: expected ns since the epoch, was {received_ns!r}")
+    if not isinstance(payload, bytes) or not isinstance(path or "", str):
+        raise ValueError("expected a path as text and a payload as bytes")
+    return Record(received_ns, direction, path or "", payload)

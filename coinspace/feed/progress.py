@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from coinspace.feed.format import FeedReader
+from coinspace.text import printable
 
 POLL_S = 0.1
 
@@ -29,10 +30,19 @@ def progress_bar(text: str, total: float) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def reading(readers: Sequence[FeedReader], text: str) -> Iterator[None]:
-    """Show how much of the readers' files has been read, while the body reads them."""
+    """Show how much of the readers' files has been read, while the body reads them.
+
+    Says at the end which of them are cut.
+    """
     total = sum(reader.size for reader in readers)
     with watched(text, total, lambda: sum(reader.compressed_read for reader in readers)):
         yield
+    for reader in readers:
+        if reader.torn:
+            path = printable(reader.path)
+            print(
+                f"coinspace: feed {path}: the end is cut; what came before is read", file=sys.stderr
+            )
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -28,6 +30,10 @@ EVENTS = {
     "24hrMiniTicker": ("miniTicker",),
 }
 RECENT_DIFFS = 1000
+# bytes of a name: what is longer is no symbol
+NAME_SIZE = 64
+# what malformed bytes raise where fields are read
+MALFORMED = (ValueError, TypeError, KeyError, IndexError)
 COMPARISONS = {str(levels) for levels in binance.COMPARISONS}
 QUOTES = ("USDT", "USDC", "FDUSD", "TUSD", "BUSD", "BTC", "ETH", "BNB", "EUR", "TRY", "KRW")
 
@@ -49,25 +55,30 @@ def label(exchange: str, payload: bytes) -> Label:
         kind, code = _TYPE.search(payload), _CODE.search(payload)
         if kind is None or code is None:
             return NOTHING
-        return Label((kind[1].decode(),), code[1].decode(), payload[:1] == b"[")
+        return Label((_name(kind[1]),), _name(code[1]), payload[:1] == b"[")
     found = _STREAM.match(payload)
     if found is not None:
-        symbol, _, kind_ = found[1].decode().partition("@")
+        symbol, _, kind_ = _name(found[1]).partition("@")
         return Label((kind_,), symbol, True)
     found = _EVENT.match(payload)
     if found is not None:
-        kinds = EVENTS.get(found[1].decode(), ())
-        return Label(kinds, found[2].decode().lower(), False)
+        kinds = EVENTS.get(_name(found[1]), ())
+        return Label(kinds, _name(found[2]).lower(), False)
     found = _TOP.match(payload)
     if found is not None:
-        return Label(("bookTicker",), found[1].decode().lower(), False)
+        return Label(("bookTicker",), _name(found[1]).lower(), False)
     return NOTHING
+
+
+def _name(raw: bytes) -> str:
+    return raw[:NAME_SIZE].decode(errors="replace")
 
 
 def unwrapped(payload: bytes) -> bytes:
     """Return the data of a combined frame."""
     found = _STREAM.match(payload)
-    return payload[found.end() : payload.rindex(b"}")] if found else payload
+    # the last brace is the wrapper's, or the frame is cut
+    return payload[found.end() :].removesuffix(b"}") if found else payload
 
 
 def wrapped(stream: str, payload: bytes) -> bytes:
@@ -79,10 +90,10 @@ def depth_symbol(record: Record) -> str | None:
     """Return the symbol of a recorded depth snapshot, None for anything else: a comparison is no
     snapshot, its few levels are not the book.
     """
-    parts = urlsplit(record.path)
-    if record.direction != "GET" or parts.path != "/api/v3/depth":
+    path, _, text = record.path.partition("?")
+    if record.direction != "GET" or path != "/api/v3/depth":
         return None
-    query = dict(parse_qsl(parts.query))
+    query = dict(parse_qsl(text))
     return None if query.get("limit") in COMPARISONS else query.get("symbol")
 
 
@@ -96,28 +107,38 @@ class LocalBook:
         # a snapshot is older than the diffs received just before its answer
         self._recent: deque[bytes] = deque(maxlen=RECENT_DIFFS)
 
-    def restart(self, snapshot: bytes) -> None:
-        """Take a recorded snapshot."""
-        book = orjson.loads(snapshot)
-        self.id = book["lastUpdateId"]
-        self.bids = dict(book["bids"])
-        self.asks = dict(book["asks"])
+    def restart(self, snapshot: bytes) -> bool:
+        """Take a recorded snapshot; return False for an answer that is none, such as an error."""
+        try:
+            book = orjson.loads(snapshot)
+            found = _id(book["lastUpdateId"]), _levels(book["bids"]), _levels(book["asks"])
+        except MALFORMED:
+            return False
+        self.id, self.bids, self.asks = found
         for payload in self._recent:
             self._apply(payload)
+        return True
 
     def apply(self, payload: bytes) -> None:
-        """Take a diff unless it is older than the book."""
+        """Take a diff unless it is older than the book, or malformed."""
         self._recent.append(payload)
         self._apply(payload)
 
     def _apply(self, payload: bytes) -> None:
-        diff = orjson.loads(payload)
-        diff = diff.get("data", diff)
-        if not self.id or diff["u"] <= self.id:
+        if not self.id:
             return
-        self.id = diff["u"]
-        for side, changes in ((self.bids, diff["b"]), (self.asks, diff["a"])):
-            for price, size in changes:
+        try:
+            diff = orjson.loads(payload)
+            diff = diff.get("data", diff)
+            last = _id(diff["u"])
+            changes = (self.bids, _levels(diff["b"])), (self.asks, _levels(diff["a"]))
+        except (*MALFORMED, AttributeError):
+            return
+        if last <= self.id:
+            return
+        self.id = last
+        for side, levels in changes:
+            for price, size in levels.items():
                 if float(size):
                     side[price] = size
                 else:
@@ -128,6 +149,21 @@ class LocalBook:
         bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))[:limit]
         asks = sorted(self.asks.items(), key=lambda level: float(level[0]))[:limit]
         return orjson.dumps({"lastUpdateId": self.id, "bids": bids, "asks": asks})
+
+
+def _id(value: object) -> int:
+    if type(value) is not int or value <= 0:
+        raise ValueError("an update id is a number above 0")
+    return value
+
+
+def _levels(value: Any) -> dict[str, str]:
+    levels = {}
+    for price, size, *_ in value:
+        if not (0 < float(price) < math.inf and 0 <= float(size) < math.inf):
+            raise ValueError("a level has a price above 0 and a size")
+        levels[str(price)] = str(size)
+    return levels
 
 
 def trimmed(snapshot: bytes, limit: int) -> bytes:
@@ -202,6 +238,17 @@ LONG = {
     "ttm": "trade_time_utc",
     "c": "change",
 }
+
+
+def rows_of(
+    frames: Iterable[bytes], shape: Callable[[bytes], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return recorded frames in the shape of REST, without the malformed ones."""
+    rows = []
+    for payload in frames:
+        with contextlib.suppress(*MALFORMED, AttributeError):
+            rows.append(shape(payload))
+    return rows
 
 
 def korean_rest(payload: bytes) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from coinspace.feed.simulator.spelling import short
 
 BINANCE_WEIGHT = 6000
 BAN_S = 120
+DIGITS = 18
+MOST_ID = 10**DIGITS
 IGNORED_429 = 10
 KOREAN_NAMES = {
     "BTC": ("비트코인", "Bitcoin"),
@@ -97,8 +99,21 @@ def _number(units: int, decimals: int) -> int | float:
     return float(text) if "." in text else int(text)
 
 
-def _int(text: str | None, default: int, most: int) -> int:
-    return min(most, int(text)) if text and text.isdigit() and int(text) else default
+def number(text: str | None, default: int, most: int) -> int:
+    """Return a number of a query; the default where it is none or 0."""
+    if not text or not (text.isascii() and text.isdigit()):
+        return default
+    # a number of more digits is beyond any limit
+    return min(most, int(text)) or default if len(text) <= DIGITS else most
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names of a query's JSON list; empty where it is none."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return []
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 class KoreanRest(Rest):
@@ -171,7 +186,7 @@ class KoreanRest(Rest):
         return {"market_event": {"warning": False, "caution": dict.fromkeys(CAUTIONS, False)}}
 
     def _depth(self, query: Mapping[str, str], n_markets: int) -> int:
-        return _int(query.get("count"), 30, 30)
+        return number(query.get("count"), 30, 30)
 
     def _orderbook(self, query: Mapping[str, str]) -> Answer:
         markets = self._codes(query)
@@ -250,8 +265,8 @@ class KoreanRest(Rest):
             return markets
         market = markets[0]
         cursor = query.get("cursor")
-        trades = [t for t in market.recent if not cursor or self._id(t) < int(cursor)]
-        count = _int(query.get("count"), 1, 500)
+        trades = [t for t in market.recent if self._id(t) < number(cursor, MOST_ID, MOST_ID)]
+        count = number(query.get("count"), 1, 500)
         return answer([self._trade(market, trade) for trade in reversed(trades[-count:])])
 
     def _id(self, trade: Trade) -> int:
@@ -370,7 +385,7 @@ class BinanceRest(Rest):
 
     @staticmethod
     def _depth_weight(query: Mapping[str, str]) -> int:
-        limit = _int(query.get("limit"), 100, 5000)
+        limit = number(query.get("limit"), 100, 5000)
         return 5 if limit <= 100 else 25 if limit <= 500 else 50 if limit <= 1000 else 250
 
     def _one(self, query: Mapping[str, str]) -> BinanceMarket | Answer:
@@ -384,7 +399,7 @@ class BinanceRest(Rest):
 
     def _chosen(self, query: Mapping[str, str]) -> list[BinanceMarket] | Answer:
         if "symbols" in query:
-            names = orjson.loads(query["symbols"])
+            names = names_of(query["symbols"])
         elif "symbol" in query:
             names = [query["symbol"]]
         else:
@@ -460,12 +475,12 @@ class BinanceRest(Rest):
         market = self._one(query)
         if isinstance(market, Answer):
             return market
-        return answer(market.book_text(_int(query.get("limit"), 100, 5000)).encode())
+        return answer(market.book_text(number(query.get("limit"), 100, 5000)).encode())
 
     def _recent(self, market: BinanceMarket, query: Mapping[str, str]) -> list[Trade]:
-        limit = _int(query.get("limit"), 500, 1000)
+        limit = number(query.get("limit"), 500, 1000)
         if "fromId" in query:
-            first = int(query["fromId"])
+            first = number(query["fromId"], 0, MOST_ID)
             return [trade for trade in market.recent if trade.id >= first][:limit]
         return market.recent[-limit:]
 
@@ -497,7 +512,7 @@ class BinanceRest(Rest):
         shift = market.trade_id - market.aggregate_id
         asked = dict(query)
         if "fromId" in asked:
-            asked["fromId"] = str(int(asked["fromId"]) + shift)
+            asked["fromId"] = str(number(asked["fromId"], 0, MOST_ID) + shift)
         return answer(
             [
                 {

@@ -11,9 +11,10 @@ import click
 import orjson
 
 from coinspace.errors import ConfigError, FeedError
-from coinspace.feed.format import FeedReader
+from coinspace.feed.format import LAST_NS, FeedReader
 from coinspace.feed.progress import reading
-from coinspace.feed.tools import Summary, cut, merge_feeds, summarise
+from coinspace.feed.tools import Summary, cut, merge_feeds, replacing, summarise
+from coinspace.text import printable
 
 FILE = click.Path(path_type=Path)
 
@@ -58,7 +59,7 @@ def info(feeds: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _print_info(facts: dict[str, Any]) -> None:
-    click.echo(facts["path"])
+    click.echo(printable(facts["path"]))
     counts = ", ".join(f"{n} {direction}" for direction, n in facts["records"].items())
     ratio = facts["payload_bytes"] / max(1, facts["file_bytes"])
     lines = [
@@ -77,18 +78,20 @@ def _print_info(facts: dict[str, Any]) -> None:
     if facts["torn"]:
         lines.append(("end", "cut; everything before it was read"))
     for name, text in lines:
-        click.echo(f"  {name:9} {text}")
+        click.echo(f"  {name:9} {printable(text)}")
     for one in facts["frames"]:
-        click.echo(f"  {one['frames']:9,} {one['kind']} {one['symbol']}")
+        click.echo(f"  {one['frames']:9,} {printable(one['kind'])} {printable(one['symbol'])}")
 
 
 @feed.command()
 @click.argument("feeds", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per feed")
 def verify(feeds: tuple[Path, ...], as_json: bool) -> None:
-    """Check recordings: format, order of time, JSON, ids without gaps, a whole end.
+    """Check recordings: checksums, format, order of time, JSON, ids without gaps, a whole end.
 
-    Exit code 1 when anything is wrong.
+    Exit code 1 when anything is wrong. Recordings without checksums (plain files, and those of
+    earlier versions) get a word: a changed digit in them cannot be seen. `feed cut` writes a copy
+    with checksums.
     """
     wrong = False
     for summary in _read(feeds, "verify", check=True):
@@ -99,28 +102,44 @@ def verify(feeds: tuple[Path, ...], as_json: bool) -> None:
             continue
         n = sum(summary.records.values())
         found = f"{summary.n_errors} errors, {summary.gaps} gaps" if bad else "ok"
-        click.echo(f"{summary.path}: {found}, {n} records")
+        click.echo(f"{printable(summary.path)}: {found}, {n} records{_unchecked(summary)}")
         for error in summary.errors:
-            click.echo(f"  {error}")
+            click.echo(f"  {printable(error)}")
     sys.exit(int(wrong))
 
 
+def _unchecked(summary: Summary) -> str:
+    if not summary.unchecked_blocks:
+        return ""
+    n, blocks = summary.unchecked_blocks, summary.blocks
+    return f"; content cannot be verified: no checksum in {n} of {blocks} blocks"
+
+
 def _moment(text: str | None, first_ns: int, option: str) -> int | None:
-    # seconds after the beginning, ns since the epoch, or ISO 8601
     if text is None:
         return None
+    found = _moment_ns(text, first_ns)
+    if found is None or found > LAST_NS:
+        raise ConfigError(
+            f"{option}: expected seconds after the beginning, ns or ISO 8601, was {text!r}"
+        )
+    return max(0, found)
+
+
+def _moment_ns(text: str, first_ns: int) -> int | None:
+    # seconds after the beginning, ns since the epoch, or ISO 8601
     try:
         if text.isdigit() and len(text) > 12:
             return int(text)
         return first_ns + int(float(text) * 1e9)
+    except OverflowError:
+        return None
     except ValueError:
         pass
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(
-            f"{option}: expected seconds after the beginning, ns or ISO 8601, was {text!r}"
-        ) from None
+        return None
     return int(moment.replace(tzinfo=moment.tzinfo or dt.UTC).timestamp() * 1e9)
 
 
@@ -134,7 +153,7 @@ def _new(target: Path, force: bool) -> None:
 @click.argument("target", type=FILE)
 @click.option("--from", "start", help="seconds after the beginning, ns or ISO 8601")
 @click.option("--to", "end", help="the first moment not wanted")
-@click.option("--symbol", "symbols", multiple=True, help="as the exchange spells it")
+@click.option("--symbol", "symbols", multiple=True, help="BTC/KRW or as the exchange spells it")
 @click.option("--kind", "kinds", multiple=True, help="orderbook, trade, depth@100ms …")
 @click.option("--force", is_flag=True, help="overwrite")
 def cut_command(
@@ -151,11 +170,15 @@ def cut_command(
     with FeedReader(source) as reader:
         first = next(iter(reader), None)
         first_ns = first.received_ns if first else 0
+    start_ns = _moment(start, first_ns, "--from") or 0
+    end_ns = _moment(end, first_ns, "--to")
+    if end_ns is not None and end_ns <= start_ns:
+        raise ConfigError(f"--from and --to: expected from before to, was {start} and {end}")
     n = cut(
         source,
         target,
-        start_ns=_moment(start, first_ns, "--from") or 0,
-        end_ns=_moment(end, first_ns, "--to"),
+        start_ns=start_ns,
+        end_ns=end_ns,
         symbols=symbols,
         kinds=kinds,
     )
@@ -183,10 +206,15 @@ def convert(source: Path, target: Path, force: bool) -> None:
 
     _new(target, force)
     if target.suffix == ".parquet":
-        with FeedReader(source) as reader, reading([reader], f"convert {source.name}"):
-            n = to_parquet(reader, target)
+        with (
+            FeedReader(source) as reader,
+            reading([reader], f"convert {source.name}"),
+            replacing(target) as part,
+        ):
+            n = to_parquet(reader, part)
     elif source.suffix == ".parquet":
-        n = from_parquet(source, target)
+        with replacing(target) as part:
+            n = from_parquet(source, part)
     else:
         raise ConfigError(f"convert: expected one name to end with .parquet, was {target}")
     click.echo(orjson.dumps({"path": str(target), "records": n}))

@@ -6,10 +6,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
-from coinspace.config import Settings
+from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
 from coinspace.feed.format import FeedReader
 from coinspace.index import chain
@@ -18,6 +22,7 @@ from coinspace.index.memory import read_fx_memory, remember, wait_applied
 from coinspace.index.records import Row
 from coinspace.index.replay import FeedReplay
 from coinspace.index.verify import Comparison, Verdict, recalc_row
+from coinspace.method.parameters import parameter_hash
 from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.sender import Sender
@@ -64,6 +69,14 @@ def verify(
             f" among {len(found)}"
         )
     warm_ns = start_ns - WARM_UP_NS
+    with schema.connect(address(settings)) as connection:
+        parameters = in_force(connection, settings, assets, bounds)
+    # the rate's rules are common to all, and no asset may set them
+    settings.index.parameters = parameters[assets[0]]
+    settings.index.overrides = {
+        asset: {name: value for name, value in own.model_dump().items() if name[:3] != "fx_"}
+        for asset, own in parameters.items()
+    }
     readers, make = sources(paths, settings, segments=True)
     with schema.connect(address(settings)) as connection, opened(readers):
         comparison = Comparison(connection, assets, start_ns, end_ns, warm_ns)
@@ -85,6 +98,40 @@ def verify(
     if restatement is not None:
         verdict.restated = _restate(settings, comparison, restatement)
     return verdict
+
+
+def in_force(
+    connection: psycopg.Connection[Any],
+    settings: Settings,
+    assets: list[str],
+    bounds: tuple[int, int],
+) -> dict[str, IndexParameters]:
+    """Return the parameters that the stored ticks of a range were made with.
+
+    They are those of the settings, unless all ticks of an asset name another definition that was
+    announced: a default that has changed since changes nothing of what was published.
+    """
+    depths = {name: one.depth for name, one in settings.exchanges.items()}
+    found = {}
+    for asset in assets:
+        now = found[asset] = settings.index.parameters_of(asset)
+        rows = connection.execute(
+            "SELECT DISTINCT parameter_hash FROM index_tick WHERE asset = %s"
+            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND value != null",
+            (asset, *bounds),
+        ).fetchall()
+        hashes = {one for (one,) in rows}
+        if len(hashes) != 1 or parameter_hash(now, depths) in hashes:
+            continue
+        row = connection.execute(
+            "SELECT definition FROM methodology WHERE asset = %s AND parameter_hash = %s"
+            " ORDER BY ts DESC LIMIT 1",
+            (asset, hashes.pop()),
+        ).fetchone()
+        if row is not None:
+            definition = orjson.loads(row[0])
+            found[asset] = index_parameters(definition["parameters"], f"index of {asset}")
+    return found
 
 
 def _begins_ns(path: Path) -> int:

@@ -12,6 +12,7 @@ from coinspace.index.outage import Outage, milliseconds
 from coinspace.index.published import Published
 from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
 from coinspace.method.composite import Valuation, evaluate, explain
+from coinspace.method.digits import rounded
 from coinspace.method.filter import Candidate, VenueFilter
 from coinspace.method.parameters import (
     CURRENCIES,
@@ -90,7 +91,7 @@ class Index:
             "asset": self.asset,
             "status": status,
             "reason": composite.reason,
-            "value": None if raw is None else round(raw, p.decimals),
+            "value": None if raw is None else rounded(raw, p.decimals),
             "value_raw": raw,
             "value_full": composite.value_full,
             "curve_end": composite.curve_end,
@@ -214,7 +215,7 @@ class Index:
         )
         return {
             "currency": currency,
-            "value": None if raw is None else round(raw, p.decimals),
+            "value": None if raw is None else rounded(raw, p.decimals),
             "value_raw": raw,
             "value_full": result.value_full,
             "reason": result.reason,

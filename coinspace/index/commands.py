@@ -9,17 +9,18 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from coinspace.clock import MILLISECOND_NS, now_ns
+from coinspace.clock import MILLISECOND_NS, check_ms, now_ns
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
-from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.snapshots import LATEST_MS, SnapshotReader
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def compute_index(
     chosen = functools.cache(settings.index.parameters_of)
     output = Output(_instant(explain) if explain is not None else None, hashed)
     if snapshots is not None:
-        for record, index in from_snapshots(snapshots, chosen):
+        for record, index in from_snapshots(snapshots, chosen, settings.index):
             output.take(record, index)
     else:
         # recordings need the collectors, whose imports take longer than most snapshots
@@ -138,10 +139,10 @@ def reproducible(record: Record) -> Record:
 
 
 def from_snapshots(
-    path: str, chosen: Callable[[str], IndexParameters]
+    path: str, chosen: Callable[[str], IndexParameters], settings: IndexSettings
 ) -> Iterator[tuple[Record, Index]]:
     """Yield the record of each line. Raises: SnapshotError naming a line."""
-    reader = SnapshotReader(chosen)
+    reader = SnapshotReader(chosen, settings)
     indices: dict[str, Index] = {}
     try:
         stream = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115
@@ -158,7 +159,10 @@ def from_snapshots(
                 indices[aggregate.asset] = index
             yield index.compute(aggregate), index
     if reader.ignored:
-        click.echo(f"{reader.ignored} books of other assets ignored", err=True)
+        click.echo(
+            f"{reader.ignored} books ignored: no constituents of the asset",
+            err=True,
+        )
 
 
 def write(record: Record) -> None:
@@ -169,19 +173,31 @@ def write(record: Record) -> None:
 
 def _instant(text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise ConfigError(f"--explain: expected a time in ms, was {text!r}") from None
+    try:
+        check_ms(int(number))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"--explain: expected a time in ms, was {text!r}: {error}") from None
+    return number
 
 
 def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Read a time given as ms since 1970 or in ISO 8601 (UTC where no zone is named)."""
     if value is None:
         return None
+    # a double holds no time in ns
     try:
-        return int(float(value) * MILLISECOND_NS)
-    except ValueError:
-        pass
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
+        try:
+            check_ms(int(number))
+        except ValueError as error:
+            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
+        return int(number * MILLISECOND_NS)
     try:
         found = datetime.fromisoformat(value)
     except ValueError:

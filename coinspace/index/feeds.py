@@ -15,6 +15,7 @@ from coinspace.collector.replay import Replay
 from coinspace.config import IndexParameters, Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.constituents import assets_with, collected, named
 from coinspace.feed.format import FeedReader
 from coinspace.index.calculator import Index, Record
 from coinspace.index.replay import FeedReplay
@@ -50,9 +51,8 @@ def sources(
     sinks: dict[Path, tuple[str, list[tuple[str, str]], list[Path]]] = {}
     for name, mine in groups.items():
         spelled = exchange_named(name)
-        configured = resolve(
-            spelled, [one for one in settings.exchanges[name].markets if "*" not in one], None
-        )
+        markets = collected(settings, name)
+        configured = resolve(spelled, markets, None) if markets else []
         for symbols, members in mine:
             entries = [one for one in configured if segments or one[0] in symbols]
             for path in members:
@@ -74,18 +74,28 @@ def sources(
     return readers, make
 
 
-def recorded_assets(paths: tuple[Path, ...], settings: Settings) -> set[str]:
-    """Return the base assets of the configured markets that feeds hold."""
-    found: set[str] = set()
+def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
+    """Keep of the settings what feeds hold: the markets of patterns, and the assets."""
+    held: dict[str, set[str]] = {}
     for path in paths:
         with FeedReader(path) as reader:
             name = reader.exchange
-            spelled = exchange_named(name)
-            held = set(symbols_of(spelled, reader))
-        for text in settings.exchanges[name].markets:
-            if "*" not in text and spelled.symbol_of(Market.parse(text)) in held:
-                found.add(Market.parse(text).base)
-    return found
+            held.setdefault(name, set()).update(symbols_of(exchange_named(name), reader))
+    recorded: set[str] = set()
+    for name, symbols in held.items():
+        spelled = exchange_named(name)
+        by_name = named(settings, name)
+        found = [
+            text
+            for text in collected(settings, name)
+            if text in by_name or spelled.symbol_of(Market.parse(text)) in symbols
+        ]
+        settings.exchanges[name].markets = found
+        for text in found:
+            market = Market.parse(text)
+            if spelled.symbol_of(market) in symbols:
+                recorded.update(assets_with(settings.index, name, market))
+    settings.index.assets = [one for one in settings.index.assets if one in recorded]
 
 
 def from_feeds(
@@ -96,9 +106,8 @@ def from_feeds(
 ) -> FeedReplay:
     """Compute all ticks of recordings."""
     quiet_logs()
+    narrow(paths, settings)
     readers, make = sources(paths, settings)
-    recorded = recorded_assets(paths, settings)
-    settings.index.assets = [one for one in settings.index.assets if one in recorded]
     replay: FeedReplay
 
     def emit(record: Record, _: object) -> None:

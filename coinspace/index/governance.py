@@ -10,8 +10,8 @@ import psycopg
 
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
+from coinspace.exchanges.constituents import constituents_of
 from coinspace.index.records import Row
-from coinspace.market import Market
 from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,
@@ -29,18 +29,12 @@ def definition(settings: Settings, asset: str, *, candidate: bool = False) -> di
     """Return the methodology record of one index: all that its values depend on besides books."""
     parameters = settings.index.parameters_of(asset, candidate=candidate)
     depths = {name: one.depth for name, one in settings.exchanges.items()}
-    constituents = [
-        f"{exchange}:{market}"
-        for exchange, section in settings.exchanges.items()
-        for market in section.markets
-        if "*" not in market and Market.parse(market).base == asset
-    ]
     return {
         "asset": asset,
         "method_version": METHOD_VERSION,
         "parameter_hash": parameter_hash(parameters, depths),
         "parameters": parameters.model_dump(),
-        "constituents": sorted(constituents),
+        "constituents": constituents_of(settings, asset),
         "depths": depths,
         "regions": REGIONS,
         "currencies": CURRENCIES,

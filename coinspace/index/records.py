@@ -10,8 +10,8 @@ import orjson
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.index.calculator import Record
+from coinspace.market import FX_MARKET
 from coinspace.method.aggregate import Aggregate
-from coinspace.method.parameters import FX_MARKET
 from coinspace.storage.transport import TimestampNanos
 
 FX_ASSET = FX_MARKET.partition("/")[0]

@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.clock import MILLISECOND_NS
-from coinspace.config import IndexParameters
+from coinspace.config import IndexParameters, IndexSettings
 from coinspace.errors import CoinSpaceError, MarketError
-from coinspace.market import Market
+from coinspace.exchanges.constituents import counts
+from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, FxFacts
 from coinspace.method.fx import FxIndex
-from coinspace.method.parameters import FX_CURRENCY, FX_MARKET
+from coinspace.method.parameters import FX_CURRENCY
 
 STATES = ("ok", "disconnected", "resyncing", "halted", "operator")
 # 2262 in ms: beyond it a time in ns leaves int64
@@ -46,11 +47,18 @@ class SnapshotError(CoinSpaceError):
 class SnapshotReader:
     """Keeps the venues between lines, so that memory carries over.
 
-    Args: parameters_of: asset -> parameters (the lag decides which book is delayed).
+    Args:
+        parameters_of: asset -> parameters (the lag decides which book is delayed).
+        index: which venues count; by default those of the default settings.
     """
 
-    def __init__(self, parameters_of: Callable[[str], IndexParameters]) -> None:
+    def __init__(
+        self,
+        parameters_of: Callable[[str], IndexParameters],
+        index: IndexSettings | None = None,
+    ) -> None:
         self._parameters_of = parameters_of
+        self._index = index or IndexSettings()
         self._venues: dict[tuple[str, str], Venue] = {}
         self._consolidators: dict[str, Consolidator] = {}
         self._fx: FxIndex | None = None
@@ -131,7 +139,7 @@ class SnapshotReader:
         sides = _side(book, "bids"), _side(book, "asks")
         rate = {f"{exchange}:{market}": _rate(book["fx"], "fx")} if "fx" in book else {}
         is_fx = str(market) == FX_MARKET
-        if market.base != asset and not is_fx:
+        if not is_fx and (market.base != asset or not counts(self._index, exchange, market)):
             return None, {}
         key = ("" if is_fx else asset, f"{exchange}:{market}")
         venue = self._venues.setdefault(key, Venue(exchange, market))

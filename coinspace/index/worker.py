@@ -28,6 +28,7 @@ from coinspace.index.memory import (
     wait_applied,
 )
 from coinspace.index.outage import Outage, instant
+from coinspace.index.pulse import Pulse
 from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
@@ -36,6 +37,7 @@ from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
+from coinspace.tasks import Tasks
 
 NAME = "index-calculator"
 AGGREGATOR = "orderbook-aggregator"
@@ -67,7 +69,7 @@ class Worker:
         settings = self._settings = process.settings
         index = settings.index
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
-        self.sender = Sender(settings, NAME)
+        self.sender = Sender(settings, NAME, on_failure=process.failed)
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         interval_ns = index.interval_ms * MILLISECOND_NS
         self.calculator = IndexCalculator(
@@ -114,6 +116,7 @@ class Worker:
         self._repeats: dict[str, int] = {}
         # whether what lies before the spooled records is known
         self._looked = False
+        self.pulse = Pulse(index.assets, lambda asset: index.parameters_of(asset).failed_s)
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
         self.ahead_ns = 0
 
@@ -125,6 +128,7 @@ class Worker:
             **self.sender.counters(),
             **self.calculator.counts,
             **self.counts,
+            **self.pulse.counters(),
             "backlog_ticks": self.backlog.ticks,
             "records_spooled": self.spool.records,
             "records_torn": self.spool.torn,
@@ -140,19 +144,19 @@ class Worker:
             self._store(row)
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        tasks = [
-            asyncio.create_task(one)
-            for one in (self._watch(), self._fill(), self._chain(), self._watch_resets())
-        ]
+        tasks = Tasks(self._process.failed, self._process.restarting)
+        tasks.spawn("watch", self._watch())
+        tasks.spawn("records of outages", self._fill())
+        # the index goes on without them
+        tasks.keep("hash chain", self._chain)
+        tasks.spawn("clock resets", self._watch_resets())
         if not remembered:
-            tasks.append(asyncio.create_task(self._recover()))
+            tasks.keep("missed ticks", self._recover, ends=True)
         self._process.ready()
         try:
             await self._process.stopping.wait()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await tasks.cancel()
             self.subscriber.close()
             self.publisher.close()
             self.spool.close()
@@ -224,7 +228,8 @@ class Worker:
         self.backlog.cut(now_ns())
 
     def _prepare(self) -> None:
-        schema.create(address(self._settings), ttl=self._settings.storage.ttl == "on")
+        storage = self._settings.storage
+        schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
 
     async def _unspool(self) -> None:
         # what an earlier process left comes before anything new, and before the memory is read;
@@ -334,6 +339,8 @@ class Worker:
             self.ahead_ns = latest_ns - now if latest_ns > now + GIVE_UP_NS else 0
             if silent_ns > 5 * SECOND_NS:
                 self._process.degraded("no aggregate arrives")
+            elif failed := self.pulse.problem():
+                self._process.degraded(failed)
             elif self.sender.trouble:
                 self._process.degraded(f"records wait: {self.sender.trouble}")
             elif self.ahead_ns:
@@ -363,6 +370,7 @@ class Worker:
             self.candidate.on_aggregate(aggregate)
 
     def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
+        self.pulse.tick(record)
         asset, at_ns = record["asset"], tick_ns(record)
         topic = self._topics.get(asset)
         if topic is None:

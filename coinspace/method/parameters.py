@@ -13,7 +13,6 @@ from coinspace.config import IndexParameters
 # raised whenever the same parameters and books can give another value
 METHOD_VERSION = 2
 INDEX_CURRENCY = "USDT"
-FX_MARKET = "USDT/KRW"
 FX_CURRENCY = "KRW"
 
 # region of an exchange, and the currency in which the region's own value is computed

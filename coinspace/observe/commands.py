@@ -16,6 +16,7 @@ from coinspace.config import config_option, load
 from coinspace.observe.doctor import check_host
 from coinspace.observe.health import Health, all_health, exit_code
 from coinspace.observe.screen import Rates
+from coinspace.storage.watch import disk_problems
 
 
 @click.command()
@@ -23,15 +24,23 @@ from coinspace.observe.screen import Rates
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def status(config_path: str | None, as_json: bool) -> None:
     """Tell each process's state; exit code 0 healthy, 1 degraded, 2 down."""
-    healths = all_health(load(config_path))
-    code = exit_code(healths)
+    settings = load(config_path)
+    healths = all_health(settings)
+    problems = disk_problems(settings)
+    code = exit_code(healths) or int(bool(problems))
     word = ("healthy", "degraded", "down")[code]
     if as_json:
-        body = {"status": word, "processes": [asdict(health) for health in healths]}
+        body = {
+            "status": word,
+            "problems": problems,
+            "processes": [asdict(health) for health in healths],
+        }
         click.echo(orjson.dumps(body))
     else:
         for health in healths:
             click.echo(f"{health.process:32} {health.state:9} {health.reason or ''}".rstrip())
+        for problem in problems:
+            click.echo(problem)
         click.echo(word)
     sys.exit(code)
 

@@ -8,7 +8,6 @@ import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
 from coinspace.storage.address import root
 from coinspace.storage.watch import look
-from coinspace.tuning import spins
+from coinspace.tuning import missing_processors, spins, unmatched
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
@@ -36,21 +35,23 @@ class Finding:
 
 def check_host(settings: Settings) -> list[Finding]:
     """Check limits, disk, memory, clock, processor settings and the processes themselves."""
-    disk = _disk(settings)
     findings = [
-        _open_files(),
-        disk,
-        _memory(),
+        *check_limits(settings),
         _clock(),
         _governor(),
         _mapped_areas(),
         _sockets(settings),
         *_tuning(settings),
     ]
-    if disk.subject == DATA_FOLDER:
+    if any(finding.subject == DATA_FOLDER for finding in findings):
         # nothing can lie below it
         return findings
     return [*findings, *_database(settings), *_processes(settings)]
+
+
+def check_limits(settings: Settings) -> list[Finding]:
+    """Check what keeps processes from starting: limits, disk and memory."""
+    return [_open_files(), _disk(settings), _memory()]
 
 
 def _open_files() -> Finding:
@@ -161,14 +162,14 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
     tuning = settings.tuning
     here = os.cpu_count() or 1
     names = [name for name, _ in settings.processes()]
-    wrong = sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+    wrong = missing_processors(tuning)
     if wrong:
         yield Finding(
             "pinning",
             "problem",
             f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}",
         )
-    unused = [one for one in tuning.cpus if not any(fnmatchcase(name, one) for name in names)]
+    unused = unmatched(tuning.cpus)
     if unused:
         yield Finding("pinning", "advice", f"tuning.cpus: no process is called {', '.join(unused)}")
     spinning = sum(spins(name, tuning) for name in names)
@@ -198,7 +199,7 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
 
 def _processes(settings: Settings) -> Iterator[Finding]:
     for health in all_health(settings):
-        if health.state == "down" and health.reason == "never started":
+        if health.stopped or (health.state == "down" and health.reason == "never started"):
             continue
         level: Literal["ok", "problem"] = "ok" if health.ok else "problem"
         yield Finding(health.process, level, health.reason or health.state)

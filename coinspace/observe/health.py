@@ -1,16 +1,27 @@
-"""The state of every process, read from the health files that they write each second."""
+"""The state of every process, read from the health files that they write each second.
+
+Each process judges its own product and says it in its state and reason; what a platform is worth
+is put together here, for `coinspace status`, `coinspace doctor` and the endpoint's `/readyz`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.process import HEALTH_INTERVAL_S, read_health
 
 # a process that has missed this many writes hangs or is overloaded
 STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)
+# a trouble of these concerns every client at once: no index, or rows that are not stored
+AT_ONCE = ("questdb", "orderbook-storage-worker", "ticker-storage-worker", "index-calculator")
+# the others come back by themselves, and one venue less is no outage
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +29,8 @@ class Health:
     """One process as last heard of.
 
     state: starting, ready, degraded, stopping, silent (health file too old), down.
+    age_s: of the health file. unwell_s: for how long it has not been ready.
+    stopped: it ended because it was asked to.
     """
 
     process: str
@@ -27,6 +40,9 @@ class Health:
     started_ns: int = 0
     updated_ns: int = 0
     counters: dict[str, int | float] = field(default_factory=dict)
+    age_s: float = 0.0
+    unwell_s: float = 0.0
+    stopped: bool = False
 
     @property
     def ok(self) -> bool:
@@ -43,7 +59,7 @@ def alive(pid: int) -> bool:
     """Tell whether a process of this number runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -53,21 +69,81 @@ def alive(pid: int) -> bool:
 def health_of(settings: Settings, name: str) -> Health:
     """Return what is known of one process."""
     raw = read_health(settings, name)
-    if raw is None:
-        return Health(name, "down", "never started")
-    pid, updated_ns = raw["pid"], raw["updated_ns"]
-    state, reason = raw["state"], raw["reason"]
-    if not alive(pid):
-        state, reason = "down", f"process {pid} is gone"
-    elif now_ns() - updated_ns > STALE_NS:
-        age_s = (now_ns() - updated_ns) / SECOND_NS
-        state, reason = "silent", f"no sign of life for {age_s:.0f} s"
-    return Health(name, state, reason, pid, raw["started_ns"], updated_ns, raw["counters"])
+    return Health(name, "down", "never started") if raw is None else judge(raw)
+
+
+def judge(raw: dict[str, Any], wall_ns: int | None = None) -> Health:
+    """Return the state of a process by its health file.
+
+    Args: wall_ns: what the clock shows, now by default.
+    """
+    try:
+        return _judge(raw, now_ns() if wall_ns is None else wall_ns)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        return Health(str(raw.get("process")), "down", f"its health file cannot be read: {error}")
+
+
+def _judge(raw: dict[str, Any], wall_ns: int) -> Health:
+    pid, updated_ns = raw.get("pid"), int(raw.get("updated_ns") or 0)
+    state, reason = str(raw.get("state")), raw.get("reason")
+    age_s = _age_s(raw, wall_ns)
+    stopped = False
+    if (pid is not None and not alive(pid)) or age_s < 0:
+        stopped = state == "stopped"
+        state, reason = "down", _end(pid, state, reason, updated_ns)
+    elif state == "stopped":
+        state = "stopping"
+    elif age_s * SECOND_NS > STALE_NS and state != "stopping":
+        state = "silent"
+        reason = f"no sign of life for {age_s:.0f} s: it hangs, or its disk is full; see its log"
+    age_s = max(age_s, 0.0)
+    unwell_s = float(raw.get("unwell_s") or 0.0) + age_s
+    return Health(
+        str(raw.get("process")),
+        state,
+        reason,
+        pid,
+        int(raw.get("started_ns") or 0),
+        updated_ns,
+        raw["counters"] if isinstance(raw.get("counters"), dict) else {},
+        age_s,
+        0.0 if state == "ready" else unwell_s,
+        stopped,
+    )
+
+
+def _age_s(raw: dict[str, Any], wall_ns: int) -> float:
+    # by the monotonic clock: a step of the other one neither hides a hang nor makes one; below 0
+    # when this host was started after the file was written
+    beat_ns = raw.get("beat_ns")
+    if isinstance(beat_ns, int):
+        return (monotonic_ns() - beat_ns) / SECOND_NS
+    return max(0, wall_ns - int(raw.get("updated_ns") or 0)) / SECOND_NS
+
+
+def _end(pid: int | None, state: str, reason: str | None, updated_ns: int) -> str:
+    at = datetime.fromtimestamp(updated_ns / SECOND_NS, UTC)
+    if state == "stopped":
+        return f"stopped at {at:%Y-%m-%d %H:%M:%S} UTC"
+    said = f": {reason}" if reason else ""
+    return f"process {pid} is gone since {at:%Y-%m-%d %H:%M:%S} UTC{said}"
 
 
 def all_health(settings: Settings) -> list[Health]:
     """Return the state of every process that the settings call for, in flow order."""
     return [health_of(settings, name) for name, _ in settings.processes()]
+
+
+def reasons(healths: Iterable[Health]) -> list[str]:
+    """Return why the platform does not do what its users expect; empty when it does."""
+    return [
+        f"{one.process}: {one.reason or one.state}"
+        for one in healths
+        if not one.ok
+        and not one.stopped
+        and one.state != "stopping"
+        and (one.process in AT_ONCE or one.unwell_s >= PATIENCE_S)
+    ]
 
 
 def exit_code(healths: list[Health]) -> int:

@@ -1,73 +1,117 @@
 """`coinspace profile STAGE`: one stage alone on a feed, and where its time goes.
 
-Three passes, so that none disturbs another: unwatched for the rate, with counted allocations, and
-with the stack sampled at full speed, which shows compiled functions by name. Python functions are
-counted in a fourth pass under cProfile.
+Three passes, so that none disturbs another: unwatched for the rate; under py-spy, which samples
+Python and compiled frames; under cProfile, which counts calls of Python functions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import cProfile
+import ctypes
+import os
 import pstats
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from coinspace._ext import sampler
 from coinspace.config import config_option, load
-from coinspace.observe.flame import Stack, flame_graph, folded
+from coinspace.errors import CoinSpaceError
 from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
-from coinspace.observe.symbols import Symbols
 from coinspace.process import configure_logging
 
-# long enough for a thousand samples and more
-SAMPLED_S = 2.0
-INTERVAL_US = 500
-# frames of the interpreter that only carry a call on
-CARRIERS = ("_PyObject_", "PyObject_", "_PyEval_Vector", "_PyFunction_", "method_vectorcall")
+SAMPLED_S = 4.0
+SAMPLES_PER_S = 500
+# py-spy reads the symbols of all libraries before its first sample
+START_S = 30.0
+# from prctl.h: lets a process that is no parent of this one look into it
+PR_SET_PTRACER = 0x59616D61
+ANY_PROCESS = ctypes.c_ulong(-1)
+# what of a flame graph's file py-spy writes, by the file's suffix
+FORMATS = {".svg": "flamegraph", ".json": "speedscope"}
+# the frame in which a stage is passed over again and again; the ones around it start Python
+OUTERMOST = "repeat (coinspace/observe/profile.py"
+_PLACE = re.compile(r" \((.*?)([^/()]+)\)$")
 
 
-def rate(prepared: Run, seconds: float) -> tuple[float, int]:
-    """Return (CPU ns per event, passes that fit into the time)."""
+def rate(prepared: Run, seconds: float) -> float:
+    """Return the CPU ns per event, without anybody watching."""
     prepared.run()
     passes, start = 0, time.thread_time_ns()
     end = time.monotonic() + seconds
     while passes == 0 or time.monotonic() < end:
         prepared.run()
         passes += 1
-    return (time.thread_time_ns() - start) / passes / prepared.events, passes
+    return (time.thread_time_ns() - start) / passes / prepared.events
 
 
-def sampled(prepared: Run, passes: int) -> tuple[list[Stack], int]:
-    """Return the named stacks of so many passes, and how many were lost."""
-
-    def run() -> None:
-        for _ in range(passes):
-            prepared.run()
-
-    stacks, lost = sampler.sample(run, INTERVAL_US)
-    symbols = Symbols()
-    named = [tuple(symbols.name(address) for address in stack) for stack in stacks]
-    return [tuple(shortened(stack)) for stack in named], lost
+def repeat(prepared: Run, watcher: subprocess.Popen[str]) -> None:
+    """Pass over the stage until the watcher has seen enough."""
+    end = time.monotonic() + START_S + 600
+    while watcher.poll() is None and time.monotonic() < end:
+        prepared.run()
 
 
-def shortened(stack: Stack) -> Iterator[str]:
-    """Yield a stack without what starts Python and without frames that only carry calls on."""
-    # everything outside the sampler's call is the same in all stacks
-    start = next(
-        (at for at, name in enumerate(stack) if name.startswith("coinspace._ext.sampler")), -1
+def sampled(prepared: Run, seconds: float, kind: str, path: Path) -> None:
+    """Let py-spy sample this process while the stage runs, into a file of a format of its own.
+
+    Raises: CoinSpaceError when py-spy is not installed or may not look into this process.
+    """
+    command = shutil.which("py-spy", path=sysconfig.get_path("scripts")) or shutil.which("py-spy")
+    if command is None:
+        raise CoinSpaceError("py-spy: expected it to be installed: pip install py-spy")
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS, 0, 0, 0)
+    options = ["--native", "--format", kind, "--rate", str(SAMPLES_PER_S), "--output", str(path)]
+    watcher = subprocess.Popen(
+        [
+            command,
+            "record",
+            *options,
+            "--duration",
+            str(max(1, round(seconds))),
+            "--pid",
+            str(os.getpid()),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    previous = ""
-    for name in stack[start + 1 :]:
-        if name.startswith(CARRIERS) or name == previous:
-            continue
-        previous = name
-        yield name
+    try:
+        repeat(prepared, watcher)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            watcher.terminate()
+        _, errors = watcher.communicate()
+    if not path.exists() or not path.stat().st_size:
+        lines = [line for line in errors.splitlines() if line.strip()]
+        raise CoinSpaceError(f"py-spy: expected samples, {lines[0] if lines else 'found none'}")
+
+
+def stacks_of(folded: str) -> Counter[tuple[str, ...]]:
+    """Read py-spy's raw format: `outer;inner count` by line. Returns: stacks inside `repeat`.
+
+    A frame is the function and its file's name; frames of start-up are left out.
+    """
+    found: Counter[tuple[str, ...]] = Counter()
+    for line in folded.splitlines():
+        text, _, count = line.rpartition(" ")
+        frames = text.split(";")
+        start = next((n for n, frame in enumerate(frames) if frame.startswith(OUTERMOST)), None)
+        if start is not None and count.isdigit() and frames[start + 1 :]:
+            inner = tuple(_PLACE.sub(r" (\2)", frame) for frame in frames[start + 1 :])
+            found[inner] += int(count)
+    return found
 
 
 def python_functions(prepared: Run) -> list[dict[str, Any]]:
@@ -93,11 +137,11 @@ def python_functions(prepared: Run) -> list[dict[str, Any]]:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="recording to run on; default: 10 s of simulated exchanges",
 )
-@click.option("--seconds", default=SAMPLED_S, show_default=True, type=click.FloatRange(0.1, 600))
+@click.option("--seconds", default=SAMPLED_S, show_default=True, type=click.FloatRange(1, 600))
 @click.option(
     "--flame",
     type=click.Path(path_type=Path),
-    help="file for the flame graph: .svg, or folded stacks for other tools",
+    help="file for the flame graph: .svg, .json for speedscope, or folded stacks",
 )
 @click.option(
     "--top",
@@ -117,25 +161,28 @@ def profile(
     as_json: bool,
     config_path: str | None,
 ) -> None:
-    """Run one stage alone on a feed: rate, cost, allocations, hottest functions, flame graph."""
+    """Run one stage alone on a feed: rate, cost, hottest functions, flame graph."""
     configure_logging("error")
     if flame is not None:
         check_writable(flame)
     prepared = prepare(stage, sources(list(feeds)), load(config_path))
     try:
-        ns, passes = rate(prepared, seconds / 2)
-        allocations = sampler.count_allocations(prepared.run) / prepared.events
-        stacks: list[Stack] = []
-        lost = 0
-        if sampler.SUPPORTED:
-            stacks, lost = sampled(prepared, max(1, round(passes * 2)))
+        ns = rate(prepared, seconds / 2)
+        with tempfile.TemporaryDirectory(prefix="coinspace-") as folder:
+            raw = Path(folder) / "stacks.txt"
+            sampled(prepared, seconds, "raw", raw)
+            stacks = stacks_of(raw.read_text())
+            if flame is not None and flame.suffix in FORMATS:
+                sampled(prepared, seconds, FORMATS[flame.suffix], flame)
+            elif flame is not None:
+                shutil.copyfile(raw, flame)
         functions = python_functions(prepared)[:top]
     finally:
         prepared.close()
-    hottest = Counter(stack[-1] for stack in stacks if stack).most_common(top)
-    if flame is not None:
-        title = f"{stage} on {prepared.input}"
-        flame.write_text(flame_graph(stacks, title) if flame.suffix == ".svg" else folded(stacks))
+    samples = stacks.total()
+    hottest: Counter[str] = Counter()
+    for stack, count in stacks.items():
+        hottest[stack[-1]] += count
     if as_json:
         body = {
             "stage": stage,
@@ -144,23 +191,20 @@ def profile(
             "events": prepared.events,
             "ns": ns,
             "per_second": 1e9 / ns,
-            "allocations": allocations,
-            "samples": len(stacks),
-            "samples_lost": lost,
-            "hottest": [{"function": name, "samples": count} for name, count in hottest],
+            "samples": samples,
+            "hottest": [{"function": k, "samples": n} for k, n in hottest.most_common(top)],
             "python": functions,
         }
         click.echo(orjson.dumps(body))
         return
     click.echo(f"{stage} on {prepared.input}")
     click.echo(
-        f"{1e9 / ns:,.0f} {prepared.unit}s/s, {ns:,.0f} ns and {allocations:.2f} allocations a"
-        f" {prepared.unit}, {prepared.events:,} {prepared.unit}s"
+        f"{1e9 / ns:,.0f} {prepared.unit}s/s, {ns:,.0f} ns a {prepared.unit},"
+        f" {prepared.events:,} {prepared.unit}s"
     )
-    if stacks:
-        click.echo(f"\nwhere the processor was ({len(stacks)} samples, each {INTERVAL_US} µs):")
-        for name, count in hottest:
-            click.echo(f"  {100 * count / len(stacks):5.1f} %  {name}")
+    click.echo(f"\nwhere the processor was ({samples} samples, {SAMPLES_PER_S} a second):")
+    for name, count in hottest.most_common(top):
+        click.echo(f"  {100 * count / samples:5.1f} %  {name}")
     click.echo("\nPython functions by their own time (cProfile, which slows them):")
     for one in functions:
         click.echo(f"  {one['own_s'] * 1e3:9.2f} ms  {one['calls']:9,}  {one['function']}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -14,6 +17,8 @@ from rich.table import Table
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.observe.health import Health, all_health
+
+log = structlog.get_logger("supervisor")
 
 REFRESH_S = 1.0
 PLAIN_EVERY_S = 10.0  # a log file needs no line a second
@@ -38,32 +43,44 @@ class Rates:
         return max(0.0, now[1] - before[1]) / elapsed_s if elapsed_s > 0 else 0.0
 
 
+async def _within(seconds: float, stopping: asyncio.Event) -> bool:
+    """Wait at most so long. Returns: whether everything stops."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)
+    return stopping.is_set()
+
+
 class StatusScreen:
     """Shows the platform's state until it is told to stop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._rates = Rates()
-        host = settings.endpoint.host
-        self._url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{settings.endpoint.port}"
+        self._url = settings.endpoint.url
 
-    async def run(self, stopped: asyncio.Task[Any]) -> None:
+    async def run(self, stopping: asyncio.Event) -> None:
         """Print the addresses, then the state: a table on a terminal, else a line now and then."""
+        try:
+            await self._show(stopping)
+        except OSError as error:
+            # the platform goes on when nobody reads
+            log.warning("status not shown any more", error=str(error))
+
+    async def _show(self, stopping: asyncio.Event) -> None:
         print(f"page  {self._url}/\nAPI   {self._url}/v1/indices\ndocs  {self._url}/docs")
         sys.stdout.flush()
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if not sys.stdout.isatty():
-                while not stopped.done():
-                    await asyncio.wait({stopped}, timeout=PLAIN_EVERY_S)
+                while not await _within(PLAIN_EVERY_S, stopping):
                     print(self._line(all_health(self._settings), await self._indices(session)))
                     sys.stdout.flush()
                 return
             with Live(console=Console(), auto_refresh=False) as live:
-                while not stopped.done():
+                while not stopping.is_set():
                     indices = await self._indices(session)
                     live.update(self._table(all_health(self._settings), indices), refresh=True)
-                    await asyncio.wait({stopped}, timeout=REFRESH_S)
+                    await _within(REFRESH_S, stopping)
 
     async def _indices(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
         try:
@@ -78,7 +95,8 @@ class StatusScreen:
         rows = sum(health.total("rows_stored") for health in healths)
         troubled = [f"{h.process} {h.state} ({h.reason})" for h in healths if not h.ok]
         state = "; ".join(troubled) or f"{len(healths)} processes ready"
-        return f"{values} | {rows:,} rows stored | {state}"
+        now = datetime.now(UTC)
+        return f"{now:%Y-%m-%dT%H:%M:%SZ} {values} | {rows:,} rows stored | {state}"
 
     def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:
         title = "   ".join(f"{one['asset']} [bold]{one['value']}[/]" for one in indices)

@@ -77,7 +77,7 @@ def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
     if scheme not in ILP_SCHEMES or not separator:
         raise ConfigError(
             f"storage.ilp: expected 'http::addr=host:9000;' or 'tcp::addr=host:9009;',"
-            f" was scheme {scheme!r}"
+            f" was {f'scheme {scheme!r}' if separator else 'none of both'}"
         )
     values = dict(part.partition("=")[::2] for part in rest.split(";") if part)
     if not values.get("addr"):

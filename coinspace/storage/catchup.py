@@ -186,25 +186,26 @@ class CatchUp:
 
         Returns: whether all of them are in `gap` now; False = a journal is out of reach, try later.
         """
-        kind = f"{damage.table}.".encode()
+        kind, ledger = f"{damage.table}.".encode(), self._stage.ledger
         oldest_ns = now_ns() - self._settings.journal.max_age_s * SECOND_NS
         if not self._settings.journal.enabled or damage.found_ns < oldest_ns:
             log.error("not stored again: no journal holds it", table=damage.table)
             return True
         complete = True
         for publisher in self._publishers.values():
-            streams = [
-                stream
-                for stream in self._stage.ledger.streams.values()
-                if stream.publisher == publisher.name and stream.topic.startswith(kind)
-            ]
-            if not streams or (damage.found_ns, publisher.name) in self._restored:
+            if (damage.found_ns, publisher.name) in self._restored:
+                continue
+            if not self._streams(publisher, kind) and publisher.name not in ledger.finished:
                 continue
             held = await self._ask(publisher, lambda source: source.list())
             if held is None:
                 complete = False
                 continue
-            for stream in streams:
+            for epoch in ledger.finished.get(publisher.name, set()) & held.ranges.keys():
+                topics = held.ranges[epoch].items()
+                lasts = {topic: max(end for _, end in ranges) - 1 for topic, ranges in topics}
+                ledger.reopen(publisher.name, epoch, lasts)
+            for stream in self._streams(publisher, kind):
                 for first, end in held.ranges.get(stream.epoch, {}).get(stream.topic, []):
                     last = min(end - 1, stream.last)
                     if first <= last:
@@ -214,9 +215,17 @@ class CatchUp:
         self.wake()
         return complete
 
+    def _streams(self, publisher: _Publisher, kind: bytes) -> list[Stream]:
+        return [
+            stream
+            for stream in self._stage.ledger.streams.values()
+            if stream.publisher == publisher.name and stream.topic.startswith(kind)
+        ]
+
     async def _inventory(self, publisher: _Publisher) -> None:
         """Learn what journals hold that nobody has heard of."""
         if not self._settings.journal.enabled:
+            self._stage.finish(publisher.name, ())
             return
         now = time.monotonic()
         ended = _ended(publisher.folder)
@@ -229,13 +238,15 @@ class CatchUp:
             publisher.inventory_at = 0.0
             return
         heard = self._stage.epochs.get(publisher.name)
+        finished = self._stage.ledger.finished.get(publisher.name, set())
         for epoch, topics in held.ranges.items():
             # a living writer's tail is still on its way; its heartbeats tell of it
-            if epoch == heard and not unseen:
+            if (epoch == heard and not unseen) or epoch in finished:
                 continue
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1
                 self._stage.expect(publisher.name, topic, epoch, last, "not received")
+        self._stage.finish(publisher.name, held.ranges)
         if unseen:
             publisher.taken = ended
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, check_ms, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health, run
@@ -24,7 +24,7 @@ from coinspace.storage.address import address, root
 from coinspace.storage.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
 
 if TYPE_CHECKING:
-    from coinspace.storage.reconcile import Report
+    from coinspace.storage.reconcile import Line, Report
 
 EXIT_DEGRADED = 1
 HOUR_NS = 3600 * SECOND_NS
@@ -230,20 +230,30 @@ def _quiet(text: str) -> None:
 
 
 def _print_report(report: Report) -> None:
+    """Print the total first: lines may be many."""
     from coinspace.storage.reconcile import COUNTS
 
-    names = [(line.publisher, line.topic) for line in report.lines]
-    who, width = (
-        max(len(name) for name in column) + 1 for column in zip(*names, HEADS, strict=True)
+    names = [HEADS, *((line.publisher, line.topic) for line in report.lines)]
+    who, width = (max(len(name) for name in column) + 1 for column in zip(*names, strict=True))
+    click.echo(
+        f"{'minute':17}{HEADS[0]:{who}}{HEADS[1]:{width}}"
+        + "".join(f"{name:>12}" for name in COUNTS)
     )
-    head = f"{'minute':17}{HEADS[0]:{who}}{HEADS[1]:{width}}"
-    click.echo(head + "".join(f"{name:>12}" for name in COUNTS))
+
+    def echo(minute: str, publisher: str, topic: str, line: Line) -> None:
+        counts = "".join(f"{getattr(line, name):12}" for name in COUNTS)
+        click.echo(f"{minute:17}{publisher:{who}}{topic:{width}}{counts}")
+
+    echo("total", "", "", report.total)
     for line in report.lines:
         minute = datetime.fromtimestamp(line.minute_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M")
-        counts = "".join(f"{getattr(line, name):12}" for name in COUNTS)
-        click.echo(f"{minute:17}{line.publisher:{who}}{line.topic:{width}}{counts}")
-    total = report.total
-    click.echo(f"{'total':{len(head)}}" + "".join(f"{getattr(total, n):12}" for n in COUNTS))
+        echo(minute, line.publisher, line.topic, line)
+    if report.lines_left_out:
+        click.echo(
+            f"{report.lines_left_out} more lines are part of the total alone:"
+            " shorten --from and --to to see them",
+            err=True,
+        )
     for publisher, topic, epoch, sequence in report.unexplained[:20]:
         click.echo(f"unexplained: {publisher} {topic} epoch {epoch} sequence {sequence}", err=True)
 
@@ -251,6 +261,10 @@ def _print_report(report: Report) -> None:
 def _time_ns(text: str, option: str) -> int:
     """Read ISO 8601 (UTC unless it says otherwise) or epoch ms. Raises: ConfigError."""
     if text.isdigit():
+        try:
+            check_ms(int(text))
+        except ValueError as error:
+            raise ConfigError(f"{option}: expected epoch ms, was {text!r}: {error}") from None
         return int(text) * 1_000_000
     try:
         moment = datetime.fromisoformat(text)

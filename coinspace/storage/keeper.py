@@ -9,12 +9,18 @@ import time
 from coinspace.clock import SECOND_NS
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
+from coinspace.storage.address import write_address
 from coinspace.storage.server import ManagedServer, is_ours
 
 PROCESS_NAME = "questdb"
 WATCH_INTERVAL_S = 0.25
-# a hung server is reported, never killed: it may be in a long compaction
 PROBE_INTERVAL_S = 5.0
+# a server that has not answered `select 1` for so long is killed and started again. Compaction and
+# long queries leave it answering, or end within a minute or two; the journals hold far more than
+# five minutes of messages, and the server keeps all that it has acknowledged
+HUNG_S = 300.0
+# below the time after which a process is ended that does not stop
+STOP_TIMEOUT_S = 14.0
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 15.0
 # a server that lived this long died of something new
@@ -39,7 +45,7 @@ async def keep(process: Process) -> None:
                 await asyncio.wait_for(process.stopping.wait(), WATCH_INTERVAL_S)
             await keeper.check()
     finally:
-        code = await asyncio.to_thread(server.stop)
+        code = await asyncio.to_thread(server.stop, STOP_TIMEOUT_S)
         if code:
             process.log.error("questdb ended uncleanly", exit_code=code)
 
@@ -53,9 +59,12 @@ class _Keeper:
         self._ready_at = time.monotonic()
         self._probe_at = 0.0
         self._hung = 0
+        self._hung_since: float | None = None
+        self._killed = 0
+        self._unwritten = False
 
     def counters(self) -> dict[str, int | float]:
-        return {"restarts": self._restarts, "hung_probes": self._hung}
+        return {"restarts": self._restarts, "hung_probes": self._hung, "killed": self._killed}
 
     def announce(self) -> None:
         self._ready_at = time.monotonic()
@@ -75,14 +84,33 @@ class _Keeper:
         found = self._server.address
         if found is None:
             return
+        if self._unwritten:
+            try:
+                write_address(self._server.root, found)
+            except OSError:
+                return
+            self._unwritten = False
         if await asyncio.to_thread(is_ours, found):
+            self._hung_since = None
             self._process.ready()
         elif self._server.poll() is None:
-            self._hung += 1
-            self._process.degraded(
-                "QuestDB runs but does not answer: see its log, or restart it with"
-                " `coinspace questdb stop` and `start`"
-            )
+            await self._does_not_answer()
+
+    async def _does_not_answer(self) -> None:
+        now = time.monotonic()
+        self._hung += 1
+        if self._hung_since is None:
+            self._hung_since = now
+        self._process.degraded(
+            "QuestDB runs but does not answer: see its log and its load; it is restarted after"
+            f" {HUNG_S:.0f} s, at once by `coinspace questdb stop` and `start`"
+        )
+        if now - self._hung_since >= HUNG_S:
+            self._hung_since = None
+            self._killed += 1
+            self._process.log.error("questdb killed: no answer", seconds=HUNG_S)
+            # SIGKILL: a stopped process does not hear SIGTERM, a hung one does not follow it
+            await asyncio.to_thread(self._server.kill)
 
     async def _restart(self) -> None:
         self._restarts += 1
@@ -92,13 +120,21 @@ class _Keeper:
         try:
             self._server.spawn()
             await asyncio.to_thread(self._server.wait_ready)
+        except OSError as error:
+            # a full disk: the server runs, and where it runs can be written down later
+            self._unwritten = self._server.poll() is None
+            self._process.degraded(f"QuestDB's address is not written: {error}")
+            await self._back_off()
         except CoinSpaceError as error:
             self._process.degraded(str(error))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._process.stopping.wait(), self._backoff_s)
-            self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+            await self._back_off()
         else:
             self.announce()
+
+    async def _back_off(self) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.stopping.wait(), self._backoff_s)
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
 
 
 def uptime_s(started_ns: int, now_ns: int) -> float:

@@ -7,13 +7,19 @@ the open rows of `gap`, and whatever comes after the highest stored sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from coinspace.bus.topics import TopicName, parse
+from coinspace.errors import MessageError
 from coinspace.storage.rows import Venue
 
 StreamKey = tuple[str, bytes, int]
+# some 200 bytes each: topics of all publishers, times the epochs that are not finished
+STREAMS_LIMIT = 1 << 18
+# epochs of one publisher that wait for its journal; what is dropped is fetched once more if it is
+# ever found there, and replaces itself
+EPOCHS_LIMIT = 64
 
 
 @dataclass(eq=False, slots=True)
@@ -63,22 +69,60 @@ class Stream:
 
 
 class Ledger:
-    """All streams of one storage worker."""
+    """The streams of one storage worker that can still miss something.
+
+    Attributes:
+        finished: publisher -> ended epochs whose journal was compared and of which nothing is
+            missing: their streams are forgotten.
+    """
 
     def __init__(self) -> None:
         self.streams: dict[StreamKey, Stream] = {}
+        self.finished: dict[str, set[int]] = {}
         self.holes_found = 0
         self.sequences_missed = 0
 
     def stream(self, publisher: str, topic: bytes, epoch: int) -> Stream:
-        """Return the stream, made at its first mention. Raises: MessageError for a bad topic."""
+        """Return the stream, made at its first mention.
+
+        Raises: MessageError for a bad topic, or one stream too many.
+        """
         key = (publisher, topic, epoch)
         found = self.streams.get(key)
         if found is None:
+            if len(self.streams) >= STREAMS_LIMIT:
+                raise MessageError(f"streams: expected at most {STREAMS_LIMIT}, was one more")
             name = parse(topic)
             venue = Venue(publisher, topic.decode(), name.exchange, name.market)
             found = self.streams[key] = Stream(publisher, topic, epoch, name, venue)
         return found
+
+    def finish(self, publisher: str, before: int, held: Collection[int]) -> None:
+        """Forget the epochs of a publisher before this one of which nothing is missing.
+
+        Args: held: epochs that its journal holds, after all of them were compared.
+        """
+        own = [s for s in self.streams.values() if s.publisher == publisher and s.epoch < before]
+        waiting = {stream.epoch for stream in own if stream.holes}
+        ended = {stream.epoch for stream in own} - waiting
+        for stream in own:
+            if stream.epoch in ended:
+                del self.streams[stream.key]
+        # what the journal has removed cannot come up again
+        self.finished[publisher] = (ended | self.finished.get(publisher, set())) & set(held)
+
+    def drop_oldest(self, publisher: str) -> None:
+        """Bound the epochs of a publisher that starts again and again, its journal out of reach."""
+        epochs = sorted({s.epoch for s in self.streams.values() if s.publisher == publisher})
+        if len(epochs) > EPOCHS_LIMIT:
+            finished = self.finished.get(publisher, set())
+            self.finish(publisher, epochs[-EPOCHS_LIMIT // 2], finished)
+
+    def reopen(self, publisher: str, epoch: int, lasts: Mapping[bytes, int]) -> None:
+        """Take up a finished epoch again, since some of it is to be stored once more."""
+        self.finished.get(publisher, set()).discard(epoch)
+        for topic, last in lasts.items():
+            self.restore(self.stream(publisher, topic, epoch), last, [])
 
     def restore(self, stream: Stream, last: int, holes: list[Hole]) -> None:
         """Take over what the database says of a stream."""

@@ -52,9 +52,11 @@ class Outages:
         try:
             facts = message.json()
             state = str(facts["state"])
-            since_ns = int(facts.get("since_ns") or 0)
+            since_ns, from_ns, lost = (
+                _count(facts.get(n)) for n in ("since_ns", "from_ns", "lost")
+            )
             reason = f"{state}: {facts['reason']}" if facts.get("reason") else state
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return
         name = stream.name
         key = (publisher, name.exchange, name.market)
@@ -63,8 +65,12 @@ class Outages:
             return
         self._venues.setdefault(publisher, set()).add(key[1:])
         at_ns = since_ns or message.received_ns or message.published_ns or now_ns
-        if facts.get("lost"):
-            self._lost(key, stream.epoch, facts, message.received_ns or at_ns)
+        if lost:
+            at_ns = message.received_ns or at_ns
+            told = str(facts.get("reason"))[:500]
+            # trades that the exchange cannot tell any more: a loss while the venue worked
+            since_ns = min(from_ns or at_ns, at_ns - 1)
+            self._write(key, Outage(stream.epoch, since_ns, told, at_ns, lost))
         working = BOOK_WORKING if publisher.startswith("orderbook") else WORKING
         if state in working:
             self._end(key, at_ns)
@@ -88,12 +94,6 @@ class Outages:
         owed, self._owed = self._owed, []
         for key, outage in owed:
             self._write(key, outage)
-
-    def _lost(self, key: VenueKey, epoch: int, facts: dict[str, Any], at_ns: int) -> None:
-        # trades that the exchange cannot tell any more: a loss while the venue worked
-        since_ns = min(int(facts.get("from_ns") or at_ns), at_ns - 1)
-        reason = str(facts.get("reason"))[:500]
-        self._write(key, Outage(epoch, since_ns, reason, at_ns, int(facts["lost"])))
 
     def _begin(self, key: VenueKey, outage: Outage) -> None:
         self.open[key] = outage
@@ -119,3 +119,11 @@ class Outages:
             lost=outage.lost,
         ):
             self._owed.append((key, outage))
+
+
+def _count(value: Any) -> int:
+    """Return a number of a state message, 0 where there is none. Raises: ValueError, TypeError."""
+    found = int(value or 0)
+    if not 0 <= found < 1 << 63:
+        raise ValueError(f"expected a number of 63 bits, was {value!r}")
+    return found

@@ -17,8 +17,9 @@ from coinspace.clock import SECOND_NS
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.address import Address
-from coinspace.storage.ledger import Hole
+from coinspace.storage.ledger import STREAMS_LIMIT, Hole
 from coinspace.storage.outages import Outage
+from coinspace.storage.schema import OURS
 from coinspace.storage.stage import Stage
 
 APPLY_TIMEOUT_S = 30.0
@@ -60,6 +61,7 @@ async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str]
     """Return the tables with acknowledged rows that are not visible yet, and suspended ones."""
     cursor = await connection.execute(
         "SELECT name, suspended, writerTxn, sequencerTxn, errorMessage FROM wal_tables()"
+        f" WHERE name IN ({OURS})"
     )
     late: list[str] = []
     suspended: list[Suspended] = []
@@ -116,7 +118,9 @@ async def restore(
             holes = await _gaps(connection, stage, kinds, publishers, last, since_ns)
     except psycopg.Error as error:
         raise StorageError(f"reading positions: {str(error).splitlines()[0]}") from None
-    for (publisher, topic, epoch), sequence in last.items():
+    # the newest first: what there is no room for is fetched once more, and replaces itself
+    newest = sorted(last.items(), key=lambda one: one[0][2], reverse=True)
+    for (publisher, topic, epoch), sequence in newest[: STREAMS_LIMIT // 2]:
         stream = stage.ledger.stream(publisher, topic, epoch)
         stage.ledger.restore(stream, sequence, holes.get(stream.key, []))
     return len(last)

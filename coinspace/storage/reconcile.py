@@ -2,17 +2,21 @@
 
 Compares, sequence by sequence, what the journals hold with what the database holds. A trade that
 was published twice is one row; the message whose row was replaced counts as a duplicate. Where no
-journal is left, rows tell of the repeats before them.
+journal is left, rows say how many repeats came before them.
+
+Both are read in the order of publishing, publisher by publisher and some seconds at a time. What
+stays in memory are ranges of sequences and the lines of the report, so a day costs no more than an
+hour.
 """
 
 from __future__ import annotations
 
-import itertools
-from bisect import bisect_left, bisect_right
+import contextlib
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -26,22 +30,35 @@ from coinspace._ext.message import (
 )
 from coinspace.bus.catchup import JournalClient
 from coinspace.bus.journal import journal_folder
-from coinspace.bus.segments import read_journal, segment_paths
+from coinspace.bus.segments import FOR_EVER_NS, read_journal, segment_paths
 from coinspace.bus.topics import build
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
-from coinspace.errors import JournalError, MessageError, StorageError
+from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
-from coinspace.storage.address import address
+from coinspace.storage.address import Address, address
 from coinspace.storage.ledger import joined
-from coinspace.storage.position import PUBLISHERS
 
 MINUTE_NS = 60 * SECOND_NS
-KINDS = ("orderbook", "ticker", "trade", "state")
-COLLECTORS = ("orderbook-collector", "ticker-collector")
+HOUR_NS = 60 * MINUTE_NS
+# compared at once
+SLICE_NS = 10 * SECOND_NS
+KINDS = {
+    "orderbook-collector": ("orderbook", "state"),
+    "ticker-collector": ("ticker", "trade", "state"),
+}
+# how much one query sorts, and how far a row's `ts` may be from its publishing: the trade time of a
+# trade that was fetched after an outage is old
+WINDOWS = {"trade": (HOUR_NS, 7 * 24 * HOUR_NS)}
+WINDOW = (10 * MINUTE_NS, HOUR_NS)
+UNEXPLAINED_LIMIT = 1000
+# lines of minutes kept; the total counts all
+LINES_LIMIT = 200_000
+# messages of a journal that wait for their row, which a stepping clock may put elsewhere
+PENDING_LIMIT = 100_000
 
-Seen = tuple[str, bytes, int]
 Progress = Callable[[str], object]
+Range = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -55,7 +72,8 @@ class Line:
         published: sequences given out.
         stored: rows; duplicates: trades whose row carries a later message's sequence.
         gaps: named by rows of `gap`, whatever became of them.
-        lost, dead, open: accounted for in `gap` by that status.
+        lost, dead, open: accounted for in `gap` by that status. Trades that the exchange does not
+            report any more are lost too, although they were never published.
         unexplained: what is left; 0 is the proof.
     """
 
@@ -75,120 +93,131 @@ class Line:
     unexplained: int = 0
 
 
-@dataclass(slots=True)
-class Report:
-    """The lines, and what was unexplained in full.
-
-    Attributes: unexplained = (publisher, topic, epoch, sequence), at most the first thousand.
-    """
-
-    from_ns: int
-    to_ns: int
-    lines: list[Line] = field(default_factory=list)
-    unexplained: list[tuple[str, str, int, int]] = field(default_factory=list)
-
-    @property
-    def total(self) -> Line:
-        """The sum of all lines."""
-        total = Line("", "", 0)
-        for line in self.lines:
-            for name in COUNTS:
-                setattr(total, name, getattr(total, name) + getattr(line, name))
-        return total
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, times in ns."""
-        total = {name: getattr(self.total, name) for name in COUNTS}
-        return {
-            "from_ns": self.from_ns,
-            "to_ns": self.to_ns,
-            "total": total,
-            "lines": [asdict(line) for line in self.lines],
-            "unexplained": [list(one) for one in self.unexplained],
-        }
-
-
-COUNTS = (
-    "received",
-    "repeats",
-    "journalled",
-    "published",
-    "stored",
-    "duplicates",
-    "gaps",
-    "lost",
-    "dead",
-    "open",
-    "unexplained",
+COUNTS = tuple(
+    name for name in Line.__dataclass_fields__ if name not in ("publisher", "topic", "minute_ns")
 )
-UNEXPLAINED_LIMIT = 1000
-
-
 # the worst first: a range may be lost within one that is still open
 EXPLAINED = (gaps.DEAD, gaps.LOST, gaps.OPEN)
 
 
-class _Ranges:
-    """Sequences as ranges, both ends included."""
+@dataclass(slots=True)
+class Report:
+    """The total, its lines by minute, and what was unexplained in full.
 
-    def __init__(self) -> None:
-        self._ranges: list[tuple[int, int]] = []
-        self._sorted = True
+    Attributes:
+        total: the sum of all lines, those that were left out included.
+        lines_left_out: minutes beyond the first LINES_LIMIT.
+        unexplained: (publisher, topic, epoch, sequence), at most the first thousand.
+    """
+
+    from_ns: int
+    to_ns: int
+    total: Line = field(default_factory=lambda: Line("", "", 0))
+    lines: list[Line] = field(default_factory=list)
+    lines_left_out: int = 0
+    unexplained: list[tuple[str, str, int, int]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values, times in ns."""
+        return {
+            "from_ns": self.from_ns,
+            "to_ns": self.to_ns,
+            "total": {name: getattr(self.total, name) for name in COUNTS},
+            "lines": [asdict(line) for line in self.lines],
+            "lines_left_out": self.lines_left_out,
+            "unexplained": [list(one) for one in self.unexplained],
+        }
+
+
+class Ranges:
+    """Sequences as ranges, both ends included, sorted and apart from each other."""
+
+    def __init__(self, found: Iterable[Range] = ()) -> None:
+        self._ranges = joined(found)
+
+    def __bool__(self) -> bool:
+        return bool(self._ranges)
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    @property
+    def bounds(self) -> Range:
+        """The first and the last sequence; (1, 0) when there is none."""
+        return (self._ranges[0][0], self._ranges[-1][1]) if self._ranges else (1, 0)
 
     def add(self, first: int, last: int) -> None:
-        self._ranges.append((first, last))
-        self._sorted = False
+        """Add a range; cheap for one that begins in or behind the last one."""
+        ranges = self._ranges
+        if not ranges or first > ranges[-1][1] + 1:
+            ranges.append((first, last))
+        elif first >= ranges[-1][0]:
+            ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
+        else:
+            insort(ranges, (first, last))
+            self._ranges = joined(ranges)
 
     def __contains__(self, sequence: int) -> bool:
-        if not self._sorted:
-            self._ranges, self._sorted = joined(self._ranges), True
         at = bisect_right(self._ranges, sequence, key=lambda one: one[0]) - 1
         return at >= 0 and sequence <= self._ranges[at][1]
+
+    def split(self, first: int, last: int) -> tuple[list[Range], list[Range]]:
+        """Return the parts of a range that are in here, and those that are not."""
+        inside: list[Range] = []
+        outside: list[Range] = []
+        at = max(bisect_right(self._ranges, first, key=lambda one: one[0]) - 1, 0)
+        for start, end in self._ranges[at:]:
+            if first > last or start > last:
+                break
+            if end < first:
+                continue
+            if first < start:
+                outside.append((first, start - 1))
+            inside.append((max(first, start), min(last, end)))
+            first = end + 1
+        if first <= last:
+            outside.append((first, last))
+        return inside, outside
+
+
+class _Fact(NamedTuple):
+    """What a journal says of a message. before: repeats before it; trade: its time and id."""
+
+    topic: bytes
+    epoch: int
+    sequence: int
+    published_ns: int
+    repeat: bool
+    before: int
+    trade: tuple[int, int] | None
+
+
+class _Row(NamedTuple):
+    """What the database says of a message."""
+
+    topic: bytes
+    epoch: int
+    sequence: int
+    published_ns: int
+    before: int
 
 
 @dataclass(slots=True)
 class _Stream:
-    # sequence -> published_ns
-    journalled: dict[int, int] = field(default_factory=dict)
-    stored: dict[int, int] = field(default_factory=dict)
-    # sequence of a book -> repeats directly before it
-    before: dict[int, int] = field(default_factory=dict)
-    repeats: _Ranges = field(default_factory=_Ranges)
-    # sequence -> (trade time, id)
-    trades: dict[int, tuple[int, int]] = field(default_factory=dict)
-    # by status
-    gaps: dict[str, _Ranges] = field(default_factory=lambda: defaultdict(_Ranges))
+    """One topic of one epoch: what was counted of it so far."""
+
+    topic: bytes
+    epoch: int
+    seen: Ranges = field(default_factory=Ranges)
+    # (first, last, time of the message before): neither in the journal nor in the database
+    holes: list[tuple[int, int, int]] = field(default_factory=list)
+    gaps: dict[str, Ranges] = field(default_factory=dict)
     # ranges that explain themselves, found within the time: first, last, found_ns
     found: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def note_repeats(self) -> None:
-        """Turn the counts of repeats into their sequences."""
-        stored = sorted(self.stored)
-        for sequence, count in self.before.items():
-            if count == REPEATS_MOST:
-                # or more: whatever stands between it and the row before
-                at = bisect_left(stored, sequence)
-                count = max(count, sequence - stored[at - 1] - 1 if at else 0)
-            if count:
-                self.repeats.add(sequence - count, sequence - 1)
-
-    def sequences(self) -> Iterator[tuple[int, int]]:
-        """Yield (sequence, time), 0 = that of its neighbour, of all that is known to exist."""
-        held = self.journalled.keys() | self.stored.keys()
-        first, last = (min(held), max(held)) if held else (0, -1)
-        outside: dict[int, int] = {}
-        for start, end, found_ns in self.found:
-            for sequence in itertools.chain(
-                range(start, min(end, first - 1) + 1), range(max(start, last + 1), end + 1)
-            ):
-                outside[sequence] = found_ns
-        for sequence in sorted([*outside, *range(first, last + 1)]):
-            yield (
-                sequence,
-                self.journalled.get(sequence)
-                or self.stored.get(sequence)
-                or outside.get(sequence, 0),
-            )
+    # in the journal and nowhere else: sequence -> time
+    pending: dict[int, int] = field(default_factory=dict)
+    last_stored: int = 0
+    last_ns: int = 0
 
 
 def reconcile(
@@ -196,173 +225,341 @@ def reconcile(
 ) -> Report:
     """Compare journals and database for messages published in [from_ns, to_ns).
 
-    Raises: StorageError when the database cannot be read or shows its rows late.
+    Raises: StorageError when the database cannot be read.
     """
-    streams: dict[Seen, _Stream] = defaultdict(_Stream)
-    publishers = {f"{kind}-{name}" for kind in COLLECTORS for name in settings.exchanges}
-    for publisher in sorted(publishers):
-        progress(f"journal of {publisher}")
-        for message in _journal(settings, publisher, from_ns, to_ns):
-            if from_ns <= message.published_ns < to_ns:
-                _note(streams, publisher, message)
-    progress("database")
-    try:
-        with schema.connect(address(settings)) as connection:
-            _read_rows(connection, streams, publishers, from_ns, to_ns)
-            _read_gaps(connection, streams, publishers, from_ns, to_ns)
-            known = _trades_known(connection, streams)
-    except psycopg.Error as error:
-        raise StorageError(f"reconcile: {str(error).splitlines()[0]}") from None
-    return _report(streams, known, from_ns, to_ns)
-
-
-def _journal(settings: Settings, publisher: str, from_ns: int, to_ns: int) -> Iterable[Message]:
-    folder = journal_folder(settings, publisher)
-    if segment_paths(folder):
-        yield from read_journal(folder, from_ns, to_ns)
-        return
-    # another host's journal; a publisher that was never started has none
-    client = JournalClient(settings.bus.replay_endpoint(publisher), settings.bus, timeout_s=1.0)
-    try:
-        for epoch, topics in client.list().ranges.items():
-            for topic in topics:
-                for fetched in client.fetch_all(topic, epoch, 1):
-                    yield from fetched.messages
-    except JournalError:
-        return
-    finally:
-        client.close()
-
-
-def _note(streams: dict[Seen, _Stream], publisher: str, message: Message) -> None:
-    if message.topic.split(b".", 1)[0].decode() not in KINDS:
-        return
-    stream = streams[publisher, message.topic, message.epoch]
-    stream.journalled[message.sequence] = message.published_ns
-    if message.kind == ORDERBOOK and message.flags & REPEAT:
-        stream.repeats.add(message.sequence, message.sequence)
-    elif message.kind == ORDERBOOK:
-        stream.before[message.sequence] = message.flags >> REPEATS_BITS
-    elif message.kind == TRADE:
-        at_ns = message.exchange_ns or message.received_ns or message.published_ns
-        stream.trades[message.sequence] = (at_ns, message.id)
-
-
-def _read_rows(
-    connection: psycopg.Connection[Any],
-    streams: dict[Seen, _Stream],
-    publishers: set[str],
-    from_ns: int,
-    to_ns: int,
-) -> None:
-    for kind in KINDS:
-        publisher = "publisher" if kind == "state" else "''"
-        flags = "flags" if kind == "orderbook" else "0"
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT {publisher}, exchange, market, epoch, seq, published_ts::long, {flags}"
-                f" FROM {kind}"
-                f" WHERE published_ts >= {from_ns}::timestamp_ns"
-                f" AND published_ts < {to_ns}::timestamp_ns"
-            )
-            for name, exchange, market, epoch, sequence, published_ns, bits in cursor:
-                process = name or PUBLISHERS[kind] + exchange
-                if process in publishers:
-                    stream = streams[process, build(kind, exchange, market), epoch]
-                    stream.stored[sequence] = published_ns
-                    stream.before.setdefault(sequence, (bits or 0) >> REPEATS_BITS)
-
-
-def _read_gaps(
-    connection: psycopg.Connection[Any],
-    streams: dict[Seen, _Stream],
-    publishers: set[str],
-    from_ns: int,
-    to_ns: int,
-) -> None:
-    rows = connection.execute(
-        "SELECT kind, publisher, exchange, market, epoch, first, last, status, ts::long FROM gap"
-        f" WHERE kind != '{gaps.VENUE}'"
-    )
-    for kind, publisher, exchange, market, epoch, first, last, status, ts in rows.fetchall():
-        if publisher not in publishers:
-            continue
-        try:
-            key = (publisher, build(kind, exchange, market), epoch)
-        except MessageError:
-            continue
-        within = from_ns <= ts < to_ns and status in EXPLAINED
-        if within or key in streams:
-            streams[key].gaps[status].add(first, last)
-        if within:
-            streams[key].found.append((first, last, ts))
-
-
-def _trades_known(
-    connection: psycopg.Connection[Any], streams: dict[Seen, _Stream]
-) -> set[tuple[bytes, int, int]]:
-    """Return (topic, time, id) of stored trades, as far as a missing sequence asks for them."""
-    known: set[tuple[bytes, int, int]] = set()
-    asked: dict[bytes, list[int]] = defaultdict(list)
-    for (_, topic, _), stream in streams.items():
-        asked[topic] += [
-            at_ns for sequence, (at_ns, _) in stream.trades.items() if sequence not in stream.stored
-        ]
-    for topic, times in asked.items():
-        if not times:
-            continue
-        _, exchange, market, _ = topic.decode().split(".")
-        rows = connection.execute(
-            f"SELECT ts::long, trade_id FROM trade WHERE ts >= {min(times)}::timestamp_ns"
-            f" AND ts <= {max(times)}::timestamp_ns AND exchange = %s AND market = %s",
-            (exchange, market),
-        )
-        known |= {(topic, at_ns, trade_id) for at_ns, trade_id in rows.fetchall()}
-    return known
-
-
-def _report(
-    streams: dict[Seen, _Stream],
-    known: set[tuple[bytes, int, int]],
-    from_ns: int,
-    to_ns: int,
-) -> Report:
     report = Report(from_ns, to_ns)
-    lines: dict[tuple[str, bytes, int], Line] = {}
-    for (publisher, topic, epoch), stream in sorted(streams.items()):
-        stream.note_repeats()
-        received = not topic.startswith(b"state.")
-        minute_ns = 0
-        for sequence, at_ns in stream.sequences():
-            # a sequence that nobody holds belongs where its neighbour is
-            minute_ns = (at_ns - at_ns % MINUTE_NS) if at_ns else minute_ns
-            key = (publisher, topic, minute_ns)
-            line = lines.get(key)
-            if line is None:
-                line = lines[key] = Line(publisher, topic.decode(), minute_ns)
-            line.published += 1
-            line.received += received
-            line.journalled += sequence in stream.journalled
-            line.gaps += any(sequence in ranges for ranges in stream.gaps.values())
-            found = _explain(stream, topic, sequence, known)
-            setattr(line, found, getattr(line, found) + 1)
-            if found == "unexplained" and len(report.unexplained) < UNEXPLAINED_LIMIT:
-                report.unexplained.append((publisher, topic.decode(), epoch, sequence))
-    report.lines = [lines[key] for key in sorted(lines)]
+    found = address(settings)
+    for process, kinds in KINDS.items():
+        for exchange in sorted(settings.exchanges):
+            publisher = f"{process}-{exchange}"
+            progress(publisher)
+            with contextlib.ExitStack() as opened:
+                facts = _facts(settings, publisher, report, opened)
+                # one connection each: they are read side by side
+                rows = [
+                    _rows(opened.enter_context(schema.connect(found)), kind, publisher, report)
+                    for kind in kinds
+                ]
+                _Comparison(report, found, publisher).run(facts, rows)
+    report.lines.sort(key=lambda line: (line.publisher, line.topic, line.minute_ns))
     return report
 
 
-def _explain(
-    stream: _Stream, topic: bytes, sequence: int, known: set[tuple[bytes, int, int]]
-) -> str:
-    if sequence in stream.stored:
-        return "stored"
-    if sequence in stream.repeats:
-        return "repeats"
-    trade = stream.trades.get(sequence)
-    if trade is not None and (topic, *trade) in known:
-        return "duplicates"
-    for status in EXPLAINED:
-        if sequence in stream.gaps[status]:
-            return status
-    return "unexplained"
+def _facts(
+    settings: Settings, publisher: str, report: Report, opened: contextlib.ExitStack
+) -> list[Iterator[_Fact]]:
+    """Return what the journal holds, as iterators in the order of publishing."""
+    from_ns, to_ns = report.from_ns, report.to_ns
+    folder = journal_folder(settings, publisher)
+    if segment_paths(folder):
+        return [_within(read_journal(folder, from_ns, to_ns), from_ns, to_ns)]
+    # another host's journal; a publisher that was never started has none
+    client = JournalClient(settings.bus.replay_endpoint(publisher), settings.bus, timeout_s=1.0)
+    opened.callback(client.close)
+    try:
+        held = client.list().ranges
+    except JournalError:
+        return []
+    return [
+        _within(_fetched(client, topic, epoch), from_ns, to_ns)
+        for epoch, topics in held.items()
+        for topic in topics
+    ]
+
+
+def _fetched(client: JournalClient, topic: bytes, epoch: int) -> Iterator[Message]:
+    with contextlib.suppress(JournalError, MessageError):
+        for fetched in client.fetch_all(topic, epoch, 1):
+            yield from fetched.messages
+
+
+def _within(messages: Iterable[Message], from_ns: int, to_ns: int) -> Iterator[_Fact]:
+    for message in messages:
+        if from_ns <= message.published_ns < to_ns:
+            book = message.kind == ORDERBOOK
+            at_ns = message.exchange_ns or message.received_ns or message.published_ns
+            yield _Fact(
+                message.topic,
+                message.epoch,
+                message.sequence,
+                message.published_ns,
+                book and bool(message.flags & REPEAT),
+                message.flags >> REPEATS_BITS if book and not message.flags & REPEAT else 0,
+                (at_ns, message.id) if message.kind == TRADE else None,
+            )
+
+
+def _rows(
+    connection: psycopg.Connection[Any], kind: str, publisher: str, report: Report
+) -> Iterator[_Row]:
+    """Yield a publisher's rows of one table in the order of publishing; the server sorts them."""
+    window, slack = WINDOWS.get(kind, WINDOW)
+    flags = "flags" if kind == "orderbook" else "0"
+    owner = "AND publisher = %s" if kind == "state" else ""
+    exchange = publisher.rpartition("-")[2]
+    # the whole time that was asked for may be years, most of them empty
+    bounds = connection.execute(
+        f"SELECT min(published_ts)::long, max(published_ts)::long FROM {kind} WHERE exchange = %s",
+        (exchange,),
+    ).fetchone()
+    first_ns, last_ns = bounds or (None, None)
+    if first_ns is None or last_ns is None:
+        return
+    to_ns = min(report.to_ns, last_ns + 1)
+    for start in range(max(report.from_ns, first_ns), to_ns, window):
+        end = min(start + window, to_ns)
+        cursor = connection.cursor()
+        for market, epoch, sequence, published_ns, bits in cursor.stream(
+            f"SELECT market, epoch, seq, published_ts::long, {flags} FROM {kind}"
+            f" WHERE ts >= {start - slack}::timestamp_ns AND ts < {end + slack}::timestamp_ns"
+            f" AND published_ts >= {start}::timestamp_ns AND published_ts < {end}::timestamp_ns"
+            f" AND exchange = %s {owner} ORDER BY published_ts",
+            (exchange, publisher) if owner else (exchange,),
+        ):
+            if market and epoch is not None and sequence is not None:
+                topic = build(kind, exchange, market)
+                yield _Row(topic, epoch, sequence, published_ns, (bits or 0) >> REPEATS_BITS)
+
+
+class _Ahead:
+    """An iterator of facts or rows that is read up to a time."""
+
+    def __init__(self, found: Iterator[Any]) -> None:
+        self._found = found
+        self._next = next(found, None)
+
+    @property
+    def at_ns(self) -> int:
+        """When the next one was published; the end of time when there is none."""
+        return FOR_EVER_NS if self._next is None else int(self._next.published_ns)
+
+    def until(self, end_ns: int) -> Iterator[Any]:
+        """Yield what was published before a time."""
+        while self._next is not None and self._next.published_ns < end_ns:
+            yield self._next
+            self._next = next(self._found, None)
+
+
+class _Comparison:
+    """One publisher's journal against its rows."""
+
+    def __init__(self, report: Report, found: Address, publisher: str) -> None:
+        self._report = report
+        self._address = found
+        self._publisher = publisher
+        self._streams: dict[tuple[bytes, int], _Stream] = {}
+        self._lines: dict[tuple[bytes, int], Line] = {}
+        self._pending = 0
+
+    def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Row]]) -> None:
+        with schema.connect(self._address) as connection:
+            self._read_gaps(connection)
+            journal = [_Ahead(one) for one in facts]
+            database = [_Ahead(one) for one in rows]
+            while (start := min(one.at_ns for one in (*journal, *database))) < FOR_EVER_NS:
+                end = start + SLICE_NS
+                held: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Row]]]
+                held = defaultdict(lambda: ({}, {}))
+                for side, sources in enumerate((journal, database)):
+                    for source in sources:
+                        for one in source.until(end):
+                            held[one.topic, one.epoch][side][one.sequence] = one
+                for key, (told, stored) in held.items():
+                    self._compare(connection, self._stream(*key), told, stored)
+        for stream in self._streams.values():
+            self._finish(stream)
+
+    def _stream(self, topic: bytes, epoch: int) -> _Stream:
+        stream = self._streams.get((topic, epoch))
+        if stream is None:
+            stream = self._streams[topic, epoch] = _Stream(topic, epoch)
+        return stream
+
+    def _count(self, stream: _Stream, at_ns: int, **counts: int) -> None:
+        """Add to the total, and to the line of a topic's minute."""
+        key = (stream.topic, at_ns - at_ns % MINUTE_NS)
+        line = self._lines.get(key)
+        report = self._report
+        if line is None and len(report.lines) < LINES_LIMIT:
+            line = self._lines[key] = Line(self._publisher, stream.topic.decode(), key[1])
+            report.lines.append(line)
+        elif line is None:
+            report.lines_left_out += 1
+            line = self._lines[key] = Line("", "", 0)
+        for name, count in counts.items():
+            setattr(line, name, getattr(line, name) + count)
+            setattr(report.total, name, getattr(report.total, name) + count)
+
+    def _read_gaps(self, connection: psycopg.Connection[Any]) -> None:
+        """Read what `gap` says of the publisher; what is missing was found after its publishing."""
+        report = self._report
+        rows = connection.cursor().stream(
+            "SELECT kind, exchange, market, epoch, first, last, count, status, ts::long FROM gap"
+            f" WHERE kind != '{gaps.VENUE}' AND publisher = %s"
+            f" AND ts >= {report.from_ns - HOUR_NS}::timestamp_ns",
+            (self._publisher,),
+        )
+        by_status: dict[tuple[bytes, int, str], list[Range]] = defaultdict(list)
+        for kind, exchange, market, epoch, first, last, count, status, ts in rows:
+            try:
+                topic = build(kind, exchange, market)
+            except MessageError:
+                continue
+            within = report.from_ns <= ts < report.to_ns
+            stream = self._stream(topic, epoch)
+            if not first:
+                # trades that the exchange does not report any more: they have no sequence
+                if within and status == gaps.LOST:
+                    self._count(stream, ts, lost=count, gaps=count)
+                continue
+            by_status[topic, epoch, status].append((first, last))
+            if within and status in EXPLAINED:
+                stream.found.append((first, last, ts))
+        for (topic, epoch, status), ranges in by_status.items():
+            self._stream(topic, epoch).gaps[status] = Ranges(ranges)
+
+    def _compare(
+        self,
+        connection: psycopg.Connection[Any],
+        stream: _Stream,
+        told: dict[int, _Fact],
+        stored: dict[int, _Row],
+    ) -> None:
+        waiting: list[_Fact] = []
+        for sequence in sorted(told.keys() | stored.keys()):
+            fact, row = told.get(sequence), stored.get(sequence)
+            at_ns = fact.published_ns if fact else stored[sequence].published_ns
+            before = fact.before if fact else stored[sequence].before
+            if before:
+                self._repeats_before(stream, sequence, before, at_ns)
+            if sequence in stream.seen:
+                # a clock that was set back has put its journal and its row far apart
+                self._again(stream, sequence, fact, row)
+            else:
+                self._arrive(stream, sequence, sequence, at_ns)
+                self._count(stream, at_ns, journalled=int(fact is not None))
+                if row is not None:
+                    self._count(stream, at_ns, stored=1)
+                elif fact is not None and fact.repeat:
+                    self._count(stream, at_ns, repeats=1)
+                elif fact is not None:
+                    waiting.append(fact)
+            if row is not None:
+                stream.last_stored = max(stream.last_stored, sequence)
+        self._explain(stream, waiting, _trades_known(connection, stream.topic, waiting))
+
+    def _again(self, stream: _Stream, sequence: int, fact: _Fact | None, row: _Row | None) -> None:
+        if fact is not None:
+            self._count(stream, fact.published_ns, journalled=1)
+        if row is not None and stream.pending.pop(sequence, None) is not None:
+            self._pending -= 1
+            self._count(stream, row.published_ns, stored=1)
+
+    def _arrive(self, stream: _Stream, first: int, last: int, at_ns: int) -> None:
+        """Count sequences that exist, and note a hole before them."""
+        newest = stream.seen.bounds[1]
+        if stream.seen and first > newest + 1:
+            stream.holes.append((newest + 1, first - 1, stream.last_ns))
+        stream.seen.add(first, last)
+        stream.last_ns = at_ns
+        self._exist(stream, first, last, at_ns)
+
+    def _exist(self, stream: _Stream, first: int, last: int, at_ns: int) -> None:
+        n = last - first + 1
+        received = 0 if stream.topic.startswith(b"state.") else n
+        self._count(stream, at_ns, published=n, received=received)
+        if stream.gaps:
+            parts = [ranges.split(first, last)[0] for ranges in stream.gaps.values()]
+            named = joined(part for inside in parts for part in inside)
+            self._count(stream, at_ns, gaps=_size(named))
+
+    def _repeats_before(self, stream: _Stream, sequence: int, before: int, at_ns: int) -> None:
+        """Count the repeats that a book says were before it, as far as no journal has them."""
+        if before == REPEATS_MOST and stream.last_stored:
+            # or more: whatever stands between it and the row before
+            before = max(before, sequence - stream.last_stored - 1)
+        first = max(sequence - before, 1)
+        maybe = range(first, sequence) if before < len(stream.pending) else stream.pending
+        for known in [one for one in maybe if first <= one < sequence and one in stream.pending]:
+            self._count(stream, stream.pending.pop(known), repeats=1)
+            self._pending -= 1
+        for start, end in stream.seen.split(first, sequence - 1)[1]:
+            self._arrive(stream, start, end, at_ns)
+            self._count(stream, at_ns, repeats=end - start + 1)
+
+    def _explain(self, stream: _Stream, waiting: list[_Fact], known: set[tuple[int, int]]) -> None:
+        """Count messages of the journal that have no row."""
+        for fact in waiting:
+            if fact.trade in known:
+                self._count(stream, fact.published_ns, duplicates=1)
+                continue
+            for status in EXPLAINED:
+                if status in stream.gaps and fact.sequence in stream.gaps[status]:
+                    self._count(stream, fact.published_ns, **{status: 1})
+                    break
+            else:
+                if self._pending < PENDING_LIMIT:
+                    self._pending += 1
+                    stream.pending[fact.sequence] = fact.published_ns
+                else:
+                    self._unexplained(stream, fact.sequence, fact.sequence, fact.published_ns)
+
+    def _finish(self, stream: _Stream) -> None:
+        """Count what is still missing when all was read."""
+        for sequence, at_ns in stream.pending.items():
+            self._unexplained(stream, sequence, sequence, at_ns)
+        for first, last, at_ns in stream.holes:
+            for start, end in stream.seen.split(first, last)[1]:
+                self._missing(stream, start, end, at_ns)
+        first, last = stream.seen.bounds
+        outside = Ranges()
+        for start, end, found_ns in stream.found:
+            parts = (
+                [(start, end)]
+                if not stream.seen
+                else [(start, min(end, first - 1)), (max(start, last + 1), end)]
+            )
+            for part in parts:
+                # rows of `gap` may name a sequence twice
+                for new in outside.split(*part)[1]:
+                    self._missing(stream, *new, found_ns)
+                    outside.add(*new)
+
+    def _missing(self, stream: _Stream, first: int, last: int, at_ns: int) -> None:
+        self._exist(stream, first, last, at_ns)
+        left = [(first, last)]
+        for status in EXPLAINED:
+            ranges = stream.gaps.get(status, Ranges())
+            split = [ranges.split(*part) for part in left]
+            self._count(stream, at_ns, **{status: sum(_size(inside) for inside, _ in split)})
+            left = [part for _, outside in split for part in outside]
+        for start, end in left:
+            self._unexplained(stream, start, end, at_ns)
+
+    def _unexplained(self, stream: _Stream, first: int, last: int, at_ns: int) -> None:
+        self._count(stream, at_ns, unexplained=last - first + 1)
+        named = self._report.unexplained
+        for sequence in range(first, min(last, first + UNEXPLAINED_LIMIT - len(named) - 1) + 1):
+            named.append((self._publisher, stream.topic.decode(), stream.epoch, sequence))
+
+
+def _size(ranges: Iterable[Range]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def _trades_known(
+    connection: psycopg.Connection[Any], topic: bytes, waiting: list[_Fact]
+) -> set[tuple[int, int]]:
+    """Return (time, id) of the stored trades among those that have no row of their own."""
+    trades = {fact.trade for fact in waiting if fact.trade is not None}
+    if not trades:
+        return set()
+    times = [at_ns for at_ns, _ in trades]
+    _, exchange, market, _ = topic.decode().split(".")
+    rows = connection.execute(
+        f"SELECT ts::long, trade_id FROM trade WHERE ts >= {min(times)}::timestamp_ns"
+        f" AND ts <= {max(times)}::timestamp_ns AND exchange = %s AND market = %s",
+        (exchange, market),
+    )
+    # one by one: between a trade that was fetched late and a live one there may be a day
+    return {one for one in rows if one in trades}

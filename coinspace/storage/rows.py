@@ -61,7 +61,7 @@ class Store(Protocol):
 
 
 def _time(ns: int) -> TimestampNanos | None:
-    return TimestampNanos(ns) if ns > 0 else None
+    return TimestampNanos(ns) if 0 < ns < 1 << 63 else None
 
 
 def _received_ns(message: Message) -> int:
@@ -109,7 +109,7 @@ def store_state(sender: Sender, venue: Venue, message: Message, depth: int) -> b
         facts = message.json()
         state, reason = str(facts["state"]), facts.get("reason")
         since_ns = int(facts.get("since_ns") or 0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         # a row all the same: its sequence must count as stored
         state, reason, since_ns = "unreadable", bytes(message.payload[:200]).decode("latin-1"), 0
     return sender.row(

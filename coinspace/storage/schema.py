@@ -5,6 +5,8 @@ All of it is safe to repeat and safe for two processes at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +14,14 @@ import psycopg
 
 from coinspace.clock import now_ns
 from coinspace.errors import StorageError
+from coinspace.storage import retention as terms
 from coinspace.storage.address import Address
-from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table
+from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table, View
 
 CONNECT_TIMEOUT_S = 5
-# the server writes 7 days as a week
-TTL_HOURS = {"HOUR": 1, "DAY": 24, "WEEK": 168}
+NONE: Mapping[str, str] = {}
+# tables of the user's own on the same server are none of our business: they are never read
+OURS = "'" + "', '".join(one.name for one in (*TABLES, *VIEWS)) + "'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,28 @@ class Difference:
     missing: bool = False
 
 
-def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> psycopg.Connection[Any]:
-    """Return a connection that may write. Raises: StorageError when there is none to be had."""
+@contextmanager
+def connect(
+    found: Address, timeout_s: int = CONNECT_TIMEOUT_S
+) -> Iterator[psycopg.Connection[Any]]:
+    """Lend a connection that may write.
+
+    Raises: StorageError when there is none to be had, and in place of each psycopg.Error of the
+    block: a server that ends half-way through is a database that cannot be used.
+    """
     try:
-        return psycopg.connect(found.sql, autocommit=True, connect_timeout=timeout_s)
+        connection = psycopg.connect(found.sql, autocommit=True, connect_timeout=timeout_s)
     except psycopg.Error as error:
-        raise StorageError(f"SQL: expected a connection, {_first_line(error)}") from None
+        raise StorageError(f"SQL: expected a connection, {first_line(error)}") from None
+    try:
+        with connection:
+            yield connection
+    except psycopg.Error as error:
+        raise StorageError(f"SQL: expected an answer, {first_line(error)}") from None
 
 
-def create(found: Address, *, ttl: bool = True) -> list[str]:
-    """Create tables and views that are missing, set keys and TTL.
+def create(found: Address, *, ttl: bool = True, retention: Mapping[str, str] = NONE) -> list[str]:
+    """Create tables and views that are missing, set keys and what `retention` says.
 
     A column that has another type or is gone is left to `mend`: only who stores the table can also
     store again what that has damaged.
@@ -57,25 +73,31 @@ def create(found: Address, *, ttl: bool = True) -> list[str]:
     with connect(found) as connection:
         existing = _tables(connection)
         done = [
-            _run(connection, table.create(ttl), table.name)
+            _run(connection, _create(table, ttl, retention), table.name)
             for table in TABLES
             if table.name not in existing
         ]
         views = _views(connection)
         done += [
             _run(connection, difference.mend, difference.table)
-            for difference in _differences(connection, existing, ttl)
+            for difference in _differences(connection, existing, ttl, retention)
             if not difference.damaging
         ]
         done += [
-            _run(connection, view.create(ttl), view.name)
+            _run(connection, _create(view, ttl, retention), view.name)
             for view in VIEWS
             if view.name not in views
         ]
     return done
 
 
-def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Difference]:
+def _create(one: Table | View, ttl: bool, retention: Mapping[str, str]) -> str:
+    return one.create(terms.initial(one.name, one.ttl, ttl=ttl, retention=retention))
+
+
+def mend(
+    found: Address, tables: set[str], *, ttl: bool = True, retention: Mapping[str, str] = NONE
+) -> list[Difference]:
     """End the differences of these tables, and refresh the views that they made invalid: the
     lowest of each, the ones above at the next call.
 
@@ -84,13 +106,17 @@ def mend(found: Address, tables: set[str], *, ttl: bool = True) -> list[Differen
 
     Returns: what was mended. Raises: StorageError.
     """
-    wrong = [one for one in differences(found, ttl=ttl) if one.table in tables]
+    wrong = [
+        one
+        for one in differences(found, ttl=ttl, retention=retention)
+        if roots().get(one.table, one.table) in tables
+    ]
     if any(one.table == GAP.name and one.missing for one in wrong):
         # a new database: nothing was damaged
         wrong = [one for one in wrong if not one.missing]
     # `gap` first: the others' damage is written there
     wrong.sort(key=lambda one: one.table != GAP.name)
-    create(found, ttl=ttl)
+    create(found, ttl=ttl, retention=retention)
     with connect(found) as connection:
         told: set[str] = set()
         for difference in wrong:
@@ -129,7 +155,7 @@ def _tell_workers(connection: psycopg.Connection[Any], difference: Difference) -
                 (difference.table, worker, f"schema changed: {difference.text}"[:500]),
             )
         except psycopg.Error as error:
-            raise StorageError(f"gap: row refused, {_first_line(error)}", GAP.name) from None
+            raise StorageError(f"gap: row refused, {first_line(error)}", GAP.name) from None
 
 
 def roots() -> dict[str, str]:
@@ -140,7 +166,9 @@ def roots() -> dict[str, str]:
     return found
 
 
-def differences(found: Address, *, ttl: bool = True) -> list[Difference]:
+def differences(
+    found: Address, *, ttl: bool = True, retention: Mapping[str, str] = NONE
+) -> list[Difference]:
     """Return where the database differs from the declaration. Raises: StorageError."""
     with connect(found) as connection:
         existing = _tables(connection)
@@ -148,18 +176,21 @@ def differences(found: Address, *, ttl: bool = True) -> list[Difference]:
             Difference(
                 table.name,
                 f"table {table.name}: expected, was none",
-                table.create(ttl),
+                _create(table, ttl, retention),
                 damaging=True,
                 missing=True,
             )
             for table in TABLES
             if table.name not in existing
         ]
-        return missing + _differences(connection, existing, ttl)
+        return missing + _differences(connection, existing, ttl, retention)
 
 
 def _differences(
-    connection: psycopg.Connection[Any], existing: dict[str, dict[str, Any]], ttl: bool
+    connection: psycopg.Connection[Any],
+    existing: dict[str, _Facts],
+    ttl: bool,
+    retention: Mapping[str, str],
 ) -> list[Difference]:
     found: list[Difference] = []
     for table in TABLES:
@@ -167,7 +198,7 @@ def _differences(
         if facts is None:
             continue
         found += _column_differences(connection, table)
-        if not facts["dedup"]:
+        if not facts.dedup:
             keys = ", ".join(table.keys)
             found.append(
                 Difference(
@@ -176,16 +207,24 @@ def _differences(
                     f"ALTER TABLE {table.name} DEDUP ENABLE UPSERT KEYS({keys})",
                 )
             )
-        wanted = table.ttl if ttl else ""
-        if facts["ttl_h"] != _ttl_hours(wanted):
-            found.append(
-                Difference(
-                    table.name,
-                    f"table {table.name}: expected TTL {wanted or 'none'}, was {facts['ttl_h']} h",
-                    f"ALTER TABLE {table.name} SET TTL {wanted or '0h'}",
-                )
-            )
+    for one in (*TABLES, *VIEWS):
+        facts = existing.get(one.name)
+        if facts is not None:
+            found += _ttl_differences(one, facts.ttl, ttl, retention)
     return found
+
+
+def _ttl_differences(
+    one: Table | View, found: terms.Length, ttl: bool, retention: Mapping[str, str]
+) -> Iterator[Difference]:
+    wanted = terms.wanted(one.name, one.ttl, found, ttl=ttl, retention=retention)
+    if found != wanted:
+        kind = "TABLE" if isinstance(one, Table) else "MATERIALIZED VIEW"
+        yield Difference(
+            one.name,
+            f"{one.name}: expected TTL {terms.sql(wanted)}, was {terms.sql(found)}",
+            f"ALTER {kind} {one.name} SET TTL {terms.sql(wanted)}",
+        )
 
 
 def _column_differences(connection: psycopg.Connection[Any], table: Table) -> list[Difference]:
@@ -214,23 +253,28 @@ def _column_differences(connection: psycopg.Connection[Any], table: Table) -> li
     return found
 
 
-def _tables(connection: psycopg.Connection[Any]) -> dict[str, dict[str, Any]]:
-    rows = connection.execute("SELECT table_name, dedup, ttlValue, ttlUnit FROM tables()")
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the database says of one table or view."""
+
+    dedup: bool
+    ttl: terms.Length
+
+
+def _tables(connection: psycopg.Connection[Any]) -> dict[str, _Facts]:
+    rows = connection.execute(
+        f"SELECT table_name, dedup, ttlValue, ttlUnit FROM tables() WHERE table_name IN ({OURS})"
+    )
     return {
-        name: {"dedup": dedup, "ttl_h": value * TTL_HOURS[unit.rstrip("S")] if value else 0}
+        name: _Facts(dedup, terms.length(value, unit or ""))
         for name, dedup, value, unit in rows.fetchall()
     }
 
 
-def _ttl_hours(ttl: str) -> int:
-    if not ttl:
-        return 0
-    value, _, unit = ttl.partition(" ")
-    return int(value) * TTL_HOURS[unit.rstrip("S")]
-
-
 def _views(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    rows = connection.execute("SELECT view_name, view_status FROM materialized_views()")
+    rows = connection.execute(
+        f"SELECT view_name, view_status FROM materialized_views() WHERE view_name IN ({OURS})"
+    )
     return dict(rows.fetchall())
 
 
@@ -238,9 +282,10 @@ def _run(connection: psycopg.Connection[Any], statement: str, table: str) -> str
     try:
         connection.execute(statement)
     except psycopg.Error as error:
-        raise StorageError(f"{statement[:120]}: refused, {_first_line(error)}", table) from None
+        raise StorageError(f"{statement[:120]}: refused, {first_line(error)}", table) from None
     return statement
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

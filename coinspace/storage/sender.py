@@ -16,7 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from coinspace._ext.lines import Lines
+from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
 from coinspace.storage import schema
@@ -34,6 +37,8 @@ from coinspace.storage.transport import (
 OnRejected = Callable[[Any, str, str, int], None]
 # called on the loop with what was wrong with the schema
 OnMended = Callable[[list[schema.Difference]], None]
+# called on the loop with the thread's name and what ended it
+OnFailure = Callable[[str, BaseException], None]
 
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
@@ -41,6 +46,9 @@ MAX_BACKOFF_S = 1.0
 VAGUE_REFUSALS = 10
 BATCH_BYTES = 4 << 20
 SPARE_BUFFERS = 4
+LOG_INTERVAL_NS = 60 * SECOND_NS
+
+log = structlog.get_logger("sender")
 
 
 @dataclass
@@ -61,6 +69,9 @@ class Sender:
     Use it from one thread, normally the event loop's: `start`, `row`…, `close`. Without a running
     loop call `tick` now and then, which is what sends a batch that is old enough.
 
+    An error of any kind is kept in `trouble`, and its batch is sent again later. A flush thread
+    that ends all the same calls `on_failure`, so that its process can end too.
+
     Attributes:
         trouble: why nothing can be stored at the moment, None when all is well.
         dead: the file of refused rows.
@@ -73,6 +84,7 @@ class Sender:
         *,
         on_rejected: OnRejected | None = None,
         on_mended: OnMended | None = None,
+        on_failure: OnFailure | None = None,
         where: Callable[[Settings], Address] = address,
     ) -> None:
         storage = settings.storage
@@ -83,6 +95,7 @@ class Sender:
         self._where = where
         self._on_rejected = on_rejected
         self._on_mended = on_mended
+        self._on_failure = on_failure
         self._tables: set[str] = set()
         self._batch_rows = storage.batch_rows
         self._batch_s = storage.batch_ms / 1000
@@ -104,7 +117,9 @@ class Sender:
         self._open_bytes = self._sealed_bytes = self._done_bytes = 0
         self._full = False
         self._taken = self._stored = self._refused = self._rejected = 0
-        self._batches = self._retries = self._repairs = 0
+        self._batches = self._retries = self._repairs = self._defects = 0
+        # None before the first
+        self._logged_ns: int | None = None
         self._peak_bytes = 0
         self._last_flush_s = 0.0
 
@@ -242,7 +257,7 @@ class Sender:
         Returns: False when rows were left unsent after the time-out; `counters` says how many.
         """
         sent = await self.drained(timeout_s)
-        self._end(abandon=not sent)
+        await asyncio.to_thread(self._end, abandon=not sent)
         return sent
 
     def abort(self) -> None:
@@ -269,6 +284,7 @@ class Sender:
             "rows_dead": self._rejected,
             "batches": self._batches,
             "flush_retries": self._retries,
+            "flush_defects": self._defects,
             "schema_repairs": self._repairs,
             "pending_bytes": self._bytes,
             "peak_bytes": self._peak_bytes,
@@ -286,20 +302,43 @@ class Sender:
     # below: on the flush thread
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._queue and not self._closing:
-                    self._wake.wait()
-                if self._abandon or not self._queue:
-                    break
-                batch = self._queue[0]
-            try:
-                self._flush(batch)
-            except (Unavailable, CoinSpaceError, OSError) as error:
-                self._later(batch, error)
-            else:
-                self._done(batch)
-        self._drop_transport()
+        try:
+            while (batch := self._next()) is not None:
+                try:
+                    self._flush(batch)
+                except (Unavailable, CoinSpaceError, OSError) as error:
+                    self._later(batch, error)
+                except Exception as error:
+                    self._defect(error)
+                    self._later(batch, error)
+                else:
+                    self._done(batch)
+            self._drop_transport()
+        except BaseException as error:
+            self.trouble = f"the flush thread ended: {error!r}"
+            log.exception("flush thread ended", sender=self.name)
+            if self._on_failure is not None:
+                self._tell(self._on_failure, f"{self.name} flush", error)
+
+    def _next(self) -> _Batch | None:
+        """Wait for a batch. Returns: None when the thread is to end."""
+        with self._wake:
+            while not self._queue and not self._closing:
+                self._wake.wait()
+            return None if self._abandon or not self._queue else self._queue[0]
+
+    def _defect(self, error: Exception) -> None:
+        """Count an error that nobody expected, and log it once a minute with its traceback."""
+        self._defects += 1
+        now = monotonic_ns()
+        if self._logged_ns is None or now - self._logged_ns >= LOG_INTERVAL_NS:
+            self._logged_ns = now
+            log.error(
+                "flush failed, the batch is sent again",
+                sender=self.name,
+                failures=self._defects,
+                exc_info=error,
+            )
 
     def _flush(self, batch: _Batch) -> None:
         if self._transport is None:
@@ -319,8 +358,10 @@ class Sender:
     def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
         """Find out whose fault it is: the schema's, which is mended, or single rows'."""
         found = self._where(self.settings)
-        ttl = self.settings.storage.ttl == "on"
-        mended = schema.mend(found, set(self._tables), ttl=ttl)
+        storage = self.settings.storage
+        mended = schema.mend(
+            found, set(self._tables), ttl=storage.ttl == "on", retention=storage.retention
+        )
         if mended:
             self._repairs += 1
             if self._on_mended is not None:

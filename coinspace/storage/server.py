@@ -134,8 +134,8 @@ class ManagedServer:
                     f" was none; see {self.root}/console.log"
                 )
             time.sleep(PROBE_INTERVAL_S)
-        write_address(self.root, found)
         self.address = found
+        write_address(self.root, found)
         return found
 
     def poll(self) -> int | None:
@@ -145,7 +145,9 @@ class ManagedServer:
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Stop the server; SIGKILL after the time-out. Returns: its exit code, 0 when clean."""
         code = 0
-        (self.root / "address.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            # a disk that cannot be written must not keep the server from its clean end
+            (self.root / "address.json").unlink(missing_ok=True)
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()

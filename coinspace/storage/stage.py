@@ -6,7 +6,7 @@ No socket, no loop, no wall clock: `worker` binds it to them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from coinspace._ext.message import HEARTBEAT, ORDERBOOK, REPEAT, STATE, Message
 from coinspace.clock import Clock, now_ns
@@ -16,6 +16,9 @@ from coinspace.storage.ledger import Hole, Ledger, Stream
 from coinspace.storage.outages import Outages
 from coinspace.storage.rows import STORES, Key
 from coinspace.storage.sender import Sender
+
+# no publisher gives out more messages: what says so is damaged or hostile
+SEQUENCE_LIMIT = 1 << 53
 
 
 class Stage:
@@ -178,6 +181,7 @@ class Stage:
             "gaps_open": sum(len(stream.holes) for stream in self.ledger.streams.values()),
             "messages_missed": self.ledger.sequences_missed,
             "messages_missing": self.ledger.missing(),
+            "streams": len(self.ledger.streams),
         }
 
     def _stream(self, publisher: str, message: Message) -> Stream | None:
@@ -203,16 +207,33 @@ class Stage:
             facts = message.json()
             epoch = int(facts["epoch"])
             sequences = {str(name).encode(): int(n) for name, n in facts["sequences"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if not 0 < epoch < 1 << 63 or any(n > SEQUENCE_LIMIT for n in sequences.values()):
+                raise ValueError(f"expected an epoch and sequences of 64 bits, was {epoch}")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             self.malformed += 1
             return
         self.outages.on_heartbeat(publisher, epoch, self.heard_ns.get(publisher, 0), now)
         self.heard_ns[publisher] = now
         if self.epochs.get(publisher) != epoch:
             self.epochs[publisher] = epoch
+            self.ledger.drop_oldest(publisher)
+            self._forget_streams()
             self._on_restart(publisher)
         for topic, last in sequences.items():
             self.expect(publisher, topic, epoch, last, "not received")
+
+    def finish(self, publisher: str, held: Collection[int]) -> None:
+        """Forget ended epochs that miss nothing, after the journal's epochs were all compared."""
+        heard = self.epochs.get(publisher)
+        if heard is not None:
+            self.ledger.finish(publisher, heard, held)
+            self._forget_streams()
+
+    def _forget_streams(self) -> None:
+        streams = self.ledger.streams
+        self._current = {
+            key: stream for key, stream in self._current.items() if stream.key in streams
+        }
 
     def expect(self, publisher: str, topic: bytes, epoch: int, last: int, reason: str) -> None:
         """Note that a publisher has sent up to `last` on a topic."""

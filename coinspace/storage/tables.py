@@ -17,7 +17,7 @@ CAPACITY = {"exchange": 64, "market": 4096, "venue": 4096, "asset": 1024, "side"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table. `keys` are the deduplication keys; `ttl` "" keeps rows for ever."""
+    """One table. keys: of deduplication; ttl: its default, "" keeps rows for ever."""
 
     name: str
     columns: tuple[tuple[str, str], ...]
@@ -25,13 +25,13 @@ class Table:
     partition: str = "DAY"
     ttl: str = ""
 
-    def create(self, ttl: bool) -> str:
-        """Return the CREATE statement."""
+    def create(self, ttl: str) -> str:
+        """Return the CREATE statement. Args: ttl: as the server reads it, "" = rows are kept."""
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name} ("
             + ", ".join(f"{name} {_declared(name, kind)}" for name, kind in self.columns)
             + f") TIMESTAMP(ts) PARTITION BY {self.partition}"
-            + (f" TTL {self.ttl}" if ttl and self.ttl else "")
+            + (f" TTL {ttl}" if ttl else "")
             + f" WAL DEDUP UPSERT KEYS({', '.join(self.keys)})"
         )
 
@@ -47,13 +47,13 @@ class View:
     partition: str
     ttl: str = ""
 
-    def create(self, ttl: bool) -> str:
-        """Return the CREATE statement."""
+    def create(self, ttl: str) -> str:
+        """Return the CREATE statement. Args: ttl: as the server reads it, "" = rows are kept."""
         return (
             f"CREATE MATERIALIZED VIEW IF NOT EXISTS {self.name} WITH BASE {self.base}"
             f" REFRESH IMMEDIATE AS (SELECT {self.select} FROM {self.base}"
             f" SAMPLE BY {self.interval}) PARTITION BY {self.partition}"
-            + (f" TTL {self.ttl}" if ttl and self.ttl else "")
+            + (f" TTL {ttl}" if ttl else "")
         )
 
 

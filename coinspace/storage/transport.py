@@ -30,7 +30,9 @@ __all__ = ["Buffer", "Rejected", "TimestampNanos", "Transport", "Unavailable", "
 
 # arrays need 2; 3 adds decimals only, and needs a newer server
 PROTOCOL_VERSION = 2
-LINE = re.compile(r"error in line (\d+): (?:table: ([^,;]+))?(.*)")
+# an honest answer is a sentence about one line
+ANSWER_BYTES = 1 << 16
+LINE = re.compile(r"error in line (\d{1,9}): (?:table: ([^,;]+))?(.*)")
 
 
 class Unavailable(Exception):
@@ -98,7 +100,11 @@ class Transport:
             headers["Authorization"] = "Basic " + base64.b64encode(login).decode()
         self._http.request("POST", "/write?precision=n", body=lines, headers=headers)
         answer = self._http.getresponse()
-        text = answer.read().decode(errors="replace")
+        text = answer.read(ANSWER_BYTES).decode(errors="replace")
+        if not answer.isclosed():
+            # the rest of a longer answer is not read: it goes with its connection
+            answer.close()
+            self.close()
         if answer.status >= 300:
             raise _refusal(text) or Unavailable(f"HTTP {answer.status} {text[:200]}")
 
@@ -145,6 +151,7 @@ def _refusal(text: str) -> Rejected | None:
     message = str(said.get("message", ""))
     found = LINE.search(message)
     if not found:
-        return Rejected(int(said.get("line") or 0), "", message[:500])
+        line = said.get("line")
+        return Rejected(line if isinstance(line, int) else 0, "", message[:500])
     table = (found[2] or "").strip()
     return Rejected(int(found[1]), table, f"{table}{found[3]}".strip()[:500])

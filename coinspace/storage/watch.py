@@ -17,9 +17,10 @@ import psycopg
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
-from coinspace.storage import position, schema
+from coinspace.storage import position, retention, schema
 from coinspace.storage.address import Address, address, root
 from coinspace.storage.gaps import Damage
+from coinspace.tasks import Tasks
 
 T = TypeVar("T")
 OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
@@ -31,6 +32,8 @@ QUERY_TIMEOUT_S = 5.0
 # a table this far behind its acknowledged rows does not keep up
 APPLY_LAG_TRANSACTIONS = 1000
 CLOCK_LIMIT_S = 1.0
+# a server that hangs holds queries that were given up as well
+MAX_QUERIES = 10
 
 
 @dataclass
@@ -58,14 +61,21 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
     """
     found = Findings()
     try:
+        retention.check(settings.storage)
         where = address(settings)
         found.problems, found.views, found.damages = await _within(
             QUERY_TIMEOUT_S, _ask(where, owner)
         )
         if columns:
-            ttl = settings.storage.ttl == "on"
+            storage = settings.storage
             found.drift = await _within(
-                QUERY_TIMEOUT_S, asyncio.to_thread(schema.differences, where, ttl=ttl)
+                QUERY_TIMEOUT_S,
+                asyncio.to_thread(
+                    schema.differences,
+                    where,
+                    ttl=storage.ttl == "on",
+                    retention=storage.retention,
+                ),
             )
         found.reachable = True
     except TimeoutError:
@@ -75,7 +85,11 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
         )
     except (CoinSpaceError, psycopg.Error) as error:
         found.problems.append(f"QuestDB: {str(error).splitlines()[0]}")
-    found.problems += [f"schema: {one.text}: {one.mend}" for one in found.drift]
+    found.problems += [
+        # a storage worker creates what is missing: its whole statement would tell nobody anything
+        f"schema: {one.text}" + ("" if one.missing else f": {one.mend}")
+        for one in found.drift
+    ]
     found.problems += disk_problems(settings)
     return found
 
@@ -83,25 +97,20 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
 async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
     """Await for a time at most. Unlike wait_for it does not wait for the cancelling, for which
     psycopg asks the hung server, too. Raises: TimeoutError."""
-    task = asyncio.ensure_future(work)
+    if len(_queries) >= MAX_QUERIES:
+        work.close()
+        raise TimeoutError
+    task = _queries.spawn("look at the database", work, ends=True)
     done, _ = await asyncio.wait({task}, timeout=timeout_s)
     if not done:
-        _given_up.add(task)
-        task.add_done_callback(_forget)
-        task.cancel()
+        await _queries.end(task, 0)
         raise TimeoutError
-    return task.result()
+    result: T = task.result()
+    return result
 
 
-# the loop itself keeps no tasks alive
-_given_up: set[asyncio.Future[Any]] = set()
-
-
-def _forget(task: asyncio.Future[Any]) -> None:
-    _given_up.discard(task)
-    if not task.cancelled():
-        # seen, so that it is not reported as unseen
-        task.exception()
+# nobody waits for the outcome of a query that was given up; one that was not, its caller reads
+_queries = Tasks(lambda name, error: None)
 
 
 async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage]]:
@@ -125,7 +134,8 @@ async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[D
 
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     cursor = await connection.execute(
-        "SELECT name, sequencerTxn - writerTxn FROM wal_tables() WHERE NOT suspended"
+        "SELECT name, sequencerTxn - writerTxn FROM wal_tables()"
+        f" WHERE NOT suspended AND name IN ({schema.OURS})"
     )
     return [
         f"table {name} shows rows {lag} transactions late: the server is overloaded"
@@ -154,7 +164,7 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
 async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
     cursor = await connection.execute(
         "SELECT view_name, invalidation_reason FROM materialized_views()"
-        " WHERE view_status = 'invalid'"
+        f" WHERE view_status = 'invalid' AND view_name IN ({schema.OURS})"
     )
     return dict(await cursor.fetchall())
 
@@ -173,7 +183,7 @@ def disk_problems(settings: Settings) -> list[str]:
         return []
     return [
         f"disk of {folder.absolute()}: expected {limit} MB free, was {free_mb};"
-        " delete files, shorten storage TTL or move `data`"
+        " delete files, shorten `storage.retention` or move `data`"
     ]
 
 
@@ -214,8 +224,12 @@ class Watch:
             self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
             self._own_clock()
-            drift = [one for one in self.findings.drift if one.table in self._tables]
             roots = schema.roots()
+            drift = [
+                one
+                for one in self.findings.drift
+                if roots.get(one.table, one.table) in self._tables
+            ]
             if drift or any(roots.get(view) in self._tables for view in self.findings.views):
                 await self._mend(drift)
             elif self.findings.damages and columns and self._on_damage is not None:

@@ -16,7 +16,7 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
-from coinspace.storage import deadletter, gaps, position, schema
+from coinspace.storage import deadletter, gaps, position, retention, schema
 from coinspace.storage.address import address
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
@@ -26,6 +26,7 @@ from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE
 from coinspace.storage.watch import Watch
+from coinspace.tasks import Tasks
 
 ORDERBOOK_WORKER = "orderbook-storage-worker"
 TICKER_WORKER = "ticker-storage-worker"
@@ -38,6 +39,8 @@ RETRY_S = 0.5
 HEALTH_S = 0.5
 # troubles shorter than this are the sender's own business
 TROUBLE_S = 2.0
+# rows wait for a batch of a second and a flush; longer than a request may take is no progress
+STALLED_S = 30.0
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
@@ -75,6 +78,7 @@ class Worker:
 
     def __init__(self, process: Process, name: str) -> None:
         settings = process.settings
+        retention.check(settings.storage)
         collector, self.kinds = KINDS[name]
         self.process = process
         self.settings = settings
@@ -82,7 +86,11 @@ class Worker:
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
-            settings, name, on_rejected=self._on_rejected, on_mended=self._on_mended
+            settings,
+            name,
+            on_rejected=self._on_rejected,
+            on_mended=self._on_mended,
+            on_failure=process.failed,
         )
         self.stage = Stage(
             self.sender,
@@ -102,8 +110,10 @@ class Worker:
         self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks(process.failed, process.restarting)
         self._trouble_since: float | None = None
+        # rows that are stored or refused, and when that last changed
+        self._done, self._done_at = 0, 0.0
         self._lag = LoopLag()
 
     async def start(self) -> bool:
@@ -111,8 +121,9 @@ class Worker:
 
         Returns: False when the process was asked to stop before that.
         """
-        self._tasks.append(asyncio.create_task(self.watch.run()))
-        self._tasks.append(asyncio.create_task(self._lag.run()))
+        # rows are stored without it
+        self._tasks.keep("database watch", self.watch.run)
+        self._tasks.spawn("loop lag", self._lag.run())
         while not self.process.stopping.is_set():
             try:
                 await self._mend()
@@ -136,9 +147,9 @@ class Worker:
             )
             subscriber.start(loop)
             self._subscribers.append(subscriber)
-        self._tasks.append(asyncio.create_task(self.catchup.run()))
+        self._tasks.spawn("catch-up", self.catchup.run(), ends=not self.publishers)
         self.watch.owner = self.name
-        self._tasks.append(asyncio.create_task(self._health()))
+        self._tasks.spawn("judgement", self._health())
         return True
 
     async def stop(self) -> None:
@@ -146,12 +157,7 @@ class Worker:
         for subscriber in self._subscribers:
             subscriber.drain()
             subscriber.close()
-        tasks = [*self._tasks, *([self._restoring] if self._restoring else [])]
-        for task in tasks:
-            task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                self.process.log.error("task failed", error=repr(outcome))
+        await self._tasks.cancel()
         self.catchup.close()
         self.stage.settle()
         if not await self.sender.close(CLOSE_S):
@@ -195,9 +201,10 @@ class Worker:
         await self._mend()
 
     async def _mend(self) -> None:
-        ttl = self.settings.storage.ttl == "on"
+        storage, found = self.settings.storage, address(self.settings)
+        ttl, kept = storage.ttl == "on", storage.retention
         self._on_mended(
-            await asyncio.to_thread(schema.mend, address(self.settings), self._tables, ttl=ttl)
+            await asyncio.to_thread(schema.mend, found, self._tables, ttl=ttl, retention=kept)
         )
 
     def _on_mended(self, mended: list[Difference]) -> None:
@@ -206,7 +213,8 @@ class Worker:
 
     def _on_damage(self, damages: list[Damage]) -> None:
         if self._restoring is None or self._restoring.done():
-            self._restoring = asyncio.create_task(self._store_again(damages))
+            work = partial(self._store_again, damages)
+            self._restoring = self._tasks.keep("storing again", work, ends=True)
 
     async def _store_again(self, damages: list[Damage]) -> None:
         """Have the messages of damaged tables stored again, and say so in the database."""
@@ -251,11 +259,23 @@ class Worker:
             self._trouble_since = now
         elif now - self._trouble_since >= TROUBLE_S:
             problems.append(f"rows cannot be stored: {self.sender.trouble}")
+        if self._stalled() and self.sender.trouble is None:
+            problems.append(
+                f"{self.sender.pending} rows wait and none has been stored for {STALLED_S:.0f} s:"
+                " see QuestDB's log and load"
+            )
         if self.sender.full:
             problems.append(
                 f"memory for {self.sender.pending} rows is full: live messages wait in the journals"
             )
         return problems
+
+    def _stalled(self) -> bool:
+        """Tell whether rows wait although none is stored any more."""
+        now, done = asyncio.get_running_loop().time(), self.sender.taken - self.sender.pending
+        if done != self._done or not self.sender.pending:
+            self._done, self._done_at = done, now
+        return now - self._done_at >= STALLED_S
 
 
 async def work(name: str, process: Process) -> None:

@@ -69,9 +69,12 @@ def chromium(width: int = 1500, height: int = 1000) -> Iterator[webdriver.Chrome
 
 
 class Platform:
-    """`coinspace up --simulate` with a data folder and a port of its own."""
+    """`coinspace up --simulate` with a data folder and a port of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args: settings: more variables, without COINSPACE_.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -79,6 +82,7 @@ class Platform:
             **os.environ,
             "COINSPACE_DATA": str(folder),
             "COINSPACE_ENDPOINT__PORT": str(self.port),
+            **{f"COINSPACE_{name}": value for name, value in settings.items()},
         }
         self._log = (folder / "up.log").open("wb")
         self._process = subprocess.Popen(
@@ -89,20 +93,23 @@ class Platform:
             start_new_session=True,
         )
 
-    def wait_ready(self) -> None:
-        """Wait until every index has a value."""
+    def wait_ready(self, *assets: str) -> None:
+        """Wait until these indices have a value, by default all."""
         wait(
-            self._has_values, START_TIMEOUT_S, lambda: (self.folder / "up.log").read_text()[-2000:]
+            lambda: self._has_values(assets),
+            START_TIMEOUT_S,
+            lambda: (self.folder / "up.log").read_text()[-2000:],
         )
 
-    def _has_values(self) -> bool:
+    def _has_values(self, assets: tuple[str, ...]) -> bool:
         if self._process.poll() is not None:
             raise AssertionError((self.folder / "up.log").read_text()[-2000:])
         try:
             body = self.get("/v1/indices")
         except OSError:
             return False
-        return not body["missing"] and all(one["value"] for one in body["indices"])
+        values = {one["asset"]: one["value"] for one in body["indices"]}
+        return not body["missing"] and all(values.get(one) for one in assets or values)
 
     def get(self, path: str) -> Any:
         """Return a JSON answer."""

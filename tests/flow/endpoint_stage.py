@@ -21,6 +21,8 @@ from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts, encode
+from coinspace.storage import schema as tables
+from coinspace.storage.address import address
 
 VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
 # what each venue has at its best prices, in base units
@@ -228,13 +230,22 @@ async def running(chosen: Settings, **more: Any) -> AsyncIterator[tuple[Stage, E
 
 
 @contextmanager
-def served(folder: Path, **more: Any) -> Iterator[str]:
-    """An endpoint on a loop in a thread of its own, publishing on, for synchronous code."""
+def served(folder: Path, *, questdb: Settings | None = None, **more: Any) -> Iterator[str]:
+    """An endpoint on a loop in a thread of its own, publishing on, for synchronous code.
+
+    Args: questdb: settings of the database to read, which gets its tables.
+    """
     ready, stop = threading.Event(), threading.Event()
     found: list[str] = []
 
+    chosen = settings(folder, **more)
+    if questdb is not None:
+        database = address(questdb)
+        tables.create(database, ttl=False)
+        chosen.storage.ilp, chosen.storage.sql = database.ilp, database.readonly_sql
+
     async def serve() -> None:
-        async with running(settings(folder, **more)) as (stage, endpoint):
+        async with running(chosen) as (stage, endpoint):
             found.append(endpoint.server.url)
             ready.set()
             number = 0

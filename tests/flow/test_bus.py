@@ -162,7 +162,7 @@ async def test_a_slow_subscriber_harms_only_itself(settings: Settings) -> None:
     # stop reading: its queue, then the sockets' buffers, then the publisher's queue fill up
     loop.remove_reader(slow._fd)
     assert slow._poll is not None
-    slow._poll.cancel()
+    slow._poll.stop()
     sent = 0
 
     def keeps_up() -> bool:
@@ -202,7 +202,7 @@ async def test_drops_are_counted_exactly_until_the_queue_is_left_out(settings: S
     await joined(publisher, listener)
     asyncio.get_running_loop().remove_reader(listener._fd)
     assert listener._poll is not None
-    listener._poll.cancel()
+    listener._poll.stop()
     sent = 0
     while not publisher.dropped:
         send(publisher, 1)

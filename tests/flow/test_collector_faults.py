@@ -11,7 +11,6 @@ import pytest
 
 from coinspace.collector import collection as collection_module
 from coinspace.collector import compare
-from coinspace.collector import connection as connection_module
 from coinspace.exchanges import binance, upbit
 from coinspace.feed.server import ExchangeServer
 from coinspace.feed.simulation import Simulation
@@ -169,13 +168,14 @@ async def test_a_half_open_connection_is_noticed(
     assert running.count("connects") == 2
 
 
-async def test_alive_but_mute_is_noticed(
-    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection_module, "MUTE_NS", 1_500_000_000)
-    running = await played(server, "mute:binance:for=4", 4.5)
-    # pongs go on, so only the missing data tells
-    assert running.count("replacements") >= 1
+async def test_alive_but_mute_is_noticed(server: ExchangeServer) -> None:
+    async with collecting(server, "binance", markets=MARKETS) as running:
+        await running.synced()
+        running.fault("mute:binance")
+        # pongs go on, so only REST can tell
+        await running.until(lambda: running.count("replacements") >= 1, "a replacement", 30)
+        server.disorder.clear()
+        await running.synced()
 
 
 async def test_one_mute_symbol_is_found_by_rest(server: ExchangeServer) -> None:

@@ -194,6 +194,56 @@ async def test_what_keeps_rows_from_being_stored_is_not_ready(site: Site) -> Non
     assert await said("stopping", 60) == []
 
 
+async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
+    stage, endpoint, session = site
+    run = stage.settings.data / "run"
+
+    async def said() -> list[str]:
+        _, body, _ = await get(session, "/readyz")
+        return [one for one in body["reasons"] if "database" not in one]
+
+    async def while_publishing(value: float | None, **more: Any) -> list[str]:
+        assets = stage.settings.index.assets
+
+        def heard() -> bool:
+            for asset in assets:
+                stage.publish_index(asset, value, **more)
+            records = [endpoint.live.indices[asset].record for asset in assets]
+            return all(
+                one["value"] == value and one.get("failed") == more.get("failed") for one in records
+            )
+
+        await until(heard)
+        return await said()
+
+    assert await while_publishing(1.0) == []
+    # null, but not for longer than the method allows
+    assert await while_publishing(None, failed=False) == []
+    failed = await while_publishing(None, failed=True)
+    assert len(failed) == len(stage.settings.index.assets)
+    assert failed[0].startswith("the BTC index has no value (")
+    assert (await get(session, "/readyz"))[0] == 503
+    assert await while_publishing(2.0) == []
+
+    def write(name: str, state: str, reason: str, unwell_s: float) -> None:
+        facts = {"process": name, "state": state, "reason": reason, "unwell_s": unwell_s}
+        facts |= {"updated_ns": time.time_ns(), "started_ns": 1, "counters": {}}
+        (run / f"{name}.json").write_bytes(orjson.dumps(facts))
+
+    collector = "orderbook-collector-upbit"
+    write(collector, "degraded", "1 of 5 not synced: BTC/KRW", 59)
+    assert await while_publishing(2.0) == []
+    write(collector, "degraded", "1 of 5 not synced: BTC/KRW (connecting for 3 min)", 180)
+    assert await while_publishing(2.0) == [
+        f"{collector}: 1 of 5 not synced: BTC/KRW (connecting for 3 min)"
+    ]
+    write(collector, "ready", "", 0)
+    write("index-calculator", "degraded", "this host's clock was set back by 5.0 s", 1)
+    assert await while_publishing(2.0) == [
+        "index-calculator: this host's clock was set back by 5.0 s"
+    ]
+
+
 async def test_page_is_served_without_a_build(site: Site) -> None:
     status, text, headers = await get(site[2], "/")
     assert status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from coinspace.cli import coinspace
+from coinspace.client import AsyncClient
+from coinspace.endpoint.commands import endpoint_url
 from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import EndpointError
-from tests.flow.endpoint_stage import running, settings
+from tests.flow.endpoint_stage import running, settings, until
 
 
 async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
@@ -143,6 +146,21 @@ async def test_pages_of_other_origins_cannot_open_a_websocket(tmp_path: Path) ->
             assert refused.value.status == 403
 
 
+async def test_an_ipv6_endpoint_is_found_by_tools_and_clients(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    async with running(settings(tmp_path, host="::1")) as (stage, endpoint):
+        assert endpoint.server.url == f"http://[::1]:{endpoint.server.port}"
+        stage.publish_index("BTC", 1234.5)
+        async with AsyncClient(endpoint.server.url) as client:
+            await until(lambda: endpoint.live.indices["BTC"].value.value == "1234.5")
+            assert (await client.index("BTC"))["value"] == "1234.5"
+        # the address that tools find is the written one
+        assert endpoint_url(endpoint.settings) == endpoint.server.url
+
+
 async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     async with running(settings(tmp_path)) as (_, endpoint):
         with pytest.raises(EndpointError, match="expected a free port"):
@@ -153,9 +171,8 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
 async def test_a_large_body_is_refused_unread(tmp_path: Path, size: int) -> None:
     async with running(settings(tmp_path)) as (_, endpoint):
         reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
-        writer.write(
-            f"GET /v1/indices HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
-        )
+        head = b"GET /v1/indices HTTP/1.1\r\nHost: localhost\r\n"
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % size)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
         assert b" 413 " in head
         writer.close()
@@ -167,10 +184,10 @@ async def test_a_large_body_is_refused_unread(tmp_path: Path, size: int) -> None
         b"\x00\x01\x02\x03\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /v1/indices HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /v1/stream?indices=" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /v1/indices/%ff%fe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/indices HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/stream?indices=" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/indices/%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
 async def test_garbage_is_answered_and_harms_nobody(tmp_path: Path, raw: bytes) -> None:
@@ -181,7 +198,7 @@ async def test_garbage_is_answered_and_harms_nobody(tmp_path: Path, raw: bytes) 
         reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
         writer.write(raw)
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 413"))
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 414"))
         assert b"content-type: application/problem+json" in answer.lower()
         writer.close()
         async with session.get("/v1/indices/BTC") as good:

@@ -21,6 +21,7 @@ from coinspace.index.governance import definition
 from coinspace.index.records import Row, tick_row, venue_rows
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
+from coinspace.method.digits import significant
 from coinspace.storage import schema
 from coinspace.storage.address import address
 from coinspace.storage.transport import TimestampNanos
@@ -153,13 +154,13 @@ async def test_books_stored_whole_give_the_very_curve(site: Site) -> None:
     assert body["curve_reason"] is None, body
     curve = body["curve"]
     assert (curve["source"], curve["levels_missing"]) == ("stored_books", 0)
-    assert float(curve["value"]) == record["value_raw"]
+    assert float(curve["value"]) == significant(record["value_raw"])
     assert float(curve["difference"]) == 0
     assert sum(float(one["weight"]) for one in curve["segments"]) == pytest.approx(1)
     weighted = [one for one in curve["segments"] if float(one["weight"]) > 0]
     assert float(weighted[-1]["end"]) == pytest.approx(record["utilised_depth"])
     assert {one["venue"] for one in curve["bids"]} == {f"{e}:{m}" for e, m, _ in VENUES}
-    assert float(curve["asks"][0]["price"]) == record["best_ask"]
+    assert float(curve["asks"][0]["price"]) == significant(record["best_ask"])
 
 
 async def test_levels_that_are_not_stored_are_counted_and_their_effect_shown(site: Site) -> None:
@@ -206,4 +207,4 @@ async def test_the_parameters_of_the_tick_are_used_not_todays(site: Site) -> Non
         body = await explain(session, record)
         if body["curve"] is not None:
             break
-    assert float(body["curve"]["value"]) == record["value_raw"]
+    assert float(body["curve"]["value"]) == significant(record["value_raw"])

@@ -24,7 +24,7 @@ from coinspace.client import AsyncClient, ConnectionLost
 from coinspace.config import Settings
 from coinspace.endpoint import bulk
 from coinspace.storage.address import address
-from tests.flow.endpoint_stage import running, settings
+from tests.flow.endpoint_stage import running, settings, until
 from tests.flow.stored_history import (
     ASSET,
     START_MS,
@@ -110,6 +110,22 @@ async def test_bad_ranges_and_cursors(site: Site, query: str) -> None:
     status, body, _ = await get(site[1], f"/v1/indices/{ASSET}/values?{query}")
     assert status == 400, body
     assert body["detail"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/v1/indices/{ASSET}/values?start={START_MS // 1000}",
+        f"/v1/indices/{ASSET}/ohlc?end={START_MS // 1000}",
+        f"/v1/indices/{ASSET}/explain?ts={START_MS // 1000}",
+        f"/v1/trades?start={START_MS // 1000}",
+        f"/v1/gaps?start={START_MS // 1000}",
+    ],
+)
+async def test_times_in_seconds_are_refused_with_what_was_meant(site: Site, path: str) -> None:
+    status, body, _ = await get(site[1], path)
+    assert status == 400, body
+    assert f"did you mean milliseconds, {START_MS}?" in body["detail"]
 
 
 async def test_candles_have_nulls_for_holes(site: Site) -> None:
@@ -457,7 +473,8 @@ async def test_a_long_range_waits_for_its_reader(
         reader, writer = await asyncio.open_connection(sock=client)
         before, pages = endpoint.database.queries, LONG_TICKS // bulk.PAGE_ROWS
         request = (
-            f"GET {LONG_PATH} HTTP/1.1\r\nHost: x\r\nAccept: {media}\r\nConnection: close\r\n\r\n"
+            f"GET {LONG_PATH} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Accept: {media}\r\nConnection: close\r\n\r\n"
         )
         try:
             writer.write(request.encode())
@@ -477,6 +494,41 @@ async def test_a_long_range_waits_for_its_reader(
         if media == "text/csv":
             assert body.count(b"\n") >= LONG_TICKS + 1
         assert endpoint.database.queries - before >= pages
+
+
+async def test_downloads_are_bounded_and_end_with_their_clients(
+    long_history: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "WAIT_S", 0.2)
+    chosen = long_settings(long_history, tmp_path)
+    chosen.endpoint.downloads = chosen.endpoint.connections = 1
+    async with (
+        running(chosen) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        endpoint.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        accept = {"Accept": "text/csv"}
+        async with session.get(LONG_PATH, headers=accept) as held:
+            await held.content.readuntil(b"\n")
+            async with session.get(LONG_PATH, headers=accept) as refused:
+                assert refused.status == 503
+                assert int(refused.headers["Retry-After"]) > 0
+                problem = await refused.json(content_type=None)
+                assert problem["type"].endswith("too-many-downloads")
+            # a reader who stops holds no connection of the database
+            async with session.get(LONG_PATH) as page:
+                assert page.status == 200
+            assert len(endpoint.server.tasks) == 1
+            held.close()
+        await until(lambda: not len(endpoint.server.tasks))
+        # and a download has an end, however slowly it is read
+        endpoint.context.downloads.timeout_s = 0.5
+        async with session.get(LONG_PATH, headers=accept) as slow:
+            assert slow.status == 200
+            await until(lambda: endpoint.server.late == 1)
+            with pytest.raises(aiohttp.ClientError):
+                await slow.read()
+        assert endpoint.server.late == 1
 
 
 async def test_a_range_that_breaks_off_does_not_look_whole(

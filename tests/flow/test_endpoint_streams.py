@@ -243,7 +243,7 @@ async def test_a_websocket_that_asks_without_end_is_limited_then_closed(site: Si
 def _never_reads(endpoint: Endpoint, path: str) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", endpoint.server.port))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return client
 
 
@@ -349,7 +349,7 @@ def _websocket(endpoint: Endpoint) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", endpoint.server.port))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.sendall(
-        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     return client

@@ -140,6 +140,17 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     # both restarts were within the range
     assert verdict["not_computed"] >= 4 * 5 * 2 * PAUSE_S
 
+    # records are made again with the parameters that they were made with, not with today's
+    platform.environment["COINSPACE_INDEX__OVERRIDES__SOL__DECIMALS"] = "1"
+    result = platform.run(
+        "verify-index",
+        *("--feeds", str(settings.data / "archive"), "--asset", "SOL"),
+        *("--from", str(first / 1e6), "--to", str(last / 1e6)),
+    )
+    verdict = orjson.loads(result.stdout)
+    assert verdict["equal"] == verdict["ticks"] >= 5 * RUN_S, result.stdout.decode()
+    del platform.environment["COINSPACE_INDEX__OVERRIDES__SOL__DECIMALS"]
+
     # a value that was stored wrong is found, and restated beside the original
     wrong_ns = query(
         settings,

@@ -116,7 +116,10 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["unexplained"] == [[PUBLISHER, TOPIC.decode(), epoch, 8]]
     table = await asyncio.to_thread(run)
-    assert table.stdout.splitlines()[0].split()[:3] == ["minute", "publisher", "topic"]
+    head, first, *lines = table.stdout.splitlines()
+    assert head.split()[:3] == ["minute", "publisher", "topic"]
+    assert first.split()[:2] == ["total", str(2 * N)]
+    assert len(lines) == len(report.lines)
     assert f"epoch {epoch} sequence 8" in table.stderr
 
 
@@ -146,6 +149,33 @@ async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
     assert report.total.unexplained == 0
     # a time before any of it knows nothing of it
     assert reconcile(own, epoch - 10, epoch - 5).lines == []
+
+
+async def test_trades_that_the_exchange_forgot_are_lost_as_many_as_they_are(own: Settings) -> None:
+    epoch = time.time_ns()
+    sender = Sender(own, "forgotten")
+    sender.start()
+    publisher = PUBLISHER.replace("orderbook", "ticker")
+    for since_ns, lost in ((epoch + 1, 2000), (epoch + 2, 181), (epoch - 10**12, 7)):
+        assert gaps.write_outage(
+            sender,
+            publisher,
+            "bithumb",
+            "BTC/KRW",
+            epoch=epoch,
+            since_ns=since_ns,
+            reason="not reported any more",
+            closed_ns=since_ns + 5,
+            lost=lost,
+        )
+    assert await sender.close(20)
+    deadline = time.monotonic() + 20
+    while not (report := reconcile(own, epoch, epoch + 100)).lines:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    total = report.total
+    assert (total.lost, total.published, total.unexplained) == (2181, 0, 0)
+    assert [line.topic for line in report.lines] == ["trade.bithumb.BTC/KRW."]
 
 
 @pytest.mark.parametrize(

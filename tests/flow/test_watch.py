@@ -70,6 +70,81 @@ async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) ->
     assert mended.damaging
 
 
+async def test_tables_and_a_ttl_of_the_users_own_are_left_alone(created: Settings) -> None:
+    found = address(created)
+    with schema.connect(found) as connection:
+        connection.execute(
+            "CREATE TABLE notes (ts TIMESTAMP, x DOUBLE) TIMESTAMP(ts) PARTITION BY DAY"
+            " TTL 1 MONTH WAL"
+        )
+        connection.execute("CREATE TABLE plain (x DOUBLE)")
+        connection.execute("ALTER TABLE notes SUSPEND WAL")
+        connection.execute("ALTER TABLE ticker SET TTL 1 MONTH")
+        try:
+            await _until_ttl(connection, "ticker", (1, "MONTH"))
+            looked = await watch.look(created)
+            assert looked.reachable
+            assert looked.problems == []
+            assert schema.mend(found, {"ticker"}, ttl=False) == []
+            assert schema.create(found, ttl=True) == []
+            await _until_ttl(connection, "ticker", (1, "MONTH"))
+        finally:
+            connection.execute("DROP TABLE notes")
+            connection.execute("DROP TABLE plain")
+            connection.execute("ALTER TABLE ticker SET TTL 0h")
+            await _until_ttl(connection, "ticker", (0, "HOUR"))
+
+
+async def test_a_configured_retention_replaces_a_ttl_and_deletes_old_rows(
+    created: Settings,
+) -> None:
+    found = address(created)
+    kept = {"ticker": "1w", "index_1s": "1M"}
+    schema.create(found, ttl=False)
+    old_ns = time.time_ns() - 30 * 86_400 * 1_000_000_000
+    with schema.connect(found) as connection:
+
+        def insert(at_ns: int) -> None:
+            connection.execute(
+                "INSERT INTO ticker (exchange, market, epoch, seq, ts)"
+                f" VALUES ('upbit', 'RETENTION/KRW', 1, 1, {at_ns}::timestamp_ns)"
+            )
+
+        def rows() -> Any:
+            asked = "SELECT count() FROM ticker WHERE market = 'RETENTION/KRW'"
+            return connection.execute(asked).fetchone()
+
+        insert(old_ns)
+        try:
+            drift = schema.differences(found, ttl=False, retention=kept)
+            assert {one.table for one in drift} == {"ticker", "index_1s"}
+            schema.mend(found, {"ticker", "index_tick"}, ttl=False, retention=kept)
+            await _until_ttl(connection, "ticker", (1, "WEEK"))
+            await _until_ttl(connection, "index_1s", (1, "MONTH"))
+            insert(time.time_ns())
+            deadline = time.monotonic() + 20
+            while rows() != (1,):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        finally:
+            connection.execute("ALTER TABLE ticker SET TTL 0h")
+            connection.execute("ALTER MATERIALIZED VIEW index_1s SET TTL 0h")
+            await _until_ttl(connection, "index_1s", (0, "HOUR"))
+
+
+async def _until_ttl(connection: Any, table: str, wanted: tuple[int, str]) -> None:
+    """Wait until the server shows this TTL: it applies changes later than it accepts them."""
+    deadline = time.monotonic() + 20
+    while True:
+        row = connection.execute(
+            "SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = %s", (table,)
+        ).fetchone()
+        if row == wanted or (row and row[0] == wanted[0] == 0):
+            return
+        assert time.monotonic() < deadline, row
+        await asyncio.sleep(0.05)
+
+
 async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
     pid = address(created).pid
     os.kill(pid, signal.SIGSTOP)

@@ -701,3 +701,202 @@ def test_grouped_levels_extend_a_book_without_counting_an_order_twice(upbit: Ben
     grouped.on_disconnected(9, "lost", T0)
     upbit.frame(whole(100, size=2))
     assert upbit.books("BTC/KRW")[-1].flags == 0
+
+
+# two clocks
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_step_of_the_wall_clock_changes_what_is_published_and_no_timer(
+    upbit: Bench, step_s: int
+) -> None:
+    wall = T0
+    upbit.stage.wall = lambda: wall
+    upbit.now = steady = 500 * S
+    upbit.stage.on_connected(1, upbit.symbols, steady)
+    upbit.stage.on_frame(whole(1), wall, 1, steady)
+    wall += step_s * S
+    steady += S
+    upbit.stage.on_frame(whole(2, size=2.0), wall, 1, steady)
+    assert upbit.books("BTC/KRW")[-1].received_ns == wall
+    asked = 0
+    for _ in range(4 * 40):
+        wall += S // 4
+        steady += S // 4
+        upbit.stage.on_timer(steady)
+        asked += len(upbit.requests("compare"))
+    # the same as without the step: a silent market is compared, and in the end it is stale
+    assert 4 <= asked <= 9, asked
+    assert upbit.state("BTC/KRW") == "stale"
+    assert upbit.states("BTC/KRW")[-1]["since_ns"] - (T0 + step_s * S) < 40 * S
+
+
+# deltas are never cut, and ids are not believed for ever
+
+
+def test_an_update_larger_than_the_room_starts_its_symbol_anew(binance: Bench) -> None:
+    binance.sync()
+    room = binance.stage.parser.capacity
+    published = len(binance.books())
+    changes = [(200 + i, 0.0) for i in range(room)] + [(100, 0.0)]
+    binance.frame(update(13, 14, changes))
+    assert len(binance.books()) == published
+    assert binance.state() == "buffering"
+    assert binance.stage.counts["truncated_updates"] == binance.stage.counts["gaps"] == 1
+    binance.frame(update(15, 15, [(98, 1)]))
+    # a snapshot of before does not know what the large update said
+    binance.answer(snapshot(13))
+    assert binance.state() == "buffering"
+    binance.timer(1)
+    binance.answer(snapshot(14, [(99, 2)]))
+    assert binance.state() == "synced"
+    assert binance.books()[-1].bids[0].tolist() == [99, 98]
+    assert binance.stage.counts["resyncs"] == 1
+
+
+def test_an_update_as_large_as_the_room_is_applied(binance: Bench) -> None:
+    binance.sync()
+    changes = [(200 + i, 0.0) for i in range(binance.stage.parser.capacity - 1)] + [(100, 0.0)]
+    binance.frame(update(13, 14, changes, changes[:-1]))
+    assert binance.books()[-1].bids[0].tolist() == [99]
+    assert binance.stage.counts["truncated_updates"] == 0
+
+
+@pytest.mark.parametrize("snapshot_depth", [100, 5000])
+def test_a_shallow_snapshot_leaves_room_for_large_updates(snapshot_depth: int) -> None:
+    bench = Bench("binance", [(BTC, "BTC/USDT")], snapshot_depth=snapshot_depth)
+    bench.frame(update(11, 12))
+    bench.answer(snapshot(11, [(1000 - i, 1) for i in range(90)], [(1001, 1)]))
+    more = [(1000.5 - i, 2.0) for i in range(400)]
+    bench.frame(update(13, 13, more))
+    bench.frame(update(14, 14, [(price, 0.0) for price, _ in more]))
+    assert bench.books()[-1].bids[0].tolist() == [1000 - i for i in range(50)]
+
+
+def run_low_ids(bench: Bench, seconds: int, *, first: int = 50) -> int:
+    """Send updates with ids of a new sequence and answer all snapshots from it."""
+    last = first
+    for _ in range(seconds * 4):
+        bench.frame(update(last + 1, last + 3, [(100, last)]), after_ms=250)
+        last += 3
+        bench.stage.on_timer(bench.now)
+        for request in bench.requests("snapshot"):
+            if request.symbols == (BTC,):
+                bench.stage.on_answer(request, snapshot(last), bench.now)
+    return last
+
+
+def test_ids_that_start_again_rebuild_only_that_book_within_seconds() -> None:
+    bench = Bench("binance", [(BTC, "BTC/USDT"), (ETH, "ETH/USDT")])
+    bench.frame(update(9_000_000_000, 9_000_000_001))
+    bench.answer(snapshot(9_000_000_001))
+    last = run_low_ids(bench, 8)
+    assert bench.state() == "synced"
+    assert bench.books()[-1].id == last
+    assert bench.stage.counts["suspected"] == 1
+    assert bench.stage.take_reconnects() == {}
+
+
+def test_ids_that_start_again_while_a_snapshot_is_awaited(binance: Bench) -> None:
+    binance.frame(update(9_000_000_000, 9_000_000_001))
+    binance.requests("snapshot")
+    binance.stage.on_refused(
+        Request("snapshot", "", "weight", 5, (BTC,)), Refusal("HTTP 503", fatal=False), binance.now
+    )
+    last = run_low_ids(binance, 12)
+    assert (binance.state(), binance.books()[-1].id) == ("synced", last)
+
+
+def test_ids_that_start_again_with_a_new_connection(binance: Bench) -> None:
+    binance.frame(update(9_000_000_000, 9_000_000_001))
+    binance.answer(snapshot(9_000_000_001))
+    binance.stage.on_disconnected(1, "lost", binance.now)
+    binance.stage.on_connected(2, binance.symbols, binance.now)
+    last = run_low_ids(binance, 12)
+    assert (binance.state(), binance.books()[-1].id) == ("synced", last)
+
+
+def test_an_id_at_the_edge_of_64_bits_does_not_stop_a_book(binance: Bench) -> None:
+    binance.sync()
+    for first, final in ((30, 20), (13, 2**63 - 1), (2**62, 2**62)):
+        binance.frame(update(first, final, [(1, 1)]))
+    counters = binance.stage.counters()
+    assert counters["bad_ids"] + counters["malformed"] == 3
+    binance.frame(update(13, 13, [(98, 1)]))
+    assert binance.books()[-1].id == 13
+    # a bogus id within the range is found like ids that started again
+    binance.frame(update(14, 4 * 10**18, [(97, 1)]))
+    assert binance.books()[-1].id == 4 * 10**18
+    last = run_low_ids(binance, 8)
+    assert (binance.state(), binance.books()[-1].id) == ("synced", last)
+
+
+def test_repeated_old_updates_are_no_new_sequence(binance: Bench) -> None:
+    binance.sync()
+    for _ in range(100):
+        binance.frame(update(1, 2), after_ms=1000)
+    assert binance.stage.counts["suspected"] == 0
+    assert binance.state() == "synced"
+
+
+def test_after_a_reconnect_an_answer_older_than_what_was_published_is_refused(
+    binance: Bench,
+) -> None:
+    binance.sync()
+    binance.frame(update(13, 200, [(100, 0), (150, 5)], [(101, 0), (102, 0), (151, 5)]))
+    assert binance.books()[-1].id == 200
+    binance.stage.on_disconnected(1, "lost", binance.now)
+    binance.stage.on_connected(2, binance.symbols, binance.now)
+    published = len(binance.books())
+    binance.timer(1.5)
+    binance.answer(snapshot(150))
+    binance.timer(0.25)
+    assert len(binance.books()) == published
+    assert binance.stage.counts["stale_snapshots"] == 1
+    binance.timer(1)
+    binance.answer(snapshot(200, [(150, 5)], [(151, 5)]))
+    assert binance.state() == "synced"
+
+
+def test_old_answers_without_end_make_what_the_stream_had_suspected(binance: Bench) -> None:
+    binance.sync()
+    binance.stage.on_disconnected(1, "lost", binance.now)
+    binance.stage.on_connected(2, binance.symbols, binance.now)
+    for _ in range(4 * 120):
+        binance.timer()
+        for request in binance.requests("snapshot"):
+            if request.symbols == (BTC,):
+                binance.stage.on_answer(request, snapshot(5), binance.now)
+    assert binance.stage.counts["suspected"] == 1
+    assert binance.state() == "synced"
+    assert binance.stage.counts["stale_snapshots"] < 12
+
+
+def test_a_clock_of_the_exchange_that_was_ahead_and_is_corrected_stops_no_book(
+    upbit: Bench,
+) -> None:
+    for ahead_s in (30, 3600, 30 * 365 * 86_400):
+        upbit.frame(whole(ahead_s * 1000))
+        for i in range(70):
+            upbit.frame(whole(i * 100, size=i + 1.0))
+        assert upbit.books("BTC/KRW")[-1].bids[1][0] == 70
+
+
+def test_an_older_answer_with_the_same_levels_proves_a_whole_book(upbit: Bench) -> None:
+    upbit.frame(whole(5000))
+    upbit.timer(5)
+    (request,) = upbit.requests("compare")
+    upbit.stage.on_answer(request, rest_book(0), upbit.now)
+    assert upbit.stage.counts["confirmed"] == 1
+
+
+def test_answers_that_stay_behind_and_differ_make_the_book_suspected(binance: Bench) -> None:
+    binance.sync()
+    for _ in range(4 * 60):
+        binance.timer()
+        for request in binance.requests("compare"):
+            if request.symbols == (BTC,):
+                binance.stage.on_answer(request, snapshot(3, [(50, 1)], [(51, 1)]), binance.now)
+    assert binance.stage.counts["suspected"] >= 1
+    assert binance.stage.counts["resyncs"] == 1
+    assert binance.state("ETH/USDT") != "stale"

@@ -3,7 +3,7 @@
 import pytest
 
 from coinspace.clock import SECOND_NS
-from coinspace.collector.limits import Dialer, Window, shared
+from coinspace.collector.limits import Dialer, FailureLog, Window, shared
 from coinspace.collector.markets import MarketList, resolve
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange
@@ -39,6 +39,34 @@ def test_a_connection_that_lived_half_a_minute_is_dialled_again_at_once() -> Non
 
 def test_retry_after_is_a_lower_bound() -> None:
     assert Dialer(seed=1).lost(0, retry_after_s=90) == 90
+
+
+def test_a_connection_that_delivered_is_dialled_again_within_seconds() -> None:
+    """An exchange that restarts again and again is there; one that opens and closes is not."""
+    dialer, now = Dialer(seed=1), 0
+    for _ in range(20):
+        dialer.opened(now)
+        now += 2 * S
+        assert dialer.lost(now, delivered=True) <= 4 * 1.2
+    for _ in range(8):
+        dialer.opened(now)
+        wait = dialer.lost(now, delivered=False)
+    assert wait >= 60 * 0.8
+
+
+def test_failures_are_reported_at_once_and_then_once_a_minute_with_their_number() -> None:
+    log = FailureLog()
+    assert log.take(0) is None
+    log.add("refused")
+    assert log.take(5 * S) == ("", "refused")
+    for second in range(6, 65):
+        log.add(f"lost {second}")
+        assert log.take(second * S) is None
+    assert log.take(66 * S) == ("59 times in the last 61 s", "lost 64")
+    assert log.take(200 * S) is None
+    # the first one after a quiet time is reported at once again
+    log.add("refused")
+    assert log.take(201 * S) == ("", "refused")
 
 
 def test_a_window_never_lets_more_through_in_any_stretch() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace._ext.collector_ticker import RecentIds
+from coinspace._ext.collector import FUTURE_NS, PAST_NS
+from coinspace._ext.collector_ticker import FAR_ROW, ID_DISTANCE, LOW_ROW, RecentIds
 from coinspace._ext.message import REST, SNAPSHOT, Message
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
+from coinspace.collector.holes import Missing, missing
 from coinspace.collector.memory import Memory
 from coinspace.collector.ticker import TickerStage
 from coinspace.collector.volume import VolumeCheck
@@ -595,8 +597,101 @@ def test_states_follow_frames_and_silence(binance: Bench) -> None:
     binance.frame(trade(1))
     binance.timer(0.25)
     assert binance.stage.states == {"BTC/USDT": "synced"}
-    binance.timer(61)
+
+
+FIRST = {"binance": trade(1), "upbit": korean(1), "bithumb": korean(1)}
+
+
+def silent(bench: Bench, seconds: int) -> list[Request]:
+    """Let time pass without a frame; return what REST was asked."""
+    asked: list[Request] = []
+    for _ in range(seconds):
+        bench.timer(1)
+        asked += bench.stage.take_requests()
+    return asked
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_market_in_which_nobody_trades_is_no_fault(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    bench: Bench = request.getfixturevalue(name)
+    bench.frame(FIRST[name])
+    bench.timer(1)
+    for _ in range(10):
+        asked = silent(bench, 62)
+        assert len(asked) <= 2, "REST is asked about once a minute"
+        for one in asked:
+            known = [rest_trade(1)] if name == "binance" else [korean_rest(1, 0)]
+            bench.stage.on_answer(one, orjson.dumps(known), bench.now)
+    assert set(bench.stage.states.values()) == {"synced"}
+    assert bench.stage.take_reconnects() == {}
+    assert bench.stage.counts["stale"] == 0
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_stream_that_does_not_bring_what_rest_has_is_replaced(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    bench: Bench = request.getfixturevalue(name)
+    bench.frame(FIRST[name])
+    bench.timer(1)
+    asked = silent(bench, 65)
+    assert asked
+    newer = [rest_trade(i, i * 20_000) for i in (1, 2, 3)]
+    if name != "binance":
+        newer = [korean_rest(i, i * 20_000) for i in (1, 2, 3)]
+    bench.stage.on_answer(asked[-1], orjson.dumps(newer), bench.now)
+    assert set(bench.stage.states.values()) == {"synced"}
+    silent(bench, 4)
+    assert set(bench.stage.states.values()) == {"stale"}
+    assert list(bench.stage.take_reconnects()) == [1]
+    # the new connection delivers
+    bench.connect(2)
+    bench.frame(trade(4, 80_000) if name == "binance" else korean(4, 80_000), 2)
+    bench.timer(1)
+    assert set(bench.stage.states.values()) == {"synced"}
+
+
+def test_a_trade_that_is_still_on_its_way_is_no_proof_of_a_mute_stream(binance: Bench) -> None:
+    binance.frame(trade(1))
+    (asked,) = silent(binance, 62)
+    binance.stage.on_answer(asked, orjson.dumps([rest_trade(2, 62_000)]), binance.now)
+    binance.frame(trade(2, 62_000))
+    silent(binance, 5)
+    assert set(binance.stage.states.values()) == {"synced"}
+    assert binance.stage.take_reconnects() == {}
+
+
+def test_one_market_that_is_heard_speaks_for_its_connection() -> None:
+    sink = ListSink(1)
+    pairs = [("BTCUSDT", "BTC/USDT"), ("ETHUSDT", "ETH/USDT")]
+    stage = TickerStage(exchange("binance"), pairs, sink)
+    stage.on_connected(1, ("BTCUSDT", "ETHUSDT"), T0)
+    for second in range(1, 200):
+        now = T0 + second * S
+        stage.on_frame(orjson.dumps(trade(second, second * 1000)), now, 1)
+        stage.on_timer(now)
+        assert stage.take_requests() == []
+
+
+def test_a_listed_market_that_is_quiet_from_the_start_is_no_fault(binance: Bench) -> None:
+    binance.stage.listed = frozenset({"BTCUSDT"})
+    silent(binance, 9)
+    assert binance.stage.states == {"BTC/USDT": "subscribed"}
+    silent(binance, 3)
+    assert binance.stage.states == {"BTC/USDT": "synced"}
+    assert binance.stage.counts["first_frame_timeouts"] == 0
+
+
+def test_a_symbol_that_is_not_listed_is_reported_until_it_is(binance: Bench) -> None:
+    binance.stage.listed = frozenset({"ETHUSDT"})
+    silent(binance, 12)
     assert binance.stage.states == {"BTC/USDT": "stale"}
+    assert "is BTCUSDT a symbol of binance" in binance.told()[-1]["reason"]
+    binance.stage.listed = frozenset({"ETHUSDT", "BTCUSDT"})
+    silent(binance, 1)
+    assert binance.stage.states == {"BTC/USDT": "synced"}
 
 
 def test_recent_ids_forget_the_oldest_only() -> None:
@@ -607,3 +702,245 @@ def test_recent_ids_forget_the_oldest_only() -> None:
     assert 2**62 not in ids
     assert ids.add(2**62)
     assert 2**62 in ids
+
+
+# values that cannot be
+
+CENTURY_MS = 100 * 365 * 86_400_000
+NAMES = ("binance", "upbit", "bithumb")
+
+
+def one(name: str) -> Bench:
+    symbol, market = ("BTCUSDT", "BTC/USDT") if name == "binance" else ("KRW-BTC", "BTC/KRW")
+    return Bench(name, symbol, market)
+
+
+def spelled(name: str, id: int, ms: int, price: Any = 100.0, size: Any = 1.0) -> dict[str, Any]:
+    """A trade of a stream, ms after T0."""
+    if name == "binance":
+        data = trade(id, ms)["data"] | {"p": str(price), "q": str(size), "T": MS + ms}
+        return {"stream": "btcusdt@trade", "data": data}
+    return {
+        "type": "trade",
+        "code": "KRW-BTC",
+        "trade_price": price,
+        "trade_volume": size,
+        "ask_bid": "BID",
+        "trade_timestamp": MS + ms,
+        "timestamp": MS + ms,
+        "sequential_id": id,
+        "stream_type": "REALTIME",
+    }
+
+
+def told_by_rest(
+    name: str, id: int, ms: int, price: Any = 100.0, size: Any = 1.0
+) -> dict[str, Any]:
+    """The same by REST."""
+    if name == "binance":
+        entry = {"id": id, "time": MS + ms, "price": str(price), "qty": str(size)}
+        return {**entry, "isBuyerMaker": False}
+    return {
+        "market": "KRW-BTC",
+        "sequential_id": id + (5_000_000 if name == "bithumb" else 0),
+        "timestamp": MS + ms,
+        "trade_price": price,
+        "trade_volume": size,
+        "ask_bid": "BID",
+    }
+
+
+BAD_TRADES: list[tuple[str, dict[str, Any]]] = [
+    ("future", {"ms": CENTURY_MS // 2}),
+    ("future", {"ms": 86_400_000}),
+    ("future", {"ms": FUTURE_NS // 1_000_000 + 60_000}),
+    ("past", {"ms": -CENTURY_MS // 2}),
+    ("past", {"ms": -(PAST_NS // 1_000_000) - 1000}),
+    ("price", {"ms": 0, "price": 0}),
+    ("price", {"ms": 0, "price": -1}),
+    ("price", {"ms": 0, "price": 1e300}),
+    ("size", {"ms": 0, "size": 0}),
+    ("size", {"ms": 0, "size": -0.5}),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("reason", "values"), BAD_TRADES)
+def test_a_trade_that_cannot_be_is_refused_and_disturbs_nothing(
+    name: str, reason: str, values: dict[str, Any]
+) -> None:
+    bench = one(name)
+    bench.frame(spelled(name, 101, -3000))
+    bench.frame(spelled(name, 102, **values))
+    assert len(bench.trades()) == 1
+    counters = bench.stage.counters()
+    assert counters["trades_refused"] == counters[f"trades_refused_{reason}"] == 1
+    bench.frame(spelled(name, 102, -1000), after_ms=1000)
+    assert len(bench.trades()) == 2
+    # a reconnect with two missed trades, and the refused one in the answer of REST as well
+    bench.stage.on_disconnected(1, "lost", bench.now)
+    bench.timer(20)
+    bench.connect(2)
+    bench.frame(spelled(name, 105, 20_000), connection=2)
+    bench.timer(10)
+    bench.answer(
+        [
+            told_by_rest(name, 101, -3000),
+            told_by_rest(name, 102, -1000),
+            told_by_rest(name, 103, 5000),
+            told_by_rest(name, 104, 9000),
+            told_by_rest(name, 90, **values),
+            told_by_rest(name, 105, 20_000),
+        ]
+    )
+    assert bench.stage.markets[0].trades_by_rest == 2
+    assert len(bench.trades()) == 5
+    counters = bench.stage.counters()
+    assert (counters["trades_lost"], counters["trades_refused"]) == (0, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_time_within_the_range_does_not_spoil_the_next_fill(name: str) -> None:
+    bench = one(name)
+    bench.frame(spelled(name, 101, -3000))
+    bench.frame(spelled(name, 102, 400_000))
+    for i in range(3):
+        bench.frame(spelled(name, 103 + i, i * 1000), after_ms=1000)
+    bench.stage.on_disconnected(1, "lost", bench.now)
+    bench.timer(20)
+    bench.connect(2)
+    bench.frame(spelled(name, 107, 25_000), connection=2)
+    bench.timer(10)
+    bench.answer([told_by_rest(name, 105, 2000), told_by_rest(name, 106, 9000)])
+    assert bench.stage.markets[0].trades_by_rest == 1
+
+
+def test_a_wrong_clock_of_this_host_refuses_no_trade_for_long(bithumb: Bench) -> None:
+    # two hours behind at the start, put right later
+    bench, wall = bithumb, T0 - 7200 * S
+    steady = 1000 * S
+    bench.stage.on_connected(2, ("KRW-BTC",), steady)
+    for i in range(200):
+        if i == 100:
+            wall += 7200 * S
+        wall, steady = wall + S, steady + S
+        content = orjson.dumps(spelled("bithumb", 100 + i, i * 1000))
+        bench.stage.on_frame(content, wall, 2, steady)
+    counters = bench.stage.counters()
+    assert 0 < counters["trades_refused_future"] < 25
+    assert counters["trades"] == 200 - counters["trades_refused_future"]
+
+
+@pytest.mark.parametrize("step_s", [-36_000, -60, 60, 36_000])
+def test_a_step_of_the_wall_clock_refuses_no_trade(binance: Bench, step_s: int) -> None:
+    wall, steady = T0, 1000 * S
+    binance.stage.on_connected(2, ("BTCUSDT",), steady)
+    for i in range(20):
+        if i == 10:
+            wall += step_s * S
+        wall, steady = wall + S, steady + S
+        content = orjson.dumps(spelled("binance", 100 + i, i * 1000))
+        binance.stage.on_frame(content, wall, 2, steady)
+    assert len(binance.trades()) == 20
+
+
+@pytest.mark.parametrize("price", ["0", "-1", "1e300"])
+def test_a_ticker_without_a_price_is_refused(binance: Bench, price: str) -> None:
+    good = ticker(1, 1000)
+    bad = {"stream": good["stream"], "data": good["data"] | {"c": price}}
+    binance.frame(bad)
+    assert binance.stage.counters()["tickers_refused"] == 1
+    assert [m for m in binance.sink.messages if m.kind_name == "ticker"] == []
+    binance.frame(good)
+    assert len([m for m in binance.sink.messages if m.kind_name == "ticker"]) == 1
+
+
+# ids of any size
+
+
+@pytest.mark.parametrize("far", [4 * 10**18, 2**62 - 1, 2**62, 2**63 - 1, 10**12])
+@pytest.mark.parametrize("connections", [1, 2])
+def test_one_absurd_id_costs_nothing(binance: Bench, far: int, connections: int) -> None:
+    for id in range(1000, 1010):
+        binance.frame(trade(id))
+    if connections == 2:
+        binance.connect(2)
+    binance.frame(trade(far), connection=connections)
+    for id in range(1010, 1020):
+        binance.frame(trade(id))
+    binance.timer(10)
+    assert binance.ids() == list(range(1000, 1020))
+    assert binance.stage.counts["trades_missing"] == 0
+    # a real gap is found as before
+    binance.frame(trade(1022))
+    assert binance.stage.counts["trades_missing"] + len(binance.stage._holes) >= 1
+
+
+def test_ten_million_missed_trades_are_one_row(binance: Bench) -> None:
+    binance.frame(trade(1000))
+    binance.stage.on_disconnected(1, "lost", binance.now)
+    binance.timer(3600)
+    binance.connect(2)
+    binance.frame(trade(10_001_001), connection=2)
+    assert binance.stage.counts["trades_missing"] == 10_000_000
+    for _ in range(400):
+        binance.timer(1)
+        for request in binance.stage.take_requests():
+            binance.stage.on_answer(request, b"[]", binance.now)
+    lost = [said for said in binance.told() if said.get("lost")]
+    assert [said["lost"] for said in lost] == [10_000_000]
+
+
+def test_an_overlap_of_ten_million_ids_is_counted_exactly(binance: Bench) -> None:
+    binance.frame(trade(1000))
+    binance.connect(2)
+    binance.frame(trade(10_001_001), connection=2)
+    for id in (1001, 1002, 5000, 10_001_000):
+        binance.frame(trade(id), connection=1)
+    binance.timer(3)
+    assert binance.stage.counts["trades_missing"] == 10_000_000 - 4
+    (said,) = [said for said in binance.told() if "missing" in said]
+    assert (said["expected"], said["found"]) == (1003, 10_001_000)
+
+
+@pytest.mark.parametrize(
+    ("known", "found"),
+    [
+        ([], Missing(10, 20, 11)),
+        (list(range(10, 21)), None),
+        ([10, 11, 15, 20], Missing(12, 19, 7)),
+        ([15], Missing(10, 20, 10)),
+        ([*range(10, 15), *range(16, 21)], Missing(15, 15, 1)),
+    ],
+)
+def test_missing_ids_are_told_by_their_edges(known: list[int], found: Missing | None) -> None:
+    assert missing(10, 20, known) == found
+
+
+@pytest.mark.parametrize("start", [50, 9 * 10**15])
+def test_trade_ids_that_start_again_are_followed(binance: Bench, start: int) -> None:
+    for id in range(5 * 10**9, 5 * 10**9 + 10):
+        binance.frame(trade(id))
+    count = LOW_ROW + FAR_ROW + 5
+    for id in range(start, start + count):
+        binance.frame(trade(id))
+    assert binance.stage.counters()["id_restarts"] == 1
+    assert binance.stage.counts["trades_missing"] == 0
+    assert binance.stage.counters()["trades_refused_id"] == (FAR_ROW - 1 if start > 50 else 0)
+    # gaps are found in the new sequence
+    binance.frame(trade(start + count + 3))
+    assert binance.stage.counts["trades_missing"] == 3
+    assert ID_DISTANCE < 4 * 10**9
+
+
+def test_the_first_trade_of_a_market_may_have_the_id_0(binance: Bench) -> None:
+    for id in (0, 0, 1, 4):
+        binance.frame(trade(id))
+    assert binance.ids() == [0, 1, 4]
+    assert binance.stage.counts["trades_missing"] == 2
+    ids = RecentIds(4)
+    assert ids.add(0)
+    assert not ids.add(0)
+    assert 0 in ids
+    assert -1 not in ids
+    assert ids.between(0, 2**62) == [0]

@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from coinspace.cli import coinspace
 from coinspace.config import Settings, load
-from coinspace.config_file import default_toml
+from coinspace.config_file import default_toml, masked
 from coinspace.errors import ConfigError
+from coinspace.preflight import check_start
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +126,343 @@ def test_init_does_not_overwrite(empty_folder: Path) -> None:
 def test_what_would_have_no_effect_is_refused(empty_folder: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load(write(empty_folder, text))
+
+
+# --- one key changes itself ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "COINSPACE_INDEX__OVERRIDES__PEPE__DECIMALS",
+        "COINSPACE_INDEX__OVERRIDES__pepe__decimals",
+        "coinspace_index__Overrides__Pepe__Decimals",
+    ],
+)
+def test_an_override_by_variable_changes_that_parameter_alone(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    before = load().index
+    monkeypatch.setenv(variable, "9")
+    index = load().index
+    assert index.parameters_of("PEPE").decimals == 9
+    assert index.overrides == {**before.overrides, "PEPE": {"decimals": 9}}
+
+
+@pytest.mark.parametrize("text", ["BTC", "btc", "Btc"])
+def test_an_override_in_the_file_keeps_the_others(empty_folder: Path, text: str) -> None:
+    path = write(empty_folder, f"[index.overrides.{text}]\nDecimals = 3\n")
+    before, index = load().index, load(path).index
+    assert index.overrides["BTC"] == {"max_spread": 0.005, "decimals": 3}
+    assert {k: v for k, v in index.overrides.items() if k != "BTC"} == {
+        k: v for k, v in before.overrides.items() if k != "BTC"
+    }
+
+
+def test_layers_are_merged_key_by_key(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(
+        empty_folder,
+        "[storage.server_options]\nqdb_a = '1'\nQDB_B = '2'\n"
+        "[index.overrides.eth]\ndecay = 0.4\ntaker_fees = {upbit = 0.1}\n",
+    )
+    monkeypatch.setenv("COINSPACE_STORAGE__SERVER_OPTIONS__QDB_B", "3")
+    monkeypatch.setenv("COINSPACE_STORAGE__SERVER_OPTIONS__qdb_c__d", "4")
+    monkeypatch.setenv("COINSPACE_INDEX__OVERRIDES", '{"Eth": {"taker_fees": {"BINANCE": 0.2}}}')
+    settings = load(path)
+    assert settings.storage.server_options == {"QDB_A": "1", "QDB_B": "3", "QDB_C__D": "4"}
+    assert settings.index.overrides["ETH"] == {
+        "decimals": 2,
+        "decay": 0.4,
+        "taker_fees": {"upbit": 0.1, "binance": 0.2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "where", "expected"),
+    [
+        ("BUS__ENDPOINTS__ORDERBOOK_AGGREGATOR", "tcp://h:1", "bus.endpoints", "tcp://h:1"),
+        ("BUS__ENDPOINTS", "Orderbook-Aggregator=tcp://h:1", "bus.endpoints", "tcp://h:1"),
+        ("TUNING__CPUS__orderbook-*", "0", "tuning.cpus", [0]),
+        ("TUNING__CPUS", "{'orderbook-*' = [0, 1]}", "tuning.cpus", [0, 1]),
+        ("TUNING__CPUS", '{"ORDERBOOK-*": [0, 1]}', "tuning.cpus", [0, 1]),
+        ("TUNING__CPUS", "orderbook-*=1", "tuning.cpus", [1]),
+        ("EXCHANGES__UPBIT__GROUP_LEVELS__btc/krw", "10", "exchanges.upbit.group_levels", 10),
+        ("INDEX__EXCLUDED__UPBIT:btc/KRW", "kim: why", "index.excluded", "kim: why"),
+        ("INDEX__PARAMETERS__TAKER_FEES__UPBIT", "0.1", "index.parameters.taker_fees", 0.1),
+        ("INDEX__PARAMETERS__TAKER_FEES", "Upbit=0.1,", "index.parameters.taker_fees", 0.1),
+    ],
+)
+def test_free_tables_are_spelled_as_the_platform_spells_them(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, where: str, expected: object
+) -> None:
+    monkeypatch.setenv(f"COINSPACE_{variable}", text)
+    found = load().model_dump()
+    for name in where.split("."):
+        found = found[name]
+    assert list(found.values()) == [expected]
+    assert list(found) == [
+        name
+        for name in ("orderbook-aggregator", "orderbook-*", "BTC/KRW", "upbit:BTC/KRW", "upbit")
+        if name in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[index.overrides.BTC]\ndecimal = 3\n", "BTC: unknown .* 'decimal': did you mean 'deci"),
+        ("[index.overrides.DOGE]\nnonsense = 3\n", "DOGE: unknown parameter 'nonsense'"),
+        ("[index.overrides.DOGE]\ndecimals = 99\n", "DOGE: decimals: .* 12, was 99"),
+        ("[index.overrides.'B/T']\ndecimals = 9\n", "expected the name of an asset"),
+        ("[index.overrides]\nBTC = 3\n", "index.overrides.BTC: .* dictionary, was 3"),
+        ("[index.next]\ndecimal = 3\n", "index.next: .* did you mean 'decimals'"),
+        ("[index.parameters.taker_fees]\nupbitt = 0.1\n", "taker_fees: .* did you mean 'upbit'"),
+        ("[index.parameters.taker_fees]\nupbit = 7\n", "taker_fees.upbit: .* less than 1, was 7"),
+        ("[index.overrides.BTC.taker_fees]\nx = 0.1\n", "index.overrides.BTC.taker_fees: unkn"),
+        ("[index.excluded]\n'upbit:BTC/KWR' = 'me'\n", "did you mean 'BTC/KRW'"),
+        ("[index.excluded]\n'upbt:BTC/KRW' = 'me'\n", "did you mean 'upbit'"),
+        ("[index]\nassets = ['BTC/KRW']\n", "index.assets: expected the name of an asset"),
+        ("[index]\nconstituents = ['binance:*/USDC']\n", "a quote that has a rate, USDT or KRW"),
+        ("[index]\nconstituents = ['*/USDT']\n", "expected EXCHANGE:BASE/QUOTE"),
+        ("[index]\nconstituents = ['upbit:DOGE/KRW']\n", "upbit.markets, was 'DOGE/KRW'"),
+        ("[index]\nconstituents = ['upbit:*/USDT']\n", r"upbit.markets, was '\*/USDT'"),
+        ("[bus.endpoints]\norderbook-agregator = 'x'\n", "did you mean 'orderbook-aggregator'"),
+        ("[bus.curve_server_keys]\n'tcp://h:1' = 'short'\n", "CURVE key of 40"),
+        ("[storage.server_options]\nCAIRO = '1'\n", "expected names of QuestDB's variables"),
+        ("[exchanges.upbit.group_levels]\n'DOGE/KRW' = 1\n", "markets, was 'DOGE/KRW'"),
+        ("[exchanges.upbit.group_levels]\n'DOGE' = 1\n", "expected BASE/QUOTE"),
+        ("exchanges = 3\n", "exchanges: .* dictionary, was 3"),
+        ("[exchanges]\nupbit = 3\n", "exchanges.upbit: .* was 3"),
+        ("index = 'x'\n", "index: "),
+        ("x = " + 2000 * "[" + 2000 * "]", "nested too deep"),
+    ],
+)
+def test_free_tables_are_checked_like_any_other(empty_folder: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(write(empty_folder, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_constituents_that_patterns_can_bring_in_are_accepted(empty_folder: Path) -> None:
+    path = write(
+        empty_folder,
+        "[exchanges.upbit]\nmarkets = ['*/KRW', 'btc/usdt']\n[exchanges.bithumb]\nmarkets = []\n"
+        "[index]\nconstituents = ['UPBIT:doge/krw', 'upbit:*/USDT', 'binance:*/USDT']\n",
+    )
+    settings = load(path)
+    assert settings.index.constituents[0] == "upbit:DOGE/KRW"
+    assert settings.exchanges["upbit"].markets == ["*/KRW", "BTC/USDT"]
+
+
+# --- lists and lines -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["BTC/KRW", "ETH/KRW"]',
+        "['BTC/KRW', 'ETH/KRW']",
+        "[BTC/KRW,ETH/KRW]",
+        "BTC/KRW,ETH/KRW",
+        " BTC/KRW , eth/krw, ",
+        "BTC/KRW ETH/KRW",
+        "BTC/KRW;ETH/KRW",
+        "'BTC/KRW','ETH/KRW'",
+    ],
+)
+def test_a_list_by_variable_is_read_as_people_write_it(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("COINSPACE_EXCHANGES__UPBIT__MARKETS", text)
+    monkeypatch.setenv("COINSPACE_INDEX__PARAMETERS__SIZES", "1, 5,10")
+    settings = load()
+    assert settings.exchanges["upbit"].markets == ["BTC/KRW", "ETH/KRW"]
+    assert settings.index.parameters.sizes == [1.0, 5.0, 10.0]
+
+
+def test_one_value_or_none_is_a_list_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSPACE_EXCHANGES__UPBIT__MARKETS", "*/KRW")
+    monkeypatch.setenv("COINSPACE_EXCHANGES__BITHUMB__MARKETS", "")
+    monkeypatch.setenv("COINSPACE_INDEX__PARAMETERS__USD_KRW", "")
+    settings = load()
+    assert settings.exchanges["upbit"].markets == ["*/KRW"]
+    assert settings.exchanges["bithumb"].markets == []
+    assert settings.index.parameters.usd_krw is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "words"),
+    [
+        ("EXCHANGES__UPBIT__MARKETS", '["BTC/KRW"', "MARKETS: expected a list as JSON"),
+        ("EXCHANGES__UPBIT__MARKETS", "BTC-KRW", "MARKETS: .* expected BASE/QUOTE"),
+        ("EXCHANGES__UPBIT__MARKET", "BTC/KRW", "did you mean 'exchanges.upbit.markets'"),
+        ("EXCHANGES__UPBITT__MARKETS", "BTC/KRW", "UPBITT__MARKETS: unknown exchange 'upbitt'"),
+        ("ENDPOINT__PORT", "808x", "COINSPACE_ENDPOINT__PORT: .* was '808x'"),
+        ("ENDPOINT__PORT__X", "1", "PORT__X: endpoint.port: "),
+        ("ENDPOINT__PROT", "1", "COINSPACE_ENDPOINT__PROT: .* did you mean 'endpoint.port'"),
+        ("ENDPOINT", "8080", "COINSPACE_ENDPOINT: expected a table as JSON"),
+        ("ENDPOINT", '{"port": 1', "COINSPACE_ENDPOINT: expected a table as JSON"),
+        ("INDEX__OVERRIDES__BTC__DECIMAL", "1", "DECIMAL: .* did you mean 'decimals'"),
+        ("INDEX__ASSETS", "B/C", "COINSPACE_INDEX__ASSETS: index.assets: expected the name"),
+    ],
+)
+def test_a_bad_variable_gives_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, words: str
+) -> None:
+    monkeypatch.setenv(f"COINSPACE_{variable}", text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_gives_one_line(empty_folder: Path) -> None:
+    latin = empty_folder / "latin.toml"
+    latin.write_bytes("data = 'gar\xe7on'".encode("latin-1"))
+    (empty_folder / "loop").symlink_to("loop")
+    for path, words in (
+        (empty_folder, "expected a readable file, Is a directory"),
+        (latin / "below.toml", "expected a file, found none"),
+        (empty_folder / "loop" / "x.toml", "symbolic links"),
+        (Path("nul\0.toml"), "expected a readable file"),
+        (latin, "expected TOML in UTF-8"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_error(empty_folder: Path) -> None:
+    path = empty_folder / "bom.toml"
+    path.write_bytes(b"\xef\xbb\xbf[endpoint]\nport = 5\n")
+    assert load(path).endpoint.port == 5
+
+
+# --- secrets ---------------------------------------------------------------------------------
+
+SECRET = "my-very-secret-key-0123456789-abcdefghij"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[bus]\ncurve_secret_key = "{SECRET}"\n',
+        f'[bus]\ncurve_secret_key = ["{SECRET}"]\n',
+        f'[bus]\ncurve_secret_key = {{a = "{SECRET}"}}\n',
+        "[bus]\ncurve_secret_key = 123456789\n",
+        f'[bus]\ncurve_public_key = "{SECRET}x"\n',
+        f'[bus]\nhigh_water_mark = "{SECRET}"\n',
+        f'[bus]\ncurve_allowed = "{SECRET}"\n',
+        f'bus = "{SECRET}"\n',
+        f'[endpoint]\ncurve_secret_key = "{SECRET}"\n',
+        f'curve_secret_key = "{SECRET}"\n',
+        f'[endpoint]\nport = "{SECRET}"\n',
+        '[endpoint]\nport = "pg://me:hush@h"\n',
+        f'[endpoint]\nkeys = ["{SECRET}"]\n',
+        '[storage]\nsql = ["postgresql://me:hush@127.0.0.1/qdb"]\n',
+        '[storage]\nhttp_port = "hush"\n',
+        '[storage]\nilp = {password = "hush"}\n',
+        '[storage]\nserver_options = "QDB_PG_PASSWORD=hush"\n',
+        '[storage]\nserver_options = {QDB_PG_PASSWORD = ["hush"]}\n',
+        '[storage]\nsqll = "postgresql://me:hush@127.0.0.1/qdb"\n',
+        '[exchanges.upbit]\ndepth = "http://me:hush@h"\n',
+        f'[index.overrides.BTC]\ndecimals = "{SECRET}"\n',
+        f'[bus]\ncurve_secret_key = "{SECRET}"\n[bus]\n',
+        f"[bus]\ncurve_secret_key = {SECRET}\n",
+    ],
+)
+def test_no_error_shows_a_secret(empty_folder: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(empty_folder, text))
+    assert SECRET[:12] not in str(caught.value)
+    assert "hush" not in str(caught.value)
+    assert "123456789" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("BUS__CURVE_SECRET_KEY", SECRET),
+        ("BUS", SECRET),
+        ("BUS", f'{{"curve_secret_key": "{SECRET}"'),
+        ("BUS__CURVE_SECRET_KEYS", SECRET),
+        ("ENDPOINT__PORT", SECRET),
+        ("CURVE_SECRET_KEY", SECRET),
+        ("STORAGE__SERVER_OPTIONS", SECRET),
+        ("INDEX__OVERRIDES__BTC", SECRET),
+    ],
+)
+def test_no_error_about_a_variable_shows_a_secret(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(f"COINSPACE_{variable}", text)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert SECRET[:12] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("websocket", "wss://stream.binance.com:9443", "wss://stream.binance.com:9443"),
+        ("websocket", "wss://h:9443/ws/btcusdt@depth", "wss://h:9443/ws/btcusdt@depth"),
+        ("websocket", "ws://[::1]:8080/a@b", "ws://[::1]:8080/a@b"),
+        ("websocket", "wss://me:pass@h:9443/x", "wss://me:***@h:9443/x"),
+        ("sql", "postgresql://me:hu/sh@h:8812/qdb", "postgresql://me:***@h:8812/qdb"),
+        ("sql", "postgresql://me:hu@sh@h:8812/qdb", "postgresql://me:***@h:8812/qdb"),
+        ("sql", "postgresql://me:8812/x@h/qdb", "postgresql://me:8812/x@h/qdb"),
+        (
+            "sql",
+            "postgresql://h:8812/qdb?password=hush&x=1",
+            "postgresql://h:8812/qdb?password=***&x=1",
+        ),
+        (
+            "ilp",
+            "http::addr=h:9000;username=u;password=p;",
+            "http::addr=h:9000;username=u;password=***;",
+        ),
+        ("ilp", "http::addr=h:9000;token=abc;", "http::addr=h:9000;token=***;"),
+        ("ilp", "tcp::addr=h:9009;", "tcp::addr=h:9009;"),
+        ("server_options", {"QDB_PG_PASSWORD": "hush"}, {"QDB_PG_PASSWORD": "***"}),
+        ("keys", "keys.json", "keys.json"),
+        ("curve_public_key", "public", "public"),
+        ("curve_secret_key", "secret", "***"),
+        ("cors_origins", ["http://a:3000"], ["http://a:3000"]),
+    ],
+)
+def test_show_masks_passwords_and_nothing_else(name: str, value: object, expected: object) -> None:
+    assert masked(value, name) == expected
+
+
+# --- what only a start needs -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[tuning]\ncpus = {'orderbook-*' = [4095]}\n", "tuning.cpus: expected processors 0 to"),
+        ("[tuning]\ncpus = {'orderbook-*' = [-1]}\n", "tuning.cpus: expected processors 0 to"),
+        ("[tuning]\ncpus = {'orderbok-collector-upbit' = [0]}\n", "mean 'orderbook-collector-up"),
+        ("[tuning]\nspin = ['foo-*']\n", "tuning.spin: no process is called 'foo-\\*'"),
+        ("[index.overrides.DOGE]\ndecimals = 3\n", "expected one of BTC, ETH, XRP, SOL"),
+        ("[index.overrides.BTCC]\ndecimals = 3\n", "did you mean 'BTC'"),
+    ],
+)
+def test_what_cannot_work_here_is_refused_before_the_start(
+    empty_folder: Path, text: str, words: str
+) -> None:
+    path = write(empty_folder, text)
+    settings = load(path)
+    with pytest.raises(ConfigError, match=words):
+        check_start(settings)
+    for command in (["config", "check"], ["up", "--simulate"]):
+        result = CliRunner().invoke(coinspace, [*command, "--config", str(path)])
+        assert isinstance(result.exception, ConfigError)
+    assert not (empty_folder / ".coinspace").exists()
+
+
+def test_defaults_can_start_with_other_assets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSPACE_INDEX__ASSETS", "doge")
+    monkeypatch.setenv("COINSPACE_INDEX__OVERRIDES__doge__decimals", "5")
+    check_start(load())
+    result = CliRunner().invoke(coinspace, ["config", "check"])
+    assert result.output == "ok\n"

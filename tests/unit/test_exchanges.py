@@ -169,9 +169,9 @@ def test_bithumb_rest_trades_in_kst_are_put_right() -> None:
         "ask_bid": "ASK",
     }
     for written in (now_ms, now_ms + 9 * 3_600_000):
-        request = Request("trades", "", "", 0, ("KRW-BTC",), now_ms * 1_000_000)
+        request = Request("trades", "", "", 0, ("KRW-BTC",))
         payload = orjson.dumps([{**entry, "timestamp": written}])
-        (trade,) = exchange("bithumb").read_trades(request, payload)
+        (trade,) = exchange("bithumb").read_trades(request, payload, now_ms * 1_000_000)
         assert trade.exchange_ns == now_ms * 1_000_000
 
 

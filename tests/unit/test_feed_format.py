@@ -1,5 +1,7 @@
 """The feed file: exact payloads, torn ends, clear errors, seeking."""
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinspace.errors import FeedError
+from coinspace.feed import lines
 from coinspace.feed.blocks import walk
 from coinspace.feed.format import FeedReader, FeedWriter, Record, decode_line, encode_line
 from coinspace.feed.merge import merge
+from coinspace.feed.tools import summarise
+
+HEADER = b'#coinspace-feed 1 {"exchange":"x"}\n'
 
 
 def write(path: Path, n: int, step_ns: int = 10**8, exchange: str = "upbit") -> Path:
@@ -96,6 +102,22 @@ def test_what_was_flushed_survives_without_close(tmp_path: Path) -> None:
         (b'#coinspace-feed 1 {"exchange":"x"}\n1 GET a\n', "line 2: expected 'GET /PATH"),
         (b'#coinspace-feed 1 {"exchange":"x"}\n1 <64 !\n', "line 2: expected base64"),
         (b'#coinspace-feed 1 {"exchange":"x"}\n5 < a\n4 < b\n', "line 3: expected a receive time"),
+        (HEADER[:-1], "was no line"),
+        (b'#coinspace-feed 1 {"exchange":"../x"}\n', "expected the name of an exchange"),
+        (b'#coinspace-feed 1 {"exchange":"x","started_ns":"1"}\n', "expected started_ns in ns"),
+        (b'#coinspace-feed 1 {"exchange":"x","url":[]}\n', "expected the URL"),
+        (HEADER + b"9" * 30 + b" < a\n", "line 2: expected 'TIME DIRECTION PAYLOAD', TIME in ns"),
+        (HEADER + b"9" * 5000 + b" < a\n", "line 2: expected 'TIME DIRECTION PAYLOAD'"),
+        (HEADER + b"9223372036854775808 < a\n", "line 2: expected 'TIME DIRECTION PAYLOAD'"),
+        (HEADER + b"1 GET /\xff a\n", "line 2: expected a path in UTF-8"),
+        (HEADER + b"1 ! []\n", "line 2: expected a mark as a JSON object"),
+        (HEADER + b"1 ! {\n", "line 2: expected a mark as a JSON object"),
+        (HEADER + b"1 < a\n" + HEADER + b"2 < b\n", "line 3: expected a record, was the header"),
+        (b"\xef\xbb\xbf" + HEADER, "byte order mark"),
+        ((HEADER.decode()).encode("utf-16"), "UTF-16"),
+        (HEADER.replace(b"\n", b"\r\n"), "expected lines that end with LF, was CR LF"),
+        (b"\x1f\x8b\x08" + HEADER, "gzip"),
+        (b"PAR1" + HEADER, "Parquet"),
     ],
 )
 def test_errors_name_the_line_and_what_was_expected(
@@ -117,6 +139,85 @@ def test_damage_in_the_middle_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(FeedError, match="expected a zstd frame"):
         read(path)
+
+
+def test_every_flipped_bit_of_a_recording_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.feed.zst", 40, 10**8)
+    data, whole = path.read_bytes(), read(path)
+    found = 0
+    for at in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[at] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                with FeedReader(path) as reader:
+                    summary = summarise(reader, check=True)
+            except FeedError:
+                found += 1
+                continue
+            # a few bits of a zstd frame mean nothing
+            assert summary.n_errors or read(path) == whole, (at, bit)
+            found += bool(summary.n_errors)
+    assert found > 0.99 * 8 * len(data)
+
+
+def test_a_recording_without_checksums_can_be_read_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "old.feed.zst"
+    old = zstandard.ZstdCompressor(level=3)
+    path.write_bytes(old.compress(HEADER + b"1 < a\n") + old.compress(b"2 < b\n"))
+    with FeedReader(path) as reader:
+        assert [record.payload for record in reader] == [b"a", b"b"]
+        assert reader.unchecked_blocks() == (2, 2)
+    with FeedReader(write(tmp_path / "new.feed.zst", 30)) as reader:
+        assert reader.unchecked_blocks() == (0, 3)
+    (tmp_path / "plain.feed").write_bytes(HEADER + b"1 < a\n")
+    with FeedReader(tmp_path / "plain.feed") as reader:
+        assert reader.unchecked_blocks() == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b"a" * (1 << 20), (b"1 < {" + b" " * 250 + b"}\n") * (1 << 12)],
+    ids=["line", "records"],
+)
+def test_a_file_that_inflates_without_end_is_refused_within_bounds(
+    tmp_path: Path, unit: bytes
+) -> None:
+    path = tmp_path / "bomb.feed.zst"
+    frame = zstandard.ZstdCompressor(level=1).compressobj()
+    with path.open("wb") as file:
+        file.write(frame.compress(HEADER + b"1 < "))
+        for _ in range(300):
+            file.write(frame.compress(unit))
+        file.write(frame.flush())
+    tracemalloc.start()
+    try:
+        with (
+            pytest.raises(FeedError, match="inflates more than"),
+            FeedReader(path) as reader,
+        ):
+            for _ in reader:
+                pass
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_line_has_a_greatest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_LIMIT", 1000)
+    (tmp_path / "x.feed").write_bytes(HEADER + b"1 < " + b"a" * 1001 + b"\n")
+    # a part that holds a whole line may be as large as a read
+    monkeypatch.setattr(lines, "READ_SIZE", 100)
+    with pytest.raises(FeedError, match="expected lines of 1000 bytes at most"):
+        read(tmp_path / "x.feed")
+
+
+def test_only_a_file_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "none", Path("a\0b")):
+        with pytest.raises(FeedError, match="expected a readable file"):
+            FeedReader(path)
 
 
 def test_seeking_skips_blocks_and_gives_the_same_records(tmp_path: Path) -> None:

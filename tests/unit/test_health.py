@@ -8,10 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from coinspace.cli import coinspace
-from coinspace.clock import now_ns
+from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import Settings, load
-from coinspace.observe.health import health_of
-from coinspace.process import health_path
+from coinspace.endpoint.nulls import Nulls
+from coinspace.index.pulse import Pulse
+from coinspace.observe.health import Health, health_of, reasons
+from coinspace.process import OwnErrors, Process, health_path
 
 NAME = "index-calculator"
 
@@ -62,7 +64,151 @@ def test_process_that_is_gone_is_down(settings: Settings) -> None:
 def test_process_that_stopped_writing_is_silent(settings: Settings) -> None:
     write(settings, updated_ns=now_ns() - 60 * 10**9)
     health = health_of(settings, NAME)
-    assert (health.state, health.reason) == ("silent", "no sign of life for 60 s")
+    assert health.state == "silent"
+    assert health.reason is not None
+    assert health.reason.startswith("no sign of life for 60 s")
+
+
+def test_steps_of_the_wall_clock_neither_hide_nor_invent_a_hang(settings: Settings) -> None:
+    hour_ns = 3600 * 10**9
+    for step_ns in (-hour_ns, hour_ns):
+        write(settings, updated_ns=now_ns() + step_ns, beat_ns=monotonic_ns())
+        assert health_of(settings, NAME).ok
+        write(settings, updated_ns=now_ns() + step_ns, beat_ns=monotonic_ns() - 60 * 10**9)
+        assert health_of(settings, NAME).state == "silent"
+
+
+def test_a_file_from_before_this_host_was_started_is_no_running_process(
+    settings: Settings,
+) -> None:
+    write(settings, beat_ns=monotonic_ns() + 3600 * 10**9)
+    assert health_of(settings, NAME).state == "down"
+
+
+def test_after_a_clean_stop_the_time_is_said(settings: Settings) -> None:
+    for name, _ in settings.processes():
+        write(settings, name, pid=gone_pid(), state="stopped", updated_ns=1_790_000_000 * 10**9)
+    result = CliRunner().invoke(coinspace, ["status"])
+    assert result.exit_code == 2
+    lines = result.output.splitlines()
+    assert all("stopped at 2026-09-21 14:13:20 UTC" in line for line in lines[:-1])
+    assert lines[-1] == "down"
+
+
+def test_a_process_that_failed_says_why(settings: Settings) -> None:
+    write(settings, pid=gone_pid(), state="degraded", reason="ticks failed: ValueError('x')")
+    reason = health_of(settings, NAME).reason
+    assert reason is not None
+    assert reason.endswith(": ticks failed: ValueError('x')")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"pid":1e30}', b"\x00", b'{"counters":3}'])
+def test_a_spoilt_file_is_no_crash(settings: Settings, content: bytes) -> None:
+    health_path(settings, NAME).write_bytes(content)
+    assert not health_of(settings, NAME).ok
+
+
+def test_a_full_disk_is_not_healthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, _ in settings.processes():
+        write(settings, name)
+    monkeypatch.setenv("COINSPACE_STORAGE__DISK_LOW_MB", str(1 << 40))
+    result = CliRunner().invoke(coinspace, ["status"])
+    assert result.exit_code == 1
+    assert "MB free" in result.output
+
+
+COLLECTOR = "orderbook-collector-upbit"
+
+
+@pytest.mark.parametrize(
+    ("one", "counts"),
+    [
+        (Health(NAME, "ready"), False),
+        (Health(NAME, "degraded", "no index value", unwell_s=0.1), True),
+        (Health(NAME, "down", "stopped at noon", stopped=True), False),
+        (Health("orderbook-storage-worker", "silent", "no sign of life"), True),
+        (Health(COLLECTOR, "degraded", "1 of 5 not synced", unwell_s=59), False),
+        (Health(COLLECTOR, "degraded", "1 of 5 not synced", unwell_s=61), True),
+        (Health(COLLECTOR, "down", "process 5 is gone", unwell_s=61), True),
+        (Health(COLLECTOR, "starting", unwell_s=61), True),
+        (Health(COLLECTOR, "stopping", unwell_s=61), False),
+    ],
+)
+def test_what_counts_against_the_platform(one: Health, counts: bool) -> None:
+    found = reasons([one])
+    assert bool(found) == counts
+    assert all(one.process in line for line in found)
+
+
+def test_an_index_fails_when_the_method_says_so() -> None:
+    seconds = [0.0]
+    pulse = Pulse(["BTC", "ETH"], lambda _: 60.0, lambda: int(seconds[0] * 1e9))
+
+    def tick(asset: str, value: float | None) -> None:
+        reason = None if value is not None else "too_few_venues"
+        pulse.tick({"asset": asset, "value": value, "reason": reason})
+
+    while seconds[0] < 59:
+        seconds[0] += 1
+        tick("BTC", 1.0)
+        tick("ETH", None)
+        assert pulse.problem() is None
+    seconds[0] = 60
+    tick("BTC", 1.0)
+    assert pulse.problem() == (
+        "no index value of ETH for 60 s (too_few_venues):"
+        " see the states of its venues and collectors"
+    )
+    counters = pulse.counters()
+    assert counters['index_null_age_s{asset="ETH"}'] == 60
+    assert counters['index_null_age_s{asset="BTC"}'] == 0
+    tick("ETH", 1.0)
+    assert pulse.problem() is None
+    seconds[0] = 121
+    assert "BTC for 61 s" in str(pulse.problem())
+    assert pulse.counters()['index_tick_age_s{asset="BTC"}'] == 61
+
+
+def test_the_endpoint_knows_an_index_that_failed() -> None:
+    seconds = [0.0]
+    nulls = Nulls(lambda _: 60.0, lambda: int(seconds[0] * 1e9))
+    null: dict[str, object] = {"value": None, "failed": False}
+    assert not nulls.failed("BTC", null)
+    seconds[0] = 59
+    assert not nulls.failed("BTC", null)
+    seconds[0] = 60
+    assert nulls.failed("BTC", null)
+    assert not nulls.failed("BTC", {"value": 1.0, "failed": False})
+    assert not nulls.failed("BTC", null)
+    assert nulls.failed("BTC", null | {"failed": True})
+
+
+def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [1000]
+    monkeypatch.setattr("coinspace.process.monotonic_ns", lambda: seconds[0] * 10**9)
+    errors = OwnErrors()
+    assert errors.trouble({"callback_errors": 0, "frames": 5}) is None
+    assert "callback_errors 2" in str(errors.trouble({"callback_errors": 2}))
+    seconds[0] += 59
+    assert "callback_errors 2" in str(errors.trouble({"callback_errors": 2}))
+    seconds[0] += 1
+    assert errors.trouble({"callback_errors": 2}) is None
+
+
+async def test_a_stepped_clock_is_no_healthy_process(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(NAME, settings)
+    process.ready()
+    assert health_of(settings, NAME).ok
+    before = now_ns()
+    monkeypatch.setattr("coinspace.process.now_ns", lambda: before - 3600 * 10**9)
+    process.clock.look()
+    process.write_health()
+    health = health_of(settings, NAME)
+    assert health.state == "degraded"
+    assert "clock was set back by 3600." in str(health.reason)
+    assert reasons([health])
 
 
 def test_half_written_file_is_no_crash(settings: Settings) -> None:

@@ -20,6 +20,7 @@ def aggregates(
     """Return the aggregates of one tick over (exchange, market) -> (bid, size)."""
     settings = load()
     settings.index.assets = assets
+    settings.index.constituents = ["*:*/*"]
     for exchange, section in settings.exchanges.items():
         section.markets = [market for where, market in books if where == exchange] or ["X/USDT"]
     found: dict[str, Aggregate] = {}

@@ -55,6 +55,18 @@ def test_two_replays_give_the_same_hash(feeds: list[str], tmp_path: Path) -> Non
     assert run(*feeds, "--hash", "--max-spread", "0.004") != first
 
 
+def test_patterns_give_the_records_of_the_markets_by_name(
+    feeds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(*feeds, "--hash")
+    path = tmp_path / "patterns.toml"
+    path.write_text(
+        "[exchanges.upbit]\nmarkets = ['*/KRW']\n[exchanges.bithumb]\nmarkets = ['*']\n"
+        "[exchanges.binance]\nmarkets = ['BTC/*', '*/USDC']\n"
+    )
+    assert run(*feeds, "--hash", "--config", str(path)) == expected
+
+
 @pytest.mark.parametrize("interval", [0, 1000])
 def test_any_interval_is_reproducible(
     feeds: list[str], interval: int, monkeypatch: pytest.MonkeyPatch

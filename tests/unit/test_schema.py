@@ -38,8 +38,8 @@ def test_views_stand_on_tables_or_earlier_views() -> None:
 
 def test_ttl_can_be_left_out() -> None:
     book = next(table for table in TABLES if table.name == "orderbook")
-    assert "TTL 7 DAYS" in book.create(ttl=True)
-    assert "TTL" not in book.create(ttl=False)
+    assert "TTL 7d" in book.create("7d")
+    assert "TTL" not in book.create("")
 
 
 @pytest.mark.parametrize("question", DAILY)

@@ -92,3 +92,32 @@ async def test_a_damaged_table_makes_holes_of_what_was_stored(tmp_path: Path) ->
     assert await catchup.restore(damage)
     assert len(stream.holes) == 1
     catchup.close()
+
+
+async def test_ended_epochs_are_forgotten_once_their_journal_was_compared(tmp_path: Path) -> None:
+    rows = Rows()
+    made = stage(rows)
+    epochs = []
+    for _ in range(4):
+        written = Written(tmp_path)
+        epochs.append(written.publisher.epoch)
+        written.send(N)
+        written.close()
+    # the worker heard all but the tail of the second, and hears a fifth start now
+    for number, epoch in enumerate(epochs):
+        made.ledger.restore(made.ledger.stream(PROCESS, BOOK, epoch), N - (number == 1), [])
+    made.epochs[PROCESS] = epochs[-1] + 1
+    catchup = CatchUp(written.settings, made, [PROCESS])
+    task = asyncio.create_task(catchup.run())
+    await until(lambda: len(rows.of("orderbook")) == 1, "the tail is stored")
+    assert made.ledger.finished[PROCESS] == {epochs[0], epochs[2], epochs[3]}
+    assert [epoch for _, _, epoch in made.ledger.streams] == [epochs[1]]
+    catchup.restarted(PROCESS)
+    await until(lambda: not made.ledger.streams, "nothing is left to miss")
+    assert made.ledger.finished[PROCESS] == set(epochs)
+    # a table that was damaged needs all of them again
+    await catchup.restore(Damage("worker", "orderbook", "schema changed: x", 1 << 62))
+    await until(lambda: len(rows.of("orderbook")) == 1 + 4 * N, "all are stored again")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    catchup.close()

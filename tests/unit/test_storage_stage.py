@@ -5,9 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace._ext.message import STATE, Message
+from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
-from coinspace.storage.ledger import Ledger
+from coinspace.storage.ledger import EPOCHS_LIMIT, Ledger
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -256,3 +256,98 @@ def test_holes_come_oldest_first() -> None:
     ledger.expect(early, 5, 200, "")
     assert [stream.epoch for stream, _ in ledger.holes()] == [8, 9]
     assert ledger.missing() == 10
+
+
+def _beat(epoch: int, sequences: object) -> Message:
+    sink = ListSink(epoch)
+    payload = orjson.dumps({"process": PUBLISHER, "epoch": epoch, "sequences": sequences})
+    sink.publish(sink.topic(f"heartbeat.{PUBLISHER}.".encode()), 7, payload)
+    return sink.messages[0]
+
+
+def test_ten_thousand_restarts_cost_no_memory() -> None:
+    rows = Rows()
+    made = stage(rows)
+    (message,) = books(1)
+    markets = [TOPIC, b"orderbook.upbit.ETH/KRW."]
+    sizes = []
+    for epoch in range(1, 10_001):
+        made.on_message(PUBLISHER, _beat(epoch, {}))
+        for topic in markets:
+            header = encode_header(
+                1, n_bids=15, n_asks=15, payload_size=len(message.payload), epoch=epoch, sequence=1
+            )
+            made.on_message(PUBLISHER, Message.decode(topic, header, message.payload))
+        sizes.append(made.counters()["streams"])
+        rows.rows.clear()
+    assert max(sizes) <= 2 * (EPOCHS_LIMIT + 1)
+    assert made.ledger.finished == {PUBLISHER: set()}
+    assert len(made._current) <= 2
+
+
+def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
+    ledger = Ledger()
+    for epoch in range(1, 11):
+        stream = ledger.stream(PUBLISHER, TOPIC, epoch)
+        ledger.expect(stream, 3, START_NS, "")
+        for _, hole in list(ledger.holes()):
+            # the fifth waits for its journal
+            if epoch != 5:
+                ledger.close(stream, hole)
+        if epoch == 5:
+            break
+    for epoch in range(6, 11):
+        ledger.arrive(ledger.stream(PUBLISHER, TOPIC, epoch), 1, START_NS)
+    ledger.finish(PUBLISHER, 10, {2, 3, 4, 5, 6, 9, 10})
+    assert sorted(epoch for _, _, epoch in ledger.streams) == [5, 10]
+    assert ledger.finished == {PUBLISHER: {2, 3, 4, 6, 9}}
+    # the journal forgets, and so does the ledger
+    ledger.finish(PUBLISHER, 10, {9, 10})
+    assert ledger.finished == {PUBLISHER: {9}}
+    ledger.reopen(PUBLISHER, 9, {TOPIC: 7})
+    assert ledger.finished == {PUBLISHER: set()}
+    assert ledger.stream(PUBLISHER, TOPIC, 9).last == 7
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        [],
+        None,
+        {"orderbook.upbit.BTC/KRW.": 1e30},
+        {"orderbook.upbit.BTC/KRW.": (1 << 64) - 1},
+        {"orderbook.upbit.BTC/KRW.": (1 << 63) - 1},
+        {"orderbook.upbit.BTC/KRW.": [1]},
+        {"orderbook.upbit.BTC/KRW.": None},
+    ],
+    ids=repr,
+)
+def test_a_heartbeat_of_impossible_sequences_is_refused(sequences: object) -> None:
+    rows = Rows()
+    made = stage(rows)
+    made.on_message(PUBLISHER, _beat(7, sequences))
+    assert made.malformed == 1
+    assert made.ledger.missing() == 0
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"state": "synced", "since_ns": 1e30},
+        {"state": "synced", "since_ns": -(1 << 62)},
+        {"state": "synced", "lost": 1e30},
+        {"state": "synced", "lost": [3], "from_ns": {}},
+        {"state": ["x"], "reason": {"a": 1}, "since_ns": "soon"},
+        {"state": "connecting", "since_ns": (1 << 64) - 1},
+    ],
+    ids=repr,
+)
+def test_a_state_of_impossible_numbers_is_stored_all_the_same(facts: object) -> None:
+    rows = Rows()
+    made = stage(rows)
+    sink = ListSink(7)
+    sink.publish(sink.topic(b"state.upbit.BTC/KRW."), STATE, orjson.dumps(facts))
+    made.on_message(PUBLISHER, sink.messages[0])
+    assert len(rows.of("state")) == 1
+    for row in rows.of("gap"):
+        assert row["count"] < 1 << 63

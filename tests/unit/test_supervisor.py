@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coinspace.config import Settings, load
+from coinspace.config import EndpointSettings, Settings, load
 from coinspace.errors import ConfigError
 from coinspace.supervisor import LOG_BYTES, LogFile, check_port, claim, start_groups, stop_groups
 
@@ -41,6 +41,40 @@ def test_port_in_use_is_one_clear_error(settings: Settings) -> None:
         settings.endpoint.port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=r"expected a free port.*set endpoint.port"):
             check_port(settings)
+
+
+def test_an_ipv6_port_is_looked_at_like_any_other(settings: Settings) -> None:
+    settings.endpoint.host = "::1"
+    try:
+        other = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with other:
+        settings.endpoint.port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=r"endpoint port \[::1\]:\d+: expected a free port"):
+            check_port(settings)
+    check_port(settings)
+
+
+def test_a_host_that_is_none_of_this_machine_is_one_clear_error(settings: Settings) -> None:
+    settings.endpoint.host = "no such host"
+    with pytest.raises(ConfigError, match=r"endpoint\.host: expected an address of this machine"):
+        check_port(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("localhost", "http://localhost:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("[::1]", "http://[::1]:8080"),
+        ("::", "http://[::1]:8080"),
+    ],
+)
+def test_the_endpoint_is_reached_where_it_listens(host: str, url: str) -> None:
+    assert EndpointSettings(host=host).url == url
 
 
 def test_second_supervisor_on_a_folder_is_refused(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 import { Stream, get, onKeyNeeded, saveKey } from "./api.js";
 import { PriceChart } from "./charts.js";
 import { DepthChart, REACHES } from "./depth.js";
-import { age, percent, price, size } from "./format.js";
+import { age, distance, percent, price, size } from "./format.js";
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
 import { Ladder, element, swatch } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
@@ -23,6 +23,8 @@ const stored = (key, values, fallback) => (values.includes(localStorage.getItem(
 const state = {
   assets: [], asset: null, values: new Map(), book: null, venues: null, pipeline: null,
   connection: "connecting", historyDown: false,
+  // what the address asks for and there is no index of
+  unknown: null,
   // whether this tab's key may see the processes
   operator: true,
   range: stored("range", Object.keys(RANGES), "15m"), interval: null, style: stored("style", ["line", "candles"], "line"),
@@ -109,7 +111,7 @@ function drawConnection() {
   byId("connection").dataset.state = shown;
   byId("connection").lastElementChild.textContent = t(shown === "stale" ? "staleShort" : shown);
   const notice = byId("notice");
-  const text = state.connection === "cut" ? t("noticeCut") : stale ? t("noticeStale", { age: age(old) }) : state.historyDown ? t("noticeHistory") : "";
+  const text = state.connection === "cut" ? t("noticeCut") : stale ? t("noticeStale", { age: age(old) }) : state.unknown ? t("noticeUnknown", { asset: state.unknown, known: state.assets.join(", ") }) : state.historyDown ? t("noticeHistory") : "";
   notice.hidden = !text;
   notice.className = `notice ${state.connection === "cut" ? "cut" : ""}`;
   if (notice.textContent !== text) notice.textContent = text;
@@ -144,7 +146,7 @@ function drawHero() {
     [t("fx"), price(one.fx, "KRW"), one.fx_status === "ok" ? "" : t(one.fx_status)],
     [t("spread"), price(one.best_bid), price(one.best_ask)],
     [t("twap"), price(one.twap_1m), one.twap_1m === null ? t("tooFew") : ""],
-    [t("confidence"), price(one.confidence), one.split ? t("split") : ""],
+    [t("confidence"), distance(one.confidence), one.split ? t("split") : ""],
     [t("utilised"), size(one.utilised_depth), one.depth_limited ? t("limited") : state.asset],
     [t("median"), price(one.median_capped), ""],
   ];
@@ -238,8 +240,7 @@ async function loadHistory() {
   const first = candles.findIndex((one) => one.close !== null);
   candles = first < 0 ? [] : candles.slice(first);
   while (candles.length && candles.at(-1).close === null) candles.pop();
-  const value = +(candles.at(-1)?.close ?? state.values.get(asset)?.value ?? 1000);
-  chart.load(candles, INTERVALS[interval], value >= 100 ? 2 : value >= 1 ? 4 : 6);
+  chart.load(candles, INTERVALS[interval]);
   byId("chart").dataset.candles = String(candles.length);
   byId("chart-note").hidden = candles.length > 0;
   byId("chart-note").textContent = state.historyDown ? t("noticeHistory") : t("noHistory");
@@ -252,14 +253,37 @@ async function loadGaps() {
 
 // --- choices --------------------------------------------------------------------------------
 
+// what the address names, and the asset that it means in any case of letters
+function addressed() {
+  let name = location.hash.slice(1);
+  try { name = decodeURIComponent(name); } catch { /* a stray % names nothing */ }
+  const wanted = name.toUpperCase();
+  const found = state.assets.find((one) => one.toUpperCase() === wanted);
+  // a part of the page is no asset
+  return { found, unknown: found || !name || document.getElementById(name) ? null : name.slice(0, 20) };
+}
+
+// go where the address points, or say that there is no such index and stay
+function follow() {
+  const { found, unknown } = addressed();
+  if (!found && !unknown) return;
+  choose(found);
+  state.unknown = unknown;
+  history.replaceState(null, "", `#${state.asset}`);
+  schedule("connection");
+}
+
 function choose(asset) {
   if (!asset || asset === state.asset) return;
+  // a choice is a step to go back from, an address is only spelled right
+  const step = state.asset !== null && addressed().found !== asset;
+  history[step ? "pushState" : "replaceState"](null, "", `#${asset}`);
   state.asset = asset;
+  state.unknown = null;
   state.book = null;
-  location.hash = asset;
   localStorage.setItem("asset", asset);
   ["hero", "tabs", "venues", "connection"].forEach(schedule);
-  chart.load([], INTERVALS[state.interval], 2);
+  chart.load([], INTERVALS[state.interval]);
   connect();
   loadHistory();
 }
@@ -383,8 +407,9 @@ async function begin() {
   }
   try { state.pipeline = await get("/v1/pipeline"); } catch (error) { state.operator = error.status !== 403; }
   schedule("pipeline");
-  const wanted = location.hash.slice(1) || localStorage.getItem("asset");
-  choose(state.assets.includes(wanted) ? wanted : state.assets[0]);
+  const { found, unknown } = addressed();
+  choose(found ?? stored("asset", state.assets, state.assets[0]));
+  state.unknown = unknown;
   loadGaps();
   setInterval(() => { schedule("connection"); schedule("hero"); schedule("tabs"); }, 500);
 }
@@ -395,7 +420,7 @@ byId("language").addEventListener("click", toggleLanguage);
 byId("theme").addEventListener("click", () => chooseTheme(state.theme === "dark" ? "light" : "dark"));
 byId("help").addEventListener("click", () => byId("help-dialog").showModal());
 document.addEventListener("keydown", onKey);
-window.addEventListener("hashchange", () => choose(location.hash.slice(1)));
+window.addEventListener("hashchange", follow);
 chart.setStyle(state.style);
 depth.setReach(+state.reach);
 begin();

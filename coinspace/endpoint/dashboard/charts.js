@@ -1,7 +1,7 @@
 // Index as line or candles with the regional lines, and the premium in a pane below.
 
 import { CandlestickSeries, ColorType, CrosshairMode, LineSeries, LineStyle, createChart } from "./lightweight-charts.js";
-import { cssColour } from "./format.js";
+import { cssColour, decimals, price } from "./format.js";
 
 const seconds = (ms) => Math.floor(ms / 1000);
 
@@ -13,6 +13,7 @@ export class PriceChart {
     this.hidden = new Set();
     this.interval = 1000;
     this.candle = null;
+    this.decimals = null;
     this.chart = createChart(node, {
       autoSize: true,
       crosshair: { mode: CrosshairMode.Normal },
@@ -67,13 +68,22 @@ export class PriceChart {
     for (const name of ["kr", "gl", "premium"]) this.series[name].applyOptions({ visible: !this.hidden.has(name) });
   }
 
+  // labels and steps of the axis follow the size of the price
+  #fit(value) {
+    const digits = decimals(value);
+    if (digits === this.decimals) return;
+    this.decimals = digits;
+    const format = { type: "custom", minMove: 10 ** -digits, formatter: (shown) => price(shown) };
+    for (const name of ["candles", "index", "kr", "gl"]) this.series[name].applyOptions({ priceFormat: format });
+  }
+
   /** Replace everything by candles of the API; a null candle is a hole, not a line across it. */
-  load(candles, intervalMs, decimals) {
+  load(candles, intervalMs) {
     this.interval = intervalMs;
     this.candle = null;
     this.last = 0;
-    const format = { type: "price", precision: decimals, minMove: 10 ** -decimals };
-    for (const name of ["candles", "index", "kr", "gl"]) this.series[name].applyOptions({ priceFormat: format });
+    const known = candles.findLast((one) => one.close !== null);
+    if (known) this.#fit(+known.close);
     const points = { candles: [], index: [], kr: [], gl: [], premium: [] };
     for (const one of candles) {
       const time = seconds(one.ts);
@@ -101,6 +111,7 @@ export class PriceChart {
     this.last = time;
     if (one.value !== null) {
       const value = +one.value;
+      this.#fit(value);
       if (!this.candle || this.candle.time !== time) this.candle = { time, open: value, high: value, low: value, close: value };
       this.candle.high = Math.max(this.candle.high, value);
       this.candle.low = Math.min(this.candle.low, value);

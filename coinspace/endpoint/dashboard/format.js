@@ -2,13 +2,26 @@
 
 const currencies = { KRW: "₩", USDT: "" };
 
+/** Decimals of a price: six significant digits, more for large ones, which are quoted in cents. */
+export function decimals(value) {
+  const size = Math.abs(value);
+  if (size >= 1e6) return 0;
+  if (size >= 100 || !(size > 0)) return 2;
+  return Math.min(20, 5 - Math.floor(Math.log10(size)));
+}
+
 /** A price with digits that fit its size; null is a dash. */
 export function price(text, currency = "") {
   if (text === null || text === undefined) return "–";
   const value = Number(text);
-  const size = Math.abs(value);
-  const digits = size >= 1e6 ? 0 : size >= 100 ? 2 : size >= 1 ? 4 : 6;
+  const digits = decimals(value);
   return (currencies[currency] ?? "") + value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+/** A distance between prices, whatever their size. */
+export function distance(text) {
+  if (text === null || text === undefined) return "–";
+  return Number(text).toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }
 
 /** A size in base units. */

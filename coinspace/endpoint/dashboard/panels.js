@@ -35,7 +35,7 @@ export class VenueTable {
   }
 
   show(venues, asset, ts) {
-    const shown = venues.filter((one) => one.market.startsWith(`${asset}/`) || one.market === "USDT/KRW");
+    const shown = venues.filter((one) => one.asset === asset || one.market === "USDT/KRW");
     const rows = shown.map((one) => this.#row(one, ts));
     this.table.tBodies[0].replaceChildren(...rows);
   }

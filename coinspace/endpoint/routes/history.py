@@ -17,7 +17,8 @@ from coinspace.endpoint.explain import live_explanation, stored_explanation
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
 from coinspace.endpoint.problem import Problem
 from coinspace.endpoint.ranges import next_link, span
-from coinspace.endpoint.records import CURRENCY, ratios
+from coinspace.endpoint.records import CURRENCY
+from coinspace.endpoint.records import stored as rounded
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decimals, decode_cursor, encode_cursor
 
@@ -103,7 +104,7 @@ def add(api: Api, context: Context) -> None:
         answer=IndexPage,
         tag="indices",
         media=bulk.FORMATS,
-        problems=(*stored, "invalid-cursor", "not-acceptable"),
+        problems=(*stored, "invalid-cursor", "not-acceptable", "too-many-downloads"),
     )
     async def values(request: Request, query: ValuesQuery) -> Response:
         """Every value of an index in [start, end), nulls with their reason included.
@@ -120,11 +121,12 @@ def add(api: Api, context: Context) -> None:
                 lambda rows, _: rows[-1]["ns"],
             )
             name = bulk.file_name((asset, "index", str(start), str(end)), media)
-            return await bulk.answer(request, media, VALUE_COLUMNS, pages, name)
+            return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
         first_ns = history.ns(start)
         if query.cursor is not None:
             (last_ns,) = decode_cursor(query.cursor, int)
             first_ns = max(first_ns, last_ns + 1)
+        digits = context.decimals(asset)
         rows = await history.values(database, asset, first_ns, history.ns(end), query.limit + 1)
         cursor = encode_cursor(rows[query.limit - 1]["ns"]) if len(rows) > query.limit else None
         page = IndexPage(
@@ -132,7 +134,7 @@ def add(api: Api, context: Context) -> None:
             currency=CURRENCY,
             start=start,
             end=end,
-            values=points(rows[: query.limit]),
+            values=points([rounded(row, digits) for row in rows[: query.limit]]),
             cursor=cursor,
             next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
         )
@@ -144,7 +146,7 @@ def add(api: Api, context: Context) -> None:
         answer=CandlePage,
         tag="indices",
         media=bulk.FORMATS,
-        problems=(*stored, "invalid-cursor", "not-acceptable"),
+        problems=(*stored, "invalid-cursor", "not-acceptable", "too-many-downloads"),
         headers=(("If-None-Match", "ETag of the answer that the client has"),),
     )
     async def ohlc(request: Request, query: CandlesQuery) -> Response:
@@ -167,7 +169,7 @@ def add(api: Api, context: Context) -> None:
                 lambda rows, _: rows[-1]["ts"],
             )
             name = bulk.file_name((asset, query.interval, str(start), str(end)), media)
-            return await bulk.answer(request, media, CANDLE_COLUMNS, pages, name)
+            return await bulk.answer(context.downloads, request, media, CANDLE_COLUMNS, pages, name)
         first = start
         if query.cursor is not None:
             (position,) = decode_cursor(query.cursor, int)
@@ -177,6 +179,7 @@ def add(api: Api, context: Context) -> None:
                 )
             first = position
         last = min(end, first + query.limit * length)
+        digits = context.decimals(asset)
         rows = await history.candles(
             database, asset, query.interval, history.ns(first), history.ns(last)
         )
@@ -188,7 +191,7 @@ def add(api: Api, context: Context) -> None:
             interval=query.interval,
             start=first,
             end=last,
-            candles=whole(rows, first, last, length, now),
+            candles=whole([rounded(row, digits) for row in rows], first, last, length, now),
             cursor=cursor,
             next=_next(
                 f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval
@@ -245,8 +248,7 @@ def points(rows: Sequence[Mapping[str, Any]]) -> list[IndexPoint]:
             [row["status"] or "null" for row in rows],
             [row["reason"] for row in rows],
             *map(texts, ("value", "kr", "gl", "value_krw")),
-            ratios(row["premium"] for row in rows),
-            texts("fx"),
+            *map(texts, ("premium", "fx")),
             [row["fx_status"] for row in rows],
             texts("best_bid"),
             texts("best_ask"),
@@ -263,9 +265,7 @@ def whole(
     made = map(
         Candle,
         times,
-        *(decimals(row[name] for row in rows) for name in PRICES),
-        ratios(row["premium"] for row in rows),
-        decimals(row["fx"] for row in rows),
+        *(decimals(row[name] for row in rows) for name in (*PRICES, "premium", "fx")),
         [row["ticks"] or 0 for row in rows],
         [row["valid"] or 0 for row in rows],
         [_closed(ts + length, now_ms) for ts in times],
@@ -287,9 +287,10 @@ async def _value_rows(
 ) -> list[dict[str, Any]]:
     first_ns = history.ns(start) if after is None else after + 1
     rows = await history.values(context.database, asset, first_ns, history.ns(end), bulk.PAGE_ROWS)
+    digits = context.decimals(asset)
     return [
         {
-            **row,
+            **rounded(row, digits),
             "ts": row["ns"] // MILLISECOND_NS,
             "constituents": row["n_used"],
         }
@@ -308,7 +309,8 @@ async def _candle_rows(
     rows = await history.candles(
         context.database, asset, interval, history.ns(first), history.ns(last)
     )
-    found = {row["ns"] // MILLISECOND_NS: row for row in rows}
+    digits = context.decimals(asset)
+    found = {row["ns"] // MILLISECOND_NS: rounded(row, digits) for row in rows}
     empty = dict.fromkeys(CANDLE_COLUMNS) | {"ticks": 0, "valid": 0}
     return [{**found.get(ts, empty), "ts": ts} for ts in range(first, last, length)]
 

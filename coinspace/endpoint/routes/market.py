@@ -87,6 +87,7 @@ def add(api: Api, context: Context) -> None:
             "not-ready",
             "invalid-cursor",
             "not-acceptable",
+            "too-many-downloads",
         ),
     )
     async def trades(request: Request, query: TradesQuery) -> Response:
@@ -116,7 +117,9 @@ def add(api: Api, context: Context) -> None:
         if media != bulk.JSON:
             pages = bulk.paged(lambda after: read(after, bulk.PAGE_ROWS), history.trades_after)
             name = bulk.file_name((*where.values(), "trades", str(start), str(end)), media)
-            return await bulk.answer(request, media, TRADE_COLUMNS, _in_ms(pages), name)
+            return await bulk.answer(
+                context.downloads, request, media, TRADE_COLUMNS, _in_ms(pages), name
+            )
         after = None
         if query.cursor is not None:
             last_ns, last_id, count = decode_cursor(query.cursor, int, int, int)

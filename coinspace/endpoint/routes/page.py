@@ -57,14 +57,18 @@ def add(api: Api, context: Context, app: Application) -> None:
 
 def _file(request: Request, folder: Path, name: str) -> Response | None:
     # one folder, no subfolders: a name with a separator is never a file here
-    path = folder / name
-    if not name or Path(name).name != name or name.startswith(".") or not path.is_file():
+    if not name or Path(name).name != name or name.startswith("."):
+        return None
+    try:
+        body = (folder / name).read_bytes()
+    except (OSError, ValueError):
+        # there is none, or the system has no file of such a name
         return None
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
     cache = IMMUTABLE if folder.parent.name == "assets" else REVALIDATE
-    return _bytes(request, path.read_bytes(), kind.encode(), cache)
+    return _bytes(request, body, kind.encode(), cache)
 
 
 def _bytes(request: Request, body: bytes, kind: bytes, cache: bytes) -> Response:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from coinspace.endpoint import history
 from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.health import PROMETHEUS, exposition, processes, storage_problems
+from coinspace.endpoint.health import PROMETHEUS, exposition, platform_problems, processes
 from coinspace.endpoint.methodology import described
 from coinspace.endpoint.models import (
     Gap,
@@ -72,6 +72,11 @@ def reasons(context: Context) -> list[str]:
             found.append(f"no {asset} index value has arrived")
         elif problem := latest.problem(now, context.stale_ms):
             found.append(problem)
+        elif context.nulls.failed(asset, latest.record):
+            found.append(
+                f"the {asset} index has no value ({latest.record.get('reason')}):"
+                " see its venues in /v1/venues and the collectors in `coinspace status`"
+            )
     if context.database.error is not None:
         found.append("the database cannot be reached")
     return found
@@ -153,7 +158,7 @@ def add(api: Api, context: Context) -> None:
     )
     async def readyz(request: Request, _: None) -> Response:
         """Whether live values are served and stored: 503 with reasons and remedies when not."""
-        found = reasons(context) + storage_problems(context)
+        found = reasons(context) + platform_problems(context)
         if found:
             raise Problem(
                 "not-ready",

@@ -18,20 +18,18 @@ import msgspec
 import orjson
 from blacksheep.contents import StreamedContent
 from blacksheep.messages import Request, Response
-from blacksheep.server.application import Application
-from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
 from msgspec import Meta, Struct
 
 from coinspace.endpoint.api import Api, encode
 from coinspace.endpoint.books import consolidated
 from coinspace.endpoint.channels import channel, channels, check_count
+from coinspace.endpoint.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.feeder import BOOK_LEVELS
 from coinspace.endpoint.health import processes
-from coinspace.endpoint.hub import Client, Event
+from coinspace.endpoint.hub import Client, Event, Kind
 from coinspace.endpoint.market import ticker
 from coinspace.endpoint.problem import Problem, operator_needed, retry_later
-from coinspace.endpoint.server import connection
 from coinspace.endpoint.venues import venues
 
 EVENT_STREAM = "text/event-stream"
@@ -42,9 +40,13 @@ ERRORS_LIMIT = 20
 COMMANDS_LIMIT = 50
 # what /v1/pipeline tells, which readers' keys may not ask either
 OPERATOR_CHANNEL = "pipeline"
+# first states that cost as much as many events: made once in a while for whoever asks
+DEAR = ("book", "venues", "pipeline")
+STATE_S = 0.2
 # close code: policy violation
 CLOSE_POLICY = 1008
 
+EventId = Annotated[str, Meta(max_length=64)]
 Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for all")]
 
 
@@ -56,7 +58,7 @@ class StreamQuery(Struct, forbid_unknown_fields=True):
     tickers: Words | None = None
     trades: Words | None = None
     platform: Words | None = None
-    last_event_id: Annotated[str, Meta(max_length=64)] | None = None
+    last_event_id: EventId | None = None
 
 
 class Command(Struct, forbid_unknown_fields=True):
@@ -64,8 +66,12 @@ class Command(Struct, forbid_unknown_fields=True):
 
     op: str
     channels: list[str] = []
-    last_event_id: str | None = None
-    id: int | str | None = None
+    last_event_id: EventId | None = None
+    id: (
+        Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+        | Annotated[str, Meta(max_length=100)]
+        | None
+    ) = None
 
 
 def state_events(context: Context, names: set[str]) -> list[Event]:
@@ -77,23 +83,35 @@ def state_events(context: Context, names: set[str]) -> list[Event]:
         data: bytes | None = None
         if kind == "index" and rest in live.indices:
             data = live.indices[rest].body(context.now_ms(), context.stale_ms)
-        elif kind == "book":
-            book = consolidated(context, rest, BOOK_LEVELS)
-            data = None if book is None else encode(book)
+        elif kind in DEAR:
+            data = _dear_state(context, name)
         elif kind == "ticker":
             exchange, _, market = rest.partition(":")
             message = live.tickers.get((exchange, market))
             data = None if message is None else encode(ticker(context, message))
-        elif kind == "venues":
-            data = encode(venues(context))
-        elif kind == "pipeline":
-            data = encode(processes(context))
         elif kind == "gaps":
             data = orjson.dumps({"gaps": list(live.gaps)[-100:]})
         if data is not None:
             # the number makes the very first event a place to resume from
             events.append(Event(context.hub.number, name, kind, data, boot))
     return events
+
+
+def _dear_state(context: Context, name: str) -> bytes | None:
+    now = time.monotonic()
+    made = context.states.get(name)
+    if made is None or now - made[0] > STATE_S:
+        made = context.states[name] = (now, _make_state(context, name))
+    return made[1]
+
+
+def _make_state(context: Context, name: str) -> bytes | None:
+    if name == "venues":
+        return encode(venues(context))
+    if name == "pipeline":
+        return encode(processes(context))
+    book = consolidated(context, name.partition(".")[2], BOOK_LEVELS)
+    return None if book is None else encode(book)
 
 
 def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
@@ -117,7 +135,7 @@ def check_role(scope: Any, names: set[str]) -> None:
         raise operator_needed(OPERATOR_CHANNEL)
 
 
-def add(api: Api, context: Context, app: Application) -> None:
+def add(api: Api, context: Context) -> None:
     """Register the routes."""
     hub = context.hub
 
@@ -154,12 +172,13 @@ def add(api: Api, context: Context, app: Application) -> None:
         origin = connection(request.scope)
         given = request.get_first_header(b"last-event-id")
         last_id = given.decode("latin-1") if given else parameters.last_event_id
+        kind: Kind = "sse" if request.scope["http_version"] == "1.1" else "text"
 
         async def body() -> AsyncIterator[bytes]:
             # the first chunk takes the head of the answer with it; from then on the hub writes
             # to the connection itself
             yield b"retry: %d\n\n" % RETRY_MS
-            client = hub.join(origin, "sse", names)
+            client = hub.join(origin, kind, names)
             try:
                 begin(context, client, names, last_id)
                 await client.closed
@@ -185,26 +204,26 @@ def add(api: Api, context: Context, app: Application) -> None:
             headers={"Upgrade": "websocket"},
         )
 
-    @app.router.ws("/v1/ws")
-    async def websocket(socket: WebSocket) -> None:
-        """Live events over a WebSocket."""
+    async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
         hub.check_room()
-        await socket.accept()
-        client = hub.join(connection(socket.scope), "websocket", set())
+        await receive()
+        await send({"type": "websocket.accept"})
+        client = hub.join(connection(scope), "websocket", set())
         try:
-            await _converse(context, socket, client)
-        except WebSocketDisconnectError:
-            pass
+            await _converse(context, scope, receive, send, client)
         finally:
             hub.leave(client, "left")
 
+    api.websockets["/v1/ws"] = websocket
 
-async def _converse(context: Context, socket: WebSocket, client: Client) -> None:
+
+async def _converse(
+    context: Context, scope: Scope, receive: Receive, send: Send, client: Client
+) -> None:
     errors = commands = 0
     since = time.monotonic()
     _reply(context, client, "hello", {"boot": context.hub.boot, "ts": context.now_ms()})
-    while True:
-        received = await socket.receive()
+    while (received := await receive())["type"] != "websocket.disconnect":
         now = time.monotonic()
         if now - since >= 1:
             since, commands = now, 0
@@ -214,14 +233,14 @@ async def _converse(context: Context, socket: WebSocket, client: Client) -> None
                 raise retry_later(
                     "too-many-requests", f"the limit is {COMMANDS_LIMIT} messages a second", 1
                 )
-            _obey(
-                context, socket.scope, client, received.get("text") or received.get("bytes") or b""
-            )
+            text = received.get("text") or received.get("bytes") or b""
+            _obey(context, scope, client, text)
         except Problem as problem:
             errors += 1
             _reply(context, client, "error", orjson.loads(problem.body()))
             if errors >= ERRORS_LIMIT:
-                await socket.close(CLOSE_POLICY, "too many errors")
+                reason = "too many errors"
+                await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": reason})
                 return
 
 

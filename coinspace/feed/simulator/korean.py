@@ -44,6 +44,9 @@ TICKS = (
     (1, 0.01),
     (0.1, 0.001),
     (0.01, 0.0001),
+    (0.001, 0.00001),
+    (0.0001, 0.000001),
+    (0.00001, 0.0000001),
 )
 REPEATS = 0.42
 # bases with fewer orders than units, so that padding is seen
@@ -136,7 +139,7 @@ class KoreanMarket(SimulatedMarket):
 
     def _measure(self) -> None:
         price = self.worth()
-        tick = next((size for least, size in TICKS if price >= least), 0.0001)
+        tick = next((size for least, size in TICKS if price >= least), 0.00000001)
         if self.market.quote != "KRW":
             tick = 1e-8
         decimals = 0

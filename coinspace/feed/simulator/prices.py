@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 
 STEP_NS = 100_000_000
 # worth at the start, in USDT; other assets get a worth from their name
-WORTH = {"BTC": 86_700.0, "ETH": 2_770.0, "XRP": 1.54, "SOL": 118.0, "USDC": 1.0}
+WORTH = {
+    **{"BTC": 86_700.0, "ETH": 2_770.0, "XRP": 1.54, "SOL": 118.0, "USDC": 1.0, "FDUSD": 1.0},
+    # of every size that exchanges quote
+    **{"DOGE": 0.0831, "SHIB": 0.0000119, "PEPE": 0.00000843, "BTT": 0.00000043},
+}
 KRW_PER_USDT = 1343.5
 # standard deviation of one step, as a fraction: 60 % a year is 3.4e-5
 MARKET_STEP = 2.6e-5

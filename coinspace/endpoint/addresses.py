@@ -1,0 +1,77 @@
+"""Addresses of clients: which belong together, which are this machine, which a proxy reports."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+
+from coinspace.errors import EndpointError
+
+# whoever has one address of IPv6 has as a rule the whole network of this length
+IPV6_PREFIX = 64
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    found = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return mapped or found
+
+
+@functools.lru_cache(4096)
+def group(text: str) -> str:
+    """Return what an address is counted under: itself, or its /64 network for IPv6."""
+    try:
+        address = _address(text)
+    except ValueError:
+        return text[:64]
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((int(address), IPV6_PREFIX), strict=False))
+
+
+@functools.lru_cache(4096)
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return _address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Proxies:
+    """The proxies whose `X-Forwarded-For` is believed; none by default.
+
+    Args: networks: addresses or networks. Raises: EndpointError for another text.
+    """
+
+    def __init__(self, networks: list[str]) -> None:
+        try:
+            self._networks: list[Network] = [ipaddress.ip_network(one) for one in networks]
+        except ValueError as error:
+            raise EndpointError(
+                f"endpoint.trusted_proxies: expected addresses or networks, {error}"
+            ) from None
+
+    def trusted(self, text: str) -> bool:
+        """Tell whether an address is one of the proxies."""
+        if not self._networks:
+            return False
+        try:
+            address = _address(text)
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+    def client(self, peer: str, forwarded: list[bytes]) -> str:
+        """Return the address of the client behind trusted proxies.
+
+        It is the last one that no trusted proxy has: what stands before it is the client's word.
+        """
+        address = peer
+        reported = b",".join(forwarded).decode("latin-1").split(",") if forwarded else []
+        while reported and self.trusted(address):
+            address = reported.pop().strip()[:64]
+        return address

@@ -1,0 +1,70 @@
+"""Rates: so many requests of one client in a window of time, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from coinspace.errors import EndpointError
+
+# clients of one window that are counted one by one; all others share one count
+CLIENTS = 20_000
+OTHERS = "others"
+WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_RATE = re.compile(r"\s*(\d{1,9})\s*(?:/|per)\s*(\d{1,6}\s*)?(second|minute|hour|day)s?\s*")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many requests in so many seconds."""
+
+    amount: int
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is left of a rate after one request, and the seconds until the window ends."""
+
+    allowed: bool
+    left: int
+    wait: int
+
+
+def parse_rate(key: str, text: str) -> Rate | None:
+    """Read a rate such as "100/second"; empty = no limit. Raises: EndpointError naming the key."""
+    if not text:
+        return None
+    match = _RATE.fullmatch(text)
+    if match is None or not int(match[1]) or not int(match[2] or 1):
+        raise EndpointError(f"{key}: expected a rate such as '100/second', was {text!r}")
+    return Rate(int(match[1]), int(match[2] or 1) * WINDOWS_S[match[3]])
+
+
+class Limiter:
+    """Counts requests of clients in fixed windows of one rate."""
+
+    def __init__(self, rate: Rate, clients: int = CLIENTS) -> None:
+        self.rate = rate
+        self._most = clients
+        self._window = -1
+        self._counts: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def hit(self, client: str, now_s: float) -> Verdict:
+        """Count a request at a monotonic time."""
+        window = math.floor(now_s / self.rate.seconds)
+        if window != self._window:
+            self._window = window
+            self._counts = {}
+        if client not in self._counts and len(self._counts) >= self._most:
+            client = OTHERS
+        count = self._counts[client] = min(self._counts.get(client, 0) + 1, self.rate.amount + 1)
+        return Verdict(
+            count <= self.rate.amount,
+            max(0, self.rate.amount - count),
+            max(1, math.ceil((window + 1) * self.rate.seconds - now_s)),
+        )

@@ -1,0 +1,81 @@
+"""Which markets the index reads: what the settings collect, and what of it counts.
+
+Two questions, two settings. `exchanges.NAME.markets` says what is collected and stored;
+`index.constituents` says which of it enters a composite. Nothing here does I/O: a pattern such as
+`*/KRW` is answered for the assets of the index alone, whose names on an exchange are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+
+from coinspace.config import CONSTITUENTS, EXCHANGES, IndexSettings, Settings
+from coinspace.exchanges.registry import assets_of, names_of
+from coinspace.market import FX_MARKET, RATED_QUOTES, Market
+
+
+def named(settings: Settings, exchange: str) -> list[str]:
+    """Return the markets of an exchange that the settings name one by one."""
+    return [one for one in settings.exchanges[exchange].markets if "*" not in one]
+
+
+def collected(settings: Settings, exchange: str) -> list[str]:
+    """Return the markets of an exchange: the named ones, and those that patterns can bring in.
+
+    Of a pattern these are the markets of the index alone: constituents and the rate. Whether the
+    exchange offers one is known once its collector says so.
+    """
+    patterns = [one for one in settings.exchanges[exchange].markets if "*" in one]
+    found = dict.fromkeys(named(settings, exchange))
+    if patterns:
+        for text in _candidates(settings.index, exchange):
+            if any(fnmatchcase(text, pattern) for pattern in patterns):
+                found.setdefault(text)
+    return list(found)
+
+
+def _candidates(index: IndexSettings, exchange: str) -> Iterator[str]:
+    for asset in index.assets:
+        for name in names_of(exchange, asset):
+            for quote in RATED_QUOTES:
+                market = Market(name, quote)
+                if counts(index, exchange, market):
+                    yield str(market)
+    # the rate is one between exchanges whose books are in its currency
+    if _matches(CONSTITUENTS, exchange, FX_MARKET):
+        yield FX_MARKET
+
+
+def counts(index: IndexSettings, exchange: str, market: Market) -> bool:
+    """Tell whether a market may enter a composite.
+
+    A quote without a rate never does. Exchanges that nobody collects are found in snapshots of
+    books alone, where they count by their quote.
+    """
+    if market.quote not in RATED_QUOTES or str(market) == FX_MARKET:
+        return False
+    if exchange not in EXCHANGES:
+        return True
+    return _matches(index.constituents, exchange, str(market))
+
+
+def _matches(patterns: Iterable[str], exchange: str, text: str) -> bool:
+    return any(fnmatchcase(f"{exchange}:{text}", pattern) for pattern in patterns)
+
+
+def assets_with(index: IndexSettings, exchange: str, market: Market) -> tuple[str, ...]:
+    """Return the assets of the index whose composite a market enters, at least at times."""
+    if not counts(index, exchange, market):
+        return ()
+    return tuple(one for one in assets_of(exchange, market.base) if one in index.assets)
+
+
+def constituents_of(settings: Settings, asset: str) -> list[str]:
+    """Return the venues of an asset's composite, `upbit:BTC/KRW`, in the order of their names."""
+    return sorted(
+        f"{exchange}:{text}"
+        for exchange in settings.exchanges
+        for text in collected(settings, exchange)
+        if asset in assets_with(settings.index, exchange, Market.parse(text))
+    )

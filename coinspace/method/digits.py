@@ -1,0 +1,29 @@
+"""Digits that a price means, whatever its size.
+
+A float64 carries 17 digits, of which the last are noise of divisions and sums. Exchanges quote at
+most 8 significant digits (BTC in cents), fewer for small coins, so that 8 keep every tick.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+
+SIGNIFICANT = 8
+_WHOLE = 10**SIGNIFICANT
+
+
+def significant(value: float) -> float:
+    """Round to 8 significant digits; whole units are never cut, as in 116004954 KRW."""
+    if not isfinite(value):
+        return value
+    # rounding by text is exact: powers of ten below 1 are no doubles
+    return float(round(value)) if abs(value) >= _WHOLE else float(f"{value:.{SIGNIFICANT}g}")
+
+
+def rounded(value: float, decimals: int | None) -> float:
+    """Round a price to decimals; without them, or where they leave nothing, by significance."""
+    if decimals is not None:
+        found = round(value, decimals)
+        if found or not value:
+            return found
+    return significant(value)

@@ -1,0 +1,112 @@
+"""Signs of life for whoever supervises a process: systemd, or `coinspace up` by the same protocol.
+
+The supervisor names a datagram socket in NOTIFY_SOCKET and, in WATCHDOG_USEC, how long it waits
+for the next `WATCHDOG=1`. No file is involved, so that a full disk does not look like a hang, and
+no clock is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import MutableMapping
+
+STATUS_LENGTH = 200
+
+
+class Notifier:
+    """Sends a process's state to its supervisor; without one it does nothing.
+
+    Args: environment: its three variables are taken out, since they are not for the children.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        self._address = environment.pop("NOTIFY_SOCKET", "")
+        microseconds = environment.pop("WATCHDOG_USEC", "")
+        pid = environment.pop("WATCHDOG_PID", "")
+        # how often to send `WATCHDOG=1`, None = nobody waits for it
+        self.interval_s: float | None = None
+        if microseconds.isdecimal() and int(microseconds) and pid in ("", str(os.getpid())):
+            self.interval_s = int(microseconds) / 1e6 / 2
+        self._socket: socket.socket | None = None
+        if self._address.startswith(("/", "@")):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    def send(self, *states: str) -> None:
+        """Send states such as `READY=1`. Never raises, never waits."""
+        if self._socket is None:
+            return
+        address = self._address
+        if address.startswith("@"):
+            # Linux's sockets without a file
+            address = "\0" + address[1:]
+        text = "\n".join(state.replace("\n", " ") for state in states)
+        with contextlib.suppress(OSError):
+            self._socket.sendto(text.encode(errors="replace"), address)
+
+    def status(self, text: str) -> None:
+        """Send one line for people."""
+        self.send(f"STATUS={text[:STATUS_LENGTH]}")
+
+    def beat(self) -> None:
+        """Say that the event loop runs."""
+        if self.interval_s is not None:
+            self.send("WATCHDOG=1")
+
+
+class Listener:
+    """Hears the signs of life of one child.
+
+    Attributes:
+        heard: how many signs of life have come.
+        ready: it has said that it works.
+    """
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.ready = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._address = self._bind()
+            self._loop.add_reader(self._socket.fileno(), self._read)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _bind(self) -> str:
+        if os.uname().sysname == "Linux":
+            address = f"coinspace-{os.getpid()}-{secrets.token_hex(8)}"
+            self._socket.bind("\0" + address)
+            return "@" + address
+        self._folder = tempfile.TemporaryDirectory(prefix="coinspace-")
+        address = f"{self._folder.name}/notify"
+        self._socket.bind(address)
+        return address
+
+    def environment(self, limit_s: float) -> dict[str, str]:
+        """Return what the child needs to know. Args: limit_s: how long it may be silent."""
+        return {"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": str(int(limit_s * 1e6))}
+
+    def _read(self) -> None:
+        while True:
+            try:
+                states = self._socket.recv(4096).split(b"\n")
+            except OSError:
+                return
+            self.heard += b"WATCHDOG=1" in states
+            self.ready |= b"READY=1" in states
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        if self._folder is not None:
+            self._folder.cleanup()

@@ -1,0 +1,44 @@
+"""What valid settings can still get wrong: found before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from coinspace.config import PROCESSES, Settings, TuningSettings, default_overrides, nearest
+from coinspace.errors import ConfigError
+from coinspace.tuning import missing_processors, unmatched
+
+
+def check_start(settings: Settings) -> None:
+    """Refuse settings that this machine or this platform cannot follow.
+
+    Raises: ConfigError with a line for each.
+    """
+    problems = [*_pins(settings.tuning), *_overrides(settings)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _pins(tuning: TuningSettings) -> Iterator[str]:
+    wrong = missing_processors(tuning)
+    if wrong:
+        yield (
+            f"tuning.cpus: expected processors 0 to {(os.cpu_count() or 1) - 1},"
+            f" was {', '.join(map(str, wrong))}"
+        )
+    for key, patterns in (("cpus", tuning.cpus), ("spin", tuning.spin)):
+        for one in unmatched(patterns):
+            yield f"tuning.{key}: no process is called {one!r}: {nearest(one, list(PROCESSES))}"
+
+
+def _overrides(settings: Settings) -> Iterator[str]:
+    # offline tools compute any asset, the platform only those of the index
+    index = settings.index
+    usual = default_overrides()
+    for asset, changes in index.overrides.items():
+        if asset not in index.assets and changes != usual.get(asset):
+            yield (
+                f"index.overrides.{asset}: expected an asset of index.assets:"
+                f" {nearest(asset, index.assets)}"
+            )

@@ -1,0 +1,57 @@
+"""Text from outside, made fit for a terminal or a log.
+
+Symbols, refusals, reasons, file names and the texts of exceptions can hold anything that somebody
+sent: codes that move the cursor, line feeds that make a second line, marks that turn the reading
+direction, or a megabyte. What is stored and served as JSON stays as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+LIMIT = 500
+# of one value or line in a log; tracebacks have many lines
+LOG_LIMIT = 2000
+TRACEBACK_LINES = 200
+
+
+def printable(value: object, limit: int = LIMIT) -> str:
+    """Return a value as one line: what cannot be seen is escaped, what is too long is cut."""
+    text = str(value)
+    cut = ""
+    if len(text) > limit:
+        cut = f"… ({len(text):,} characters)"
+        text = text[:limit]
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else _escaped(one) for one in text)
+    return text + cut
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines, each of them printable."""
+    lines = text.split("\n")
+    if len(lines) > TRACEBACK_LINES:
+        half = TRACEBACK_LINES // 2
+        lines[half:-half] = [f"… ({len(lines) - TRACEBACK_LINES:,} lines)"]
+    return "\n".join(printable(line, LOG_LIMIT) for line in lines)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable_event(logger: object, name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Make the values of a log line printable (a structlog processor)."""
+    for key, value in event.items():
+        if key == "exception":
+            event[key] = printable_lines(str(value))
+        elif isinstance(value, str):
+            event[key] = printable(value, LOG_LIMIT)
+        elif not isinstance(value, int | float | None):
+            text = repr(value)
+            if len(text) > LOG_LIMIT or not text.isprintable():
+                event[key] = printable(text, LOG_LIMIT)
+    return event

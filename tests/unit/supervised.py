@@ -1,0 +1,39 @@
+"""`python tests/unit/supervised.py NAME MODE DATA`: a child of the supervisor's tests."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from coinspace import process
+from coinspace.config import Settings
+
+NAME, MODE, DATA = sys.argv[1:]
+
+
+async def main(running: process.Process) -> None:
+    if MODE == "pipe holder":
+        # outlives this process and has its stdout and stderr
+        subprocess.Popen(["sleep", "30"])  # noqa: ASYNC220
+        raise OSError(24, "Too many open files")
+    if MODE == "crash":
+        os._exit(3)
+    if MODE == "stubborn":
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    running.ready()
+    print("hello", flush=True)
+    if MODE == "hang":
+        await asyncio.sleep(0.2)
+        time.sleep(600)  # noqa: ASYNC251
+    if MODE == "talk":
+        while not running.stopping.is_set():
+            print("x" * 1000, flush=True)
+            await asyncio.sleep(0.001)
+    await running.stopping.wait()
+
+
+process.run(NAME, Settings(data=Path(DATA)), main)

@@ -1,0 +1,210 @@
+"""The supervisor's hold on its children, whatever they, the disk and the clock do."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace import supervisor
+from coinspace.config import Settings
+from coinspace.supervisor import Child, LogFile, Supervisor, last_reason
+
+SCRIPT = str(Path(__file__).with_name("supervised.py"))
+
+
+@pytest.fixture
+async def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
+    root = str(Path(SCRIPT).parent.parent.parent)
+    monkeypatch.setenv("PYTHONPATH", root)
+    monkeypatch.setattr(Child, "COMMAND", (sys.executable, SCRIPT))
+    settings = Settings(data=tmp_path)
+    found = Supervisor(settings, {})
+    yield found
+    await found.stop()
+    assert not [child for child in found.children if child.running]
+
+
+def launch(watching: Supervisor, mode: str, name: str = "one") -> Child:
+    return watching.launch(name, [name, mode, str(watching.settings.data)])
+
+
+async def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def again(child: Child) -> int:
+    """Wait for a second run of the process that works; return its pid."""
+    await wait_for("a restart", lambda: child.restarts and child.ready)
+    assert child.pid is not None
+    return child.pid
+
+
+async def test_a_child_whose_log_cannot_be_written_is_drained_and_restarted(
+    watching: Supervisor, tmp_path: Path
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "one.log").symlink_to("/dev/full")
+    child = launch(watching, "talk")
+    await wait_for("lines", lambda: child.log.lost > 200)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    await again(child)
+    lost = child.log.lost
+    await wait_for("more lines", lambda: child.log.lost > lost + 200)
+
+
+async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
+    watching: Supervisor, tmp_path: Path
+) -> None:
+    child = launch(watching, "pipe holder")
+    await wait_for("a restart", lambda: child.restarts)
+    assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
+
+
+async def test_a_child_that_hangs_is_ended_and_restarted(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "WATCH_INTERVAL_S", 0.1)
+    watching.settings.supervisor.hang_s = 5.0
+    child = launch(watching, "hang")
+    first = await wait_for("readiness", lambda: child.ready and child.pid)
+    assert await again(child) != first
+    assert child.hangs == 1
+
+
+async def test_a_stopped_child_is_restarted_only_after_the_limit(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "HANG_TERM_S", 0.2)
+    watching.settings.supervisor.hang_s = 6.0
+    child = launch(watching, "good")
+    pid = await wait_for("readiness", lambda: child.ready and child.pid)
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(2.5)
+    os.kill(pid, signal.SIGCONT)
+    await asyncio.sleep(2.5)
+    assert child.pid == pid
+    os.kill(pid, signal.SIGSTOP)
+    assert await again(child) != pid
+    assert child.hangs == 1
+
+
+async def test_pauses_before_restarts_grow(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    real = asyncio.wait_for
+
+    async def wait(what: Any, seconds: float) -> Any:
+        if seconds in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0):
+            pauses.append(seconds)
+            seconds = 0.0
+        return await real(what, seconds)
+
+    monkeypatch.setattr(Child, "COMMAND", ("/bin/false",))
+    monkeypatch.setattr("coinspace.supervisor.asyncio.wait_for", wait)
+    child = launch(watching, "crash")
+    await wait_for("restarts", lambda: len(pauses) >= 8)
+    assert pauses[:8] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert child.restarts >= 7
+
+
+async def test_a_process_that_cannot_be_made_is_tried_again(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Child, "COMMAND", ("/nonexistent",))
+    child = launch(watching, "good")
+    await wait_for("tries", lambda: child.restarts >= 2)
+    monkeypatch.setattr(Child, "COMMAND", (sys.executable, SCRIPT))
+    await wait_for("readiness", lambda: child.ready)
+
+
+async def test_stop_ends_every_child_though_one_cannot_be_stopped_in_order(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["orderbook-collector-upbit", "index-calculator", "unknown-kind"]
+    children = [launch(watching, "good", name) for name in names]
+    for child in children:
+        await wait_for("readiness", partial(getattr, child, "ready"))
+
+    async def broken(timeout_s: float = 0) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(children[0], "stop", broken)
+    await watching.stop()
+    for child in children:
+        assert not child.running
+
+
+async def test_a_child_that_ignores_sigterm_is_killed(watching: Supervisor) -> None:
+    child = launch(watching, "stubborn")
+    await wait_for("readiness", lambda: child.ready)
+    await child.stop(0.3)
+    assert not child.running
+
+
+async def test_a_step_of_the_clock_during_the_start_changes_nothing(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = launch(watching, "good")
+    monkeypatch.setattr("time.time_ns", lambda: 4 * 10**18)
+    await watching._ready(child)
+
+
+async def test_a_fault_of_the_supervisor_stops_everything(watching: Supervisor) -> None:
+    async def broken() -> None:
+        raise ValueError("broken")
+
+    watching.tasks.spawn("part", broken())
+    await asyncio.wait_for(watching.stopping.wait(), 5)
+    assert isinstance(watching.failure, ValueError)
+
+
+def test_a_log_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "one.log"
+    path.parent.mkdir()
+    path.symlink_to("/dev/full")
+    log = LogFile(path)
+    for _ in range(3):
+        log.write(b"lost\n")
+    path.unlink()
+    log.write(b"written\n")
+    log.write(b"too\n")
+    log.close()
+    lines = path.read_bytes().splitlines()
+    assert lines == [b"(3 lines lost: the log could not be written)", b"written", b"too"]
+    assert log.lost == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a\ncoinspace: port 1: expected 2\n", "port 1: expected 2"),
+        (
+            "Traceback (most recent call last):\n  x\n    ^^^\nOSError: [Errno 24] Too many open"
+            " files\n  File x\n         ^\n",
+            "OSError: [Errno 24] Too many open files",
+        ),
+        ("zmq.error.ZMQError: Too many open files\n^\n", "zmq.error.ZMQError: Too many open files"),
+        ("started\n", "started"),
+        ("", "it wrote nothing"),
+    ],
+)
+def test_the_reason_is_the_error_and_not_the_last_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "one.log"
+    path.write_text(text)
+    assert last_reason(path) == reason
+    assert last_reason(tmp_path / "none.log") == "it wrote nothing"

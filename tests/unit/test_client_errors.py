@@ -1,0 +1,287 @@
+"""The client against servers that are broken, hostile or not ours, and inside a running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from coinspace.client import (
+    ApiError,
+    AsyncClient,
+    BadAnswer,
+    Client,
+    ConnectionLost,
+    InvalidArgument,
+    asynchronous,
+)
+from coinspace.client.events import EVENT_LIMIT, EventParser
+from coinspace.errors import CoinSpaceError
+
+
+class Server:
+    """Answers each connection with the same bytes, and keeps the requests."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.requests: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection:
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    data = connection.recv(65_536)
+                    if not data:
+                        return
+                    request += data
+                self.requests.append(request)
+                connection.sendall(self.answer)
+
+    def close(self) -> None:
+        with socket.create_connection(self._socket.getsockname()):
+            pass
+        self._thread.join(10)
+        self._socket.close()
+
+
+@contextmanager
+def serving(
+    body: bytes = b"{}", status: str = "200 OK", *headers: str, kind: str = "application/json"
+) -> Iterator[Server]:
+    lines = [f"HTTP/1.1 {status}", "Connection: close", f"Content-Length: {len(body)}"]
+    lines += [f"Content-Type: {kind}", *headers]
+    server = Server("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+# a running loop
+
+
+async def test_it_works_inside_a_running_loop() -> None:
+    """A notebook has one, and its cells call plain functions."""
+    with serving(b'{"asset":"BTC"}') as server, Client(server.url) as client:
+        assert client.index("BTC") == {"asset": "BTC"}
+
+
+async def test_streams_work_inside_a_running_loop() -> None:
+    events = b"".join(b'id: x-%d\nevent: index\ndata: {"n":%d}\n\n' % (n, n) for n in range(3))
+    with serving(events, kind="text/event-stream") as server, Client(server.url) as client:
+        found = [event.data["n"] for event in client.stream(indices=["BTC"], reconnect=False)]
+        assert found == [0, 1, 2]
+
+
+def test_a_client_that_is_forgotten_leaves_nothing() -> None:
+    with serving() as server:
+        before = threading.active_count()
+        client = Client(server.url)
+        client.json("/")
+        assert threading.active_count() == before + 1
+        del client
+        gc.collect()
+        assert threading.active_count() == before
+
+
+def test_a_closed_client_says_so() -> None:
+    client = Client("http://127.0.0.1:1")
+    client.close()
+    client.close()
+    with pytest.raises(InvalidArgument, match="expected an open one"):
+        client.index("BTC")
+
+
+# what the caller gets wrong
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:9300",
+        "localhost",
+        "ftp://localhost",
+        "http://",
+        "http://:80",
+        "http://localhost:99999",
+        "http://localhost:x",
+        "http://[::1",
+        "http://localhost/?a=1",
+        "http://key@localhost",
+        "",
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_another_url_is_one_clear_line(kind: Callable[[str], Any], url: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"^url: expected http://HOST:PORT, was "):
+        kind(url)
+
+
+def test_other_arguments_are_named_without_the_secret() -> None:
+    with pytest.raises(InvalidArgument, match=r"^key: expected one line of ASCII") as refused:
+        Client("http://127.0.0.1:1", key="se\r\ncret")
+    assert "cret" not in str(refused.value)
+    with (
+        Client("http://127.0.0.1:1") as client,
+        pytest.raises(CoinSpaceError, match="expected a datetime with a zone"),
+    ):
+        client.values("BTC", start=datetime(2026, 1, 1))
+
+
+def test_an_asset_is_one_part_of_the_path() -> None:
+    with serving() as server, Client(server.url) as client:
+        client.index("../../x?y#z")
+        assert server.requests[0].startswith(b"GET /v1/indices/..%2F..%2Fx%3Fy%23z HTTP/1.1")
+
+
+# what servers answer
+
+
+def test_an_error_names_route_parameter_and_remedy() -> None:
+    problem = (
+        b'{"type":"urn:coinspace:problem:invalid-parameter","detail":"expected >= 1",'
+        b'"parameter":"limit"}'
+    )
+    with serving(problem, "400 Bad Request") as server, Client(server.url) as client:
+        with pytest.raises(ApiError) as refused:
+            client.json("/v1/trades", limit=0)
+        error = refused.value
+        assert (error.route, error.parameter) == ("GET /v1/trades", "limit")
+        assert str(error) == (
+            "GET /v1/trades: 400 invalid-parameter: expected >= 1 (parameter limit)"
+        )
+    with (
+        serving(b"{}", "401 Unauthorized") as server,
+        Client(server.url) as client,
+        pytest.raises(ApiError, match="coinspace keys new"),
+    ):
+        client.index("BTC")
+    with pytest.raises(ConnectionLost, match=r"/v1/indices/BTC: .*coinspace up"):
+        Client("http://127.0.0.1:1").index("BTC")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5", 5), ("²", None), ("9" * 5000, None), ("999999999", 3600), ("-1", None), ("soon", None)],
+)
+def test_the_wait_that_a_server_asks_for_is_bounded(text: str, seconds: int | None) -> None:
+    assert ApiError(503, {}, text).retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"", b"[1]", b"null", b'{"detail":1}', b"\xff\xfe", b"x" * 1_000_000]
+)
+def test_a_refusal_in_any_form_is_an_api_error(body: bytes) -> None:
+    with serving(body, "502 Bad Gateway") as server, Client(server.url) as client:
+        with pytest.raises(ApiError) as refused:
+            client.index("BTC")
+        assert refused.value.status == 502
+        assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a":', b"NaN", b"[" * 100_000, b"\xff"])
+def test_broken_json_is_named(body: bytes) -> None:
+    with (
+        serving(body) as server,
+        Client(server.url) as client,
+        pytest.raises(BadAnswer, match="GET /v1/indices/BTC: expected JSON, was "),
+    ):
+        client.index("BTC")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"1", b"null"])
+def test_json_of_another_form_is_named(body: bytes) -> None:
+    with (
+        serving(body) as server,
+        Client(server.url) as client,
+        pytest.raises(BadAnswer, match="expected indices"),
+    ):
+        client.indices()
+
+
+def test_a_table_of_another_type_is_named() -> None:
+    with serving(b"<html>", kind="text/html") as server, Client(server.url) as client:
+        with pytest.raises(BadAnswer, match=r"expected application/vnd\.apache\.arrow\.stream"):
+            client.values("BTC")
+        with pytest.raises(BadAnswer, match="expected text/event-stream, was text/html"):
+            next(client.stream(indices=["BTC"]))
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+def test_a_redirect_does_not_take_the_key_along(status: str) -> None:
+    with serving() as other:
+        place = f"Location: {other.url}/v1/indices/BTC"
+        with serving(b"", status, place) as server, Client(server.url, key="secret") as client:
+            for ask in (lambda: client.index("BTC"), lambda: next(client.stream(indices=["BTC"]))):
+                with pytest.raises(BadAnswer, match="redirect to 'http://127"):
+                    ask()
+            assert b"secret" in server.requests[0]
+        assert other.requests == []
+
+
+def test_an_answer_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynchronous, "ANSWER_BYTES", 1000)
+    with serving(b"x" * 1001) as server, Client(server.url) as client:
+        with pytest.raises(BadAnswer, match="expected at most 1000 bytes"):
+            client.get("/v1/venues")
+        assert len(b"".join(client.chunks("/v1/venues"))) == 1001
+
+
+# events
+
+
+def test_a_hostile_stream_neither_grows_nor_waits_without_a_bound() -> None:
+    parser = EventParser()
+    for _ in range(EVENT_LIMIT // 65_536):
+        assert list(parser.feed(b"x" * 65_536)) == []
+    with pytest.raises(ValueError, match="expected at most"):
+        list(parser.feed(b"x"))
+    for retry in (b"9" * 5000, b"999999999", "²".encode()):
+        parser = EventParser()
+        list(parser.feed(b"retry: %b\n\n" % retry))
+        assert parser.retry_s <= 60
+
+
+@pytest.mark.parametrize("identity", ["a" * 65, "a\rb", "é", "\x00", "a\tb"])
+def test_an_id_that_cannot_be_sent_back_is_none(identity: str) -> None:
+    parser = EventParser()
+    [event] = parser.feed(f"id: {identity}\ndata: 1\n\n".encode())
+    assert event.id == ""
+
+
+def test_a_large_event_in_small_pieces_is_searched_once() -> None:
+    """Work grows with its size, not with its square."""
+    parser = EventParser()
+    looked: list[int] = []
+
+    class Counting(bytearray):
+        def find(self, what: Any, start: int = 0) -> int:  # type: ignore[override]
+            looked.append(len(self) - start)
+            return super().find(what, start)
+
+    parser._buffer = Counting()
+    for _ in range(1000):
+        list(parser.feed(b"x" * 100))
+    assert sum(looked) < 3 * 100_000
+    assert [one.data for one in parser.feed(b"\ndata: 7\n\n")] == [7]
+
+
+async def test_a_stream_of_rubbish_ends_without_reconnecting() -> None:
+    with serving(b"data: {\n\n", kind="text/event-stream") as server:
+        async with AsyncClient(server.url) as client:
+            events = client.stream(indices=["BTC"], reconnect=False)
+            with pytest.raises(ConnectionLost):
+                await asyncio.wait_for(anext(events), 20)

@@ -1,0 +1,312 @@
+"""A process writes nothing into its work's way, ends when asked, and ends when a task fails."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from coinspace.clock import now_ns
+from coinspace.config import Settings
+from coinspace.log import Output
+from coinspace.process import HostClock, Process, read_health
+
+NAME = "worker"
+SCRIPT = """
+import asyncio, threading, time
+from pathlib import Path
+from coinspace import process
+from coinspace.config import Settings
+
+{patch}
+
+async def main(running):
+    async def beat():
+        while True:
+            running.log.info("x" * 200)
+            await asyncio.sleep(0.01)
+
+    running.spawn("beat", beat())
+{body}
+    await running.stopping.wait()
+{end}
+
+process.run("worker", Settings(data=Path({data!r})), main)
+"""
+
+
+def indent(text: str) -> str:
+    return "\n".join("    " + line for line in text.strip().splitlines())
+
+
+@contextmanager
+def start(
+    data: Path, *, body: str = "", end: str = "", patch: str = "", **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    options.setdefault("stderr", subprocess.DEVNULL)
+    settings = body if "running.ready()" in body else body + "\nrunning.ready()"
+    script = SCRIPT.format(
+        patch=patch.strip(), body=indent(settings), end=indent(end), data=str(data)
+    )
+    with subprocess.Popen([sys.executable, "-c", script], **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+    return found
+
+
+def health(data: Path) -> dict[str, Any]:
+    return read_health(Settings(data=data), NAME) or {}
+
+
+def ready(data: Path) -> Any:
+    return wait_for("a ready process", lambda: health(data).get("state") == "ready")
+
+
+def beats(data: Path, more: int = 2) -> None:
+    """Wait until the health file was written `more` times."""
+    seen: set[int] = set()
+
+    def enough() -> bool:
+        seen.add(health(data)["beat_ns"])
+        return len(seen) > more
+
+    wait_for("signs of life", enough)
+
+
+def test_sigterm_ends_a_process_whose_stderr_nobody_reads(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with start(tmp_path, stderr=writer) as process:
+        os.close(writer)
+        ready(tmp_path)
+        os.close(reader)
+        wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert health(tmp_path)["state"] == "stopped"
+
+
+def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with start(tmp_path, stderr=writer) as process:
+        os.close(writer)
+        ready(tmp_path)
+        wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+        beats(tmp_path)
+        process.terminate()
+        assert process.wait(10) == 0
+    os.close(reader)
+
+
+@pytest.mark.parametrize("what", ["full disk", "closed"])
+def test_stderr_that_takes_nothing_stops_nothing(tmp_path: Path, what: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        options: dict[str, Any] = {"stderr": full}
+        if what == "closed":
+            options = {"stderr": None, "preexec_fn": lambda: os.close(2)}
+        with start(tmp_path, **options) as process:
+            ready(tmp_path)
+            wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    part = tmp_path / "run" / f"{NAME}.part"
+    part.mkdir(parents=True)
+    body = "running.ready()\nPath(running.settings.data / 'alive').write_text('')"
+    with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
+        wait_for("the process", lambda: (tmp_path / "alive").exists())
+        assert health(tmp_path) == {}
+        part.rmdir()
+        ready(tmp_path)
+        assert health(tmp_path)["counters"]["health_failures"] >= 1
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().count(b"health file not written") == 1
+
+
+def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None:
+    with start(
+        tmp_path, body="running.counters = lambda: 1 / 0", stderr=subprocess.PIPE
+    ) as process:
+        ready(tmp_path)
+        wait_for("two", lambda: health(tmp_path)["counters"]["counter_failures"] >= 2)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said.count(b"counters not read") == 1
+    assert b"ZeroDivisionError" in said
+
+
+FAILING = {
+    "task": "async def bad():\n    raise ValueError('broken')\nrunning.spawn('bad', bad())",
+    "returned task": "async def bad():\n    pass\nrunning.spawn('bad', bad())",
+    "thread": "def bad():\n    raise ValueError('broken')\n"
+    "threading.Thread(target=bad, name='bad').start()",
+    "repeated call": "from coinspace.tasks import Repeat\n"
+    "Repeat(asyncio.get_running_loop(), 'bad', 1.0, lambda: 1 / 0)",
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_failed_work_ends_its_process_with_a_reason(tmp_path: Path, what: str) -> None:
+    body = f"running.ready()\n{FAILING[what]}"
+    with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said.count(b"task failed") == 1
+    assert b"Traceback" in said or what == "returned task"
+    last = health(tmp_path)
+    assert last["state"] == "degraded"
+    assert last["reason"].startswith("bad failed: ")
+
+
+def test_an_error_that_ends_main_is_the_last_reason(tmp_path: Path) -> None:
+    with start(tmp_path, end="raise OSError(24, 'Too many open files')") as process:
+        ready(tmp_path)
+        process.terminate()
+        assert process.wait(10) == 1
+    assert health(tmp_path)["reason"] == "OSError: [Errno 24] Too many open files"
+
+
+def test_a_failed_callback_is_logged_and_counted(tmp_path: Path) -> None:
+    body = "asyncio.get_running_loop().call_soon(lambda: 1 / 0)"
+    with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
+        ready(tmp_path)
+        wait_for("the count", lambda: health(tmp_path)["counters"]["loop_errors"] == 1)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said.count(b"callback failed") == 1
+    assert b"ZeroDivisionError" in said
+
+
+LIMITS = "process.STOP_LIMIT_S = {}; process.THREADS_LIMIT_S = 0.5"
+HANGING = {
+    "coroutine": ("", "await asyncio.Event().wait()", 0.5, 1),
+    "blocked loop": ("", "time.sleep(60)", 0.5, 1),
+    "thread": (
+        "asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)",
+        "",
+        15,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HANGING)
+def test_sigterm_ends_a_process_whatever_hangs(tmp_path: Path, what: str) -> None:
+    body, end, limit_s, code = HANGING[what]
+    with start(tmp_path, body=body, end=end, patch=LIMITS.format(limit_s)) as process:
+        ready(tmp_path)
+        process.terminate()
+        assert process.wait(20) == code
+
+
+def test_signs_of_life_for_systemd(tmp_path: Path) -> None:
+    for address in (str(tmp_path / "notify"), f"@coinspace-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind("\0" + address[1:] if address[0] == "@" else address)
+            listener.settimeout(30)
+            environment = {
+                **os.environ,
+                "NOTIFY_SOCKET": address,
+                "WATCHDOG_USEC": "200000",
+            }
+            body = "import os\nassert 'NOTIFY_SOCKET' not in os.environ"
+            with start(tmp_path, body=body, env=environment) as process:
+                said: list[str] = []
+                while said.count("WATCHDOG=1") < 5 or "READY=1" not in said:
+                    said += listener.recv(4096).decode().splitlines()
+                os.kill(process.pid, signal.SIGSTOP)
+                while select.select([listener], [], [], 0.5)[0]:
+                    listener.recv(4096)
+                os.kill(process.pid, signal.SIGCONT)
+                said += listener.recv(4096).decode().splitlines()
+                process.terminate()
+                while "STOPPING=1" not in said:
+                    said += listener.recv(4096).decode().splitlines()
+                assert process.wait(10) == 0
+            assert said.count("READY=1") == 1
+            assert "STATUS=ready" in said
+
+
+def test_an_argument_that_cannot_be_shown_does_not_raise(tmp_path: Path) -> None:
+    body = """
+class Bad:
+    def __repr__(self):
+        raise ValueError("no")
+running.log.info("hello", what=Bad())
+"""
+    with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
+        ready(tmp_path)
+        assert wait_for("count", lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert b"hello" in process.stderr.read()
+
+
+def test_a_cut_line_does_not_spoil_the_next_one() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as source, os.fdopen(writer, "w") as target:
+        output = Output(target)
+        while not output.lost:
+            output.write("x" * 5000 + "\n")
+        os.read(reader, 1 << 20)
+        output.write("whole\n")
+        assert os.read(source.fileno(), 1 << 20).splitlines()[-1] == b"whole"
+
+
+def test_steps_of_the_host_clock_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = [now_ns()]
+    monkeypatch.setattr("coinspace.process.now_ns", lambda: wall[0])
+    monkeypatch.setattr("coinspace.process.monotonic_ns", lambda: 10**12)
+    clock = HostClock()
+    assert clock.look() == 0.0
+    assert clock.counters() == {"host_clock_steps": 0}
+    wall[0] -= 3600 * 10**9
+    assert clock.look() == -3600.0
+    assert clock.look() == 0.0
+    assert clock.counters()["host_clock_step_s"] == -3600.0
+    wall[0] += 2 * 10**9
+    assert clock.look() == 2.0
+    assert clock.counters()["host_clock_steps"] == 2
+
+
+async def test_what_ends_in_a_stop_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    process = Process(NAME, Settings(data=tmp_path))
+
+    async def until_stopped() -> None:
+        await process.stopping.wait()
+
+    process.spawn("work", until_stopped())
+    process.stop()
+    await process.tasks.finish(5)
+    assert process.failure is None
+    process.ended(None)
+    last = orjson.loads((tmp_path / "run" / f"{NAME}.json").read_bytes())
+    assert (last["state"], last["reason"]) == ("stopped", None)

@@ -1,0 +1,139 @@
+"""What a hostile publisher can cost a subscriber: a refusal that is counted, and little memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+
+import orjson
+import pytest
+import zmq
+
+from coinspace._ext.message import HEARTBEAT, ORDERBOOK, encode_header
+from coinspace.bus.subscriber import Subscriber
+from tests.flow.bus_stage import BOOK, until
+
+
+class Rogue:
+    """Publishes whatever it likes on a socket of its own."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.PUB)
+        self._socket.sndhwm = 1_000_000
+        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self.endpoint = f"tcp://127.0.0.1:{port}"
+        self._beats = itertools.count(1)
+
+    def book(self, sequence: int, epoch: int = 5, topic: bytes = BOOK) -> None:
+        header = encode_header(ORDERBOOK, epoch=epoch, sequence=sequence)
+        self._socket.send_multipart([topic, header])
+
+    def beat(self, payload: bytes) -> None:
+        size, number = len(payload), next(self._beats)
+        header = encode_header(HEARTBEAT, payload_size=size, epoch=5, sequence=number)
+        self._socket.send_multipart([b"heartbeat.p.", header + payload])
+
+    def close(self) -> None:
+        self._socket.close(0)
+        self._context.term()
+
+
+@pytest.fixture
+def rogue() -> Iterator[Rogue]:
+    made = Rogue()
+    yield made
+    made.close()
+
+
+class Victim:
+    """A subscriber and what its loop was told."""
+
+    def __init__(self, rogue: Rogue) -> None:
+        self.got: list[int] = []
+        self.gaps: list[tuple[bytes, int, int, int]] = []
+        self.subscriber = Subscriber(
+            [rogue.endpoint],
+            [b"orderbook."],
+            lambda message: self.got.append(message.sequence),
+            on_gap=lambda *gap: self.gaps.append(gap),
+        )
+        self.subscriber.start()
+
+    async def heard(self, rogue: Rogue) -> None:
+        """Wait until the connection is there."""
+        while not self.got:
+            rogue.book(1)
+            await asyncio.sleep(0.01)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self.subscriber.counters()
+
+
+@pytest.fixture
+async def victim(rogue: Rogue) -> Victim:
+    made = Victim(rogue)
+    await made.heard(rogue)
+    return made
+
+
+@pytest.mark.parametrize("sequence", [(1 << 63) - 1, 1 << 53, 1 << 62])
+async def test_a_jump_to_the_end_of_the_numbers_is_refused(
+    sequence: int, rogue: Rogue, victim: Victim
+) -> None:
+    before = victim.got[-1]
+    rogue.book(sequence)
+    rogue.book(before + 1)
+    await until(lambda: victim.got[-1] == before + 1, "the next one is heard")
+    assert victim.counters["malformed"] == 1
+    assert victim.counters["missed"] == 0
+    victim.subscriber.close()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [b"1e30", b"99999999999999999999", b"9223372036854775807", b"-5", b"[]", b"null", b'"a"'],
+)
+async def test_heartbeats_of_impossible_numbers_are_refused(
+    number: bytes, rogue: Rogue, victim: Victim
+) -> None:
+    rogue.beat(b'{"process":"p","epoch":5,"sequences":{"%b":%b},"states":{}}' % (BOOK, number))
+    await until(lambda: victim.counters["malformed"] == 1, "refused")
+    rogue.book(2)
+    await until(lambda: 2 in victim.got, "still hears")
+    assert victim.counters["callback_errors"] == 0
+    victim.subscriber.close()
+
+
+@pytest.mark.parametrize("process", [["a"], {"a": 1}, None, 5, "x" * 300])
+async def test_heartbeats_of_impossible_names_are_refused(
+    process: object, rogue: Rogue, victim: Victim
+) -> None:
+    rogue.beat(orjson.dumps({"process": process, "epoch": 5, "sequences": {}}))
+    await until(lambda: victim.counters["malformed"] == 1, "refused")
+    victim.subscriber.close()
+
+
+async def test_a_heartbeat_of_megabytes_is_refused_unread(rogue: Rogue, victim: Victim) -> None:
+    sequences = {f"orderbook.upbit.{i:060}/KRW.": 1 for i in range(20_000)}
+    rogue.beat(orjson.dumps({"process": "p", "epoch": 5, "sequences": sequences}))
+    await until(lambda: victim.counters["malformed"] == 1, "refused")
+    assert victim.gaps == []
+    victim.subscriber.close()
+
+
+async def test_epochs_and_processes_without_end_are_bounded(rogue: Rogue, victim: Victim) -> None:
+    for i in range(2000):
+        rogue.book(1, epoch=10 + i)
+        rogue.beat(orjson.dumps({"process": f"p{i}", "epoch": 5, "sequences": {}}))
+    await until(lambda: len(victim.got) >= 2001, "all are heard")
+    await until(lambda: victim.counters["malformed"] == 2000 - 1024, "the processes are bounded")
+    # an epoch that was pushed out begins again, and the newest goes on
+    received = len(victim.got)
+    rogue.book(1, epoch=10 + 1999)
+    rogue.book(1, epoch=10 + 500)
+    await until(lambda: len(victim.got) == received + 1, "heard as new")
+    assert victim.counters["repeated"] >= 1
+    victim.subscriber.close()

@@ -1,0 +1,138 @@
+"""Reconciling without a database: ranges are sets, memory does not grow with time."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coinspace.clock import SECOND_NS
+from coinspace.storage import reconcile, schema
+from coinspace.storage.address import Address
+from coinspace.storage.reconcile import Ranges, Report, _Comparison, _Fact, _Row
+
+TOPIC = b"orderbook.upbit.BTC/KRW."
+PUBLISHER = "orderbook-collector-upbit"
+START_NS = 1_700_000_000 * SECOND_NS
+ADDRESS = Address("", "", "", "", "", "")
+
+ranges = st.tuples(st.integers(1, 60), st.integers(0, 8)).map(lambda one: (one[0], sum(one)))
+
+
+def members(found: list[tuple[int, int]]) -> list[int]:
+    return [sequence for first, last in found for sequence in range(first, last + 1)]
+
+
+@given(st.lists(ranges, max_size=20), ranges)
+def test_ranges_are_sets(added: list[tuple[int, int]], asked: tuple[int, int]) -> None:
+    made = Ranges()
+    for one in added:
+        made.add(*one)
+    expected = set(members(added))
+    assert [i for i in range(80) if i in made] == sorted(expected)
+    inside, outside = made.split(*asked)
+    assert members(inside) == [i for i in members([asked]) if i in expected]
+    assert members(outside) == [i for i in members([asked]) if i not in expected]
+    assert len(made) == len(Ranges(added))
+
+
+class Database:
+    """Rows of `gap`, as the server returns them, and no trades."""
+
+    def __init__(self, gaps: list[tuple[Any, ...]]) -> None:
+        self._gaps = gaps
+
+    def cursor(self) -> Database:
+        return self
+
+    def stream(self, query: str, values: Any) -> Iterator[tuple[Any, ...]]:
+        yield from self._gaps
+
+
+def compare(
+    monkeypatch: pytest.MonkeyPatch,
+    facts: Iterator[_Fact],
+    rows: Iterator[_Row],
+    gaps: list[tuple[Any, ...]] = [],  # noqa: B006 (never changed)
+) -> Report:
+    @contextmanager
+    def connect(found: Address) -> Iterator[Database]:
+        yield Database(gaps)
+
+    monkeypatch.setattr(schema, "connect", connect)
+    report = Report(START_NS, START_NS + 86_400 * SECOND_NS)
+    _Comparison(report, ADDRESS, PUBLISHER).run([facts], [rows])
+    return report
+
+
+def fact(sequence: int, at_ns: int, *, repeat: bool = False, before: int = 0) -> _Fact:
+    return _Fact(TOPIC, 7, sequence, at_ns, repeat, before, None)
+
+
+def at(sequence: int) -> int:
+    return START_NS + sequence * 50_000_000
+
+
+def row(sequence: int, at_ns: int = 0, before: int = 0) -> _Row:
+    return _Row(TOPIC, 7, sequence, at_ns or at(sequence), before)
+
+
+def test_memory_does_not_grow_with_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "LINES_LIMIT", 10)
+
+    def peak(n: int) -> int:
+        missing = {9, 5000}
+        facts = (fact(i, at(i), repeat=i % 10 == 0) for i in range(1, n + 1))
+        rows = (row(i) for i in range(1, n + 1) if i % 10 and i not in missing)
+        tracemalloc.start()
+        report = compare(monkeypatch, facts, rows)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        total = report.total
+        assert (total.published, total.repeats) == (n, n // 10)
+        assert total.stored == n - n // 10 - 1
+        assert [one[3] for one in report.unexplained] == [9]
+        assert len(report.lines) <= 10
+        return size
+
+    small = peak(10_000)
+    assert peak(40_000) < 1.5 * small
+
+
+def test_a_lost_range_of_any_size_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = 1 << 50
+    gap = ("orderbook", "upbit", "BTC/KRW", 7, 3, huge, huge - 2, "lost", START_NS + 5)
+    report = compare(monkeypatch, iter([fact(1, at(1))]), iter([row(1), row(2)]), [gap, gap])
+    total = report.total
+    assert (total.stored, total.lost, total.published) == (2, huge - 2, huge)
+    assert (total.gaps, total.unexplained) == (huge - 2, 0)
+
+
+def test_a_huge_hole_is_unexplained_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = 1 << 50
+    report = compare(monkeypatch, iter([]), iter([row(1), row(last, at(2))]))
+    assert report.total.unexplained == last - 2
+    assert len(report.unexplained) == 1000
+
+
+def test_a_row_is_found_although_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # written in this order; the database sorts by time
+    times = [at(1), at(2), START_NS + 600 * SECOND_NS, at(3), at(4)]
+    facts = [fact(i + 1, times[i]) for i in range(5)]
+    rows = sorted((row(i + 1, times[i]) for i in range(5)), key=lambda one: one.published_ns)
+    total = compare(monkeypatch, iter(facts), iter(rows)).total
+    assert (total.published, total.stored, total.journalled) == (5, 5, 5)
+    assert total.unexplained == 0
+
+
+def test_rows_say_how_many_repeats_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = iter([row(1), row(4, before=2), row(5), row(7)])
+    report = compare(monkeypatch, iter([]), rows)
+    total = report.total
+    assert (total.stored, total.repeats, total.unexplained) == (4, 2, 1)
+    assert report.unexplained == [(PUBLISHER, TOPIC.decode(), 7, 6)]
