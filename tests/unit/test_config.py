@@ -290,6 +290,15 @@ def test_one_value_or_none_is_a_list_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.index.parameters.usd_krw is None
 
 
+def test_blanks_around_a_value_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("PORT", " 8081 "), ("REQUIRE_KEYS", " true\n"), ("KEYS", "a b")):
+        monkeypatch.setenv(f"COINSPACE_ENDPOINT__{name}", text)
+    monkeypatch.setenv("COINSPACE_STORAGE__TTL", " off")
+    settings = load()
+    assert (settings.endpoint.port, settings.endpoint.require_keys) == (8081, True)
+    assert (settings.endpoint.keys, settings.storage.ttl) == ("a b", "off")
+
+
 @pytest.mark.parametrize(
     ("variable", "text", "words"),
     [
