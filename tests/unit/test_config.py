@@ -111,6 +111,12 @@ def test_init_does_not_overwrite(empty_folder: Path) -> None:
     assert isinstance(second.exception, ConfigError)
 
 
+def test_init_names_a_place_that_cannot_be_written(empty_folder: Path) -> None:
+    for output in (".", "nowhere/coinspace.toml"):
+        result = CliRunner().invoke(coinspace, ["config", "init", "--force", "--output", output])
+        assert isinstance(result.exception, ConfigError)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
