@@ -111,6 +111,12 @@ def test_init_does_not_overwrite(empty_folder: Path) -> None:
     assert isinstance(second.exception, ConfigError)
 
 
+def test_init_names_a_place_that_cannot_be_written(empty_folder: Path) -> None:
+    for output in (".", "nowhere/coinspace.toml"):
+        result = CliRunner().invoke(coinspace, ["config", "init", "--force", "--output", output])
+        assert isinstance(result.exception, ConfigError)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -288,6 +294,15 @@ def test_one_value_or_none_is_a_list_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.exchanges["upbit"].markets == ["*/KRW"]
     assert settings.exchanges["bithumb"].markets == []
     assert settings.index.parameters.usd_krw is None
+
+
+def test_blanks_around_a_value_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("PORT", " 8081 "), ("REQUIRE_KEYS", " true\n"), ("KEYS", "a b")):
+        monkeypatch.setenv(f"COINSPACE_ENDPOINT__{name}", text)
+    monkeypatch.setenv("COINSPACE_STORAGE__TTL", " off")
+    settings = load()
+    assert (settings.endpoint.port, settings.endpoint.require_keys) == (8081, True)
+    assert (settings.endpoint.keys, settings.storage.ttl) == ("a b", "off")
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,15 @@ from typing import Any
 import orjson
 import pytest
 
+from coinspace.config import Settings
+from coinspace.errors import ConfigError
 from coinspace.feed.format import FeedReader
 from coinspace.feed.simulated_feed import write_feeds
 from coinspace.feed.simulator import binance, korean, spelling
 from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS, Engine
 from coinspace.feed.simulator.market import Event
+from coinspace.feed.simulator.offer import offer
 from coinspace.feed.simulator.scenario import CRISIS
 from coinspace.feed.simulator.spelling import Spelling, fixed, pointed, scientific, short, terse
 
@@ -332,3 +335,47 @@ def test_the_caches_of_spellings_share_a_bound(monkeypatch: pytest.MonkeyPatch) 
     assert max(map(len, many)) <= 50
     del few, many, cache
     assert Spelling.alive == 0
+
+
+@pytest.mark.parametrize(
+    ("markets", "expected"),
+    [
+        (["DOGE/KRW", "BTC/KRW"], ["DOGE/KRW", "BTC/KRW"]),
+        # of a pattern what the index needs, and the usual ones
+        (
+            ["*/KRW"],
+            ["DOGE/KRW", "USDT/KRW", "BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW"],
+        ),
+        (["ETH/BTC", "BTC/*"], ["ETH/BTC", "BTC/KRW"]),
+        ([], None),
+    ],
+)
+def test_the_configured_markets_are_offered(markets: list[str], expected: list[str] | None) -> None:
+    settings = Settings()
+    settings.index.assets = ["DOGE"]
+    settings.exchanges["upbit"].markets = markets
+    assert offer(settings).get("upbit") == expected
+
+
+def test_the_default_settings_are_simulated_as_ever() -> None:
+    assert offer(Settings()) == DEFAULT_MARKETS
+
+
+@pytest.mark.parametrize("market", ["KRW/USDT", "BTC/BTC", "USDT/USDT"])
+def test_what_cannot_be_simulated_is_named(market: str) -> None:
+    settings = Settings()
+    settings.exchanges["bithumb"].markets.append(market)
+    with pytest.raises(ConfigError, match=f"exchanges.bithumb.markets: .* cannot offer {market}"):
+        offer(settings)
+
+
+def test_every_possible_market_can_be_simulated() -> None:
+    markets = ["BTT/KRW", "PEPE/BTC", "USDT/BTC", "BTC/EUR", "USDC/USDT", "A/B", "1000SATS/USDT"]
+    for exchange in DEFAULT_MARKETS:
+        settings = Settings()
+        settings.exchanges[exchange].markets = list(markets)
+        engine = Engine(7, offer(settings))
+        engine.advance(engine.start_ns + 2_000_000_000)
+        for simulated in engine.markets[exchange].values():
+            assert simulated.bids.ticks, simulated.symbol
+            assert simulated.asks.ticks, simulated.symbol
