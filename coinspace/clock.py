@@ -2,7 +2,7 @@
 
 `now_ns` is the wall clock: ns since the epoch, for what is published, stored or compared with times
 of another host. It can step in either direction. `monotonic_ns` never steps: durations, deadlines,
-back-offs and ages within one process use it. Its values mean nothing to another process.
+back-offs and ages use it. Its values mean nothing to another host, nor after a restart of this one.
 """
 
 import time

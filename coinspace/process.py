@@ -17,7 +17,7 @@ import orjson
 import structlog
 import uvloop
 
-from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
+from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.log import configure_logging, lost_lines
@@ -34,8 +34,8 @@ HEALTH_INTERVAL_S = 1.0
 STOP_LIMIT_S = 18.0
 # threads that hang in a system call keep an interpreter from ending
 THREADS_LIMIT_S = 5.0
-# the wall clock is slewed by 0.5 ms a second at most; what is more is a step
-CLOCK_STEP_NS = SECOND_NS
+# repeated work of a process that gives no sign of life for so long hangs
+SILENT_LIMIT_S = 30
 # so long a step of the clock and errors of ours are shown as a trouble
 TROUBLE_NS = 60 * SECOND_NS
 # counters of work that was lost by an error of ours
@@ -78,6 +78,9 @@ class Process:
         self._path = health_path(settings, name)
         self._health_failing = False
         self._counters_failing = False
+        self._limited = False
+        # repeated work -> seconds without a sign of life, and how many are too many
+        self._rounds: dict[str, tuple[float, int]] = {}
         self._logged: list[int] = []
         self._counts = {
             "health_failures": 0,
@@ -149,7 +152,29 @@ class Process:
 
     def limit_stop(self) -> None:
         """See that the process ends in time, whatever hangs."""
-        exit_after(STOP_LIMIT_S, 1, self._say_late)
+        if not self._limited:
+            self._limited = True
+            exit_after(STOP_LIMIT_S, 1, self._say_late)
+
+    def expect(self, name: str, limit_s: int = SILENT_LIMIT_S) -> Callable[[], None]:
+        """Watch over work that repeats: it calls what is returned each time.
+
+        Work that does not for so long hangs although the loop runs, and ends the process. Counted
+        in rounds of `watch`, so that a process that was stopped is not taken for one that hangs.
+        """
+        self._rounds[name] = (0, limit_s)
+
+        def beat() -> None:
+            self._rounds[name] = (0, limit_s)
+
+        return beat
+
+    def _check_rounds(self, seconds: float) -> None:
+        for name, (silent_s, limit_s) in self._rounds.items():
+            self._rounds[name] = (silent_s + seconds, limit_s)
+            if silent_s + seconds > limit_s and not self.stopping.is_set():
+                error = TimeoutError(f"expected a sign of life within {limit_s} s, was none")
+                self.failed(name, error)
 
     def _end_soon(self) -> None:
         # before anything else: what follows may fail
@@ -260,10 +285,11 @@ class Process:
                 written_ns = now
                 self.write_health()
             await asyncio.sleep(interval_s)
+            self._check_rounds(interval_s)
 
 
 class HostClock:
-    """Notices steps of the wall clock by the monotonic one.
+    """Notices steps of the wall clock and remembers the last one.
 
     Attributes: steps: how many. step_s: the size of the last one, negative = backwards.
     """
@@ -272,17 +298,16 @@ class HostClock:
         self.steps = 0
         self.step_s = 0.0
         self._at_ns = 0
-        self._offset_ns = now_ns() - monotonic_ns()
+        # looked up now: tests put other clocks in their place
+        self._watch = ClockSteps(now_ns, monotonic_ns)
 
     def look(self) -> float:
-        """Compare the two. Returns: by how many seconds the clock stepped since the last look."""
-        offset_ns = now_ns() - monotonic_ns()
-        by_ns, self._offset_ns = offset_ns - self._offset_ns, offset_ns
-        if abs(by_ns) < CLOCK_STEP_NS:
-            return 0.0
-        self.steps += 1
-        self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
-        return self.step_s
+        """Compare the clocks. Returns: by how many seconds it stepped since the last look."""
+        by_ns = self._watch.look()
+        if by_ns:
+            self.steps += 1
+            self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
+        return by_ns / SECOND_NS
 
     def trouble(self) -> str | None:
         """Return a line about a step that is not long ago, None without one."""
@@ -378,8 +403,14 @@ def run(
 async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> int:
     process = Process(name, settings, Notifier(os.environ))
     loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: object) -> None:
+        # not by the loop, which may hang: uvloop runs it at once when it is idle
+        process.limit_stop()
+        loop.call_soon_threadsafe(process.stop)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, process.stop)
+        signal.signal(number, on_signal)
     loop.set_exception_handler(process.on_loop_error)
     threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
     tune_loop(name, settings.tuning, loop)

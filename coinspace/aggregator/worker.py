@@ -45,6 +45,8 @@ class Worker:
         self._path = state_path(settings)
         self._saved_ns = 0
         self._behind = 0
+        # times in a row that the state could not be written
+        self._unsaved = 0
         self._steps = ClockSteps()
 
     def counters(self) -> dict[str, int | float]:
@@ -76,7 +78,9 @@ class Worker:
         grace_ns = self._settings.index.grace_ms * MILLISECOND_NS
         step_ns = interval_ns or SECOND_NS
         next_ns = (now_ns() // step_ns + 1) * step_ns
+        beat = self._process.expect("ticks")
         while True:
+            beat()
             # the loop sleeps by the monotonic clock, and never longer than to the next tick: a wall
             # clock that is set meanwhile delays nothing
             wait_ns = min(next_ns + grace_ns - now_ns(), step_ns)
@@ -122,7 +126,11 @@ class Worker:
             part.write_bytes(orjson.dumps(self.stage.state()))
             part.replace(self._path)
         except OSError as error:
-            self._process.log.error("state not written", error=str(error))
+            self._unsaved += 1
+            if self._unsaved == 1:
+                self._process.log.error("state not written", error=str(error))
+        else:
+            self._unsaved = 0
 
 
 def state_path(settings: Settings) -> Path:

@@ -105,16 +105,26 @@ class Endpoint:
         await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start(self.tasks)
         await self.server.start()
-        self._url_file.parent.mkdir(parents=True, exist_ok=True)
-        self._url_file.write_text(self.server.url)
+        self._write_url()
 
     @property
     def _url_file(self) -> Path:
         return self.settings.data / "run" / f"{NAME}.url"
 
+    def _write_url(self) -> None:
+        try:
+            self._url_file.parent.mkdir(parents=True, exist_ok=True)
+            self._url_file.write_text(self.server.url)
+        except OSError as error:
+            # half an address is worse than none: commands then take that of the settings
+            with contextlib.suppress(OSError):
+                self._url_file.unlink(missing_ok=True)
+            structlog.get_logger(NAME).error("address not written down", error=str(error))
+
     async def stop(self) -> None:
         """Tell streams, finish requests, close everything."""
-        self._url_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._url_file.unlink(missing_ok=True)
         self.hub.shutdown()
         await self.server.stop()
         await self.tasks.cancel()

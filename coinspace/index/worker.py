@@ -322,7 +322,9 @@ class Worker:
                 self._process.log.error("hash chain not extended", error=text)
 
     async def _watch(self) -> None:
+        beat = self._process.expect("watch")
         while True:
+            beat()
             await asyncio.sleep(0.25)
             now = now_ns()
             interval_ns = self._settings.index.interval_ms * MILLISECOND_NS

@@ -22,7 +22,6 @@ async def main(running: process.Process) -> None:
     if MODE == "crash":
         os._exit(3)
     if MODE == "stubborn":
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     running.ready()
     print("hello", flush=True)

@@ -198,11 +198,12 @@ def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) 
 async def test_a_stepped_clock_is_no_healthy_process(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    step_ns = [0]
+    monkeypatch.setattr("coinspace.process.now_ns", lambda: now_ns() + step_ns[0])
     process = Process(NAME, settings)
     process.ready()
     assert health_of(settings, NAME).ok
-    before = now_ns()
-    monkeypatch.setattr("coinspace.process.now_ns", lambda: before - 3600 * 10**9)
+    step_ns[0] = -3600 * 10**9
     process.clock.look()
     process.write_health()
     health = health_of(settings, NAME)

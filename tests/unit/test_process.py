@@ -1,5 +1,6 @@
 """A process writes nothing into its work's way, ends when asked, and ends when a task fails."""
 
+import contextlib
 import os
 import select
 import signal
@@ -148,7 +149,8 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
     with start(
         tmp_path, body="running.counters = lambda: 1 / 0", stderr=subprocess.PIPE
     ) as process:
-        ready(tmp_path)
+        wait_for("trouble", lambda: health(tmp_path).get("state") == "degraded")
+        assert "counter_failures" in health(tmp_path)["reason"]
         wait_for("two", lambda: health(tmp_path)["counters"]["counter_failures"] >= 2)
         process.terminate()
         assert process.wait(10) == 0
@@ -223,6 +225,69 @@ def test_sigterm_ends_a_process_whatever_hangs(tmp_path: Path, what: str) -> Non
         ready(tmp_path)
         process.terminate()
         assert process.wait(20) == code
+
+
+def test_sigterm_ends_a_process_whose_loop_hangs(tmp_path: Path) -> None:
+    body = "running.ready()\ntime.sleep(600)"
+    with start(tmp_path, body=body, patch=LIMITS.format(0.5)) as process:
+        wait_for("a ready process", lambda: health(tmp_path).get("state") == "ready")
+        process.terminate()
+        assert process.wait(20) == 1
+
+
+def test_repeated_work_that_hangs_ends_its_process(tmp_path: Path) -> None:
+    body = "running.expect('good', 2)\nbeat = running.expect('good', 2)\nrunning.expect('bad', 3)"
+    body += "\nfrom coinspace.tasks import Repeat"
+    body += "\nRepeat(asyncio.get_running_loop(), 'beat', 0.1, beat)"
+    with start(tmp_path, body=body) as process:
+        assert process.wait(30) == 1
+    assert health(tmp_path)["reason"].startswith("bad failed: TimeoutError")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 512):
+            pass
+
+
+def test_a_full_disk_stops_no_work_and_no_end(small_disk: Path) -> None:
+    # each change of state wants to be written, on a disk without a byte
+    body = """
+async def change():
+    while True:
+        running.degraded(str(time.monotonic()))
+        await asyncio.sleep(0.01)
+        running.ready()
+        await asyncio.sleep(0.01)
+running.spawn('change', change())
+"""
+    with start(small_disk, body=body) as process:
+        ready_or_degraded = ("ready", "degraded")
+        wait_for("a file", lambda: health(small_disk).get("state") in ready_or_degraded)
+        filler = small_disk / "filler"
+        fill(filler)
+        before = health(small_disk)["beat_ns"]
+        time.sleep(2.5)
+        assert health(small_disk)["beat_ns"] == before
+        assert process.poll() is None
+        filler.unlink()
+        wait_for("a fresh file", lambda: health(small_disk)["beat_ns"] > before)
+        assert health(small_disk)["counters"]["health_failures"] > 10
+        fill(filler)
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_signs_of_life_for_systemd(tmp_path: Path) -> None:

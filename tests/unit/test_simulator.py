@@ -15,12 +15,12 @@ import pytest
 
 from coinspace.feed.format import FeedReader
 from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator import binance, korean
+from coinspace.feed.simulator import binance, korean, spelling
 from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS, Engine
 from coinspace.feed.simulator.market import Event
 from coinspace.feed.simulator.scenario import CRISIS
-from coinspace.feed.simulator.spelling import fixed, pointed, scientific, short, terse
+from coinspace.feed.simulator.spelling import Spelling, fixed, pointed, scientific, short, terse
 
 SECONDS = 20
 
@@ -314,3 +314,21 @@ def test_a_recorded_crisis_shows_the_stalls(tmp_path: Path) -> None:
     longest_s = max(after - before for before, after in pairwise(times)) / 1e9
     # 30 s of the scenario at 20 x
     assert 1.4 < longest_s < 2.0
+
+
+def test_the_caches_of_spellings_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spelling, "ALL_ENTRIES", 2_000)
+    monkeypatch.setattr(spelling, "LEAST_ENTRIES", 50)
+    monkeypatch.setattr(Spelling, "alive", 0)
+    few = [Spelling(short, 2) for _ in range(4)]
+    for cache in few:
+        for n in range(5_000):
+            assert cache(n) == short(n, 2)
+    assert sum(map(len, few)) <= 2_000
+    many = [Spelling(short, 2) for _ in range(100)]
+    for cache in many:
+        for n in range(500):
+            cache(n)
+    assert max(map(len, many)) <= 50
+    del few, many, cache
+    assert Spelling.alive == 0

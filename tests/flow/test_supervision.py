@@ -1,0 +1,118 @@
+"""`coinspace up` keeps its processes running and ends all of them, whatever happens to it."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.platform import Platform, environment, free_port, platform, wait_for
+
+COLLECTOR = "ticker-collector-upbit"
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def index_value(running: Platform) -> Any:
+    indices = (running.get("/v1/indices") or {}).get("indices", [])
+    return all(one["value"] is not None for one in indices) and indices
+
+
+def restarted(running: Platform, name: str, pid: int) -> Any:
+    now = running.pids().get(name)
+    return now is not None and now != pid and alive(now)
+
+
+def up(data: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "coinspace", "up", "--simulate", *arguments],
+        env=environment(data, free_port()) | options.pop("more", {}),
+        cwd=data,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.timeout(400)
+def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINSPACE_SUPERVISOR__HANG_S", "8")
+    (tmp_path / "logs").mkdir()
+    # this one's log takes nothing
+    (tmp_path / "logs" / f"{COLLECTOR}.log").symlink_to("/dev/full")
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(200)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+        with platform(tmp_path) as running:
+            said = systemd.recv(4096).decode()
+            assert said == "READY=1"
+            assert "WATCHDOG=1" in systemd.recv(4096).decode()
+            wait_for("index values", lambda: index_value(running), 120)
+            pids = running.pids()
+            os.kill(pids[COLLECTOR], signal.SIGKILL)
+            os.kill(pids["orderbook-aggregator"], signal.SIGSTOP)
+            for name in (COLLECTOR, "orderbook-aggregator"):
+                wait_for(f"a new {name}", lambda n=name: restarted(running, n, pids[n]), 90)
+            wait_for("a ready platform", lambda: running.get("/readyz"), 90)
+            assert running.run("status").returncode == 0
+            children = running.pids()
+            assert running.stop() == 0
+            while "STOPPING=1" not in said:
+                said = systemd.recv(4096).decode()
+        assert not [name for name, pid in {**pids, **children}.items() if alive(pid)]
+    status = running.run("status")
+    assert status.returncode == 2
+    lines = status.stdout.splitlines()[:-1]
+    assert len(lines) == 11
+    assert all(" stopped at " in line for line in lines)
+    doctor = running.run("doctor")
+    assert "stopped at" not in doctor.stdout
+    log = (tmp_path / "up.log").read_text()
+    assert log.count("log not written") == 1
+    assert "hangs: no sign of life" in log
+
+
+def test_too_few_open_files_are_named(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    done = up(tmp_path, "--seconds", "120", preexec_fn=limit)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("coinspace: ")
+    assert "expected at least 4096, was 256" in last
+    assert "^^^" not in last
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("COINSPACE_ENDPOINT__HOST", "0.0.0.0", "expected an API key"),
+        ("COINSPACE_TUNING__CPUS", '{"index-*": [0, 4000]}', "expected processors"),
+    ],
+)
+def test_what_no_restart_would_change_is_refused_before_the_start(
+    tmp_path: Path, setting: str, value: str, said: str
+) -> None:
+    done = up(tmp_path, more={setting: value})
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not list(tmp_path.glob("logs/*"))

@@ -1,0 +1,137 @@
+"""Each task of each process fails: it is logged, shown, and ends its process or starts again."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace.config import Settings
+from coinspace.process import read_health
+from coinspace.storage.address import address
+from tests.flow.platform import environment, free_port, wait_for
+
+PACKAGE = Path(__file__).resolve().parent.parent.parent / "coinspace"
+COLLECTOR = "orderbook-collector upbit"
+# module -> (command, tasks that end the process, tasks that start again)
+TASKS: dict[str, tuple[str, list[str], list[str]]] = {
+    "process.py": ("orderbook-aggregator", ["health"], []),
+    "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
+    "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
+    "endpoint/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
+    "index/worker.py": (
+        "index-calculator",
+        ["watch", "records of outages"],
+        ["hash chain", "missed ticks"],
+    ),
+    "storage/worker.py": (
+        "orderbook-storage-worker",
+        ["loop lag", "catch-up", "judgement"],
+        ["database watch", "storing again"],
+    ),
+}
+# their owner reads how they end, and ends or restarts what they belong to: one query, one client
+READ_BY_OWNER = {
+    "endpoint/connection.py",
+    "endpoint/local.py",
+    "endpoint/websocket.py",
+    "storage/watch.py",
+    "supervisor.py",
+    "tasks.py",
+}
+# they run only after an outage or a damage
+RARE = {"missed ticks", "storing again"}
+ENDING = [(command, task) for command, ends, _ in TASKS.values() for task in ends]
+STARTING_AGAIN = [
+    (command, task) for command, _, again in TASKS.values() for task in again if task not in RARE
+]
+
+
+def spawned(path: Path) -> set[str]:
+    """Return the names, as far as they are written down, of the tasks that a module starts."""
+    return {
+        node.args[0].value if isinstance(node.args[0], ast.Constant) else "…"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("spawn", "keep")
+        and node.args
+        and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "server")
+    }
+
+
+def test_no_task_is_forgotten_here() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).as_posix()
+        if module in READ_BY_OWNER or module.startswith("feed/"):
+            continue
+        _, ends, again = TASKS.get(module, ("", [], []))
+        unknown = {name for name in spawned(path) if name != "…"} - {*ends, *again}
+        assert not unknown, f"{module} starts {unknown}: say here what follows its failure"
+
+
+@contextmanager
+def sabotaged(
+    questdb: Settings, data: Path, command: str, task: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    found = address(questdb)
+    variables = environment(data, free_port()) | {
+        "COINSPACE_STORAGE__ILP": found.ilp,
+        "COINSPACE_STORAGE__SQL": found.sql,
+        "COINSPACE_STORAGE__TTL": "off",
+        "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": "ws://127.0.0.1:9/",
+        "COINSPACE_EXCHANGES__UPBIT__REST": "http://127.0.0.1:9/",
+    }
+    with (data / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.flow.saboteur", task, *command.split()],
+            env={**os.environ, **variables},
+            stderr=stderr,
+            stdout=subprocess.DEVNULL,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def health(data: Path, command: str) -> dict[str, Any]:
+    return read_health(Settings(data=data), command.replace(" ", "-")) or {}
+
+
+@pytest.mark.parametrize(("command", "task"), ENDING)
+def test_a_failed_task_ends_its_process(
+    questdb: Settings, tmp_path: Path, command: str, task: str
+) -> None:
+    with sabotaged(questdb, tmp_path, command, task) as process:
+        assert process.wait(60) == 1
+    said = (tmp_path / "stderr").read_text()
+    assert said.count("event='task failed'") == 1
+    assert "Traceback" in said
+    last = health(tmp_path, command)
+    assert last["state"] == "degraded"
+    assert last["reason"] == f"{task} failed: ValueError('sabotage')"
+
+
+@pytest.mark.parametrize(("command", "task"), STARTING_AGAIN)
+def test_a_failed_task_starts_again(
+    questdb: Settings, tmp_path: Path, command: str, task: str
+) -> None:
+    with sabotaged(questdb, tmp_path, command, task) as process:
+
+        def counted() -> Any:
+            return health(tmp_path, command).get("counters", {}).get("task_restarts")
+
+        assert wait_for("a restart of the task", counted) == 1
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == 0
+    said = (tmp_path / "stderr").read_text()
+    assert said.count("event='task restarts'") == 1
+    assert "Traceback" in said
