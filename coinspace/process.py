@@ -21,6 +21,7 @@ from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.tasks import Tasks
+from coinspace.text import PrintableFormatter, printable_event
 from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
 State = Literal["starting", "ready", "degraded", "stopping"]
@@ -202,6 +203,7 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            printable_event,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
             if sys.stderr.isatty()
             else structlog.processors.KeyValueRenderer(
@@ -213,6 +215,8 @@ def configure_logging(level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
 
 
 def read_health(settings: Settings, name: str) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from coinspace.config import config_option, load
 from coinspace.observe.flame import Stack, flame_graph, folded
 from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.observe.symbols import Symbols
+from coinspace.options import Finite
 from coinspace.process import configure_logging
 
 # long enough for a thousand samples and more
@@ -90,10 +91,10 @@ def python_functions(prepared: Run) -> list[dict[str, Any]]:
     "--feed",
     "feeds",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="recording to run on; default: 10 s of simulated exchanges",
 )
-@click.option("--seconds", default=SAMPLED_S, show_default=True, type=click.FloatRange(0.1, 600))
+@click.option("--seconds", default=SAMPLED_S, show_default=True, type=Finite(0.1, 600))
 @click.option(
     "--flame",
     type=click.Path(path_type=Path),
