@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from coinspace import __version__
 from coinspace.errors import CoinSpaceError
-from coinspace.text import printable
+from coinspace.text import printable, printable_lines
 
 # of an error's line; an error that names many things is longer than a cell of a table
 ERROR_LIMIT = 4000
@@ -126,14 +127,20 @@ def coinspace() -> None:
 
 def main(args: Sequence[str] | None = None) -> Any:
     """Run the command line; an error is one line on stderr and exit code 1."""
+    # a supervised process writes into a log file, which is there to find causes; it forgets its
+    # parent's number while it runs
+    supervised = "COINSPACE_PARENT" in os.environ
     try:
         return coinspace.main(args, prog_name="coinspace")
     except CoinSpaceError as error:
         text = str(error)
     except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        text = f"{_unexpected(error)}; {DEBUG}=1 shows where it comes from"
+        text = _unexpected(error)
+        if supervised or os.environ.get(DEBUG):
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            print(printable_lines(trace), file=sys.stderr)
+        else:
+            text += f"; {DEBUG}=1 shows where it comes from"
     print(f"coinspace: {printable(text, ERROR_LIMIT)}", file=sys.stderr)
     raise SystemExit(1)
 

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from coinspace.text import PrintableFormatter, printable_event
+
 # a pipe that is ready for writing takes so many bytes without waiting, by POSIX at least
 PIPE_BYTES = 512 if sys.platform == "darwin" else 4096
 
@@ -119,6 +121,7 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            printable_event,
             structlog.dev.ConsoleRenderer(colors=True, pad_event_to=0)
             if person
             else structlog.processors.KeyValueRenderer(
@@ -130,3 +133,5 @@ def configure_logging(level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=output, level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))

@@ -7,7 +7,12 @@ direction, or a megabyte. What is stored and served as JSON stays as it came.
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 LIMIT = 500
 # of one value or line in a log; tracebacks have many lines
@@ -27,6 +32,13 @@ def printable(value: object, limit: int = LIMIT) -> str:
     return text + cut
 
 
+def cell(value: object, style: str = "") -> Text:
+    """Return a value for a table of rich: its brackets are text, not markup."""
+    from rich.text import Text
+
+    return Text(printable(value), style)
+
+
 def printable_lines(text: str) -> str:
     """Return text of several lines, each of them printable."""
     lines = text.split("\n")
@@ -43,7 +55,17 @@ def _escaped(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def printable_event(logger: object, name: str, event: dict[str, Any]) -> dict[str, Any]:
+class PrintableFormatter(logging.Formatter):
+    """Formats the log lines of libraries, each of them printable."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the lines of its traceback."""
+        return printable_lines(super().format(record))
+
+
+def printable_event(
+    logger: object, name: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
     """Make the values of a log line printable (a structlog processor)."""
     for key, value in event.items():
         if key == "exception":

@@ -15,6 +15,7 @@ BASE = {
     "clock",
     "market",
     "config",
+    "options",
     "process",
     "text",
     "tuning",

@@ -17,6 +17,7 @@ from coinspace.bus.segments import SegmentFile, segment_paths
 from coinspace.clock import SECOND_NS
 from coinspace.config import config_option, load
 from coinspace.errors import JournalError
+from coinspace.text import printable
 
 PRINTED_KINDS = ("state", "index")
 
@@ -31,13 +32,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON lines o
 
 
 def _folders(config_path: str | None, process: str | None) -> list[Path]:
+    """Return the journals to read. Raises: JournalError where there is none."""
     root = load(config_path).data / "journal"
     if process:
         chosen = Path(process) if "/" in process else root / process
         if not chosen.is_dir():
             raise JournalError(f"{chosen}: expected a journal folder, found none")
         return [chosen]
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if not any(segment_paths(folder) for folder in found):
+        raise JournalError(f"{root}: expected a journal, found none; a publisher writes one")
+    return found
 
 
 @journal.command()
@@ -58,7 +63,7 @@ def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
                     {
                         "process": folder.name,
                         "epoch": file.epoch,
-                        "topic": run.topic.decode(),
+                        "topic": run.topic.decode(errors="replace"),
                         "ranges": [],
                         "first_ns": run.started_ns,
                     },
@@ -76,7 +81,7 @@ def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
             else:
                 ranges = ", ".join(f"{first}-{end - 1}" for first, end in row["ranges"])
                 click.echo(
-                    f"{row['process']:<28} {row['epoch']} {row['topic']:<30}"
+                    f"{row['process']:<28} {row['epoch']} {printable(row['topic']):<30}"
                     f" {row['messages']:>10} {ranges:<24}"
                     f" {_text(row['first_ns'])} - {_text(row['last_ns'])}"
                 )
@@ -102,7 +107,10 @@ def cat(
     as_json: bool,
 ) -> None:
     """Print messages, oldest first; with --json the whole payload. PROCESS: a name or a folder."""
+    if end is not None and end <= first:
+        raise JournalError(f"--first and --end: expected first before end, was {first} and {end}")
     left = limit
+    printed = 0
     for folder in _folders(config_path, process):
         for message in _read(folder, epoch):
             if not message.topic.startswith(topic.encode()) or message.sequence < first:
@@ -110,10 +118,13 @@ def cat(
             if end is not None and message.sequence >= end:
                 continue
             click.echo(orjson.dumps(_facts(message)) if as_json else _line(message))
+            printed += 1
             if left is not None:
                 left -= 1
                 if not left:
                     return
+    if not printed:
+        raise JournalError("journal cat: found no message of this topic, epoch and range")
 
 
 @journal.command()
@@ -138,9 +149,8 @@ def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
                 for run in file.runs:
                     before = last.get((file.epoch, run.topic))
                     if before is not None and run.first != before + 1:
-                        problems.append(
-                            f"{run.topic.decode()}: expected sequence {before + 1}, was {run.first}"
-                        )
+                        topic = run.topic.decode(errors="replace")
+                        problems.append(f"{topic}: expected sequence {before + 1}, was {run.first}")
                     last[(file.epoch, run.topic)] = run.last
             except JournalError as error:
                 problems.append(str(error))
@@ -149,7 +159,7 @@ def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
             if as_json:
                 click.echo(orjson.dumps(row))
             else:
-                state = "; ".join(problems) or "ok"
+                state = printable("; ".join(problems)) or "ok"
                 click.echo(f"{path} {row['records']} records {row['bytes']} bytes: {state}")
     if damaged:
         sys.exit(1)
@@ -162,7 +172,7 @@ def _open(path: Path) -> SegmentFile | None:
     except FileNotFoundError:
         return None
     except JournalError as error:
-        click.echo(f"coinspace: {error}", err=True)
+        click.echo(f"coinspace: {printable(error)}", err=True)
         return None
     return file
 
@@ -181,19 +191,20 @@ def _text(time_ns: int) -> str:
 
 def _line(message: Message) -> str:
     text = (
-        f"{_text(message.published_ns)} {message.topic.decode()} {message.epoch} {message.sequence}"
+        f"{_text(message.published_ns)} {printable(message.topic.decode(errors='replace'))}"
+        f" {message.epoch} {message.sequence}"
     )
     if message.kind_name == "orderbook":
         repeat = " repeat" if message.flags & REPEAT else ""
         text += f" bids={message.n_bids} asks={message.n_asks}{repeat}"
     elif message.kind_name in PRINTED_KINDS:
-        text += f" {bytes(message.payload).decode(errors='replace')}"
+        text += f" {printable(bytes(message.payload).decode(errors='replace'))}"
     return text
 
 
 def _facts(message: Message) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "topic": message.topic.decode(),
+        "topic": message.topic.decode(errors="replace"),
         "kind": message.kind_name,
         "flags": message.flags,
         "epoch": message.epoch,

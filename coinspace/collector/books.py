@@ -11,6 +11,7 @@ from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.replay import RecordLike, Replay
+from coinspace.errors import MarketError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
 from coinspace.market import market_of_dashed
@@ -112,10 +113,13 @@ def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, b
 
 
 def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
-    """Return a symbol's market; None for a Binance symbol that nobody names."""
-    if symbol in named:
-        return named[symbol]
-    return None if exchange.UPDATES else str(market_of_dashed(symbol))
+    """Return a symbol's market; None for a Binance symbol that nobody names, and for no symbol."""
+    if symbol in named or exchange.UPDATES:
+        return named.get(symbol)
+    try:
+        return str(market_of_dashed(symbol))
+    except MarketError:
+        return None
 
 
 class PartialBooks(BookCollector):

@@ -16,16 +16,17 @@ import structlog
 import uvloop
 
 from coinspace.collector.books import Books, Checked, symbols_of
-from coinspace.collector.collection import tls_context
-from coinspace.collector.fetcher import Fetcher, RefusedError
+from coinspace.collector.listing import check_offered, listed
 from coinspace.config import EXCHANGES, config_option, load
-from coinspace.errors import ConnectError
+from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel
 from coinspace.feed.format import FeedReader
 from coinspace.feed.progress import elapsing, reading
 from coinspace.market import Market
+from coinspace.options import SECONDS
 from coinspace.process import configure_logging
+from coinspace.text import printable
 
 # what `record` can be told to leave out
 RECORDED = ("orderbook", "ticker", "trade")
@@ -74,7 +75,7 @@ def quiet_logs(level: int = logging.ERROR) -> None:
 
 
 @click.command()
-@click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--final", is_flag=True, help="print the whole books at the end of each feed")
 @click.option("--check", is_flag=True, help="compare with the feed's bookTicker events")
 @click.option("--quiet", is_flag=True, help="no line per update")
@@ -92,25 +93,28 @@ def books(
 
     bids and asks are the numbers of levels held. With --check a last line per feed counts matches
     and mismatches with the bookTicker event whose id is the largest not beyond the update's, gaps
-    and crossed books; the exit code is 1 when any of the last three is not 0.
+    and crossed books; the exit code is 1 when any of the last three is not 0, or nothing was
+    compared. A feed without an update of a book is an error.
     """
     quiet_logs()
     settings = load(config_path)
     output = Output(quiet)
     total = Checked()
+    given = named_symbols("binance", [text for text in markets.split(",") if text.strip()])
+    unknown = dict(given)
     for path in feeds:
         with FeedReader(path) as reader, reading([reader], f"look through {path.name}"):
             exchange = reader.exchange
             symbols = symbols_of(exchange_named(exchange), reader)
-        wanted = [text.strip() for text in markets.split(",") if text.strip()]
-        wanted += settings.exchanges[exchange].markets if exchange in EXCHANGES else []
+        named = named_symbols(exchange, settings.exchanges[exchange].markets)
+        unknown = {symbol: market for symbol, market in unknown.items() if symbol not in symbols}
         rebuilt = Books(
             exchange,
             symbols,
-            named_symbols(exchange, wanted),
+            named | given if exchange == "binance" else named,
             output.line,
             check=check,
-            on_mismatch=lambda line: click.echo(f"mismatch: {line}", err=True),
+            on_mismatch=lambda line: click.echo(f"mismatch: {printable(line)}", err=True),
         )
         with FeedReader(path) as reader, reading([reader], f"rebuild {path.name}"):
             result = rebuilt.run(reader)
@@ -134,6 +138,12 @@ def books(
         ),
         err=True,
     )
+    if unknown:
+        raise ConfigError(f"--markets: found no Binance frame of {', '.join(unknown.values())}")
+    if not total.updates:
+        raise FeedError("books: found no update of an order book to print")
+    if check and not total.matches + total.mismatches:
+        raise FeedError("--check: found no bookTicker event to compare a book with")
     if check and (total.mismatches or total.gaps or total.crossed):
         raise SystemExit(1)
 
@@ -144,28 +154,10 @@ def books(
 @config_option
 def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
     """List what an exchange offers."""
-    settings = load(config_path).exchanges[exchange]
-    spelled = exchange_named(exchange)
-
-    async def fetch() -> bytes:
-        fetcher = Fetcher(
-            spelled,
-            settings.rest,
-            lambda request, payload, now: None,
-            lambda request, refusal, now: None,
-            ssl_context=tls_context(settings),
-        )
-        try:
-            return await fetcher.get(spelled.markets_request())
-        except RefusedError as error:
-            raise ConnectError(
-                f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
-                exchange,
-            ) from None
-        finally:
-            await fetcher.close()
-
-    for line in market_lines(spelled.read_markets(asyncio.run(fetch())), as_json):
+    listings = asyncio.run(listed(exchange, load(config_path).exchanges[exchange]))
+    if not listings:
+        raise ConnectError(f"market list of {exchange}: expected markets, was empty", exchange)
+    for line in market_lines(listings, as_json):
         click.echo(line)
 
 
@@ -183,12 +175,19 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
             ).decode()
         else:
             state = "" if listing.trading else "  halted"
-            yield f"{listing.market!s:<20} {listing.symbol:<20} {listing.detail}{state}".rstrip()
+            symbol, detail = printable(listing.symbol), printable(listing.detail)
+            yield f"{listing.market!s:<20} {symbol:<20} {detail}{state}".rstrip()
 
 
 @click.command()
 @click.argument("exchanges", nargs=-1, type=click.Choice(EXCHANGES))
-@click.option("--seconds", default=30.0, show_default=True, help="how long to watch each exchange")
+@click.option(
+    "--seconds",
+    default=30.0,
+    type=SECONDS,
+    show_default=True,
+    help="how long to watch each exchange",
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per fact")
 @config_option
 def probe(
@@ -196,22 +195,23 @@ def probe(
 ) -> None:
     """Check the facts that the code relies on, against the exchanges themselves.
 
-    Prints pass, fail or unseen for each fact; the exit code is 1 when one fails.
+    Prints pass, fail or unseen for each fact; the exit code is 1 when one fails, or none was seen.
     """
     from coinspace.collector.probe import run_probe
 
     settings = load(config_path)
     quiet_logs(logging.CRITICAL)
-    failed = 0
+    failed = passed = 0
     for name in exchanges or EXCHANGES:
         for fact in asyncio.run(run_probe(name, settings.exchanges[name], seconds)):
             failed += fact.verdict == "fail"
+            passed += fact.verdict == "pass"
             click.echo(
                 orjson.dumps({"exchange": name, **asdict(fact)}).decode()
                 if as_json
-                else f"{fact.verdict:<7} {name:<8} {fact.name}: {fact.detail}"
+                else f"{fact.verdict:<7} {name:<8} {fact.name}: {printable(fact.detail)}"
             )
-    if failed:
+    if failed or not passed:
         raise SystemExit(1)
 
 
@@ -221,9 +221,22 @@ def probe(
 @click.option("--market", "markets", multiple=True, help="BTC/KRW, binance:BTC/USDT or */KRW")
 @click.option("--channel", "channels", multiple=True, type=click.Choice(RECORDED), default=RECORDED)
 @click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
-@click.option("--duration", type=float, help="seconds; until stopped by default")
-@click.option("--max-bytes", default=4 << 30, show_default=True, help="of all files together")
-@click.option("--segment", "segment_s", default=3600.0, show_default=True, help="seconds a file")
+@click.option("--duration", type=SECONDS, help="seconds; until stopped by default")
+@click.option(
+    "--max-bytes",
+    default=4 << 30,
+    type=click.IntRange(min=1 << 20),
+    show_default=True,
+    help="of all files together",
+)
+@click.option(
+    "--segment",
+    "segment_s",
+    default=3600.0,
+    type=SECONDS,
+    show_default=True,
+    help="seconds a file",
+)
 def record(
     config_path: str | None,
     exchanges: tuple[str, ...],
@@ -238,7 +251,8 @@ def record(
 
     Exchanges, markets and addresses come from the configuration unless given. Each connection has
     files of its own: order books (Binance's with their best prices, for `books --check`) and
-    tickers with trades. Prints the counters of each as one JSON line at the end.
+    tickers with trades. Prints the counters of each as one JSON line at the end. The exit code is 1
+    when a connection received nothing.
     """
     from coinspace.collector.capture import capture
     from coinspace.feed.commands import chosen_markets, stop_event
@@ -254,6 +268,9 @@ def record(
         }
 
     async def run() -> dict[str, dict[str, int | float]]:
+        if markets:
+            for name, one in chosen.items():
+                await check_offered(name, one)
         return await capture(
             chosen,
             output or settings.data / "archive",
@@ -267,3 +284,6 @@ def record(
     with elapsing("record", duration):
         counted = uvloop.run(run())
     click.echo(orjson.dumps(counted))
+    empty = [name for name, counters in counted.items() if not counters.get("frames")]
+    if empty:
+        raise CoinSpaceError(f"record: nothing was received for {', '.join(empty)}")

@@ -20,6 +20,7 @@ from coinspace.endpoint import keys as api_keys
 from coinspace.endpoint.keys import Keys, Role
 from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
+from coinspace.text import cell, printable
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -223,15 +224,18 @@ def render(body: dict[str, Any]) -> str:
     if facts:
         shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for name, one in facts.items():
-            shown.add_row(name, _cell(name, one))
+            shown.add_row(cell(name), cell(_cell(name, one)))
         console.print(shown)
+    for name, one in body.items():
+        if one == []:
+            console.print(cell(f"{name}: none"))
     for title, rows in lists.items():
         names = [name for name in rows[0] if not isinstance(rows[0][name], list | dict)]
-        table = Table(title=title, box=None, title_justify="left", padding=(0, 2, 0, 0))
+        table = Table(title=cell(title), box=None, title_justify="left", padding=(0, 2, 0, 0))
         for name in names:
-            table.add_column(name, justify="left" if name in TIMES else "right")
+            table.add_column(cell(name), justify="left" if name in TIMES else "right")
         for row in rows:
-            table.add_row(*(_cell(name, row[name]) for name in names))
+            table.add_row(*(cell(_cell(name, row.get(name))) for name in names))
         console.print(table)
     return text.getvalue()
 
@@ -282,8 +286,11 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
         return
     for key in found:
         click.echo(
-            f"{key.id}  {key.role:8}  {'revoked' if key.revoked else 'in force'}  {key.name}"
+            f"{key.id}  {key.role:8}  {'revoked' if key.revoked else 'in force'}"
+            f"  {printable(key.name)}"
         )
+    if not found:
+        click.echo("no keys", err=True)
 
 
 @keys.command()
@@ -292,4 +299,4 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
 def revoke(identity: str, config_path: str | None) -> None:
     """Put a key out of force; a running endpoint follows within a second."""
     key = _keys(config_path).revoke(identity)
-    click.echo(f"revoked {key.id} ({key.name})")
+    click.echo(f"revoked {key.id} ({printable(key.name)})")

@@ -285,6 +285,14 @@ class Playback:
                     if found:
                         index.symbols.add(found.upper())
 
+    def has_frames(self) -> bool:
+        """Tell whether there is anything to play."""
+        for reader in self.readers(self.exchanges):
+            with reader:
+                if any(record.direction == "<" for record in reader):
+                    return True
+        return False
+
     def readers(self, exchanges: Sequence[str], *, whole: bool = False) -> list[FeedReader]:
         """Open the feeds of some exchanges, the chosen part or everything up to its end."""
         start_ns = 0 if whole else self.start_ns

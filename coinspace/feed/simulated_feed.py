@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,9 @@ def write_feeds(
     engine = Engine(
         seed, markets, start_ns=start_ns, rate=rate, scenario=scenario, on_event=on_event
     )
+    paths = feed_paths(path, engine.markets)
     for exchange, listed in engine.markets.items():
-        target = path if len(engine.markets) == 1 else _beside(path, exchange)
+        target = paths[exchange]
         tape = tapes[exchange] = _Tape(target, exchange, list(listed), engine)
         tape.now_ns = start_ns
         for market in listed.values():
@@ -159,6 +160,13 @@ def _snapshot(tape: _Tape, market: BinanceMarket) -> Any:
         tape.receive(market.book_text(SNAPSHOT_LEVELS).encode(), path)
 
     return take
+
+
+def feed_paths(path: Path, exchanges: Collection[str]) -> dict[str, Path]:
+    """Return exchange -> the file of its feed: the path itself where there is one exchange only."""
+    if len(exchanges) == 1:
+        return dict.fromkeys(exchanges, path)
+    return {exchange: _beside(path, exchange) for exchange in exchanges}
 
 
 def _beside(path: Path, exchange: str) -> Path:

@@ -130,6 +130,8 @@ def summarise(reader: FeedReader, *, check: bool = False) -> Summary:
     if check and 0 < summary.unchecked_blocks < summary.blocks and not reader.torn:
         # who writes a feed gives all blocks a checksum, or none
         summary.error(f"feed {reader.path}: {summary.unchecked_blocks} blocks lost their checksum")
+    if check and not summary.records and not summary.n_errors:
+        summary.error(f"feed {reader.path}: expected records, found none")
     if check and reader.torn:
         summary.error(f"feed {reader.path}: the end is cut, {sum(summary.records.values())} read")
     return summary

@@ -46,7 +46,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 
 @click.command("compute-index")
-@click.argument("feeds", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("feeds", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--snapshots", metavar="FILE|-", help="JSON lines, each one tick with all books")
 @click.option("--mode", type=click.Choice(["integral", "grid"]))
 @click.option("--spacing", type=float, help="grid step, units of base")
@@ -62,7 +62,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 @click.option("--usd-krw", type=float, help="reference rate for the premium's fiat basis")
 @click.option(
     "--params",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="parameters as TOML or JSON; options win over it",
 )
 @click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
@@ -122,7 +122,9 @@ class Output:
             write(record)
 
     def finish(self, explain: str | None) -> None:
-        """End the output. Raises: CoinSpaceError when the tick to explain did not come."""
+        """End the output. Raises: CoinSpaceError without the tick to explain, or without any."""
+        if not self.records:
+            raise CoinSpaceError("compute-index: found no books of an index's markets, so no tick")
         if self._hash is not None:
             write({"records": self.records, "sha256": self._hash.hexdigest()})
         if self._wanted_ms is not None and not self._found:
@@ -211,7 +213,7 @@ def instant_ns(context: click.Context, parameter: click.Parameter, value: str | 
     "--feeds",
     "folder",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="folder of archived raw feeds, searched with its subfolders",
 )
 @click.option("--from", "start_ns", required=True, callback=instant_ns, help="first tick")
@@ -241,9 +243,19 @@ def verify_index(
     """
     if restate and not (operator and because):
         raise click.UsageError("--restate: expected --operator and --because too")
+    if (operator or because) and not restate:
+        raise click.UsageError("--operator and --because: expected --restate with them")
     from coinspace.index.audit import Restatement, verify
 
     settings = load(config_path)
+    unknown = [one for one in assets if one not in settings.index.assets]
+    if unknown:
+        raise ConfigError(
+            f"--asset: expected some of {', '.join(settings.index.assets)}, was"
+            f" {', '.join(unknown)}"
+        )
+    if end_ns <= start_ns:
+        raise ConfigError("--from and --to: expected from before to")
     verdict = verify(
         settings,
         folder,
@@ -295,6 +307,8 @@ def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str |
     """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
     from coinspace.index.audit import append_links, checked_links
 
+    if no_check and not append:
+        raise click.UsageError("--no-check: expected --append with it")
     settings = load(config_path)
     if append:
         click.echo(f"{append_links(settings)} days added", err=True)
@@ -312,3 +326,5 @@ def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str |
     click.echo(f"{days} days checked, {wrong_days} wrong", err=True)
     if wrong_days:
         raise SystemExit(1)
+    if not days:
+        raise CoinSpaceError("verify-chain: found no day in the chain; --append adds closed days")

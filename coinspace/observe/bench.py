@@ -75,7 +75,7 @@ def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
     "--feed",
     "feeds",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="recording to run on, several are possible; default: 10 s of simulated exchanges",
 )
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1, 1000))
@@ -137,8 +137,8 @@ def bench(
 
 
 @bench.command()
-@click.argument("before", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("after", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
 @click.option("--fail", type=float, help="exit 1 when a stage is slower by more than so many %")
 def compare(before: Path, after: Path, fail: float | None) -> None:
     """Compare two files of `bench --json`, taken on the same machine."""
@@ -183,6 +183,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         for one in found.values():
             if not isinstance(one["input"], str) or not one["ns"] > 0:
                 raise ValueError(f"{one['stage']}: input {one['input']!r}, ns {one['ns']!r}")
+    except OSError as error:
+        raise CoinSpaceError(f"{path}: expected a readable file, {error.strerror}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise CoinSpaceError(
             f"{path}: expected a file of `coinspace bench --json`, {error!r}"

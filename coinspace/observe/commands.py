@@ -13,10 +13,13 @@ from rich.live import Live
 from rich.table import Table
 
 from coinspace.config import config_option, load
+from coinspace.errors import CoinSpaceError
 from coinspace.observe.doctor import check_host
 from coinspace.observe.health import Health, all_health, exit_code
 from coinspace.observe.screen import Rates
+from coinspace.options import SECONDS
 from coinspace.storage.watch import disk_problems
+from coinspace.text import cell, printable
 
 
 @click.command()
@@ -38,16 +41,23 @@ def status(config_path: str | None, as_json: bool) -> None:
         click.echo(orjson.dumps(body))
     else:
         for health in healths:
-            click.echo(f"{health.process:32} {health.state:9} {health.reason or ''}".rstrip())
+            reason = printable(health.reason or "")
+            click.echo(f"{health.process:32} {health.state:9} {reason}".rstrip())
         for problem in problems:
-            click.echo(problem)
+            click.echo(printable(problem))
         click.echo(word)
     sys.exit(code)
 
 
 @click.command()
 @config_option
-@click.option("--interval", default=1.0, show_default=True, help="seconds between readings")
+@click.option(
+    "--interval",
+    default=1.0,
+    type=SECONDS,
+    show_default=True,
+    help="seconds between readings",
+)
 @click.option("--once", is_flag=True, help="two readings, one table, then end")
 @click.option("--all", "every", is_flag=True, help="show counters that stand at zero too")
 def top(config_path: str | None, interval: float, once: bool, every: bool) -> None:
@@ -65,9 +75,11 @@ def top(config_path: str | None, interval: float, once: bool, every: bool) -> No
                 live.update(_counters_table(before, now, rates, every), refresh=True)
                 before = {health.process: health for health in now}
                 if once:
-                    return
+                    break
     except KeyboardInterrupt:
         return
+    if all(health.state == "down" for health in now):
+        raise CoinSpaceError("top: no process runs; `coinspace up` starts them")
 
 
 def _counters_table(
@@ -81,11 +93,14 @@ def _counters_table(
     for health in now:
         old = before.get(health.process, health)
         elapsed_s = max((health.updated_ns - old.updated_ns) / 1e9, 1e-9)
-        table.add_row(health.process, health.state, "out", "", f"{rates.of(health):,.1f}")
+        table.add_row(
+            cell(health.process), cell(health.state), "out", "", f"{rates.of(health):,.1f}"
+        )
         for name, value in sorted(health.counters.items()):
             if value or every:
                 rate = (value - old.counters.get(name, value)) / elapsed_s
-                table.add_row("", "", name, f"{value:,.10g}", f"{rate:,.1f}" if rate else "")
+                per_second = f"{rate:,.1f}" if rate else ""
+                table.add_row("", "", cell(name), f"{value:,.10g}", per_second)
     return table
 
 
@@ -100,5 +115,5 @@ def doctor(config_path: str | None, as_json: bool) -> None:
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}[finding.level]
-            click.echo(f"{mark} {finding.subject}: {finding.text}")
+            click.echo(f"{mark} {finding.subject}: {printable(finding.text)}")
     sys.exit(any(finding.level == "problem" for finding in findings))

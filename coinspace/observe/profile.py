@@ -28,6 +28,7 @@ import orjson
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
+from coinspace.options import Finite
 from coinspace.process import configure_logging
 
 SAMPLED_S = 4.0
@@ -134,10 +135,10 @@ def python_functions(prepared: Run) -> list[dict[str, Any]]:
     "--feed",
     "feeds",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="recording to run on; default: 10 s of simulated exchanges",
 )
-@click.option("--seconds", default=SAMPLED_S, show_default=True, type=click.FloatRange(1, 600))
+@click.option("--seconds", default=SAMPLED_S, show_default=True, type=Finite(1, 600))
 @click.option(
     "--flame",
     type=click.Path(path_type=Path),

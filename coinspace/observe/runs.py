@@ -8,6 +8,7 @@ number of times.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.replay import Replay
 from coinspace.config import Settings
-from coinspace.errors import CoinSpaceError
+from coinspace.errors import CoinSpaceError, MarketError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.feed.format import FeedReader, Record
 from coinspace.index.calculator import IndexCalculator
@@ -32,6 +33,7 @@ from coinspace.market import market_of_dashed
 from coinspace.observe.wire import Wire
 from coinspace.storage.rows import Venue, store_orderbook
 from coinspace.storage.sender import Sender
+from coinspace.text import printable
 
 SIMULATED_SEED = 7
 SIMULATED_S = 10.0
@@ -83,10 +85,16 @@ def read_source(path: Path) -> Source:
     source = Source(exchange, path.name, records)
     parser = exchange_named(exchange).parser(1000)
     symbols: dict[str, None] = {}
-    for frame in source.frames:
+    frames = source.frames
+    for frame in frames:
         for message in parser.decode(frame):
             if message.get("symbol") and message.get("kind") == "orderbook":
                 symbols.setdefault(str(message["symbol"]))
+    if parser.malformed:
+        refused = f"{parser.malformed} of {len(frames)} frames of {path.name} are malformed"
+        if parser.malformed == len(frames):
+            raise CoinSpaceError(f"{refused}: there is nothing to measure")
+        print(f"coinspace: {printable(refused)}", file=sys.stderr)
     for symbol in symbols:
         market = market_of(symbol)
         if market is not None:
@@ -97,7 +105,10 @@ def read_source(path: Path) -> Source:
 def market_of(symbol: str) -> str | None:
     """Return the market of an exchange's symbol, None when its spelling is not known."""
     if "-" in symbol:
-        return str(market_of_dashed(symbol))
+        try:
+            return str(market_of_dashed(symbol))
+        except MarketError:
+            return None
     for quote in ("USDT", "USDC", "BTC", "ETH", "BNB"):
         if symbol.endswith(quote) and len(symbol) > len(quote):
             return f"{symbol.removesuffix(quote)}/{quote}"

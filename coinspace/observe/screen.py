@@ -13,10 +13,12 @@ import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.observe.health import Health, all_health
+from coinspace.text import cell, printable
 
 log = structlog.get_logger("supervisor")
 
@@ -91,16 +93,20 @@ class StatusScreen:
         return list(body.get("indices", body) if isinstance(body, dict) else body)
 
     def _line(self, healths: list[Health], indices: list[dict[str, Any]]) -> str:
-        values = " ".join(f"{one['asset']} {one['value']}" for one in indices)
+        values = printable(" ".join(f"{one['asset']} {one['value']}" for one in indices))
         rows = sum(health.total("rows_stored") for health in healths)
-        troubled = [f"{h.process} {h.state} ({h.reason})" for h in healths if not h.ok]
+        troubled = [f"{h.process} {h.state} ({printable(h.reason)})" for h in healths if not h.ok]
         state = "; ".join(troubled) or f"{len(healths)} processes ready"
         now = datetime.now(UTC)
         return f"{now:%Y-%m-%dT%H:%M:%SZ} {values} | {rows:,} rows stored | {state}"
 
     def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:
-        title = "   ".join(f"{one['asset']} [bold]{one['value']}[/]" for one in indices)
-        table = Table(title=title or "waiting for the first index value", caption=self._url)
+        title = Text("   ").join(
+            Text.assemble(printable(one["asset"]), " ", (printable(one["value"]), "bold"))
+            for one in indices
+        )
+        waiting = "waiting for the first index value"
+        table = Table(title=title if indices else waiting, caption=self._url)
         table.add_column("process")
         table.add_column("state")
         for column in ("out/s", "rows stored", "dropped", "gaps"):
@@ -109,8 +115,8 @@ class StatusScreen:
             style = "green" if health.ok else "red" if health.state == "down" else "yellow"
             state = health.state + (f": {health.reason}" if health.reason else "")
             table.add_row(
-                health.process,
-                f"[{style}]{state}[/]",
+                cell(health.process),
+                cell(state, style),
                 f"{self._rates.of(health):,.0f}",
                 f"{health.total('rows_stored'):,}" if health.total("rows_stored") else "",
                 f"{health.total('dropped'):,}",

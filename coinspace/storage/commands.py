@@ -22,6 +22,7 @@ from coinspace.process import read_health, run
 from coinspace.storage import keeper
 from coinspace.storage.address import address, root
 from coinspace.storage.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
+from coinspace.text import printable
 
 if TYPE_CHECKING:
     from coinspace.storage.reconcile import Line, Report
@@ -123,7 +124,7 @@ def status(config_path: str | None, as_json: bool) -> None:
         click.echo(orjson.dumps(facts))
     else:
         for name, value in facts.items():
-            click.echo(f"{name:12} {value}")
+            click.echo(f"{name:12} {printable(value)}")
     raise SystemExit(code)
 
 
@@ -235,6 +236,10 @@ def reconcile(config_path: str | None, start: str | None, end: str | None, as_js
         click.echo(orjson.dumps(report.as_dict()))
     else:
         _print_report(report)
+    if not report.lines:
+        raise StorageError(
+            "reconcile: found no message in this time, neither stored nor in a journal"
+        )
     raise SystemExit(1 if report.total.unexplained else 0)
 
 

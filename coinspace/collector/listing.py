@@ -1,0 +1,50 @@
+"""What an exchange offers, asked once: for commands, beside any collector."""
+
+from __future__ import annotations
+
+from coinspace.collector.collection import tls_context
+from coinspace.collector.fetcher import Fetcher, RefusedError
+from coinspace.config import ExchangeSettings
+from coinspace.errors import ConfigError, ConnectError
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Listing
+from coinspace.market import Market
+
+
+async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
+    """Return the markets of an exchange. Raises: ConnectError."""
+    spelled = exchange_named(exchange)
+    fetcher = Fetcher(
+        spelled,
+        settings.rest,
+        lambda request, payload, now: None,
+        lambda request, refusal, now: None,
+        ssl_context=tls_context(settings),
+    )
+    try:
+        return spelled.read_markets(await fetcher.get(spelled.markets_request()))
+    except RefusedError as error:
+        raise ConnectError(
+            f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
+            exchange,
+        ) from None
+    finally:
+        await fetcher.close()
+
+
+async def check_offered(exchange: str, settings: ExchangeSettings) -> None:
+    """Check that the exchange offers each of the markets named in the settings.
+
+    Raises: ConfigError naming those that it does not offer, ConnectError.
+    """
+    named = [text for text in settings.markets if "*" not in text]
+    if not named:
+        return
+    spelled = exchange_named(exchange)
+    symbols = {listing.symbol for listing in await listed(exchange, settings)}
+    missing = [text for text in named if spelled.symbol_of(Market.parse(text)) not in symbols]
+    if missing:
+        raise ConfigError(
+            f"markets: expected some that {exchange} offers, was {', '.join(missing)};"
+            f" `coinspace markets {exchange}` lists them"
+        )

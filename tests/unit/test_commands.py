@@ -1,0 +1,231 @@
+"""Commands that find nothing to do say so: one line on stderr and an exit code that is not 0."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from coinspace.cli import COMMANDS, coinspace, main
+from coinspace.feed.format import FeedWriter
+from coinspace.feed.simulated_feed import write_feeds
+from coinspace.feed.simulator.engine import DEFAULT_MARKETS
+
+# command line, exit code, part of the line; {0} is the folder with the files of `folder`
+NOTHING_TO_DO = [
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 20 --to 10", "expected from before to"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 3 --to 3", "expected from before to"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 100", "found none"),
+    ("feed cut {0}/sim-binance.feed.zst {0}/o.feed.zst --from 100", "found none"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --symbol NOPE", "no frame of NOPE"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --symbol BTC/KRW --symbol X", "frame of X"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --kind nope", "no frame of nope"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from nan", "expected seconds"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --to 99999999999999999999", "expected sec"),
+    ("feed cut {0}/sim-upbit.feed.zst {0}/sim-upbit.feed.zst", "--force overwrites"),
+    ("feed merge {0}/sim-upbit.feed.zst {0}/sim-upbit.feed.zst {0}/o.feed.zst", "each feed once"),
+    ("feed convert {0}/sim-upbit.feed.zst {0}/o.txt", "to end with .parquet"),
+    ("feed verify {0}/empty.feed.zst", ""),
+    ("books {0}/sim-upbit.feed.zst --check --quiet", "no bookTicker event"),
+    ("books {0}/refused.feed.zst --check", "no update of an order book"),
+    ("books {0}/empty.feed.zst", "no update of an order book"),
+    ("books {0}/sim-binance.feed.zst --quiet --markets DOGE/USDT", "no Binance frame of DOGE/USDT"),
+    ("decode upbit {0}/empty.feed.zst", "was nothing"),
+    ("decode upbit {0}/sim-binance.feed.zst", "expected a feed of upbit"),
+    ("compute-index {0}/empty.feed.zst", "no tick"),
+    ("compute-index {0}/refused.feed.zst --hash", "no tick"),
+    ("compute-index --snapshots /dev/null", "no tick"),
+    ("simulate --record {0}/sim --duration 1", "--force overwrites"),
+    ("simulate --record {0}/one --exchange upbit --duration 1", "--force overwrites"),
+    ("simulate --record {0}/x --duration 1 --fault mute:upbit", "are of a server"),
+    ("simulate --record {0}/x", "expected --duration"),
+    ("simulate --compress 2", "expected --scenario"),
+    ("simulate --start 5", "expected --record"),
+    ("simulate --market XYZ", "was 'XYZ'"),
+    ("simulate --market */KRW", "was */KRW"),
+    ("simulate --exchange upbit --market BTC/KRW --market BTC/USDT", "was BTC/USDT"),
+    ("replay {0}/sim-upbit.feed.zst --skip 1000", "found none"),
+    ("replay {0}/empty.feed.zst", "found none"),
+    ("bench --stage parse --feed {0}/refused.feed.zst", "2 of 2 frames"),
+    ("profile parse --feed {0}/refused.feed.zst", "2 of 2 frames"),
+    ("bench --stage book --feed {0}/empty.feed.zst", "expected order books"),
+    ("journal ls", "expected a journal"),
+    ("journal cat", "expected a journal"),
+    ("journal verify", "expected a journal"),
+    ("journal ls nobody", "expected a journal"),
+    ("top --once --interval 0.01", "no process runs"),
+    ("verify-index --feeds {0}/none --from 1 --to 2", "found none"),
+    ("verify-index --feeds {0} --from 1 --to 2 --asset DOGE", "--asset: expected some of BTC"),
+    ("verify-index --feeds {0} --from 2 --to 1", "expected from before to"),
+    ("reconcile --from 2 --to 1", "expected from before to"),
+    ("record --exchange upbit --market BTC/USDT --duration 1", "was BTC/USDT"),
+    ("query nothing-like-this", None),
+    ("verify-chain --no-check", None),
+    ("verify-index --feeds {0} --from 1 --to 2 --operator x", None),
+    # a file that is not there: the same everywhere
+    ("feed info {0}/none", "No such file"),
+    ("feed cut {0}/none {0}/o.feed.zst", "No such file"),
+    ("feed merge {0}/none {0}/o.feed.zst", "No such file"),
+    ("feed convert {0}/none {0}/o.parquet", "No such file"),
+    ("feed convert {0}/none.parquet {0}/o.feed.zst", "none.parquet"),
+    ("books {0}/none", "No such file"),
+    ("decode upbit {0}/none", "No such file"),
+    ("replay {0}/none", "No such file"),
+    ("compute-index {0}/none", "No such file"),
+    ("compute-index --snapshots {0}/none", "No such file"),
+    ("compute-index --params {0}/none {0}/sim-upbit.feed.zst", "No such file"),
+    ("bench --feed {0}/none", "No such file"),
+    ("bench compare {0}/none {0}/none", "No such file"),
+    ("profile parse --feed {0}/none", "No such file"),
+    ("status --config {0}/none", "expected a file"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("commands")
+    list(write_feeds(made / "sim.feed.zst", 4, DEFAULT_MARKETS, duration_s=3))
+    list(write_feeds(made / "one.feed.zst", 4, {"upbit": ["BTC/KRW"]}, duration_s=1))
+    with FeedWriter(made / "empty.feed.zst", {"exchange": "upbit"}):
+        pass
+    with FeedWriter(made / "refused.feed.zst", {"exchange": "bithumb"}) as writer:
+        writer.write(1, "<", "", b'{"old":1}')
+        writer.write(2, "<", "", b'{"old":2}')
+    return made
+
+
+def run(line: list[str], capture: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    capture.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    return int(ended.value.code or 0), capture.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "said"), NOTHING_TO_DO, ids=[one for one, _ in NOTHING_TO_DO])
+def test_nothing_to_do_is_an_error_of_one_line(
+    line: str,
+    said: str | None,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    code, err = run(line.format(folder).split(), capfd)
+    # 2: the command line itself is wrong
+    assert code == (2 if said is None else 1), err
+    assert "Traceback" not in err
+    assert not (folder / "o.feed.zst").exists()
+    if said:
+        (last,) = [one for one in err.splitlines() if one.startswith("coinspace: ")]
+        assert said in last
+        assert "COINSPACE_DEBUG" not in last
+
+
+def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield (*names, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+
+
+NUMBERS = [
+    (names, command, option)
+    for names, command in commands(coinspace)
+    for option in command.params
+    if isinstance(option, click.Option)
+    and isinstance(
+        option.type,
+        click.types.IntParamType | click.types.FloatParamType | click.IntRange | click.FloatRange,
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "command", "option"),
+    NUMBERS,
+    ids=[f"{' '.join(names)} {option.opts[0]}" for names, _, option in NUMBERS],
+)
+def test_no_number_of_an_option_ends_in_a_traceback(
+    names: tuple[str, ...],
+    command: click.Command,
+    option: click.Option,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    arguments = [
+        "upbit" if isinstance(one.type, click.Choice) and "upbit" in one.type.choices
+        else one.type.choices[0] if isinstance(one.type, click.Choice) else str(tmp_path / "none")
+        for one in command.params
+        if isinstance(one, click.Argument) and one.required
+    ]  # fmt: skip
+    bounded = isinstance(option.type, click.IntRange | click.FloatRange)
+    # a number without bounds may be as low as it likes, and then the command runs
+    for value in ("nan", "x", "", *(("-1", "1e400") if bounded else ())):
+        code, err = run([*names, *arguments, option.opts[0], value], capfd)
+        assert code in (1, 2), (value, err)
+        assert "Traceback" not in err
+
+
+def test_every_command_is_tried() -> None:
+    tried = {line.split()[0] for line, _ in NOTHING_TO_DO} | {names[0] for names, _, _ in NUMBERS}
+    # processes, which run until stopped, and settings have tests of their own
+    processes = {name for name in COMMANDS if name.endswith(("-worker", "-collector"))}
+    others = {"orderbook-aggregator", "index-calculator", "index-endpoint"}
+    others |= {"config", "questdb", "keys", "doctor", "markets"}
+    assert set(COMMANDS) - tried == processes | others
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_unexpected_error_is_one_line_unless_asked_for_more(
+    debug: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ExceptionGroup("many", [RuntimeError("\x1b[31mred\nsecond")])
+
+    monkeypatch.setattr(coinspace, "main", fail)
+    monkeypatch.setenv("COINSPACE_DEBUG", "1" if debug else "")
+    code, err = run([], capfd)
+    *before, last = err.splitlines()
+    assert code == 1
+    assert last.startswith("coinspace: RuntimeError: \\x1b[31mred\\x0asecond")
+    assert any("Traceback" in line for line in before) is debug
+    assert "\x1b" not in err
+
+
+def test_a_book_kind_of_binance_is_cut_by_its_usual_name(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, target = folder / "sim-binance.feed.zst", tmp_path / "o.feed.zst"
+    line = ["feed", "cut", str(source), str(target), "--kind", "orderbook", "--symbol", "BTC/USDT"]
+    assert run(line, capfd)[0] == 0
+    assert run(["books", "--quiet", str(target)], capfd)[0] == 0
+
+
+def test_what_was_there_stays_when_a_cut_fails(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "o.feed.zst"
+    target.write_bytes(b"mine")
+    line = ["feed", "cut", str(folder / "sim-upbit.feed.zst"), str(target), "--force"]
+    assert run([*line, "--symbol", "NOPE"], capfd)[0] == 1
+    assert target.read_bytes() == b"mine"
+    assert [*tmp_path.iterdir()] == [target]
+    assert run(line, capfd)[0] == 0
+
+
+def test_a_feed_that_is_cut_gets_a_word(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.feed.zst"
+    path.write_bytes((folder / "sim-upbit.feed.zst").read_bytes()[:-30])
+    for line in ("books --quiet", "decode upbit", "feed info"):
+        code, err = run([*line.split(), str(path)], capfd)
+        assert code == 0
+        assert "the end" in err
+        assert "is cut" in err

@@ -1,0 +1,110 @@
+"""Text from outside on a terminal and in logs: nothing acts, nothing hides, nothing floods."""
+
+import io
+import logging
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+import structlog
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+
+from coinspace.cli import coinspace
+from coinspace.clock import now_ns
+from coinspace.config import load
+from coinspace.endpoint.commands import render
+from coinspace.feed.format import FeedWriter
+from coinspace.process import configure_logging, health_path
+from coinspace.text import LIMIT, PrintableFormatter, cell, printable, printable_lines
+
+HOSTILE = "a\x1b[31m\n[red]b[/]\r\u202e\u2066\x00\x9b2J\ufeff\u2028"
+# what must not come out: C0 but for the line feed that ends lines, C1, marks of direction
+ACTIVE = {chr(code) for code in (*range(32), 127, *range(0x80, 0xA0)) if code != 10} | set(
+    "\u202e\u2066\ufeff\u2028"
+)
+
+
+@given(st.text())
+def test_what_is_printed_is_one_printable_line(text: str) -> None:
+    shown = printable(text, 40)
+    assert shown.isprintable()
+    assert len(shown) < 40 * 10 + 40
+    if text.isprintable() and len(text) <= 40:
+        assert shown == text
+
+
+def test_a_megabyte_is_cut_and_says_so() -> None:
+    assert printable("한" * (1 << 20)) == "한" * LIMIT + "… (1,048,576 characters)"
+    assert len(printable_lines("x\n" * (1 << 20))) < 2000
+
+
+def test_a_cell_takes_brackets_as_they_are() -> None:
+    console = Console(file=(out := io.StringIO()), width=200, color_system=None)
+    table = Table()
+    table.add_row(cell(HOSTILE), cell("[/nothing]"), cell("\\[x"))
+    console.print(table)
+    assert "[red]b[/]" in out.getvalue()
+    assert "[/nothing]" in out.getvalue()
+    assert not set(out.getvalue()) & ACTIVE
+
+
+def test_an_answer_is_shown_as_text() -> None:
+    shown = render({"note": HOSTILE, "rows": [{"na[red]me": HOSTILE}], HOSTILE: 1, "gaps": []})
+    assert not set(shown) & ACTIVE
+    assert "[red]b[/]" in shown
+    assert "gaps: none" in shown
+
+
+@pytest.mark.parametrize("command", [["status"], ["top", "--once", "--interval", "0.01", "--all"]])
+def test_the_state_of_a_process_is_shown_as_text(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    path = health_path(load(), "index-calculator")
+    path.parent.mkdir(parents=True)
+    health = {"process": "x", "pid": 1, "started_ns": now_ns(), "updated_ns": now_ns()}
+    health |= {"state": "degraded", "reason": HOSTILE, "counters": {f"c{HOSTILE}": 1}}
+    path.write_bytes(orjson.dumps(health))
+    result = CliRunner().invoke(coinspace, command)
+    assert "degraded" in result.output
+    assert not set(result.output) & ACTIVE
+
+
+def test_the_names_in_a_recording_are_shown_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.feed.zst"
+    with FeedWriter(path, {"exchange": "upbit", "url": HOSTILE}) as writer:
+        writer.mark(1, HOSTILE)
+        writer.write(2, "<", "", f'{{"ty":"{HOSTILE}","cd":"{HOSTILE}"}}'.encode())
+    for command in (["info"], ["verify"]):
+        result = CliRunner().invoke(coinspace, ["feed", *command, str(path)])
+        assert not set(result.output) & ACTIVE
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_log_line_is_one_line(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", out)
+    configure_logging()
+    log = structlog.get_logger("x")
+    log.warning(HOSTILE, reason=HOSTILE, many=[HOSTILE], long="x" * (1 << 20))
+    (line, _) = out.getvalue().split("\n")
+    # a terminal gets colours, which are ours
+    assert "[31m" not in line.replace("\\x1b[31m", "")
+    assert len(line) < 20_000
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        log.exception("failed")
+    assert "\u202e" not in out.getvalue()
+    structlog.reset_defaults()
+
+
+def test_lines_of_libraries_are_printable_too() -> None:
+    record = logging.LogRecord("x", logging.ERROR, "", 1, HOSTILE, None, None)
+    assert not set(PrintableFormatter(logging.BASIC_FORMAT).format(record)) & ACTIVE
