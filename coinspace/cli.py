@@ -75,6 +75,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reconcile": ("coinspace.storage.commands", "reconcile", "Prove that every message is stored."),
     "compute-index": ("coinspace.index.commands", "compute_index", "Compute the index offline."),
     "verify-index": ("coinspace.index.commands", "verify_index", "Recompute stored records."),
+    "index-reset-clock": (
+        "coinspace.index.commands",
+        "index_reset_clock",
+        "Show stored ticks of the future, or declare them void.",
+    ),
     "verify-chain": ("coinspace.index.commands", "verify_chain", "Check the daily hash chain."),
     "bench": ("coinspace.observe.bench", "bench", "Measure the stages on this machine."),
     "profile": ("coinspace.observe.profile", "profile", "Profile one stage on a feed."),

@@ -86,10 +86,24 @@ class ExchangeSettings(Section):
     websocket: str
     rest: str
     markets: list[str]
-    depth: Annotated[int, Field(ge=1, le=5000, description="published levels per side")] = 30
+    depth: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=5000,
+            description="published levels per side; 500 of Binance reach as far as 15 to 30 of the"
+            " Korean exchanges, 1000 double the journal",
+        ),
+    ] = 30
     snapshot_depth: Annotated[
-        int, Field(ge=100, le=5000, description="levels of a REST snapshot (exchanges of diffs)")
-    ] = 5000
+        int,
+        Field(
+            ge=0,
+            le=5000,
+            description="levels of a REST snapshot (exchanges of diffs), 100 or more;"
+            " 0 = the next step above twice the depth",
+        ),
+    ] = 0
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
     format: Annotated[
         Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
@@ -110,6 +124,14 @@ class ExchangeSettings(Section):
     ca_file: Annotated[
         Path | None, Field(description="PEM file of the only certificate authorities to trust")
     ] = None
+
+    @field_validator("snapshot_depth")
+    @classmethod
+    def _snapshot_depth(cls, levels: int) -> int:
+        # fewer cost the same
+        if 0 < levels < 100:
+            raise ValueError(f"expected 0 or at least 100, was {levels}")
+        return levels
 
     @field_validator("markets")
     @classmethod
@@ -146,7 +168,12 @@ def _default_exchanges() -> dict[str, ExchangeSettings]:
             websocket="wss://stream.binance.com:9443",
             rest="https://api.binance.com",
             markets=[f"{base}/USDT" for base in ASSETS],
-            depth=1000,
+            # In recordings of BTC and ETH, 500 levels reach to 0.15 % and 0.35 % of the price: as
+            # far as the 15 and 30 levels of the Korean venues, beyond which a curve with `depth =
+            # "coverage"` does not look. Where this exchange stands alone, values differ from those
+            # with 1,000 levels by 8 ppm (BTC) and 19 ppm (ETH) in the median, with 200 by 26 and
+            # 20. A message has 32 bytes a level, and is most of what the journal holds.
+            depth=500,
         ),
     }
 

@@ -80,9 +80,12 @@ def init(output: str, force: bool) -> None:
         click.echo(default_toml(), nl=False)
         return
     path = Path(output)
-    if path.exists() and not force:
-        raise ConfigError(f"{path}: expected no file here, found one; --force overwrites it")
-    path.write_text(default_toml())
+    try:
+        if path.exists() and not force:
+            raise ConfigError(f"{path}: expected no file here, found one; --force overwrites it")
+        path.write_text(default_toml(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a place to write, {error.strerror}") from None
     click.echo(f"wrote {path}")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from coinspace.errors import ConfigError
@@ -54,6 +54,7 @@ class _Kind:
         self.model: type[BaseModel] | None = annotation if is_section else self.names.like
         self.is_table = origin is dict
         self.is_list = origin is list
+        self.is_text = annotation in (str, SecretStr)
         self._value = get_args(annotation)[1] if self.is_table else Any
 
     def name(self, given: str) -> str:
@@ -189,7 +190,10 @@ def _read(kind: _Kind, path: list[str], text: Any, variable: str) -> Any:
         return text
     if kind.is_list:
         return _list(text, variable)
-    return None if kind.optional and text.strip().lower() in NOTHING else text
+    if kind.optional and text.strip().lower() in NOTHING:
+        return None
+    # blanks may belong to a text, never to a number or a word
+    return text if kind.is_text else text.strip()
 
 
 def _list(text: str, variable: str) -> list[Any]:

@@ -38,7 +38,5 @@ def _overrides(settings: Settings) -> Iterator[str]:
     usual = default_overrides()
     for asset, changes in index.overrides.items():
         if asset not in index.assets and changes != usual.get(asset):
-            yield (
-                f"index.overrides.{asset}: expected an asset of index.assets:"
-                f" {nearest(asset, index.assets)}"
-            )
+            hint = nearest(asset, index.assets)
+            yield f"index.overrides.{asset}: there is no index of that asset: {hint}"

@@ -83,6 +83,7 @@ cdef class Curve:
         double used_rate
         double norm
 
+    cdef int must_hold(self) except -1
     cdef int reserve(self, Ladder ladder, Py_ssize_t n_venues) except -1
     cdef int calculate(self, Ladder ladder, const unsigned char* used) noexcept nogil
     cdef void take(self, int side, Ladder ladder, const unsigned char* used) noexcept nogil

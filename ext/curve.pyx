@@ -481,6 +481,12 @@ cdef class Curve:
                 sums += LANES
         return out
 
+    cdef int must_hold(self) except -1:
+        # the levels are the ladder's own memory, which it may have moved since
+        if self.ladder is not None and self.ladder.version != self.version:
+            raise ValueError("curve: expected the ladder that it was computed over, which has changed; compute again")
+        return 0
+
     def average(self, int side, double volume):
         """Return the average price to trade `volume` into a side (0 = sell into bids, 1 = buy asks), uncapped sizes.
 
@@ -488,6 +494,7 @@ cdef class Curve:
         """
         cdef Py_ssize_t i
         cdef double left = volume / self.scale, total = 0.0, taken, first
+        self.must_hold()
         if not self.n[side] or not volume > 0:
             return None
         first = self.price[side][0]
@@ -511,6 +518,7 @@ cdef class Curve:
 
     def levels(self, int side):
         """Return the used levels of a side: float64[n] prices, uncapped sizes, capped sizes, int32[n] venues."""
+        self.must_hold()
         cdef Py_ssize_t i, n = self.n[side]
         out = np.empty((3, n))
         venues = np.empty(n, dtype=np.int32)
@@ -528,6 +536,7 @@ cdef class Curve:
         cdef Py_ssize_t i = 0, j = 0, m = 0
         cdef double end, bid, ask, mid, bound = 0.0, before = 0.0, after, decayed = 1.0
         cdef bint used = True, wide, bid_ends, ask_ends
+        self.must_hold()
         out = np.zeros((7, self.n[BID] + self.n[ASK]))
         cdef double[:, ::1] view = out
         while self.weighted and i < self.n[BID] and j < self.n[ASK]:

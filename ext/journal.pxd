@@ -17,6 +17,8 @@ cdef class Segment:
         char *_data                 # the mapping; NULL once closed
         int _fd
 
+    cdef int release(self, part) except -1
+
 
 cdef class JournalWriter:
     cdef:

@@ -8,6 +8,8 @@ never waits for it.
 
 import os
 
+from contextlib import suppress
+
 from libc.errno cimport EINTR
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
@@ -88,7 +90,8 @@ cdef class Segment:
         if error:
             os.close(fd)
             self._fd = -1
-            os.unlink(part)
+            with suppress(OSError):
+                os.unlink(part)
             raise OSError(error, os.strerror(error), str(path))
         self._data = <char *>data
         with nogil:
@@ -104,7 +107,21 @@ cdef class Segment:
         head.number = number
         head.created_ns = created_ns
         head.check = checksum(head, HEAD_SIZE - 8)
-        os.rename(part, path)
+        try:
+            os.rename(part, path)
+        except OSError:
+            self.release(part)
+            raise
+
+    # gives back memory, descriptor and file of a segment that cannot be used
+    cdef int release(self, part) except -1:
+        munmap(self._data, self.size)
+        self._data = NULL
+        os.close(self._fd)
+        self._fd = -1
+        with suppress(OSError):
+            os.unlink(part)
+        return 0
 
     def close(self):
         """Cut the file to what is used and unmap it; a segment without records is removed."""

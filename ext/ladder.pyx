@@ -353,12 +353,13 @@ cdef class Ladder:
                     total += book.n[side]
                     now.version, now.rate = book.version[side], rates[v]
                 if changed or before[v].version != now.version or before[v].rate != now.rate:
+                    # until the side is merged: a later book or rate may be refused, or memory may run out
+                    self.n_merged[side] = -1
                     before[v] = now
                     changed = True
             if not changed:
                 continue
             self.version = _next_version()
-            # until it is done: what follows may run out of memory
             self.n_merged[side] = -1
             if total > <Py_ssize_t>UINT32_MAX:
                 raise ValueError(f"books: expected at most {UINT32_MAX} levels a side, was {total}")

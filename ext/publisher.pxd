@@ -14,11 +14,12 @@ cdef class ZmqSink(Sink):
         JournalWriter _journal     # None = nothing is written down
         readonly int64_t dropped   # messages that found a subscriber's queue full
 
-    # both close the body when they fail
-    cdef int send_topic(self, Topic topic, msg_t *body) except -1
+    # these two close the body when they fail
     cdef int send_body(self, msg_t *body) except -1
-    # the topic was refused: by a full queue, or by a signal
     cdef int send_again(self, Topic topic, msg_t *body) except -1
+    # the topic was refused: by a full queue, or by a signal
+    cdef int send_topic(self, Topic topic) except -1
+    cdef int insist(self, Topic topic) except -1
     cdef int refuse_when_full(self, int refuse) except -1
     cdef int fail(self, str doing) except -1
     cdef int fail_with(self, str doing, int number) except -1

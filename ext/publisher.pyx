@@ -57,22 +57,28 @@ cdef class ZmqSink(Sink):
             self.send_again(topic, &body)
         return self.send_body(&body)
 
+    # the only way on which a call may fail before libzmq has the body
     cdef int send_again(self, Topic topic, msg_t *body) except -1:
+        try:
+            return self.send_topic(topic)
+        except BusError:
+            zmq.msg_close(body)
+            raise
+
+    cdef int send_topic(self, Topic topic) except -1:
         if zmq.last_error() != EAGAIN:
-            return self.send_topic(topic, body)
+            return self.insist(topic)
         self.dropped += 1
         self.refuse_when_full(0)
         try:
-            return self.send_topic(topic, body)
+            return self.insist(topic)
         finally:
             self.refuse_when_full(1)
 
-    cdef int send_topic(self, Topic topic, msg_t *body) except -1:
+    cdef int insist(self, Topic topic) except -1:
         while zmq.send(self._handle, topic.data, topic.size, DONTWAIT | SNDMORE) < 0:
             if zmq.last_error() != EINTR:
-                number = zmq.last_error()
-                zmq.msg_close(body)
-                self.fail_with("send", number)
+                self.fail("send")
         return 0
 
     # after an accepted first part libzmq takes the second without looking at the queues again

@@ -111,6 +111,11 @@ cdef class Receiver:
         self._newest = {}
         memset(self._recent, 0, sizeof(self._recent))
 
+    @property
+    def n_processes(self):
+        """Processes whose heartbeats were heard."""
+        return len(self._processes)
+
     def detach(self):
         """Stop using the socket: call before it is closed."""
         self._handle = NULL

@@ -15,6 +15,7 @@ from coinspace._ext.checksum cimport checksum
 from coinspace._ext.message cimport HEADER_SIZE
 from coinspace._ext.message cimport Header
 from coinspace._ext.message cimport Message
+from coinspace._ext.message cimport fits
 from coinspace._ext.record cimport Found
 from coinspace._ext.record cimport HEAD_SIZE
 from coinspace._ext.record cimport Head
@@ -32,6 +33,8 @@ SEGMENT_HEAD_SIZE = HEAD_SIZE
 
 cdef enum:
     TOPIC_LIMIT = 255
+    SEQUENCE_BITS = 53  # as on the bus
+    LOOK_BACK = 4096    # runs compared with a record: more topics than a publisher has
 
 
 cdef struct Run:
@@ -78,12 +81,14 @@ cdef class SegmentIndex:
     Attributes:
         end: offset behind the last whole record.
         records: whole records so far.
+        unreadable: of these, messages that this release cannot read; they are in no run.
         torn: whether bytes follow that are no whole record.
     """
 
     cdef:
         readonly int64_t end
         readonly int64_t records
+        readonly int64_t unreadable
         readonly bint torn
         Run *_runs
         Py_ssize_t _n_runs
@@ -125,7 +130,9 @@ cdef class SegmentIndex:
         cdef Found found = inspect(data, size)
         while found == RECORD:
             prefix = <const Prefix *>(data + offset)
-            if not self.add(prefix, self.end):
+            if not readable(prefix):
+                self.unreadable = self.unreadable + 1
+            elif not self.add(prefix, self.end):
                 return TORN
             self.end = self.end + prefix.size  # "+=" would check self for None, which needs the GIL
             self.records = self.records + 1
@@ -139,11 +146,12 @@ cdef class SegmentIndex:
         cdef const char *topic = <const char *>header + HEADER_SIZE
         cdef Py_ssize_t size = prefix.topic_size
         cdef Py_ssize_t i = self._n_runs
+        cdef Py_ssize_t oldest = max(0, i - LOOK_BACK)
         cdef Run *run
         if size > TOPIC_LIMIT:
             return 0
         # the newest run of the topic stands among the last ones
-        while i:
+        while i > oldest:
             i -= 1
             run = &self._runs[i]
             if run.topic_size == size and not memcmp(run.topic, topic, <size_t>size):
@@ -168,6 +176,15 @@ cdef class SegmentIndex:
         run.topic_size = size
         memcpy(run.topic, topic, <size_t>size)
         return 1
+
+
+# whether the record's message is one of this release: others are skipped, lest one ends its segment
+cdef inline bint readable(const Prefix *prefix) noexcept nogil:
+    cdef const Header *header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
+    return (
+        prefix.topic_size <= TOPIC_LIMIT and header.epoch > 0 and header.sequence > 0
+        and not header.sequence >> SEQUENCE_BITS and fits(header, header.payload_size)
+    )
 
 
 def select(data, bytes topic not None, int64_t first, int64_t end, Py_ssize_t limit):
@@ -199,7 +216,7 @@ def select(data, bytes topic not None, int64_t first, int64_t end, Py_ssize_t li
                 header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
                 if (
                     prefix.topic_size == name_size and header.sequence >= following
-                    and header.sequence < end
+                    and header.sequence < end and readable(prefix)
                     and not memcmp(<const char *>header + HEADER_SIZE, name, name_size)
                 ):
                     if count and copied + prefix.size > room:
@@ -222,11 +239,12 @@ def select(data, bytes topic not None, int64_t first, int64_t end, Py_ssize_t li
         PyBuffer_Release(&view)
 
 
-def messages(data):
+def messages(data, *, bint strict=True):
     """Return the messages of a stretch of records, a list of Message.
 
     Borrowed: their payloads are views on `data`, which lives as long as they do.
-    Raises: JournalError when the stretch does not consist of whole records.
+    Args: strict: raise for a message that this release cannot read, instead of skipping it.
+    Raises: JournalError when the stretch does not consist of whole records, MessageError.
     """
     cdef Py_buffer view
     cdef size_t offset = 0
@@ -246,6 +264,9 @@ def messages(data):
                 break
             prefix = <const Prefix *>(<const char *>view.buf + offset)
             header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
+            if not strict and not readable(prefix):
+                offset += prefix.size
+                continue
             topic = <const char *>header + HEADER_SIZE
             message = Message.__new__(Message)
             start = offset + payload_offset(prefix.topic_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from coinspace.config import BusSettings
 from coinspace.errors import JournalError
 
 TIMEOUT_S = 5.0
+# of a list: more epochs than a journal can hold
+PAGES_LIMIT = 64
+SEQUENCE_END = 1 << 63
 
 
 @dataclass(slots=True)
@@ -71,22 +75,37 @@ class JournalClient:
     def list(self) -> Held:
         """Return what the journal holds."""
         facts, _ = self._ask({"op": "list"})
-        ranges = {
-            int(epoch): {
-                topic.encode(): [(first, end) for first, end in held]
-                for topic, held in topics.items()
-            }
-            for epoch, topics in facts["held"].items()
-        }
-        return Held(facts["process"], facts["epoch"], facts["problem"], ranges)
+        held = _held(self.endpoint, facts)
+        for _ in range(PAGES_LIMIT):
+            if not facts.get("more") or not held.ranges:
+                break
+            facts, _ = self._ask({"op": "list", "before": min(held.ranges)})
+            held.ranges.update(_held(self.endpoint, facts).ranges)
+        return held
 
     def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
         """Return the oldest chunk, about 1 MiB, of sequences [first, end); None = to the last."""
         facts, records = self._ask(
             {"op": "fetch", "topic": topic.decode(), "epoch": epoch, "first": first, "end": end}
         )
-        missing = [(start, stop) for start, stop in facts["missing"]]
-        return Fetched(messages(records), missing, facts["next"], facts["done"])
+        found = messages(records)
+        stop = SEQUENCE_END if end is None else end
+        for message in found:
+            if (message.topic, message.epoch) != (topic, epoch) or not (
+                first <= message.sequence < stop
+            ):
+                raise JournalError(
+                    f"{self.endpoint}: expected {topic!r} epoch {epoch} from {first} to {stop},"
+                    f" was {message!r:.100}"
+                )
+        with _understood(self.endpoint):
+            missing = [(int(start), int(last)) for start, last in facts["missing"]]
+            following, done = int(facts["next"]), bool(facts["done"])
+        if any(not first <= start < last <= stop for start, last in missing):
+            raise JournalError(
+                f"{self.endpoint}: expected missing ranges from {first} to {stop}, was others"
+            )
+        return Fetched(found, missing, following, done)
 
     def fetch_all(
         self, topic: bytes, epoch: int, first: int, end: int | None = None
@@ -97,6 +116,8 @@ class JournalClient:
             yield fetched
             if fetched.done:
                 return
+            if fetched.next <= first:
+                raise JournalError(f"{self.endpoint}: expected a chunk behind {first}, was none")
             first = fetched.next
 
     def close(self) -> None:
@@ -120,9 +141,10 @@ class JournalClient:
             # an answer to a request that was given up before
             if parts[0] != number or len(parts) != 3:
                 continue
-            facts: dict[str, Any] = orjson.loads(parts[1])
+            with _understood(self.endpoint):
+                facts: dict[str, Any] = dict(orjson.loads(parts[1]))
             if "error" in facts:
-                raise JournalError(f"{self.endpoint}: request refused: {facts['error']}")
+                raise JournalError(f"{self.endpoint}: request refused: {facts['error']!s:.300}")
             return facts, parts[2]
         # a new socket, so that nothing of this request is sent when the publisher comes back
         self._socket.close(0)
@@ -130,4 +152,31 @@ class JournalClient:
         raise JournalError(
             f"{self.endpoint}: expected an answer within {self._timeout_s} s, got none;"
             " is the publisher running?"
+        )
+
+
+@contextlib.contextmanager
+def _understood(endpoint: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise JournalError(f"{endpoint}: expected facts of a journal, {error!r:.200}") from None
+
+
+def _held(endpoint: str, facts: dict[str, Any]) -> Held:
+    with _understood(endpoint):
+        ranges = {
+            int(epoch): {
+                topic.encode(): [(int(first), int(end)) for first, end in held]
+                for topic, held in topics.items()
+                if held
+            }
+            for epoch, topics in facts["held"].items()
+        }
+        problem = facts["problem"]
+        return Held(
+            str(facts["process"]),
+            int(facts["epoch"]),
+            None if problem is None else str(problem)[:300],
+            ranges,
         )

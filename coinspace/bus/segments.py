@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import structlog
 
 from coinspace._ext.message import Message
 from coinspace._ext.segment import (
@@ -21,10 +24,14 @@ from coinspace.errors import JournalError
 SUFFIX = ".journal"
 # bytes read at once while looking for records: bounds memory, not the answer
 WINDOW_BYTES = 4 << 20
+# no record is larger: the bus takes messages of 16 MiB at most
+WINDOW_LIMIT = 32 << 20
 # a record's first word, which its writer stores last
 WORD_BYTES = 8
 CHUNK_BYTES = 1 << 20
 FOR_EVER_NS = (1 << 63) - 1
+
+log = structlog.get_logger("segments")
 
 
 class Run(NamedTuple):
@@ -79,6 +86,19 @@ def oldest_ns(folder: Path) -> int | None:
     return None
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a segment for reading. Raises: JournalError for a pipe or a folder, OSError."""
+    # a pipe that nobody writes would hold its reader for ever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise JournalError(f"{path}: expected a regular file, was none")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class SegmentFile:
     """One segment, indexed as far as it has been read.
 
@@ -87,8 +107,8 @@ class SegmentFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            head = file.read(SEGMENT_HEAD_SIZE)
+        with _opened(path) as file:
+            head = os.pread(file, SEGMENT_HEAD_SIZE, 0)
         try:
             self.epoch, self.number, self.created_ns = read_head(head)
         except JournalError as error:
@@ -102,17 +122,17 @@ class SegmentFile:
         if self._complete:
             return
         index, size = self.index, WINDOW_BYTES
-        with self.path.open("rb") as file:
+        with _opened(self.path) as file:
             # cut to its last record: nothing will be added
-            self._complete = os.fstat(file.fileno()).st_size == index.end
-            while any(os.pread(file.fileno(), WORD_BYTES, index.end)):
-                data = os.pread(file.fileno(), size, index.end)
+            self._complete = os.fstat(file).st_size == index.end
+            while any(os.pread(file, WORD_BYTES, index.end)):
+                data = os.pread(file, size, index.end)
                 before = index.end
                 index.extend(data)
                 self._runs = None
                 if index.end == before:
-                    if len(data) < size:
-                        # no whole record up to the end of the file
+                    if len(data) < size or size >= WINDOW_LIMIT:
+                        # no whole record up to the end of the file, or one larger than can be
                         return
                     size *= 2
 
@@ -125,8 +145,8 @@ class SegmentFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes of the file. Reading, not mapping: the writer may cut the file's end off."""
-        with self.path.open("rb") as file:
-            return os.pread(file.fileno(), size, offset)
+        with _opened(self.path) as file:
+            return os.pread(file, size, offset)
 
 
 class JournalReader:
@@ -142,6 +162,7 @@ class JournalReader:
     def refresh(self) -> list[SegmentFile]:
         """Look at the folder again; returns its readable segments, oldest first."""
         paths = segment_paths(self.folder)
+        self.damaged = {path: self.damaged[path] for path in paths if path in self.damaged}
         for path in self._files.keys() - set(paths):
             del self._files[path]
             self._resume = {key: at for key, at in self._resume.items() if key[0] != path}
@@ -151,9 +172,11 @@ class JournalReader:
                     self._files[path] = SegmentFile(path)
                 if path in self._files:
                     self._files[path].refresh()
-            except FileNotFoundError:
+            except OSError:
+                # removed meanwhile, or not to be read just now
                 self._files.pop(path, None)
             except JournalError as error:
+                self._files.pop(path, None)
                 self.damaged[path] = str(error)
         return [self._files[path] for path in paths if path in self._files]
 
@@ -194,7 +217,7 @@ class JournalReader:
                 start = max(want, run.first)
                 try:
                     part, n, reached = self._select(file, run, start, stop, room)
-                except FileNotFoundError:
+                except (OSError, JournalError):
                     continue
                 if not n:
                     continue
@@ -236,7 +259,8 @@ def read_journal(folder: Path, from_ns: int = 0, to_ns: int = FOR_EVER_NS) -> It
     """Yield every recorded message of a journal folder, in order of writing.
 
     A torn tail ends its segment; what stands before it is whole. Segments of other times than
-    [from_ns, to_ns) are left out, whole.
+    [from_ns, to_ns) are left out, whole; damaged ones, and messages of another release, are left
+    out with a line in the log.
     """
     for path in segment_paths(folder):
         try:
@@ -248,4 +272,9 @@ def read_journal(folder: Path, from_ns: int = 0, to_ns: int = FOR_EVER_NS) -> It
         except FileNotFoundError:
             # removed meanwhile, as the oldest ones are
             continue
-        yield from messages(data)
+        except (OSError, JournalError) as error:
+            log.error("segment left out", path=str(path), reason=str(error)[:300])
+            continue
+        if file.index.unreadable:
+            log.error("messages left out", path=str(path), messages=file.index.unreadable)
+        yield from messages(data, strict=False)

@@ -94,6 +94,11 @@ def connect(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -
     """
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = 0 if endpoint.startswith("ipc://") else RECONNECT_LIMIT_MS
+    # libzmq copies the socket's options at each connect: those of an earlier peer must not stay,
+    # and this one sets the mechanism back to NULL
+    with contextlib.suppress(zmq.ZMQError):
+        # a libzmq without CURVE has nothing to set back
+        socket.curve_server = False
     if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
         server_key = bus.curve_server_keys.get(endpoint) or bus.curve_server_key
         if not server_key:

@@ -114,6 +114,8 @@ class Subscriber:
             "conflated": receiver.conflated,
             "malformed": receiver.malformed,
             "callback_errors": receiver.errors,
+            # a wrong key or address is no error of a socket: it only stays silent
+            "publishers_unheard": max(0, len(self._endpoints) - receiver.n_processes),
         }
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -20,9 +20,9 @@ from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
-from coinspace.collector.markets import MarketList, has_patterns, resolve
+from coinspace.collector.markets import MarketList, has_patterns, needed_markets, resolve
 from coinspace.collector.orderbook import OrderBookStage
-from coinspace.collector.stage import Status
+from coinspace.collector.stage import UNREADABLE, Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import ExchangeSettings, TuningSettings
 from coinspace.errors import ConfigError
@@ -46,6 +46,10 @@ TIMER_S = 0.25
 MARKETS_INTERVAL_NS = 60 * SECOND_NS
 # wait between attempts to get the market list that patterns need
 MARKETS_RETRY_S = 5.0
+# bytes of a comparison beyond which it is read in a thread, not in the way of frames
+LARGE_ANSWER = 1 << 16
+# changes of one list that become messages
+EVENTS_LIMIT = 500
 # how long open connections may take to close
 STOP_S = 3.0
 
@@ -88,6 +92,7 @@ class Collection:
 
     Args:
         channels: what to subscribe to, the stream's own channels by default.
+        assets: those of the index, whose markets are asked for first.
         recorders: a feed holds one connection's frames, so each connection gets its own.
     """
 
@@ -102,6 +107,7 @@ class Collection:
         channels: Sequence[Channel] = (),
         tuning: TuningSettings | None = None,
         recorders: Recorders = lambda number: None,
+        assets: Sequence[str] = (),
     ) -> None:
         self.settings = settings
         self.exchange = exchange_named(exchange)
@@ -116,6 +122,7 @@ class Collection:
         self.stage: Any = None
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
+        self._assets = assets
         self._tuning = tuning
         self._tls = tls_context(settings)
         self.fetcher = Fetcher(
@@ -133,6 +140,7 @@ class Collection:
         self._markets_ns = -MARKETS_INTERVAL_NS
         # market -> since when it has not been synced, on the monotonic clock
         self._unsynced_ns: dict[str, int] = {}
+        self._symbols: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -145,10 +153,13 @@ class Collection:
             if listings is None:
                 return
         entries = resolve(self.exchange, self.settings.markets, listings)
-        self.stage = make_stage(self.exchange, self.stream, self.settings, entries, self.sink)
+        self.stage = make_stage(
+            self.exchange, self.stream, self.settings, entries, self.sink, self._assets
+        )
         self.stage.marker = self._mark
         self.stage.wall = now_ns
         await self.prepare()
+        self._symbols = frozenset(symbol for symbol, _ in entries)
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
@@ -219,8 +230,8 @@ class Collection:
         while True:
             try:
                 payload = await self.fetcher.get(self.exchange.markets_request())
-                return self.exchange.read_markets(payload)
-            except RefusedError as error:
+                return await asyncio.to_thread(self.exchange.read_markets, payload)
+            except (RefusedError, *UNREADABLE) as error:
                 self.health.degraded(f"no market list of {self.exchange.NAME}: {error}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.health.stopping.wait(), MARKETS_RETRY_S)
@@ -279,19 +290,40 @@ class Collection:
         why = f": {status.reason}" if status.reason else ""
         return f"{status.market} ({status.state} for {minutes} min{why})"
 
-    def _on_answer(self, request: Request, payload: bytes, received_ns: int) -> None:
-        if request.purpose != "markets":
-            self.stage.on_answer(request, payload, received_ns)
-            return
+    def _on_answer(
+        self, request: Request, payload: bytes, received_ns: int
+    ) -> Awaitable[None] | None:
+        if request.purpose == "markets":
+            return self._on_list(payload)
+        if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
+            return self._on_books(request, payload)
+        self.stage.on_answer(request, payload, received_ns)
+        return None
+
+    async def _on_books(self, request: Request, payload: bytes) -> None:
         try:
-            listings = self.exchange.read_markets(payload)
-        except (ValueError, KeyError, TypeError) as error:
+            books = await asyncio.to_thread(self.exchange.read_books, request, payload)
+        except UNREADABLE as error:
+            self.stage.on_unreadable(request, error, monotonic_ns())
+        else:
+            self.stage.on_books(request, books, monotonic_ns())
+
+    async def _on_list(self, payload: bytes) -> None:
+        try:
+            # thousands of markets: not in the way of frames
+            listings = await asyncio.to_thread(self.exchange.read_markets, payload)
+            events = self.market_list.update(listings)
+        except UNREADABLE as error:
             self.log.warning("market list not readable", error=repr(error))
             return
         if isinstance(self.stage, TickerStage):
             self.stage.listed = frozenset(listing.symbol for listing in listings)
-        for event in self.market_list.update(listings):
-            self.stage.on_listing(event.change, event.listing, received_ns)
+        # those of markets that are collected here go first
+        events.sort(key=lambda event: event.listing.symbol not in self._symbols)
+        if len(events) > EVENTS_LIMIT:
+            self.log.warning("market list", changes=len(events), told=EVENTS_LIMIT)
+        for event in events[:EVENTS_LIMIT]:
+            self.stage.on_listing(event.change, event.listing, monotonic_ns())
 
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
         if request.purpose != "markets":
@@ -321,16 +353,22 @@ def make_stage(
     settings: ExchangeSettings,
     entries: list[tuple[str, str]],
     sink: Sink,
+    assets: Sequence[str] = (),
 ) -> OrderBookStage | TickerStage:
-    """Return the stage of a stream over (symbol, market) pairs."""
+    """Return the stage of a stream over (symbol, market) pairs.
+
+    Args: assets: those of the index, whose markets are asked for first.
+    """
+    needed = needed_markets(exchange, entries, assets)
     if stream == "ticker":
-        return TickerStage(exchange, entries, sink)
+        return TickerStage(exchange, entries, sink, needed=needed)
     return OrderBookStage(
         exchange,
         entries,
         sink,
         depth=settings.depth,
         snapshot_depth=settings.snapshot_depth,
+        needed=needed,
         stale_after_s=settings.stale_after_s,
         compare_interval_s=settings.compare_interval_s,
     )

@@ -404,6 +404,8 @@ class Connection:
                     websocket_handshake_timeout=None,
                     socket_factory=lambda url: link.connect(url, self.dialer.failures),
                     logger_name=_SILENT,
+                    # its transports register a closed socket when a connection is reset at once
+                    use_aiofastnet=False,
                     enable_auto_ping=True,
                     # by the listener, which counts a ping as a sign of life
                     enable_auto_pong=False,

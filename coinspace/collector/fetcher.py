@@ -1,11 +1,16 @@
-"""REST requests within the exchange's limits, one after the other per group."""
+"""REST requests within the exchange's limits.
+
+The stages decide what is worth asking for, and in which order; here it is asked. An answer costs no
+more than its bound: it is read and inflated up to it and refused beyond.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -13,18 +18,30 @@ import structlog
 
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.limits import Window
-from coinspace.exchanges.exchange import Exchange, Limit, Refusal, Request
+from coinspace.exchanges.exchange import Exchange, Limit, Purpose, Refusal, Request, plain
+from coinspace.tasks import Tasks
 
 TIMEOUT_S = 10.0
-# answers beyond this are no market data
-MAX_ANSWER = 32 << 20
-# wait when 429 or 418 come without Retry-After
+# bytes that an answer may have, as sent and inflated: several times what the exchanges send, and
+# little enough to be read as JSON within 50 ms
+ANSWER_BYTES: dict[Purpose, int] = {
+    "snapshot": 4 << 20,
+    "compare": 4 << 20,
+    "trades": 4 << 20,
+    "markets": 8 << 20,
+}
+INFLATED_AT_ONCE = 1 << 20
+# wait when 429 or 418 come without Retry-After, or with one longer than any documented ban
 BLOCK_S = 10.0
 BAN_S = 120.0
-# wishes kept per group: older comparisons are worthless, snapshots are asked for again by the stage
-QUEUE_LIMIT = 2000
+LONGEST_BLOCK_S = 3 * 86_400.0
+# requests kept per group: the stages hold theirs back, so this many are a fault
+QUEUE_LIMIT = 512
+# requests of one group that wait for an answer at a time
+PARALLEL = 4
+LOG_INTERVAL_NS = 60 * SECOND_NS
 
-Answer = Callable[[Request, bytes, int], None]
+Answer = Callable[[Request, bytes, int], Awaitable[None] | None]
 Refused = Callable[[Request, Refusal, int], None]
 
 
@@ -32,6 +49,8 @@ class Fetcher:
     """Fulfils a stage's requests.
 
     Args:
+        on_answer, on_refused: called with (request, payload or refusal, steady clock), one of them
+            once for each request that was submitted.
         limits: by group, the exchange's own by default.
         recorder: None, or called with (request, received_ns, payload).
     """
@@ -50,38 +69,38 @@ class Fetcher:
         self.exchange = exchange
         self.base = base.rstrip("/")
         self.recorder = recorder
-        self.counts = {"rest_answers": 0, "rest_refusals": 0, "rest_failures": 0, "rest_dropped": 0}
+        names = ("answers", "refusals", "failures", "dropped", "repeated", "oversized", "errors")
+        self.counts = {f"rest_{name}": 0 for name in names}
         self._on_answer, self._on_refused = on_answer, on_refused
         self._ssl = ssl_context
         limits = limits or exchange.REST_LIMITS
         self._windows = {name: Window(limit) for name, limit in limits.items()}
         self._queues: dict[str, deque[Request]] = {name: deque() for name in self._windows}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # queued or on their way
+        self._pending: set[Request] = set()
+        self._workers = dict.fromkeys(self._windows, 0)
+        self._tasks = Tasks(self._failed)
+        self._logged_ns: dict[str, int] = {}
         self._session: aiohttp.ClientSession | None = None
         self.log = structlog.get_logger(f"rest-{exchange.NAME}")
 
     def submit(self, request: Request) -> None:
-        """Queue a request; snapshots go before comparisons."""
+        """Queue a request; one that is queued or on its way already is not made twice."""
+        if request in self._pending:
+            self.counts["rest_repeated"] += 1
+            return
         queue = self._queues[request.group]
         if len(queue) >= QUEUE_LIMIT:
             self.counts["rest_dropped"] += 1
-            refusal = Refusal("too many requests queued", fatal=False)
-            self._on_refused(request, refusal, monotonic_ns())
+            self._refuse(request, Refusal("too many requests queued", fatal=False))
             return
-        if request.purpose == "snapshot":
-            position = sum(waiting.purpose == "snapshot" for waiting in queue)
-            queue.insert(position, request)
-        else:
-            queue.append(request)
-        task = self._tasks.get(request.group)
-        if task is None or task.done():
-            self._tasks[request.group] = asyncio.create_task(self._drain(request.group))
+        self._pending.add(request)
+        queue.append(request)
+        self._work(request.group)
 
     async def close(self) -> None:
         """Give up what is queued."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._tasks.cancel()
         if self._session is not None:
             await self._session.close()
 
@@ -94,44 +113,131 @@ class Fetcher:
         while (wait_ns := window.wait_ns(monotonic_ns(), request.weight)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait_ns / SECOND_NS)
         window.take(monotonic_ns(), request.weight)
+        limit = ANSWER_BYTES[request.purpose]
         try:
-            async with self._open().get(self.base + request.path) as response:
-                payload = await response.content.read(MAX_ANSWER)
-                while not response.content.at_eof() and len(payload) < MAX_ANSWER:
-                    payload += await response.content.read(MAX_ANSWER - len(payload))
+            # a redirect would take the question to whatever host the answer names
+            async with self._open().get(
+                self.base + request.path, allow_redirects=False
+            ) as response:
+                payload = await self._read(response, limit)
                 status, headers = response.status, response.headers
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except OversizedError:
+            self.counts["rest_oversized"] += 1
+            text = f"an answer of more than {limit} bytes"
+            self._warn("refused", request, text)
+            raise RefusedError(Refusal(text, fatal=False)) from None
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
             self.counts["rest_failures"] += 1
-            raise RefusedError(Refusal(str(error) or type(error).__name__, fatal=False)) from None
-        refusal = self.exchange.refusal_of_answer(status, payload)
+            text = plain(str(error) or type(error).__name__)
+            raise RefusedError(Refusal(text, fatal=False)) from None
+        if 300 <= status < 400:
+            refusal: Refusal | None = Refusal(f"HTTP {status}, expected no redirect", fatal=False)
+        else:
+            refusal = self.exchange.refusal_of_answer(status, payload)
         if refusal is None:
             self.counts["rest_answers"] += 1
             return payload
         self.counts["rest_refusals"] += 1
         if status in (418, 429):
-            retry_after = _retry_after(headers.get("Retry-After")) or (
-                BAN_S if status == 418 else BLOCK_S
-            )
-            refusal = Refusal(refusal.text, fatal=False, retry_after_s=retry_after)
-            # a ban is for the address, whatever was asked
-            for name, other in self._windows.items():
-                if status == 418 or name == request.group:
-                    other.block(monotonic_ns() + int(retry_after * SECOND_NS))
-        self.log.warning("refused", path=request.path[:120], text=refusal.text)
+            refusal = self._block(status, request.group, refusal, headers.get("Retry-After"))
+        self._warn("refused", request, refusal.text)
         raise RefusedError(refusal)
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        body = bytearray()
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > limit:
+                raise OversizedError
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding in ("", "identity"):
+            return bytes(body)
+        return await asyncio.to_thread(inflate, bytes(body), encoding, limit)
+
+    def _block(self, status: int, group: str, refusal: Refusal, retry_after: str | None) -> Refusal:
+        wait_s = _retry_after(retry_after) or (BAN_S if status == 418 else BLOCK_S)
+        # a ban is for the address, whatever was asked
+        for name, window in self._windows.items():
+            if status == 418 or name == group:
+                window.block(monotonic_ns() + int(wait_s * SECOND_NS))
+        return Refusal(refusal.text, fatal=False, retry_after_s=wait_s)
+
+    def _work(self, group: str) -> None:
+        if self._queues[group] and self._workers[group] < PARALLEL:
+            self._workers[group] += 1
+            self._tasks.spawn(f"rest-{group}", self._drain(group), ends=True)
 
     async def _drain(self, group: str) -> None:
         queue = self._queues[group]
-        while queue:
-            request = queue.popleft()
+        try:
+            while queue:
+                request = queue.popleft()
+                try:
+                    await self._fulfil(request)
+                finally:
+                    self._pending.discard(request)
+        finally:
+            self._workers[group] -= 1
+
+    async def _fulfil(self, request: Request) -> None:
+        try:
+            payload = await self.get(request)
+        except RefusedError as error:
+            self._refuse(request, error.refusal)
+            return
+        except Exception as error:
+            self._error(request, error)
+            self._refuse(request, Refusal(plain(repr(error)), fatal=False))
+            return
+        if self.recorder is not None:
             try:
-                payload = await self.get(request)
-            except RefusedError as error:
-                self._on_refused(request, error.refusal, monotonic_ns())
-                continue
-            if self.recorder is not None:
                 self.recorder(request, now_ns(), payload)
-            self._on_answer(request, payload, monotonic_ns())
+            except Exception as error:
+                # the answer is as good as without a recording
+                self._error(request, error)
+        try:
+            taken = self._on_answer(request, payload, monotonic_ns())
+            if taken is not None:
+                await taken
+        except Exception as error:
+            # a fault in one answer must not end the requests behind it
+            self._error(request, error)
+            self._refuse(request, Refusal("the answer was not handled", fatal=False))
+
+    def _refuse(self, request: Request, refusal: Refusal) -> None:
+        try:
+            self._on_refused(request, refusal, monotonic_ns())
+        except Exception as error:
+            self._error(request, error)
+
+    def _error(self, request: Request, error: Exception) -> None:
+        self.counts["rest_errors"] += 1
+        if self._may_log("error"):
+            self.log.error(
+                "answer not handled",
+                path=request.path[:120],
+                error=plain(repr(error)),
+                exc_info=error,
+            )
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        self.counts["rest_errors"] += 1
+        self.log.error("request task ended", task=name, error=plain(repr(error)))
+        self._work(name.removeprefix("rest-"))
+
+    def _warn(self, event: str, request: Request, text: str) -> None:
+        if self._may_log(text[:40]):
+            self.log.warning(event, path=request.path[:120], text=text)
+
+    def _may_log(self, what: str) -> bool:
+        # one line a minute for each of a few causes
+        now = monotonic_ns()
+        if now - self._logged_ns.get(what, now - LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
+            return False
+        if len(self._logged_ns) > 100:
+            self._logged_ns.clear()
+        self._logged_ns[what] = now
+        return True
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -139,8 +245,10 @@ class Fetcher:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-                headers={"Accept": "application/json"},
+                headers={"Accept": "application/json", "Accept-Encoding": "gzip, deflate"},
                 requote_redirect_url=False,
+                # inflated here, where the size is bounded
+                auto_decompress=False,
             )
         return self._session
 
@@ -153,8 +261,36 @@ class RefusedError(Exception):
         self.refusal = refusal
 
 
+class OversizedError(Exception):
+    """An answer has more bytes than any answer of its kind."""
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo a Content-Encoding.
+
+    Raises: OversizedError beyond `limit` bytes, of which no more are made; ValueError for an
+        encoding that was not asked for; zlib.error for a damaged body.
+    """
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"Content-Encoding: expected gzip or deflate, was {encoding[:40]!r}")
+    # deflate comes with or without zlib's head
+    raw = encoding == "deflate" and body[:1] and body[0] & 0x0F != 8
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32)
+    out = bytearray()
+    while body and not inflater.eof:
+        out += inflater.decompress(body, INFLATED_AT_ONCE)
+        if len(out) > limit:
+            raise OversizedError
+        body = inflater.unconsumed_tail
+    if not inflater.eof:
+        raise ValueError("the compressed answer is cut short")
+    return bytes(out)
+
+
 def _retry_after(text: str | None) -> float:
+    # in seconds; its date form is not sent by these exchanges
     try:
-        return max(0.0, float(text or 0))
+        seconds = float(text or 0)
     except ValueError:
         return 0.0
+    return seconds if 0 < seconds <= LONGEST_BLOCK_S else 0.0

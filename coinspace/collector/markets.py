@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from coinspace.errors import ConfigError
 from coinspace.exchanges.exchange import Exchange, Listing
+from coinspace.exchanges.registry import assets_of
 from coinspace.market import Market
+
+# in which Korean prices become dollars
+RATE = "USDT/KRW"
 
 Change = Literal["listed", "delisted", "halted", "resumed"]
 
@@ -51,6 +56,23 @@ def resolve(
     return list(found.items())
 
 
+def needed_markets(
+    exchange: Exchange, entries: Iterable[tuple[str, str]], assets: Iterable[str]
+) -> frozenset[str]:
+    """Return the markets that the index of some assets needs: theirs, and the rate's own."""
+    wanted = set(assets)
+    needed = set()
+    for _, name in entries:
+        market = Market.parse(name)
+        if name == RATE or wanted.intersection(assets_of(exchange.NAME, market.base)):
+            needed.add(name)
+    return frozenset(needed)
+
+
+# markets that a list can have: several times what the largest exchange offers
+LISTINGS_LIMIT = 20_000
+
+
 class MarketList:
     """The exchange's list as last seen; `update` tells what changed."""
 
@@ -62,7 +84,13 @@ class MarketList:
         """Take a new list and return the changes; the first list changes nothing.
 
         An empty list is taken for an error of the exchange and changes nothing.
+
+        Raises: ValueError for a list that is longer than any exchange's.
         """
+        if len(listings) > LISTINGS_LIMIT:
+            raise ValueError(
+                f"expected at most {LISTINGS_LIMIT} markets in the list, was {len(listings)}"
+            )
         if not listings:
             return []
         before, self.listings = self.listings, {listing.symbol: listing for listing in listings}

@@ -25,7 +25,7 @@ from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, C
 from coinspace.collector.demand import Value, budget
 from coinspace.collector.stage import UNREADABLE, Status
 from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
-from coinspace.exchanges.exchange import Exchange, Refusal, Request
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
 
 # levels kept per side of a local book, published or not
 BOOK_CAPACITY = 16384
@@ -37,6 +37,15 @@ FIRST_SHARE = 0.5
 NEEDED_SHARE = 0.2
 # the longest time for which updates of ids that the book already has are borne
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
+
+
+def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
+    """Return the levels that a snapshot is asked for.
+
+    Args: wanted: by the settings, 0 = so many that the price has room to move.
+    """
+    steps = exchange.SNAPSHOT_STEPS
+    return wanted or next((step for step in steps if step >= 2 * depth), exchange.STREAM_DEPTH)
 
 
 class OrderBookStage(ComparedBooks):
@@ -51,7 +60,7 @@ class OrderBookStage(ComparedBooks):
         sink: Sink,
         *,
         depth: int,
-        snapshot_depth: int = 5000,
+        snapshot_depth: int = 0,
         stale_after_s: float = 20.0,
         compare_interval_s: float = 60.0,
         needed: Collection[str] = (),
@@ -73,7 +82,7 @@ class OrderBookStage(ComparedBooks):
         ]
         BookCollector.__init__(self, parser, sink, markets, updates=updates, kept=kept)
         self.start(exchange, entries, sink, needed)
-        self.snapshot_depth = snapshot_depth
+        self.snapshot_depth = snapshot_levels(exchange, depth, snapshot_depth)
         count = sum(market in self.needed for _, market in entries)
         self._first_levels = self._affordable(len(entries), FIRST_SHARE)
         self._needed_levels = max(self._first_levels, self._affordable(count, NEEDED_SHARE))
@@ -386,14 +395,19 @@ class OrderBookStage(ComparedBooks):
             try:
                 books = self.exchange.read_books(request, payload)
             except UNREADABLE as error:
-                self.counts["unreadable_answers"] += 1
-                self.log.warning("answer not readable", path=request.path, error=repr(error))
-                return
-            for book in books:
-                market = self.entry(book.symbol)
-                if market is not None:
-                    self._absent.pop(market.index, None)
-                    self._compare(market, book, now_ns)
+                self.on_unreadable(request, error, now_ns)
+            else:
+                self.on_books(request, books, now_ns)
+
+    def on_books(self, request: Request, books: list[RestBook], now_ns: int) -> None:
+        """Take the answer of a comparison, read elsewhere."""
+        self.now_ns = now_ns
+        self.demand.done(request)
+        for book in books:
+            market = self.entry(book.symbol)
+            if market is not None:
+                self._absent.pop(market.index, None)
+                self._compare(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Take the news that a request was refused or could not be made."""

@@ -28,6 +28,7 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.markets import resolve
+from coinspace.collector.orderbook import snapshot_levels
 from coinspace.config import ExchangeSettings
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges import korean
@@ -378,7 +379,10 @@ class Probe:
             return
         try:
             await asyncio.sleep(SNAPSHOT_S / 2)
-            request = self.exchange.snapshot_request(symbol, self.settings.snapshot_depth)
+            request = self.exchange.snapshot_request(
+                symbol,
+                snapshot_levels(self.exchange, self.settings.depth, self.settings.snapshot_depth),
+            )
             (book,) = self.exchange.read_books(request, await self._fetcher.get(request))
             await asyncio.sleep(SNAPSHOT_S / 2)
         except (RefusedError, ValueError, KeyError) as error:

@@ -21,7 +21,7 @@ from coinspace._ext.message import STATE
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, Clock
 from coinspace.collector.demand import Demand, Value, budget
-from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream
+from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream, plain
 
 State = Literal[
     "connecting",
@@ -256,6 +256,14 @@ class Stage:
 
     def on_asked(self, request: Request) -> None:
         """A wish becomes a request."""
+
+    def on_unreadable(self, request: Request, error: Exception, now_ns: int) -> None:
+        """Count and, once a minute, log an answer of an unexpected shape."""
+        self.demand.done(request)
+        self.counts["unreadable_answers"] += 1
+        if self.may_log("unreadable", now_ns):
+            path, text = request.path[:HEAD_BYTES], plain(repr(error))
+            self.log.warning("answer not readable", path=path, error=text)
 
     def absent(self, status: Status, now_ns: int) -> None:
         """Leave a market that REST does not know out of the next requests."""

@@ -21,6 +21,7 @@ A process that starts goes on where the journal of the one before ends, as after
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from coinspace._ext.collector import PAST_NS
@@ -60,6 +61,8 @@ class TickerStage(Stage, TickerCollector):
         exchange: Exchange,
         entries: list[tuple[str, str]],
         sink: Sink,
+        *,
+        needed: Collection[str] = (),
     ) -> None:
         name = exchange.NAME
         markets = [
@@ -74,7 +77,7 @@ class TickerStage(Stage, TickerCollector):
         ]
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
-        self.start(exchange, entries, sink)
+        self.start(exchange, entries, sink, needed)
         # symbols in the exchange's list of markets, empty = not known yet
         self.listed: frozenset[str] = frozenset()
         self._holes: dict[int, Hole] = {}
@@ -201,8 +204,7 @@ class TickerStage(Stage, TickerCollector):
             read = self.exchange.read_trades(request, payload, wall_ns)
             trades = [trade for trade in read if self._sound(trade, wall_ns)]
         except UNREADABLE as error:
-            self.counts["unreadable_answers"] += 1
-            self.log.warning("answer not readable", path=request.path, error=repr(error))
+            self.on_unreadable(request, error, now_ns)
             if hole is not None:
                 hole.again(now_ns + RETRY_NS)
             return

@@ -41,6 +41,7 @@ class Worker(Collection):
             process,
             tuning=settings.tuning,
             recorders=lambda number: open_recorder(settings, exchange, stream, number),
+            assets=settings.index.assets,
         )
 
     async def start(self) -> None:

@@ -36,13 +36,15 @@ async def described(context: Context) -> Methodology:
 
 def _in_force(context: Context, asset: str) -> Definition:
     parameters = context.settings.index.parameters_of(asset)
+    # of patterns, what the exchanges turned out to offer
+    there = {f"{exchange}:{market}" for exchange, market in context.all_markets()}
     return Definition(
         asset=asset,
         role="live",
         effective=None,
         method_version=str(METHOD_VERSION),
         parameter_hash=parameter_hash(parameters, context.depths),
-        constituents=constituents_of(context.settings, asset),
+        constituents=[one for one in constituents_of(context.settings, asset) if one in there],
         parameters=parameters.model_dump(),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coinspace.endpoint.models import (
@@ -13,15 +13,13 @@ from coinspace.endpoint.models import (
     Premium,
     Regional,
 )
-from coinspace.endpoint.values import decimal, price
-from coinspace.method.digits import rounded, significant
+from coinspace.endpoint.values import decimal, decimals, price
+from coinspace.method.digits import RATIO_PLACES, rounded, significant
 
 Record = Mapping[str, Any]
 
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
-# shares and premiums are ratios: 1e-8 is far below what a book resolves
-RATIO_PLACES = 8
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")
 CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
@@ -60,18 +58,31 @@ def ratio(value: float | None) -> str | None:
     return None if value is None else decimal(round(float(value), RATIO_PLACES))
 
 
-def stored(row: Mapping[str, Any], decimals: int | None) -> dict[str, Any]:
+def column(
+    rows: Sequence[Mapping[str, Any]], name: str, decimals_shown: int | None
+) -> list[str | None]:
+    """Write a column of stored rows as `served` rounds it, several times faster."""
+    values = (row[name] for row in rows)
+    if name in REGIONAL:
+        return decimals(None if one is None else rounded(one, decimals_shown) for one in values)
+    if name in CONVERTED:
+        return [price(one) for one in values]
+    if name == "premium":
+        return decimals(None if one is None else round(one, RATIO_PLACES) for one in values)
+    return decimals(values)
+
+
+def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]:
     """Return a stored row with the digits that its numbers mean, as the live record has them.
 
-    The store keeps every double, from which a calculator that starts again goes on to the last
-    bit. Args: decimals: of the asset's published value.
+    Args: decimals_shown: of the asset's published value.
     """
     found = dict(row)
     for name, value in row.items():
         if value is None:
             continue
         if name in REGIONAL:
-            found[name] = rounded(value, decimals)
+            found[name] = rounded(value, decimals_shown)
         elif name in CONVERTED:
             found[name] = significant(value)
         elif name == "premium":

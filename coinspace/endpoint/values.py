@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from coinspace.clock import MILLISECOND_NS, check_ms
 from coinspace.endpoint.problem import Problem
-from coinspace.method.digits import significant
+from coinspace.method.digits import SIGNIFICANT, WHOLE, significant
 
 # 1970 to 2200: keeps every instant within int64 ns
 LATEST_MS = 7_258_118_400_000
@@ -67,8 +67,15 @@ def decimals(column: Iterable[float | None]) -> list[str | None]:
 
 
 def price(value: float | None) -> str | None:
-    """Write a price that was computed, with the digits that it means."""
-    return None if value is None else decimal(significant(value))
+    """Write a price that was computed, with the digits that it means: `decimal(significant(…))`."""
+    if value is None:
+        return None
+    if abs(value) >= WHOLE:
+        return decimal(significant(value))
+    text = f"{value:.{SIGNIFICANT}g}"
+    if "e" in text:
+        return format(Decimal(text), "f")
+    return None if value != value else text
 
 
 def parse_instant(text: str) -> Instant:

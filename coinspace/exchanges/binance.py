@@ -33,6 +33,8 @@ from coinspace.exchanges.exchange import (
     RestTrade,
     Subscription,
     chunks,
+    finite,
+    plain,
 )
 from coinspace.market import Market, joined_symbol
 
@@ -137,7 +139,9 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
     """Read the answer of a snapshot or compare request."""
     entry = orjson.loads(payload)
     bids, asks = (
-        [(float(price), float(size)) for price, size in entry[side]] for side in ("bids", "asks")
+        # older answers have a third element
+        [(finite(price), finite(size)) for price, size, *_ in entry[side]]
+        for side in ("bids", "asks")
     )
     return [RestBook(request.symbols[0], int(entry["lastUpdateId"]), bids, asks)]
 
@@ -164,12 +168,12 @@ def read_markets(payload: bytes) -> list[Listing]:
     listings = []
     for entry in orjson.loads(payload)["symbols"]:
         try:
+            symbol, status = str(entry["symbol"]), str(entry["status"])
             market = Market.parse(f"{entry['baseAsset']}/{entry['quoteAsset']}")
         except MarketError:
             # assets with letters beyond A-Z exist; nothing here trades them
             continue
-        status = entry["status"]
-        listings.append(Listing(entry["symbol"], market, status == "TRADING", status))
+        listings.append(Listing(symbol, market, status == "TRADING", plain(status)))
     return listings
 
 
@@ -178,7 +182,7 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     error = detail.get("error", detail)
     if not isinstance(error, dict):
         error = {"msg": str(error)}
-    text = f"{error.get('code')}: {error.get('msg')}"
+    text = plain(f"{error.get('code')}: {error.get('msg')}")
     return Refusal(text, fatal="too many" not in text.lower())
 
 
@@ -192,4 +196,5 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
         text += f" {body['code']}: {body['msg']}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text += f" {payload[:80].decode(errors='replace')}"
+    text = plain(text)
     return Refusal(text, fatal=status not in (403, 418, 429) and status < 500)

@@ -5,6 +5,7 @@ Nothing here does I/O. A module says what to send and how to read; the collector
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -22,6 +23,12 @@ CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),
     "ticker": ("ticker", "trade"),
 }
+
+
+# characters kept of what an exchange says
+TEXT_LIMIT = 200
+# versions of books are far below this
+VERSION_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,10 @@ class RestBook:
     version: int
     bids: list[tuple[float, float]]
     asks: list[tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.version < VERSION_LIMIT:
+            raise ValueError(f"book: expected an id or a time, was {self.version}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,21 @@ class Exchange(Protocol):
     def read_markets(self, payload: bytes) -> list[Listing]: ...
     def refusal_of_frame(self, detail: dict[str, Any]) -> Refusal: ...
     def refusal_of_answer(self, status: int, payload: bytes) -> Refusal | None: ...
+
+
+def plain(text: str) -> str:
+    """Return text from outside as one short printable line, for logs, states and terminals."""
+    cut = text[:TEXT_LIMIT]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return shown if len(text) <= TEXT_LIMIT else f"{shown} …"
+
+
+def finite(value: Any) -> float:
+    """Return a number of an answer. Raises: ValueError when it is not finite."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, was {number}")
+    return number
 
 
 def chunks(items: Sequence[str], size: int) -> list[tuple[str, ...]]:

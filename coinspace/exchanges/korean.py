@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from coinspace.errors import MarketError
-from coinspace.exchanges.exchange import Listing, Refusal, RestBook, RestTrade
+from coinspace.exchanges.exchange import Listing, Refusal, RestBook, RestTrade, finite, plain
 from coinspace.market import market_of_dashed
 
 # a time beyond this many ms since the epoch (year 5138) is in µs
@@ -35,7 +35,7 @@ def read_books(payload: bytes) -> list[RestBook]:
         units = entry["orderbook_units"]
         sides = [
             [
-                (float(unit[f"{side}_price"]), float(unit[f"{side}_size"]))
+                (finite(unit[f"{side}_price"]), finite(unit[f"{side}_size"]))
                 for unit in units
                 if unit[f"{side}_price"] > 0 and unit[f"{side}_size"] > 0
             ]
@@ -76,7 +76,7 @@ def read_markets(payload: bytes) -> list[Listing]:
             "WARNING" if entry.get("market_event", {}).get("warning") else "NONE"
         )
         listings.append(
-            Listing(entry["market"], market, True, "" if warning == "NONE" else warning)
+            Listing(entry["market"], market, True, "" if warning == "NONE" else plain(str(warning)))
         )
     return listings
 
@@ -86,7 +86,7 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     error = detail.get("error", detail)
     if not isinstance(error, dict):
         error = {"name": str(error)}
-    text = f"{error.get('name')}: {error.get('message')}"
+    text = plain(f"{error.get('name')}: {error.get('message')}")
     return Refusal(text, fatal=not any(word in text.lower() for word in PASSING))
 
 
@@ -103,5 +103,6 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     text = f"HTTP {status}"
     if isinstance(error, dict):
         text += f" {error.get('name')}: {error.get('message')}"
+    text = plain(text)
     passing = status in (418, 429) or status >= 500 or any(w in text.lower() for w in PASSING)
     return Refusal(text, fatal=not passing)

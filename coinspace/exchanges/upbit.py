@@ -29,6 +29,7 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    chunks,
 )
 from coinspace.market import Market, dashed_symbol
 
@@ -48,6 +49,8 @@ SNAPSHOT_STEPS = ()
 SUFFIXES = (1, 5, 15)
 # a recent-trades call returns this many at most (assumed by clients, not documented)
 TRADES = 500
+# an answer with more books takes too long to take
+MARKETS_PER_CALL = 500
 
 
 def parser(capacity: int) -> Any:
@@ -98,9 +101,11 @@ def snapshot_request(symbol: str, levels: int) -> Request:
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for all books in one call."""
-    names = tuple(symbols)
-    return [Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)]
+    """Ask for all books, some hundreds in one call."""
+    return [
+        Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)
+        for names in chunks(symbols, MARKETS_PER_CALL)
+    ]
 
 
 def trades_request(symbol: str) -> Request:

@@ -38,6 +38,14 @@ def encode_frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
     return head + payload
 
 
+def reset_on_close(raw: socket.socket | None) -> None:
+    """Let the end of a socket's connection be a TCP reset."""
+    if raw is not None:
+        # no time to linger: closing sends RST instead of FIN
+        with socket.socket(fileno=os.dup(raw.fileno())) as copy:
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def _cut(data: bytes, n: int) -> list[bytes]:
     size = max(1, -(-len(data) // max(1, n)))
     return [data[at : at + size] for at in range(0, len(data), size)] or [b""]
@@ -188,12 +196,13 @@ class Connection:
 
     def reset(self) -> None:
         """Cut the connection with a TCP reset."""
-        raw = self.transport.get_extra_info("socket")
-        if raw is not None:
-            # no time to linger: closing sends RST instead of FIN
-            with socket.socket(fileno=os.dup(raw.fileno())) as copy:
-                copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(self.transport.get_extra_info("socket"))
         self.abort()
+
+    def cut(self) -> None:
+        """End the connection without a close frame."""
+        if self.is_open:
+            self.transport.close()
 
     # keep-alive
 

@@ -10,11 +10,14 @@ import orjson
 from aiohttp import web
 
 from coinspace.errors import ConfigError
-from coinspace.feed.connection import Connection
+from coinspace.feed.connection import Connection, reset_on_close
 from coinspace.feed.faults import (
+    ACCEPT_KINDS,
+    ANSWER_KINDS,
     CONNECTION_KINDS,
     FRAME_KINDS,
     MARKET_KINDS,
+    NAMELESS_KINDS,
     SIMULATED_KINDS,
     Fault,
     bent,
@@ -27,7 +30,12 @@ if TYPE_CHECKING:
     from coinspace.feed.server import ExchangeServer
 
 ERROR_CLOSE_S = 0.15
-NEVER_S = 3600.0
+# faults that are over are kept for their hits, the newest of them
+KEPT_FAULTS = 1000
+# frames that a stall keeps for a connection
+WITHHELD = 100_000
+# how often it is looked whether a client that gets no answer is still there
+GONE_POLL_S = 0.1
 
 
 class Disorder:
@@ -59,12 +67,22 @@ class Disorder:
         loop = asyncio.get_running_loop()
         fault.begin_s = loop.time()
         self.faults[fault.id] = fault
+        self._forget(fault.begin_s)
         self._update()
-        if fault.kind in (*CONNECTION_KINDS, *SIMULATED_KINDS, "stale", "stall"):
+        if fault.kind in (*CONNECTION_KINDS, *SIMULATED_KINDS, "stale", "stall", "refuse"):
             task = asyncio.create_task(self._run(fault))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return fault
+
+    def _forget(self, now_s: float) -> None:
+        over = [
+            number
+            for number, fault in self.faults.items()
+            if now_s >= fault.begin_s + fault.after_s + fault.for_s or fault.hits >= fault.count
+        ]
+        for number in over[: max(0, len(self.faults) - KEPT_FAULTS)]:
+            del self.faults[number]
 
     def _check(self, fault: Fault) -> None:
         source = self.server.source
@@ -73,6 +91,12 @@ class Disorder:
         if fault.exchange != "*" and fault.exchange not in source.exchanges:
             served = ", ".join(source.exchanges)
             raise ConfigError(f"fault {fault.spec!r}: expected an exchange out of {served}")
+        if fault.kind in NAMELESS_KINDS and fault.exchange != "*" and len(source.exchanges) > 1:
+            raise ConfigError(
+                f"fault {fault.spec!r}: expected the exchange *, as no request has named one yet"
+            )
+        if fault.kind.startswith("tls-") and not self.server.is_secure:
+            raise ConfigError(f"fault {fault.spec!r}: expected a server with TLS")
 
     def remove(self, number: int) -> bool:
         """End a fault; tell whether there was one."""
@@ -94,6 +118,8 @@ class Disorder:
         elif fault.kind == "halfopen":
             for connection in self._connections(fault):
                 connection.set_deaf(False)
+        elif fault.kind == "refuse":
+            self.server.open_port()
         elif fault.kind == "clock":
             self._shift(fault, 0.0)
         elif fault.kind in MARKET_KINDS:
@@ -164,6 +190,9 @@ class Disorder:
             case "stall":
                 withheld = connection.data.setdefault(("stall", fault.id), [])
                 withheld.extend(payloads)
+                if len(withheld) > WITHHELD:
+                    # as a client that does not read
+                    connection.abort()
                 return []
             case "delay":
                 for payload in payloads:
@@ -195,7 +224,10 @@ class Disorder:
         if fault.kind == "stale":
             self.server.source.keep_snapshots(fault.symbol)
             return
-        if fault.kind == "clock":
+        if fault.kind == "refuse":
+            fault.hits += 1
+            self.server.close_port()
+        elif fault.kind == "clock":
             fault.hits += 1
             self._shift(fault, fault.values["by"])
         elif fault.kind in MARKET_KINDS:
@@ -221,6 +253,8 @@ class Disorder:
                 connection.set_deaf(True)
             case "reset":
                 connection.reset()
+            case "cut":
+                connection.cut()
             case "close":
                 connection.session.end(int(fault.values["code"]), fault.reason, 0.0)
             case "error":
@@ -232,6 +266,32 @@ class Disorder:
                     connection.reply(connection.session.shutdown_frame(now_ms))
                 end = connection.session.end
                 connection.loop.call_later(fault.values["n"], end, 1001, "", 0.0)
+
+    def accepted(self) -> str | None:
+        """Return the kind of fault that meets a connection as soon as TCP stands; None = none."""
+        for kind in ACCEPT_KINDS:
+            if self._find(kind, self.server.source.exchanges[0]) is not None:
+                return kind
+        return None
+
+    async def answered(self, exchange: str, request: web.Request) -> bool:
+        """Answer the request for a WebSocket as a fault wants it; tell whether there was one."""
+        for kind, (answer_, then) in ANSWER_KINDS.items():
+            if self._find(kind, exchange) is None:
+                continue
+            transport = request.transport
+            if transport is None:
+                return True
+            transport.write(answer_)
+            if then == "reset":
+                reset_on_close(transport.get_extra_info("socket"))
+                transport.abort()
+            elif then == "close":
+                transport.close()
+            else:
+                await _until_gone(request)
+            return True
+        return False
 
     def connected(self, connection: Connection) -> None:
         """Strike a new connection that falls into a fault's time."""
@@ -255,7 +315,7 @@ class Disorder:
 
     # requests
 
-    async def handshake(self, exchange: str) -> web.Response | None:
+    async def handshake(self, exchange: str, request: web.Request) -> web.Response | None:
         """Refuse a WebSocket handshake if a fault says so; None = go on."""
         fault = self._find("handshake", exchange)
         if fault is None:
@@ -263,7 +323,7 @@ class Disorder:
         await asyncio.sleep(fault.values["ms"] / 1000)
         status = int(fault.values["status"])
         if not status:
-            await asyncio.sleep(NEVER_S)
+            await _until_gone(request)
         return web.Response(status=status or 503, headers={"Retry-After": "1"})
 
     async def request(self, exchange: str, path: str, query: dict[str, str]) -> Answer | None:
@@ -323,6 +383,12 @@ class Disorder:
         except ConfigError as error:
             return _json({"error": str(error)}, 400)
         return _json(fault.facts(), 201)
+
+
+async def _until_gone(request: web.Request) -> None:
+    # aiohttp has no event for it
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
+        await asyncio.sleep(GONE_POLL_S)
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

@@ -7,9 +7,19 @@ Frames (of a symbol, or all; channel=orderbook|ticker|trade):
   split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
   coalesce  n=10 frames in one write
   stall     withheld and then sent at once       mute      withheld and gone, pongs go on
-Connections (at `after`; with `for` also those that come until then; every=SECONDS repeats):
+Connections that are being made (all of them while it is in force):
+  refuse        the port is closed; needs `for`, as the control address has the same port
+  accept-close accept-reset accept-hang    closed, reset or left alone as soon as TCP stands
+  tls-close tls-hang    closed or left alone after the client's first bytes (served with TLS)
+  request-close request-reset request-hang    as soon as a WebSocket is asked for
+  half-header half-header-close    a part of the answer's header, then nothing, or closed
+  wrong-key     an answer to another handshake
+  The exchange is known from the request on: before it, EXCHANGE is `*` or the only one served.
+Connections that are open (at `after`; with `for` also those that come until then; every=SECONDS
+repeats):
   halfopen  nothing in or out any more           reset     TCP reset
   close     code=1001, reason=TEXT               error     an error frame, then close 1000
+  cut       closed without a close frame
   shutdown  serverShutdown, close n=5 s later (Binance)
 Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
@@ -52,11 +62,41 @@ FRAME_KINDS = {
     "stall",
     "mute",
 }
-CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown"}
+# what happens to a connection before a request names its exchange
+ACCEPT_KINDS = {
+    "accept-close",
+    "accept-reset",
+    "accept-hang",
+    "tls-close",
+    "tls-hang",
+}
+# what is answered to the request for a WebSocket, in bytes, and what follows
+ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
+    "request-close": (b"", "close"),
+    "request-reset": (b"", "reset"),
+    "request-hang": (b"", "hang"),
+    "half-header": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs", "hang"),
+    "half-header-close": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs", "close"),
+    "wrong-key": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: bm90IHlvdXJzLCBpcyBpdD8h\r\n\r\n",
+        "hang",
+    ),
+}
+# before a request names the exchange
+NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
+CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
 MARKET_KINDS = {"halt", "delist"}
 SIMULATED_KINDS = MARKET_KINDS | {"clock"}
-KINDS = FRAME_KINDS | CONNECTION_KINDS | REQUEST_KINDS | SIMULATED_KINDS
+KINDS = (
+    FRAME_KINDS
+    | NAMELESS_KINDS
+    | ANSWER_KINDS.keys()
+    | CONNECTION_KINDS
+    | REQUEST_KINDS
+    | SIMULATED_KINDS
+)
 EXCHANGES = ("upbit", "bithumb", "binance", "*")
 CHANNELS = ("orderbook", "ticker", "trade")
 # longest first: "ms" ends with "s"
@@ -182,6 +222,8 @@ def parse(spec: str) -> Fault:
             raise _wrong(spec, f"a number or time for {key}, was {value!r}") from None
     if kind in MARKET_KINDS and not fault.symbol:
         raise _wrong(spec, "a symbol after the exchange")
+    if kind == "refuse" and fault.for_s == math.inf:
+        raise _wrong(spec, "for=SECONDS, after which the port is open again")
     return fault
 
 

@@ -15,22 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
+import structlog
 from aiohttp import WSMsgType, web
 
 from coinspace.errors import FeedError
-from coinspace.feed.connection import Connection
+from coinspace.feed.connection import Connection, reset_on_close
 from coinspace.feed.disorder import Disorder
 from coinspace.feed.rest import Answer, Window, answer
 from coinspace.feed.session import BinanceSession, BithumbSession, KoreanSession, Session
+from coinspace.tasks import Tasks
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 HOUSEKEEPING_S = 0.5
 ORIGIN_S = 10.0
+BACKLOG = 128
+ACCEPT_AGAIN_S = 0.1
+RECEIVED = 1 << 16
 
 
 class Source(Protocol):
@@ -120,7 +126,9 @@ class ExchangeServer:
         }
         self._origin_s = -ORIGIN_S
         self._runner: web.AppRunner | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._tasks = Tasks(_failed)
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
 
     # life
 
@@ -134,27 +142,23 @@ class ExchangeServer:
         app.router.add_get("/{exchange}/{path:.*}", self._get)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls)
         try:
-            await site.start()
+            self.open_port()
         except OSError as error:
             await self._runner.cleanup()
             raise FeedError(
                 f"port {self.port} on {self.host}: expected a free one, {error}; 0 takes any"
             ) from None
-        self.port = self._runner.addresses[0][1]
         await self.source.start(self)
         for fault in self.initial_faults:
             self.disorder.add(fault)
-        self._keeper = asyncio.create_task(self._keep())
+        self._tasks.spawn("keep alive", self._keep())
 
     async def stop(self) -> None:
         """Stop the source, close the connections, free the port."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
         await self.disorder.stop()
+        self.close_port()
+        await self._tasks.cancel()
         await self.source.stop()
         for connection in self.all_connections():
             connection.abort()
@@ -208,6 +212,54 @@ class ExchangeServer:
             "now_ns": self.source.now_ns(),
         }
 
+    # the port
+
+    def open_port(self) -> None:
+        """Accept connections.
+
+        Raises: OSError when the port is taken.
+        """
+        if self._listening is None:
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            self._listening = socket.create_server(
+                (self.host, self.port), family=family, backlog=BACKLOG
+            )
+            self._listening.setblocking(False)
+            self.port = self._listening.getsockname()[1]
+            self._accepting = self._tasks.spawn("accept", self._accept(self._listening))
+
+    def close_port(self) -> None:
+        """Refuse connections; those that are open go on."""
+        if self._listening is not None and self._accepting is not None:
+            self._accepting.cancel()
+            self._listening.close()
+            self._listening = self._accepting = None
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:
+                # the client is gone already, or there are no descriptors for now
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            fault = self.disorder.accepted()
+            serving = self._serve(accepted) if fault is None else _spoil(accepted, fault)
+            self._tasks.spawn("connection", serving, ends=True)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        assert self._runner is not None
+        server = self._runner.server
+        assert server is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                server, accepted, ssl=self._tls
+            )
+        except (OSError, TimeoutError):
+            # a client that has gone or that does not get through TLS
+            accepted.close()
+
     # requests
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
@@ -245,7 +297,9 @@ class ExchangeServer:
         if window.add(now_s) > most and self.limits:
             self.counters["refused"] += 1
             return web.Response(status=429, headers={"Retry-After": "1"})
-        spoiled = await self.disorder.handshake(exchange)
+        if await self.disorder.answered(exchange, request):
+            return web.Response(status=500)
+        spoiled = await self.disorder.handshake(exchange, request)
         if spoiled is not None:
             return spoiled
         # deflate is agreed to when offered; our own frames need not be compressed by that
@@ -341,6 +395,25 @@ class ExchangeServer:
             connection.session.end(1008, "Pong timeout", 0.0)
         elif now_s - connection.pinged_s >= self.ping_s:
             connection.ping(now_s)
+
+
+def _failed(name: str, error: BaseException) -> None:
+    structlog.get_logger("feed").error("task failed", task=name, exc_info=error)
+
+
+async def _spoil(accepted: socket.socket, fault: str) -> None:
+    """Treat a connection that nobody has read from yet as a fault wants it."""
+    loop = asyncio.get_running_loop()
+    step, _, then = fault.partition("-")
+    with accepted, contextlib.suppress(OSError):
+        accepted.setblocking(False)
+        if step == "tls":
+            await loop.sock_recv(accepted, RECEIVED)
+        if then == "reset":
+            reset_on_close(accepted)
+        elif then == "hang":
+            while await loop.sock_recv(accepted, RECEIVED):
+                pass
 
 
 def _response(found: Answer) -> web.Response:

@@ -177,6 +177,10 @@ def store(settings: Settings, rows: list[Row]) -> None:
 def append_links(settings: Settings) -> int:
     """Add the links of closed UTC days that have none. Returns: how many."""
     with schema.connect(address(settings)) as connection:
+        early = chain.reopened(chain.stored_links(connection), now_ns())
+        if early:
+            store(settings, early)
+            wait_applied(connection, "index_chain")
         links = chain.stored_links(connection)
         previous = links[-1].link if links else chain.FIRST
         days = chain.missing_days(connection, now_ns())

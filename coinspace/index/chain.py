@@ -88,9 +88,10 @@ def _rows(
 
 
 def stored_links(connection: psycopg.Connection[Any]) -> list[Link]:
-    """Return the chain as stored, oldest first."""
+    """Return the chain as stored, oldest first, without the days that were reopened."""
     rows = connection.execute(
-        "SELECT ts::long, records, digest, previous, link FROM index_chain ORDER BY ts"
+        "SELECT ts::long, records, digest, previous, link FROM index_chain WHERE link != null"
+        " ORDER BY ts"
     ).fetchall()
     return [Link(*row) for row in rows]
 
@@ -100,6 +101,18 @@ def make_link(connection: psycopg.Connection[Any], day_ns: int, previous: str) -
     records, digest = digest_day(connection, day_ns)
     link = hashlib.sha256((previous + digest).encode()).hexdigest()
     return Link(day_ns, records, digest, previous, link)
+
+
+def reopened(links: list[Link], now_ns: int) -> list[Row]:
+    """Return rows that take back the links of days which are not over.
+
+    The clock was ahead when they were made. These days are still getting records.
+    """
+    return [
+        Row("index_chain", one.day_ns, {}, {"records": 0})
+        for one in links
+        if one.day_ns + DAY_NS > now_ns
+    ]
 
 
 def missing_days(connection: psycopg.Connection[Any], now_ns: int) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import orjson
 
-from coinspace.clock import MILLISECOND_NS, check_ms
+from coinspace.clock import MILLISECOND_NS, check_ms, now_ns
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
@@ -255,6 +255,35 @@ def verify_index(
     click.echo(verdict.summary(), err=True)
     if not verdict.good:
         raise SystemExit(1)
+
+
+@click.command("index-reset-clock")
+@click.option("--operator", default="", help="who declares them void")
+@click.option("--because", default="", help="why")
+@config_option
+def index_reset_clock(operator: str, because: str, config_path: str | None) -> None:
+    """Show the stored ticks that lie in the future, of a clock that was ahead.
+
+    Their records stay, and their instants get no second one, until --operator declares them void,
+    --because of something: then each instant gets its record when its time comes. The void records
+    are kept in index_recalc. A running index-calculator follows within seconds.
+    """
+    if bool(operator) != bool(because):
+        raise click.UsageError("expected --operator and --because together")
+    from coinspace.index.reset import declare_void, ticks_ahead
+
+    settings, now = load(config_path), now_ns()
+    found = (
+        declare_void(settings, now, operator, because) if operator else ticks_ahead(settings, now)
+    )
+    for one in found:
+        click.echo(str(one))
+    if not found:
+        click.echo("no stored tick lies in the future", err=True)
+    elif operator:
+        click.echo("void: these instants get records when their time comes", err=True)
+    else:
+        click.echo("to declare them void: --operator NAME --because TEXT", err=True)
 
 
 @click.command("verify-chain")

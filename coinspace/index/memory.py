@@ -156,12 +156,14 @@ def read_ahead(
     """
     with _answers(asset, INDEX_TICK.name):
         rows = connection.execute(
-            "SELECT min(ts)::long, max(ts)::long FROM index_tick WHERE asset = %s"
-            f" AND ts > %s::timestamp_ns AND (reason IS NULL OR reason != '{NOT_COMPUTED}')"
-            f" SAMPLE BY 1m LIMIT {AHEAD_MINUTES}",
+            "SELECT ts::long / 60000000000 AS at_minute,"
+            " min(ts::long) AS first_ns, max(ts::long) AS last_ns"
+            " FROM index_tick WHERE asset = %s AND ts > %s::timestamp_ns"
+            f" AND (reason IS NULL OR reason != '{NOT_COMPUTED}')"
+            f" ORDER BY at_minute LIMIT {AHEAD_MINUTES}",
             (asset, after_ns),
         ).fetchall()
-        spans = [(first, last) for first, last in rows if first is not None]
+        spans = [(first, last) for _, first, last in rows]
         if len(rows) == AHEAD_MINUTES:
             # too many to know each: nothing after them is taken for free
             spans.append((spans[-1][1], 2**62))

@@ -12,6 +12,7 @@ from coinspace.clock import MILLISECOND_NS
 from coinspace.index.calculator import Record
 from coinspace.market import FX_MARKET
 from coinspace.method.aggregate import Aggregate
+from coinspace.method.digits import RATIO_PLACES, significant
 from coinspace.storage.transport import TimestampNanos
 
 FX_ASSET = FX_MARKET.partition("/")[0]
@@ -31,6 +32,20 @@ NUMBERS = (
     "best_ask",
     "kr",
     "gl",
+    "value_krw",
+    "premium",
+    "confidence",
+    "median_capped",
+    "twap",
+)
+# stored with the digits that they mean. The others are stored to the last bit: a calculator that
+# starts again, and whoever recomputes, goes on from them
+MEANT = (
+    "utilised_depth",
+    "size_cap",
+    "coverage_depth",
+    "best_bid",
+    "best_ask",
     "value_krw",
     "premium",
     "confidence",
@@ -64,6 +79,13 @@ def tick_ns(record: Mapping[str, Any]) -> int:
     return ms * MILLISECOND_NS if isinstance(ms, int) else round(ms * MILLISECOND_NS)
 
 
+def meant(name: str, value: float | None) -> float | None:
+    """Return a number of a record with the digits that it means."""
+    if value is None:
+        return None
+    return round(value, RATIO_PLACES) if name == "premium" else significant(value)
+
+
 def tick_row(
     record: Record,
     *,
@@ -74,6 +96,7 @@ def tick_row(
     """Return the row of a record without its venues."""
     venues = record.get("venues", {})
     columns: dict[str, Any] = {name: record.get(name) for name in NUMBERS}
+    columns |= {name: meant(name, columns[name]) for name in MEANT}
     columns |= {
         "depth_limited": bool(record.get("depth_limited")),
         "n_used": sum(bool(one["used"]) for one in venues.values()),

@@ -9,7 +9,10 @@ from __future__ import annotations
 from math import isfinite
 
 SIGNIFICANT = 8
-_WHOLE = 10**SIGNIFICANT
+# shares and premiums are ratios: 1e-8 is far below what a book resolves
+RATIO_PLACES = 8
+# from here on whole units are more than 8 digits
+WHOLE = 10**SIGNIFICANT
 
 
 def significant(value: float) -> float:
@@ -17,7 +20,7 @@ def significant(value: float) -> float:
     if not isfinite(value):
         return value
     # rounding by text is exact: powers of ten below 1 are no doubles
-    return float(round(value)) if abs(value) >= _WHOLE else float(f"{value:.{SIGNIFICANT}g}")
+    return float(round(value)) if abs(value) >= WHOLE else float(f"{value:.{SIGNIFICANT}g}")
 
 
 def rounded(value: float, decimals: int | None) -> float:

@@ -31,6 +31,8 @@ from coinspace.config import IndexParameters
 # limits are inclusive where the text says "more than": exact ties must not depend on rounding
 TOLERANCE = 1e-12
 FROZEN, DEVIATING = "frozen", "deviating"
+# venues that are remembered; an index has dozens. More come of a wrong publisher
+VENUES_KEPT = 10_000
 
 
 @dataclass(slots=True)
@@ -75,6 +77,8 @@ class VenueFilter:
         """
         if not candidates:
             return {}
+        if len(self._references) > VENUES_KEPT or len(self.flags) > VENUES_KEPT:
+            self._forget_absent(candidates)
         reasons = dict.fromkeys(self._frozen(ts_ns, candidates), FROZEN)
         present = [one for one in candidates if one.name not in reasons]
         priced = {one.name: one.mid for one in present if one.mid is not None}
@@ -92,6 +96,11 @@ class VenueFilter:
             if one.name in out:
                 reasons[one.name] = DEVIATING
         return reasons
+
+    def _forget_absent(self, candidates: list[Candidate]) -> None:
+        names = {one.name for one in candidates}
+        self.flags &= names
+        self._references = {name: one for name, one in self._references.items() if name in names}
 
     def _settle(self, flagged: set[str], judged: Mapping[str, float]) -> None:
         self.flags = (self.flags - set(judged)) | flagged

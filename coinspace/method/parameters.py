@@ -29,6 +29,8 @@ NOTES = (
     " say, marked unjudged; no price is ever converted at it.",
     "An index that was not calculated for a while has a not_computed record for each of its ticks,"
     " written when it is calculated again.",
+    "A value has eight significant digits where its parameters name no decimals, or so few that"
+    " nothing would be left of it.",
 )
 
 

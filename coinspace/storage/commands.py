@@ -127,6 +127,19 @@ def status(config_path: str | None, as_json: bool) -> None:
     raise SystemExit(code)
 
 
+@questdb.command()
+@config_option
+def resume(config_path: str | None) -> None:
+    """Show stored rows again after a full disk: resume tables, refresh invalid views."""
+    from coinspace.storage import schema
+
+    done = schema.resume(address(load(config_path)))
+    for statement in done:
+        click.echo(statement)
+    if not done:
+        click.echo("nothing is suspended, no view is invalid", err=True)
+
+
 def _facts(settings: Settings) -> tuple[dict[str, object], int]:
     facts: dict[str, object] = {"managed": not settings.storage.ilp}
     try:

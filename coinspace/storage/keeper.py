@@ -9,7 +9,6 @@ import time
 from coinspace.clock import SECOND_NS
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
-from coinspace.storage.address import write_address
 from coinspace.storage.server import ManagedServer, is_ours
 
 PROCESS_NAME = "questdb"
@@ -61,7 +60,6 @@ class _Keeper:
         self._hung = 0
         self._hung_since: float | None = None
         self._killed = 0
-        self._unwritten = False
 
     def counters(self) -> dict[str, int | float]:
         return {"restarts": self._restarts, "hung_probes": self._hung, "killed": self._killed}
@@ -69,7 +67,14 @@ class _Keeper:
     def announce(self) -> None:
         self._ready_at = time.monotonic()
         self._process.log.info("questdb ready", server=repr(self._server.address))
-        self._process.ready()
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        problem = self._server.announce()
+        if problem:
+            self._process.degraded(problem)
+        else:
+            self._process.ready()
 
     async def check(self) -> None:
         if self._process.stopping.is_set():
@@ -84,15 +89,9 @@ class _Keeper:
         found = self._server.address
         if found is None:
             return
-        if self._unwritten:
-            try:
-                write_address(self._server.root, found)
-            except OSError:
-                return
-            self._unwritten = False
         if await asyncio.to_thread(is_ours, found):
             self._hung_since = None
-            self._process.ready()
+            self._say_ready()
         elif self._server.poll() is None:
             await self._does_not_answer()
 
@@ -120,12 +119,7 @@ class _Keeper:
         try:
             self._server.spawn()
             await asyncio.to_thread(self._server.wait_ready)
-        except OSError as error:
-            # a full disk: the server runs, and where it runs can be written down later
-            self._unwritten = self._server.poll() is None
-            self._process.degraded(f"QuestDB's address is not written: {error}")
-            await self._back_off()
-        except CoinSpaceError as error:
+        except (CoinSpaceError, OSError) as error:
             self._process.degraded(str(error))
             await self._back_off()
         else:

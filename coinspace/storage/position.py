@@ -21,10 +21,15 @@ from coinspace.storage.ledger import STREAMS_LIMIT, Hole
 from coinspace.storage.outages import Outage
 from coinspace.storage.schema import OURS
 from coinspace.storage.stage import Stage
+from coinspace.storage.tables import VIEWS
 
 APPLY_TIMEOUT_S = 30.0
 POLL_S = 0.05
 DAY_NS = 86_400 * SECOND_NS
+VIEW_NAMES = {view.name for view in VIEWS}
+# the server's words for what its host lacked
+PASSING = {"DISK FULL", "TOO MANY OPEN FILES", "OUT OF MMAP AREAS", "OUT OF MEMORY"}
+NO_SPACE = ("No space left", "errno=28", "[28]")
 # who publishes a kind; `state` rows name their publisher
 PUBLISHERS = {
     "orderbook": "orderbook-collector-",
@@ -35,15 +40,21 @@ PUBLISHERS = {
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """A table that takes rows and does not show them."""
+    """A table or view that takes rows and does not show them.
+
+    Attributes: passing: the host lacked something (disk, memory, files), which it may have again;
+        without it a person has suspended the table, or its data are damaged.
+    """
 
     table: str
     reason: str
+    passing: bool = False
 
     @property
     def mend(self) -> str:
         """The statement that ends it, once its cause is gone."""
-        return f"ALTER TABLE {self.table} RESUME WAL"
+        kind = "MATERIALIZED VIEW" if self.table in VIEW_NAMES else "TABLE"
+        return f"ALTER {kind} {self.table} RESUME WAL"
 
 
 async def connect(found: Address, timeout_s: float = 5.0) -> psycopg.AsyncConnection[Any]:
@@ -60,14 +71,16 @@ async def connect(found: Address, timeout_s: float = 5.0) -> psycopg.AsyncConnec
 async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str], list[Suspended]]:
     """Return the tables with acknowledged rows that are not visible yet, and suspended ones."""
     cursor = await connection.execute(
-        "SELECT name, suspended, writerTxn, sequencerTxn, errorMessage FROM wal_tables()"
+        "SELECT name, suspended, writerTxn, sequencerTxn, errorTag, errorMessage"
+        " FROM wal_tables()"
         f" WHERE name IN ({OURS})"
     )
     late: list[str] = []
     suspended: list[Suspended] = []
-    for name, stopped, applied, acknowledged, reason in await cursor.fetchall():
+    for name, stopped, applied, acknowledged, tag, reason in await cursor.fetchall():
         if stopped:
-            suspended.append(Suspended(name, str(reason or "no reason given")))
+            passing = tag in PASSING or any(word in str(reason) for word in NO_SPACE)
+            suspended.append(Suspended(name, str(reason or tag or "no reason given"), passing))
         elif applied < acknowledged:
             late.append(name)
     return late, suspended
@@ -86,7 +99,9 @@ async def wait_applied(
         for table in suspended:
             if table.table in tables:
                 raise StorageError(
-                    f"table {table.table} is suspended ({table.reason}): {table.mend}", table.table
+                    f"table {table.table} is suspended ({table.reason}): end the cause, then"
+                    f" `coinspace questdb resume` ({table.mend})",
+                    table.table,
                 )
         waiting = tables.intersection(late)
         if not waiting:

@@ -33,12 +33,22 @@ def java() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return where downloads are kept: $COINSPACE_CACHE or the user's cache folder."""
+    """Return where downloads are kept: $COINSPACE_CACHE or the user's cache folder.
+
+    Raises: ConfigError when there is neither.
+    """
     given = os.environ.get("COINSPACE_CACHE")
     if given:
         return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "coinspace"
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "coinspace"
+    try:
+        return Path.home() / ".cache" / "coinspace"
+    except RuntimeError:
+        raise ConfigError(
+            "cache folder: expected $HOME, was none; set COINSPACE_CACHE to a folder for downloads"
+        ) from None
 
 
 def jar() -> Path:

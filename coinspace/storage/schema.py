@@ -137,6 +137,31 @@ def mend(
     return wrong
 
 
+def resume(found: Address) -> list[str]:
+    """Resume suspended tables and views of ours, and refresh views that are invalid.
+
+    A cause that is not gone suspends the table again.
+
+    Returns: the statements that the server accepted. Raises: StorageError.
+    """
+    done: list[str] = []
+    names = {view.name for view in VIEWS}
+    with connect(found) as connection:
+        rows = connection.execute(
+            f"SELECT name FROM wal_tables() WHERE suspended AND name IN ({OURS})"
+        )
+        for (name,) in rows.fetchall():
+            kind = "MATERIALIZED VIEW" if name in names else "TABLE"
+            done.append(_run(connection, f"ALTER {kind} {name} RESUME WAL", name))
+        states = _views(connection)
+        for view in VIEWS:
+            if states.get(view.name) == "invalid" and states.get(view.base) != "invalid":
+                # the views above become invalid by this, and are refreshed by the next call
+                statement = f"REFRESH MATERIALIZED VIEW {view.name} FULL"
+                done.append(_run(connection, statement, view.name))
+    return done
+
+
 def _mend(connection: psycopg.Connection[Any], difference: Difference) -> None:
     try:
         _run(connection, difference.mend, difference.table)

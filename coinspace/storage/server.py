@@ -73,6 +73,7 @@ class ManagedServer:
         self.settings = settings
         self.root = root(settings).absolute()
         self.address: Address | None = None
+        self._announced: Address | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._credentials: dict[str, str] = {}
@@ -106,16 +107,19 @@ class ManagedServer:
             "-cp", str(jar), "io.questdb.ServerMain", "-d", str(self.root), "-n",
         ]
         # fmt: on
-        with (self.root / "console.log").open("wb") as console:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", TIE_TO_PARENT, str(os.getpid()), *command],
-                cwd=self.root,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        try:
+            with (self.root / "console.log").open("wb") as console:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-c", TIE_TO_PARENT, str(os.getpid()), *command],
+                    cwd=self.root,
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StorageError(f"QuestDB in {self.root}: cannot be started, {error}") from None
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Address:
         """Wait until this very server answers a query, then write its address for all."""
@@ -135,8 +139,23 @@ class ManagedServer:
                 )
             time.sleep(PROBE_INTERVAL_S)
         self.address = found
-        write_address(self.root, found)
+        self.announce()
         return found
+
+    def announce(self) -> str | None:
+        """Write the server's address for all, unless that is done.
+
+        Returns: why it could not be written, None when it is. A full disk is no reason to end a
+        server that answers: one that was restarted is where its last address says.
+        """
+        if self.address is None or self._announced == self.address:
+            return None
+        try:
+            write_address(self.root, self.address)
+        except OSError as error:
+            return f"{self.root}/address.json cannot be written: {error}; make room on the disk"
+        self._announced = self.address
+        return None
 
     def poll(self) -> int | None:
         """Return the exit code of an ended server, None while it runs."""
@@ -148,6 +167,7 @@ class ManagedServer:
         with contextlib.suppress(OSError):
             # a disk that cannot be written must not keep the server from its clean end
             (self.root / "address.json").unlink(missing_ok=True)
+        self._announced = None
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
@@ -172,7 +192,7 @@ class ManagedServer:
             self.root.chmod(0o700)
             (self.root / "conf").mkdir(exist_ok=True)
             (self.root / "log").mkdir(exist_ok=True)
-            (self.root / "conf" / "log.conf").write_text(LOG_CONF)
+            _write_if_other(self.root / "conf" / "log.conf", LOG_CONF.encode())
             if self._lock is None:
                 self._lock = self._take_lock()
             self._credentials = self._load_credentials()
@@ -242,7 +262,7 @@ class ManagedServer:
         with contextlib.ExitStack() as taken:
             for name in PORTS:
                 chosen[name] = _free_port(name, asked[name], before.get(name, 0), taken)
-        path.write_bytes(orjson.dumps(chosen))
+        _write_if_other(path, orjson.dumps(chosen))
         return chosen
 
     def _environment(self) -> dict[str, str]:
@@ -251,8 +271,10 @@ class ManagedServer:
             name: value
             for name, value in os.environ.items()
             if not name.startswith("QDB_")
-            and name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS")
+            and name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "LC_ALL")
         }
+        # Java names files by its locale: with C a folder with letters beyond ASCII is none
+        kept["LC_CTYPE"] = "C.UTF-8"
         bind = {name: f"127.0.0.1:{self._ports[name]}" for name in PORTS}
         workers = str(self.settings.storage.server_workers)
         known = self._credentials
@@ -304,6 +326,14 @@ class ManagedServer:
             f"QuestDB in {self.root} ended at start (exit code {code}); it said: {said};"
             f" see {console}"
         )
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    """Write a file that has other content: on a full disk the one that is there stays whole."""
+    if not path.exists() or path.read_bytes() != content:
+        part = path.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(path)
 
 
 def _free_port(name: str, asked: int, before: int, taken: contextlib.ExitStack) -> int:

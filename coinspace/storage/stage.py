@@ -240,6 +240,8 @@ class Stage:
         if not topic.startswith(self.topics):
             return
         try:
+            if not (0 < epoch < 1 << 63 and last <= SEQUENCE_LIMIT):
+                raise MessageError(f"epoch and sequence: expected 64 and 53 bits, {epoch}, {last}")
             stream = self.ledger.stream(publisher, topic, epoch)
         except MessageError:
             self.malformed += 1

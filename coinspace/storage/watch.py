@@ -10,9 +10,11 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+import structlog
 
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
@@ -34,6 +36,12 @@ APPLY_LAG_TRANSACTIONS = 1000
 CLOCK_LIMIT_S = 1.0
 # a server that hangs holds queries that were given up as well
 MAX_QUERIES = 10
+FIRST_RESUME_S = 4.0
+MAX_RESUME_S = 300.0
+# resuming a table on a disk with less than this would only suspend it again
+ROOM_BYTES = 64 << 20
+
+log = structlog.get_logger("watch")
 
 
 @dataclass
@@ -43,6 +51,7 @@ class Findings:
     Attributes:
         problems: in words; drift: how the schema differs; reachable: SQL answered.
         views: invalid ones; damages: what `owner` has to store again.
+        passing: a table is suspended for want of something that the host may have again.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -50,6 +59,7 @@ class Findings:
     reachable: bool = False
     views: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
+    passing: bool = False
 
 
 async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> Findings:
@@ -63,7 +73,7 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
     try:
         retention.check(settings.storage)
         where = address(settings)
-        found.problems, found.views, found.damages = await _within(
+        found.problems, found.views, found.damages, found.passing = await _within(
             QUERY_TIMEOUT_S, _ask(where, owner)
         )
         if columns:
@@ -113,23 +123,26 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
 _queries = Tasks(lambda name, error: None)
 
 
-async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage]]:
+async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage], bool]:
     connection = await position.connect(where)
     async with connection:
+        suspended = (await position.unapplied(connection))[1]
         problems = [
             f"table {table.table} is suspended ({table.reason}): rows are kept but not shown;"
-            f" end the cause, then {table.mend}"
-            for table in (await position.unapplied(connection))[1]
+            f" end the cause, then `coinspace questdb resume` ({table.mend})"
+            for table in suspended
         ]
         problems += await _lag(connection)
         problems += await _clock(connection)
         views = await _views(connection)
         damages = await position.damages(connection, owner) if owner else []
     problems += [
-        f"view {name} is invalid ({reason}): REFRESH MATERIALIZED VIEW {name} FULL"
+        f"view {name} is invalid ({reason}): `coinspace questdb resume`"
+        f" (REFRESH MATERIALIZED VIEW {name} FULL)"
         for name, reason in views.items()
     ]
-    return problems, list(views), damages
+    passing = any(table.passing for table in suspended)
+    return problems, list(views), damages, passing
 
 
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
@@ -169,11 +182,26 @@ async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
     return dict(await cursor.fetchall())
 
 
-def disk_problems(settings: Settings) -> list[str]:
-    """Return a line when the disk under the data folder is nearly full."""
+def _disk_folder(settings: Settings) -> Path:
     folder = settings.data if settings.storage.ilp else root(settings)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    return folder
+
+
+def no_room(settings: Settings) -> bool:
+    """Tell whether the private server's disk is still full; another server's is not ours to see."""
+    if settings.storage.ilp:
+        return False
+    try:
+        return shutil.disk_usage(_disk_folder(settings)).free < ROOM_BYTES
+    except OSError:
+        return True
+
+
+def disk_problems(settings: Settings) -> list[str]:
+    """Return a line when the disk under the data folder is nearly full."""
+    folder = _disk_folder(settings)
     try:
         free_mb = shutil.disk_usage(folder).free >> 20
     except OSError as error:
@@ -215,6 +243,8 @@ class Watch:
         self._last_ns = now_ns()
         self._last = time.monotonic()
         self.clock_jumps = 0
+        self._resume_at = 0.0
+        self._resume_pause_s = FIRST_RESUME_S
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -224,6 +254,7 @@ class Watch:
             self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
             self._own_clock()
+            await self._resume()
             roots = schema.roots()
             drift = [
                 one
@@ -236,6 +267,22 @@ class Watch:
                 # only now that the columns are seen to be right again
                 self._on_damage(self.findings.damages)
             await asyncio.sleep(INTERVAL_S)
+
+    async def _resume(self) -> None:
+        """Resume tables once the host has room again, ever more seldom while it does not help."""
+        if not self.findings.passing:
+            self._resume_pause_s = FIRST_RESUME_S
+            return
+        if time.monotonic() < self._resume_at or no_room(self._settings):
+            return
+        self._resume_at = time.monotonic() + self._resume_pause_s
+        self._resume_pause_s = min(2 * self._resume_pause_s, MAX_RESUME_S)
+        try:
+            done = await asyncio.to_thread(schema.resume, address(self._settings))
+        except CoinSpaceError as error:
+            self.findings.problems.append(str(error))
+        else:
+            log.info("resumed", statements=done)
 
     async def _mend(self, drift: list[schema.Difference]) -> None:
         if self._on_drift is None:

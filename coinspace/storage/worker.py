@@ -41,6 +41,8 @@ HEALTH_S = 0.5
 TROUBLE_S = 2.0
 # rows wait for a batch of a second and a flush; longer than a request may take is no progress
 STALLED_S = 30.0
+# a publisher that was not heard in so long after our start has another key or address, or is down
+UNHEARD_S = 60.0
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
@@ -84,6 +86,10 @@ class Worker:
         self.settings = settings
         self.name = name
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
+        # of an exchange without markets nothing runs
+        self._expected = [
+            f"{collector}-{name}" for name, one in settings.exchanges.items() if one.markets
+        ]
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
             settings,
@@ -114,6 +120,7 @@ class Worker:
         self._trouble_since: float | None = None
         # rows that are stored or refused, and when that last changed
         self._done, self._done_at = 0, 0.0
+        self._listening_since = 0.0
         self._lag = LoopLag()
 
     async def start(self) -> bool:
@@ -138,6 +145,7 @@ class Worker:
             return False
         self.sender.start()
         loop = asyncio.get_running_loop()
+        self._listening_since = loop.time()
         for publisher in self.publishers:
             subscriber = Subscriber(
                 [self.settings.bus.endpoint(publisher)],
@@ -266,6 +274,13 @@ class Worker:
                 f"{self.sender.pending} rows wait and none has been stored for {STALLED_S:.0f} s:"
                 " see QuestDB's log and load"
             )
+        if now - self._listening_since >= UNHEARD_S:
+            problems += [
+                f"no heartbeat of {name} has ever arrived: is it running, and does"
+                f" {self.settings.bus.endpoint(name)} with its CURVE key lead to it?"
+                for name in self._expected
+                if name not in self.stage.heard_ns
+            ]
         if self.sender.full:
             problems.append(
                 f"memory for {self.sender.pending} rows is full: live messages wait in the journals"

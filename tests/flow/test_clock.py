@@ -1,12 +1,14 @@
-"""The wall clock that tests can set."""
+"""The wall clock is set while processes run: nothing waits for it."""
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from tests.flow.clock import WallClock
+from tests.flow.exchanges import Exchanges
 
 ASK = """
 import sys, time
@@ -35,3 +37,25 @@ def test_a_wall_clock_steps_in_a_running_process_and_its_monotonic_one_does_not(
             assert abs(wall / 1e9 - time.time() - offset_s) < 5
             assert abs(monotonic - time.monotonic_ns()) < 5e9
         process.stdin.close()
+
+
+def test_a_clock_that_steps_by_hours_delays_no_connection(tmp_path: Path) -> None:
+    """Back, forward and right again, each time with a lost connection behind it."""
+    clock = WallClock(tmp_path)
+    # socket paths are limited
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        running = Exchanges(
+            Path(folder), ("ticker", "upbit"), ("orderbook", "binance"), **clock.environment
+        )
+        try:
+            running.until_synced([0, 0], 90)
+            for offset_s in (-3600.0, 7200.0, -5.0, 0.0):
+                clock.step(offset_s)
+                # the windows of both have entries of before the step
+                for _ in range(2):
+                    before = running.connects()
+                    running.fault("cut:*")
+                    running.until_synced(before, 30)
+            assert "Traceback" not in running.text
+        finally:
+            running.close()

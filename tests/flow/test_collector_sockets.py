@@ -262,7 +262,7 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     (path,) = saved.iterdir()
     sink = ListSink()
     entries = [(symbol + "USDT", symbol + "/USDT") for symbol in ("BTC", "ETH", "XRP", "SOL")]
-    stage = OrderBookStage(exchange_named("binance"), entries, sink, depth=1000)
+    stage = OrderBookStage(exchange_named("binance"), entries, sink, depth=500)
     with FeedReader(path) as reader:
         replay_feed(reader, stage)
     again = {

@@ -182,10 +182,14 @@ def addresses(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
         for port in ports
     ]
 
-    async def resolve(*_: Any, **__: Any) -> Any:
-        return found
+    loop = asyncio.get_running_loop()
+    resolve_before = loop.getaddrinfo
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    async def resolve(host: Any, port: Any, **options: Any) -> Any:
+        # a loop may ask again for an address that is one already
+        return found if port == 1 else await resolve_before(host, port, **options)
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
 
 
 async def open_and_wait(caller: Caller) -> None:

@@ -79,7 +79,7 @@ def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Setting
     assert definition["parameter_hash"] == first.symbols["parameter_hash"]
     assert definition["constituents"] == ["binance:BTC/USDT", "bithumb:BTC/KRW", "upbit:BTC/KRW"]
     assert definition["parameters"]["max_spread"] == 0.005
-    assert definition["depths"]["binance"] == 1000
+    assert definition["depths"]["binance"] == 500
     assert any("unjudged" in note for note in definition["notes"])
     assert starts.news() == []
     # a candidate is announced beside the live one, which stays
@@ -89,7 +89,7 @@ def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Setting
     assert candidate.symbols["parameter_hash"] != first.symbols["parameter_hash"]
     assert starts.news() == []
     # what the exchanges publish is part of the definition too
-    settings.exchanges["binance"].depth = 500
+    settings.exchanges["binance"].depth = 1000
     assert [row.symbols["role"] for row in starts.news()] == ["live", "next"]
     # the candidate becomes the live one
     settings.index.overrides["BTC"]["max_deviation"] = 0.04

@@ -70,6 +70,48 @@ async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) ->
     assert mended.damaging
 
 
+@pytest.mark.parametrize("kind", ["TABLE state", "MATERIALIZED VIEW trade_1s"])
+async def test_what_a_full_disk_suspended_is_resumed_once_there_is_room(
+    kind: str, created: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = kind.rpartition(" ")[2]
+    schema.create(address(created), ttl=False)
+    watched = watch.Watch(created, {"state"})
+    full = True
+    monkeypatch.setattr(watch, "no_room", lambda _: full)
+    monkeypatch.setattr(watch, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(watch, "FIRST_RESUME_S", 0.2)
+    with schema.connect(address(created)) as connection:
+        connection.execute(f"ALTER {kind} SUSPEND WAL WITH 28, 'No space left on device'")
+        task = asyncio.create_task(watched.run())
+        try:
+            (problem,) = await problems(created, f"table {name} is suspended")
+            assert "coinspace questdb resume" in problem
+            looks = watched.looks
+            while watched.looks < looks + 3:
+                await asyncio.sleep(0.05)
+            assert watched.findings.passing, "it waits for room"
+            full = False
+            deadline = time.monotonic() + 20
+            while watched.findings.passing:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            connection.execute(f"ALTER {kind} RESUME WAL")
+
+
+async def test_what_a_person_suspended_stays_until_the_command(created: Settings) -> None:
+    found = address(created)
+    with schema.connect(found) as connection:
+        connection.execute("ALTER TABLE state SUSPEND WAL")
+    await problems(created, "table state is suspended")
+    assert not (await watch.look(created)).passing
+    assert "ALTER TABLE state RESUME WAL" in schema.resume(found)
+    assert "ALTER TABLE state RESUME WAL" not in schema.resume(found)
+
+
 async def test_tables_and_a_ttl_of_the_users_own_are_left_alone(created: Settings) -> None:
     found = address(created)
     with schema.connect(found) as connection:

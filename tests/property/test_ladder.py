@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coinspace._ext.curve import Curve
 from coinspace._ext.ladder import Ladder, VenueBook
 
 Levels = NDArray[np.float64]
@@ -168,3 +169,31 @@ def test_prices_that_leave_float64_are_left_out() -> None:
     assert list(ladder.side_copy(0)[0]) == [1.0, 1.0]
     assert list(ladder.side_copy(0)[2]) == [0, 1]
     assert list(ladder.side_copy(1)[0]) == [2.0, 2.0]
+
+
+def test_a_merge_that_was_refused_leaves_nothing_that_passes_for_merged() -> None:
+    draw = np.random.default_rng(7)
+    one, other = (given(draw, grid, 5, 1.0) for _ in range(2))
+    ladder, fresh = Ladder(), Ladder()
+    ladder.merge([one.book, other.book], [1.0, 1.0])
+    changed = given(draw, grid, 5, 1.0)
+    with pytest.raises((TypeError, ValueError)):
+        ladder.merge([changed.book, other.book], [1.0, "no rate"])  # type: ignore[list-item]
+    ladder.merge([changed.book, other.book], [1.0, 1.0])
+    fresh.merge([changed.book, other.book], [1.0, 1.0])
+    assert ladder.pack() == fresh.pack()
+
+
+def test_a_curve_refuses_levels_of_a_ladder_that_has_moved_on() -> None:
+    draw = np.random.default_rng(8)
+    small, large = given(draw, grid, 5, 1.0), given(draw, grid, 5000, 1.0)
+    ladder, curve = Ladder(), Curve(0.5)
+    ladder.merge([small.book], [1.0])
+    curve.compute(ladder, np.ones(1, dtype=np.uint8))
+    assert curve.levels(0)[0].size == 5
+    ladder.merge([large.book], [1.0])
+    for read in (lambda: curve.levels(0), curve.segments, lambda: curve.average(0, 1.0)):
+        with pytest.raises(ValueError, match="compute again"):
+            read()
+    curve.compute(ladder, np.ones(1, dtype=np.uint8))
+    assert curve.levels(0)[0].size == 5000

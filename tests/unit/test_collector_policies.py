@@ -4,7 +4,8 @@ import pytest
 
 from coinspace.clock import SECOND_NS
 from coinspace.collector.limits import Dialer, FailureLog, Window, shared
-from coinspace.collector.markets import MarketList, resolve
+from coinspace.collector.markets import MarketList, needed_markets, resolve
+from coinspace.collector.orderbook import snapshot_levels
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange
 from coinspace.exchanges.exchange import Limit, Listing
@@ -130,3 +131,18 @@ def test_changes_of_the_list_are_events_and_an_empty_list_is_an_error_of_the_exc
     assert [event.change for event in markets.update([listing("BTC/KRW"), listing("SOL/KRW")])] == [
         "resumed"
     ]
+
+
+@pytest.mark.parametrize(
+    ("depth", "levels"), [(20, 100), (50, 100), (100, 500), (500, 1000), (1000, 5000), (5000, 5000)]
+)
+def test_a_snapshot_has_the_levels_that_the_published_depth_needs(depth: int, levels: int) -> None:
+    assert snapshot_levels(exchange("binance"), depth) == levels
+    assert snapshot_levels(exchange("binance"), depth, 300) == 300
+
+
+def test_the_index_needs_its_assets_under_any_name_and_the_rate() -> None:
+    names = ["BTC/KRW", "DOGE/KRW", "USDT/KRW", "TON/KRW", "BTC/USDT"]
+    entries = [(name, name) for name in names]
+    found = needed_markets(exchange("upbit"), entries, ["BTC", "TOKAMAK"])
+    assert found == {"BTC/KRW", "USDT/KRW", "TON/KRW", "BTC/USDT"}

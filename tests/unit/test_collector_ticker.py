@@ -846,8 +846,8 @@ def test_a_step_of_the_wall_clock_refuses_no_trade(binance: Bench, step_s: int) 
 
 @pytest.mark.parametrize("price", ["0", "-1", "1e300"])
 def test_a_ticker_without_a_price_is_refused(binance: Bench, price: str) -> None:
-    good = ticker(1, 1000)
-    bad = {"stream": good["stream"], "data": good["data"] | {"c": price}}
+    good = ticker(1)
+    bad = ticker(1, price)
     binance.frame(bad)
     assert binance.stage.counters()["tickers_refused"] == 1
     assert [m for m in binance.sink.messages if m.kind_name == "ticker"] == []

@@ -43,7 +43,7 @@ def test_environment_wins_over_file(empty_folder: Path, monkeypatch: pytest.Monk
     assert settings.endpoint.port == 2
     assert settings.exchanges["upbit"].rest == "http://a"
     assert settings.exchanges["upbit"].websocket == "ws://b"
-    assert settings.exchanges["binance"].depth == 1000
+    assert settings.exchanges["binance"].depth == 500
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,12 @@ def test_init_does_not_overwrite(empty_folder: Path) -> None:
     assert (empty_folder / "coinspace.toml").exists()
     second = runner.invoke(coinspace, ["config", "init"])
     assert isinstance(second.exception, ConfigError)
+
+
+def test_init_names_a_place_that_cannot_be_written(empty_folder: Path) -> None:
+    for output in (".", "nowhere/coinspace.toml"):
+        result = CliRunner().invoke(coinspace, ["config", "init", "--force", "--output", output])
+        assert isinstance(result.exception, ConfigError)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +294,15 @@ def test_one_value_or_none_is_a_list_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.exchanges["upbit"].markets == ["*/KRW"]
     assert settings.exchanges["bithumb"].markets == []
     assert settings.index.parameters.usd_krw is None
+
+
+def test_blanks_around_a_value_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("PORT", " 8081 "), ("REQUIRE_KEYS", " true\n"), ("KEYS", "a b")):
+        monkeypatch.setenv(f"COINSPACE_ENDPOINT__{name}", text)
+    monkeypatch.setenv("COINSPACE_STORAGE__TTL", " off")
+    settings = load()
+    assert (settings.endpoint.port, settings.endpoint.require_keys) == (8081, True)
+    assert (settings.endpoint.keys, settings.storage.ttl) == ("a b", "off")
 
 
 @pytest.mark.parametrize(

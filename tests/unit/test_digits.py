@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from coinspace.cli import coinspace
 from coinspace.config import IndexParameters
-from coinspace.endpoint.records import fields, stored
+from coinspace.endpoint.records import fields, served
 from coinspace.endpoint.routes.history import points
 from coinspace.endpoint.values import decimal, price
+from coinspace.index.records import tick_row
+from coinspace.index.verify import Comparison, Verdict, _venue_facts, comparable
 from coinspace.method.digits import rounded, significant
 from coinspace.method.parameters import parameter_hash
 
@@ -131,11 +133,56 @@ def test_a_live_record_and_its_stored_row_show_the_same(
         one = record(tmp_path, usd, *options)
         live = fields(one)
         row = {**one, "ns": NOW_MS * 1_000_000, "n_used": 3}
-        (point,) = points([stored(row, decimals)])
+        (point,) = points([row], decimals)
+        whole = served(row, decimals)
+        assert point.gl == decimal(whole["gl"])
+        assert point.premium == decimal(whole["premium"])
         for name in ("value", "value_krw", "best_bid", "best_ask", "fx"):
             assert getattr(point, name) == live[name]
         assert point.premium == live["premium"].coin
         assert (point.kr, point.gl) == (live["kr"].value, live["gl"].value)
+
+
+def test_stored_numbers_mean_their_digits_and_memory_keeps_every_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = record(tmp_path, 86_410.37)
+    columns = tick_row({**one, "confidence": 0.005000000004656613, "premium": 1 / 3}).columns
+    assert columns["confidence"] == 0.005
+    assert columns["premium"] == 0.33333333
+    assert columns["best_bid"] == significant(one["best_bid"])
+    for name in ("value", "value_raw", "kr", "gl", "fx"):
+        assert columns[name] == one[name]
+
+
+def compared(one: dict[str, Any], **stored_as: Any) -> Verdict:
+    """Compare a record with a stored row of it, in which some columns are others."""
+    ts_ns = NOW_MS * 1_000_000
+    comparison = Comparison(None, ["TINY"], ts_ns, ts_ns + 1, ts_ns + 1)  # type: ignore[arg-type]
+    comparison.stored.ticks["TINY", ts_ns] = {**comparable(one), **stored_as}
+    comparison.stored.venues["TINY", ts_ns] = _venue_facts(one["venues"])
+    comparison.stored.venues["USDT", ts_ns] = _venue_facts(one["fx_venues"])
+    comparison.take(one)
+    return comparison.verdict
+
+
+def test_records_verify_as_stored_before_and_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = record(tmp_path, 86_410.37)
+    assert compared(one).equal == 1
+    assert compared(one, best_bid=one["best_bid"], premium=one["premium"]).equal == 1
+    for wrong in (
+        {"best_bid": one["best_bid"] * (1 + 1e-9)},
+        {"best_bid": None},
+        {"value_raw": significant(one["value_raw"])},
+        {"kr": one["kr"] * (1 + 1e-15)},
+    ):
+        verdict = compared(one, **wrong)
+        assert verdict.different == 1
+        assert set(verdict.differences[0]["fields"]) == set(wrong)
 
 
 def test_noise_of_float64_is_not_served() -> None:

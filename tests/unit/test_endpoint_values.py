@@ -11,15 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinspace.endpoint.values import decimal, decimals, parse_instant
+from coinspace.endpoint.values import decimal, decimals, parse_instant, price
 from coinspace.errors import ConfigError
 from coinspace.index.commands import instant_ns, verify_index
+from coinspace.method.digits import significant
 from coinspace.storage.commands import _time_ns
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(width=64))))
 def test_a_column_is_written_as_each_number(column: list[float | None]) -> None:
     assert decimals(column) == [decimal(one) for one in column]
+
+
+@given(st.floats(width=64, allow_subnormal=False))
+def test_a_price_is_written_as_its_significant_digits(value: float) -> None:
+    assert price(value) == decimal(significant(value))
 
 
 @given(st.floats(width=64))

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
-from coinspace.config import Settings
+from coinspace.config import IndexParameters, Settings
 from coinspace.index.backlog import CUT, Backlog
 from coinspace.index.calculator import LATEST_NS, LONGEST_OUTAGE_NS, IndexCalculator, Record
 from coinspace.index.outage import Outage, instant
 from coinspace.index.records import Row, tick_ns
 from coinspace.method.aggregate import Aggregate
+from coinspace.method.filter import VENUES_KEPT, Candidate, VenueFilter
 
 STEP_NS = 200 * MILLISECOND_NS
 START_NS = 1_790_000_000 * SECOND_NS
@@ -263,3 +264,16 @@ def test_an_outage_cut_to_nothing_is_closed() -> None:
 def test_instants_are_written_for_people() -> None:
     assert instant(START_NS + STEP_NS) == "2026-09-21T14:13:20.200Z"
     assert instant(1 << 70) == f"{1 << 70} ns"
+
+
+def test_a_filter_remembers_no_venue_without_end() -> None:
+    found = VenueFilter(IndexParameters())
+    for number in range(3):
+        wave = [
+            Candidate(f"x{number}.{i}", "KR", "KRW", 100.0 + 50 * (i % 2), 1.0, 1)
+            for i in range(VENUES_KEPT // 2 + 10)
+        ]
+        found.apply(START_NS + number, wave)
+        assert len(found.references()) <= VENUES_KEPT + len(wave)
+    assert len(found.references()) == VENUES_KEPT // 2 + 10
+    assert len(found.flags) <= VENUES_KEPT

@@ -13,14 +13,17 @@ from typing import Any
 import orjson
 import pytest
 
+from coinspace.config import Settings
+from coinspace.errors import ConfigError
 from coinspace.feed.format import FeedReader
 from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator import binance, korean
+from coinspace.feed.simulator import binance, korean, spelling
 from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS, Engine
 from coinspace.feed.simulator.market import Event
+from coinspace.feed.simulator.offer import offer
 from coinspace.feed.simulator.scenario import CRISIS
-from coinspace.feed.simulator.spelling import fixed, pointed, scientific, short, terse
+from coinspace.feed.simulator.spelling import Spelling, fixed, pointed, scientific, short, terse
 
 SECONDS = 20
 
@@ -314,3 +317,65 @@ def test_a_recorded_crisis_shows_the_stalls(tmp_path: Path) -> None:
     longest_s = max(after - before for before, after in pairwise(times)) / 1e9
     # 30 s of the scenario at 20 x
     assert 1.4 < longest_s < 2.0
+
+
+def test_the_caches_of_spellings_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spelling, "ALL_ENTRIES", 2_000)
+    monkeypatch.setattr(spelling, "LEAST_ENTRIES", 50)
+    monkeypatch.setattr(Spelling, "alive", 0)
+    few = [Spelling(short, 2) for _ in range(4)]
+    for cache in few:
+        for n in range(5_000):
+            assert cache(n) == short(n, 2)
+    assert sum(map(len, few)) <= 2_000
+    many = [Spelling(short, 2) for _ in range(100)]
+    for cache in many:
+        for n in range(500):
+            cache(n)
+    assert max(map(len, many)) <= 50
+    del few, many, cache
+    assert Spelling.alive == 0
+
+
+@pytest.mark.parametrize(
+    ("markets", "expected"),
+    [
+        (["DOGE/KRW", "BTC/KRW"], ["DOGE/KRW", "BTC/KRW"]),
+        # of a pattern what the index needs, and the usual ones
+        (
+            ["*/KRW"],
+            ["DOGE/KRW", "USDT/KRW", "BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW"],
+        ),
+        (["ETH/BTC", "BTC/*"], ["ETH/BTC", "BTC/KRW"]),
+        ([], None),
+    ],
+)
+def test_the_configured_markets_are_offered(markets: list[str], expected: list[str] | None) -> None:
+    settings = Settings()
+    settings.index.assets = ["DOGE"]
+    settings.exchanges["upbit"].markets = markets
+    assert offer(settings).get("upbit") == expected
+
+
+def test_the_default_settings_are_simulated_as_ever() -> None:
+    assert offer(Settings()) == DEFAULT_MARKETS
+
+
+@pytest.mark.parametrize("market", ["KRW/USDT", "BTC/BTC", "USDT/USDT"])
+def test_what_cannot_be_simulated_is_named(market: str) -> None:
+    settings = Settings()
+    settings.exchanges["bithumb"].markets.append(market)
+    with pytest.raises(ConfigError, match=f"exchanges.bithumb.markets: .* cannot offer {market}"):
+        offer(settings)
+
+
+def test_every_possible_market_can_be_simulated() -> None:
+    markets = ["BTT/KRW", "PEPE/BTC", "USDT/BTC", "BTC/EUR", "USDC/USDT", "A/B", "1000SATS/USDT"]
+    for exchange in DEFAULT_MARKETS:
+        settings = Settings()
+        settings.exchanges[exchange].markets = list(markets)
+        engine = Engine(7, offer(settings))
+        engine.advance(engine.start_ns + 2_000_000_000)
+        for simulated in engine.markets[exchange].values():
+            assert simulated.bids.ticks, simulated.symbol
+            assert simulated.asks.ticks, simulated.symbol

@@ -28,7 +28,7 @@ export function distance(text) {
 export function size(text) {
   if (text === null || text === undefined) return "–";
   const value = Number(text);
-  if (value >= 1e6) return `${(value / 1e6).toFixed(2)}M`;
+  for (const [unit, name] of [[1e12, "T"], [1e9, "B"], [1e6, "M"]]) if (value >= unit) return `${(value / unit).toFixed(2)}${name}`;
   if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
   return value.toLocaleString("en-US", { maximumFractionDigits: value >= 100 ? 1 : value >= 1 ? 3 : 5 });
 }

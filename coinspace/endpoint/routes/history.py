@@ -17,10 +17,9 @@ from coinspace.endpoint.explain import live_explanation, stored_explanation
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
 from coinspace.endpoint.problem import Problem
 from coinspace.endpoint.ranges import next_link, span
-from coinspace.endpoint.records import CURRENCY
-from coinspace.endpoint.records import stored as rounded
+from coinspace.endpoint.records import CURRENCY, column, served
 from coinspace.endpoint.routes.indices import Asset
-from coinspace.endpoint.values import Instant, decimals, decode_cursor, encode_cursor
+from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor
 
 MINUTE_MS = 60_000
 # rows reach the views within this time; until then a candle may still change
@@ -134,7 +133,7 @@ def add(api: Api, context: Context) -> None:
             currency=CURRENCY,
             start=start,
             end=end,
-            values=points([rounded(row, digits) for row in rows[: query.limit]]),
+            values=points(rows[: query.limit], digits),
             cursor=cursor,
             next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
         )
@@ -191,7 +190,7 @@ def add(api: Api, context: Context) -> None:
             interval=query.interval,
             start=first,
             end=last,
-            candles=whole([rounded(row, digits) for row in rows], first, last, length, now),
+            candles=whole(rows, first, last, length, now, digits),
             cursor=cursor,
             next=_next(
                 f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval
@@ -235,11 +234,13 @@ def add(api: Api, context: Context) -> None:
         return json_answer(encode(found))
 
 
-def points(rows: Sequence[Mapping[str, Any]]) -> list[IndexPoint]:
+def points(
+    rows: Sequence[Mapping[str, Any]], decimals_shown: int | None = None
+) -> list[IndexPoint]:
     """Convert stored rows, column by column: a page's numbers are most of its cost."""
 
     def texts(name: str) -> list[str | None]:
-        return decimals(row[name] for row in rows)
+        return column(rows, name, decimals_shown)
 
     return list(
         map(
@@ -258,14 +259,19 @@ def points(rows: Sequence[Mapping[str, Any]]) -> list[IndexPoint]:
 
 
 def whole(
-    rows: list[dict[str, Any]], first: int, last: int, length: int, now_ms: int
+    rows: list[dict[str, Any]],
+    first: int,
+    last: int,
+    length: int,
+    now_ms: int,
+    decimals_shown: int | None = None,
 ) -> list[Candle]:
     """Return a candle per interval of [first, last), null where there is no row."""
     times = [row["ns"] // MILLISECOND_NS for row in rows]
     made = map(
         Candle,
         times,
-        *(decimals(row[name] for row in rows) for name in (*PRICES, "premium", "fx")),
+        *(column(rows, name, decimals_shown) for name in (*PRICES, "premium", "fx")),
         [row["ticks"] or 0 for row in rows],
         [row["valid"] or 0 for row in rows],
         [_closed(ts + length, now_ms) for ts in times],
@@ -290,7 +296,7 @@ async def _value_rows(
     digits = context.decimals(asset)
     return [
         {
-            **rounded(row, digits),
+            **served(row, digits),
             "ts": row["ns"] // MILLISECOND_NS,
             "constituents": row["n_used"],
         }
@@ -310,7 +316,7 @@ async def _candle_rows(
         context.database, asset, interval, history.ns(first), history.ns(last)
     )
     digits = context.decimals(asset)
-    found = {row["ns"] // MILLISECOND_NS: rounded(row, digits) for row in rows}
+    found = {row["ns"] // MILLISECOND_NS: served(row, digits) for row in rows}
     empty = dict.fromkeys(CANDLE_COLUMNS) | {"ticks": 0, "valid": 0}
     return [{**found.get(ts, empty), "ts": ts} for ts in range(first, last, length)]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# books repeat their prices and most of their sizes: a look-up costs a tenth of a spelling
-CACHE_LIMIT = 100_000
+# books repeat their prices and most of their sizes: a look-up costs a tenth of a spelling.
+# The caches of a process share so many entries, about 150 bytes each, but have so many at least
+ALL_ENTRIES = 200_000
+LEAST_ENTRIES = 200
 
 
 def fixed(n: int, decimals: int) -> str:
@@ -50,18 +52,25 @@ def terse(n: int, decimals: int) -> str:
 class Spelling(dict[int, str]):
     """A cached spelling of one number field: call it with the number.
 
+    Attributes: alive: how many there are in this process.
+
     A dict whose missing values are spelled, so that a known one costs no Python frame.
     """
 
     __slots__ = ("_decimals", "_spell")
+    alive = 0
 
     def __init__(self, spell: Callable[[int, int], str], decimals: int) -> None:
         super().__init__()
         self._spell = spell
         self._decimals = decimals
+        Spelling.alive += 1
+
+    def __del__(self) -> None:
+        Spelling.alive -= 1
 
     def __missing__(self, n: int) -> str:
-        if len(self) > CACHE_LIMIT:
+        if len(self) >= max(LEAST_ENTRIES, ALL_ENTRIES // Spelling.alive):
             self.clear()
         text = self[n] = self._spell(n, self._decimals)
         return text

@@ -1,0 +1,120 @@
+"""Simulated exchanges and collectors as processes: killed, cut, and under a clock of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+MARKETS = {
+    "upbit": ["BTC/KRW", "ETH/KRW"],
+    "bithumb": ["BTC/KRW", "ETH/KRW"],
+    "binance": ["BTC/USDT", "ETH/USDT"],
+}
+POLL_S = 0.1
+
+
+class Exchanges:
+    """Simulated exchanges and a collector of each, as processes of their own."""
+
+    def __init__(self, folder: Path, *collectors: tuple[str, str], **environment: str) -> None:
+        """Start them. Args: collectors: stream and exchange, the books of all by default."""
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environment = {
+            **os.environ,
+            "COINSPACE_DATA": str(folder),
+            "COINSPACE_JOURNAL__ENABLED": "false",
+            **environment,
+        }
+        paths = {"upbit": "/websocket/v1", "bithumb": "/websocket/v1", "binance": ""}
+        for name, markets in MARKETS.items():
+            own = f"COINSPACE_EXCHANGES__{name.upper()}__"
+            self.environment[f"{own}WEBSOCKET"] = f"ws://127.0.0.1:{self.port}/{name}{paths[name]}"
+            self.environment[f"{own}REST"] = f"http://127.0.0.1:{self.port}/{name}"
+            self.environment[f"{own}MARKETS"] = json.dumps(markets)
+        self.log = (folder / "log").open("wb")
+        self.simulator = self.spawn("simulate", "--port", str(self.port), "--rate", "0.5")
+        self.names = collectors or tuple(("orderbook", name) for name in MARKETS)
+        self.collectors = [
+            self.spawn(f"{stream}-collector", exchange) for stream, exchange in self.names
+        ]
+
+    def spawn(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "coinspace", *command],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=self.log,
+        )
+
+    def kill(self) -> None:
+        self.simulator.send_signal(signal.SIGKILL)
+        self.simulator.wait(10)
+
+    def restart(self) -> None:
+        self.simulator = self.spawn("simulate", "--port", str(self.port), "--rate", "0.5")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(POLL_S)
+        raise AssertionError("the simulator did not start")
+
+    def fault(self, spec: str) -> None:
+        """Put a fault in force."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/control/faults", json.dumps({"fault": spec}).encode()
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 201
+
+    def counters(self, stream: str, exchange: str) -> dict[str, Any]:
+        path = self.folder / "run" / f"{stream}-collector-{exchange}.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())["counters"]
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def connects(self) -> list[int]:
+        """Return how many connections each collector has made."""
+        return [self.counters(*name).get("connects", 0) for name in self.names]
+
+    def until_synced(self, before: list[int], limit_s: float) -> float:
+        """Wait until every market is synced on a newer connection; return how long it took."""
+        began = time.monotonic()
+        while time.monotonic() - began < limit_s:
+            found = [self.counters(*name) for name in self.names]
+            if all(
+                one.get("connects", 0) > old
+                and one["links"] == 1
+                and one["synced"] == one["markets"]
+                for old, one in zip(before, found, strict=True)
+            ):
+                return time.monotonic() - began
+            time.sleep(POLL_S)
+        log = (self.folder / "log").read_text()[-3000:]
+        raise AssertionError(f"not synced within {limit_s} s; {found} {log}")
+
+    @property
+    def text(self) -> str:
+        """What all of them logged."""
+        return (self.folder / "log").read_text()
+
+    def close(self) -> None:
+        for process in (*self.collectors, self.simulator):
+            process.terminate()
+        for process in (*self.collectors, self.simulator):
+            process.wait(20)
+        self.log.close()

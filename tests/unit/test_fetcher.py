@@ -1,0 +1,303 @@
+"""REST against a server on loopback: whatever it answers, requests go on and cost little."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from coinspace._ext.sink import ListSink
+from coinspace.clock import SECOND_NS
+from coinspace.collector.fetcher import ANSWER_BYTES, QUEUE_LIMIT, Fetcher, inflate
+from coinspace.collector.markets import MarketList
+from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.stage import UNREADABLE
+from coinspace.collector.ticker import TickerStage
+from coinspace.exchanges import exchange
+from coinspace.exchanges.exchange import Limit, Listing, Refusal, Request
+from coinspace.market import Market
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+FAST = {"weight": Limit(100_000, 1.0)}
+
+
+def request(number: int = 0) -> Request:
+    return Request("snapshot", f"/depth?n={number}", "weight", 1, (f"S{number}",))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class World:
+    """A fetcher with what it told."""
+
+    def __init__(self, fetcher_of: Callable[..., Fetcher]) -> None:
+        self.answers: list[bytes] = []
+        self.refusals: list[Refusal] = []
+        self.fetcher = fetcher_of(self.answer, self.refuse)
+
+    def answer(self, request: Request, payload: bytes, now_ns: int) -> None:
+        self.answers.append(payload)
+
+    def refuse(self, request: Request, refusal: Refusal, now_ns: int) -> None:
+        self.refusals.append(refusal)
+
+    async def until(self, told: int) -> None:
+        await until(lambda: len(self.answers) + len(self.refusals) >= told)
+
+
+def serve(
+    handler: Handler,
+    act: Callable[[World], Awaitable[None]],
+    name: str = "binance",
+    limits: dict[str, Limit] | None = None,
+) -> World:
+    """Run a server and a fetcher against it."""
+
+    async def main() -> World:
+        app = web.Application()
+        app.router.add_get("/{tail:.*}", handler)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        world = World(
+            lambda answer, refuse: Fetcher(
+                exchange(name), f"http://127.0.0.1:{port}", answer, refuse, limits=limits or FAST
+            )
+        )
+        try:
+            await act(world)
+        finally:
+            await world.fetcher.close()
+            await runner.cleanup()
+        return world
+
+    return asyncio.run(main())
+
+
+def body(payload: bytes, encoding: str = "", status: int = 200, **headers: str) -> Handler:
+    async def handler(_: web.Request) -> web.Response:
+        if encoding:
+            headers["Content-Encoding"] = encoding
+        return web.Response(body=payload, status=status, headers=headers)
+
+    return handler
+
+
+async def three(world: World) -> None:
+    for number in range(3):
+        world.fetcher.submit(request(number))
+    await world.until(3)
+
+
+@pytest.mark.parametrize("failing", ["answer", "refused", "recorder"])
+def test_an_error_while_an_answer_is_taken_ends_nothing(failing: str) -> None:
+    calls = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("not expected")
+
+    async def act(world: World) -> None:
+        if failing == "answer":
+            world.fetcher._on_answer = fail
+        elif failing == "refused":
+            world.fetcher._on_refused = fail
+        else:
+            world.fetcher.recorder = fail
+        for number in range(10):
+            world.fetcher.submit(request(number))
+        await until(lambda: calls == 10)
+        world.fetcher.submit(request(11))
+        await until(lambda: calls == 11)
+
+    world = serve(body(b"{}", status=400 if failing == "refused" else 200), act)
+    assert world.fetcher.counts["rest_errors"] == 11
+    # a stage that failed to take an answer is told that it has none
+    assert len(world.refusals) == (11 if failing == "answer" else 0)
+
+
+def test_a_request_that_waits_is_not_made_twice_and_the_queue_is_bounded() -> None:
+    asked: list[str] = []
+
+    async def handler(got: web.Request) -> web.Response:
+        asked.append(got.query["n"])
+        return web.Response(body=b"{}")
+
+    async def act(world: World) -> None:
+        for _ in range(3):
+            for number in range(10):
+                world.fetcher.submit(request(number))
+        await world.until(10)
+        for number in range(2 * QUEUE_LIMIT):
+            world.fetcher.submit(request(100 + number))
+        await world.until(10 + 2 * QUEUE_LIMIT)
+
+    world = serve(handler, act)
+    assert sorted(asked[:10], key=int) == [str(number) for number in range(10)]
+    assert world.fetcher.counts["rest_repeated"] == 20
+    assert world.fetcher.counts["rest_dropped"] == len(world.refusals) > 0
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "deflate"])
+def test_compressed_answers_are_read(encoding: str) -> None:
+    content = json.dumps({"lastUpdateId": 5, "bids": [], "asks": []}).encode()
+    packed = {"": content, "gzip": gzip.compress(content), "deflate": zlib.compress(content)}
+    world = serve(body(packed[encoding], encoding), three)
+    assert world.answers == [content] * 3
+
+
+def test_an_answer_that_inflates_without_end_costs_its_bound() -> None:
+    bomb = gzip.compress(b"0" * (256 << 20), 9)
+
+    async def act(world: World) -> None:
+        tracemalloc.start()
+        await three(world)
+
+    world = serve(body(bomb, "gzip"), act)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert world.fetcher.counts["rest_oversized"] == len(world.refusals) == 3
+    assert peak < 12 * ANSWER_BYTES["snapshot"]
+    assert "more than" in world.refusals[0].text
+
+
+def test_a_plain_answer_without_end_is_refused() -> None:
+    async def handler(got: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(got)
+        try:
+            for _ in range(4096):
+                await response.write(b"[" * 65_536)
+        except ConnectionError:
+            pass
+        return response
+
+    world = serve(handler, three)
+    assert world.fetcher.counts["rest_oversized"] == 3
+
+
+def test_inflating_stops_at_its_bound_and_names_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="gzip or deflate"):
+        inflate(b"x", "br", 10)
+    with pytest.raises(ValueError, match="cut short"):
+        inflate(gzip.compress(b"a" * 100)[:-9], "gzip", 1000)
+    with pytest.raises(zlib.error):
+        inflate(b"no gzip at all", "gzip", 1000)
+    assert inflate(zlib.compress(b"abc")[2:-4], "deflate", 10) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [("3", 3), ("259200", 259_200), ("inf", 10), ("nan", 10), ("-5", 10), ("1e300", 10), ("", 10)],
+)
+def test_any_retry_after_is_a_bounded_wait(retry_after: str, seconds: float) -> None:
+    async def act(world: World) -> None:
+        world.fetcher.submit(request())
+        await world.until(1)
+
+    world = serve(body(b"{}", status=429, **{"Retry-After": retry_after}), act)
+    assert world.refusals[0].retry_after_s == seconds
+    assert not world.refusals[0].fatal
+
+
+def test_a_redirect_is_refused_and_not_followed() -> None:
+    asked = 0
+
+    async def handler(got: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(status=302, headers={"Location": "/elsewhere"})
+
+    world = serve(handler, three)
+    assert asked == 3
+    assert {refusal.fatal for refusal in world.refusals} == {False}
+
+
+def test_what_an_exchange_says_is_one_printable_line() -> None:
+    said = json.dumps({"code": 1, "msg": "\x1b[31mRED\n[/x]\u202e" + "a" * 100_000}).encode()
+    world = serve(body(said, status=400), three)
+    text = world.refusals[0].text
+    assert text.isprintable()
+    assert len(text) < 300
+
+
+ODD = [
+    b"",
+    b"null",
+    b"1",
+    b'"x"',
+    b"[]",
+    b"{}",
+    b"[null]",
+    b"[1]",
+    b"[[]]",
+    b'{"symbols":null}',
+    b'{"symbols":[null]}',
+    b'{"symbols":[{"symbol":["x"],"baseAsset":"A","quoteAsset":"B","status":5}]}',
+    b'{"lastUpdateId":null,"bids":null,"asks":null}',
+    b'{"lastUpdateId":1e30,"bids":[["1","1"]],"asks":[["2","1"]]}',
+    b'{"lastUpdateId":10000000000000000000000000,"bids":[["1","1"]],"asks":[["2","1"]]}',
+    b'{"lastUpdateId":5,"bids":[["nan","1"]],"asks":[["inf","1"]]}',
+    b'{"lastUpdateId":5,"bids":[[{},"1"]],"asks":[[]]}',
+    b'[{"market":1}]',
+    b'[{"market":"KRW-BTC","market_event":null}]',
+    b'[{"market":"KRW-BTC","timestamp":"x","orderbook_units":[]}]',
+    b'[{"market":"KRW-BTC","timestamp":1,"orderbook_units":[{"ask_price":"1","ask_size":"1"}]}]',
+    b'[{"market":["KRW-BTC"],"timestamp":1,"orderbook_units":null}]',
+    b'[{"id":10000000000000000000000000,"time":1,"price":"1","qty":"1","isBuyerMaker":true}]',
+    b'[{"id":"x","time":null,"price":"nan","qty":"inf","isBuyerMaker":5}]',
+    b"<html>maintenance</html>",
+    b'{"error":"maintenance"}',
+    b'{"error":{"name":404,"message":"Code not found"}}',
+    b"\xff\xfe\x00",
+]
+
+
+@pytest.mark.parametrize("name", ["binance", "upbit", "bithumb"])
+@pytest.mark.parametrize("payload", ODD)
+def test_an_answer_of_an_odd_shape_is_a_counted_refusal(name: str, payload: bytes) -> None:
+    spelled = exchange(name)
+    symbol, market = ("BTCUSDT", "BTC/USDT") if name == "binance" else ("KRW-BTC", "BTC/KRW")
+    now = 1_790_000_000 * SECOND_NS
+    books = OrderBookStage(spelled, [(symbol, market)], ListSink(), depth=15)
+    trades = TickerStage(spelled, [(symbol, market)], ListSink())
+    if spelled.refusal_of_answer(200, payload) is not None:
+        return
+    for stage in (books, trades):
+        stage.on_connected(1, (symbol,), now)
+    requests = [*spelled.compare_requests([symbol]), spelled.snapshot_request(symbol, 100)]
+    for asked in requests:
+        books.on_answer(asked, payload, now)
+    trades.on_answer(spelled.trades_request(symbol), payload, now)
+    # nothing of it is published
+    assert books.counts["snapshots"] == books.markets[0].published == 0
+    assert trades.counters()["trades"] == 0
+    with contextlib.suppress(*UNREADABLE):
+        for listing in spelled.read_markets(payload):
+            assert isinstance(listing.symbol, str)
+
+
+def test_levels_of_rest_may_have_a_third_element() -> None:
+    payload = b'{"lastUpdateId":5,"bids":[["1.5","2",[]]],"asks":[["2.5","3",[]]]}'
+    (book,) = exchange("binance").read_books(Request("compare", "", "", 0, ("A",)), payload)
+    assert (book.bids, book.asks) == ([(1.5, 2.0)], [(2.5, 3.0)])
+
+
+def test_a_list_of_markets_without_end_is_refused() -> None:
+    listing = Listing("X", Market("BTC", "USDT"), True)
+    with pytest.raises(ValueError, match="at most"):
+        MarketList().update([listing] * 20_001)
