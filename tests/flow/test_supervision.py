@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
             os.kill(pids[COLLECTOR], signal.SIGKILL)
             os.kill(pids["orderbook-aggregator"], signal.SIGSTOP)
             for name in (COLLECTOR, "orderbook-aggregator"):
-                wait_for(f"a new {name}", lambda n=name: restarted(running, n, pids[n]), 90)
+                wait_for(f"a new {name}", partial(restarted, running, name, pids[name]), 90)
             wait_for("a ready platform", lambda: running.get("/readyz"), 90)
             assert running.run("status").returncode == 0
             children = running.pids()
