@@ -10,7 +10,7 @@ import psycopg
 from psycopg import postgres
 
 from coinspace.config import Settings
-from coinspace.endpoint import bulk
+from coinspace.endpoint import bulk, statement
 from coinspace.endpoint.database import Database
 from coinspace.endpoint.problem import Problem
 from coinspace.errors import EndpointError
@@ -42,8 +42,10 @@ def check_reader(settings: Settings) -> None:
 async def pages(database: Database, text: str) -> AsyncIterator[Page]:
     """Yield the columns with each page of rows, one page at least, in bounded memory.
 
-    Raises: EndpointError with what the database says against the statement.
+    Raises: EndpointError for a statement that does not only read, or with what the database says
+    against it.
     """
+    statement.check(text)
     try:
         async with database.connection() as connection:
             cursor = connection.cursor()

@@ -50,6 +50,18 @@ if os.getppid() != int(sys.argv[1]):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+# what one user may do to the others; storage.server_options may say otherwise
+LIMITS = {
+    # COPY reads and writes files: nothing here needs it, and the reading user may call it
+    "QDB_CAIRO_SQL_COPY_ROOT": "",
+    "QDB_CAIRO_SQL_COPY_EXPORT_ROOT": "",
+    # the sort or join of one query takes 1 GB at most, not all memory there is
+    "QDB_CAIRO_SQL_SORT_KEY_MAX_PAGES": "8192",
+    "QDB_CAIRO_SQL_SORT_LIGHT_VALUE_MAX_PAGES": "8192",
+    "QDB_CAIRO_SQL_SORT_VALUE_MAX_PAGES": "64",
+    "QDB_CAIRO_SQL_HASH_JOIN_VALUE_MAX_PAGES": "64",
+}
+
 LOG_CONF = """writers=file
 w.file.class=io.questdb.log.LogRollingFileWriter
 w.file.location=${log.dir}/questdb-${date:yyyyMMdd}.log
@@ -280,6 +292,7 @@ class ManagedServer:
         known = self._credentials
         return (
             kept
+            | LIMITS
             | self.settings.storage.server_options
             | {
                 "QDB_HTTP_NET_BIND_TO": bind["http"],

@@ -88,7 +88,7 @@ async def test_what_a_full_disk_suspended_is_resumed_once_there_is_room(
             (problem,) = await problems(created, f"table {name} is suspended")
             assert "coinspace questdb resume" in problem
             looks = watched.looks
-            while watched.looks < looks + 3:
+            while watched.looks < looks + 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             assert watched.findings.passing, "it waits for room"
             full = False

@@ -1,0 +1,89 @@
+"""SQL of a user's own: what reads tables is passed on, whatever else is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from coinspace.endpoint.statement import check
+from coinspace.errors import EndpointError
+
+READING = [
+    "SELECT 1",
+    "  select * from trade limit 3 ;",
+    "-- a comment; drop table gap\nselect 1",
+    "/* copy */ (select 1) union (select 2)",
+    "with x as (select 1) select * from x",
+    "explain select * from trade",
+    "EXPLAIN WITH x AS (SELECT 1) SELECT * FROM x",
+    "declare @x := 1 select @x",
+    "show tables",
+    "SHOW COLUMNS FROM trade",
+    "show create table trade",
+    "select * from (show columns from trade)",
+    "select 'files(''.'')', \"copy\" from trade",
+    "select count(), files from trade",
+    "select '; set statement_timeout=0' x",
+    "select market, avg(price) from trade where market = '비트/KRW' sample by 1h",
+    "select * from table_columns('trade')",
+    "select * from wal_tables()",
+    "select 1 -- files('.')",
+]
+OTHERS = [
+    "",
+    " ; ",
+    "-- nothing",
+    "COPY trade TO 'out' WITH FORMAT PARQUET",
+    "copy (select 1) to 'out' with format parquet",
+    "/* x */ copy trade to 'out'",
+    "set statement_timeout=0",
+    "select 1; set statement_timeout=0",
+    "select 1;;",
+    "(copy trade to 'x')",
+    "select * from files('.')",
+    "select * from FILES ('.')",
+    "select * from files/* x */('.')",
+    "select * from files -- x\n('.')",
+    "select * from \"files\"('.')",
+    "select * from import_files()",
+    "select * from export_files()",
+    "select * from read_parquet('/etc/passwd')",
+    "select (select flush_query_cache())",
+    "select reload_config()",
+    "select pg_catalog.pg_sleep(100)",
+    "with x as (select * from files('.')) select * from x",
+    "explain copy trade to 'x'",
+    "explain update trade set price = 0",
+    "show parameters",
+    "select * from (show parameters)",
+    "select * from ( /* x */ show parameters)",
+    "select * from dump_memory_usage()",
+    "select dump_thread_stacks()",
+    "select simulate_crash('0')",
+    "select hydrate_table_metadata('*')",
+    "select * from query_activity()",
+    "select touch((select * from trade))",
+    "cancel query 1",
+    "checkpoint create",
+    "drop table gap",
+    "insert into gap(ts) values (now())",
+    "alter table gap set ttl 1 day",
+    "select 'open",
+    'select "open',
+    "select 1 /* open",
+    "select " + "1," * 100_000 + "1",
+    "\0",
+    "trade",
+]
+
+
+@pytest.mark.parametrize("text", READING)
+def test_reading_is_passed_on(text: str) -> None:
+    check(text)
+
+
+@pytest.mark.parametrize("text", OTHERS, ids=lambda text: repr(text[:40]))
+def test_the_rest_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(EndpointError) as caught:
+        check(text)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
