@@ -35,6 +35,9 @@ QUIET_START_NS = SECOND_NS
 # markets that the index needs: the others' are small, and made deeper later
 FIRST_SHARE = 0.5
 NEEDED_SHARE = 0.2
+# a book that crosses again within this time waits before its next snapshot
+CROSSED_NS = 30 * SECOND_NS
+CROSSED_WAIT_NS = 5 * SECOND_NS
 # the longest time for which updates of ids that the book already has are borne
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
@@ -279,6 +282,11 @@ class OrderBookStage(ComparedBooks):
 
     def on_crossed(self, market: BookMarket, received_ns: int) -> None:
         if self.updates:
+            sync = self.syncs[market.index]
+            if sync.crossed_ns and self.now_ns - sync.crossed_ns < CROSSED_NS:
+                # the exchange itself says so: snapshots in a row would not help
+                sync.not_before_ns = self.now_ns + CROSSED_WAIT_NS
+            sync.crossed_ns = self.now_ns
             self._restart(market, self.now_ns, "crossed")
             return
         market.forget()

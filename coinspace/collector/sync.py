@@ -62,6 +62,8 @@ class Sync:
     low_ns: int = 0
     # the book has differed from REST, and no update has come since
     drifted_ns: int = 0
+    # the book has been crossed
+    crossed_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
     loaded_ns: int = 0

@@ -900,3 +900,18 @@ def test_answers_that_stay_behind_and_differ_make_the_book_suspected(binance: Be
     assert binance.stage.counts["suspected"] >= 1
     assert binance.stage.counts["resyncs"] == 1
     assert binance.state("ETH/USDT") != "stale"
+
+
+def test_a_stream_that_crosses_without_end_does_not_use_up_the_requests(binance: Bench) -> None:
+    binance.sync()
+    asked, last = 0, 12
+    for _ in range(600):
+        last += 1
+        binance.frame(update(last, last, [(200, 1)]))
+        binance.timer(0)
+        for request in binance.requests("snapshot"):
+            if request.symbols == (BTC,):
+                asked += 1
+                binance.stage.on_answer(request, snapshot(last), binance.now)
+    # a minute
+    assert 5 < asked < 15
