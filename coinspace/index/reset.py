@@ -49,7 +49,7 @@ def ticks_ahead(settings: Settings, now_ns: int) -> list[Ahead]:
     """Return what is stored after now. Raises: StorageError when the database cannot answer."""
     with _database(settings) as connection:
         rows = connection.execute(
-            "SELECT asset, count(), min(ts)::long first_ns, max(ts)::long last_ns"
+            "SELECT asset, count(), min(ts::long) AS first_ns, max(ts::long) AS last_ns"
             f" FROM index_tick WHERE {_AHEAD}"
             " ORDER BY asset",
             (now_ns + TOLERANCE_NS,),
@@ -73,7 +73,9 @@ def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -
             f" {instant(now_ns)}: check the clock of this host"
         )
     with _database(settings) as connection:
-        connection.execute(_copy(), (now_ns, operator, because, now_ns + TOLERANCE_NS))
+        # composed here: the database knows no types of parameters in a SELECT's columns
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute(_copy(), (now_ns, operator, because, now_ns + TOLERANCE_NS))
         wait_applied(connection, INDEX_RECALC.name)
     ticks = sum(one.ticks for one in found)
     detail = f"{ticks} ticks until {instant(last_ns)} are void: {because}"
@@ -87,7 +89,7 @@ def _copy() -> str:
     columns = [f'"{name}"' for name, _ in INDEX_TICK.columns]
     return (
         f"INSERT INTO index_recalc ({', '.join(columns)}, original, recalc_id, operator, because)"
-        f" SELECT {', '.join(columns)}, value, %s::long, %s::symbol, %s::varchar"
+        f" SELECT {', '.join(columns)}, value, %s, %s, %s"
         f" FROM index_tick WHERE {_AHEAD}"
     )
 

@@ -1,0 +1,202 @@
+"""History that lies in the future: what a calculator makes of it, and an operator's word on it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.config import Settings, StorageSettings
+from coinspace.errors import CoinSpaceError
+from coinspace.index import chain
+from coinspace.index.audit import append_links, store
+from coinspace.index.commands import index_reset_clock
+from coinspace.index.records import Row
+from coinspace.index.reset import declare_void, ticks_ahead
+from coinspace.index.worker import Worker
+from coinspace.method.aggregate import Aggregate, FxFacts
+from coinspace.process import Process
+from coinspace.storage import schema
+from coinspace.storage.address import address
+
+STEP_NS = 200 * MILLISECOND_NS
+
+
+@pytest.fixture
+def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    found = address(questdb)
+    schema.create(found, ttl=False)
+    # a short name: socket paths are bounded
+    mine = Settings(
+        data=tmp_path_factory.mktemp("ck"),
+        storage=StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off"),
+    )
+    mine.index.assets = ["CLK"]
+    (mine.data / "run").mkdir()
+    for table in ("index_tick", "index_venue", "index_recalc", "operator_log", "index_chain"):
+        query(mine, f"TRUNCATE TABLE {table}")
+    return mine
+
+
+def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
+    with schema.connect(address(settings)) as connection:
+        done = connection.execute(text)
+        return done.fetchall() if done.description else []
+
+
+def wait_for(settings: Settings, text: str, wanted: list[tuple[Any, ...]]) -> None:
+    deadline = time.monotonic() + 20
+    while (found := query(settings, text)) != wanted:
+        assert time.monotonic() < deadline, f"expected {wanted}, was {found}"
+        time.sleep(0.05)
+
+
+def tick(at_ns: int, value: float | None, reason: str | None = None) -> Row:
+    symbols: dict[str, str | None] = {"asset": "CLK", "status": "ok", "reason": reason}
+    return Row("index_tick", at_ns, symbols, {"value": value, "value_raw": value})
+
+
+def history(settings: Settings, first_ns: int, ticks: int, value: float) -> None:
+    """Store ticks in a row."""
+    count = query(settings, "SELECT count() FROM index_tick")[0][0]
+    store(settings, [tick(first_ns + i * STEP_NS, value) for i in range(ticks)])
+    wait_for(settings, "SELECT count() FROM index_tick", [(count + ticks,)])
+
+
+def now_tick() -> int:
+    return now_ns() // STEP_NS * STEP_NS
+
+
+async def restored(settings: Settings) -> Worker:
+    worker = Worker(Process("index-calculator", settings))
+    worker.sender.start()
+    assert await worker._restore()
+    return worker
+
+
+async def ended(worker: Worker) -> None:
+    worker.publisher.close()
+    worker.subscriber.close()
+    worker.spool.close()
+    assert await worker.sender.close()
+
+
+def aggregate(at_ns: int) -> Aggregate:
+    from coinspace.aggregator.consolidate import Consolidator
+
+    return Consolidator("CLK").consolidate(at_ns, [], FxFacts(), 10**10)
+
+
+async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
+    settings: Settings,
+) -> None:
+    present_ns = now_tick()
+    ahead_ns = present_ns + 7200 * SECOND_NS
+    history(settings, present_ns - 10 * STEP_NS, 5, 1.0)
+    # a clock was two hours ahead, with a break in between
+    history(settings, ahead_ns, 600, 2.0)
+    history(settings, ahead_ns + 3600 * SECOND_NS, 10, 3.0)
+    store(settings, [tick(present_ns + 600 * SECOND_NS, None, "not_computed")])
+    worker = await restored(settings)
+    try:
+        index = worker.calculator.index("CLK")
+        assert index.last_ts_ns == present_ns - 6 * STEP_NS
+        worker.calculator.on_aggregate(aggregate(present_ns))
+        assert worker.calculator.last_ts_ns == present_ns
+        spans = [span for span in index.published if span[1] > now_ns()]
+        # what was never computed is free
+        assert spans == [
+            (ahead_ns, ahead_ns + 599 * STEP_NS),
+            (ahead_ns + 3600 * SECOND_NS, ahead_ns + 3600 * SECOND_NS + 9 * STEP_NS),
+        ]
+        # the present arrives there
+        for at_ns in (ahead_ns, ahead_ns + STEP_NS):
+            worker.calculator.on_aggregate(aggregate(at_ns))
+        assert worker.calculator.counts["repeated"] == 2
+    finally:
+        await ended(worker)
+    kept = f"SELECT count() FROM index_tick WHERE value = 2.0 AND ts >= {ahead_ns}::timestamp_ns"
+    assert query(settings, kept) == [(600,)]
+    lost = (
+        "SELECT first, last, count FROM gap WHERE market = 'CLK' AND status = 'lost'"
+        " AND reason LIKE 'clock_stepped%'"
+    )
+    wait_for(settings, lost, [(ahead_ns, ahead_ns + 599 * STEP_NS, 600)])
+
+
+async def test_an_operator_declares_the_ticks_of_the_future_void(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present_ns = now_tick()
+    ahead_ns = present_ns + 3600 * SECOND_NS
+    history(settings, present_ns - STEP_NS, 1, 1.0)
+    history(settings, ahead_ns, 100, 2.0)
+    monkeypatch.setenv("COINSPACE_DATA", str(settings.data))
+    monkeypatch.setenv("COINSPACE_STORAGE__ILP", settings.storage.ilp or "")
+    monkeypatch.setenv("COINSPACE_STORAGE__SQL", settings.storage.sql or "")
+    runner = CliRunner()
+    shown = runner.invoke(index_reset_clock)
+    assert shown.exit_code == 0
+    assert "CLK: 100 ticks" in shown.stdout
+    assert runner.invoke(index_reset_clock, ["--operator", "ana"]).exit_code == 2
+    worker = await restored(settings)
+    try:
+        index = worker.calculator.index("CLK")
+        worker.calculator.on_aggregate(aggregate(now_tick()))
+        assert index.published.span(ahead_ns) is not None
+        done = runner.invoke(
+            index_reset_clock, ["--operator", "ana", "--because", "the clock held local time"]
+        )
+        assert done.exit_code == 0, done.exception
+        assert "void" in done.stderr
+        log = "SELECT operator, target FROM operator_log WHERE action = 'clock_reset'"
+        wait_for(settings, log, [("ana", str(ahead_ns + 99 * STEP_NS))])
+        worker._void(worker._resets())
+        assert index.published.span(ahead_ns) is None
+        # the present is still what it was
+        assert index.published.span(index.last_ts_ns) is not None
+    finally:
+        await ended(worker)
+    # nothing is lost
+    recalc = "SELECT count(), min(value), min(original), min(because) FROM index_recalc"
+    wait_for(settings, recalc, [(100, 2.0, 2.0, "the clock held local time")])
+    # and the next calculator knows it too
+    again = await restored(settings)
+    try:
+        assert again.calculator.index("CLK").published.span(ahead_ns) is None
+        again.calculator.on_aggregate(aggregate(ahead_ns))
+        assert again.calculator.counts["repeated"] == 0
+    finally:
+        await ended(again)
+    replaced = f"SELECT value FROM index_tick WHERE ts = {ahead_ns}::timestamp_ns"
+    wait_for(settings, replaced, [(None,)])
+
+
+def test_a_clock_of_1970_makes_no_history_void(settings: Settings) -> None:
+    history(settings, now_tick(), 3, 1.0)
+    assert ticks_ahead(settings, now_ns() + 3600 * SECOND_NS) == []
+    with pytest.raises(CoinSpaceError, match="check the clock"):
+        declare_void(settings, 1000 * SECOND_NS, "ana", "no battery")
+    assert query(settings, "SELECT count() FROM operator_log") == [(0,)]
+
+
+def test_a_day_that_was_linked_too_early_is_linked_again(settings: Settings) -> None:
+    today_ns = now_ns() // chain.DAY_NS * chain.DAY_NS
+    yesterday_ns = today_ns - chain.DAY_NS
+    history(settings, yesterday_ns, 3, 1.0)
+    history(settings, today_ns, 3, 1.0)
+    assert append_links(settings) == 1
+    with schema.connect(address(settings)) as connection:
+        (link,) = chain.stored_links(connection)
+        early = chain.make_link(connection, today_ns, link.link)
+    # made while the clock was a day ahead
+    store(settings, [early.row()])
+    wait_for(settings, "SELECT count() FROM index_chain WHERE link != null", [(2,)])
+    assert append_links(settings) == 0
+    with schema.connect(address(settings)) as connection:
+        assert chain.stored_links(connection) == [link]
+        assert [wrong for _, wrong in chain.check(connection)] == [[]]
+        assert chain.missing_days(connection, today_ns + 2 * chain.DAY_NS) == []
