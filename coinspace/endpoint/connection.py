@@ -385,6 +385,7 @@ class HttpConnection(Connection):
         path = _path(raw)
         scope: Scope = {
             "type": "websocket" if websocket else "http",
+            "asgi": {"version": "3.0"},
             "http_version": version,
             "method": method,
             "scheme": "ws" if websocket else "http",
@@ -503,7 +504,16 @@ class HttpConnection(Connection):
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_chunked", "_head", "_status", "connection", "keep_alive", "scope", "started")
+    __slots__ = (
+        "_asked",
+        "_chunked",
+        "_head",
+        "_status",
+        "connection",
+        "keep_alive",
+        "scope",
+        "started",
+    )
 
     def __init__(self, connection: HttpConnection, scope: Scope, *, keep_alive: bool) -> None:
         self.connection = connection
@@ -512,7 +522,7 @@ class Exchange:
         self.started = False
         self._status = 0
         self._head: Headers = []
-        self._chunked = False
+        self._chunked = self._asked = False
 
     @property
     def websocket(self) -> bool:
@@ -542,7 +552,11 @@ class Exchange:
             self.connection.refuse(Problem("internal-error", "the error is logged; try again"))
 
     async def receive(self) -> Message:
-        """Return the body, which is never kept."""
+        """Return the body, which is never kept; asked again, wait until the client leaves."""
+        if self._asked:
+            # which cancels this task
+            await self.connection.loop.create_future()
+        self._asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(self, message: Message) -> None:
