@@ -19,7 +19,7 @@ from blacksheep.messages import Request, Response
 from blacksheep.server.application import Application
 
 from coinspace.endpoint.connection import App
-from coinspace.endpoint.problem import TYPES, Problem
+from coinspace.endpoint.problem import TYPES, Problem, operator_needed
 from coinspace.endpoint.values import decode_hook
 
 JSON = "application/json"
@@ -43,6 +43,7 @@ class Operation(msgspec.Struct, frozen=True):
         problems: names of problems besides those that every route has.
         headers: request headers as (name, description).
         public: answered without a key.
+        operator: where keys are asked for, answered to an operator's only.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Operation(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
     public: bool
+    operator: bool
 
     @property
     def path_names(self) -> list[str]:
@@ -80,6 +82,7 @@ class Api:
         problems: tuple[str, ...] = (),
         headers: tuple[tuple[str, str], ...] = (),
         public: bool = False,
+        operator: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Register a route; the handler's docstring is its documentation."""
         for name in problems:
@@ -87,7 +90,18 @@ class Api:
 
         def register(handler: Handler) -> Handler:
             self.operations.append(
-                Operation(path, handler, parameters, answer, tag, media, problems, headers, public)
+                Operation(
+                    path,
+                    handler,
+                    parameters,
+                    answer=answer,
+                    tag=tag,
+                    media=media,
+                    problems=problems,
+                    headers=headers,
+                    public=public,
+                    operator=operator,
+                )
             )
             return handler
 
@@ -112,7 +126,20 @@ def _bound(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
             return await handler(request, bind(request, kind))
 
-    return handle
+    return _for_operators(operation.path, handle) if operation.operator else handle
+
+
+def _for_operators(
+    path: str, handle: Callable[[Request], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    # here and not by the path as it was written: the router takes several spellings of it
+    async def checked(request: Request) -> Response:
+        scope: Any = request.scope
+        if not scope["coinspace.operator"]:
+            raise operator_needed(path)
+        return await handle(request)
+
+    return checked
 
 
 def bind(request: Request, kind: type[msgspec.Struct]) -> Any:

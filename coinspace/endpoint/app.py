@@ -81,7 +81,7 @@ def _handle_errors(app: Application) -> None:
 
     async def internal(_: Any, request: Request, error: Exception) -> Response:
         cause = getattr(error, "source_error", None) or error
-        log.error("request failed", path=request.path, error=repr(cause), exc_info=cause)
+        log.error("request failed", path=request.path[:200], error=repr(cause), exc_info=cause)
         return Problem("internal-error", "the error is logged; try again").response()
 
     async def fallback(request: Request) -> Response:

@@ -57,6 +57,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+# state, transport, scope, key of the handshake
+WebSocketMaker = Callable[["State", asyncio.Transport, Scope, str], Any]
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,14 @@ class Timeouts:
 
 
 class State:
-    """What the connections of one server share."""
+    """What the connections of one server share.
 
-    def __init__(self, app: App, timeouts: Timeouts) -> None:
+    Args: websocket: makes the connection that follows a handshake.
+    """
+
+    def __init__(self, app: App, timeouts: Timeouts, websocket: WebSocketMaker) -> None:
         self.app = app
+        self.websocket = websocket
         self.timeouts = timeouts
         self.open: set[Connection] = set()
         self.tasks = Tasks(self._failed)
@@ -234,6 +240,7 @@ class HttpConnection(Connection):
         self._waiting: deque[Exchange | Problem] = deque()
         self._answer: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
+        self._handshake: Exchange | None = None
         self._refusal: Problem | None = None
         self._half_closed = False
         # between the first and the last byte of a request, and of its head
@@ -346,8 +353,6 @@ class HttpConnection(Connection):
         else:
             self._handshake = exchange
 
-    _handshake: Exchange | None = None
-
     @property
     def _busy(self) -> bool:
         return self._answer is not None or bool(self._waiting)
@@ -380,6 +385,7 @@ class HttpConnection(Connection):
         path = _path(raw)
         scope: Scope = {
             "type": "websocket" if websocket else "http",
+            "asgi": {"version": "3.0"},
             "http_version": version,
             "method": method,
             "scheme": "ws" if websocket else "http",
@@ -477,19 +483,17 @@ class HttpConnection(Connection):
 
     def _upgrade(self, rest: bytes) -> None:
         exchange, self._handshake = self._handshake, None
-        if exchange is None or self._refusal is not None:
+        if self._refusal is not None and not self.ended:
+            self._take(self._refusal)
+        if exchange is None or self.ended:
             # another protocol than WebSocket was offered: it is answered in HTTP
-            if self._refusal is not None and not self.ended:
-                self._take(self._refusal)
             return
         try:
             key = websocket_key(self._headers)
         except Problem as problem:
             self._take(problem)
             return
-        from coinspace.endpoint.websocket import WebSocketConnection
-
-        socket = WebSocketConnection(self.state, self.transport, exchange.scope, key)
+        socket = self.state.websocket(self.state, self.transport, exchange.scope, key)
         socket.address = self.address
         self.state.open.discard(self)
         self.state.open.add(socket)
@@ -500,7 +504,16 @@ class HttpConnection(Connection):
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_chunked", "_head", "_status", "connection", "keep_alive", "scope", "started")
+    __slots__ = (
+        "_asked",
+        "_chunked",
+        "_head",
+        "_status",
+        "connection",
+        "keep_alive",
+        "scope",
+        "started",
+    )
 
     def __init__(self, connection: HttpConnection, scope: Scope, *, keep_alive: bool) -> None:
         self.connection = connection
@@ -509,7 +522,7 @@ class Exchange:
         self.started = False
         self._status = 0
         self._head: Headers = []
-        self._chunked = False
+        self._chunked = self._asked = False
 
     @property
     def websocket(self) -> bool:
@@ -539,7 +552,11 @@ class Exchange:
             self.connection.refuse(Problem("internal-error", "the error is logged; try again"))
 
     async def receive(self) -> Message:
-        """Return the body, which is never kept."""
+        """Return the body, which is never kept; asked again, wait until the client leaves."""
+        if self._asked:
+            # which cancels this task
+            await self.connection.loop.create_future()
+        self._asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(self, message: Message) -> None:

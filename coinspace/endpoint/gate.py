@@ -15,13 +15,12 @@ from coinspace.endpoint.connection import App, Headers, Receive, Scope, Send, va
 from coinspace.endpoint.hosts import Hosts
 from coinspace.endpoint.keys import Key, Keys
 from coinspace.endpoint.limiter import Limiter, Rate, parse_rate
-from coinspace.endpoint.problem import MEDIA, Problem, operator_needed
+from coinspace.endpoint.problem import MEDIA, Problem
 
 METHODS = ("GET", "HEAD")
 # answered without a key: they tell nothing but that the process lives, and what the API is
 PUBLIC = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/", "/favicon.ico"))
 PUBLIC_PREFIXES = ("/assets/", "/docs/")
-OPERATOR = frozenset(("/metrics", "/v1/pipeline"))
 # wrong keys of one client, whatever its address: a right one is never counted here
 WRONG_KEYS = Rate(30, 60)
 
@@ -170,8 +169,6 @@ class Gate:
                 "the API key is not in force here",
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
-        if self.keys_needed and path in OPERATOR and key.role != "operator":
-            raise operator_needed(path)
         return key
 
     def _limit(self, client: str, key: Key | None) -> Headers:

@@ -128,6 +128,7 @@ async def _ask(
         "query_string": urlencode(parameters).encode(),
         "root_path": "",
         "headers": [(b"host", b"localhost"), (b"accept", accept.encode())],
+        "coinspace.operator": True,
         "client": None,
         "server": None,
     }

@@ -18,6 +18,7 @@ from coinspace.config import EndpointSettings
 from coinspace.endpoint.addresses import Proxies, group, is_loopback
 from coinspace.endpoint.connection import App, Connection, HttpConnection, State, Timeouts
 from coinspace.endpoint.problem import Problem, retry_later
+from coinspace.endpoint.websocket import WebSocketConnection
 from coinspace.errors import EndpointError
 
 SOCKET_BACKLOG = 2048
@@ -34,7 +35,7 @@ class HttpServer(State):
     def __init__(
         self, app: App, settings: EndpointSettings, timeouts: Timeouts | None = None
     ) -> None:
-        super().__init__(app, timeouts or Timeouts())
+        super().__init__(app, timeouts or Timeouts(), WebSocketConnection)
         self.socket = bind(settings.host, settings.port)
         self.host: str = self.socket.getsockname()[0]
         self.port: int = self.socket.getsockname()[1]

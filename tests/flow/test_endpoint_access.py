@@ -40,6 +40,10 @@ async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
         assert await status("/v1/indices/BTC", "cs_" + "0" * 12 + "_" + "a" * 43) == 401
         assert await status("/metrics", reader) == 403
         assert await status("/metrics", operator) == 200
+        # the router takes other spellings of a path, too
+        for path in ("/METRICS", "/metrics/", "/v1/Pipeline", "/v1/pipeline/", "/%6detrics"):
+            assert await status(path, reader) == 403, path
+            assert await status(path) == 401, path
         assert await status("/v1/stream?platform=pipeline", reader) == 403
         assert await status("/v1/stream?platform=venues,pipeline", operator) == 200
         async with session.ws_connect("/v1/ws", headers={"X-API-Key": reader}) as ws:

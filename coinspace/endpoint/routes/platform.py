@@ -143,7 +143,7 @@ def add(api: Api, context: Context) -> None:
         """
         return json_answer(encode(await described(context)))
 
-    @api.get("/v1/pipeline", Nothing, answer=Pipeline, tag="platform")
+    @api.get("/v1/pipeline", Nothing, answer=Pipeline, tag="platform", operator=True)
     async def pipeline(request: Request, _: None) -> Response:
         """Every process of the platform with its state and counters."""
         return json_answer(encode(processes(context)))
@@ -169,7 +169,7 @@ def add(api: Api, context: Context) -> None:
             )
         return json_answer(encode(Readiness("ready", [])))
 
-    @api.get("/metrics", Nothing, tag="platform", media=(PROMETHEUS,))
+    @api.get("/metrics", Nothing, tag="platform", media=(PROMETHEUS,), operator=True)
     async def metrics(request: Request, _: None) -> Response:
         """Counters of all processes as Prometheus reads them."""
         body = exposition(context).encode()

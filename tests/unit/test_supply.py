@@ -1,0 +1,161 @@
+"""What is installed and run is what was meant: locked packages, the pinned jar."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from coinspace.errors import ConfigError
+from coinspace.storage import runtime
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = {
+    "install.txt": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["build"]],
+    "tools.txt": [
+        one for name in ("test", "bench", "lint") for one in PROJECT["dependency-groups"][name]
+    ],
+}
+PYTHONS = ("3.11", "3.12", "3.13")
+_HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+
+def locked(name: str) -> list[Requirement]:
+    """Requirements of a lock file, each of which must be one version with hashes."""
+    found = []
+    text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        words = line.split()
+        hashes = [word for word in words if word.startswith("--")]
+        assert hashes, line
+        assert all(_HASH.fullmatch(word) for word in hashes), line
+        one = Requirement(" ".join(word for word in words if not word.startswith("--")))
+        assert re.fullmatch(r"==[0-9][^,*]*", str(one.specifier)), line
+        found.append(one)
+    return found
+
+
+def versions(name: str, python: str) -> dict[str, Version]:
+    """Return the version of each package that a Python gets on Linux."""
+    where = {"python_version": python, "python_full_version": f"{python}.0"}
+    where |= {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+    where |= {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
+    found: dict[str, Version] = {}
+    for one in locked(name):
+        if one.marker is None or one.marker.evaluate(where):
+            assert _canonical(one.name) not in found, f"{one.name} twice for Python {python}"
+            found[_canonical(one.name)] = Version(str(one.specifier)[2:])
+    return found
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_files_hold_every_requirement_for_every_python(name: str, python: str) -> None:
+    found = versions(name, python)
+    for text in LOCKS[name]:
+        wanted = Requirement(text)
+        version = found.get(_canonical(wanted.name))
+        assert version is not None, f"{wanted.name}: not in requirements/{name}"
+        assert version in wanted.specifier, f"{wanted}: requirements/{name} has {version}"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_files_agree(python: str) -> None:
+    """Tools are installed beside the platform, so neither may move the other's packages."""
+    tools = versions("tools.txt", python)
+    for name, version in versions("install.txt", python).items():
+        assert tools.get(name, version) == version
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_files_hold_no_address(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"--(index|extra|find|trusted)|\bfile:|@", text)
+
+
+# QuestDB's jar
+
+JAR = b"a jar\n" * 1000
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the jar lies in a cache of its own."""
+    monkeypatch.setenv("COINSPACE_CACHE", str(tmp_path))
+    monkeypatch.delenv("COINSPACE_QUESTDB_JAR", raising=False)
+    monkeypatch.setattr(runtime, "SHA256", hashlib.sha256(JAR).hexdigest())
+    return tmp_path / f"questdb-{runtime.VERSION}.jar"
+
+
+def fetching(data: bytes | None) -> Callable[[Path], Path]:
+    """A download of these bytes; None = there is no network."""
+
+    def fetch(folder: Path) -> Path:
+        part = folder / "part.jar"
+        if data is None:
+            part.write_bytes(JAR[:100])
+            raise ConnectionError("cut after 100 bytes")
+        part.write_bytes(data)
+        return part
+
+    return fetch
+
+
+DAMAGED = [b"", JAR[:-1], JAR + b"x", JAR[:500] + b"X" + JAR[501:], bytes(len(JAR))]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_jar_in_the_cache_is_fetched_anew(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, damaged: bytes
+) -> None:
+    cached.write_bytes(damaged)
+    monkeypatch.setattr(runtime, "_fetch", fetching(JAR))
+    assert runtime.jar() == cached
+    assert cached.read_bytes() == JAR
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_jar_is_never_run(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, damaged: bytes
+) -> None:
+    cached.write_bytes(damaged)
+    monkeypatch.setattr(runtime, "_fetch", fetching(None))
+    with pytest.raises(ConfigError, match="could not be downloaded"):
+        runtime.jar()
+
+
+@pytest.mark.parametrize("sent", DAMAGED)
+def test_a_damaged_download_never_gets_the_name(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(runtime, "_fetch", fetching(sent))
+    with pytest.raises(ConfigError, match="expected SHA-256"):
+        runtime.jar()
+    assert [one.name for one in cached.parent.iterdir()] == ["download.lock"]
+
+
+def test_a_download_that_is_cut_leaves_nothing(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_fetch", fetching(None))
+    with pytest.raises(ConfigError, match="cut after 100 bytes"):
+        runtime.jar()
+    assert [one.name for one in cached.parent.iterdir()] == ["download.lock"]
+
+
+def test_a_whole_jar_is_not_fetched(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached.write_bytes(JAR)
+    monkeypatch.setattr(runtime, "_fetch", fetching(None))
+    assert runtime.jar() == cached
