@@ -17,7 +17,12 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("starting", "ready", "degraded", "stopping", "stopped")
 _NAME = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)(?:\{(.*)\})?")
 # gauges among the counters: they go down as well as up
-_GAUGES = ("streams", "lag", "age", "pending", "queue", "depth", "books", "indices", "connections")
+# fmt: off
+_GAUGES = frozenset((
+    "streams", "lag", "age", "pending", "queue", "depth", "books", "indices", "connections",
+    "unsynced", "synced", "links", "usable", "open", "missing", "stopped", "step", "latency",
+))
+# fmt: on
 
 
 def files(context: Context) -> list[dict[str, Any]]:

@@ -52,7 +52,6 @@ def up(data: Path, *arguments: str, **options: Any) -> subprocess.CompletedProce
 def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COINSPACE_SUPERVISOR__HANG_S", "8")
     (tmp_path / "logs").mkdir()
     # this one's log takes nothing
     (tmp_path / "logs" / f"{COLLECTOR}.log").symlink_to("/dev/full")

@@ -26,7 +26,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "endpoint/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
     "index/worker.py": (
         "index-calculator",
-        ["watch", "records of outages"],
+        ["watch", "records of outages", "clock resets"],
         ["hash chain", "missed ticks"],
     ),
     "storage/worker.py": (
