@@ -20,6 +20,7 @@ import uvloop
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.lock import hold
 from coinspace.tasks import Tasks
 from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
@@ -145,7 +146,8 @@ def run(
 ) -> None:
     """Run `main` on uvloop until it returns; SIGTERM and SIGINT set `process.stopping`.
 
-    Raises: ConfigError when the data folder cannot be written.
+    Raises: ConfigError when the data folder cannot be written, or when a process of this name
+    runs on it already.
     """
     configure_logging(level)
     die_with_parent()
@@ -154,13 +156,17 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"no permission to write {folder}")
+        lock = hold(folder / f"{name}.lock", name)
     except OSError as error:
         raise ConfigError(
             f"data folder {settings.data}: expected a writable folder, {error};"
             " set `data` or COINSPACE_DATA"
         ) from None
-    tune_process(name, settings.tuning)
-    uvloop.run(_run(name, settings, main))
+    try:
+        tune_process(name, settings.tuning)
+        uvloop.run(_run(name, settings, main))
+    finally:
+        os.close(lock)
 
 
 async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> None:
