@@ -20,6 +20,7 @@ import uvloop
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.lock import hold
 from coinspace.log import configure_logging, lost_lines
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
@@ -381,7 +382,8 @@ def run(
 ) -> None:
     """Run `main` on uvloop until it returns; SIGTERM and SIGINT set `process.stopping`.
 
-    Raises: ConfigError when the data folder cannot be written.
+    Raises: ConfigError when the data folder cannot be written, or when a process of this name
+    runs on it already.
     """
     configure_logging(level)
     die_with_parent()
@@ -390,13 +392,18 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"no permission to write {folder}")
+        lock = hold(folder / f"{name}.lock", name)
     except OSError as error:
         raise ConfigError(
             f"data folder {settings.data}: expected a writable folder, {error};"
             " set `data` or COINSPACE_DATA"
         ) from None
-    tune_process(name, settings.tuning)
-    if code := uvloop.run(_run(name, settings, main)):
+    try:
+        tune_process(name, settings.tuning)
+        code = uvloop.run(_run(name, settings, main))
+    finally:
+        os.close(lock)
+    if code:
         raise SystemExit(code)
 
 

@@ -19,6 +19,7 @@ from coinspace._ext.segment import (
     read_head,
     select,
 )
+from coinspace.clock import SECOND_NS
 from coinspace.errors import JournalError
 
 SUFFIX = ".journal"
@@ -30,6 +31,8 @@ WINDOW_LIMIT = 32 << 20
 WORD_BYTES = 8
 CHUNK_BYTES = 1 << 20
 FOR_EVER_NS = (1 << 63) - 1
+# some minutes to hours of the newest
+RATE_SEGMENTS = 16
 
 log = structlog.get_logger("segments")
 
@@ -97,6 +100,25 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def horizon_s(folder: Path, max_bytes: int) -> float | None:
+    """Return how many seconds a journal of `max_bytes` holds at the rate of its newest segments.
+
+    None where too little was written to know a rate.
+    """
+    sizes: list[tuple[int, int]] = []
+    for path in segment_paths(folder)[-RATE_SEGMENTS:]:
+        with contextlib.suppress(JournalError, OSError):
+            sizes.append((SegmentFile(path).created_ns, path.stat().st_size))
+    if len(sizes) < 2:
+        return None
+    # the newest is being written, and the next one reserved: neither says anything of a rate
+    written = sum(size for _, size in sizes[:-1])
+    took_ns = sizes[-1][0] - sizes[0][0]
+    if took_ns <= 0 or written <= 0:
+        return None
+    return max_bytes * took_ns / SECOND_NS / written
 
 
 class SegmentFile:

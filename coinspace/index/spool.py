@@ -2,11 +2,17 @@
 
 While anything is spooled every later record goes behind it. So what is stored is always all up to
 some tick, whenever the process ends, and the next one begins with what it finds here.
+
+A record is in the kernel's hands when `add` returns, and on disk one fsync later: a thread syncs
+the file once for all records that came meanwhile, since the ticks cannot wait for a disk.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +20,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from coinspace.index.records import Row
+from coinspace.storage.deadletter import sync_folder
 from coinspace.storage.tables import INDEX_TICK
 from coinspace.storage.transport import TimestampNanos
 
@@ -26,6 +33,7 @@ class Spool:
 
     Attributes:
         records: added by this process.
+        syncs: times that the file was put on disk; sync_failures: times that it could not be.
         torn: lines that a crash or a full disk left unfinished; their ticks count as missed.
     """
 
@@ -33,7 +41,12 @@ class Spool:
         self.path = path
         self.records = 0
         self.torn = 0
+        self.syncs = 0
+        self.sync_failures = 0
         self._max_bytes = max_bytes
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._sync_waits = False
         self._file: BinaryIO | None = None
         self._size = self._read = 0
         if path.exists():
@@ -62,7 +75,38 @@ class Spool:
             return False
         self._size += len(line)
         self.records += 1
+        self._sync_soon()
         return True
+
+    def _sync_soon(self) -> None:
+        """Have the file put on disk by the thread; one sync waits behind the one under way."""
+        with self._lock:
+            if self._sync_waits:
+                return
+            self._sync_waits = True
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._pool.submit(self._sync)
+
+    def _sync(self) -> None:
+        with self._lock:
+            # a record that is added from now on asks for a sync of its own
+            self._sync_waits = False
+        try:
+            # opened anew: the file may be drained and removed meanwhile
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_folder(self.path.parent)
+        except FileNotFoundError:
+            # all of it is in the database
+            return
+        except OSError:
+            self.sync_failures += 1
+        else:
+            self.syncs += 1
 
     def firsts(self) -> dict[str, int]:
         """Return asset -> its first tick in the file, ns."""
@@ -103,14 +147,17 @@ class Spool:
         return done
 
     def close(self) -> None:
-        """Close the file; what is in it waits for the next process."""
+        """Close the file; what is in it is on disk and waits for the next process."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _open(self) -> BinaryIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # read, write, never truncated; unbuffered: a record is on disk before the next one is made
+        # never truncated; unbuffered: the kernel has a record before the next one is made
         self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)
         self._size = self._file.seek(0, 2)
         if self._size:

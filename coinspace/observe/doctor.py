@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from coinspace.bus.journal import journal_folder
+from coinspace.bus.segments import horizon_s
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
@@ -46,7 +48,7 @@ def check_host(settings: Settings) -> list[Finding]:
     if any(finding.subject == DATA_FOLDER for finding in findings):
         # nothing can lie below it
         return findings
-    return [*findings, *_database(settings), *_processes(settings)]
+    return [*findings, *_database(settings), *_journals(settings), *_processes(settings)]
 
 
 def check_limits(settings: Settings) -> list[Finding]:
@@ -155,6 +157,25 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "problem", problem)
     if not findings.problems:
         yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
+
+
+def _journals(settings: Settings) -> Iterator[Finding]:
+    """Say how far back journals reach at their present rate: a longer outage costs data."""
+    journal = settings.journal
+    for name, _ in settings.processes() if journal.enabled else ():
+        held = horizon_s(journal_folder(settings, name), journal.max_bytes)
+        if held is None:
+            continue
+        text = f"{name} holds {held / 3600:.1f} h at its present rate"
+        if held >= journal.max_age_s:
+            yield Finding("journal", "ok", text)
+        else:
+            yield Finding(
+                "journal",
+                "advice",
+                f"{text}, journal.max_age_s is {journal.max_age_s / 3600:.1f} h: raise"
+                " journal.max_bytes or lower the exchange's depth",
+            )
 
 
 def _tuning(settings: Settings) -> Iterator[Finding]:

@@ -40,14 +40,27 @@ class DeadLetters:
             "ilp": base64.b64encode(lines).decode(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and self.path.stat().st_size > FILE_BYTES:
+        new = not self.path.exists()
+        if not new and self.path.stat().st_size > FILE_BYTES:
             self.path.replace(older(self.path))
+            new = True
         with self.path.open("ab") as file:
             file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync_folder(self.path.parent)
         self.count += 1
         return at_ns
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on disk: a file that was made or renamed is found after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def older(path: Path) -> Path:

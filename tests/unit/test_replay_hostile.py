@@ -56,7 +56,8 @@ def fetch(**changed: Any) -> bytes:
     return orjson.dumps({name: value for name, value in asked.items() if value != "left out"})
 
 
-HOSTILE = {
+VALUES: tuple[Any, ...] = (1e30, 1.5, "x", [1], {}, True, "left out", (1 << 64) - 1, -(1 << 63))
+HOSTILE: dict[str, bytes] = {
     "empty": b"",
     "cut": b"{",
     "null": b"null",
@@ -73,7 +74,7 @@ HOSTILE = {
     **{
         f"{name} {value!r}": fetch(**{name: value})
         for name in ("epoch", "first", "end")
-        for value in (1e30, 1.5, "x", [1], {}, True, "left out", (1 << 64) - 1, -(1 << 63))
+        for value in VALUES
         if (name, value) not in (("end", "left out"), ("first", -(1 << 63)), ("end", -(1 << 63)))
         and (name, value) != ("epoch", -(1 << 63))
     },
