@@ -9,7 +9,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "coinspace"
 
-BASE = {"_ext", "errors", "clock", "market", "config", "process", "tuning"}
+BASE = {
+    "_ext",
+    "errors",
+    "clock",
+    "market",
+    "config",
+    "process",
+    "text",
+    "tuning",
+    "tasks",
+    "log",
+    "notify",
+}
 MIDDLE = {"method", "bus", "exchanges", "feed"}
 # what each folder may import besides BASE and itself
 ALLOWED = {
