@@ -357,9 +357,11 @@ class Connection:
         link.on_opened = lambda: self._opened(link)
         link.on_closed = lambda: self._closed(link)
         self._connects.take(monotonic_ns())
+        is_ready = False
         try:
             await self._open(link)
             await self._subscribe(link)
+            is_ready = True
         except DialError as error:
             self._failed(error)
             return None
@@ -367,8 +369,8 @@ class Connection:
             link.error = error
             raise
         finally:
-            if link not in self.links or link.error is not None:
-                # no live link that nobody owns
+            if not is_ready:
+                # no live link that nobody owns, and none without a subscription
                 link.abandon()
         return link
 

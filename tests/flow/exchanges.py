@@ -34,6 +34,8 @@ class Exchanges:
             **os.environ,
             "COINSPACE_DATA": str(folder),
             "COINSPACE_JOURNAL__ENABLED": "false",
+            # a deep one after each of many losses would use up what REST allows in a minute
+            "COINSPACE_EXCHANGES__BINANCE__SNAPSHOT_DEPTH": "1000",
             **environment,
         }
         paths = {"upbit": "/websocket/v1", "bithumb": "/websocket/v1", "binance": ""}
@@ -116,5 +118,5 @@ class Exchanges:
         for process in (*self.collectors, self.simulator):
             process.terminate()
         for process in (*self.collectors, self.simulator):
-            process.wait(20)
+            process.wait(60)
         self.log.close()

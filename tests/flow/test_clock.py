@@ -7,6 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.flow.clock import WallClock
 from tests.flow.exchanges import Exchanges
 
@@ -39,16 +41,16 @@ def test_a_wall_clock_steps_in_a_running_process_and_its_monotonic_one_does_not(
         process.stdin.close()
 
 
+@pytest.mark.timeout(300)
 def test_a_clock_that_steps_by_hours_delays_no_connection(tmp_path: Path) -> None:
     """Back, forward and right again, each time with a lost connection behind it."""
     clock = WallClock(tmp_path)
     # socket paths are limited
     with tempfile.TemporaryDirectory(prefix="cs-") as folder:
-        running = Exchanges(
-            Path(folder), ("ticker", "upbit"), ("orderbook", "binance"), **clock.environment
-        )
+        names = (("ticker", "upbit"), ("orderbook", "bithumb"), ("ticker", "binance"))
+        running = Exchanges(Path(folder), *names, **clock.environment)
         try:
-            running.until_synced([0, 0], 90)
+            running.until_synced([0, 0, 0], 120)
             for offset_s in (-3600.0, 7200.0, -5.0, 0.0):
                 clock.step(offset_s)
                 # the windows of both have entries of before the step

@@ -19,9 +19,8 @@ from tests.flow.collecting import collecting
 
 MARKET = {"upbit": "BTC/KRW", "bithumb": "BTC/KRW", "binance": "BTC/USDT"}
 HANDSHAKE_S = 2.0
-FAULT_S = 2.5
-# a wait of four seconds, a time-out, and what a busy machine adds
-RECOVERY_S = 12.0
+# a wait of eight seconds, a time-out, and what a busy machine adds
+RECOVERY_S = 20.0
 
 # what is met by a dial -> the cause that is counted, or one of two
 DIALS = {
@@ -64,7 +63,7 @@ async def survive(
     """Collect a book through one fault; return the counters."""
     ca_file, context = make_certificates(tls) if tls is not None else (None, None)
     name, _, options = kind.partition(":")
-    spec = f"{name}:{exchange}:{options}:for={FAULT_S}".replace("::", ":")
+    spec = f"{name}:{exchange}:{options}:for=1h".replace("::", ":")
     markets = {exchange: [MARKET[exchange]]}
     async with (
         ExchangeServer(Simulation(5, markets, rate=0.5), limits=False, tls=context) as server,
@@ -77,11 +76,11 @@ async def survive(
             # the open link is lost, and the next one meets the fault
             running.fault(f"cut:{exchange}")
         await running.until(
-            lambda: any(running.count(one) for one in counted), f"{spec} is counted as {cause}", 20
+            lambda: any(running.count(one) for one in counted), f"{spec} is counted as {cause}", 40
         )
-        await running.until(lambda: not fault.is_on(server_time()), "the end of the fault")
+        server.disorder.remove(fault.id)
         over = time.monotonic()
-        await running.synced(RECOVERY_S + 20)
+        await running.synced(RECOVERY_S + 10)
         took_s = time.monotonic() - over
         assert took_s < RECOVERY_S, f"{spec}: {took_s} s to recover"
         assert running.worker.process.failure is None
@@ -89,10 +88,6 @@ async def survive(
         found = running.worker.counters()
     assert found["links"] == 1
     return found
-
-
-def server_time() -> float:
-    return asyncio.get_running_loop().time()
 
 
 async def survive_all(kinds: dict[str, str], tls: Path | None = None) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.flow.exchanges import MARKETS, Exchanges
 
 BACK_S = 30.0
+START_S = 120.0
 SEED = 15
 
 
@@ -27,12 +28,13 @@ def exchanges() -> Iterator[Exchanges]:
             running.close()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "kills", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_books_come_back_each_time_the_exchange_is_killed(exchanges: Exchanges, kills: int) -> None:
     chance = random.Random(SEED)
-    exchanges.until_synced([0] * len(MARKETS), 90)
+    exchanges.until_synced([0] * len(MARKETS), START_S)
     took = []
     for _ in range(kills):
         # in the middle of a first sync, or after a while
