@@ -729,8 +729,6 @@ cdef class Parser:
         if self.has_ids:
             out["first_update_id"] = None if self.snapshot else self.first_update_id
             out["final_update_id"] = self.final_update_id
-            if self.cut and not self.snapshot:
-                out["truncated"] = True
         out["bids"] = _pairs(self.bid_price, self.bid_size, self.n_bids)
         out["asks"] = _pairs(self.ask_price, self.ask_size, self.n_asks)
         return 0
