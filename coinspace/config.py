@@ -465,6 +465,7 @@ class Settings(BaseSettings):
 # environment variables that are not settings
 NOT_SETTINGS = {
     "COINSPACE_CONFIG",
+    "COINSPACE_DEBUG",
     "COINSPACE_FEEDS",
     "COINSPACE_KEY",
     "COINSPACE_BUILD",
@@ -487,7 +488,7 @@ def load(path: Path | str | None = None) -> Settings:
     if chosen.exists():
         try:
             values = tomllib.loads(chosen.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{chosen}: expected TOML, {error}") from None
     elif path or os.environ.get("COINSPACE_CONFIG"):
         raise ConfigError(

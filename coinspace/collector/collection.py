@@ -26,6 +26,7 @@ from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
     CHANNELS,
+    UNREADABLE,
     Channel,
     Exchange,
     Listing,
@@ -219,7 +220,7 @@ class Collection:
             try:
                 payload = await self.fetcher.get(self.exchange.markets_request())
                 return self.exchange.read_markets(payload)
-            except RefusedError as error:
+            except (RefusedError, *UNREADABLE) as error:
                 self.health.degraded(f"no market list of {self.exchange.NAME}: {error}")
             stopping = asyncio.ensure_future(self.health.stopping.wait())
             done, _ = await asyncio.wait([stopping], timeout=MARKETS_RETRY_S)
@@ -273,7 +274,7 @@ class Collection:
             return
         try:
             listings = self.exchange.read_markets(payload)
-        except (ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             self.log.warning("market list not readable", error=repr(error))
             return
         for event in self.market_list.update(listings):

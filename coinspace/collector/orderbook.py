@@ -22,7 +22,7 @@ from coinspace.clock import SECOND_NS
 from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, ComparedBooks
 from coinspace.collector.stage import Status
 from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
-from coinspace.exchanges.exchange import Exchange, Refusal, Request
+from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request
 
 # levels kept per side of a local book, published or not
 BOOK_CAPACITY = 16384
@@ -287,7 +287,7 @@ class OrderBookStage(ComparedBooks):
         elif request.purpose == "compare":
             try:
                 books = self.exchange.read_books(request, payload)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 self.counts["unreadable_answers"] += 1
                 self.log.warning("answer not readable", path=request.path, error=repr(error))
                 return

@@ -26,7 +26,7 @@ from coinspace.collector.holes import FRESH_NS, Found, Hole
 from coinspace.collector.memory import Memory
 from coinspace.collector.stage import Stage, Status
 from coinspace.collector.volume import VolumeCheck
-from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
+from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
 # wait before REST is asked what was missed: the stream may still bring it
 SETTLE_NS = 2 * SECOND_NS
@@ -182,7 +182,7 @@ class TickerStage(Stage, TickerCollector):
             return
         try:
             trades = self.exchange.read_trades(request, payload)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             self.counts["unreadable_answers"] += 1
             self.log.warning("answer not readable", path=request.path, error=repr(error))
             if hole is not None:
