@@ -133,7 +133,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     try:
         return coinspace.main(args, prog_name="coinspace")
     except CoinSpaceError as error:
-        text = str(error)
+        text = str(error).replace("\n", "; ")
     except Exception as error:
         text = _unexpected(error)
         if supervised or os.environ.get(DEBUG):

@@ -667,6 +667,7 @@ class Settings(Section):
 # environment variables that are not settings
 NOT_SETTINGS = {
     "COINSPACE_CONFIG",
+    "COINSPACE_DEBUG",
     "COINSPACE_FEEDS",
     "COINSPACE_KEY",
     "COINSPACE_BUILD",

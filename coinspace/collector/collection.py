@@ -22,13 +22,14 @@ from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import MarketList, has_patterns, needed_markets, resolve
 from coinspace.collector.orderbook import OrderBookStage
-from coinspace.collector.stage import UNREADABLE, Status
+from coinspace.collector.stage import Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import ExchangeSettings, TuningSettings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
     CHANNELS,
+    UNREADABLE,
     Channel,
     Exchange,
     Listing,

@@ -7,7 +7,7 @@ from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.config import ExchangeSettings
 from coinspace.errors import ConfigError, ConnectError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Listing
+from coinspace.exchanges.exchange import UNREADABLE, Listing
 from coinspace.market import Market
 
 
@@ -26,6 +26,11 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
     except RefusedError as error:
         raise ConnectError(
             f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
+            exchange,
+        ) from None
+    except UNREADABLE as error:
+        raise ConnectError(
+            f"market list of {exchange}: expected an answer of the known shape, was {error!r}",
             exchange,
         ) from None
     finally:

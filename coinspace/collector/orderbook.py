@@ -23,9 +23,9 @@ from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, ComparedBooks
 from coinspace.collector.demand import Value, budget
-from coinspace.collector.stage import UNREADABLE, Status
+from coinspace.collector.stage import Status
 from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
-from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
+from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestBook
 
 # levels kept per side of a local book, published or not
 BOOK_CAPACITY = 16384

@@ -36,9 +36,6 @@ State = Literal[
 
 # states that follow from a connection's
 LINK_STATES = ("connecting", "subscribed", "disconnected")
-# what reading an answer of an unexpected shape can raise
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
-
 # bad frames are all counted; one of them is logged in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120

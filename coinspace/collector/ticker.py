@@ -32,9 +32,9 @@ from coinspace.collector import holes
 from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Hole, Missing
 from coinspace.collector.memory import Memory
-from coinspace.collector.stage import FIRST_FRAME_NS, UNREADABLE, Stage, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, Stage, Status
 from coinspace.collector.volume import VolumeCheck
-from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
+from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
 # wait before REST is asked what was missed: the stream may still bring it
 SETTLE_NS = 2 * SECOND_NS

@@ -19,6 +19,8 @@ Channel = Literal["orderbook", "top", "ticker", "trade"]
 Purpose = Literal["snapshot", "compare", "trades", "markets"]
 
 # what a stage reads of its stream
+# what `read_books`, `read_trades` and `read_markets` raise for an answer of another shape
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),
     "ticker": ("ticker", "trade"),

@@ -7,7 +7,8 @@ subscribed; who comes later joins in the middle, as live.
 
 The first request for a depth snapshot gets the recorded one, and the playing does not pass that
 snapshot's place in the stream before it was asked for, so that the client applies exactly the
-updates after it. Later requests get the book as of the frame played last.
+updates after it. Later requests get the book as of the frame played last, also when nobody listens;
+after a seek, before anything was played, they get it as of the place where playing begins.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from coinspace.clock import now_ns
 from coinspace.errors import FeedError
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.feed.connection import Connection
 from coinspace.feed.format import FeedReader, Record
 from coinspace.feed.merge import merge
@@ -37,11 +37,12 @@ from coinspace.feed.recorded import (
     korean_rest,
     label,
     market_list,
+    rows_of,
     trimmed,
     unwrapped,
     wrapped,
 )
-from coinspace.feed.rest import Answer, answer
+from coinspace.feed.rest import MOST_ID, Answer, answer, names_of, number
 from coinspace.feed.session import BinanceSession
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class Playing:
     Attributes: played (frames), sent (to any client), last (kind, symbol) -> payload, trades.
     """
 
-    def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
+    def __init__(self, owner: Playback, exchanges: Sequence[str], key: Key = None) -> None:
         self.owner = owner
+        self.kinds = key[1] if key else frozenset()
         self.exchanges = exchanges
         self.targets: Callable[[], list[Connection]] = self.listeners
         self.audience: list[Connection] = []
@@ -81,8 +83,9 @@ class Playing:
         self.played = 0
         self.sent = 0
         self.finished = False
-        self.last: dict[tuple[str, str], bytes] = {}
-        self.trades: dict[str, deque[bytes]] = {}
+        # what stands before the beginning is known there
+        self.last = dict(owner.last)
+        self.trades = {symbol: trades.copy() for symbol, trades in owner.trades.items()}
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
         self._held_s = 0.0
@@ -143,9 +146,7 @@ class Playing:
         what = label(exchange, payload)
         if not what.kinds:
             return
-        self.last[what.kinds[0], what.symbol] = payload
-        if what.kinds[0] == "trade":
-            self.trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
+        _keep(what, payload, self.last, self.trades)
         for connection in self.targets():
             if connection.exchange != exchange or not connection.is_open:
                 continue
@@ -167,6 +168,10 @@ class Playing:
             for connection in self.targets()
         )
 
+    def wanted_depth(self, symbol: str) -> bool:
+        """Tell whether it is a run of a symbol's book, whoever listens now."""
+        return any(kind.startswith("depth") and name == symbol.lower() for kind, name in self.kinds)
+
     async def _snapshot(self, symbol: str) -> None:
         if symbol in self.pending and self.wants_depth(symbol):
             await self._hold(lambda: symbol not in self.pending, self.owner.hold_s)
@@ -179,30 +184,18 @@ class Playing:
             self.pending.discard(symbol)
             self.notify()
             return trimmed(self.owner.indices["binance"].snapshots[symbol], limit)
-        return self._rebuild(symbol, limit)
+        return self.owner.book(self.exchanges, self.position, symbol, limit)
 
-    def _rebuild(self, symbol: str, limit: int) -> bytes | None:
-        book = LocalBook()
-        readers = self.owner.readers(self.exchanges, whole=True)
-        last_ns = self.owner.start_ns
-        position = 0
-        try:
-            for reader, record in merge(readers):
-                if record.received_ns >= last_ns:
-                    position += 1
-                if position > self.position:
-                    break
-                if depth_symbol(record) == symbol:
-                    book.restart(record.payload)
-                elif record.direction == "<" and reader.exchange == "binance":
-                    what = label("binance", record.payload)
-                    kind = what.kinds[0] if what.kinds else ""
-                    if what.symbol == symbol.lower() and kind in ("depth@100ms", "depth"):
-                        book.apply(record.payload)
-        finally:
-            for reader in readers:
-                reader.close()
-        return book.answer(limit) if book.id else None
+
+def _keep(
+    what: Label,
+    payload: bytes,
+    last: dict[tuple[str, str], bytes],
+    trades: dict[str, deque[bytes]],
+) -> None:
+    last[what.kinds[0], what.symbol] = payload
+    if what.kinds[0] == "trade":
+        trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
 
 
 def _spelled(connection: Connection, kind: str, what: Label, payload: bytes) -> bytes:
@@ -258,8 +251,13 @@ class Playback:
         self.indices: dict[str, Index] = {}
         self.by_exchange: dict[str, list[Path]] = {}
         self.pending: set[str] = set()
+        # newest frames and trades before the beginning
+        self.last: dict[tuple[str, str], bytes] = {}
+        self.trades: dict[str, deque[bytes]] = {}
         for path in self.paths:
             self._read_index(path)
+            if start_ns:
+                self._read_before(path)
         self.exchanges = tuple(self.by_exchange)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._playing: dict[Key, Playing] = {}
@@ -268,8 +266,8 @@ class Playback:
         self._settling: dict[Connection, asyncio.Task[None]] = {}
 
     def _read_index(self, path: Path) -> None:
-        with FeedReader(path) as reader:
-            exchange = reader.exchange
+        with FeedReader(path, start_ns=self.start_ns, end_ns=self.end_ns) as reader:
+            exchange = exchange_named(reader.exchange).NAME
             self.by_exchange.setdefault(exchange, []).append(path)
             index = self.indices.setdefault(exchange, Index())
             for n, record in enumerate(reader):
@@ -277,13 +275,48 @@ class Playback:
                     break
                 symbol = depth_symbol(record)
                 if symbol is not None:
-                    index.snapshots.setdefault(symbol, record.payload)
-                    if record.received_ns >= self.start_ns:
+                    # an error is an answer too
+                    if symbol not in index.snapshots and LocalBook().restart(record.payload):
+                        index.snapshots[symbol] = record.payload
                         self.pending.add(symbol)
                 elif record.direction == "<":
                     found = label(exchange, record.payload).symbol
                     if found:
                         index.symbols.add(found.upper())
+
+    def _read_before(self, path: Path) -> None:
+        with FeedReader(path, end_ns=self.start_ns) as reader:
+            index = self.indices[reader.exchange]
+            for record in reader:
+                if record.direction == "<":
+                    what = label(reader.exchange, record.payload)
+                    if what.kinds:
+                        index.symbols.add(what.symbol.upper())
+                        _keep(what, record.payload, self.last, self.trades)
+
+    def book(
+        self, exchanges: Sequence[str], position: int, symbol: str, limit: int
+    ) -> bytes | None:
+        """Return the book of Binance after so many records, None where there is none."""
+        book = LocalBook()
+        readers = self.readers(exchanges, whole=True)
+        played = 0
+        try:
+            for reader, record in merge(readers):
+                played += record.received_ns >= self.start_ns
+                if played > position:
+                    break
+                if depth_symbol(record) == symbol:
+                    book.restart(record.payload)
+                elif record.direction == "<" and reader.exchange == "binance":
+                    what = label("binance", record.payload)
+                    kind = what.kinds[0] if what.kinds else ""
+                    if what.symbol == symbol.lower() and kind in ("depth@100ms", "depth"):
+                        book.apply(record.payload)
+        finally:
+            for reader in readers:
+                reader.close()
+        return book.answer(limit) if book.id else None
 
     def has_frames(self) -> bool:
         """Tell whether there is anything to play."""
@@ -351,7 +384,7 @@ class Playback:
         playing.notify()
 
     def _begin(self, key: Key, exchanges: Sequence[str]) -> Playing:
-        playing = self._playing[key] = Playing(self, exchanges)
+        playing = self._playing[key] = Playing(self, exchanges, key)
         playing.pending -= self._asked_early
         self._tasks[key] = asyncio.create_task(self._run(playing, key))
         return playing
@@ -376,13 +409,13 @@ class Playback:
 
     # REST
 
-    def _newest(self, exchange: str, symbol: str | None = None) -> Playing | None:
-        for playing in reversed(list(self._playing.values())):
-            if exchange in playing.exchanges and (
-                symbol is None or exchange != "binance" or playing.wants_depth(symbol)
-            ):
-                return playing
-        return None
+    def _newest(self, exchange: str, symbol: str = "") -> Playing | None:
+        """Return the run that a request means: one whose clients build the symbol's book, else one
+        whose clients did so before they left, else the newest.
+        """
+        found = [one for one in self._playing.values() if exchange in one.exchanges]
+        ranked = sorted(found, key=lambda one: (one.wants_depth(symbol), one.wanted_depth(symbol)))
+        return ranked[-1] if ranked else None
 
     def keep_snapshots(self, symbol: str) -> None:
         pass
@@ -401,7 +434,7 @@ class Playback:
     ) -> Answer:
         first = self.indices[exchange].snapshots.get(query.get("symbol", ""))
         if stale and first is not None:
-            return answer(trimmed(first, int(query.get("limit", "100"))))
+            return answer(trimmed(first, number(query.get("limit"), 100, 5000)))
         if exchange == "binance":
             return await self._binance(path, query)
         return self._korean(exchange, path, query)
@@ -415,29 +448,31 @@ class Playback:
         if path == "/api/v3/time":
             return answer({"serverTime": now_ms})
         if path == "/api/v3/exchangeInfo":
-            asked = orjson.loads(query["symbols"]) if "symbols" in query else [symbol]
+            asked = names_of(query["symbols"]) if "symbols" in query else [symbol]
             wanted = {one for one in asked if one} or index.symbols
             if wanted <= index.symbols:
                 return answer(exchange_info(wanted, now_ms))
         elif path == "/api/v3/depth":
-            limit = int(query.get("limit", "100"))
+            limit = number(query.get("limit"), 100, 5000)
             playing = self._newest("binance", symbol)
+            snapshot = index.snapshots.get(symbol)
             if playing is not None:
                 found = playing.depth(symbol, limit)
-            else:
+            elif snapshot:
                 self._asked_early.add(symbol)
-                snapshot = index.snapshots.get(symbol)
-                found = trimmed(snapshot, limit) if snapshot else None
+                found = trimmed(snapshot, limit)
+            else:
+                found = self.book(("binance",), 0, symbol, limit)
             if found is not None:
                 return answer(found)
         elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in index.symbols:
-            playing = self._newest("binance")
-            frames = playing.trades.get(symbol.lower(), ()) if playing else ()
-            rows = [binance_trade(frame) for frame in frames]
-            limit = int(query.get("limit", "500"))
+            playing = self._newest("binance", symbol)
+            trades = (playing or self).trades.get(symbol.lower(), ())
+            rows = rows_of(trades, binance_trade)
+            limit = number(query.get("limit"), 500, 1000)
             if "fromId" in query:
-                rows = [row for row in rows if row["id"] >= int(query["fromId"])]
-                return answer(rows[:limit])
+                first = number(query["fromId"], 0, MOST_ID)
+                return answer([row for row in rows if row["id"] >= first][:limit])
             return answer(rows[-limit:])
         if symbol in index.symbols or not path.startswith("/api/v3/"):
             return answer({"code": -1000, "msg": f"{path} is not in this recording"}, 404)
@@ -454,15 +489,14 @@ class Playback:
             code not in index.symbols for code in codes
         ):
             return answer({"error": {"name": 404, "message": "Code not found"}}, status)
-        if playing is None:
-            return answer([])
+        state = playing or self
         if path == "/v1/trades/ticks":
-            count = int(query.get("count", "1"))
-            frames = list(playing.trades.get(codes[0], ())) if codes else []
-            rows = [korean_rest(frame) for frame in frames]
+            count = number(query.get("count"), 1, 500)
+            rows = rows_of(state.trades.get(codes[0], ()) if codes else (), korean_rest)
             if "cursor" in query:
-                rows = [row for row in rows if row["sequential_id"] < int(query["cursor"])]
+                before = number(query["cursor"], MOST_ID, MOST_ID)
+                rows = [row for row in rows if int(row.get("sequential_id", 0)) < before]
             return answer(rows[: -count - 1 : -1])
         kind = "orderbook" if path == "/v1/orderbook" else "ticker"
-        known = [playing.last[kind, code] for code in codes if (kind, code) in playing.last]
-        return answer([korean_rest(frame) for frame in known])
+        known = [state.last[kind, code] for code in codes if (kind, code) in state.last]
+        return answer(rows_of(known, korean_rest))

@@ -268,7 +268,7 @@ def binance_trade(payload: bytes) -> dict[str, Any]:
     """Return a recorded trade in the shape of REST."""
     trade = orjson.loads(unwrapped(payload))
     return {
-        "id": trade["t"],
+        "id": int(trade["t"]),
         "price": trade["p"],
         "qty": trade["q"],
         "time": trade["T"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+import structlog
 
 from coinspace.cli import COMMANDS, coinspace, main
 from coinspace.feed.format import FeedWriter
@@ -92,6 +93,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.write(1, "<", "", b'{"old":1}')
         writer.write(2, "<", "", b'{"old":2}')
     return made
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    yield
+    # commands log to a stderr that a test has replaced
+    structlog.reset_defaults()
 
 
 def run(line: list[str], capture: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -1,0 +1,113 @@
+"""What a replay answers by REST: the state as of its position, whoever listens."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from coinspace.feed.format import FeedWriter
+from coinspace.feed.playback import Playback, Playing
+
+SECOND = 10**9
+DIFF = (
+    b'{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","s":"BTCUSDT","U":%d,"u":%d,'
+    b'"b":[["%d.0","1.0"]],"a":[]}}'
+)
+TRADE = b'{"stream":"btcusdt@trade","data":{"t":%d,"p":"1","q":"1","T":1,"m":true}}'
+BOOK = b'{"ty":"orderbook","cd":"KRW-BTC","tms":%d,"obu":[]}'
+DEPTH = {"symbol": "BTCUSDT", "limit": "5000"}
+KEY = ("binance", frozenset({("depth@100ms", "btcusdt")}))
+
+
+def snapshot(update_id: int) -> bytes:
+    levels = [[f"{price}.0", "1.0"] for price in range(update_id, 0, -1)]
+    return orjson.dumps({"lastUpdateId": update_id, "bids": levels, "asks": []})
+
+
+@pytest.fixture
+def feeds(tmp_path: Path) -> list[Path]:
+    """Update n and trade n come at second n; a snapshot at 1, an error at 30, another at 50."""
+    paths = [tmp_path / "binance.feed.zst", tmp_path / "upbit.feed.zst"]
+    path = "/api/v3/depth?symbol=BTCUSDT&limit=5000"
+    with FeedWriter(paths[0], {"exchange": "binance"}) as writer:
+        writer.write(SECOND, "GET", path, snapshot(1))
+        for n in range(2, 101):
+            writer.write(n * SECOND, "<", "", DIFF % (n, n, n))
+            writer.write(n * SECOND, "<", "", TRADE % n)
+            if n == 30:
+                writer.write(n * SECOND, "GET", path, b'{"code":-1003,"msg":"too many"}')
+                writer.write(n * SECOND, "<", "", b'{"stream":"btcusdt@depth@100ms","data":{"u":')
+            if n == 50:
+                writer.write(n * SECOND, "GET", path, snapshot(n))
+    with FeedWriter(paths[1], {"exchange": "upbit"}) as writer:
+        for n in range(1, 101):
+            writer.write(n * SECOND, "<", "", BOOK % n)
+    return paths
+
+
+async def asked(source: Playback, query: dict[str, str] = DEPTH) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(
+        (await source.rest("binance", "/api/v3/depth", query)).body
+    )
+    return found
+
+
+async def test_after_all_clients_left_the_book_is_that_of_the_position(feeds: list[Path]) -> None:
+    source = Playback(feeds)
+    playing = source._playing[KEY] = Playing(source, ("binance",), KEY)
+    playing.pending.clear()
+    for position, last in ((1, 1), (2, 2), (21, 11), (61, 30), (99, 49), (102, 50), (202, 100)):
+        playing.position = position
+        book = await asked(source)
+        assert book["lastUpdateId"] == last, position
+        assert len(book["bids"]) == last
+
+
+async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) -> None:
+    source = Playback(feeds)
+    playing = source._playing[KEY] = Playing(source, ("binance",), KEY)
+    playing.pending.clear()
+    playing.position = 21
+    trades = ("binance", frozenset({("trade", "btcusdt")}))
+    source._playing[trades] = Playing(source, ("binance",), trades)
+    assert (await asked(source))["lastUpdateId"] == 11
+
+
+@pytest.mark.parametrize(("start_s", "last"), [(20, 19), (45, 50), (51, 50), (90, 89)])
+async def test_after_a_seek_nothing_older_than_the_place_is_given(
+    feeds: list[Path], start_s: int, last: int
+) -> None:
+    source = Playback(feeds, start_ns=start_s * SECOND)
+    if start_s < 50:
+        # the recorded snapshot to come is as good: its updates wait for it
+        assert (await asked(source))["lastUpdateId"] == 50
+        source = Playback(feeds[:1], start_ns=start_s * SECOND, end_ns=49 * SECOND)
+        last = start_s - 1
+    assert (await asked(source))["lastUpdateId"] == last
+    answer = await Playback(feeds, start_ns=start_s * SECOND).rest(
+        "upbit", "/v1/orderbook", {"markets": "KRW-BTC"}
+    )
+    assert [row["timestamp"] for row in orjson.loads(answer.body)] == [start_s - 1]
+    answer = await source.rest("binance", "/api/v3/trades", {"symbol": "BTCUSDT", "limit": "1"})
+    assert [row["id"] for row in orjson.loads(answer.body)] == [start_s - 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/api/v3/depth", {"symbol": "BTCUSDT", "limit": "x"}),
+        ("/api/v3/depth", {"symbol": "BTCUSDT", "limit": "9" * 5000}),
+        ("/api/v3/depth", {"symbol": "BTCUSDT", "limit": "²"}),
+        ("/api/v3/exchangeInfo", {"symbols": "["}),
+        ("/api/v3/exchangeInfo", {"symbols": '[{"a":1}]'}),
+        ("/api/v3/trades", {"symbol": "BTCUSDT", "limit": "-1", "fromId": "x"}),
+        ("/v1/trades/ticks", {"market": "KRW-BTC", "count": "x", "cursor": "y"}),
+    ],
+)
+async def test_no_query_is_an_error_of_the_server(
+    feeds: list[Path], path: str, query: dict[str, str]
+) -> None:
+    exchange = "binance" if path.startswith("/api") else "upbit"
+    answer = await Playback(feeds).rest(exchange, path, query)
+    assert answer.status in (200, 400, 404)
