@@ -34,6 +34,8 @@ TARGET_BYTES = 8 * 1024
 BODY_BYTES = 4096
 # requests that a client may send before it has read the answer to the first of them
 PIPELINE_LIMIT = 32
+# with a body in chunks of one byte
+REQUEST_BYTES = TARGET_BYTES + HEADERS_BYTES + 8 * BODY_BYTES
 # a reader must take this much in each write time-out
 WRITE_BYTES = 16 * 1024
 # WebSocket of RFC 6455; there is no other
@@ -245,7 +247,7 @@ class HttpConnection(Connection):
         self._half_closed = False
         # between the first and the last byte of a request, and of its head
         self._in_request = self._in_head = self._began = False
-        self._head_bytes = self._body_bytes = self._header_bytes = 0
+        self._bytes = self._body_bytes = self._header_bytes = 0
         self._target = b""
         self._headers: Headers = []
 
@@ -291,9 +293,10 @@ class HttpConnection(Connection):
             self._refusal = self._refusal or Problem(
                 "invalid-request", f"request: expected HTTP/1.1, {str(error)[:100]}"
             )
-        if self._in_head and not self._began:
-            self._head_bytes += len(data)
-            if self._head_bytes > TARGET_BYTES + HEADERS_BYTES:
+        if self._in_request and not self._began:
+            # the parser keeps a header, or a trailer, until it is whole
+            self._bytes += len(data)
+            if self._bytes > REQUEST_BYTES:
                 self._too_large()
         if self._refusal is not None and not self.ended:
             self._take(self._refusal)
@@ -305,7 +308,7 @@ class HttpConnection(Connection):
 
     def on_message_begin(self) -> None:
         self._in_request = self._in_head = self._began = True
-        self._head_bytes = self._body_bytes = self._header_bytes = 0
+        self._bytes = self._body_bytes = self._header_bytes = 0
         self._target = b""
         self._headers = []
         if self._answer is None:
@@ -319,6 +322,9 @@ class HttpConnection(Connection):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value) + 4
+        if not self._in_head:
+            # a trailer is no header: it comes behind what a proxy has looked at
+            return
         if len(self._headers) >= HEADERS_LIMIT or self._header_bytes > HEADERS_BYTES:
             self._too_large()
         else:
@@ -358,14 +364,15 @@ class HttpConnection(Connection):
         return self._answer is not None or bool(self._waiting)
 
     def _too_large(self) -> None:
-        self._refusal = self._refusal or (
-            Problem(
+        if self._refusal is not None:
+            return
+        if self._in_head:
+            self._refusal = Problem(
                 "headers-too-large",
                 f"headers: expected at most {HEADERS_LIMIT} of together {HEADERS_BYTES} bytes",
             )
-            if self._headers or len(self._target) < TARGET_BYTES
-            else _target_too_long()
-        )
+        else:
+            self._refusal = _body_too_large()
 
     def _exchange(self) -> Exchange:
         version = self._parser.get_http_version()

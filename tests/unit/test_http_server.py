@@ -227,10 +227,32 @@ async def test_a_large_body_is_refused_unread(size: int) -> None:
     await refused(get(b"/", b"Content-Length: %d" % size), 413, "body-too-large")
 
 
-async def test_a_large_body_in_chunks_is_refused() -> None:
-    chunk = b"1000\r\n" + b"a" * 4096 + b"\r\n"
-    raw = get(b"/", b"Transfer-Encoding: chunked") + chunk * 100
-    await refused(raw, 413, "body-too-large")
+@pytest.mark.parametrize(
+    "body",
+    [
+        (b"1000\r\n" + b"a" * 4096 + b"\r\n") * 100,
+        b"1\r\na\r\n" * 100_000,
+        b"1;" + b"e" * 1_000_000,
+        b"0\r\nX: " + b"t" * 1_000_000,
+        b"0\r\n" + b"X: t\r\n" * 100_000,
+    ],
+)
+async def test_a_large_body_in_chunks_is_refused(body: bytes) -> None:
+    """Chunks, their extensions and trailers alike, before the request is whole."""
+    await refused(get(b"/", b"Transfer-Encoding: chunked") + body, 413, "body-too-large")
+
+
+async def test_trailers_are_no_headers() -> None:
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def keep(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["headers"])
+        await app(scope, receive, send)
+
+    raw = get(b"/", b"Transfer-Encoding: chunked") + b"0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+    async with serving(application=keep) as server, connected(server, raw) as peer:
+        assert (await peer.answer())[0] == 200
+    assert [name for name, _ in seen[0]] == [b"host", b"transfer-encoding"]
 
 
 @pytest.mark.parametrize(
