@@ -12,11 +12,12 @@ TOOLS := $(VENV)/.tools
 BUILT := build/.built
 PAGE := build/.page
 PEERS := build/peers
+UV := build/uv/bin/uv
 UP := --simulate
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
 TESTS := tests/unit tests/property tests/fuzz
 
-.PHONY: help install build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
 	report screenshots lint format types check dist clean
 
 help:  ## list the targets
@@ -28,18 +29,18 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed, was $$($(PYTHON) --version): set PYTHON=…"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: install python3-venv"; exit 1; }
 
-$(INSTALLED): pyproject.toml | $(BIN)/python
+$(INSTALLED): pyproject.toml requirements/install.txt | $(BIN)/python
 	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
 		{ echo "a C compiler is needed to build ext/: install gcc (Debian: apt-get install build-essential)"; exit 1; }
 	@echo "installing into $(VENV) …"
 	@$(PIP) install --upgrade 'pip>=25.1' || { echo "packages could not be fetched: check the network or pip's settings"; exit 1; }
-	@$(PIP) install --group build
-	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable . || \
+	@$(PIP) install --require-hashes -r requirements/install.txt && \
+		PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --no-deps --editable . || \
 		{ echo "installing failed: see the lines above (network for packages, compiler for ext/)"; exit 1; }
 	@mkdir -p build && touch $@ $(BUILT)
 
-$(TOOLS): pyproject.toml | $(INSTALLED)
-	@$(PIP) install --group test --group bench --group lint
+$(TOOLS): pyproject.toml requirements/tools.txt | $(INSTALLED)
+	@$(PIP) install --require-hashes -r requirements/tools.txt
 	@touch $@
 
 $(BUILT): $(SOURCES) setup.py $(INSTALLED)
@@ -50,6 +51,19 @@ $(BUILT): $(SOURCES) setup.py $(INSTALLED)
 $(PAGE): $(wildcard $(DASHBOARD)/*.*) $(INSTALLED)
 	@$(BIN)/python -m coinspace.endpoint.dashboard.build
 	@touch $@
+
+# the resolver asks the index that pip is set up with; no address gets into the files
+RESOLVE = env $$($(BIN)/python -m pip config get global.index-url 2>/dev/null | sed s/^/UV_DEFAULT_INDEX=/) \
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate pyproject.toml
+
+$(UV): | $(BIN)/python
+	@$(BIN)/python -m venv build/uv && build/uv/bin/python -m pip --quiet install uv
+
+lock: $(UV)  ## record the newest allowed versions with their hashes in requirements/
+	@$(RESOLVE) --group build -o requirements/install.txt
+	@$(RESOLVE) --group build --group test --group bench --group lint \
+		--constraint requirements/install.txt -o requirements/tools.txt
 
 install: $(BUILT) $(PAGE)  ## make .venv, install, build ext/ and the page's libraries
 

@@ -1,6 +1,6 @@
 """Servers that the endpoint is measured against: `python -m benchmarks.endpoint_servers NAME`.
 
-All on uvloop; the HTTP ones on uvicorn with the same protocol. The first line on stdout is the
+All on uvloop; the HTTP ones on the HTTP server of the endpoint. The first line on stdout is the
 port. Settings come from the environment, the data folder too. Fan-out servers send 5 events a
 second, the same bytes as ours, to everyone connected.
 """

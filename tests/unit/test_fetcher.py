@@ -17,10 +17,9 @@ from coinspace.clock import SECOND_NS
 from coinspace.collector.fetcher import ANSWER_BYTES, QUEUE_LIMIT, Fetcher, inflate
 from coinspace.collector.markets import MarketList
 from coinspace.collector.orderbook import OrderBookStage
-from coinspace.collector.stage import UNREADABLE
 from coinspace.collector.ticker import TickerStage
 from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import Limit, Listing, Refusal, Request
+from coinspace.exchanges.exchange import UNREADABLE, Limit, Listing, Refusal, Request
 from coinspace.market import Market
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
