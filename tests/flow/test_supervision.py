@@ -1,5 +1,6 @@
 """`coinspace up` keeps its processes running and ends all of them, whatever happens to it."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -35,6 +36,15 @@ def restarted(running: Platform, name: str, pid: int) -> Any:
     return now is not None and now != pid and alive(now)
 
 
+def heard(systemd: socket.socket, state: str) -> bool:
+    """Read all that was sent; tell whether the state was among it."""
+    said: list[str] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            said += systemd.recv(4096).decode().splitlines()
+    return state in said
+
+
 def up(data: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "coinspace", "up", "--simulate", *arguments],
@@ -58,13 +68,12 @@ def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(address))
-        systemd.settimeout(200)
+        systemd.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(address))
         monkeypatch.setenv("WATCHDOG_USEC", "2000000")
         with platform(tmp_path) as running:
-            said = systemd.recv(4096).decode()
-            assert said == "READY=1"
-            assert "WATCHDOG=1" in systemd.recv(4096).decode()
+            wait_for("readiness", lambda: heard(systemd, "READY=1"), 120)
+            wait_for("a sign of life", lambda: heard(systemd, "WATCHDOG=1"))
             wait_for("index values", lambda: index_value(running), 120)
             pids = running.pids()
             os.kill(pids[COLLECTOR], signal.SIGKILL)
@@ -74,9 +83,10 @@ def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
             wait_for("a ready platform", lambda: running.get("/readyz"), 90)
             assert running.run("status").returncode == 0
             children = running.pids()
+            # what was not read meanwhile fills the socket
+            heard(systemd, "")
             assert running.stop() == 0
-            while "STOPPING=1" not in said:
-                said = systemd.recv(4096).decode()
+            assert heard(systemd, "STOPPING=1")
         assert not [name for name, pid in {**pids, **children}.items() if alive(pid)]
     status = running.run("status")
     assert status.returncode == 2
