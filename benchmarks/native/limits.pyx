@@ -28,7 +28,9 @@ cdef class IdleCollector(Collector):
     def __init__(self):
         Collector.__init__(self, Parser(), Sink(1), [])
 
-    cdef int feed(self, const char *frame, Py_ssize_t size, int64_t received_ns, int connection) except -1:
+    cdef int feed(
+        self, const char *frame, Py_ssize_t size, int64_t received_ns, int64_t now_ns, int connection,
+    ) except -1:
         self.frames += 1
         return 0
 
