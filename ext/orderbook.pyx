@@ -13,6 +13,9 @@ cdef enum:
     # how far a new level looks for a hole before it moves the shorter part of the side
     HOLE_REACH = 16
 
+# more than any exchange has: the bytes of a side can always be counted
+MOST_LEVELS = 1 << 24
+
 
 cdef int side_open(Side *side, Py_ssize_t limit, double sign) except -1:
     # a quarter of the limit as free room at each end, so that recentring is rare
@@ -240,8 +243,8 @@ cdef class OrderBook:
     """A book of at most `capacity` levels per side; levels beyond it are dropped from the far end and counted."""
 
     def __cinit__(self, Py_ssize_t capacity=16384):
-        if capacity < 1:
-            raise ValueError(f"capacity: expected at least 1 level, was {capacity}")
+        if not 1 <= capacity <= MOST_LEVELS:
+            raise ValueError(f"capacity: expected 1 to {MOST_LEVELS} levels, was {capacity}")
         self.capacity = capacity
         side_open(&self.bid, capacity, 1.0)
         side_open(&self.ask, capacity, -1.0)

@@ -36,6 +36,8 @@ from coinspace._ext.scan cimport unescape
 
 # deepest book that any exchange publishes
 DEFAULT_CAPACITY = 5000
+# more than any exchange has: the bytes of a side can always be counted
+MOST_LEVELS = 1 << 24
 # 2^53: below it every integer is a double
 cdef double EXACT_INTEGERS = 9007199254740992.0
 # distinct symbols remembered with their market; an exchange has under 4,000
@@ -114,8 +116,8 @@ cdef class Parser:
     exchange = ""
 
     def __cinit__(self, Py_ssize_t capacity=DEFAULT_CAPACITY, *args, **kwargs):
-        if capacity < 1:
-            raise ValueError(f"capacity: expected at least 1 level, was {capacity}")
+        if not 1 <= capacity <= MOST_LEVELS:
+            raise ValueError(f"capacity: expected 1 to {MOST_LEVELS} levels, was {capacity}")
         cdef int i
         self.capacity = capacity
         self.bid_price = <double*>PyMem_Malloc(<size_t>capacity * 12 * sizeof(double))

@@ -1,6 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_LEVELS: int
+
 class OrderBook:
     def __new__(cls, capacity: int = 16384) -> OrderBook: ...
     def load(

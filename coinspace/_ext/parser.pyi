@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 DEFAULT_CAPACITY: int
+MOST_LEVELS: int
 KIND_NAMES: tuple[str, ...]
 CONTROL_NAMES: tuple[str, ...]
 WINDOWS: tuple[str | None, ...]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from coinspace._ext.orderbook import OrderBook
+from coinspace._ext.upbit import UpbitParser
 
 
 def side(*levels: tuple[float, float]) -> np.ndarray:
@@ -117,3 +118,10 @@ def test_wrong_shapes_are_refused() -> None:
         book.apply(np.zeros((3, 1)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match="capacity"):
         OrderBook(0)
+
+
+@pytest.mark.parametrize("capacity", [0, -1, (1 << 24) + 1, 1 << 60, (1 << 63) - 1])
+def test_a_capacity_whose_bytes_cannot_be_counted_is_refused(capacity: int) -> None:
+    for kind in (OrderBook, UpbitParser):
+        with pytest.raises(ValueError, match="capacity: expected 1 to"):
+            kind(capacity)

@@ -259,5 +259,5 @@ def test_python_view_of_the_last_message() -> None:
     assert (parser.price, parser.sell) == (100473000.5, False)
     with pytest.raises(TypeError):
         parser.parse(None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 1 level"):
+    with pytest.raises(ValueError, match="expected 1 to"):
         UpbitParser(0)
