@@ -101,7 +101,7 @@ class ExchangeSettings(Section):
             ge=0,
             le=5000,
             description="levels of a REST snapshot (exchanges of diffs), 100 or more;"
-            " 0 = the next step above twice the depth",
+            " 0 = the next step above ten times the depth",
         ),
     ] = 0
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False

@@ -42,13 +42,18 @@ CROSSED_WAIT_NS = 5 * SECOND_NS
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
 
+# levels of a snapshot for each published one: a price that leaves the snapshot's range makes the book
+# unknown until the next one
+ROOM = 10
+
+
 def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
     """Return the levels that a snapshot is asked for.
 
     Args: wanted: by the settings, 0 = so many that the price has room to move.
     """
     steps = exchange.SNAPSHOT_STEPS
-    return wanted or next((step for step in steps if step >= 2 * depth), exchange.STREAM_DEPTH)
+    return wanted or next((step for step in steps if step >= ROOM * depth), exchange.STREAM_DEPTH)
 
 
 class OrderBookStage(ComparedBooks):

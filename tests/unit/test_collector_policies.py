@@ -134,7 +134,7 @@ def test_changes_of_the_list_are_events_and_an_empty_list_is_an_error_of_the_exc
 
 
 @pytest.mark.parametrize(
-    ("depth", "levels"), [(20, 100), (50, 100), (100, 500), (500, 1000), (1000, 5000), (5000, 5000)]
+    ("depth", "levels"), [(10, 100), (30, 500), (50, 500), (100, 1000), (500, 5000), (5000, 5000)]
 )
 def test_a_snapshot_has_the_levels_that_the_published_depth_needs(depth: int, levels: int) -> None:
     assert snapshot_levels(exchange("binance"), depth) == levels
