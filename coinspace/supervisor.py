@@ -109,6 +109,8 @@ class Child:
     Args:
         tasks: the supervisor's.
         watched: it gives signs of life, and one that gives none any more is restarted.
+
+    Attributes: arguments: of its command, from its next start on.
     """
 
     COMMAND = (sys.executable, "-m", "coinspace")
@@ -127,7 +129,7 @@ class Child:
         self.hangs = 0
         self.log = LogFile(settings.data / "logs" / f"{name}.log")
         self.first_line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._arguments = arguments
+        self.arguments = arguments
         self._hang_s = settings.supervisor.hang_s
         self._tasks = tasks
         self._watched = watched
@@ -217,7 +219,7 @@ class Child:
         watched = listener.environment(self._hang_s) if listener is not None else {}
         return await asyncio.create_subprocess_exec(
             *self.COMMAND,
-            *self._arguments,
+            *self.arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -464,6 +466,8 @@ async def start_simulator(supervisor: Supervisor, arguments: list[str]) -> dict[
         raise ConfigError(
             f"simulated exchanges: expected them to start: {last_reason(path)} (see {path})"
         ) from None
+    # the collectors know these addresses: when it starts again, it has to have them again
+    child.arguments = [SIMULATOR, "--port", str(ready["port"]), *arguments]
     return {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()

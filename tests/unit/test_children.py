@@ -3,18 +3,20 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from coinspace import supervisor
 from coinspace.config import Settings
-from coinspace.supervisor import Child, LogFile, Supervisor, last_reason
+from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_simulator
 
 SCRIPT = str(Path(__file__).with_name("supervised.py"))
 
@@ -208,3 +210,22 @@ def test_the_reason_is_the_error_and_not_the_last_line(
     path.write_text(text)
     assert last_reason(path) == reason
     assert last_reason(tmp_path / "none.log") == "it wrote nothing"
+
+
+async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_path: Path) -> None:
+    found = Supervisor(Settings(data=tmp_path), {})
+    try:
+        urls = await start_simulator(found, ["--exchange", "upbit", "--market", "BTC/KRW"])
+        port = urlsplit(urls["COINSPACE_EXCHANGES__UPBIT__REST"]).port
+        (child,) = found.children
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        await wait_for("the end", lambda: not child.running)
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        await wait_for("simulated exchanges at the same port", listens)
+    finally:
+        await found.stop()

@@ -460,6 +460,10 @@ def test_show_masks_passwords_and_nothing_else(name: str, value: object, expecte
         ("[tuning]\nspin = ['foo-*']\n", "tuning.spin: no process is called 'foo-\\*'"),
         ("[index.overrides.DOGE]\ndecimals = 3\n", "expected one of BTC, ETH, XRP, SOL"),
         ("[index.overrides.BTCC]\ndecimals = 3\n", "did you mean 'BTC'"),
+        ("[storage]\nilp = 'http::addr=db:9000;'\n", "expected both or neither, was ilp alone"),
+        ("[storage]\nilp = 'httpx::addr=db;'\nsql = 'postgresql://db/'\n", "scheme 'httpx'"),
+        ("[storage]\nilp = 'tcp::addr=db;'\nsql = 'db:8812'\n", "storage.sql: expected postgresql"),
+        ("[storage]\nilp = 'tcp::addr=db;'\nsql = '//['\n", "storage.sql: expected postgresql"),
     ],
 )
 def test_what_cannot_work_here_is_refused_before_the_start(
