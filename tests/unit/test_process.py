@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from coinspace.clock import now_ns
 from coinspace.config import Settings
@@ -375,3 +376,15 @@ async def test_what_ends_in_a_stop_is_no_failure(tmp_path: Path) -> None:
     process.ended(None)
     last = orjson.loads((tmp_path / "run" / f"{NAME}.json").read_bytes())
     assert (last["state"], last["reason"]) == ("stopped", None)
+
+
+def test_numbers_that_change_in_a_reason_are_no_news(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    process = Process(NAME, Settings(data=tmp_path))
+    with capture_logs() as logs:
+        for age_ms in range(3000, 3100):
+            process.degraded(f"the index is {age_ms} ms old")
+        assert process.reason == "the index is 3099 ms old"
+        process.degraded("no tick arrives")
+        process.ready()
+    assert [one["reason"] for one in logs] == ["the index is 3000 ms old", "no tick arrives", None]
