@@ -231,6 +231,9 @@ class Process:
             if not self._health_failing:
                 self._health_failing = True
                 self._log("error", "health file not written", error=repr(error))
+            # its folder may have been taken away
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True)
         else:
             self._health_failing = False
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,6 +145,15 @@ def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
         assert process.wait(10) == 0
         assert process.stderr is not None
         assert process.stderr.read().count(b"health file not written") == 1
+
+
+def test_a_run_folder_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
+    with start(tmp_path) as process:
+        ready(tmp_path)
+        shutil.rmtree(tmp_path / "run")
+        ready(tmp_path)
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None:
