@@ -74,6 +74,26 @@ async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
+async def test_why_a_start_failed_is_not_what_an_earlier_one_said(
+    watching: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "logs" / "one.log"
+    log.parent.mkdir()
+    log.write_text("coinspace: of an earlier start\n")
+    child = launch(watching, "crash")
+    await wait_for("a restart", lambda: child.restarts)
+    assert watching._not_ready(child, 1.0).count("it wrote nothing") == 1
+
+    async def no_process(*arguments: object, **options: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
+    await wait_for("a failed start", lambda: child.trouble)
+    assert "Too many open files" in watching._not_ready(child, 1.0)
+    # a log that was begun anew
+    assert last_reason(log, 10**6) == "of an earlier start"
+
+
 async def test_a_child_that_hangs_is_ended_and_restarted(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
