@@ -46,6 +46,7 @@ WATCH_INTERVAL_S = 1.0
 FIRST_SIGN_S = 90.0  # of life, after the start: imports take a second, on a starved host many
 HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL so long after SIGTERM
 PUMP_S = 1.0  # a grandchild can hold the pipes of a dead child open
+FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
 STARTS = 3  # a process that has ended so often while `up` starts is given up
 SIMULATOR = "simulate"
 BEAT_INTERVAL_S = 1.0
@@ -552,12 +553,21 @@ def check_start(settings: Settings) -> None:
 
 
 def raise_open_files() -> None:
-    """Use as many open files as this user may; the processes inherit it."""
+    """Use as many open files as this user may; the processes inherit it.
+
+    Raises: ConfigError when the database cannot work with so few.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < FEWEST_FILES:
+        raise ConfigError(
+            f"open files: expected at least {OPEN_FILES}, was {soft}: raise nofile in limits.conf,"
+            " LimitNOFILE in the unit file, or `ulimit -n`"
+        )
 
 
 async def supervise(settings: Settings, simulate: list[str] | None, seconds: float) -> int:

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from coinspace.collector.books import Checked, TopCheck
 from coinspace.collector.commands import books
+from coinspace.errors import FeedError
 from coinspace.feed.format import FeedWriter
 
 
@@ -62,10 +63,12 @@ def test_upbit_recording_gives_one_line_per_book(feeds: Path) -> None:
 
 
 def test_legacy_recording_is_refused_with_counts(feeds: Path) -> None:
-    lines, code = run(feeds / "bithumb-legacy-20210601.feed.zst", "--check")
-    assert code == 0
-    assert lines[-1]["updates"] == 0
-    assert lines[-1]["malformed"] == 98
+    # nothing was checked: no success
+    path = feeds / "bithumb-legacy-20210601.feed.zst"
+    result = CliRunner().invoke(books, [str(path), "--check"])
+    assert isinstance(result.exception, FeedError)
+    total = orjson.loads(result.stdout.splitlines()[-1])
+    assert (total["updates"], total["malformed"]) == (0, 98)
 
 
 def test_symbols_that_nobody_names_have_no_market(feeds: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.lock import hold
-from coinspace.process import Process, run
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -23,21 +22,38 @@ def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> N
     os.close(hold(path, "worker"))
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from coinspace.config import Settings
+from coinspace.process import run
+
+async def main(process):
+    process.ready()
+    print("runs", flush=True)
+    await process.stopping.wait()
+
+try:
+    run(sys.argv[2], Settings(data=Path(sys.argv[1])), main)
+except Exception as error:
+    sys.exit(str(error))
+"""
+
+
 def test_a_process_runs_once_on_a_data_folder(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path)
-    inner: list[BaseException] = []
-
-    async def main(process: Process) -> None:
-        def again() -> None:
-            run("orderbook-storage-worker", settings, main)
-
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    first = subprocess.Popen([*command, "worker"], stdout=subprocess.PIPE)
+    with first:
         try:
-            await asyncio.to_thread(again)
-        except ConfigError as error:
-            inner.append(error)
-
-    run("orderbook-storage-worker", settings, main)
-    assert "not to run yet on this data folder" in str(inner[0])
-    # another name, and another folder, are others
-    descriptor = hold(tmp_path / "run" / "ticker-storage-worker.lock", "ticker-storage-worker")
-    os.close(descriptor)
+            assert first.stdout is not None
+            assert first.stdout.readline() == b"runs\n"
+            second = subprocess.run(
+                [*command, "worker"], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert second.returncode == 1
+            assert f"runs as process {first.pid}" in second.stderr
+            # another name is another process
+            os.close(hold(tmp_path / "run" / "other.lock", "other"))
+        finally:
+            first.terminate()
+            assert first.wait(30) == 0

@@ -1,0 +1,111 @@
+"""The whole platform while the wall clock of its host is set forward and back."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.flow.clock import WallClock
+from tests.flow.platform import Platform, platform, query, wait_for
+
+STEP_NS = 200_000_000
+
+
+class Host:
+    """A platform, and the clock of the host that it runs on."""
+
+    def __init__(self, running: Platform, clock: WallClock) -> None:
+        self.running = running
+        self.clock = clock
+        self.offset_s = 0.0
+
+    def set_clock(self, offset_s: float) -> None:
+        self.offset_s = offset_s
+        self.clock.step(offset_s)
+
+    @property
+    def now_ns(self) -> int:
+        return time.time_ns() + int(self.offset_s * 1e9)
+
+    def value(self) -> dict[str, Any]:
+        return self.running.get("/v1/indices/BTC") or {}
+
+    def fresh(self) -> bool:
+        """Tell whether the newest value is one of this moment and says so."""
+        one = self.value()
+        age_ms = self.now_ns / 1e6 - one.get("ts", 0)
+        return bool(one.get("value")) and abs(age_ms) < 3000 and one["stale"] is False
+
+    def honest(self) -> bool:
+        """Tell whether the newest value is of this moment, or said to be stale."""
+        one = self.value()
+        return not one or one["stale"] or abs(self.now_ns / 1e6 - one["ts"]) < 5000
+
+    def problems(self) -> list[str]:
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.running.port}/readyz", timeout=5
+            ) as answer:
+                return list(orjson.loads(answer.read())["reasons"])
+        except urllib.error.HTTPError as error:
+            return list(orjson.loads(error.read())["reasons"])
+
+    def goes_on(self, what: str) -> None:
+        """Wait until values are fresh, and check at each look that nothing old passes as fresh."""
+
+        def done() -> bool:
+            assert self.honest(), f"{what}: {self.value()}"
+            return self.fresh()
+
+        wait_for(f"fresh values after {what}", done, 30)
+
+
+@pytest.mark.timeout(400)
+def test_the_clock_is_set_while_everything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = WallClock(tmp_path)
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+    clock.step(7200)
+    with platform(tmp_path) as running:
+        host = Host(running, clock)
+        host.set_clock(7200)
+        wait_for("a fresh value", host.fresh, 200)
+        ahead_ns = host.now_ns
+        for what, offset_s in (
+            ("a clock that was two hours ahead is set right", 0),
+            ("it is set back by an hour", -3600),
+            ("it is set forward by an hour", 0),
+        ):
+            host.set_clock(offset_s)
+            host.goes_on(what)
+        # ticks of the wrong clock lie in the future, and readiness says so with what to do
+        shown_reasons = wait_for(
+            "the reason", lambda: [p for p in host.problems() if "future" in p], 30
+        )
+        assert "index-reset-clock" in shown_reasons[0]
+        shown = running.run("index-reset-clock")
+        assert "BTC" in shown.stdout, shown
+        done = running.run("index-reset-clock", "--operator", "test", "--because", "a test")
+        assert done.returncode == 0, done
+        wait_for("nothing in the future", lambda: not host.problems(), 60)
+        present_ns = host.now_ns
+        wait_for("ten seconds of ticks", lambda: host.now_ns - present_ns > 10 * 10**9)
+        span = f"ts > {present_ns}::timestamp_ns and ts < {host.now_ns - 3 * 10**9}::timestamp_ns"
+        found = f"select ts::long from index_tick where asset = 'BTC' and {span}"
+        ticks = [row[0] for row in query(tmp_path, found)]
+        steps = {later - before for before, later in itertools.pairwise(sorted(ticks))}
+        assert steps == {STEP_NS}
+        # what the wrong clock published is kept
+        void = f"select count() from index_recalc where ts < {ahead_ns + 10**11}::timestamp_ns"
+        assert query(tmp_path, void)[0][0] > 0
+        logged = "select count() from operator_log where action = 'clock_stepped'"
+        assert query(tmp_path, logged)[0][0] > 0
