@@ -18,6 +18,7 @@ import click
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -74,6 +75,21 @@ def _venue(name: str) -> str:
     return f"{exchange.lower()}{colon}{market.upper()}"
 
 
+def _user_path(given: Any) -> Any:
+    # no shell has read a path of a file
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
+        raise ValueError("expected a path, was an empty text")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a path without ~, as there is no such home: {given}") from None
+
+
+UserPath = Annotated[Path, BeforeValidator(_user_path)]
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused."""
 
@@ -122,7 +138,7 @@ class ExchangeSettings(Section):
         float, Field(ge=5, le=86_400, description="seconds between REST comparisons of all books")
     ] = 60.0
     ca_file: Annotated[
-        Path | None, Field(description="PEM file of the only certificate authorities to trust")
+        UserPath | None, Field(description="PEM file of the only certificate authorities to trust")
     ] = None
 
     @field_validator("snapshot_depth")
@@ -638,7 +654,7 @@ class SupervisorSettings(Section):
 class Settings(Section):
     """Everything that can be configured."""
 
-    data: Annotated[Path, Field(description="folder of everything stored locally")] = Path(
+    data: Annotated[UserPath, Field(description="folder of everything stored locally")] = Path(
         ".coinspace"
     )
     exchanges: Annotated[dict[str, ExchangeSettings], Names(str.lower)] = Field(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from coinspace.config import PROCESSES, Settings, TuningSettings, default_overrides, nearest
 from coinspace.errors import ConfigError
+from coinspace.storage.address import configured
 from coinspace.tuning import missing_processors, unmatched
 
 
@@ -15,7 +16,7 @@ def check_start(settings: Settings) -> None:
 
     Raises: ConfigError with a line for each.
     """
-    problems = [*_pins(settings.tuning), *_overrides(settings)]
+    problems = [*_pins(settings.tuning), *_overrides(settings), *_database(settings)]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -40,3 +41,12 @@ def _overrides(settings: Settings) -> Iterator[str]:
         if asset not in index.assets and changes != usual.get(asset):
             hint = nearest(asset, index.assets)
             yield f"index.overrides.{asset}: there is no index of that asset: {hint}"
+
+
+def _database(settings: Settings) -> Iterator[str]:
+    storage = settings.storage
+    if storage.ilp or storage.sql:
+        try:
+            configured(storage.ilp, storage.sql, storage.readonly_sql)
+        except ConfigError as error:
+            yield str(error)

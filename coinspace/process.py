@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -210,7 +211,11 @@ class Process:
         if (state, reason) == (self.state, self.reason):
             return
         known = self.state in ("ready", "degraded")
+        news = (state, _kind(reason)) != (self.state, _kind(self.reason))
         self.state, self.reason = state, reason
+        if not news:
+            # an age or a count has grown: the health file has it within a second
+            return
         if not known and state in ("ready", "degraded"):
             self.notifier.send("READY=1")
         self.notifier.status(f"{state}: {reason}" if reason else state)
@@ -226,6 +231,9 @@ class Process:
             if not self._health_failing:
                 self._health_failing = True
                 self._log("error", "health file not written", error=repr(error))
+            # its folder may have been taken away
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True)
         else:
             self._health_failing = False
 
@@ -351,6 +359,11 @@ class OwnErrors:
             return None
         counts = ", ".join(f"{name} {self._last[name]}" for name in recent)
         return f"work was lost by errors of this program ({counts}): see its log"
+
+
+def _kind(reason: str | None) -> str | None:
+    """Return a reason without its numbers, which may change each second."""
+    return None if reason is None else re.sub(r"\d+", "", reason)
 
 
 def health_path(settings: Settings, name: str) -> Path:

@@ -110,6 +110,8 @@ class Child:
     Args:
         tasks: the supervisor's.
         watched: it gives signs of life, and one that gives none any more is restarted.
+
+    Attributes: arguments: of its command, from its next start on.
     """
 
     COMMAND = (sys.executable, "-m", "coinspace")
@@ -126,9 +128,14 @@ class Child:
         self.name = name
         self.restarts = 0
         self.hangs = 0
-        self.log = LogFile(settings.data / "logs" / f"{name}.log")
+        path = settings.data / "logs" / f"{name}.log"
+        self.log = LogFile(path)
+        # what is before this in its log is of an earlier start
+        self.log_begin = path.stat().st_size if path.is_file() else 0
+        # why the last attempt to start it failed, where it was not the process itself that did
+        self.trouble: str | None = None
         self.first_line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._arguments = arguments
+        self.arguments = arguments
         self._hang_s = settings.supervisor.hang_s
         self._tasks = tasks
         self._watched = watched
@@ -164,11 +171,12 @@ class Child:
         while not self._stopping.is_set():
             spawned = time.monotonic()
             code: int | str
+            self.trouble = None
             try:
                 code = await self._run_once()
             except OSError as error:
                 # no process, no descriptor, no memory: later there may be
-                code = str(error)
+                code = self.trouble = str(error)
             if self._stopping.is_set():
                 return
             if time.monotonic() - spawned > STABLE_S:
@@ -218,7 +226,7 @@ class Child:
         watched = listener.environment(self._hang_s) if listener is not None else {}
         return await asyncio.create_subprocess_exec(
             *self.COMMAND,
-            *self._arguments,
+            *self.arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -378,9 +386,10 @@ class Supervisor:
         ended = f"ended {child.restarts} times" if child.restarts else "still starts"
         problems = [one for one in check_limits(self.settings) if one.level == "problem"]
         advice = "".join(f"; {one.subject}: {one.text}" for one in problems)
+        reason = child.trouble or last_reason(path, child.log_begin)
         return (
             f"{child.name}: expected it to become ready, {ended} after {waited_s:.0f} s:"
-            f" {last_reason(path)} (see {path}){advice}"
+            f" {reason} (see {path}){advice}"
         )
 
     async def stop(self) -> None:
@@ -411,11 +420,13 @@ class Supervisor:
         return all_health(self.settings)
 
 
-def last_reason(path: Path) -> str:
-    """Return the last line of a log that says why a process ended."""
+def last_reason(path: Path, begin: int = 0) -> str:
+    """Return the last line of a log, from `begin` on, that says why a process ended."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - (64 << 10)))
+            size = path.stat().st_size
+            # a log that has become shorter is a new one
+            file.seek(max(begin if begin <= size else 0, size - (64 << 10)))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         lines = []
@@ -463,8 +474,11 @@ async def start_simulator(supervisor: Supervisor, arguments: list[str]) -> dict[
     except (TimeoutError, orjson.JSONDecodeError):
         path = supervisor.settings.data / "logs" / "simulate.log"
         raise ConfigError(
-            f"simulated exchanges: expected them to start: {last_reason(path)} (see {path})"
+            "simulated exchanges: expected them to start:"
+            f" {last_reason(path, child.log_begin)} (see {path})"
         ) from None
+    # the collectors know these addresses: when it starts again, it has to have them again
+    child.arguments = [SIMULATOR, "--port", str(ready["port"]), *arguments]
     return {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()

@@ -111,11 +111,12 @@ def horizon_s(folder: Path, max_bytes: int) -> float | None:
     for path in segment_paths(folder)[-RATE_SEGMENTS:]:
         with contextlib.suppress(JournalError, OSError):
             sizes.append((SegmentFile(path).created_ns, path.stat().st_size))
-    if len(sizes) < 2:
+    if len(sizes) < 3:
         return None
-    # the newest is being written, and the next one reserved: neither says anything of a rate
-    written = sum(size for _, size in sizes[:-1])
-    took_ns = sizes[-1][0] - sizes[0][0]
+    # the newest is reserved and the one before is being written: neither says anything of a rate;
+    # a segment is made when the writing of the one before it begins
+    written = sum(size for _, size in sizes[:-2])
+    took_ns = sizes[-1][0] - sizes[1][0]
     if took_ns <= 0 or written <= 0:
         return None
     return max_bytes * took_ns / SECOND_NS / written

@@ -64,6 +64,9 @@ def processes(context: Context) -> Pipeline:
 
 def platform_problems(context: Context) -> list[str]:
     """Return what the processes on this host and its disk say against the platform."""
+    folder = context.settings.data / "run"
+    if not folder.is_dir():
+        return [f"{folder}: expected a folder, was none: what the processes say is not known"]
     healths = (judge(one, context.clock()) for one in files(context))
     # this process has said what it knows; its own file says it later, and again
     found = reasons(one for one in healths if one.process != "index-endpoint")

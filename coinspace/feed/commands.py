@@ -22,7 +22,7 @@ from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS
 from coinspace.feed.simulator.scenario import SCENARIOS
 from coinspace.market import Market
 from coinspace.options import FACTOR, PORT, SECONDS, Finite
-from coinspace.process import configure_logging
+from coinspace.process import configure_logging, die_with_parent
 
 FEED_SUFFIX = ".feed.zst"
 
@@ -158,6 +158,7 @@ def simulate(
         return
     if start is not None or force:
         raise ConfigError("--start and --force: expected --record with them")
+    die_with_parent()
     source = Simulation(seed, chosen, rate=rate, scenario=course)
     server = ExchangeServer(source, port=port, limits=not no_limits, faults=faults)
     uvloop.run(serve(server, duration))

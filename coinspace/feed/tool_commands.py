@@ -17,6 +17,10 @@ from coinspace.feed.tools import Summary, cut, merge_feeds, replacing, summarise
 from coinspace.text import printable
 
 FILE = click.Path(path_type=Path)
+# of a present time in ns
+NS_DIGITS = 19
+# no recording lasts a year
+LONGEST_S = 366 * 86_400.0
 
 
 @click.group()
@@ -121,21 +125,23 @@ def _moment(text: str | None, first_ns: int, option: str) -> int | None:
     found = _moment_ns(text, first_ns)
     if found is None or found > LAST_NS:
         raise ConfigError(
-            f"{option}: expected seconds after the beginning, ns or ISO 8601, was {text!r}"
+            f"{option}: expected seconds after the beginning, ns since 1970 ({NS_DIGITS} digits)"
+            f" or ISO 8601, was {text!r}"
         )
     return max(0, found)
 
 
 def _moment_ns(text: str, first_ns: int) -> int | None:
     # seconds after the beginning, ns since the epoch, or ISO 8601
+    if text.isdigit() and len(text) == NS_DIGITS:
+        return int(text)
     try:
-        if text.isdigit() and len(text) > 12:
-            return int(text)
-        return first_ns + int(float(text) * 1e9)
-    except OverflowError:
-        return None
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        # decades after the beginning are a time since the epoch, in another unit
+        return first_ns + int(seconds * 1e9) if 0 <= seconds < LONGEST_S else None
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:

@@ -109,6 +109,8 @@ class Worker:
         # the last aggregate, or the start, by the monotonic clock
         self._heard_ns = monotonic_ns()
         self._heard = False
+        # aggregates come by another clock than ours: they themselves say then what was missed
+        self._apart = False
         # when a step of the clock was last stored, and how many were not since
         self._stepped_ns = -STEPS_APART_NS
         self._steps_unstored = 0
@@ -332,7 +334,7 @@ class Worker:
             if self.calculator.last_ts_ns > now + GIVE_UP_NS and silent_ns > GIVE_UP_NS:
                 # the clock was set back, and no aggregate says so
                 self.calculator.set_back(now - GIVE_UP_NS)
-            if interval_ns and self._heard:
+            if interval_ns and self._heard and (not self._apart or silent_ns > GIVE_UP_NS):
                 due_ns = (now - GIVE_UP_NS) // interval_ns * interval_ns
                 self.calculator.on_time(due_ns)
                 if self.candidate is not None:
@@ -367,6 +369,7 @@ class Worker:
             self._process.log.warning("aggregate not read", error=str(error))
             return
         self._heard, self._heard_ns = True, monotonic_ns()
+        self._apart = abs(now_ns() - aggregate.ts_ns) > GIVE_UP_NS
         self.calculator.on_aggregate(aggregate)
         if self.candidate is not None:
             self.candidate.on_aggregate(aggregate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 
@@ -82,7 +82,7 @@ def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
     values = dict(part.partition("=")[::2] for part in rest.split(";") if part)
     if not values.get("addr"):
         raise ConfigError("storage.ilp: expected 'addr=host:port', was none")
-    if urlsplit(sql).scheme not in ("postgresql", "postgres"):
+    if sql.partition("://")[0] not in ("postgresql", "postgres"):
         raise ConfigError("storage.sql: expected postgresql://user:password@host:8812/qdb")
     return Address(
         ilp=ilp if ilp.endswith(";") else ilp + ";",

@@ -194,6 +194,21 @@ async def test_what_keeps_rows_from_being_stored_is_not_ready(site: Site) -> Non
     assert await said("stopping", 60) == []
 
 
+async def test_without_the_states_of_processes_it_is_not_ready(site: Site) -> None:
+    stage, _, session = site
+    run = stage.settings.data / "run"
+    away = run.rename(run.with_name("away"))
+    try:
+        run.write_text("no folder")
+        _, body, _ = await get(session, "/readyz")
+        assert [one for one in body["reasons"] if "expected a folder" in one]
+        run.unlink()
+    finally:
+        away.rename(run)
+    _, body, _ = await get(session, "/readyz")
+    assert not [one for one in body["reasons"] if "expected a folder" in one]
+
+
 async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
     stage, endpoint, session = site
     run = stage.settings.data / "run"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
+from coinspace._ext.message import Message
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import CoinSpaceError
@@ -17,7 +20,7 @@ from coinspace.index.commands import index_reset_clock
 from coinspace.index.records import Row
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.worker import Worker
-from coinspace.method.aggregate import Aggregate, FxFacts
+from coinspace.method.aggregate import Aggregate, FxFacts, encode
 from coinspace.process import Process
 from coinspace.storage import schema
 from coinspace.storage.address import address
@@ -125,6 +128,29 @@ async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
         " AND reason LIKE 'clock_stepped%'"
     )
     wait_for(settings, lost, [(ahead_ns, ahead_ns + 599 * STEP_NS, 600)])
+
+
+@pytest.mark.parametrize("away_s", [-3600, -5, 5, 3600])
+async def test_ticks_by_another_clock_are_not_given_up_by_ours(
+    settings: Settings, away_s: int
+) -> None:
+    worker = await restored(settings)
+    watching = asyncio.create_task(worker._watch())
+    given = 12
+    try:
+        first_ns = now_tick() + away_s * SECOND_NS
+        for number in range(given):
+            payload, _, _ = encode(aggregate(first_ns + number * STEP_NS))
+            message = SimpleNamespace(payload=payload, epoch=1, sequence=number + 1)
+            worker._on_message(cast(Message, message))
+            await asyncio.sleep(0.1)
+        counts = worker.calculator.counts
+        assert counts["ticks"] == given
+        assert (counts["not_computed"], counts["clock_steps"]) == (0, 0)
+        assert not worker.backlog.ticks
+    finally:
+        watching.cancel()
+        await ended(worker)
 
 
 async def test_an_operator_declares_the_ticks_of_the_future_void(

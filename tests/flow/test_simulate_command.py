@@ -65,3 +65,20 @@ async def test_replay_serves_a_simulated_feed(tmp_path: Path) -> None:
             await socket.send_json([{"ticket": "t"}, {"type": "trade", "codes": ["KRW-BTC"]}])
             trade = orjson.loads((await socket.receive(timeout=10)).data)
             assert (trade["code"], trade["stream_type"]) == ("KRW-BTC", "SNAPSHOT")
+
+
+async def test_simulated_exchanges_end_with_their_supervisor() -> None:
+    # starts them as the supervisor does, and is killed like one
+    parent = (
+        "import os, subprocess, sys; child = subprocess.Popen("
+        "[sys.executable, '-m', 'coinspace', 'simulate', '--exchange', 'upbit'],"
+        " env={**os.environ, 'COINSPACE_PARENT': str(os.getpid())}); child.wait()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", parent, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.readline(), 60)
+    process.kill()
+    # the child holds the pipe until it ends
+    assert await asyncio.wait_for(process.stdout.read(), 20) == b""

@@ -3,18 +3,20 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from coinspace import supervisor
 from coinspace.config import Settings
-from coinspace.supervisor import Child, LogFile, Supervisor, last_reason
+from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_simulator
 
 SCRIPT = str(Path(__file__).with_name("supervised.py"))
 
@@ -70,6 +72,26 @@ async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
     child = launch(watching, "pipe holder")
     await wait_for("a restart", lambda: child.restarts)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
+
+
+async def test_why_a_start_failed_is_not_what_an_earlier_one_said(
+    watching: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "logs" / "one.log"
+    log.parent.mkdir()
+    log.write_text("coinspace: of an earlier start\n")
+    child = launch(watching, "crash")
+    await wait_for("a restart", lambda: child.restarts)
+    assert watching._not_ready(child, 1.0).count("it wrote nothing") == 1
+
+    async def no_process(*arguments: object, **options: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
+    await wait_for("a failed start", lambda: child.trouble)
+    assert "Too many open files" in watching._not_ready(child, 1.0)
+    # a log that was begun anew
+    assert last_reason(log, 10**6) == "of an earlier start"
 
 
 async def test_a_child_that_hangs_is_ended_and_restarted(
@@ -208,3 +230,22 @@ def test_the_reason_is_the_error_and_not_the_last_line(
     path.write_text(text)
     assert last_reason(path) == reason
     assert last_reason(tmp_path / "none.log") == "it wrote nothing"
+
+
+async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_path: Path) -> None:
+    found = Supervisor(Settings(data=tmp_path), {})
+    try:
+        urls = await start_simulator(found, ["--exchange", "upbit", "--market", "BTC/KRW"])
+        port = urlsplit(urls["COINSPACE_EXCHANGES__UPBIT__REST"]).port
+        (child,) = found.children
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        await wait_for("the end", lambda: not child.running)
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        await wait_for("simulated exchanges at the same port", listens)
+    finally:
+        await found.stop()

@@ -155,6 +155,21 @@ def test_an_override_by_variable_changes_that_parameter_alone(
     assert index.overrides == {**before.overrides, "PEPE": {"decimals": 9}}
 
 
+def test_a_path_may_begin_with_the_home_folder(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = "data = '~/coins'\n[exchanges.upbit]\nca_file = '~/ca.pem'\n"
+    settings = load(write(empty_folder, text))
+    assert settings.data == Path("/home/me/coins")
+    assert settings.exchanges["upbit"].ca_file == Path("/home/me/ca.pem")
+    assert settings.bus.endpoint("index-calculator").startswith("ipc:///home/me/coins/run/")
+    for wrong in ("", " ", "~no-such-user/coins"):
+        monkeypatch.setenv("COINSPACE_DATA", wrong)
+        with pytest.raises(ConfigError, match="COINSPACE_DATA: data: expected a path"):
+            load()
+
+
 @pytest.mark.parametrize("text", ["BTC", "btc", "Btc"])
 def test_an_override_in_the_file_keeps_the_others(empty_folder: Path, text: str) -> None:
     path = write(empty_folder, f"[index.overrides.{text}]\nDecimals = 3\n")
@@ -460,6 +475,10 @@ def test_show_masks_passwords_and_nothing_else(name: str, value: object, expecte
         ("[tuning]\nspin = ['foo-*']\n", "tuning.spin: no process is called 'foo-\\*'"),
         ("[index.overrides.DOGE]\ndecimals = 3\n", "expected one of BTC, ETH, XRP, SOL"),
         ("[index.overrides.BTCC]\ndecimals = 3\n", "did you mean 'BTC'"),
+        ("[storage]\nilp = 'http::addr=db:9000;'\n", "expected both or neither, was ilp alone"),
+        ("[storage]\nilp = 'httpx::addr=db;'\nsql = 'postgresql://db/'\n", "scheme 'httpx'"),
+        ("[storage]\nilp = 'tcp::addr=db;'\nsql = 'db:8812'\n", "storage.sql: expected postgresql"),
+        ("[storage]\nilp = 'tcp::addr=db;'\nsql = '//['\n", "storage.sql: expected postgresql"),
     ],
 )
 def test_what_cannot_work_here_is_refused_before_the_start(

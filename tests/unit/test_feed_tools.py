@@ -85,6 +85,17 @@ def test_a_disconnect_starts_the_ids_anew(tmp_path: Path) -> None:
     assert run("verify", path).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    "text", ["1700000000", "1700000000000", "1700000000000000", "-5", "nan", "inf", "1e30", ""]
+)
+def test_a_moment_in_another_unit_is_refused(simulated: Path, tmp_path: Path, text: str) -> None:
+    source, target = simulated / "sim-upbit.feed.zst", tmp_path / "cut.feed.zst"
+    for option in ("--from", "--to"):
+        result = run("cut", source, target, option, text)
+        assert "expected seconds after the beginning" in str(result.exception)
+    assert not target.exists()
+
+
 def test_a_cut_begins_with_the_book_of_its_moment(simulated: Path, tmp_path: Path) -> None:
     source, target = simulated / "sim-binance.feed.zst", tmp_path / "cut.feed.zst"
     result = run("cut", source, target, "--from", "4", "--to", "7", "--symbol", "BTCUSDT")

@@ -33,6 +33,15 @@ def test_the_rate_of_the_newest_segments_counts(tmp_path: Path) -> None:
     assert horizon_s(tmp_path, 100 * SIZE) == 1000
 
 
+def test_a_journal_that_was_just_begun_has_no_rate(tmp_path: Path) -> None:
+    # the first segment and the reserved one are made at once
+    write(tmp_path, 2, 0)
+    assert horizon_s(tmp_path, 1 << 30) is None
+    Segment(segment_path(tmp_path, 1, 3), 1, 3, SIZE, 1010 * SECOND_NS)
+    # the first was full after ten seconds
+    assert horizon_s(tmp_path, 100 * SIZE) == 1000
+
+
 def test_doctor_warns_of_a_journal_that_is_too_short(tmp_path: Path) -> None:
     journal = JournalSettings(segment_bytes=SIZE, max_bytes=32 * SIZE, max_age_s=300)
     settings = Settings(data=tmp_path, journal=journal)

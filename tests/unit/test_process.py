@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from coinspace.clock import now_ns
 from coinspace.config import Settings
@@ -143,6 +145,15 @@ def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
         assert process.wait(10) == 0
         assert process.stderr is not None
         assert process.stderr.read().count(b"health file not written") == 1
+
+
+def test_a_run_folder_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
+    with start(tmp_path) as process:
+        ready(tmp_path)
+        shutil.rmtree(tmp_path / "run")
+        ready(tmp_path)
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None:
@@ -375,3 +386,15 @@ async def test_what_ends_in_a_stop_is_no_failure(tmp_path: Path) -> None:
     process.ended(None)
     last = orjson.loads((tmp_path / "run" / f"{NAME}.json").read_bytes())
     assert (last["state"], last["reason"]) == ("stopped", None)
+
+
+def test_numbers_that_change_in_a_reason_are_no_news(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    process = Process(NAME, Settings(data=tmp_path))
+    with capture_logs() as logs:
+        for age_ms in range(3000, 3100):
+            process.degraded(f"the index is {age_ms} ms old")
+        assert process.reason == "the index is 3099 ms old"
+        process.degraded("no tick arrives")
+        process.ready()
+    assert [one["reason"] for one in logs] == ["the index is 3000 ms old", "no tick arrives", None]
