@@ -93,7 +93,8 @@ def read_file(path: Path) -> dict[str, Any] | None:
         raise ConfigError(f"{path}: expected a readable file, {reason}") from None
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # a number of thousands of digits is no TOMLDecodeError
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise ConfigError(f"{path}: expected TOML, {reason}") from None
 
@@ -231,5 +232,5 @@ def _parsed(text: str) -> Any:
         pass
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
