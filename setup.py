@@ -1,4 +1,7 @@
-"""Build ext/*.pyx into coinspace._ext. COINSPACE_BUILD = release (default), debug, trace, asan, checked."""
+"""Build ext/*.pyx into coinspace._ext.
+
+COINSPACE_BUILD = release (default), debug, trace, asan, checked.
+"""
 
 import os
 import platform

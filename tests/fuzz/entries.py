@@ -317,7 +317,7 @@ def _aggregate() -> bytes:
     venues = [
         aggregate.VenueFacts(f"v{number}", "upbit", "BTC/KRW", "KR", "KRW") for number in range(2)
     ]
-    books = []
+    books: list[VenueBook | None] = []
     for number in range(2):
         book = VenueBook()
         book.load(

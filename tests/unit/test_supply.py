@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -87,10 +88,11 @@ def test_lock_files_hold_no_address(name: str) -> None:
 
 
 def test_an_audit_without_a_database_is_no_clean_bill() -> None:
-    skipped = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
-    clean = {"name": "b", "version": "1", "vulns": []}
+    skipped: dict[str, Any] = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
+    clean: dict[str, Any] = {"name": "b", "version": "1", "vulns": []}
     advisory = {"id": "X-1", "fix_versions": ["2"]}
-    bad = {"name": "c", "version": "1", "vulns": [advisory]}
+    bad: dict[str, Any] = {"name": "c", "version": "1", "vulns": [advisory]}
+    unchecked: list[dict[str, Any]]
     assert audit.verdict([clean]) == (0, ["1 packages checked, no advisory"])
     for unchecked in ([], [skipped], [skipped, clean]):
         code, lines = audit.verdict(unchecked)
