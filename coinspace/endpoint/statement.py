@@ -17,7 +17,7 @@ SHOWN = ("TABLES", "COLUMNS", "PARTITIONS", "CREATE")
 # aggregates and windows, then tables that say what tables there are. Whatever else the server has,
 # or comes to have, reads files, changes the server, shows its inside or makes memory of a number.
 ALLOWED = """
-align all and array as asof between by case cast cross declare distinct else end except exists
+align all and any array as asof between by case cast cross declare distinct else end except exists
 explain fill filter for format from full group having in inner intersect is join latest left
 limit lt not offset on or order outer over partition pivot right sample select splice then to
 tolerance union unnest unpivot using values when where window with within
