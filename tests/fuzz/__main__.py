@@ -37,7 +37,7 @@ def main() -> int:
     if sanitised.runtime() is None:
         print("compiled code was not checked: no libasan.so; install gcc with its sanitisers")
         return 1
-    good = whole(seed) and good
+    good = whole(seed, figures) and good
     good = parsers(options.seconds / 2, seed, figures) and good
     print(*(f"{name}: {value:,}" for name, value in figures.items()), sep="\n")
     save(figures, seed)
@@ -78,7 +78,7 @@ def places(seconds: float, seed: int, figures: dict[str, float]) -> bool:
     )
 
 
-def whole(seed: int) -> bool:
+def whole(seed: int, figures: dict[str, float]) -> bool:
     """Run the tests of all compiled modules on the checked build."""
     sanitised.build_all()
     done = sanitised.run(
@@ -90,6 +90,7 @@ def whole(seed: int) -> bool:
     print(done.stdout[-2000:], end="")
     if done.returncode:
         print(done.stderr[-8000:], file=sys.stderr)
+    figures["findings"] += done.returncode != 0
     return done.returncode == 0
 
 
