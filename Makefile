@@ -13,12 +13,14 @@ BUILT := build/.built
 PAGE := build/.page
 PEERS := build/peers
 UV := build/uv/bin/uv
+AUDIT := build/audit/bin/pip-audit
 UP := --simulate
+SECONDS := 600
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
 TESTS := tests/unit tests/property tests/fuzz
 
 .PHONY: help install lock build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
-	report screenshots lint format types check dist clean
+	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,6 +67,13 @@ lock: $(UV)  ## record the newest allowed versions with their hashes in requirem
 	@$(RESOLVE) --group build --group test --group bench --group lint \
 		--constraint requirements/install.txt -o requirements/tools.txt
 
+$(AUDIT):
+	@$(PYTHON) -m venv build/audit && build/audit/bin/python -m pip --quiet install pip-audit || \
+		{ rm -rf build/audit; echo "pip-audit could not be fetched: check the network"; exit 2; }
+
+audit: $(AUDIT) $(BIN)/python  ## compare the locked packages with known advisories, or say that none can be had
+	@$(BIN)/python -m tests.audit $(AUDIT)
+
 install: $(BUILT) $(PAGE)  ## make .venv, install, build ext/ and the page's libraries
 
 build: $(BUILT)  ## build ext/ for speed
@@ -97,8 +106,8 @@ coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach:
 faults: install $(TOOLS)  ## the long form of the fault tests
 	@$(BIN)/python -m pytest -m slow --timeout 1800 tests/flow
 
-fuzz: install $(TOOLS)  ## fuzz the compiled parsers under an address sanitiser, long
-	@$(BIN)/python -m tests.fuzz --seconds 600
+fuzz: install $(TOOLS)  ## fuzz every entry point, and compiled code under sanitisers (SECONDS=3600)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: install $(TOOLS)  ## measure every stage and check its gates (FEEDS=FOLDER: on recordings too)
 	@$(if $(FEEDS),COINSPACE_FEEDS=$(FEEDS)) $(BIN)/python -m pytest benchmarks --timeout 1800

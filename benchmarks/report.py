@@ -35,6 +35,7 @@ STAGES = (
     "latency",
     "endpoint",
     "faults",
+    "fuzz",
 )
 Row = dict[str, Any]
 
@@ -46,7 +47,7 @@ def load_rows(folder: Path = FOLDER) -> list[Row]:
     """
     rows = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
     # the tests alone are no measurement of the stages
-    if all(row["stage"] == "faults" for row in rows):
+    if all(row["stage"] in ("faults", "fuzz") for row in rows):
         raise SystemExit(f"{folder}: expected measurements, found none; run `make bench` first")
     order = {stage: i for i, stage in enumerate(STAGES)}
     return sorted(rows, key=lambda row: (order.get(row["stage"], len(order)), row["case"]))
@@ -176,8 +177,8 @@ def results(rows: list[Row]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make report` from the last `make bench`, `make bench-peers` and `make faults`;"
-        " not by hand.",
+        "Written by `make report` from the last `make bench`, `make bench-peers`, `make faults` and"
+        " `make fuzz`; not by hand.",
         "",
         *told(rows),
         f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",

@@ -94,6 +94,7 @@ def read_file(path: Path) -> dict[str, Any] | None:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
+        # a number of thousands of digits is no TOMLDecodeError
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise ConfigError(f"{path}: expected TOML, {reason}") from None
 

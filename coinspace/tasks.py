@@ -1,7 +1,8 @@
 """Background work that cannot end unseen: tasks, and functions that the loop calls again and again.
 
 Every background task of a process starts through `Tasks`. A task that raises, or that returns
-although it should run for ever, is reported once. Only its owner ends it quietly: by `cancel`.
+although it should run for ever, is reported once. Only its owner ends it quietly: by `cancel`,
+`end` or `drop`.
 """
 
 from __future__ import annotations
@@ -127,6 +128,12 @@ class Tasks:
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
         return await self.cancel()
+
+    def drop(self, task: asyncio.Task[Any]) -> None:
+        """Cancel one task without waiting for it."""
+        if task in self._running:
+            self._cancelled.add(task)
+            task.cancel()
 
     async def end(self, task: asyncio.Task[Any], timeout_s: float = STOP_TIMEOUT_S) -> list[str]:
         """Cancel one task and wait for it. Returns: its name when it did not end."""

@@ -5,6 +5,7 @@ import numpy as np
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint16_t
@@ -55,6 +56,8 @@ cdef class BookMarket(MarketEntry):
     def __cinit__(self, int index, str symbol, str market, Topic topic, Py_ssize_t depth, Py_ssize_t capacity=0):
         if depth < 1:
             raise ValueError(f"depth: expected at least 1 level, was {depth}")
+        if depth > PY_SSIZE_T_MAX // <Py_ssize_t>(8 * sizeof(double)):
+            raise MemoryError(f"depth: no memory for {depth} levels")
         self.topic = topic
         self.depth = depth
         self.book = OrderBook(capacity) if capacity else None

@@ -1,5 +1,6 @@
 """The ticker collector's hot path."""
 
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport NAN
 from libc.stdint cimport int64_t
 from libc.stdint cimport uint16_t
@@ -67,6 +68,8 @@ cdef class RecentIds:
         cdef size_t room = 16
         if window < 1:
             raise ValueError(f"window: expected at least 1 id, was {window}")
+        if window > PY_SSIZE_T_MAX // <Py_ssize_t>(4 * sizeof(int64_t)):
+            raise MemoryError(f"window: no memory for {window} ids")
         while room < <size_t>(2 * window):
             room *= 2
         self.window = window

@@ -144,6 +144,7 @@ cdef class Lines:
         cdef Py_ssize_t n = message.header.n_bids
         cdef Py_ssize_t m = message.header.n_asks
         cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
+        depth = max(depth, 0)
         cdef char *p = self.room(n_head + FIXED_BYTES + 16 * (min(n, depth) + min(m, depth)))
         cdef char *start = p
         cdef const char *bids = message.data

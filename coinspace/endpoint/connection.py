@@ -271,7 +271,7 @@ class HttpConnection(Connection):
         self._parser = None
         if self._task is not None:
             # nobody is left to answer: what the request costs ends here
-            self._task.cancel()
+            self.state.tasks.drop(self._task)
 
     def eof_received(self) -> bool:
         # some clients say that they have asked all before they read the answer
@@ -541,6 +541,10 @@ class Exchange:
         state = self.connection.state
         try:
             await state.app(self.scope, self.receive, self.send)
+        except Problem as problem:
+            # in the middle of an answer: the database went away, or the disk filled
+            state.log.warning("answer cut", path=self.scope["path"][:200], reason=problem.detail)
+            self._failed()
         except Exception as error:
             state.log.error(
                 "request failed", path=self.scope["path"][:200], error=repr(error), exc_info=error

@@ -13,16 +13,54 @@ from coinspace.errors import EndpointError
 SIZE_LIMIT = 100_000
 KINDS = ("SELECT", "WITH", "EXPLAIN", "SHOW", "DECLARE")
 SHOWN = ("TABLES", "COLUMNS", "PARTITIONS", "CREATE")
-# functions that read files, change the server or tell of its inside
-FUNCTION = re.compile(
-    r"(?:\w*_files|files|read_\w+|\w*_parquet|flush_\w+|reload_\w+|simulate_\w+|dump_\w+|hydrate_\w+"
-    r"|memory_metrics|\w+_pool|\w+_activity|table_writer_metrics|touch|wait_\w+|checkpoint_\w+"
-    r"|sleep\w*|pg_(?:read|ls|sleep|terminate|cancel|reload|stat_file)\w*)",
+# what may stand before a parenthesis: words of the language and types, then functions of values,
+# aggregates and windows, then tables that say what tables there are. Whatever else the server has,
+# or comes to have, reads files, changes the server, shows its inside or makes memory of a number.
+ALLOWED = """
+align all and any array as asof between by case cast cross declare distinct else end except exists
+explain fill filter for format from full group having in inner intersect is join latest left
+limit lt not offset on or order outer over partition pivot right sample select splice then to
+tolerance union unnest unpivot using values when where window with within
+decimal geohash numeric varchar
+
+abs acos array_avg array_count array_cum_sum array_elem_avg array_elem_max
+array_elem_min array_elem_sum array_max array_min array_position array_reverse array_sort
+array_stddev array_stddev_pop array_stddev_samp array_sum asin atan atan2 base64 ceil ceiling
+coalesce concat cos cot current_catalog current_database current_schema current_schemas
+current_user date_trunc dateadd datediff day day_of_week day_of_week_sunday_first days_in_month
+degrees dim_length dot_product exp extract flatten floor from_base64 generate_series
+geo_distance_meters greatest hour ilike insertion_point interval interval_end interval_start
+is_leap_year json_extract l2price least length length_bytes like ln log long_sequence lower lpad
+ltrim make_geohash matmul md5 micros mid millis minute month nanos netmask now now_ns nullif pi
+position power quote_ident radians regexp_replace replace round round_down round_half_even
+round_up rpad rtrim second sha1 sha256 shift sign sin size_pretty split_part spread spread_bps
+sqrt starts_with strpos substring switch sysdate systimestamp systimestamp_ns tan
+timestamp_ceil timestamp_floor timestamp_sequence timestamp_sequence_ns to_char to_date
+to_long128 to_long256 to_lowercase to_pg_date to_str to_timestamp to_timestamp_ns to_timezone
+to_uppercase to_utc to_uuid today tomorrow transpose trim typeof upper version week_of_year wmid
+year yesterday geo_within_radius_latlon within_box within_radius
+
+approx_count_distinct approx_median approx_percentile arg_max arg_min avg bit_and bit_or bit_xor
+bool_and bool_or corr count count_distinct covar_pop covar_samp first first_not_null geomean
+haversine_dist_deg isordered ksum last last_not_null max min mode nsum regr_intercept regr_slope
+stddev stddev_pop stddev_samp string_agg string_distinct_agg sum twap var_pop var_samp variance
+vwap weighted_avg weighted_stddev weighted_stddev_freq weighted_stddev_rel
+dense_rank first_value lag last_value lead percent_rank rank row_number
+
+all_tables functions keywords materialized_views table_columns table_partitions table_storage
+tables views wal_tables wal_transactions
+"""
+CALLED = frozenset(ALLOWED.split())
+# functions that the server also calls where a table's name stands, without a parenthesis
+INSIDE = re.compile(
+    r"\w+_activity|(?:reader|writer)_pool|memory_metrics|table_writer_metrics|checkpoint_status"
+    r"|(?:import|export)_files|pg_\w+",
     re.IGNORECASE,
 )
+SYMBOL = re.compile(r"[\W\d]")
 # comments and text first: what they contain is no statement
 TOKEN = re.compile(
-    r"(?P<gap>\s+|--[^\n]*|/\*.*?\*/)"
+    r"(?P<gap>\s+|--[^\r\n]*|/\*.*?\*/)"
     r"|(?P<text>'(?:[^']|'')*')"
     r'|"(?P<quoted>[^"]*)"'
     r"|(?P<word>[^\W\d]\w*(?:\.[^\W\d]\w*)*)"
@@ -35,6 +73,8 @@ def check(text: str) -> None:
     """Check one statement. Raises: EndpointError saying what is not passed on."""
     if len(text) > SIZE_LIMIT:
         raise EndpointError(f"sql: expected at most {SIZE_LIMIT} characters, was {len(text)}")
+    if "\0" in text:
+        raise EndpointError("sql: expected text without NUL, where the server stops to read")
     words = _words(text)
     kind = next((word for word in words if word != "("), "")
     if kind.upper() not in KINDS:
@@ -43,8 +83,10 @@ def check(text: str) -> None:
         )
     _check_kinds(words)
     for name, following in zip(words, [*words[1:], ""], strict=True):
-        if following == "(" and FUNCTION.fullmatch(name.rpartition(".")[2]):
-            raise EndpointError(f"sql: expected functions of tables and values, was {name[:40]}()")
+        plain = name.rpartition(".")[2]
+        called = following == "(" and not SYMBOL.fullmatch(name) and plain.lower() not in CALLED
+        if called or INSIDE.fullmatch(plain):
+            raise EndpointError(f"sql: expected functions of tables and values, was {name[:40]!r}")
 
 
 def _check_kinds(words: list[str]) -> None:

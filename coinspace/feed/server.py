@@ -231,7 +231,7 @@ class ExchangeServer:
     def close_port(self) -> None:
         """Refuse connections; those that are open go on."""
         if self._listening is not None and self._accepting is not None:
-            self._accepting.cancel()
+            self._tasks.drop(self._accepting)
             self._listening.close()
             self._listening = self._accepting = None
 

@@ -40,7 +40,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
         values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected parameters as TOML or JSON, {error}") from None
     return dict(values)
 

@@ -42,7 +42,7 @@ def status(config_path: str | None, as_json: bool) -> None:
     else:
         for health in healths:
             reason = printable(health.reason or "")
-            click.echo(f"{health.process:32} {health.state:9} {reason}".rstrip())
+            click.echo(f"{health.process:32} {printable(health.state):9} {reason}".rstrip())
         for problem in problems:
             click.echo(printable(problem))
         click.echo(word)
@@ -115,5 +115,5 @@ def doctor(config_path: str | None, as_json: bool) -> None:
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}[finding.level]
-            click.echo(f"{mark} {finding.subject}: {printable(finding.text)}")
+            click.echo(f"{mark} {printable(finding.subject)}: {printable(finding.text)}")
     sys.exit(any(finding.level == "problem" for finding in findings))

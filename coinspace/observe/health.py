@@ -69,7 +69,8 @@ def alive(pid: int) -> bool:
 def health_of(settings: Settings, name: str) -> Health:
     """Return what is known of one process."""
     raw = read_health(settings, name)
-    return Health(name, "down", "never started") if raw is None else judge(raw)
+    # the file's own word for its process may be damaged like all of it
+    return Health(name, "down", "never started") if raw is None else judge(raw | {"process": name})
 
 
 def judge(raw: dict[str, Any], wall_ns: int | None = None) -> Health:
@@ -86,6 +87,7 @@ def judge(raw: dict[str, Any], wall_ns: int | None = None) -> Health:
 def _judge(raw: dict[str, Any], wall_ns: int) -> Health:
     pid, updated_ns = raw.get("pid"), int(raw.get("updated_ns") or 0)
     state, reason = str(raw.get("state")), raw.get("reason")
+    reason = None if reason is None else str(reason)
     age_s = _age_s(raw, wall_ns)
     stopped = False
     if (pid is not None and not alive(pid)) or age_s < 0:
@@ -105,11 +107,17 @@ def _judge(raw: dict[str, Any], wall_ns: int) -> Health:
         pid,
         int(raw.get("started_ns") or 0),
         updated_ns,
-        raw["counters"] if isinstance(raw.get("counters"), dict) else {},
+        _numbers(raw.get("counters")),
         age_s,
         0.0 if state == "ready" else unwell_s,
         stopped,
     )
+
+
+def _numbers(counters: object) -> dict[str, int | float]:
+    if not isinstance(counters, dict):
+        return {}
+    return {name: value for name, value in counters.items() if isinstance(value, int | float)}
 
 
 def _age_s(raw: dict[str, Any], wall_ns: int) -> float:

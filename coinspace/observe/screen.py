@@ -95,7 +95,11 @@ class StatusScreen:
     def _line(self, healths: list[Health], indices: list[dict[str, Any]]) -> str:
         values = printable(" ".join(f"{one['asset']} {one['value']}" for one in indices))
         rows = sum(health.total("rows_stored") for health in healths)
-        troubled = [f"{h.process} {h.state} ({printable(h.reason)})" for h in healths if not h.ok]
+        troubled = [
+            f"{one.process} {printable(one.state)} ({printable(one.reason)})"
+            for one in healths
+            if not one.ok
+        ]
         state = "; ".join(troubled) or f"{len(healths)} processes ready"
         now = datetime.now(UTC)
         return f"{now:%Y-%m-%dT%H:%M:%SZ} {values} | {rows:,} rows stored | {state}"

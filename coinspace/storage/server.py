@@ -55,11 +55,22 @@ LIMITS = {
     # COPY reads and writes files: nothing here needs it, and the reading user may call it
     "QDB_CAIRO_SQL_COPY_ROOT": "",
     "QDB_CAIRO_SQL_COPY_EXPORT_ROOT": "",
-    # the sort or join of one query takes 1 GB at most, not all memory there is
+    # threads for PostgreSQL's protocol alone: a long query delays other queries, never a write
+    "QDB_PG_WORKER_COUNT": "4",
+    # the sort, join or window of one query takes 1 GB at most, not all memory there is
     "QDB_CAIRO_SQL_SORT_KEY_MAX_PAGES": "8192",
     "QDB_CAIRO_SQL_SORT_LIGHT_VALUE_MAX_PAGES": "8192",
     "QDB_CAIRO_SQL_SORT_VALUE_MAX_PAGES": "64",
     "QDB_CAIRO_SQL_HASH_JOIN_VALUE_MAX_PAGES": "64",
+    "QDB_CAIRO_SQL_HASH_JOIN_LIGHT_VALUE_MAX_PAGES": "1024",
+    "QDB_CAIRO_SQL_WINDOW_STORE_MAX_PAGES": "1024",
+    "QDB_CAIRO_SQL_WINDOW_ROWID_MAX_PAGES": "2048",
+    "QDB_CAIRO_SQL_WINDOW_TREE_MAX_PAGES": "2048",
+    # so do its groups: tables of 1024 keys that double 15 times
+    "QDB_CAIRO_SQL_SMALL_MAP_KEY_CAPACITY": "1024",
+    "QDB_CAIRO_SQL_MAP_MAX_RESIZES": "15",
+    # whatever has no limit of its own fails before the machine has no memory left
+    "QDB_RAM_USAGE_LIMIT_PERCENT": "50",
 }
 
 LOG_CONF = """writers=file

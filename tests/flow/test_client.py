@@ -292,7 +292,8 @@ def test_query_sql_cannot_write_and_says_what_is_wrong(monkeypatch: pytest.Monke
     cut = asked("sql", "SELECT * FROM index_tick", "--limit", "3", "--json")
     assert orjson.loads(cut.stdout_bytes)["more"] is True
     for statement, text in (
-        ("DROP TABLE index_tick", "denied|read.only"),
+        ("DROP TABLE index_tick", "a statement that reads"),
+        ("SELECT * FROM glob('/')", "functions of tables and values"),
         ("SELEC 1", "sql: "),
         ("SELECT * FROM no_such_table", "does not exist|no such table"),
     ):

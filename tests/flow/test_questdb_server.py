@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,39 @@ def test_readonly_user_cannot_write(questdb: Settings) -> None:
         assert reader.execute("select 1").fetchone() == (1,)
         with pytest.raises(psycopg.Error, match=r"(?i)permission|denied|read"):
             reader.execute("create table forbidden (x int)")
+
+
+def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
+    """Groups without end meet the server's limit; meanwhile writes and reads are answered."""
+    found = address(questdb)
+    refusals = []
+
+    def ask() -> None:
+        with psycopg.connect(found.readonly_sql, autocommit=True) as reader:
+            try:
+                reader.execute(
+                    "select count() from (select distinct x from long_sequence(1000000000))"
+                )
+            except psycopg.Error as error:
+                refusals.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with psycopg.connect(found.sql, autocommit=True) as other:
+            busy = "select count() from query_activity() where query like '%distinct x%'"
+            while other.execute(busy).fetchone() == (1,):
+                # the question itself is the first
+                assert asking.is_alive()
+            for _ in range(3):
+                # ILP over HTTP is served by the same threads
+                assert exec_status(found, "select%201") == 200
+                assert other.execute("select 1").fetchone() == (1,)
+        assert asking.is_alive(), "expected a query that lasts"
+    finally:
+        asking.join()
+    assert len(refusals) == 1
+    assert "limit" in refusals[0] or "timeout" in refusals[0]
 
 
 @pytest.mark.timeout(180)

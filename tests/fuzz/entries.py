@@ -6,6 +6,7 @@ other exception, more than STALL_S of processor time, more than MEMORY bytes tha
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import struct
 import tempfile
@@ -17,10 +18,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import orjson
 import zstandard
 
 from benchmarks import frames as generated
+from coinspace._ext.curve import Curve
+from coinspace._ext.ladder import Ladder, VenueBook
+from coinspace._ext.lines import Lines
 from coinspace._ext.message import Message, encode_header
 from coinspace._ext.segment import (
     SEGMENT_HEAD_SIZE,
@@ -31,6 +36,7 @@ from coinspace._ext.segment import (
     select,
 )
 from coinspace.config import load
+from coinspace.endpoint import statement
 from coinspace.endpoint.keys import Keys
 from coinspace.endpoint.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
@@ -40,6 +46,7 @@ from coinspace.exchanges.exchange import UNREADABLE, Request
 from coinspace.feed.format import FeedReader, decode_line
 from coinspace.feed.recorded import LocalBook, binance_trade, korean_rest, label, rows_of, unwrapped
 from coinspace.feed.tools import summarise
+from coinspace.method import aggregate
 from tests.fuzz import mutate
 
 STALL_S = 0.1
@@ -65,6 +72,10 @@ INSERTED = (
     b"\n",
     b"\r\n",
 )
+STATEMENTS = [
+    b"select market, avg(price) from trade where price in (1, 2) sample by 1h -- x",
+    b"/* x */ with a as (select 'it''s' \"b\" from (show tables)) select * from a;",
+]
 HEAD = b'#coinspace-feed 1 {"exchange":"binance","started_ns":1}\n'
 
 
@@ -93,6 +104,15 @@ class Result:
     grown: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     example: bytes = b""
+
+    def add(self, more: Result) -> None:
+        """Add what came of further inputs of the place."""
+        self.inputs += more.inputs
+        self.values += more.values
+        self.longest_s = max(self.longest_s, more.longest_s)
+        self.grown += more.grown
+        self.faults += more.faults
+        self.example = self.example or more.example
 
 
 def mutated(rng: Random, seed: bytes) -> bytes:
@@ -268,10 +288,48 @@ def _bus() -> list[Entry]:
             select(body, found[0], 0, 1 << 62, 1 << 20)
         messages(body)
 
+    curve, lines = Curve(0.01), Lines()
+
+    def stored(data: bytes) -> None:
+        one = Message.decode(topic, data[: len(header)], data[len(header) :])
+        for write in (lines.ticker, lines.trade):
+            with contextlib.suppress(CoinSpaceError):
+                write(b"t,a=b ", one)
+        lines.orderbook(b"t,a=b ", one, 30)
+        lines.clear()
+
+    def summed(data: bytes) -> None:
+        found = aggregate.decode(data)
+        for ladder in found.ladders.values():
+            curve.compute(ladder, bytes([1]) * len(found.venues))
+            curve.segments()
+            curve.average(0, 1.0)
+
     return [
         Entry("bus messages", [header + payload], message, (CoinSpaceError, ValueError)),
+        Entry("lines of messages", [header + payload], stored),
+        Entry("aggregates", [_aggregate()], summed),
         Entry("journal segments", [segment], journal, (CoinSpaceError, ValueError)),
     ]
+
+
+def _aggregate() -> bytes:
+    venues = [
+        aggregate.VenueFacts(f"v{number}", "upbit", "BTC/KRW", "KR", "KRW") for number in range(2)
+    ]
+    books: list[VenueBook | None] = []
+    for number in range(2):
+        book = VenueBook()
+        book.load(
+            np.array([[100.0 - number, 90.0], [1.0, 2.0]]),
+            np.array([[101.0 + number, 110.0], [1.0, 2.0]]),
+        )
+        books.append(book)
+    ladder = Ladder()
+    ladder.merge(books, [1.0, 1.0])
+    fx = aggregate.FxFacts(1400.0, "ok", venues[:1])
+    made = aggregate.Aggregate("BTC", 1, venues, fx, {"composite": ladder, "KRW": ladder})
+    return aggregate.encode(made)[0]
 
 
 def _segment_head() -> bytes:
@@ -317,5 +375,8 @@ def _settings() -> list[Entry]:
     return [
         Entry("configuration", [toml], configuration, cost=20),
         Entry("key files", [written.read_bytes()], keys, cost=4),
+        Entry(
+            "statements", STATEMENTS, lambda data: statement.check(data.decode("utf-8", "replace"))
+        ),
         Entry("cursors", [encode_cursor(5, "x").encode()], cursor, (Problem,)),
     ]

@@ -1,7 +1,8 @@
-"""The parsers with gcc's address and undefined-behaviour sanitisers, beside the normal build.
+"""Compiled code with gcc's address and undefined-behaviour sanitisers, beside the normal build.
 
 The normal build stays as it is: sources are copied to build/asan, compiled there, and run in a
-child process with the sanitiser's runtime preloaded.
+child process with the sanitiser's runtime preloaded. `build` compiles the parsers for the fuzzer,
+`build_all` every module for the tests of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "asan"
 PORTABLE = ROOT / "build" / "asan-portable"
+WHOLE = ROOT / "build" / "asan-all"
 EDGES = "edges.so"
 # what the parsers need, so that the build takes seconds
 MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance")
@@ -51,7 +53,26 @@ def build(folder: Path = FOLDER, march: str | None = None) -> None:
     for path in (ROOT / "ext").iterdir():
         if path.stem in MODULES or path.suffix == ".h":
             _copy(path, folder / "ext" / path.name)
-    environment = {**os.environ, "COINSPACE_BUILD": "asan"}
+    _compile(folder, "asan", march)
+    source = str(Path(__file__).with_name("edges.c"))
+    edges = str(folder / EDGES)
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", edges, source], check=True)
+
+
+def build_all() -> None:
+    """Compile every module with the sanitisers into WHOLE, with all of the package beside them."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        _copy(ROOT / name, WHOLE / name)
+    for part in ("coinspace", "ext"):
+        for path in (ROOT / part).rglob("*"):
+            kept = path.suffix in (".py", ".json", ".toml", ".pyx", ".pxd", ".h")
+            if kept and "node_modules" not in path.parts:
+                _copy(path, WHOLE / path.relative_to(ROOT))
+    _compile(WHOLE, "checked")
+
+
+def _compile(folder: Path, mode: str, march: str | None = None) -> None:
+    environment = {**os.environ, "COINSPACE_BUILD": mode}
     if march is not None:
         environment["COINSPACE_MARCH"] = march
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
@@ -66,21 +87,18 @@ def build(folder: Path = FOLDER, march: str | None = None) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"sanitised build failed:\n{done.stdout}\n{done.stderr}")
-    source = str(Path(__file__).with_name("edges.c"))
-    edges = str(folder / EDGES)
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", edges, source], check=True)
 
 
 def run(
-    *arguments: str, timeout_s: float, folder: Path = FOLDER
+    *arguments: str, timeout_s: float, folder: Path = FOLDER, module: str = "tests.fuzz.child"
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m tests.fuzz.child` on the sanitised build."""
+    """Run `python -m tests.fuzz.child`, or another module, on the sanitised build in a folder."""
     preload = runtime()
     if preload is None:
         raise RuntimeError("no libasan.so: install gcc with its sanitisers")
     environment = {
         **os.environ,
-        "LD_PRELOAD": f"{preload} {folder / EDGES}",
+        "LD_PRELOAD": f"{preload} {folder / EDGES}" if (folder / EDGES).exists() else preload,
         # pymalloc's pools would hide what is read beyond an object
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:exitcode=99",
@@ -88,7 +106,7 @@ def run(
         "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
     }
     return subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.child", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,

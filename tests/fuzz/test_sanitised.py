@@ -1,4 +1,4 @@
-"""A bounded run of the fuzzer on the address-sanitised build."""
+"""Bounded runs on the address-sanitised builds: of the fuzzer, and of tests of all modules."""
 
 from itertools import pairwise
 
@@ -34,3 +34,18 @@ def test_the_sanitiser_is_awake() -> None:
     done = sanitised.run("--overread", timeout_s=120)
     assert done.returncode == 99
     assert "heap-buffer-overflow" in done.stderr
+
+
+@pytest.mark.timeout(900)
+def test_every_module_keeps_to_its_memory() -> None:
+    if sanitised.runtime() is None:
+        pytest.skip("gcc's libasan.so is not installed")
+    sanitised.build_all()
+    done = sanitised.run(
+        *("--short", "--inputs", "200"),
+        timeout_s=800,
+        folder=sanitised.WHOLE,
+        module="tests.fuzz.whole",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert " passed" in done.stdout

@@ -218,3 +218,12 @@ def test_a_message_of_another_kind_is_refused() -> None:
     with pytest.raises(MessageError, match="expected 1, was 3"):
         lines.orderbook(b"orderbook ", made, 5)
     assert len(lines) == 0
+
+
+@pytest.mark.parametrize("depth", [0, -1, -(2**62)])
+def test_no_depth_stores_no_level(depth: int) -> None:
+    book = message("orderbook.upbit.BTC/KRW.", ORDERBOOK, [1.0] * 8, n_bids=2, n_asks=2)
+    lines, none = Lines(), Lines()
+    lines.orderbook(b"orderbook,a=b ", book, depth)
+    none.orderbook(b"orderbook,a=b ", book, 0)
+    assert lines.tobytes() == none.tobytes()

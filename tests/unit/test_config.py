@@ -10,6 +10,7 @@ from coinspace.cli import coinspace
 from coinspace.config import Settings, load
 from coinspace.config_file import default_toml, masked
 from coinspace.errors import ConfigError
+from coinspace.index.commands import read_parameters
 from coinspace.preflight import check_start
 
 
@@ -57,6 +58,8 @@ def test_environment_wins_over_file(empty_folder: Path, monkeypatch: pytest.Monk
         ("[endpoint]\nport = 70000\n", "endpoint.port: .* was 70000"),
         ("[exchanges.upbit]\nmarkets = ['KRW-BTC']\n", "expected BASE/QUOTE .* was 'KRW-BTC'"),
         ("[exchanges.upbit", "expected TOML"),
+        ("[endpoint]\nport = " + "9" * 5000, "expected TOML"),
+        ("x = " + "[" * 5000, "expected TOML, nested too deep"),
     ],
 )
 def test_bad_files_are_refused_with_the_nearest_name(
@@ -70,6 +73,21 @@ def test_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COINSPACE_STORGE__TTL", "off")
     with pytest.raises(ConfigError, match="did you mean 'COINSPACE_STORAGE'"):
         load()
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, "{a=" * 5000, "a=" + "9" * 5000])
+def test_a_variable_of_any_size_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("COINSPACE_STORAGE__SERVER_OPTIONS", value)
+    with pytest.raises(ConfigError, match="COINSPACE_STORAGE__SERVER_OPTIONS"):
+        load()
+
+
+@pytest.mark.parametrize("text", ["x = " + "9" * 5000, "x = " + "[" * 5000, '{"x":' * 5000])
+def test_parameters_of_any_size_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "parameters"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="expected parameters as TOML or JSON"):
+        read_parameters(path)
 
 
 def test_missing_file_is_named() -> None:

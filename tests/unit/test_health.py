@@ -108,6 +108,18 @@ def test_a_spoilt_file_is_no_crash(settings: Settings, content: bytes) -> None:
     assert not health_of(settings, NAME).ok
 
 
+@pytest.mark.parametrize("command", [["status"], ["doctor"], ["top", "--once"]])
+def test_what_a_file_says_is_shown_as_text(settings: Settings, command: list[str]) -> None:
+    bad = "[/x] \x1b[31mRED\nINJECTED\r\u202e" + "A" * (1 << 20)
+    write(settings, process=bad, state=bad, reason=bad, counters={"a": "b", bad: 5, "c": [1]})
+    shown = CliRunner().invoke(coinspace, command, color=True).output
+    assert not [one for one in shown if not one.isprintable() and one != "\n"]
+    assert "\nINJECTED" not in shown
+    assert "Error" not in shown
+    assert NAME[:10] in shown
+    assert max(map(len, shown.splitlines())) < 2000
+
+
 def test_a_full_disk_is_not_healthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, _ in settings.processes():
         write(settings, name)

@@ -12,10 +12,12 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from coinspace.config import EndpointSettings
 from coinspace.endpoint import connection as limits
 from coinspace.endpoint.connection import HttpConnection, Receive, Scope, Send, State, Timeouts
+from coinspace.endpoint.problem import Problem
 from coinspace.endpoint.server import HttpServer
 from coinspace.endpoint.websocket import WebSocketConnection
 
@@ -397,6 +399,22 @@ async def test_an_answer_that_breaks_is_not_taken_for_whole() -> None:
         assert not found.endswith(b"0\r\n\r\n")
 
 
+async def test_an_answer_that_cannot_go_on_is_one_line_of_the_log() -> None:
+    async def cut(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        raise Problem("database-unavailable", "history cannot be read now")
+
+    with capture_logs() as logged:
+        async with serving(application=cut) as server, connected(server, get()) as peer:
+            found = await peer.rest()
+    assert not found.endswith(b"0\r\n\r\n")
+    assert [(one["event"], one["reason"]) for one in logged] == [
+        ("answer cut", "history cannot be read now")
+    ]
+    assert "exc_info" not in logged[0]
+
+
 # time
 
 
@@ -527,18 +545,25 @@ async def test_work_for_a_client_that_left_is_cancelled(begun: bool) -> None:
             raise
 
     async with serving(application=slow) as server:
-        async with connected(server, get()) as peer:
-            await until(lambda: len(server.tasks) == 1)
-            client = peer.writer.get_extra_info("socket")
-            if begun:
-                await peer.reader.readuntil(b"begun")
-            else:
-                # before the answer a client may only have closed its own side
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            peer.writer.transport.abort()
-            async with asyncio.timeout(SOON_S):
-                await cancelled.wait()
-        await until(lambda: not server.open)
+        with capture_logs() as logged:
+            await leave(server, begun, cancelled)
+        # a client that leaves is no fault of ours, however many do
+        assert logged == []
+
+
+async def leave(server: HttpServer, begun: bool, cancelled: asyncio.Event) -> None:
+    async with connected(server, get()) as peer:
+        await until(lambda: len(server.tasks) == 1)
+        client = peer.writer.get_extra_info("socket")
+        if begun:
+            await peer.reader.readuntil(b"begun")
+        else:
+            # before the answer a client may only have closed its own side
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.writer.transport.abort()
+        async with asyncio.timeout(SOON_S):
+            await cancelled.wait()
+    await until(lambda: not server.open and len(server.tasks) == 0)
 
 
 async def test_a_websocket_that_answers_no_ping_is_closed() -> None:

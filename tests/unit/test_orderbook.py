@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from coinspace._ext.collector_book import BookMarket
+from coinspace._ext.collector_ticker import RecentIds
 from coinspace._ext.orderbook import OrderBook
+from coinspace._ext.sink import Topic
 from coinspace._ext.upbit import UpbitParser
 
 
@@ -125,3 +128,12 @@ def test_a_capacity_whose_bytes_cannot_be_counted_is_refused(capacity: int) -> N
     for kind in (OrderBook, UpbitParser):
         with pytest.raises(ValueError, match="capacity: expected 1 to"):
             kind(capacity)
+
+
+@pytest.mark.parametrize("count", [1 << 57, 1 << 60, 1 << 62, (1 << 63) - 1])
+def test_what_a_collector_cannot_hold_is_refused(count: int) -> None:
+    topic = Topic(b"orderbook.upbit.BTC/KRW.")
+    with pytest.raises(MemoryError):
+        RecentIds(count)
+    with pytest.raises(MemoryError):
+        BookMarket(0, "KRW-BTC", "BTC/KRW", topic, count)

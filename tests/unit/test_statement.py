@@ -27,6 +27,12 @@ READING = [
     "select * from table_columns('trade')",
     "select * from wal_tables()",
     "select 1 -- files('.')",
+    "select (1 + 2) * (3), -(price) from trade where price in (1, 2) and not (price > 3)",
+    "select PG_CATALOG.version(), typeOf(price) from trade",
+    "select price, row_number() over (partition by market order by ts) from trade",
+    "select * from a join (b) on (a.x = b.x) asof join c tolerance 1s",
+    "select cast(price as decimal(10, 2)) from trade",
+    "explain (format json) select 1",
 ]
 OTHERS = [
     "",
@@ -72,6 +78,23 @@ OTHERS = [
     "select 1 /* open",
     "select " + "1," * 100_000 + "1",
     "\0",
+    "select 1 \0",
+    # the server ends a comment at a carriage return as well
+    "select 1 --\r, flush_query_cache()",
+    "select * from glob('/etc/*')",
+    "select * from parquet_scan('x.parquet')",
+    "select cancel_query(1)",
+    "select wait_wal_table('gap')",
+    "select rnd_str(1, 1000000000, 0)",
+    "select no_such_function(1)",
+    "select * from \"glob\" ('/etc/*')",
+    "select * from pg_catalog . glob('/etc/*')",
+    # tables that need no parenthesis
+    "select * from memory_metrics",
+    "select * from trade cross join Query_Activity",
+    'select * from "reader_pool"',
+    "with x as (writer_pool) select * from x",
+    "select * from pg_catalog.pg_roles",
     "trade",
 ]
 

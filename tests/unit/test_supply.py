@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -14,6 +15,7 @@ from packaging.version import Version
 
 from coinspace.errors import ConfigError
 from coinspace.storage import runtime
+from tests import audit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -83,6 +85,23 @@ def test_lock_files_hold_no_address(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()
     assert "://" not in text
     assert not re.search(r"--(index|extra|find|trusted)|\bfile:|@", text)
+
+
+def test_an_audit_without_a_database_is_no_clean_bill() -> None:
+    skipped: dict[str, Any] = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
+    clean: dict[str, Any] = {"name": "b", "version": "1", "vulns": []}
+    advisory = {"id": "X-1", "fix_versions": ["2"]}
+    bad: dict[str, Any] = {"name": "c", "version": "1", "vulns": [advisory]}
+    unchecked: list[dict[str, Any]]
+    assert audit.verdict([clean]) == (0, ["1 packages checked, no advisory"])
+    for unchecked in ([], [skipped], [skipped, clean]):
+        code, lines = audit.verdict(unchecked)
+        assert code == audit.UNKNOWN
+        assert "NOT CHECKED" in lines[-1]
+    code, lines = audit.verdict([clean, bad, skipped])
+    assert code == audit.FOUND
+    assert lines[0] == "c 1: X-1, fixed in 2"
+    assert "NOT CHECKED" in lines[1]
 
 
 # QuestDB's jar

@@ -94,7 +94,9 @@ async def test_only_the_owner_cancels_quietly() -> None:
     await settle()
     inner.cancel()
     await failures.tasks.end(mine)
+    failures.tasks.drop(failures.tasks.spawn("dropped", forever()))
     await settle()
+    assert len(failures.tasks) == 0
     assert [name for name, _ in failures.seen] == ["foreign", "leak"]
     failures.tasks.spawn("rest", forever())
     assert await failures.tasks.cancel() == []
