@@ -42,8 +42,8 @@ CROSSED_WAIT_NS = 5 * SECOND_NS
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
 
-# levels of a snapshot for each published one: a price that leaves the snapshot's range makes the book
-# unknown until the next one
+# levels of a snapshot for each published one: a price that leaves the range of the snapshot makes
+# the book unknown until the next one
 ROOM = 10
 
 
