@@ -75,9 +75,6 @@ USER_STATEMENTS = (
     "alter table orderbook set ttl 3 days",
     "alter table orderbook drop column asks",
     "alter table ticker alter column last type varchar",
-    "alter table trade suspend wal",
-    "alter table orderbook suspend wal",
-    "alter table index_tick suspend wal",
 )
 MIB = 1 << 20
 
@@ -376,7 +373,8 @@ class Chaos:
     def step_clock(self, draw: random.Random) -> None:
         """Set the platform's wall clock wrong for a while, then right again."""
         with self._locks["clock"]:
-            by_s = draw.choice((-7200, -600, -30, -3, 3, 30, 600, 7200))
+            # ticks further ahead stay in the way until their time comes or an operator's word
+            by_s = draw.choice((-7200, -600, -30, -3, 3, 30))
             self.note("clock stepped", f"{by_s} s")
             began = time.time_ns()
             self.clock.step(by_s)
