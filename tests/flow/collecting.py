@@ -70,8 +70,12 @@ class Collecting:
         raise AssertionError(f"not within {limit_s} s: {what}; {self.states} {counters}")
 
     async def synced(self, limit_s: float = 15.0) -> None:
+        markets = self.worker.settings.markets
         await self.until(
-            lambda: set(self.states.values()) == {"synced"}, "every market synced", limit_s
+            # a market has no state before its connection stands
+            lambda: len(self.states) >= len(markets) and set(self.states.values()) == {"synced"},
+            "every market synced",
+            limit_s,
         )
 
 
