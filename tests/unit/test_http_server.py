@@ -522,7 +522,11 @@ async def test_a_reader_must_take_a_part_in_each_time_out(
 async def test_an_answer_may_have_a_limit_of_its_own() -> None:
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         limits.connection(scope).limit_answer(0.3)
-        await app({**scope, "path": "/endless"}, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        # without an end, and not so fast that the peer has megabytes to read
+        while True:
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+            await asyncio.sleep(0.01)
 
     async with serving(SHORT, limited) as server, connected(server, get()) as peer:
         found = await peer.rest()
