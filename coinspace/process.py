@@ -40,7 +40,7 @@ THREADS_LIMIT_S = 5.0
 SILENT_LIMIT_S = 30
 # so long a step of the clock and errors of ours are shown as a trouble
 TROUBLE_NS = 60 * SECOND_NS
-# counters of work that was lost by an error of ours
+# counters of work that was lost by an error of this program
 ERRORS = frozenset(("callback_errors", "bus_callback_errors", "failures", "counter_failures"))
 # errors of callbacks are all counted; so many are logged in a minute
 ERRORS_LOGGED = 10

@@ -322,7 +322,7 @@ class Collection:
         # those of markets that are collected here go first
         events.sort(key=lambda event: event.listing.symbol not in self._symbols)
         if len(events) > EVENTS_LIMIT:
-            self.log.warning("market list", changes=len(events), told=EVENTS_LIMIT)
+            self.log.warning("market list", changes=len(events), reported=EVENTS_LIMIT)
         for event in events[:EVENTS_LIMIT]:
             self.stage.on_listing(event.change, event.listing, monotonic_ns())
 

@@ -25,7 +25,7 @@ SOCKET_BACKLOG = 2048
 STOP_CHECKS, STOP_CHECK_S = 300, 0.01
 # files that the process needs besides clients' connections
 RESERVED_FILES = 200
-# told to a client that has no room
+# after so long a client that found no room may try again
 RETRY_S = 5
 
 
