@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
+SOURCES := $(wildcard ext/*.pxd ext/*/*.pyx ext/*/*.pxd ext/*/*.h)
 DASHBOARD := coinspace/endpoint/dashboard
 # a mark per set of requirements, older than pyproject.toml = install again
 INSTALLED := $(VENV)/.installed
@@ -81,7 +81,7 @@ build: $(BUILT)  ## build ext/ for speed
 debug: $(INSTALLED)  ## build ext/ with bounds and None checks
 	@export COINSPACE_BUILD=debug; $(BUILD_EXT)
 
-annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*.html
+annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*/*.html
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
 
 run: install  ## run the whole platform on simulated exchanges
@@ -100,7 +100,7 @@ coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach:
 	@rm -f build/coverage.data*
 	@$(BIN)/coverage run -m pytest -m "not slow" --timeout 1200 --ignore tests/unit/test_bench.py --ignore tests/flow/test_recordings.py; \
 		status=$$?; $(BIN)/coverage combine --quiet; $(BIN)/coverage html --quiet; \
-		$(BIN)/coverage report --skip-covered --sort cover; rm -f ext/*.c; \
+		$(BIN)/coverage report --skip-covered --sort cover; rm -f ext/*/*.c; \
 		$(BUILD_EXT); exit $$status
 
 faults: install $(TOOLS)  ## the long form of the fault tests

@@ -34,7 +34,7 @@ from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
 from coinspace.process import Process, run
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 from coinspace.tasks import Tasks

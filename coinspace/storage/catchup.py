@@ -20,8 +20,8 @@ import structlog
 
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
-from coinspace.bus.catchup import Fetched, Held, JournalClient
 from coinspace.bus.journal import is_written, journal_folder
+from coinspace.bus.journal_client import Fetched, Held, JournalClient
 from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings

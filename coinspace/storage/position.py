@@ -16,9 +16,9 @@ from coinspace.bus.topics import build
 from coinspace.clock import SECOND_NS
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
-from coinspace.storage.address import Address
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole
 from coinspace.storage.outages import Outage
+from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import OURS
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import VIEWS

@@ -13,7 +13,7 @@ import pytest
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage import queries, schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
 
 MINUTE_NS = 60_000_000_000

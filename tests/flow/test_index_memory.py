@@ -14,18 +14,18 @@ import pytest
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings, StorageSettings
 from coinspace.index import chain
-from coinspace.index.audit import store
 from coinspace.index.backlog import Backlog, read_entries
 from coinspace.index.calculator import Index, Record
 from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.outage import Outage
+from coinspace.index.recompute.audit import store
+from coinspace.index.recompute.snapshots import SnapshotReader
 from coinspace.index.records import FX_ASSET, Row, tick_row, venue_rows
-from coinspace.index.snapshots import SnapshotReader
 from coinspace.index.worker import Worker
 from coinspace.method.fx import FxIndex
 from coinspace.process import Process
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.unit.index_books import book
 
 STEP_NS = 200 * MILLISECOND_NS

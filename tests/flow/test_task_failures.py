@@ -13,7 +13,7 @@ import pytest
 
 from coinspace.config import Settings
 from coinspace.process import read_health
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.platform import environment, free_port, wait_for
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "coinspace"

@@ -16,7 +16,7 @@ import pytest
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import position, schema, watch
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
 
 Usage = namedtuple("Usage", "total used free")

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace.feed.format import FeedWriter
-from coinspace.feed.playback import Playback, Playing
+from coinspace.recording.format import FeedWriter
+from coinspace.simulator.playback import Playback, Playing
 
 SECOND = 10**9
 DIFF = (
