@@ -43,7 +43,12 @@ ALLOWED = {
 }
 
 # parts of commands that are imported only when they run
-TOOLS = {"index/recompute/feeds.py", "index/recompute/audit.py", "observe/runs.py"}
+TOOLS = {
+    "index/recompute/feeds.py",
+    "index/recompute/audit.py",
+    "observe/runs.py",
+    "observe/wire.py",
+}
 
 
 def imports(path: Path) -> set[str]:
