@@ -80,6 +80,7 @@ build: $(BUILT)  ## build ext/ for speed
 
 debug: $(INSTALLED)  ## build ext/ with bounds and None checks
 	@export COINSPACE_BUILD=debug; $(BUILD_EXT)
+	@rm -f $(BUILT)
 
 annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*/*.html
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
