@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 
 from benchmarks.measure import FOLDER, Result
 from coinspace.clock import SECOND_NS
-from tests.flow.chaos import ASSETS, Chaos, small_disk
+from tests.flow.chaos import ASSETS, Chaos
+from tests.flow.host import Disk, Network
 from tests.flow.platform import Database, wait_for
 
 FIGURES = Path(__file__).resolve().parents[2] / FOLDER
@@ -34,13 +36,16 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
     """A running platform on a small disk of its own and a clock that can be set."""
     # sockets' paths must stay short
     folder = tmp_path_factory.mktemp("c")
-    with small_disk(folder, DISK_MB) as disk:
-        made = Chaos(folder, disk, SEED)
+    with ExitStack() as host:
         try:
-            made.start()
-            yield made
-        finally:
-            made.close()
+            disk = host.enter_context(Disk(folder, DISK_MB))
+            network = host.enter_context(Network())
+        except PermissionError as error:
+            pytest.skip(f"this user may not make a disk and a network: {error}")
+        made = Chaos(folder, disk, network, SEED)
+        host.callback(made.close)
+        made.start()
+        yield made
 
 
 def survive(chaos: Chaos, seconds: float, case: str) -> None:
@@ -101,7 +106,7 @@ def save(chaos: Chaos, case: str, recovered_s: float, report: dict[str, Any], ti
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_minute_of_chaos(chaos: Chaos) -> None:
-    survive(chaos, SHORT_S, "chaos, 1 min")
+    survive(chaos, SHORT_S, f"chaos, 1 min, seed {SEED}")
 
 
 @pytest.mark.slow
