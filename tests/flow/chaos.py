@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,8 @@ class Chaos:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+        # what is on the disk goes with it
+        shutil.copytree(self.data / "logs", self.folder / "logs", dirs_exist_ok=True)
         self._log.close()
 
     # the faults
