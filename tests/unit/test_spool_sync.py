@@ -131,11 +131,13 @@ def test_a_line_that_a_full_disk_took_in_part_is_written_once(tmp_path: Path) ->
 
     class Short(io.BytesIO):
         def write(self, line: Any) -> int:
+            assert file is not None
             file.seek(0, os.SEEK_END)
             return file.write(bytes(line)[:9])
 
     spool._file = Short()
     assert spool.add([_row(2)])
+    spool._file = file
     assert spool.drain(_into(found), 10) == 2
     assert found == [1, 2]
     assert spool.torn == 0
