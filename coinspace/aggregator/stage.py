@@ -229,7 +229,9 @@ class OrderbookAggregator:
         late: set[str] = set()
         for known_ns, message in waiting:
             ahead_ns = known_ns - ts_ns
-            if 0 < ahead_ns <= CLOCK_OFF_NS or (inputs and _was_late(known_ns, message, inputs, late)):
+            if 0 < ahead_ns <= CLOCK_OFF_NS or (
+                inputs and _was_late(known_ns, message, inputs, late)
+            ):
                 self._waiting.append((known_ns, message))
             else:
                 self.counts["clock_ahead"] += ahead_ns > 0
