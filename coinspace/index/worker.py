@@ -356,9 +356,9 @@ class Worker:
         # beside another trouble too: it ends by an operator's word alone
         if self.ahead_ns:
             yield (
-                f"stored ticks lie in the future until"
-                f" {instant(self.calculator.latest_published_ns)}: the clock was set back, and their"
-                " instants get no second record; wait until then, or run"
+                "stored ticks lie in the future until"
+                f" {instant(self.calculator.latest_published_ns)}: the clock was set back, and"
+                " their instants get no second record; wait until then, or run"
                 " `coinspace index-reset-clock`, which shows them and declares them void"
             )
 
