@@ -11,7 +11,7 @@ from coinspace.clock import now_ns
 from coinspace.feed.connection import Connection
 from coinspace.feed.faults import parse
 from coinspace.feed.recorded import trimmed
-from coinspace.feed.rest import REST, Answer, Rest, answer
+from coinspace.feed.rest import REST, Answer, BinanceRest, Rest, answer, number
 from coinspace.feed.session import BithumbSession, Channel, KoreanSession
 from coinspace.feed.simulator.binance import BinanceMarket
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, Engine
@@ -147,7 +147,7 @@ class Simulation:
     ) -> Answer:
         kept = self._kept.get(query.get("symbol", ""))
         if stale and kept is not None:
-            return answer(trimmed(kept, int(query.get("limit", "100"))))
+            return answer(trimmed(kept, number(query.get("limit"), 100, 5000)))
         return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
 
     def keep_snapshots(self, symbol: str) -> None:
@@ -162,6 +162,11 @@ class Simulation:
         for name, markets in self.engine.markets.items():
             if exchange in ("*", name) and symbol in markets:
                 markets[symbol].status = status
+
+    def use_budget(self, weight: int) -> None:
+        rest = self.rests.get("binance")
+        if isinstance(rest, BinanceRest):
+            rest.others = weight
 
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         for name, markets in self.engine.markets.items():
