@@ -20,8 +20,8 @@ from coinspace.feed.server import ExchangeServer, ready_line
 from coinspace.feed.simulation import Simulation
 from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS
 from coinspace.feed.simulator.scenario import SCENARIOS
-from coinspace.market import Market
-from coinspace.options import FACTOR, PORT, SECONDS, Finite
+from coinspace.market import Market, as_named, exchange_as_named
+from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite
 from coinspace.process import configure_logging, die_with_parent
 
 FEED_SUFFIX = ".feed.zst"
@@ -52,6 +52,7 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     Raises: ConfigError when nothing is left, or a market belongs to none of the exchanges.
     """
     chosen: dict[str, list[str]] = {}
+    markets = tuple(_as_named(text) for text in markets)
     left = set(markets)
     for exchange in exchanges or EXCHANGES:
         if not markets:
@@ -73,6 +74,11 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     return chosen
 
 
+def _as_named(text: str) -> str:
+    venue, colon, market = text.rpartition(":")
+    return f"{exchange_as_named(venue)}{colon}{as_named(market)}"
+
+
 def _with_faults(command: click.Command) -> click.Command:
     # the grammar is told once, where it is read
     grammar = (faults_module.__doc__ or "").partition("\n")[2]
@@ -89,7 +95,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @click.option(
     "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
 )
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")

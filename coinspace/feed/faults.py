@@ -46,6 +46,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coinspace.errors import ConfigError
+from coinspace.market import exchange_as_named
 
 FRAME_KINDS = {
     "drop",
@@ -206,6 +207,8 @@ def parse(spec: str) -> Fault:
     kind, *rest = spec.split(":")
     if kind not in KINDS:
         raise _wrong(spec, f"a kind out of {', '.join(sorted(KINDS))}, was {kind!r}")
+    if rest:
+        rest[0] = exchange_as_named(rest[0])
     if not rest or rest[0] not in EXCHANGES:
         raise _wrong(spec, f"an exchange out of {', '.join(EXCHANGES)} after the kind")
     fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))

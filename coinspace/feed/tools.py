@@ -18,7 +18,7 @@ from coinspace.feed.format import FeedReader, FeedWriter, Record
 from coinspace.feed.merge import merge
 from coinspace.feed.progress import reading
 from coinspace.feed.recorded import LocalBook, depth_symbol, label
-from coinspace.market import Market
+from coinspace.market import Market, as_named
 
 _IDS = re.compile(rb'"U":(\d+),"u":(\d+)')
 _TRADE = re.compile(rb'"t":(\d+)')
@@ -254,7 +254,7 @@ class Wanted:
 
 def _symbol(exchange: str, text: str) -> str:
     if "/" in text:
-        return exchange_named(exchange).symbol_of(Market.parse(text)).upper()
+        return exchange_named(exchange).symbol_of(Market.parse(as_named(text))).upper()
     return text.upper()
 
 
