@@ -27,7 +27,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],
-        ["hash chain", "missed ticks"],
+        ["hash chain", "holes", "memory", "missed ticks"],
     ),
     "storage/worker.py": (
         "orderbook-storage-worker",
@@ -44,8 +44,8 @@ READ_BY_OWNER = {
     "supervisor.py",
     "tasks.py",
 }
-# they run only after an outage or a damage
-RARE = {"missed ticks", "storing again"}
+# they run only after an outage, a damage or a failed start
+RARE = {"memory", "missed ticks", "storing again"}
 ENDING = [(command, task) for command, ends, _ in TASKS.values() for task in ends]
 STARTING_AGAIN = [
     (command, task) for command, _, again in TASKS.values() for task in again if task not in RARE
