@@ -253,7 +253,7 @@ def execute(command: list[str], folder: Path) -> str:
         env={**kept, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, f"{command[-1]}\n{done.stderr}"
