@@ -21,8 +21,6 @@ from coinspace.storage.transport import TimestampNanos
 FX_ASSET = FX_MARKET.partition("/")[0]
 CONSTITUENT, FX = "constituent", "fx"
 T = TypeVar("T", bound=Struct)
-# columns of a row that no recomputation gives again
-UNREPEATED = ("latency_ns", "epoch", "seq", "siblings")
 
 
 @dataclass(slots=True)
@@ -41,60 +39,38 @@ def tick_ns(record: IndexRecord) -> int:
     return ms * MILLISECOND_NS if isinstance(ms, int) else round(ms * MILLISECOND_NS)
 
 
-def _digits(value: float | None) -> float | None:
-    return None if value is None else significant(value)
-
-
-def _ratio(value: float | None) -> float | None:
-    return None if value is None else round(value, RATIO_PLACES)
-
-
-def _age(value: float | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _time(ns: int) -> TimestampNanos | None:
-    return TimestampNanos(ns) if ns else None
-
-
 # how a kind is stored, where that is not as it is
-_STORED: dict[Kind, Callable[[Any], Any]] = {
-    Kind.NAME: lambda value: value or None,
-    Kind.NAMES: ",".join,
-    Kind.FLAG: bool,
-    Kind.AGE: _age,
-    Kind.INSTANT: _time,
-    Kind.PRICE: _digits,
-    Kind.RATIO: _ratio,
+_STORED = {
+    Kind.NAME: "{0} or None",
+    Kind.NAMES: "','.join({0})",
+    Kind.FLAG: "bool({0})",
+    Kind.AGE: "None if {0} is None else float({0})",
+    Kind.INSTANT: "TimestampNanos({0}) if {0} else None",
+    Kind.PRICE: "None if {0} is None else significant({0})",
+    Kind.RATIO: f"None if {{0}} is None else round({{0}}, {RATIO_PLACES})",
 }
-# how it is read, and the column's null where the field has another one
+# how a kind is read, where that is not as it is
 _READ: dict[Kind, Callable[[Any], Any]] = {
     Kind.NAMES: lambda text: [name for name in (text or "").split(",") if name],
     Kind.INSTANT: lambda ns: ns or 0,
 }
 
 
-def _kept(value: Any) -> Any:
-    return value
-
-
 @cache
-def _writers(record: type[Struct]) -> tuple[list[Any], list[Any]]:
-    """Return (column, attribute, conversion) of the symbols, and of the other columns."""
-    found: tuple[list[Any], list[Any]] = ([], [])
+def _writer(record: type[Struct]) -> Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]:
+    """Return what makes the symbols and the other columns of a struct.
+
+    It is compiled, as a dataclass's methods are. A loop over the fields takes four times as long,
+    and it would run for each venue at each tick.
+    """
+    parts: tuple[list[str], list[str]] = ([], [])
     for one in facts(record):
-        if one.column and one.kind:
-            writer = (one.column, one.attribute, _STORED.get(one.kind, _kept))
-            found[one.kind is not Kind.NAME].append(writer)
-    return found
-
-
-def _stored(record: Struct) -> tuple[dict[str, str | None], dict[str, Any]]:
-    symbols, columns = (
-        {column: convert(getattr(record, name)) for column, name, convert in writers}
-        for writers in _writers(type(record))
-    )
-    return symbols, columns
+        if one.column:
+            value = _STORED.get(one.kind, "{0}").format(f"record.{one.attribute}")
+            parts[one.kind is not Kind.NAME].append(f"{one.column!r}: {value}")
+    symbols, columns = (", ".join(texts) for texts in parts)
+    source = f"lambda record: ({{{symbols}}}, {{{columns}}})"
+    return eval(source, {"significant": significant, "TimestampNanos": TimestampNanos})
 
 
 @cache
@@ -103,22 +79,24 @@ def parts(record: type[Struct]) -> tuple[Fact, ...]:
     return tuple(one for one in facts(record) if one.kind is Kind.PART)
 
 
-def siblings(record: IndexRecord) -> dict[str, Any]:
-    """Return the parts of a record that have no column each, as JSON has them."""
+def siblings(record: IndexRecord) -> bytes:
+    """Return the parts of a record that have no column each, as JSON."""
     found = {one.key: getattr(record, one.attribute) for one in parts(type(record))}
-    return dict(msgspec.to_builtins(found))
+    return orjson.dumps(found, default=msgspec.to_builtins)
+
+
+def _counts(record: IndexRecord) -> dict[str, int]:
+    venues = record.venues.values()
+    return {"n_used": sum(one.used for one in venues), "n_venues": len(venues)}
 
 
 def tick_row(
     record: IndexRecord, *, table: str = "index_tick", aggregate: Aggregate | None = None
 ) -> Row:
     """Return the row of a record without its venues."""
-    symbols, columns = _stored(record)
-    venues = record.venues.values()
-    columns |= {
-        "n_used": sum(one.used for one in venues),
-        "n_venues": len(venues),
-        "siblings": orjson.dumps(siblings(record)).decode(),
+    symbols, columns = _writer(type(record))(record)
+    columns |= _counts(record) | {
+        "siblings": siblings(record).decode(),
         "latency_ns": record.latency_ns or 0,
         "epoch": aggregate.epoch if aggregate else 0,
         "seq": aggregate.sequence if aggregate else 0,
@@ -134,10 +112,12 @@ def venue_rows(record: IndexRecord, *, fx: bool) -> Iterator[Row]:
         roles.append((FX_ASSET, FX, record.fx_venues))
     for asset, role, venues in roles:
         for name, venue in venues.items():
-            symbols, columns = _stored(venue)
-            more_symbols, more_columns = _stored(record.inputs[name])
+            source = record.inputs[name]
+            symbols, columns = _writer(type(venue))(venue)
+            more_symbols, more_columns = _writer(type(source))(source)
             symbols |= {"asset": asset, "role": role, "venue": name, **more_symbols}
-            yield Row("index_venue", at_ns, symbols, columns | more_columns)
+            columns |= more_columns
+            yield Row("index_venue", at_ns, symbols, columns)
 
 
 def read(record: type[T], row: Mapping[str, Any], **more: Any) -> T:
@@ -147,7 +127,7 @@ def read(record: type[T], row: Mapping[str, Any], **more: Any) -> T:
     """
     for one in facts(record):
         if one.column and one.column in row and one.kind and one.attribute not in more:
-            more[one.attribute] = _READ.get(one.kind, _kept)(row[one.column])
+            more[one.attribute] = _READ.get(one.kind, lambda value: value)(row[one.column])
     return record(**more)
 
 
@@ -182,6 +162,6 @@ def read_record(
 
 def comparable(record: IndexRecord) -> dict[str, Any]:
     """Return the columns of a record that a recomputation must give again, to the last bit."""
-    row = tick_row(record)
-    found = {**row.symbols, **row.columns}
-    return {name: found[name] for name in found if name not in UNREPEATED} | siblings(record)
+    symbols, columns = _writer(type(record))(record)
+    del columns["latency_ns"]
+    return {**symbols, **columns, **_counts(record), **orjson.loads(siblings(record))}
