@@ -22,6 +22,7 @@ from coinspace.config import IndexParameters, IndexSettings, config_option, inde
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index
 from coinspace.index.recompute.snapshots import LATEST_MS, SnapshotReader
+from coinspace.market import as_named
 from coinspace.method.record import IndexRecord
 
 
@@ -253,6 +254,7 @@ def verify_index(
     from coinspace.index.recompute.audit import Restatement, verify
 
     settings = load(config_path)
+    assets = tuple(dict.fromkeys(as_named(one) for one in assets))
     unknown = [one for one in assets if one not in settings.index.assets]
     if unknown:
         raise ConfigError(

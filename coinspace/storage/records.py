@@ -21,6 +21,8 @@ from coinspace.storage.transport import TimestampNanos
 FX_ASSET = FX_MARKET.partition("/")[0]
 CONSTITUENT, FX = "constituent", "fx"
 T = TypeVar("T", bound=Struct)
+# a struct -> its symbols and its other columns
+Writer = Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ def tick_ns(record: IndexRecord) -> int:
 
 
 # how a kind is stored, where that is not as it is
-_STORED = {
+_STORED: dict[Kind | None, str] = {
     Kind.NAME: "{0} or None",
     Kind.NAMES: "','.join({0})",
     Kind.FLAG: "bool({0})",
@@ -50,14 +52,14 @@ _STORED = {
     Kind.RATIO: f"None if {{0}} is None else round({{0}}, {RATIO_PLACES})",
 }
 # how a kind is read, where that is not as it is
-_READ: dict[Kind, Callable[[Any], Any]] = {
+_READ: dict[Kind | None, Callable[[Any], Any]] = {
     Kind.NAMES: lambda text: [name for name in (text or "").split(",") if name],
     Kind.INSTANT: lambda ns: ns or 0,
 }
 
 
 @cache
-def _writer(record: type[Struct]) -> Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]:
+def _writer(record: type[Struct]) -> Writer:
     """Return what makes the symbols and the other columns of a struct.
 
     It is compiled, as a dataclass's methods are. A loop over the fields takes four times as long,
@@ -70,7 +72,8 @@ def _writer(record: type[Struct]) -> Callable[[Any], tuple[dict[str, Any], dict[
             parts[one.kind is not Kind.NAME].append(f"{one.column!r}: {value}")
     symbols, columns = (", ".join(texts) for texts in parts)
     source = f"lambda record: ({{{symbols}}}, {{{columns}}})"
-    return eval(source, {"significant": significant, "TimestampNanos": TimestampNanos})
+    made: Writer = eval(source, {"significant": significant, "TimestampNanos": TimestampNanos})
+    return made
 
 
 @cache
@@ -126,7 +129,7 @@ def read(record: type[T], row: Mapping[str, Any], **more: Any) -> T:
     Args: more: fields that are not in the row.
     """
     for one in facts(record):
-        if one.column and one.column in row and one.kind and one.attribute not in more:
+        if one.column and one.column in row and one.attribute not in more:
             more[one.attribute] = _READ.get(one.kind, lambda value: value)(row[one.column])
     return record(**more)
 

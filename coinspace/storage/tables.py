@@ -214,7 +214,7 @@ _VENUE_ORDER = (
 )
 
 # type of a field's column
-_TYPES = {
+_TYPES: dict[Kind | None, str] = {
     Kind.NAME: "SYMBOL",
     Kind.NAMES: "VARCHAR",
     Kind.FLAG: "BOOLEAN",
@@ -226,9 +226,7 @@ _TYPES = {
 def columns_of(record: type[Struct]) -> tuple[tuple[str, str], ...]:
     """Return the columns of a struct's fields, by name and type."""
     return tuple(
-        (one.column, _TYPES.get(one.kind, "DOUBLE"))
-        for one in facts(record)
-        if one.column and one.kind
+        (one.column, _TYPES.get(one.kind, "DOUBLE")) for one in facts(record) if one.column
     )
 
 
