@@ -135,7 +135,8 @@ class Connection:
         for part in _cut(encode_frame(self.opcode, payload), n):
             self._slow.append((part, gap_s))
         if self._slow_task is None or self._slow_task.done():
-            self._slow_task = self.loop.create_task(self._write_slowly())
+            tasks = self.server.tasks
+            self._slow_task = tasks.spawn("slow writing", self._write_slowly(), ends=True)
 
     async def _write_slowly(self) -> None:
         while self._slow:
