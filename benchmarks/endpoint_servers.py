@@ -19,9 +19,9 @@ import uvloop
 
 from coinspace._ext.message import INDEX, Message, encode_header
 from coinspace.config import EndpointSettings, Settings
-from coinspace.endpoint.hub import Event
-from coinspace.endpoint.live import Latest
-from coinspace.endpoint.server import HttpServer
+from coinspace.endpoint.http.server import HttpServer
+from coinspace.endpoint.live.hub import Event
+from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.worker import Endpoint
 from tests.flow.endpoint_stage import record
 

@@ -15,17 +15,17 @@ import orjson
 import structlog
 import uvloop
 
-from coinspace.collector.books import Books, Checked, symbols_of
-from coinspace.collector.listing import check_offered, listed
+from coinspace.collector.tools.checker import Books, Checked, symbols_of
+from coinspace.collector.tools.listing import check_offered, listed
 from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel
-from coinspace.feed.format import FeedReader
-from coinspace.feed.progress import elapsing, reading
 from coinspace.market import Market, as_named
 from coinspace.options import EXCHANGE, SECONDS
 from coinspace.process import configure_logging
+from coinspace.recording.format import FeedReader
+from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
 
 # what `record` can be told to leave out
@@ -199,7 +199,7 @@ def probe(
 
     Prints pass, fail or unseen for each fact; the exit code is 1 when one fails, or none was seen.
     """
-    from coinspace.collector.probe import run_probe
+    from coinspace.collector.tools.probe import run_probe
 
     settings = load(config_path)
     quiet_logs(logging.CRITICAL)
@@ -256,8 +256,8 @@ def record(
     tickers with trades. Prints the counters of each as one JSON line at the end. The exit code is 1
     when a connection received nothing.
     """
-    from coinspace.collector.capture import capture
-    from coinspace.feed.commands import chosen_markets, stop_event
+    from coinspace.collector.tools.capture import capture
+    from coinspace.simulator.commands import chosen_markets, stop_event
 
     configure_logging()
     settings = load(config_path)

@@ -17,9 +17,9 @@ from coinspace.collector.memory import read_memory
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import Settings, config_option, load
 from coinspace.exchanges.exchange import Stream
-from coinspace.feed.recorder import Recorder
 from coinspace.options import EXCHANGE
 from coinspace.process import Process, run
+from coinspace.recording.recorder import Recorder
 
 
 def process_name(stream: Stream, exchange: str) -> str:

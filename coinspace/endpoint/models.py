@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from coinspace.endpoint.age import StaleReason
+from coinspace.endpoint.live.age import StaleReason
 from coinspace.endpoint.values import DecimalText, EpochMs
 
 Number = DecimalText | None

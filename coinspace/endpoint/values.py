@@ -20,7 +20,7 @@ import orjson
 from msgspec import Meta
 
 from coinspace.clock import MILLISECOND_NS, check_ms
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.http.problem import Problem
 from coinspace.method.digits import SIGNIFICANT, WHOLE, significant
 
 # 1970 to 2200: keeps every instant within int64 ns

@@ -20,7 +20,7 @@ from coinspace.clock import MILLISECOND_NS, check_ms, now_ns
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
-from coinspace.index.snapshots import LATEST_MS, SnapshotReader
+from coinspace.index.recompute.snapshots import LATEST_MS, SnapshotReader
 from coinspace.market import as_named
 
 
@@ -92,7 +92,7 @@ def compute_index(
             output.take(record, index)
     else:
         # recordings need the collectors, whose imports take longer than most snapshots
-        from coinspace.index.feeds import from_feeds
+        from coinspace.index.recompute.feeds import from_feeds
 
         replay = from_feeds(feeds, settings, chosen, output.take)
         if replay.pauses:
@@ -246,7 +246,7 @@ def verify_index(
         raise click.UsageError("--restate: expected --operator and --because too")
     if (operator or because) and not restate:
         raise click.UsageError("--operator and --because: expected --restate with them")
-    from coinspace.index.audit import Restatement, verify
+    from coinspace.index.recompute.audit import Restatement, verify
 
     settings = load(config_path)
     assets = tuple(dict.fromkeys(as_named(one) for one in assets))
@@ -307,7 +307,7 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
 @config_option
 def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
     """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
-    from coinspace.index.audit import append_links, checked_links
+    from coinspace.index.recompute.audit import append_links, checked_links
 
     if no_check and not append:
         raise click.UsageError("--no-check: expected --append with it")

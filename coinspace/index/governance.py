@@ -20,7 +20,7 @@ from coinspace.method.parameters import (
     parameter_hash,
 )
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 
 LIVE, NEXT = "live", "next"
 

@@ -20,16 +20,16 @@ import structlog
 
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
-from coinspace.bus.catchup import Fetched, Held, JournalClient
 from coinspace.bus.journal import is_written, journal_folder
+from coinspace.bus.journal_client import Fetched, Held, JournalClient
 from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError, StorageError
 from coinspace.storage import position
-from coinspace.storage.address import address
 from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, Stream, StreamKey, joined
+from coinspace.storage.questdb.address import address
 from coinspace.storage.stage import Stage
 
 IDLE_S = 1.0

@@ -28,16 +28,16 @@ from coinspace._ext.message import (
     TRADE,
     Message,
 )
-from coinspace.bus.catchup import JournalClient
 from coinspace.bus.journal import journal_folder
+from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.segments import FOR_EVER_NS, read_journal, segment_paths
 from coinspace.bus.topics import build
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
-from coinspace.storage.address import Address, address
 from coinspace.storage.ledger import joined
+from coinspace.storage.questdb.address import Address, address
 
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS

@@ -22,7 +22,7 @@ from coinspace.endpoint.worker import Endpoint
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts, encode
 from coinspace.storage import schema as tables
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 
 VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
 # what each venue has at its best prices, in base units

@@ -19,7 +19,7 @@ import orjson
 import psycopg
 
 from coinspace.config import Settings
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from coinspace.cli import coinspace
 from coinspace.client import AsyncClient
 from coinspace.endpoint.commands import endpoint_url
-from coinspace.endpoint.keys import Keys
+from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import EndpointError
 from tests.flow.endpoint_stage import running, settings, until

@@ -25,7 +25,7 @@ from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.digits import significant
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from coinspace.storage.transport import TimestampNanos
 from tests.flow.endpoint_stage import running, settings
 

@@ -20,9 +20,9 @@ from coinspace.bus.segments import read_journal
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError
 from coinspace.storage import gaps, schema
-from coinspace.storage.address import address
 from coinspace.storage.commands import _time_ns
 from coinspace.storage.ledger import Hole, Ledger
+from coinspace.storage.questdb.address import address
 from coinspace.storage.reconcile import HOUR_NS, Report, reconcile
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.flow.chaos import small_disk
+from tests.flow.host import Disk
 from tests.flow.platform import Database, Platform, platform, wait_for
 
 # the database takes some hundred MB at once, of which most stay empty
@@ -31,15 +31,16 @@ min_free_bytes = 16777216
 @pytest.fixture
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # sockets' paths must stay short
-    folder = tmp_path_factory.mktemp("d")
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    made = Disk(tmp_path_factory.mktemp("d"), DISK_MB)
     try:
-        with small_disk(folder, DISK_MB) as place:
-            (place / "coinspace.toml").write_text(SETTINGS)
-            yield place
-    except (PermissionError, FileNotFoundError) as error:
-        pytest.skip(f"no small disk to be had here: {error}")
+        made.__enter__()
+    except PermissionError as error:
+        pytest.skip(f"no small disk can be mounted here, which needs root: {error}")
+    try:
+        (made.place / "coinspace.toml").write_text(SETTINGS)
+        yield made.place
+    finally:
+        made.__exit__()
 
 
 def fill(disk: Path) -> Path:

@@ -83,10 +83,12 @@ class Bench:
         facts = {"exchange": exchange, "market": market, "stream": "orderbook", "state": state}
         self._send(topic, STATE, orjson.dumps(facts), received_ns=at_ns)
 
-    def heartbeat(self, exchange: str, at_ns: int, heard_ns: int = 0, **states: str) -> None:
+    def heartbeat(
+        self, exchange: str, at_ns: int, states: dict[str, str] | None = None, heard_ns: int = 0
+    ) -> None:
         process = f"orderbook-collector-{exchange}"
         self.now_ns = at_ns
-        facts = {"process": process, "states": states}
+        facts = {"process": process, "states": states or {}}
         topic = self.sink.topic(f"heartbeat.{process}.".encode())
         self.sink.publish(topic, HEARTBEAT, orjson.dumps(facts))
         self.now_ns = heard_ns or at_ns
@@ -184,7 +186,7 @@ def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> Non
         bench.books(at_ns)
         for exchange in PRICES:
             by_ns = off_ns if exchange == "upbit" else 0
-            bench.heartbeat(exchange, at_ns + by_ns, **{"BTC/KRW": "synced"})
+            bench.heartbeat(exchange, at_ns + by_ns, {"BTC/KRW": "synced"})
         found = bench.tick(number)
         assert found["reasons"] == {"upbit": "clock", "bithumb": None, "binance": None}
     assert bench.stage.counters()[lead] == off_ns // MILLISECOND_NS
@@ -194,7 +196,7 @@ def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> Non
         bench.heartbeat(exchange, START_NS + number * STEP_NS)
     bench.books(START_NS + number * STEP_NS)
     assert bench.tick(number)["reasons"]["upbit"] == "disconnected"
-    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "synced"})
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "synced"})
     assert bench.tick(number + 1)["reasons"]["upbit"] is None
     assert bench.stage.counters()[lead] == -STEP_NS // MILLISECOND_NS
 
@@ -213,7 +215,7 @@ def test_a_clock_that_is_off_a_little_makes_no_collector_silent(
         if number % 5 == 1:
             for exchange in PRICES:
                 by_ns = off_ns if exchange == "upbit" else 0
-                bench.heartbeat(exchange, at_ns + by_ns, at_ns, **{"BTC/KRW": "synced"})
+                bench.heartbeat(exchange, at_ns + by_ns, {"BTC/KRW": "synced"}, at_ns)
         bench.now_ns = at_ns
         for exchange in PRICES:
             by_ns = off_ns if exchange == "upbit" else 0
@@ -236,7 +238,7 @@ def test_at_interval_0_a_heartbeat_is_compared_with_our_clock(off_s: float) -> N
     for number in range(1, 50):
         at_ns = START_NS + number * STEP_NS
         off_ns = int(off_s * SECOND_NS)
-        bench.heartbeat("upbit", at_ns + off_ns, at_ns, **{"BTC/KRW": "synced"})
+        bench.heartbeat("upbit", at_ns + off_ns, {"BTC/KRW": "synced"}, at_ns)
         bench.book("upbit", at_ns + off_ns)
         bench.book("binance", at_ns)
         assert bench.aggregates[-1]["reasons"]["upbit"] == "clock"
@@ -370,7 +372,7 @@ def test_a_collectors_word_becomes_a_reason(state: str, reason: str | None) -> N
 def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     bench = Bench(heartbeats=True)
     bench.books(START_NS)
-    bench.heartbeat("upbit", START_NS, **{"BTC/KRW": "synced"})
+    bench.heartbeat("upbit", START_NS, {"BTC/KRW": "synced"})
     # never heard: judged by its books
     assert bench.tick(1)["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
     # its arrival counts, which was known at that tick
@@ -379,10 +381,10 @@ def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     assert bench.tick(number - 1)["reasons"]["upbit"] is None
     reasons = bench.tick(number)["reasons"]
     assert reasons == {"binance": None, "bithumb": None, "upbit": "disconnected"}
-    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "synced"})
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "synced"})
     assert bench.tick(number + 1)["reasons"]["upbit"] is None
     # a heartbeat says the states too
-    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "halted"})
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "halted"})
     assert bench.tick(number + 2)["reasons"]["upbit"] == "halted"
 
 

@@ -8,13 +8,13 @@ import pytest
 import structlog
 
 from coinspace.cli import COMMANDS, coinspace, main
-from coinspace.feed import faults
-from coinspace.feed.commands import chosen_markets
-from coinspace.feed.format import FeedWriter
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.engine import DEFAULT_MARKETS
 from coinspace.market import as_named
 from coinspace.options import EXCHANGE
+from coinspace.recording.format import FeedWriter
+from coinspace.simulator import faults
+from coinspace.simulator.commands import chosen_markets
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+from coinspace.simulator.simulated_feed import write_feeds
 
 # command line, exit code, part of the line; {0} is the folder with the files of `folder`
 NOTHING_TO_DO = [

@@ -94,8 +94,9 @@ def serve(
     return asyncio.run(main())
 
 
-def body(payload: bytes, encoding: str = "", status: int = 200, **headers: str) -> Handler:
+def body(payload: bytes, encoding: str = "", status: int = 200, **more: str) -> Handler:
     async def handler(_: web.Request) -> web.Response:
+        headers = dict(more)
         if encoding:
             headers["Content-Encoding"] = encoding
         return web.Response(body=payload, status=status, headers=headers)
@@ -424,6 +425,6 @@ def test_what_is_no_weight_holds_nothing_up(said: str) -> None:
             world.fetcher.submit(request(number))
             await world.until(number + 1)
 
-    world = serve(body(b"{}", **headers), act)
+    world = serve(body(b"{}", "", 200, **headers), act)
     assert len(world.answers) == 3
     assert world.fetcher.counts["rest_budget_waits"] == 0

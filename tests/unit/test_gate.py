@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from coinspace.config import EndpointSettings
-from coinspace.endpoint.addresses import Proxies, group, is_loopback
-from coinspace.endpoint.connection import Receive, Scope, Send
-from coinspace.endpoint.gate import WRONG_KEYS, Gate
-from coinspace.endpoint.hosts import Hosts
-from coinspace.endpoint.keys import Keys
-from coinspace.endpoint.limiter import CLIENTS, Limiter, Rate, parse_rate
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.http.addresses import Proxies, group, is_loopback
+from coinspace.endpoint.http.connection import Receive, Scope, Send
+from coinspace.endpoint.http.gate import WRONG_KEYS, Gate
+from coinspace.endpoint.http.hosts import Hosts
+from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.limiter import CLIENTS, Limiter, Rate, parse_rate
+from coinspace.endpoint.http.problem import Problem
 from coinspace.errors import EndpointError
 
 SERVER = ("192.0.2.1", 8080)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from coinspace.cli import coinspace
 from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import Settings, load
-from coinspace.endpoint.nulls import Nulls
+from coinspace.endpoint.live.nulls import Nulls
 from coinspace.index.pulse import Pulse
 from coinspace.observe.health import Health, health_of, reasons
 from coinspace.process import OwnErrors, Process, health_path

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from coinspace.config import Settings
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.scenario import CRISIS
-from coinspace.index.feeds import from_feeds
+from coinspace.index.recompute.feeds import from_feeds
 from coinspace.market import Market
+from coinspace.simulator.markets.scenario import CRISIS
+from coinspace.simulator.simulated_feed import write_feeds
 from tests.unit.index_books import Run, book
 
 SECONDS = 1260

@@ -13,11 +13,11 @@ from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.engine import START_NS
 from coinspace.index.commands import compute_index, verify_index
-from coinspace.index.feeds import opened, sources
-from coinspace.index.replay import FeedReplay
+from coinspace.index.recompute.feeds import opened, sources
+from coinspace.index.recompute.offline import FeedReplay
+from coinspace.simulator.markets.engine import START_NS
+from coinspace.simulator.simulated_feed import write_feeds
 
 MARKETS = {
     "upbit": ["BTC/KRW", "USDT/KRW"],

@@ -26,6 +26,7 @@ from coinspace.bus.segments import (
     read_journal,
     segment_paths,
 )
+from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch, settings_in
@@ -239,7 +240,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     before = len(segment_paths(written.folder))
     assert before > 4
     later_ns = 86_401 * 10**9
-    wall, steady = journal_module.now_ns, journal_module.monotonic_ns
+    wall, steady = now_ns, monotonic_ns
     monkeypatch.setattr(journal_module, "now_ns", lambda: wall() + later_ns)
     # a clock that was set forward by days has aged nothing
     written.journal._prune(0)

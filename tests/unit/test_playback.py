@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from coinspace.errors import FeedError
-from coinspace.feed.commands import serve
-from coinspace.feed.format import FeedReader, FeedWriter, Record
-from coinspace.feed.playback import RUNS_LIMIT, Playback, Playing
-from coinspace.feed.server import ExchangeServer
+from coinspace.recording.format import FeedReader, FeedWriter, Record
+from coinspace.simulator.commands import serve
+from coinspace.simulator.playback import RUNS_LIMIT, Playback, Playing
+from coinspace.simulator.server import ExchangeServer
 
 SECOND = 10**9
 DIFF = (

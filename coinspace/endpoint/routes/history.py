@@ -10,13 +10,14 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
-from coinspace.endpoint import bulk, history
-from coinspace.endpoint.api import Api, encode, json_answer, with_etag
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.explain import live_explanation, stored_explanation
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.history.explain import live_explanation, stored_explanation
+from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.http.api import Api, encode, json_answer, with_etag
+from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
-from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.ranges import next_link, span
 from coinspace.endpoint.records import CURRENCY, column, served
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor

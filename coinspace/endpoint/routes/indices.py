@@ -8,12 +8,12 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.executable import executable
-from coinspace.endpoint.live import Latest
+from coinspace.endpoint.http.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.http.problem import retry_later
+from coinspace.endpoint.live.executable import executable
+from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
-from coinspace.endpoint.problem import retry_later
 
 Asset = Annotated[str, Meta(description="base asset", examples=["BTC"], max_length=20)]
 

@@ -8,11 +8,13 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
-from coinspace.endpoint import bulk, history, market
-from coinspace.endpoint.api import Api, encode, json_answer
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.http.api import Api, encode, json_answer
+from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
-from coinspace.endpoint.ranges import next_link, span
 from coinspace.endpoint.routes.history import MINUTE_MS, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
 from coinspace.market import as_named

@@ -8,11 +8,14 @@ from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
-from coinspace.endpoint import history
-from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.health import PROMETHEUS, exposition, platform_problems, processes
-from coinspace.endpoint.methodology import described
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.history.methodology import described
+from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.http.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.live.health import PROMETHEUS, exposition, platform_problems, processes
+from coinspace.endpoint.live.venues import venues as all_venues
 from coinspace.endpoint.models import (
     Gap,
     GapPage,
@@ -22,11 +25,8 @@ from coinspace.endpoint.models import (
     Readiness,
     Venues,
 )
-from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.ranges import next_link, span
 from coinspace.endpoint.routes.history import Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
-from coinspace.endpoint.venues import venues as all_venues
 from coinspace.market import as_named
 
 READY_RETRY_S = "1"
