@@ -16,7 +16,7 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.shown import show
 from coinspace.endpoint.values import decimal, decimals, price, ratio
 from coinspace.method.digits import RATIO_PLACES, rounded, significant
-from coinspace.method.record import IndexRecord, RegionRecord, VenueRecord
+from coinspace.method.record import IndexRecord, Valuation, VenueRecord
 
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
@@ -81,7 +81,7 @@ def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]
     return found
 
 
-def regional(region: RegionRecord | None) -> Regional | None:
+def regional(region: Valuation | None) -> Regional | None:
     """Convert a region's part of a record."""
     if region is None:
         return None
@@ -94,18 +94,12 @@ def premium(record: IndexRecord) -> Premium | None:
     parts = record.premium_parts
     if parts is None:
         return None
-    executable = [
-        ExecutablePremium(
-            size=decimal(row.size), sell_kr=ratio(row.sell_kr), buy_kr=ratio(row.buy_kr)
-        )
-        for row in record.premium_executable or ()
-    ]
     return Premium(
         coin=ratio(parts.b),
         fiat=ratio(parts.a),
         usdt=ratio(parts.c),
         unjudged=record.premium_unjudged,
-        executable=executable,
+        executable=[show(ExecutablePremium, row) for row in record.premium_executable or ()],
     )
 
 
@@ -121,9 +115,6 @@ def index_value(record: IndexRecord) -> IndexValue:
         kr=regional(regions.get("KR")),
         gl=regional(regions.get("GL")),
         premium=premium(record),
-        liquidity=[
-            Liquidity(size=decimal(row.size), bid=price(row.bid), ask=price(row.ask))
-            for row in record.liquidity or ()
-        ],
+        liquidity=[show(Liquidity, row) for row in record.liquidity or ()],
         constituents=constituents(record.venues),
     )
