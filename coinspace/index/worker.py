@@ -225,7 +225,7 @@ class Worker:
                 continue
             for outage in outages:
                 if not self.backlog.holds(outage.asset, outage.first_ns, outage.last_ns):
-                    self._on_outage(outage)
+                    self._make_up(outage)
             self.backlog.cut(now_ns())
 
     def _holes(self, until_ns: int) -> list[Outage]:
@@ -237,13 +237,16 @@ class Worker:
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
             # a day with a link of the chain gets no more records
-            linked = [one.day_ns + DAY_NS for one in stored_links(connection)]
-            since_ns = max([until_ns - DAY_NS, *linked])
+            closed_ns = max((one.day_ns + DAY_NS for one in stored_links(connection)), default=0)
             for asset in self._settings.index.assets:
                 index = self.calculator.index(asset)
+                last = read_memory(connection, asset, 0, self._first_ns[asset])
+                since_ns = min(until_ns - DAY_NS, last.ts_ns if last else until_ns)
                 for first_ns, last_ns in read_holes(connection, asset, step_ns, since_ns, until_ns):
-                    memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
-                    outages.append(memory.outage(index, first_ns, last_ns, step_ns))
+                    free_ns = max(first_ns, -(-closed_ns // step_ns) * step_ns)
+                    if free_ns <= last_ns:
+                        memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
+                        outages.append(memory.outage(index, free_ns, last_ns, step_ns))
         return outages
 
     def _missed_before(self, firsts: Mapping[str, int]) -> list[Outage]:
@@ -284,7 +287,7 @@ class Worker:
         if self.spool.pending and not self._looked:
             firsts = self.spool.firsts()
             for outage in await asyncio.to_thread(self._missed_before, firsts):
-                self._on_outage(outage)
+                self._make_up(outage)
             self._looked = True
         while (self.spool.pending or self.sender.pending) and not self._process.stopping.is_set():
             if self.sender.trouble:
@@ -498,6 +501,13 @@ class Worker:
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
 
     def _on_outage(self, outage: Outage) -> None:
+        # without memory it is not known which of the ticks an earlier process has stored: they are
+        # found as holes once the database answers
+        if self._resumed:
+            self._make_up(outage)
+
+    def _make_up(self, outage: Outage) -> None:
+        """Have records made of missed ticks."""
         self._process.log.warning(
             "ticks missed", asset=outage.asset, ticks=len(outage), first_ns=outage.first_ns
         )
