@@ -63,7 +63,7 @@ Price = Annotated[float | None, Kind.PRICE]
 Ratio = Annotated[float | None, Kind.RATIO]
 
 
-# Nothing here refers back, so that the garbage collector need not look: a tick makes twenty of them.
+# Nothing here refers back, so that the garbage collector need not look: a tick makes twenty.
 class VenueRecord(Struct, kw_only=True, gc=False):
     """What the index made of one venue."""
 
