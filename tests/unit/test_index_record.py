@@ -204,7 +204,7 @@ def test_what_is_no_record_is_refused(payload: bytes) -> None:
         decode(payload)
 
 
-class Wider(IndexRecord, kw_only=True):
+class Wider(IndexRecord, kw_only=True, gc=False):
     """A record with one field more of each way to store it."""
 
     spread: Price = None
