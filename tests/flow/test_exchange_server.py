@@ -265,3 +265,21 @@ async def test_a_taken_port_is_a_clear_error() -> None:
     async with ExchangeServer() as server:
         with pytest.raises(FeedError, match=f"port {server.port} on 127.0.0.1: expected a free"):
             await ExchangeServer(Simulation(), port=server.port).start()
+
+
+@pytest.mark.parametrize("fault", ["chop:binance:n=2:ms=3600000", "coalesce:binance:n=1000000000"])
+async def test_what_a_fault_holds_back_has_a_bound(
+    client: aiohttp.ClientSession, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinspace.simulator.connection.BUFFER_LIMIT", 1 << 16)
+    async with ExchangeServer(faults=[fault]) as server:
+        url = server.urls["binance"]["websocket"] + "/ws/btcusdt@depth@100ms"
+        async with client.ws_connect(url):
+            (connection,) = server.all_connections()
+            payload = b"x" * 1000
+            for _ in range(200):
+                connection.deliver(payload, "depth@100ms", "BTCUSDT")
+            assert connection._held <= 1 << 16
+            assert connection._together_size <= 1 << 16
+            # who is owed too much is cut, who only waits for others gets them
+            assert connection.transport.is_closing() is fault.startswith("chop")
