@@ -24,7 +24,7 @@ from coinspace.collector.markets import MarketList, has_patterns, needed_markets
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.stage import Status
 from coinspace.collector.ticker import TickerStage
-from coinspace.config import ExchangeSettings, TuningSettings
+from coinspace.config import TuningSettings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
@@ -38,6 +38,7 @@ from coinspace.exchanges.exchange import (
     Stream,
     Subscription,
 )
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks

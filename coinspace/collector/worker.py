@@ -15,7 +15,8 @@ from coinspace.clock import monotonic_ns
 from coinspace.collector.collection import Collection, numbered
 from coinspace.collector.memory import read_memory
 from coinspace.collector.ticker import TickerStage
-from coinspace.config import EXCHANGES, Settings, config_option, load
+from coinspace.config import Settings, config_option, load
+from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges.exchange import Stream
 from coinspace.process import Process, run
 from coinspace.recording.recorder import Recorder

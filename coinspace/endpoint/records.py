@@ -15,10 +15,10 @@ from coinspace.endpoint.models import (
 )
 from coinspace.endpoint.values import decimal, decimals, price
 from coinspace.method.digits import RATIO_PLACES, rounded, significant
+from coinspace.method.parameters import REGIONS
 
 Record = Mapping[str, Any]
 
-REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")

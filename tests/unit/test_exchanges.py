@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace.config import EXCHANGES, load
+from coinspace.config import load
 from coinspace.errors import ConfigError
-from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import Exchange, Request
-from coinspace.exchanges.registry import day_ns, identity, summable
+from coinspace.exchanges import EXCHANGES, exchange
+from coinspace.exchanges.exchange import Exchange, Request, day_ns
+from coinspace.exchanges.identity import identity, summable
 from coinspace.market import Market
 
 SETTINGS = load().exchanges

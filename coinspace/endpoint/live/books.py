@@ -16,10 +16,11 @@ from coinspace.endpoint.models import (
     Profile,
     VenueSize,
 )
-from coinspace.endpoint.records import CURRENCY, REGIONS
+from coinspace.endpoint.records import CURRENCY
 from coinspace.endpoint.values import decimal
 from coinspace.endpoint.values import price as price_text
 from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
+from coinspace.method.parameters import REGIONS
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
 # a chart of a hundred steps a side is as fine as a screen shows

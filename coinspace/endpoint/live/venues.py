@@ -6,9 +6,9 @@ from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import FUTURE_MS
 from coinspace.endpoint.models import Constituent, Venue, Venues
-from coinspace.endpoint.records import REGIONS
 from coinspace.endpoint.values import decimal, milliseconds, price
-from coinspace.exchanges.registry import identity
+from coinspace.exchanges.identity import identity
+from coinspace.method.parameters import REGIONS
 
 # two of a collector's heartbeats are 2 s apart
 HEARTBEAT_LIMIT_NS = 3_000_000_000
