@@ -10,6 +10,7 @@ from typing import Any
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.sync import Condition
 from coinspace.collector.tools.offline import RecordLike, Replay
 from coinspace.exchanges.exchange import Exchange
 
@@ -131,11 +132,9 @@ class PartialBooks(BookCollector):
         ]
         super().__init__(exchange.parser(PARTIAL_DEPTH), sink, markets, updates=False)
 
-    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
-        market.usable = True
-
-    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
-        market.forget()
+    def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
+        if condition == Condition.CROSSED:
+            market.forget()
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
         """Leave it to the stage of the local books, which reads the same frames."""
@@ -180,8 +179,7 @@ class Books:
             self.partial.watcher = self._on_book
         depth = 1 if self.exchange.UPDATES else self.exchange.STREAM_DEPTH
         self.stage = OrderBookStage(self.exchange, entries, self._sink, depth=depth)
-        self.stage.on_book = self._on_book
-        self.stage.watch_books()
+        self.stage.comparison.watch(self._on_book)
         self._checks = {symbol: TopCheck(self.result, on_mismatch) for symbol in symbols if check}
         self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
         self._replay = Replay(self.stage)
