@@ -20,6 +20,7 @@ from coinspace.exchanges.exchange import (
     MALFORMED,
     MOST_ID,
     NOTHING,
+    AddressLimit,
     Channel,
     Heard,
     Identity,
@@ -94,6 +95,8 @@ CONNECT_LIMIT = Limit(300, 300.0)
 MESSAGE_LIMITS = (Limit(1, 0.3),)
 # "Limits" (REST API): 6,000 of weight a minute; 80 % of it are used
 REST_LIMITS = {"weight": Limit(4800, 60.0)}
+# of the 6,000: below it are our two processes, above it what is on its way to others
+ADDRESS_LIMITS = {"weight": AddressLimit("X-MBX-USED-WEIGHT-1M", 5400)}
 
 # "WebSocket limits": a connection listens to at most 1,024 streams
 STREAMS_PER_CONNECTION = 1000

@@ -12,6 +12,7 @@ from typing import Any
 
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
+    AddressLimit,
     Channel,
     Identity,
     Label,
@@ -63,6 +64,7 @@ CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # "Rate limits", REST quotation: 10 a second for each group
 REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
 # depths that a code's suffix can ask for; any other number gives 30

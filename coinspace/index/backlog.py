@@ -18,8 +18,8 @@ from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
 from coinspace.index.memory import Memory, read_memory, remember
 from coinspace.index.outage import NOT_COMPUTED, Outage
-from coinspace.index.records import Row, tick_row
 from coinspace.storage.gaps import FILLED, OPEN
+from coinspace.storage.records import Row, tick_row
 from coinspace.storage.transport import TimestampNanos
 
 KIND = "index"
@@ -86,6 +86,15 @@ class Backlog:
     def resume(self, entries: list[Entry]) -> None:
         """Go on with what an earlier process left."""
         self._entries.extend(entries)
+
+    def holds(self, asset: str, first_ns: int, last_ns: int) -> bool:
+        """Tell whether records of some of these ticks are still to be stored."""
+        return any(
+            one.outage.asset == asset
+            and one.outage.first_ns <= last_ns
+            and one.outage.last_ns >= first_ns
+            for one in self._entries
+        )
 
     def cut(self, next_ns: int) -> int:
         """Leave out ticks from `next_ns` on: the clock was set back, and they are still to come.

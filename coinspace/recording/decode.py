@@ -22,8 +22,9 @@ import orjson
 from coinspace._ext.parser import Parser
 from coinspace.config import config_option, load
 from coinspace.errors import FeedError
-from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.market import as_named
+from coinspace.options import EXCHANGE
 from coinspace.recording.format import MAGIC, decode_line
 from coinspace.recording.lines import Inflated, Lines
 
@@ -108,7 +109,7 @@ def _last(lines: Lines) -> Iterator[list[bytes]]:
 
 
 @click.command()
-@click.argument("exchange", type=click.Choice(EXCHANGES))
+@click.argument("exchange", type=EXCHANGE)
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path), metavar="[FEED]...")
 @config_option
 @click.option(
@@ -126,7 +127,9 @@ def decode(
     ("-" = standard input). Malformed frames give a line of their own and are counted on
     standard error; the exit code is 0.
     """
-    named = [text.strip() for option in markets for text in option.split(",") if text.strip()]
+    named = [
+        as_named(text.strip()) for option in markets for text in option.split(",") if text.strip()
+    ]
     spoken = exchange_named(exchange)
     if (spoken.NAMED_SYMBOLS and not named) or config_path:
         configured = load(config_path).exchanges[exchange].markets

@@ -15,7 +15,7 @@ from coinspace.errors import FeedError
 from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange, RecordedBook
-from coinspace.market import Market
+from coinspace.market import Market, as_named
 from coinspace.recording.format import FeedReader, FeedWriter, Record
 from coinspace.recording.frames import is_update, label, snapshot_symbol
 from coinspace.recording.merge import merge
@@ -251,7 +251,7 @@ class Wanted:
 
 def _symbol(exchange: str, text: str) -> str:
     if "/" in text:
-        return exchange_named(exchange).symbol_of(Market.parse(text)).upper()
+        return exchange_named(exchange).symbol_of(Market.parse(as_named(text))).upper()
     return text.upper()
 
 

@@ -17,15 +17,16 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from coinspace.clock import now_ns
 from coinspace.errors import FeedError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Exchange, Label, RecordedBook
+from coinspace.exchanges.exchange import NOTHING, Exchange, Label, RecordedBook, Request
 from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.frames import is_update, label, snapshot_symbol
 from coinspace.recording.merge import merge
@@ -39,6 +40,8 @@ HOLD_S = 10.0
 INDEX_RECORDS = 50_000
 KEPT_TRADES = 500
 YIELD_RECORDS = 100
+# sets of subscriptions that are played at a time
+RUNS_LIMIT = 256
 
 # whose run it is: an exchange's set of (kind, symbol), None = one clock for all
 Key = tuple[str, frozenset[tuple[str, str]]] | None
@@ -55,15 +58,16 @@ class Index:
 class AskedRecording:
     """What the answer to one REST request is made from: a run, or what stands before it.
 
-    Args: stale: whether a book is the first one of the recording, however old that is.
+    Args: book: a snapshot of the symbol for a request that comes now.
     """
 
-    def __init__(self, owner: Playback, exchange: Exchange, symbol: str, *, stale: bool) -> None:
-        self._stale = stale
+    def __init__(
+        self, owner: Playback, exchange: Exchange, symbol: str, book: bytes | None
+    ) -> None:
         self._owner = owner
-        self._exchange = exchange
         self._index = owner.indices[exchange.NAME]
         self._playing = owner.newest(exchange, symbol)
+        self._book = book
 
     @property
     def symbols(self) -> set[str]:
@@ -80,17 +84,8 @@ class AskedRecording:
         return trades.get(symbol, trades.get(symbol.lower(), ()))
 
     def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return a snapshot for a request that comes now."""
-        name = self._exchange.NAME
-        snapshot = self._index.snapshots.get(symbol)
-        if self._stale and snapshot:
-            return snapshot
-        if self._playing is not None:
-            return self._playing.depth(name, symbol, levels)
-        if snapshot:
-            self._owner.asked_early.add((name, symbol))
-            return snapshot
-        return self._owner.book((name,), 0, self._exchange, symbol, levels)
+        """Return the snapshot."""
+        return self._book
 
 
 class Playing:
@@ -114,6 +109,7 @@ class Playing:
         self.trades = {symbol: trades.copy() for symbol, trades in owner.trades.items()}
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
+        self.books = Books(owner, exchanges)
         self._held_s = 0.0
 
     def listeners(self) -> list[Connection]:
@@ -202,16 +198,14 @@ class Playing:
             await self._hold(lambda: key not in self.pending, self.owner.hold_s)
         self.pending.discard(key)
 
-    def depth(self, exchange: str, symbol: str, levels: int) -> bytes | None:
+    async def depth(self, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
         """Return the snapshot for a request that comes now."""
-        if (exchange, symbol) in self.pending:
+        if (exchange.NAME, symbol) in self.pending:
             # early is as good: the client keeps the updates until the stream reaches it
-            self.pending.discard((exchange, symbol))
+            self.pending.discard((exchange.NAME, symbol))
             self.notify()
-            return self.owner.indices[exchange].snapshots[symbol]
-        return self.owner.book(
-            self.exchanges, self.position, exchange_named(exchange), symbol, levels
-        )
+            return self.owner.indices[exchange.NAME].snapshots[symbol]
+        return await self.books.at(self.position, exchange, symbol, levels)
 
 
 def _holds_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]]) -> bool:
@@ -219,6 +213,80 @@ def _holds_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]
         kind.startswith(exchange.BOOK_KIND) and name.upper() == symbol.upper()
         for kind, name in kinds
     )
+
+
+class Books:
+    """The books along recordings: each record is read once, however many ask.
+
+    A request reads on from the place of the one before, in a thread.
+    """
+
+    def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
+        self._owner = owner
+        self._exchanges = exchanges
+        # by exchange and symbol
+        self._books: dict[tuple[str, str], RecordedBook] = {}
+        self._readers: list[FeedReader] = []
+        self._records: Iterator[tuple[FeedReader, Record]] | None = None
+        # read, and of a later place than was asked for
+        self._ahead: tuple[FeedReader, Record] | None = None
+        # records of the chosen part that are in the books
+        self._played = 0
+        self._lock = asyncio.Lock()
+
+    async def at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
+        """Return a book after so many records, None where there is none.
+
+        Args: position: no less than in the request before.
+        """
+        async with self._lock:
+            return await asyncio.to_thread(self._at, position, exchange, symbol, levels)
+
+    def close(self) -> None:
+        """Let go of the recordings; a later request begins anew."""
+        for reader in self._readers:
+            reader.close()
+        self._readers, self._records, self._ahead = [], None, None
+        self._books, self._played = {}, 0
+
+    def _at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
+        while (found := self._next(position)) is not None:
+            self._take(exchange_named(found[0].exchange), found[1])
+        book = self._books.get((exchange.NAME, symbol.upper()))
+        return book.answer(levels) if book is not None and book.id else None
+
+    def _next(self, position: int) -> tuple[FeedReader, Record] | None:
+        if self._records is None:
+            self._readers = self._owner.readers(self._exchanges, whole=True)
+            self._records = iter(merge(self._readers))
+        found, self._ahead = self._ahead or next(self._records, None), None
+        if found is None:
+            return None
+        played = self._played + (found[1].received_ns >= self._owner.start_ns)
+        if played > position:
+            self._ahead = found
+            return None
+        self._played = played
+        return found
+
+    def _take(self, exchange: Exchange, record: Record) -> None:
+        symbol = snapshot_symbol(exchange.NAME, record)
+        what = exchange.label(record.payload) if record.direction == "<" else NOTHING
+        book = self._book(exchange, symbol or what.symbol)
+        if book is None:
+            return
+        if symbol is not None:
+            book.restart(record.payload)
+        elif is_update(exchange, what, record.payload):
+            book.apply(record.payload)
+
+    def _book(self, exchange: Exchange, symbol: str) -> RecordedBook | None:
+        key = exchange.NAME, symbol.upper()
+        if symbol and exchange.UPDATES and key not in self._books:
+            book = exchange.recorded_book()
+            assert book is not None, f"{exchange.NAME} has updates of books"
+            self._books[key] = book
+        return self._books.get(key)
 
 
 def _keep(
@@ -235,15 +303,6 @@ def _keep(
 def _restarts(exchange: Exchange, snapshot: bytes) -> bool:
     book = exchange.recorded_book()
     return book is not None and book.restart(snapshot)
-
-
-def _feed(book: RecordedBook, exchange: Exchange, record: Record, symbol: str) -> None:
-    if snapshot_symbol(exchange.NAME, record) == symbol:
-        book.restart(record.payload)
-    elif record.direction == "<":
-        what = exchange.label(record.payload)
-        if what.symbol.upper() == symbol and is_update(exchange, what, record.payload):
-            book.apply(record.payload)
 
 
 class Playback:
@@ -298,11 +357,12 @@ class Playback:
             if start_ns:
                 self._read_before(path)
         self.exchanges = tuple(self.by_exchange)
-        self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._playing: dict[Key, Playing] = {}
         # snapshots that were asked for before anything played
         self.asked_early: set[tuple[str, str]] = set()
         self._settling: dict[Connection, asyncio.Task[None]] = {}
+        # of a request that comes before anything plays
+        self._first_books: dict[str, Books] = {}
 
     def _read_index(self, path: Path) -> None:
         with FeedReader(path, start_ns=self.start_ns, end_ns=self.end_ns) as reader:
@@ -334,32 +394,6 @@ class Playback:
                         index.symbols.add(what.symbol.upper())
                         _keep(what, record.payload, self.last, self.trades)
 
-    def book(
-        self,
-        exchanges: Sequence[str],
-        position: int,
-        exchange: Exchange,
-        symbol: str,
-        levels: int,
-    ) -> bytes | None:
-        """Return a book after so many records of some exchanges, None where there is none."""
-        book = exchange.recorded_book()
-        if book is None:
-            return None
-        readers = self.readers(exchanges, whole=True)
-        played = 0
-        try:
-            for reader, record in merge(readers):
-                played += record.received_ns >= self.start_ns
-                if played > position:
-                    break
-                if reader.exchange == exchange.NAME:
-                    _feed(book, exchange, record, symbol)
-        finally:
-            for reader in readers:
-                reader.close()
-        return book.answer(levels) if book.id else None
-
     def has_frames(self) -> bool:
         """Tell whether there is anything to play."""
         for reader in self.readers(self.exchanges):
@@ -383,12 +417,11 @@ class Playback:
         self.server = server
 
     async def stop(self) -> None:
-        tasks = [*self._tasks.values(), *self._settling.values()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        """Close what is read; the server has ended the tasks."""
+        for playing in self._playing.values():
+            playing.books.close()
+        for books in self._first_books.values():
+            books.close()
 
     def connected(self, connection: Connection) -> None:
         connection.session.changed = lambda added: self._subscribed(connection)
@@ -398,7 +431,7 @@ class Playback:
     def disconnected(self, connection: Connection) -> None:
         settling = self._settling.pop(connection, None)
         if settling is not None:
-            settling.cancel()
+            self.server.tasks.drop(settling)
         for playing in self._playing.values():
             if connection in playing.audience:
                 playing.audience.remove(connection)
@@ -413,22 +446,43 @@ class Playback:
         elif not connection.data.get("listens"):
             settling = self._settling.pop(connection, None)
             if settling is not None:
-                settling.cancel()
-            self._settling[connection] = asyncio.create_task(self._listen(connection))
+                self.server.tasks.drop(settling)
+            self._settling[connection] = self.server.tasks.spawn(
+                "subscribing", self._listen(connection), ends=True
+            )
 
     async def _listen(self, connection: Connection) -> None:
         await asyncio.sleep(self.settle_s)
         del self._settling[connection]
         connection.data["listens"] = True
         key = (connection.exchange, connection.session.subscription)
-        playing = self._playing.get(key) or self._begin(key, (connection.exchange,))
+        playing = self._playing.get(key)
+        if playing is None:
+            if not self._has_room():
+                connection.session.end(1013, "too many sets of subscriptions", 0.0)
+                return
+            playing = self._begin(key, (connection.exchange,))
         playing.audience.append(connection)
         playing.notify()
+
+    def _has_room(self) -> bool:
+        # a run that is over, and that nobody listens to, is forgotten first
+        if len(self._playing) >= RUNS_LIMIT:
+            for key, playing in list(self._playing.items()):
+                if playing.finished and not playing.listeners():
+                    self._drop(key)
+                    break
+        return len(self._playing) < RUNS_LIMIT
+
+    def _drop(self, key: Key) -> Playing:
+        playing = self._playing.pop(key)
+        playing.books.close()
+        return playing
 
     def _begin(self, key: Key, exchanges: Sequence[str]) -> Playing:
         playing = self._playing[key] = Playing(self, exchanges, key)
         playing.pending -= self.asked_early
-        self._tasks[key] = asyncio.create_task(self._run(playing, key))
+        self.server.tasks.spawn("playing", self._run(playing, key), ends=True)
         return playing
 
     async def _run(self, playing: Playing, key: Key) -> None:
@@ -445,7 +499,7 @@ class Playback:
         )
         if self.loop:
             # whoever connects again begins anew
-            self._playing.pop(key)
+            self._drop(key)
             for connection in playing.targets():
                 connection.session.end(1001, "end of recording", 0.0)
 
@@ -468,6 +522,9 @@ class Playback:
     def now_ns(self) -> int:
         return now_ns()
 
+    def use_budget(self, weight: int) -> None:
+        raise FeedError("budget: expected a simulated exchange, a recording counts no weight")
+
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         raise FeedError("clock: expected a simulated exchange, recorded times stay as they are")
 
@@ -478,6 +535,23 @@ class Playback:
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:
         module = exchange_named(exchange)
-        recording = AskedRecording(self, module, query.get("symbol", ""), stale=stale)
+        request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None
+        book = None if request is None else await self._book(module, request, stale=stale)
+        recording = AskedRecording(self, module, query.get("symbol", ""), book)
         status, content = module.answer(recording, path, query, now_ns())
         return answer(content, status)
+
+    async def _book(self, exchange: Exchange, request: Request, *, stale: bool) -> bytes | None:
+        # a stale one is the first of the recording, however old that is
+        symbol, levels = request.symbols[0], exchange.STREAM_DEPTH
+        snapshot = self.indices[exchange.NAME].snapshots.get(symbol)
+        if stale and snapshot:
+            return snapshot
+        playing = self.newest(exchange, symbol)
+        if playing is not None:
+            return await playing.depth(exchange, symbol, levels)
+        if snapshot:
+            self.asked_early.add((exchange.NAME, symbol))
+            return snapshot
+        books = self._first_books.setdefault(exchange.NAME, Books(self, (exchange.NAME,)))
+        return await books.at(0, exchange, symbol, levels)

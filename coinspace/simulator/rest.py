@@ -78,6 +78,8 @@ class Rest:
         self.exchange = exchange
         self.limits = limits
         self._markets = engine.markets.get(exchange, {})
+        # what others at the same address use of a limit
+        self.others = 0
 
     @property
     def markets(self) -> dict[str, SimulatedMarket]:
@@ -334,6 +336,7 @@ class BinanceRest(Rest):
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
         self._window = Window(60.0)
+        # weight that other programs of the client's address use in each minute
         self._refused = 0
         self._banned_s = 0.0
 
@@ -353,7 +356,7 @@ class BinanceRest(Rest):
         if path not in handlers:
             return Answer(404, b"<html><body>Not Found</body></html>")
         weight, handler = handlers[path]
-        used = self._window.add(now_s, weight)
+        used = self._window.add(now_s, weight) + self.others
         headers = {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
         if self.limits and (used > BINANCE_WEIGHT or now_s < self._banned_s):
             return self._refuse(now_s, headers)

@@ -15,17 +15,18 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.backlog import Backlog, read_entries
-from coinspace.index.calculator import Index, Record
-from coinspace.index.memory import read_fx_memory, remember
+from coinspace.index.calculator import Index
+from coinspace.index.memory import read_fx_memory, read_holes, remember
 from coinspace.index.outage import Outage
 from coinspace.index.recompute.audit import store
 from coinspace.index.recompute.snapshots import SnapshotReader
-from coinspace.index.records import FX_ASSET, Row, tick_row, venue_rows
 from coinspace.index.worker import Worker
 from coinspace.method.fx import FxIndex
+from coinspace.method.record import IndexRecord
 from coinspace.process import Process
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.records import FX_ASSET, Row, tick_row, venue_rows
 from tests.unit.index_books import book
 
 STEP_NS = 200 * MILLISECOND_NS
@@ -64,7 +65,7 @@ class Course:
         self.index = Index(asset, self.parameters)
         self.start_ms = start_ns // MILLISECOND_NS
 
-    def tick(self, second: int, upbit: float, still: bool, fx: float = 1400.0) -> Record:
+    def tick(self, second: int, upbit: float, still: bool, fx: float = 1400.0) -> IndexRecord:
         """Compute one tick; `still` = Bithumb repeats its book while the others move."""
         now_ms = self.start_ms + second * 1000
         moved = 1.003 if second >= 30 else 1.0
@@ -87,7 +88,7 @@ class Course:
         return self.index.compute(self.aggregate)
 
 
-def rows_of(record: Record, table: str = "index_tick") -> list[Row]:
+def rows_of(record: IndexRecord, table: str = "index_tick") -> list[Row]:
     return [tick_row(record, table=table), *venue_rows(record, fx=True)]
 
 
@@ -99,10 +100,9 @@ def _into(rows: list[Row]) -> Callable[[Row], bool]:
     return take
 
 
-def reason(record: Record, exchange: str) -> str | None:
-    name = next(one for one in record["venues"] if one.startswith(exchange))
-    found: str | None = record["venues"][name]["reason"]
-    return found
+def reason(record: IndexRecord, exchange: str) -> str | None:
+    name = next(one for one in record.venues if one.startswith(exchange))
+    return record.venues[name].reason
 
 
 @pytest.mark.parametrize("candidate", [False, True])
@@ -153,7 +153,7 @@ def test_the_rate_goes_on_with_its_window_after_a_confirmed_jump(settings: Setti
     statuses = []
     for second in range(60):
         record = course.tick(second, 140_000_000, still=False, fx=1400 if second < 40 else 1610)
-        statuses.append(record["fx_status"])
+        statuses.append(record.fx_status)
         rows += rows_of(record)
     assert statuses[39:43] == ["ok", "suspect", "suspect", "ok"]
     store(settings, rows)
@@ -373,3 +373,69 @@ async def test_a_crash_beside_a_silent_database_leaves_no_hole(
     assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
     wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")
+
+
+def test_holes_between_stored_ticks_are_found_and_other_intervals_are_none(
+    settings: Settings,
+) -> None:
+    asset, start_ns = "MEMH", DAY_NS + 7 * 86_400 * SECOND_NS
+    # five ticks a second, but for a time with one
+    stored = [0, 1, 2, 5, 9, 10, 11, 15, 20, 25, 30, 31, 32]
+    rows = [
+        Row("index_tick", start_ns + n * STEP_NS, {"asset": asset}, {"value_raw": 1.0})
+        for n in stored
+    ]
+    store(settings, rows)
+    count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(len(stored),)], "ticks not stored")
+
+    def holes(since: int, until: int) -> list[tuple[int, int]]:
+        with schema.connect(address(settings)) as connection:
+            found = read_holes(
+                connection,
+                asset,
+                STEP_NS,
+                start_ns + since * STEP_NS,
+                start_ns + until * STEP_NS,
+            )
+        return [((a - start_ns) // STEP_NS, (b - start_ns) // STEP_NS) for a, b in found]
+
+    # a single tick between two holes belongs to both
+    assert holes(0, 40) == [(3, 4), (6, 8), (12, 14), (26, 29)]
+    assert holes(3, 30) == [(6, 8), (12, 14), (26, 29)]
+    assert holes(0, 29) == [(3, 4), (6, 8), (12, 14)]
+
+
+async def test_a_hole_that_an_earlier_process_left_gets_records(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asset = "MEMQ"
+    step_ns = SECOND_NS
+    start_ns = (time.time_ns() // step_ns - 1000) * step_ns
+    mine = settings.model_copy(update={"data": tmp_path_factory.mktemp("q")})
+    mine.index.assets, mine.index.interval_ms = [asset], 1000
+    (mine.data / "run").mkdir()
+    course = Course(asset, start_ns=start_ns)
+    # a process began before the database answered, stored its own ticks and was killed
+    store(settings, [tick_row(course.tick(n, 140_000_000, still=False)) for n in (0, 1, 7, 8)])
+    worker = Worker(Process("index-calculator", mine))
+    worker.sender.start()
+    tasks = []
+    try:
+        assert await worker._restore()
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_holes())]
+        worker._emit(course.tick(9, 140_000_000, still=False), course.aggregate)
+        found = f"SELECT reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
+        expected = [(None,)] * 2 + [("not_computed",)] * 5 + [(None,)] * 3
+        deadline = time.monotonic() + 60
+        while query(settings, found) != expected:
+            assert time.monotonic() < deadline, query(settings, found)
+            await asyncio.sleep(0.1)
+    finally:
+        for task in tasks:
+            task.cancel()
+        worker.publisher.close()
+        worker.subscriber.close()
+        assert await worker.sender.close()
+    gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
+    wait_for(lambda: query(settings, gaps) == [("filled", 5)], "the gap stays open")
