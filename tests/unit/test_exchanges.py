@@ -1,6 +1,7 @@
 """What the exchange modules say and read, without a socket."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def names_of(module: Any) -> list[str]:
     """Return constants and functions in the order of the file."""
     source = Path(inspect.getfile(module)).read_text().splitlines()
     wanted = {name for name in (*Exchange.__annotations__, *vars(Exchange)) if name[0] != "_"}
-    found = [line.split("(")[0].removeprefix("def ").split(" ")[0] for line in source]
+    found = [re.split(r"[(: ]", line.removeprefix("def "))[0] for line in source]
     return [name for name in found if name in wanted]
 
 
