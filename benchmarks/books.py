@@ -112,8 +112,9 @@ def collected(
 
     def run() -> None:
         market.forget()
+        market.sequence.trust()
+        market.sequence.snapshot(before)
         load(market, snapshot, PUBLISHED)
-        market.usable = True
         for frame in frames:
             feed(frame, RECEIVED_NS)
             if read is not None:

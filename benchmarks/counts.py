@@ -80,8 +80,8 @@ def _bus() -> Case:
     from coinspace._ext.upbit import UpbitParser
 
     class Collector(BookCollector):
-        def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
-            market.usable = True
+        def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
+            """Take whole books as they come."""
 
     folder = tempfile.TemporaryDirectory(prefix="cs-")
     context = zmq.Context[zmq.Socket[bytes]].instance()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from coinspace.config import EXCHANGES
+from coinspace.exchanges import EXCHANGES
 
 
 class Finite(click.FloatRange):

@@ -17,6 +17,8 @@ BASE = {
     "clock",
     "market",
     "config",
+    "constituents",
+    "exchanges",
     "options",
     "process",
     "text",
@@ -25,14 +27,15 @@ BASE = {
     "log",
     "notify",
 }
-MIDDLE = {"method", "bus", "exchanges", "recording"}
+# what the configuration itself is made of
+BELOW = {"_ext", "config_sources", "errors", "market", "section"}
+MIDDLE = {"method", "bus", "recording"}
 # what each folder may import besides BASE and itself
 ALLOWED = {
     "method": set(),
     "bus": set(),
-    "exchanges": set(),
-    "recording": {"exchanges"},
-    "simulator": {"exchanges", "recording"},
+    "recording": set(),
+    "simulator": {"recording"},
     "collector": MIDDLE,
     "storage": MIDDLE,
     "aggregator": MIDDLE,
@@ -78,6 +81,12 @@ def test_imports_go_one_way(folder: str) -> None:
             else set()
         )
         beyond = folders(path) - BASE - ALLOWED[folder] - extra - {folder}
+        assert not beyond, f"{path.relative_to(ROOT)} imports {beyond}"
+
+
+def test_exchanges_stand_below_the_configuration() -> None:
+    for path in (PACKAGE / "exchanges").rglob("*.py"):
+        beyond = folders(path) - BELOW - {"exchanges", "clock"}
         assert not beyond, f"{path.relative_to(ROOT)} imports {beyond}"
 
 

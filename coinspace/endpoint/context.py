@@ -7,13 +7,13 @@ from pathlib import Path
 
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
+from coinspace.constituents import collected, named
 from coinspace.endpoint.history.bulk import Downloads
 from coinspace.endpoint.history.database import Database
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.nulls import Nulls
 from coinspace.endpoint.live.state import Live
-from coinspace.exchanges.constituents import collected, named
 from coinspace.market import as_named, exchange_as_named
 
 

@@ -9,8 +9,8 @@ import orjson
 import psycopg
 
 from coinspace.config import Settings
+from coinspace.constituents import constituents_of
 from coinspace.errors import CoinSpaceError
-from coinspace.exchanges.constituents import constituents_of
 from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,

@@ -6,14 +6,16 @@ import asyncio
 import math
 import signal
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
 import orjson
 import uvloop
 
-from coinspace.config import EXCHANGES
 from coinspace.errors import ConfigError, FeedError
+from coinspace.exchanges import EXCHANGES
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market, as_named, exchange_as_named
 from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite
 from coinspace.process import configure_logging, die_with_parent
@@ -72,8 +74,7 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
             venue, colon, market = text.rpartition(":")
             if "*" not in market:
                 Market.parse(market)
-            won = market.endswith("/KRW")
-            if venue == exchange or (not colon and won == (exchange != "binance")):
+            if venue == exchange or (not colon and _in_quotes(exchange, market)):
                 chosen.setdefault(exchange, []).append(market)
                 left.discard(text)
     if left:
@@ -82,6 +83,11 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
             f" binance:BTC/USDT, was {', '.join(sorted(left))}"
         )
     return chosen
+
+
+def _in_quotes(exchange: str, market: str) -> bool:
+    quote = market.rpartition("/")[2]
+    return any(fnmatchcase(one, quote) for one in exchange_named(exchange).QUOTES)
 
 
 def _as_named(text: str) -> str:

@@ -14,12 +14,13 @@ from click.testing import CliRunner
 
 from coinspace.collector.commands import books
 from coinspace.collector.tools.capture import Capture, capture, streams_of
-from coinspace.config import ExchangeSettings, load
+from coinspace.config import load
 from coinspace.errors import ConfigError
 from coinspace.exchanges import binance
 from coinspace.exchanges.exchange import Channel
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.recording.format import FeedReader, Record
-from coinspace.recording.frames import depth_symbol, label
+from coinspace.recording.frames import label, snapshot_symbol
 from coinspace.simulator.playback import Playback
 from coinspace.simulator.server import ExchangeServer
 from tests.flow.certificates import make_certificates
@@ -186,7 +187,7 @@ async def test_each_connection_has_files_of_its_own(
         _, records = recorded(tmp_path, name)
         # two streams a market, and each market's snapshot beside its frames
         theirs = {label("binance", r.payload).symbol.upper() for r in records if r.direction == "<"}
-        fetched = {symbol for r in records if (symbol := depth_symbol(r))}
+        fetched = {symbol for r in records if (symbol := snapshot_symbol("binance", r))}
         assert len(theirs) == 2
         assert theirs == fetched
         symbols += theirs

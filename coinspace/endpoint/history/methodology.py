@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 
 from coinspace.clock import MILLISECOND_NS
+from coinspace.constituents import constituents_of
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import queries as history
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import Definition, Methodology
-from coinspace.exchanges.constituents import constituents_of
 from coinspace.method.parameters import METHOD_VERSION, parameter_hash
 
 ANNOUNCED_LIMIT = 200
