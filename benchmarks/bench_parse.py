@@ -18,13 +18,14 @@ import pytest
 
 from benchmarks import ondemand
 from benchmarks.frames import COUNT, INPUT, SEED, each, frames, upbit_book
-from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
+from benchmarks.measure import Benchmark, Result, gated, growth
 from benchmarks.peers import arrays
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.message import TICKER_NAMES
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
+from coinspace.observe.measure import OURS, compare
 
 STAGE = "parse"
 PARSERS: dict[str, type[Parser]] = {
@@ -75,9 +76,7 @@ def book_reader(kind: str, loads: Callable[[bytes], Any]) -> Callable[[bytes], a
 @pytest.mark.parametrize("kind", BOOKS)
 def test_books(benchmark: Benchmark, kind: str) -> None:
     batch, ours = frames(kind), parser(kind)
-    readers = {
-        f"{name} → arrays": book_reader(kind, loads) for name, loads in arrays.LIBRARIES.items()
-    }
+    readers = {ARRAYS: book_reader(kind, orjson.loads)}
     if kind in (DEFAULT, "bithumb-book"):
         readers["msgspec typed → arrays"] = arrays.korean_msgspec
     for reader in readers.values():
@@ -117,9 +116,6 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
             if name in timing.ns:
                 gate, goal = bounds or (None, None)
                 result.ratio(name, gate=gate, goal=goal)
-        for name in passes:
-            if name not in (ARRAYS, ONDEMAND):
-                result.ratio(name)
         result.same = dict.fromkeys(readers, TAKEN)
         what = f"× faster than {ARRAYS}, both in arrays of numpy"
         result.check(what, timing.ratio(ARRAYS, TAKEN))
@@ -177,31 +173,27 @@ def test_fields(benchmark: Benchmark, kind: str) -> None:
             return arrays.ticker(loads, binance)
         return arrays.binance_trade(loads) if binance else arrays.korean_trade(loads)
 
-    readers = {f"{name} → fields": reader(loads) for name, loads in arrays.LIBRARIES.items()}
-    for read in readers.values():
-        for frame in batch:
-            [message] = ours.decode(frame)
-            if kind.endswith("trade"):
-                assert read(frame) == (message["price"], message["size"], message["trade_id"])
-            else:
-                pairs = zip(TICKER_NAMES, read(frame).tolist(), strict=False)
-                read_too = {name: value for name, value in pairs if name in message}
-                assert read_too == {name: message[name] for name in read_too}
-                assert "change" in read_too
+    read = reader(orjson.loads)
+    for frame in batch:
+        [message] = ours.decode(frame)
+        if kind.endswith("trade"):
+            assert read(frame) == (message["price"], message["size"], message["trade_id"])
+        else:
+            pairs = zip(TICKER_NAMES, read(frame).tolist(), strict=False)
+            read_too = {name: value for name, value in pairs if name in message}
+            assert read_too == {name: message[name] for name in read_too}
+            assert "change" in read_too
 
     def measure(rounds: int) -> Result:
-        passes = {name: each(read, batch) for name, read in readers.items()}
-        timing = compare(
-            {OURS: each(ours.parse, batch), LOADS: each(orjson.loads, batch), **passes},
-            events=len(batch),
-            rounds=rounds,
-        )
+        passes = {
+            OURS: each(ours.parse, batch),
+            LOADS: each(orjson.loads, batch),
+            "orjson → fields": each(read, batch),
+        }
+        timing = compare(passes, events=len(batch), rounds=rounds)
         result = Result(STAGE, kind, "ns/frame", INPUT, timing)
         gate, goal = FIELDS[kind]
         result.ratio("orjson → fields", gate=gate, goal=goal)
-        for name in (LOADS, *passes):
-            if name != "orjson → fields":
-                result.ratio(name)
         return result
 
     gated(benchmark, measure)

@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import OURS, Result, compare, measured, print_result
+from benchmarks.measure import Result, measured, print_result
 from benchmarks.native import limits
 from benchmarks.processes import (
     ENVIRONMENT,
@@ -37,6 +37,7 @@ from coinspace._ext.message import Message
 from coinspace._ext.upbit import UpbitParser
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import load
+from coinspace.observe.measure import OURS, compare
 
 # cryptofeed asks Upbit for this format, so all are sent it
 KIND = "upbit-book-simple"
