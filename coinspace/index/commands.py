@@ -21,6 +21,7 @@ from coinspace.config import IndexParameters, IndexSettings, config_option, inde
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
 from coinspace.index.recompute.snapshots import LATEST_MS, SnapshotReader
+from coinspace.market import as_named
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
@@ -248,6 +249,7 @@ def verify_index(
     from coinspace.index.recompute.audit import Restatement, verify
 
     settings = load(config_path)
+    assets = tuple(dict.fromkeys(as_named(one) for one in assets))
     unknown = [one for one in assets if one not in settings.index.assets]
     if unknown:
         raise ConfigError(

@@ -14,8 +14,8 @@ import uvloop
 
 from coinspace.config import EXCHANGES
 from coinspace.errors import ConfigError
-from coinspace.market import Market
-from coinspace.options import FACTOR, PORT, SECONDS, Finite
+from coinspace.market import Market, as_named, exchange_as_named
+from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite
 from coinspace.process import configure_logging, die_with_parent
 from coinspace.recording.format import LAST_NS
 from coinspace.simulator import faults as faults_module
@@ -52,6 +52,7 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     Raises: ConfigError when nothing is left, or a market belongs to none of the exchanges.
     """
     chosen: dict[str, list[str]] = {}
+    markets = tuple(_as_named(text) for text in markets)
     left = set(markets)
     for exchange in exchanges or EXCHANGES:
         if not markets:
@@ -73,6 +74,11 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     return chosen
 
 
+def _as_named(text: str) -> str:
+    venue, colon, market = text.rpartition(":")
+    return f"{exchange_as_named(venue)}{colon}{as_named(market)}"
+
+
 def _with_faults(command: click.Command) -> click.Command:
     # the grammar is told once, where it is read
     grammar = (faults_module.__doc__ or "").partition("\n")[2]
@@ -85,11 +91,12 @@ def _with_faults(command: click.Command) -> click.Command:
 @_with_faults
 @click.command()
 @click.option("--seed", default=0, show_default=True, help="fixes every byte")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", default=0, type=PORT, show_default=True, help="0 = any free port")
 @click.option(
     "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
 )
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
@@ -101,6 +108,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @click.option("--start", type=click.IntRange(1, LAST_NS), help="with --record: ns since the epoch")
 def simulate(
     seed: int,
+    host: str,
     port: int,
     rate: float,
     exchanges: tuple[str, ...],
@@ -160,7 +168,7 @@ def simulate(
         raise ConfigError("--start and --force: expected --record with them")
     die_with_parent()
     source = Simulation(seed, chosen, rate=rate, scenario=course)
-    server = ExchangeServer(source, port=port, limits=not no_limits, faults=faults)
+    server = ExchangeServer(source, host=host, port=port, limits=not no_limits, faults=faults)
     uvloop.run(serve(server, duration))
 
 

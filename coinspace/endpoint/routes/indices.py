@@ -42,7 +42,8 @@ def add(api: Api, context: Context) -> None:
     live = context.live
 
     def latest(asset: str) -> Latest:
-        found = live.indices.get(context.check_asset(asset))
+        asset = context.check_asset(asset)
+        found = live.indices.get(asset)
         if found is None:
             raise retry_later("not-ready", f"no {asset} index value has arrived yet", 1)
         return found
