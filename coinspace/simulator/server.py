@@ -27,10 +27,11 @@ from aiohttp import WSMsgType, web
 from coinspace.errors import FeedError
 from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
-from coinspace.simulator.rest import Answer, Window, answer
+from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, Session
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks
+from coinspace.window import Used
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 HOUSEKEEPING_S = 0.5
@@ -85,9 +86,9 @@ class ExchangeServer:
         self.initial_faults = list(faults)
         self._tls = tls
         self._attempts = {
-            "upbit": (Window(1.0), 5),
-            "bithumb": (Window(1.0), 10),
-            "binance": (Window(300.0), 300),
+            "upbit": (Used(1.0), 5),
+            "bithumb": (Used(1.0), 10),
+            "binance": (Used(300.0), 300),
         }
         self._origin_s = -ORIGIN_S
         self._runner: web.AppRunner | None = None
