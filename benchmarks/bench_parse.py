@@ -52,8 +52,6 @@ BOOKS: dict[str, tuple[Bounds, Bounds, Bounds]] = {
 }
 # held to the ratios that DEFAULT has, too
 SHARED = ("upbit-book-simple", "bithumb-book")
-# DEFAULT with as many levels as Bithumb sends
-SHORT = "upbit-book, 15 units"
 FIELDS = {
     "upbit-trade": (5, 10),
     "binance-trade": (5, 10),
@@ -130,34 +128,28 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
 @pytest.mark.parametrize("kind", SHARED)
 def test_share_of_default(benchmark: Benchmark, kind: str) -> None:
     """The other Korean formats keep DEFAULT's distance from the libraries: all in one run."""
-    rng = random.Random(f"{SHORT} {SEED}")
     batches = {one: frames(one) for one in (DEFAULT, kind)}
-    if kind == "bithumb-book":
-        batches[SHORT] = [upbit_book(rng, units=15).encode() for _ in range(COUNT)]
 
     def measure(rounds: int) -> Result:
         passes: dict[str, Callable[[], object]] = {}
         for one, batch in batches.items():
-            like = DEFAULT if one == SHORT else one
-            passes[f"{OURS}, {one}"] = each(parser(like).parse, batch)
+            passes[f"{OURS}, {one}"] = each(parser(one).parse, batch)
             passes[f"{LOADS}, {one}"] = each(orjson.loads, batch)
-            passes[f"{ARRAYS}, {one}"] = each(book_reader(like, orjson.loads), batch)
+            passes[f"{ARRAYS}, {one}"] = each(book_reader(one, orjson.loads), batch)
             if ondemand.missing() is None:
-                passes[f"{ONDEMAND}, {one}"] = ondemand.reader(like, batch)
+                passes[f"{ONDEMAND}, {one}"] = ondemand.reader(one, batch)
         timing = compare(passes, events=COUNT, rounds=rounds)
         result = Result(STAGE, f"{kind} beside {DEFAULT}", "ns/frame", INPUT, timing)
 
-        def share(name: str, of: str) -> float:
+        def share(name: str) -> float:
             own = timing.ratios(f"{name}, {kind}", f"{OURS}, {kind}")
-            default = timing.ratios(f"{name}, {of}", f"{OURS}, {of}")
+            default = timing.ratios(f"{name}, {DEFAULT}", f"{OURS}, {DEFAULT}")
             return statistics.median(a / b for a, b in zip(own, default, strict=True))
 
         for name in (LOADS, ARRAYS, ONDEMAND):
             if f"{name}, {kind}" in timing.ns:
                 what = f"share of DEFAULT's ratio over {name}"
-                result.check(what, share(name, DEFAULT), gate=0.85, goal=1)
-                if SHORT in batches:
-                    result.check(f"{what}, both with 15 units", share(name, SHORT))
+                result.check(what, share(name), gate=0.85, goal=1)
         return result
 
     gated(benchmark, measure)
