@@ -17,10 +17,8 @@ from coinspace._ext.checksum cimport word64
 from coinspace._ext.message cimport HEADER_SIZE, Header, KIND_AGGREGATE, KIND_HEARTBEAT, KIND_ORDERBOOK, Message, fits
 from coinspace._ext.zeromq cimport DONTWAIT, msg_t, zmq
 
-from coinspace._ext.sink import KINDS
-from coinspace._ext.sink import TOPIC_LIMIT
-from coinspace.errors import BusError
-from coinspace.errors import MessageError
+from coinspace._ext.sink import KINDS, TOPIC_LIMIT
+from coinspace.errors import BusError, MessageError
 
 # remembered at most: a publisher of garbage must not fill the memory
 CHANNEL_LIMIT = 65_536
