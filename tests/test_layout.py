@@ -14,6 +14,7 @@ BASE = {
     "__version__",
     "_ext",
     "errors",
+    "backoff",
     "clock",
     "market",
     "config",
@@ -24,6 +25,7 @@ BASE = {
     "tasks",
     "log",
     "notify",
+    "window",
 }
 MIDDLE = {"method", "bus", "exchanges", "recording"}
 # what each folder may import besides BASE and itself
