@@ -113,8 +113,8 @@ faults: install $(TOOLS)  ## the long form of the fault tests
 fuzz: install $(TOOLS)  ## fuzz every entry point, and compiled code under sanitisers (SECONDS=3600)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-bench: install $(TOOLS)  ## measure every stage and check its gates (FEEDS=FOLDER: on recordings too)
-	@$(if $(FEEDS),COINSPACE_FEEDS=$(FEEDS)) $(BIN)/python -m pytest benchmarks --timeout 1800
+bench: install $(TOOLS)  ## measure every stage and check its gates
+	@$(BIN)/python -m pytest benchmarks --timeout 1800
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)/python
 	@echo "installing the peers into $(PEERS) …"

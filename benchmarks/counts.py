@@ -35,7 +35,7 @@ Case = tuple[int, Callable[[], object]]
 
 
 def cases() -> dict[str, Case]:
-    """Return what is counted: frames through parser, book and bus, and orjson beside them."""
+    """Return what is counted: frames through parser, book and bus."""
     from benchmarks.books import collected
     from benchmarks.frames import diffs, each, frames
     from coinspace._ext.binance import BinanceParser
@@ -61,8 +61,6 @@ def cases() -> dict[str, Case]:
     updates = diffs(first=2, drift=0)
     made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
-    made["orjson upbit-book"] = 64, each(orjson.loads, frames("upbit-book"))
-    made["orjson binance-depth20"] = 64, each(orjson.loads, frames("binance-depth20"))
     made[LOOP] = 64, each(callable, frames("upbit-book"))
     return made
 

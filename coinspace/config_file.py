@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import tomlkit
 from pydantic import BaseModel
 
 from coinspace.config import SECRET_NAME, Settings, config_option, load
@@ -53,18 +54,19 @@ def _line(key: str, value: Any, description: str | None) -> str:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(one) for one in value) + "]"
+    return str(tomlkit.item(_inline(value)).as_string())
+
+
+def _inline(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        value = {key: one for key, one in value.model_dump().items() if one is not None}
+        value = value.model_dump(exclude_none=True)
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{key}" = {_toml(one)}' for key, one in value.items()) + "}"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+        table = tomlkit.inline_table()
+        table.update({key: _inline(one) for key, one in value.items()})
+        return table
+    if isinstance(value, (list, tuple)):
+        return [_inline(one) for one in value]
+    return value if isinstance(value, (bool, int, float)) else str(value)
 
 
 @click.group()

@@ -14,6 +14,7 @@ BASE = {
     "__version__",
     "_ext",
     "errors",
+    "backoff",
     "clock",
     "market",
     "config",
@@ -26,6 +27,7 @@ BASE = {
     "tasks",
     "log",
     "notify",
+    "window",
 }
 # what the configuration itself is made of
 BELOW = {"_ext", "config_sources", "errors", "market", "section"}

@@ -11,7 +11,6 @@ Rules (numbered at the code):
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +25,7 @@ from coinspace.simulator.markets.engine import Engine
 from coinspace.simulator.markets.korean import KST_S, KoreanMarket
 from coinspace.simulator.markets.market import MILLISECOND_NS, SimulatedMarket, Trade
 from coinspace.simulator.markets.spelling import short
+from coinspace.window import Used
 
 BINANCE_WEIGHT = 6000
 BAN_S = 120
@@ -51,23 +51,6 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     """Answer with JSON; bytes are JSON already."""
     body = value if isinstance(value, bytes) else orjson.dumps(value)
     return Answer(status, body, headers or {})
-
-
-class Window:
-    """How much was used in the last seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._used: deque[tuple[float, int]] = deque()
-        self.total = 0
-
-    def add(self, now_s: float, amount: int = 1) -> int:
-        """Use an amount and return the total."""
-        self._used.append((now_s, amount))
-        self.total += amount
-        while self._used[0][0] <= now_s - self.seconds:
-            self.total -= self._used.popleft()[1]
-        return self.total
 
 
 class Rest:
@@ -113,7 +96,7 @@ class KoreanRest(Rest):
 
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
-        self._windows = {group: Window(1.0) for group in self.groups}
+        self._windows = {group: Used(1.0) for group in self.groups}
 
     def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
         handlers = {
@@ -335,7 +318,7 @@ class BinanceRest(Rest):
 
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
-        self._window = Window(60.0)
+        self._window = Used(60.0)
         # weight that other programs of the client's address use in each minute
         self._refused = 0
         self._banned_s = 0.0

@@ -26,10 +26,11 @@ from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
-from coinspace.simulator.rest import Answer, Window, answer
+from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.session import Session, session_of
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks, log_failure
+from coinspace.window import Used
 
 HOUSEKEEPING_S = 0.5
 BACKLOG = 128
@@ -85,7 +86,7 @@ class ExchangeServer:
         self.disorder = Disorder(self)
         self.initial_faults = list(faults)
         self._tls = tls
-        self._attempts = {name: Window(session_of(name).attempts[1]) for name in EXCHANGES}
+        self._attempts = {name: Used(session_of(name).attempts[1]) for name in EXCHANGES}
         # when the last request with an Origin header was answered
         self._origins_s: dict[str, float] = {}
         self._runner: web.AppRunner | None = None

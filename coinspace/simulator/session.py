@@ -13,7 +13,6 @@ wants. `KoreanSession` (numbers at the code):
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
@@ -25,35 +24,16 @@ from coinspace.exchanges.binance import unwrapped, wrapped
 from coinspace.exchanges.exchange import Label
 from coinspace.simulator.markets import binance, korean
 from coinspace.simulator.markets.market import Event, SimulatedMarket
+from coinspace.window import Used
 
 ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
 PARTIAL_DEPTHS = ("5", "10", "20")
+# of a client in one second
+MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
 Send = Callable[[bytes], None]
 End = Callable[[int, str, float], None]
-
-
-class Rolling:
-    """Count messages in rolling windows.
-
-    Args: limits: (seconds, messages allowed) each.
-    """
-
-    def __init__(self, *limits: tuple[float, int]) -> None:
-        self.limits = limits
-        self._times: deque[float] = deque()
-
-    def over(self, now_s: float) -> bool:
-        """Count a message; tell whether it is one too many."""
-        times = self._times
-        times.append(now_s)
-        longest = max(seconds for seconds, _ in self.limits)
-        while times[0] <= now_s - longest:
-            times.popleft()
-        return any(
-            sum(1 for at in times if at > now_s - seconds) > most for seconds, most in self.limits
-        )
 
 
 class Refused(Exception):
@@ -216,7 +196,7 @@ class KoreanSession(Session):
         self.format = "DEFAULT"
         self.channels: list[Channel] = []
         self._ticket = ""
-        self._rolling = Rolling(*self.message_limits)
+        self._used = [(Used(seconds), most) for seconds, most in self.message_limits]
         self._status_s: float | None = None
         # levels that a symbol's books can be grouped by; None = all
         self.levels_of: Callable[[str], tuple[int, ...] | None] = lambda code: None
@@ -239,7 +219,8 @@ class KoreanSession(Session):
     def on_text(self, text: bytes, now_s: float) -> None:
         if self.ended:
             return
-        if self.limits and self._rolling.over(now_s):
+        used = [one.add(now_s) > most for one, most in self._used]
+        if self.limits and any(used):
             self._error("TOO_MANY_REQUESTS", "Too Many Requests")
         elif text.strip() == b"PING":
             # 4.
@@ -471,10 +452,10 @@ class BinanceSession(Session):
         self.streams: dict[str, tuple[str, str] | None] = {s: parse_stream(s) for s in streams}
         self.combined = combined
         self.micro = micro
-        self._rolling = Rolling((1.0, 5))
+        self._used: Used[float] = Used(1.0)
 
     def _over(self, now_s: float) -> bool:
-        if self.limits and self._rolling.over(now_s):
+        if self.limits and self._used.add(now_s) > MOST_MESSAGES:
             # 6.
             self.end(1008, "Too many requests")
         return self.ended

@@ -2,8 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from coinspace._ext.collector cimport Collector
-from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport Collector, MarketEntry
 from coinspace._ext.message cimport Header
 from coinspace._ext.orderbook cimport OrderBook
 from coinspace._ext.parser cimport Parser

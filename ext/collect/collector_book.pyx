@@ -2,39 +2,19 @@
 
 import numpy as np
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint32_t
-from libc.stdlib cimport free
-from libc.stdlib cimport malloc
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
 
-from coinspace._ext.collector cimport Collector
-from coinspace._ext.collector cimport MarketEntry
-from coinspace._ext.collector cimport absurd_time
-from coinspace._ext.collector cimport in_order
-from coinspace._ext.message cimport FLAG_GROUPED
-from coinspace._ext.message cimport FLAG_REPEAT
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_ORDERBOOK
+from coinspace._ext.collector cimport Collector, MarketEntry, absurd_time, in_order
+from coinspace._ext.message cimport FLAG_GROUPED, FLAG_REPEAT, HEADER_SIZE, Header, KIND_ORDERBOOK
 from coinspace._ext.orderbook cimport OrderBook
-from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport Parser
-from coinspace._ext.sequence cimport APPLY
-from coinspace._ext.sequence cimport CUT
-from coinspace._ext.sequence cimport IGNORE
-from coinspace._ext.sequence cimport Sequence
-from coinspace._ext.sequence cimport possible
-from coinspace._ext.sink cimport Sink
-from coinspace._ext.sink cimport Topic
+from coinspace._ext.parser cimport ORDERBOOK, Parser
+from coinspace._ext.sequence cimport APPLY, CUT, IGNORE, Sequence, possible
+from coinspace._ext.sink cimport Sink, Topic
 
 
 cdef inline double *append(

@@ -244,7 +244,7 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     """
     from coinspace._ext.sink import ListSink
     from coinspace.collector.orderbook import OrderBookStage
-    from coinspace.collector.tools.offline import replay_feed
+    from coinspace.collector.tools.offline import Replay
 
     saved = tmp_path / "archive"
     async with (
@@ -264,7 +264,9 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     entries = [(symbol + "USDT", symbol + "/USDT") for symbol in ("BTC", "ETH", "XRP", "SOL")]
     stage = OrderBookStage(exchange_named("binance"), entries, sink, depth=500)
     with FeedReader(path) as reader:
-        replay_feed(reader, stage)
+        replay = Replay(stage)
+        for record in reader:
+            replay.feed(record)
     again = {
         (m.market, m.id): (m.received_ns, bytes(m.payload))
         for m in sink.messages

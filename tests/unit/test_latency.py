@@ -5,15 +5,8 @@ from __future__ import annotations
 import time
 from itertools import islice
 
-import pytest
-
 from benchmarks.latency import Arrivals
-from benchmarks.stream import paced, pongs
-
-
-def ping(payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
-    masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-    return bytes([0x89, 0x80 | len(payload)]) + mask + masked
+from benchmarks.stream import paced
 
 
 def test_a_frame_waits_for_the_first_value_that_knows_it() -> None:
@@ -31,18 +24,6 @@ def test_a_value_of_an_unknown_frame_is_left_out() -> None:
     arrivals.numbers = {1_000: 0, 2_000: 1}
     arrivals.values = [(1_000_000, 1_000_500), (1_500_000, 1_500_500), (2_000_000, 2_000_500)]
     assert arrivals.latencies([0, 1_999_000]) == [1_500]
-
-
-@pytest.mark.parametrize("size", [0, 5, 125])
-def test_pings_are_answered_with_their_payload(size: int) -> None:
-    payload = bytes(i % 251 for i in range(size))
-    subscription = bytes([0x81, 0x80 | 126, 1, 0]) + bytes(4) + bytes(256)
-    data = bytearray(subscription + ping(payload) + ping(payload)[:1])
-    assert pongs(data) == bytes([0x8A, size]) + payload
-    # the rest of the second one comes later
-    data += ping(payload)[1:]
-    assert pongs(data) == bytes([0x8A, size]) + payload
-    assert not data
 
 
 def test_pacing_sleeps_between_messages() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import orjson
@@ -77,11 +76,3 @@ class Replay:
         if self.live:
             self.live = False
             self.stage.on_disconnected(self.connection, "mark in the feed", now_ns)
-
-
-def replay_feed(records: Iterable[RecordLike], stage: Any) -> Replay:
-    """Run all records through a stage; its messages are in its sink."""
-    replay = Replay(stage)
-    for record in records:
-        replay.feed(record)
-    return replay
