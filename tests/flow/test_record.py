@@ -93,7 +93,7 @@ async def replay_continues(path: Path) -> None:
                 last = (await answer.json())["lastUpdateId"]
             applied = 0
             while applied < 10:
-                diff = orjson.loads((await socket.receive(timeout=5)).data)
+                diff = orjson.loads((await socket.receive(timeout=60)).data)
                 if diff["u"] > last:
                     assert diff["U"] <= last + 1
                     last, applied = diff["u"], applied + 1

@@ -40,7 +40,7 @@ def own(created: Settings, folder: Path, **storage: Any) -> Settings:
     return Settings(data=folder, storage=StorageSettings(**values))
 
 
-async def rows_of(sql: Any, query: str, expected: int, timeout_s: float = 20) -> list[Any]:
+async def rows_of(sql: Any, query: str, expected: int, timeout_s: float = 60) -> list[Any]:
     """Poll, since a committed row becomes visible a few ms later."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -53,7 +53,7 @@ def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
             process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
-                process.wait(25)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -71,7 +71,7 @@ def killed(name: str, env: dict[str, str]) -> Iterator[None]:
         process.wait()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not in {timeout_s} s: {condition}"

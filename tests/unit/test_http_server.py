@@ -27,7 +27,7 @@ UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: web
 # short, so that a test sees their end; long enough that none ends by chance
 SHORT = Timeouts(idle=0.4, request=0.4, write=0.4, linger=0.4, ping=0.3, pong=0.3, sweep=0.05)
 # a bound for what must come sooner, whatever the machine does meanwhile
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
