@@ -24,6 +24,8 @@ REFERENCE_NS = 86_400 * SECOND_NS
 APPLY_TIMEOUT_S = 10.0
 # 69 days of ticks after now, of a clock that was ahead while it made them
 AHEAD_MINUTES = 100_000
+# read at once; the rest is read when these are filled
+HOLES = 1000
 # action in operator_log: the records after its time and up to its target, ns, are void
 CLOCK_RESET = "clock_reset"
 
@@ -128,6 +130,30 @@ def read_memory(
             null_since = _null_since(connection, table, where, names, ts_ns)
     flags = [name for name in (flagged or "").split(",") if name]
     return Memory(ts_ns, flags, bool(split), null_since, ticks)
+
+
+def read_holes(
+    connection: psycopg.Connection[Any], asset: str, step_ns: int, since_ns: int, until_ns: int
+) -> list[tuple[int, int]]:
+    """Return the stretches of ticks without a record between two stored ones: first and last.
+
+    Next to one there must be ticks a step apart: records of another interval are no holes.
+
+    Args: since_ns, until_ns: the ticks before and behind a stretch are in between.
+    Raises: StorageError when the database cannot answer.
+    """
+    with _answers(asset, INDEX_TICK.name):
+        rows = connection.execute(
+            "SELECT before, at FROM (SELECT ts::long AS at,"
+            " lag(ts::long) OVER (ORDER BY ts) AS before,"
+            " lag(ts::long, 2) OVER (ORDER BY ts) AS earlier,"
+            " lead(ts::long) OVER (ORDER BY ts) AS later FROM index_tick"
+            " WHERE asset = %s AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns)"
+            f" WHERE at - before > %s AND (before - earlier = %s OR later - at = %s)"
+            f" AND at <= %s LIMIT {HOLES}",
+            (asset, since_ns, until_ns + step_ns, step_ns, step_ns, step_ns, until_ns),
+        ).fetchall()
+    return [(before_ns + step_ns, at_ns - step_ns) for before_ns, at_ns in rows]
 
 
 def _null_since(
