@@ -17,7 +17,9 @@ NAME, MODE, DATA = sys.argv[1:]
 async def main(running: process.Process) -> None:
     if MODE == "pipe holder":
         # outlives this process and has its stdout and stderr
-        subprocess.Popen(["sleep", "30"])  # noqa: ASYNC220
+        holder = subprocess.Popen(["sleep", "600"])  # noqa: ASYNC220
+        with Path(DATA, "holders").open("a") as file:
+            file.write(f"{holder.pid}\n")
         raise OSError(24, "Too many open files")
     if MODE == "crash":
         os._exit(3)

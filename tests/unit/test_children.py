@@ -71,6 +71,9 @@ async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
 ) -> None:
     child = launch(watching, "pipe holder")
     await wait_for("a restart", lambda: child.restarts)
+    await watching.stop()
+    for pid in (tmp_path / "holders").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 

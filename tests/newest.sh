@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Unit, property and fuzz tests on the checked build, under the newest Python that can be had.
+#
+# Debian's next release has it. Its packages are unpacked into build/newest, which is entered with
+# chroot; a second run uses what the first one left. Where that is not to be had, one line says why
+# and the checked build is tested under this Python instead.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+NEWEST=$PWD/build/newest
+SOURCE=$NEWEST/coinspace
+LIMIT_S=900
+
+instead() {
+    echo "test-newest: $1; testing under $(.venv/bin/python --version) instead"
+    exec make --no-print-directory test-debug
+}
+
+inside() { chroot "$NEWEST" env -C /coinspace "$@"; }
+
+[ "$(id -u)" = 0 ] || instead "chroot needs root"
+if ! command -v debootstrap > /dev/null; then
+    { command -v apt-get > /dev/null && apt-get install -y -qq debootstrap > /dev/null 2>&1; } ||
+        instead "debootstrap is not installed"
+fi
+
+mkdir -p build
+if [ ! -e "$NEWEST/.unpacked" ]; then
+    rm -rf "$NEWEST"
+    timeout $LIMIT_S debootstrap --variant=minbase --include=python3-venv,python3-dev,gcc,libc6-dev \
+        testing "$NEWEST" > build/newest.log 2>&1 || instead "Debian's packages could not be fetched"
+    touch "$NEWEST/.unpacked"
+fi
+
+trap 'umount -l "$NEWEST/proc" "$NEWEST/dev" 2> /dev/null || true' EXIT
+mount -t proc proc "$NEWEST/proc" && mount --rbind /dev "$NEWEST/dev" || instead "nothing can be mounted here"
+
+# how this machine reaches the package index
+for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+    [ ! -e $file ] || install -D -m 644 $file "$NEWEST$file"
+done
+# what is built stays
+mkdir -p "$SOURCE"
+find "$SOURCE" -path "$SOURCE/build" -prune -o -type f ! -name '*.so' -delete
+git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
+# pins without hashes: not every package of the tools has a wheel for it
+sed -n '/==/{s/ *\\$//;p}' requirements/tools.txt > "$SOURCE/pins.txt"
+
+install_all() {
+    [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv
+    inside /venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+    inside /venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+        --constraint pins.txt --group build --group test
+    inside env COINSPACE_BUILD=debug PYTHONWARNINGS=ignore /venv/bin/python -m pip install --quiet \
+        --disable-pip-version-check --no-build-isolation --constraint pins.txt --editable .
+}
+install_all || instead "a package has no wheel for $(inside python3 --version)"
+inside /venv/bin/python --version
+inside timeout $LIMIT_S /venv/bin/python -m pytest "$@"
