@@ -16,7 +16,11 @@ instead() {
     exec make --no-print-directory test-debug
 }
 
-inside() { chroot "$NEWEST" env -C /coinspace "$@"; }
+# what is mounted for a command is gone with it
+inside() {
+    unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
+        exec chroot "$0" env -C /coinspace "$@"' "$NEWEST" "$@"
+}
 
 [ "$(id -u)" = 0 ] || instead "chroot needs root"
 if ! command -v debootstrap > /dev/null; then
@@ -32,20 +36,18 @@ if [ ! -e "$NEWEST/.unpacked" ]; then
     touch "$NEWEST/.unpacked"
 fi
 
-trap 'umount -l "$NEWEST/proc" "$NEWEST/dev" 2> /dev/null || true' EXIT
-mount -t proc proc "$NEWEST/proc" && mount --rbind /dev "$NEWEST/dev" || instead "nothing can be mounted here"
-
 # how this machine reaches the package index
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
     [ ! -e $file ] || install -D -m 644 $file "$NEWEST$file"
 done
 # what is built stays
 mkdir -p "$SOURCE"
-find "$SOURCE" -path "$SOURCE/build" -prune -o -type f ! -name '*.so' -delete
+find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 # pins without hashes: not every package of the tools has a wheel for it
 sed -n '/==/{s/ *\\$//;p}' requirements/tools.txt > "$SOURCE/pins.txt"
 
+inside true || instead "nothing can be mounted here"
 install_all() {
     [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv
     inside /venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'

@@ -66,14 +66,18 @@ async def test_a_child_whose_log_cannot_be_written_is_drained_and_restarted(
     await wait_for("more lines", lambda: child.log.lost > lost + 200)
 
 
+def end_holders(folder: Path) -> None:
+    for path in folder.glob("holder.*"):
+        os.kill(int(path.suffix[1:]), signal.SIGKILL)
+
+
 async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
     watching: Supervisor, tmp_path: Path
 ) -> None:
     child = launch(watching, "pipe holder")
     await wait_for("a restart", lambda: child.restarts)
     await watching.stop()
-    for pid in (tmp_path / "holders").read_text().split():
-        os.kill(int(pid), signal.SIGKILL)
+    end_holders(tmp_path)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
