@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Unit, property and fuzz tests on the checked build, under the newest Python that can be had.
+# Unit, property and fuzz tests on the checked build, and the wheel, under the newest Python to be had.
 #
 # Debian's next release has it. Its packages are unpacked into build/newest, which is entered with
 # chroot; a second run uses what the first one left. Where that is not to be had, one line says why
@@ -44,6 +44,7 @@ done
 mkdir -p "$SOURCE"
 find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
+cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
 # pins without hashes: not every package of the tools has a wheel for it
 sed -n '/==/{s/ *\\$//;p}' requirements/tools.txt > "$SOURCE/pins.txt"
 
@@ -59,3 +60,4 @@ install_all() {
 install_all || instead "a package has no wheel for $(inside python3 --version)"
 inside /venv/bin/python --version
 inside timeout $LIMIT_S /venv/bin/python -m pytest "$@"
+inside tests/wheel.sh /venv/bin/python
