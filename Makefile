@@ -25,7 +25,7 @@ WORKERS := 3
 PYTEST := $(BIN)/python -m pytest -m "not slow"
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel faults fuzz coverage bench bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults fuzz coverage bench bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -86,6 +86,7 @@ build: $(BUILT)  ## build ext/ for speed
 
 debug: $(INSTALLED)  ## build ext/ with bounds and None checks
 	@export COINSPACE_BUILD=debug; $(BUILD_EXT)
+	@rm -f $(BUILT)
 
 annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*/*.html
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
@@ -102,6 +103,9 @@ test-newest: $(TOOLS)  ## run unit, property and fuzz tests on the checked build
 test-debug: debug $(TOOLS)  ## run tests of compiled code on the checked build (TESTS=tests: every one), then build for speed again
 	@$(PYTEST) $(PARALLEL) $(TESTS); status=$$?; \
 		$(BUILD_EXT); exit $$status
+
+docs-check: install $(TOOLS)  ## compare the documents with the code: links, paths, commands, settings, examples
+	@$(BIN)/python -m pytest -q tests/unit/test_documents.py
 
 # recordings are replayed at a pace that traced code does not keep
 coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach: build/coverage

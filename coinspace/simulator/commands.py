@@ -13,9 +13,9 @@ import orjson
 import uvloop
 
 from coinspace.config import EXCHANGES
-from coinspace.errors import ConfigError
-from coinspace.market import Market
-from coinspace.options import FACTOR, PORT, SECONDS, Finite
+from coinspace.errors import ConfigError, FeedError
+from coinspace.market import Market, as_named, exchange_as_named
+from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite
 from coinspace.process import configure_logging, die_with_parent
 from coinspace.recording.format import LAST_NS
 from coinspace.simulator import faults as faults_module
@@ -23,6 +23,7 @@ from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
 from coinspace.simulator.markets.scenario import SCENARIOS
 from coinspace.simulator.server import ExchangeServer, ready_line
 from coinspace.simulator.simulation import Simulation
+from coinspace.tasks import Tasks
 
 FEED_SUFFIX = ".feed.zst"
 
@@ -39,11 +40,20 @@ def stop_event(duration_s: float | None) -> asyncio.Event:
 
 
 async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready."""
+    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready.
+
+    Raises: FeedError when something ended that nothing can be served without.
+    """
     stopping = stop_event(duration_s)
     async with server:
         click.echo(orjson.dumps(ready_line(server)))
-        await stopping.wait()
+        tasks = Tasks()
+        waits = [tasks.spawn("stop", stopping.wait(), ends=True)]
+        waits.append(tasks.spawn("failure", server.failed.wait(), ends=True))
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await tasks.cancel()
+    if server.failure is not None:
+        raise FeedError(f"the server ended: {server.failure or type(server.failure).__name__}")
 
 
 def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict[str, list[str]]:
@@ -52,6 +62,7 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     Raises: ConfigError when nothing is left, or a market belongs to none of the exchanges.
     """
     chosen: dict[str, list[str]] = {}
+    markets = tuple(_as_named(text) for text in markets)
     left = set(markets)
     for exchange in exchanges or EXCHANGES:
         if not markets:
@@ -73,6 +84,11 @@ def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict
     return chosen
 
 
+def _as_named(text: str) -> str:
+    venue, colon, market = text.rpartition(":")
+    return f"{exchange_as_named(venue)}{colon}{as_named(market)}"
+
+
 def _with_faults(command: click.Command) -> click.Command:
     # the grammar is told once, where it is read
     grammar = (faults_module.__doc__ or "").partition("\n")[2]
@@ -90,7 +106,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @click.option(
     "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
 )
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -18,7 +17,7 @@ from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.recorded_answers import (
     trimmed,
 )
-from coinspace.simulator.rest import REST, Answer, Rest, answer
+from coinspace.simulator.rest import REST, Answer, BinanceRest, Rest, answer, number
 from coinspace.simulator.session import BithumbSession, Channel, KoreanSession
 from coinspace.simulator.source import Host
 
@@ -49,7 +48,6 @@ class Simulation:
         self.markets = markets
         self.rate = rate
         self.scenario = scenario
-        self._task: asyncio.Task[None] | None = None
         self._next_fault = 0
         self._kept: dict[str, bytes] = {}
 
@@ -67,13 +65,10 @@ class Simulation:
         self.rests: dict[str, Rest] = {
             name: REST[name](self.engine, name, limits=server.limits) for name in self.exchanges
         }
-        self._task = asyncio.create_task(self._pump())
+        server.tasks.spawn("market", self._pump())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Nothing is held: the server ends the task."""
 
     async def _pump(self) -> None:
         offset_ns = 0
@@ -147,7 +142,7 @@ class Simulation:
     ) -> Answer:
         kept = self._kept.get(query.get("symbol", ""))
         if stale and kept is not None:
-            return answer(trimmed(kept, int(query.get("limit", "100"))))
+            return answer(trimmed(kept, number(query.get("limit"), 100, 5000)))
         return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
 
     def keep_snapshots(self, symbol: str) -> None:
@@ -162,6 +157,11 @@ class Simulation:
         for name, markets in self.engine.markets.items():
             if exchange in ("*", name) and symbol in markets:
                 markets[symbol].status = status
+
+    def use_budget(self, weight: int) -> None:
+        rest = self.rests.get("binance")
+        if isinstance(rest, BinanceRest):
+            rest.others = weight
 
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         for name, markets in self.engine.markets.items():

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.faults import Fault
 from coinspace.simulator.rest import Answer
+from coinspace.tasks import Tasks
 
 
 class FaultList(Protocol):
@@ -21,6 +22,7 @@ class Host(Protocol):
 
     limits: bool
     connections: dict[str, set[Connection]]
+    tasks: Tasks
 
     @property
     def disorder(self) -> FaultList:
@@ -78,6 +80,9 @@ class Source(Protocol):
 
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         """Set an exchange's clock wrong."""
+
+    def use_budget(self, weight: int) -> None:
+        """Count so much weight a minute (Binance) as used by other programs of the address."""
 
     def set_market(self, exchange: str, symbol: str, status: str) -> None:
         """Let a market be "active", "halt" (listed, nothing happens) or "delist" (not listed)."""

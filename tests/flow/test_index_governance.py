@@ -17,9 +17,9 @@ from coinspace.config import IndexSettings, Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.governance import announce
 from coinspace.index.recompute.audit import store
-from coinspace.index.records import Row
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 from coinspace.storage.tables import TABLES
 
 DAY_NS = 18_000 * chain.DAY_NS

@@ -22,10 +22,10 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
 from coinspace.index.recompute.audit import store
-from coinspace.index.records import Row
 from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 # five ticks a second, written 1,000 at a time
 OUTAGE_S = 2400

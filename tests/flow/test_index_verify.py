@@ -18,9 +18,9 @@ from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.recompute.audit import checked_links, store
-from coinspace.index.records import Row
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 RESTARTED = ("index-calculator", "orderbook-aggregator")

@@ -27,6 +27,7 @@ from coinspace.endpoint.models import (
 )
 from coinspace.endpoint.routes.history import Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
+from coinspace.market import as_named
 
 READY_RETRY_S = "1"
 DAY_MS = 24 * 3600 * 1000
@@ -74,7 +75,7 @@ def reasons(context: Context) -> list[str]:
             found.append(problem)
         elif context.nulls.failed(asset, latest.record):
             found.append(
-                f"the {asset} index has no value ({latest.record.get('reason')}):"
+                f"the {asset} index has no value ({latest.record.reason}):"
                 " see its venues in /v1/venues and the collectors in `coinspace status`"
             )
     if context.database.error is not None:
@@ -106,7 +107,9 @@ def add(api: Api, context: Context) -> None:
     async def gaps(request: Request, query: GapsQuery) -> Response:
         """Detected losses and outages of [start, end), newest first; by default of the last day."""
         if query.exchange is not None:
-            context.check_exchange(query.exchange)
+            query.exchange = context.check_exchange(query.exchange)
+        if query.market is not None:
+            query.market = as_named(query.market)
         start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
         last_ns, skipped = history.ns(end), 0
         if query.cursor is not None:

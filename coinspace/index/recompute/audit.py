@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import psycopg
 
-from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
 from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
@@ -20,11 +20,11 @@ from coinspace.index.memory import read_fx_memory, remember, wait_applied
 from coinspace.index.recompute.feeds import opened, sources
 from coinspace.index.recompute.offline import FeedReplay
 from coinspace.index.recompute.verify import Comparison, Verdict, recalc_row
-from coinspace.index.records import Row
 from coinspace.method.parameters import parameter_hash
 from coinspace.recording.format import FeedReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row, tick_ns
 from coinspace.storage.sender import Sender
 
 # recomputed before the first compared tick, for what is remembered beyond the stored memory
@@ -145,7 +145,7 @@ def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int
     rows = [
         recalc_row(record, original, by.operator, by.because, now)
         for record, original in comparison.restated
-        if record["ts_ms"] * MILLISECOND_NS >= day_ns
+        if tick_ns(record) >= day_ns
     ]
     detail = f"{len(rows)} rows: {by.because}"
     entry = {"target": "index_recalc", "detail": detail, "entry": 0}
