@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 NEWEST=$PWD/build/newest
 SOURCE=$NEWEST/coinspace
+# for each step
 LIMIT_S=900
 
 instead() {
@@ -18,20 +19,20 @@ instead() {
 
 # what is mounted for a command is gone with it
 inside() {
-    unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
+    timeout $LIMIT_S unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
         exec chroot "$0" env -C /coinspace "$@"' "$NEWEST" "$@"
 }
 
 [ "$(id -u)" = 0 ] || instead "chroot needs root"
 if ! command -v debootstrap > /dev/null; then
-    { command -v apt-get > /dev/null && apt-get install -y -qq debootstrap > /dev/null 2>&1; } ||
-        instead "debootstrap is not installed"
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap; } \
+        > /dev/null 2>&1 || instead "debootstrap is not installed"
 fi
 
 mkdir -p build
 if [ ! -e "$NEWEST/.unpacked" ]; then
-    rm -rf "$NEWEST"
-    timeout $LIMIT_S debootstrap --variant=minbase --include=python3-venv,python3-dev,gcc,libc6-dev \
+    rm -rf --one-file-system "$NEWEST"
+    timeout $LIMIT_S unshare --mount debootstrap --variant=minbase --include=python3-venv,python3-dev,gcc,libc6-dev \
         testing "$NEWEST" > build/newest.log 2>&1 || instead "Debian's packages could not be fetched"
     touch "$NEWEST/.unpacked"
 fi
@@ -59,5 +60,5 @@ install_all() {
 }
 install_all || instead "a package has no wheel for $(inside python3 --version)"
 inside /venv/bin/python --version
-inside timeout $LIMIT_S /venv/bin/python -m pytest "$@"
+inside /venv/bin/python -m pytest "$@"
 inside tests/wheel.sh /venv/bin/python
