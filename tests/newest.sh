@@ -50,15 +50,15 @@ cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
 sed -n '/==/{s/ *\\$//;p}' requirements/tools.txt > "$SOURCE/pins.txt"
 
 inside true || instead "nothing can be mounted here"
-install_all() {
-    [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv
-    inside /venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-    inside /venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
-        --constraint pins.txt --group build --group test
-    inside env COINSPACE_BUILD=debug PYTHONWARNINGS=ignore /venv/bin/python -m pip install --quiet \
-        --disable-pip-version-check --no-build-isolation --constraint pins.txt --editable .
-}
-install_all || instead "a package has no wheel for $(inside python3 --version)"
+PIP="/venv/bin/python -m pip --quiet --disable-pip-version-check"
+# shellcheck disable=SC2086
+{
+    { [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv; } &&
+        inside $PIP install 'pip>=25.1' &&
+        inside $PIP install --only-binary :all: --constraint pins.txt --group build --group test &&
+        inside env COINSPACE_BUILD=debug PYTHONWARNINGS=ignore $PIP install --no-build-isolation \
+            --constraint pins.txt --editable .
+} || instead "a package has no wheel for $(inside python3 --version)"
 inside /venv/bin/python --version
 inside /venv/bin/python -m pytest "$@"
 inside tests/wheel.sh /venv/bin/python
