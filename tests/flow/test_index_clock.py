@@ -51,7 +51,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 def wait_for(settings: Settings, text: str, wanted: list[tuple[Any, ...]]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := query(settings, text)) != wanted:
         assert time.monotonic() < deadline, f"expected {wanted}, was {found}"
         time.sleep(0.05)

@@ -42,7 +42,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 def wait_for(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -49,7 +49,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 def wait_for(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
