@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,15 @@ async def test_a_batch_leaves_by_age_and_twice_is_once(
 ) -> None:
     sender = Sender(own(created, tmp_path), "age")
     sender.start()
+
+    def left(batches: int) -> bool:
+        return sender.counters()["batches"] >= batches
+
     for batches in (1, 2):
         for i in range(50):
             assert trade(sender, "AGE/KRW", i, received_ts=TimestampNanos(START_NS + 7))
         # nobody calls seal: the timer does
-        await until(lambda batches=batches: sender.counters()["batches"] >= batches)
+        await until(partial(left, batches))
     assert await sender.close()
     rows = await rows_of(
         sql, "select price, received_ts::long from trade where market='AGE/KRW'", 50
