@@ -25,7 +25,6 @@ from coinspace.index.memory import (
     read_memory,
     read_resets,
     remember,
-    wait_applied,
 )
 from coinspace.index.outage import Outage, instant
 from coinspace.index.pulse import Pulse
@@ -35,6 +34,7 @@ from coinspace.method.aggregate import Aggregate, decode
 from coinspace.process import Process, run
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read.query import wait_applied
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 from coinspace.tasks import Tasks

@@ -41,6 +41,8 @@ def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Set
     (mine.data / "run").mkdir()
     for table in ("index_tick", "index_venue", "index_recalc", "operator_log", "index_chain"):
         query(mine, f"TRUNCATE TABLE {table}")
+        # the server applies it after its answer
+        wait_for(mine, f"SELECT count() FROM {table}", [(0,)])
     return mine
 
 

@@ -10,12 +10,12 @@ import orjson
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import curve
-from coinspace.endpoint.history import queries as history
-from coinspace.endpoint.history.database import Row
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Explanation, Input, PriceVolumeCurve
 from coinspace.endpoint.records import constituents, index_value
 from coinspace.endpoint.values import milliseconds
+from coinspace.storage.read import history
+from coinspace.storage.read.pool import Row
 
 
 def live_explanation(context: Context, latest: Latest) -> Explanation:

@@ -6,17 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
 from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
-from coinspace.index.memory import read_fx_memory, remember, wait_applied
+from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.recompute.feeds import opened, sources
 from coinspace.index.recompute.offline import FeedReplay
 from coinspace.index.recompute.verify import Comparison, Verdict, recalc_row
@@ -25,6 +23,9 @@ from coinspace.method.parameters import parameter_hash
 from coinspace.recording.format import FeedReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read import announced, records
+from coinspace.storage.read.query import wait_applied
+from coinspace.storage.schema import Connection
 from coinspace.storage.sender import Sender
 
 # recomputed before the first compared tick, for what is remembered beyond the stored memory
@@ -101,7 +102,7 @@ def verify(
 
 
 def in_force(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     settings: Settings,
     assets: list[str],
     bounds: tuple[int, int],
@@ -115,21 +116,12 @@ def in_force(
     found = {}
     for asset in assets:
         now = found[asset] = settings.index.parameters_of(asset)
-        rows = connection.execute(
-            "SELECT DISTINCT parameter_hash FROM index_tick WHERE asset = %s"
-            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND value != null",
-            (asset, *bounds),
-        ).fetchall()
-        hashes = {one for (one,) in rows}
+        hashes = records.parameter_hashes(connection, asset, *bounds)
         if len(hashes) != 1 or parameter_hash(now, depths) in hashes:
             continue
-        row = connection.execute(
-            "SELECT definition FROM methodology WHERE asset = %s AND parameter_hash = %s"
-            " ORDER BY ts DESC LIMIT 1",
-            (asset, hashes.pop()),
-        ).fetchone()
-        if row is not None:
-            definition = orjson.loads(row[0])
+        text = announced.definition(connection, asset, hashes.pop())
+        if text is not None:
+            definition = orjson.loads(text)
             found[asset] = index_parameters(definition["parameters"], f"index of {asset}")
     return found
 

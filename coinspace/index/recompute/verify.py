@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
-from coinspace.errors import StorageError
 from coinspace.index.calculator import Record
 from coinspace.index.outage import NOT_COMPUTED
 from coinspace.index.records import (
@@ -24,6 +22,8 @@ from coinspace.index.records import (
     tick_ns,
     tick_row,
 )
+from coinspace.storage.read import records
+from coinspace.storage.schema import Connection
 
 # differences printed in full
 SHOWN = 20
@@ -76,7 +76,7 @@ class Stored:
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], assets: list[str], start_ns: int, end_ns: int
+        self, connection: Connection, assets: list[str], start_ns: int, end_ns: int
     ) -> None:
         self.ticks: dict[tuple[str, int], dict[str, Any]] = {}
         self.venues: dict[tuple[str, int], dict[str, list[Any]]] = {}
@@ -127,7 +127,7 @@ class Comparison:
 
     def __init__(
         self,
-        connection: psycopg.Connection[Any],
+        connection: Connection,
         assets: list[str],
         start_ns: int,
         end_ns: int,
@@ -199,9 +199,7 @@ def comparable(record: Record) -> dict[str, Any]:
     return {**found, **{name: record.get(name) for name in SIBLINGS}}
 
 
-def _ticks(
-    connection: psycopg.Connection[Any], asset: str, start_ns: int, end_ns: int
-) -> list[dict[str, Any]]:
+def _ticks(connection: Connection, asset: str, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
     names = [
         *(name for name in SYMBOLS if name != "asset"),
         *NUMBERS,
@@ -209,19 +207,8 @@ def _ticks(
         "method_version",
         "siblings",
     ]
-    columns = ", ".join(f'"{name}"' for name in names)
-    try:
-        rows = connection.execute(
-            f"SELECT ts::long, {columns} FROM index_tick WHERE asset = %s"
-            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
-            (asset, start_ns, end_ns),
-            binary=True,
-        ).fetchall()
-    except psycopg.Error as error:
-        raise StorageError(f"records of {asset}: expected rows, {error}", "index_tick") from None
     found = []
-    for row in rows:
-        values = dict(zip(["ts", *names], row, strict=True))
+    for values in records.tick_rows(connection, asset, names, start_ns, end_ns):
         siblings = orjson.loads(values.pop("siblings") or "{}")
         for name in ("flagged", "fx_flagged"):
             values[name] = values[name] or ""
@@ -230,22 +217,14 @@ def _ticks(
 
 
 def _venues(
-    connection: psycopg.Connection[Any], start_ns: int, end_ns: int
+    connection: Connection, start_ns: int, end_ns: int
 ) -> tuple[dict[tuple[str, int], dict[str, list[Any]]], dict[int, dict[str, Input]]]:
-    try:
-        rows = connection.execute(
-            "SELECT asset, ts::long, venue, mid, age_ms, used, reason, share, received_ts::long"
-            " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
-            (start_ns, end_ns),
-            binary=True,
-        ).fetchall()
-    except psycopg.Error as error:
-        raise StorageError(f"venues: expected rows, {error}", "index_venue") from None
     found: dict[tuple[str, int], dict[str, list[Any]]] = {}
     inputs: dict[int, dict[str, Input]] = {}
-    for asset, ts_ns, venue, mid, age_ms, used, reason, share, received_ns in rows:
-        inputs.setdefault(ts_ns, {})[venue] = Input(received_ns or 0, reason)
-        found.setdefault((asset, ts_ns), {})[venue] = [mid, age_ms, used, reason, share]
+    for row in records.venue_rows(connection, start_ns, end_ns):
+        inputs.setdefault(row.ts_ns, {})[row.venue] = Input(row.received_ns or 0, row.reason)
+        facts = [row.mid, row.age_ms, row.used, row.reason, row.share]
+        found.setdefault((row.asset, row.ts_ns), {})[row.venue] = facts
     return found, inputs
 
 
