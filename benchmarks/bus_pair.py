@@ -29,9 +29,10 @@ from benchmarks.native import compiled, limits
 from benchmarks.pipelines import TOPIC
 from coinspace._ext.message import ORDERBOOK, encode_header
 from coinspace._ext.publisher import ZmqSink
+from coinspace.bus.context import ZERO_COPY_RECV
 from coinspace.bus.journal import Journal
 from coinspace.bus.sink import Topic
-from coinspace.bus.subscriber import ZERO_COPY_RECV, Subscriber
+from coinspace.bus.subscriber import Subscriber
 from coinspace.config import BusSettings, JournalSettings
 
 BURST = 10_000

@@ -85,6 +85,15 @@ class Backlog:
         """Go on with what an earlier process left."""
         self._entries.extend(entries)
 
+    def holds(self, asset: str, first_ns: int, last_ns: int) -> bool:
+        """Tell whether records of some of these ticks are still to be stored."""
+        return any(
+            one.outage.asset == asset
+            and one.outage.first_ns <= last_ns
+            and one.outage.last_ns >= first_ns
+            for one in self._entries
+        )
+
     def cut(self, next_ns: int) -> int:
         """Leave out ticks from `next_ns` on: the clock was set back, and they are still to come.
 

@@ -4,15 +4,18 @@ While anything is spooled every later record goes behind it. So what is stored i
 some tick, whenever the process ends, and the next one begins with what it finds here.
 
 A record is in the kernel's hands when `add` returns, and on disk one fsync later: a thread syncs
-the file once for all records that came meanwhile, since the ticks cannot wait for a disk.
+the file once for all records that came meanwhile, since the ticks cannot wait for a disk. What a
+disk without room does not take waits in memory behind it.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +29,8 @@ from coinspace.storage.transport import TimestampNanos
 
 # lines in which every asset has had a record
 LOOK_AHEAD = 500
+# in memory while the disk takes nothing: an hour of records
+MEMORY_BYTES = 64 << 20
 
 
 class Spool:
@@ -49,34 +54,50 @@ class Spool:
         self._sync_waits = False
         self._file: BinaryIO | None = None
         self._size = self._read = 0
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         if path.exists():
             self._open()
 
     @property
     def pending(self) -> bool:
         """Whether anything waits."""
-        return self._read < self._size
+        return self._read < self._size or bool(self._waiting)
 
     def add(self, rows: list[Row]) -> bool:
-        """Append a record. Returns: False when the file may not grow or the disk is full."""
+        """Append a record. Returns: False when neither the file nor memory may grow."""
         line = orjson.dumps(
             [[one.table, one.at_ns, one.symbols, one.columns] for one in rows],
             default=lambda time: {"ns": time.value},
             option=orjson.OPT_APPEND_NEWLINE,
         )
-        if self._size + len(line) > self._max_bytes:
+        waiting = self._waiting_bytes + len(line)
+        if waiting > MEMORY_BYTES or self._size + waiting > self._max_bytes:
             return False
-        try:
-            file = self._file or self._open()
-            file.seek(self._size)
-            if file.write(line) != len(line):
-                return False
-        except OSError:
-            return False
-        self._size += len(line)
+        self._waiting.append(line)
+        self._waiting_bytes = waiting
         self.records += 1
-        self._sync_soon()
+        self._write()
         return True
+
+    def _write(self) -> None:
+        """Write what waits in memory, as far as the disk takes it."""
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                file = self._file or self._open()
+                file.seek(self._size)
+                if file.write(line) != len(line):
+                    # what is there of it is written over
+                    return
+            except OSError:
+                return
+            self._size += len(line)
+            self._written()
+            self._sync_soon()
+
+    def _written(self) -> None:
+        self._waiting_bytes -= len(self._waiting.popleft())
 
     def _sync_soon(self) -> None:
         """Have the file put on disk by the thread; one sync waits behind the one under way."""
@@ -126,12 +147,24 @@ class Spool:
         Args: give: False = no room now; the record comes again, with rows that were given already.
         Returns: how many records were taken.
         """
+        self._write()
+        done = self._drain_file(give, limit) if self._file is not None else 0
+        while self._waiting and self._file is None and done < limit:
+            rows = _rows(self._waiting[0])
+            if rows is not None and not all(give(row) for row in rows):
+                break
+            self._written()
+            done += 1
+        return done
+
+    def _drain_file(self, give: Callable[[Row], bool], limit: int) -> int:
         done = 0
-        if self._file is None:
-            return done
         with self.path.open("rb") as lines:
             lines.seek(self._read)
             for line in islice(lines, limit):
+                if self._read >= self._size:
+                    # a line that the disk has taken a part of
+                    break
                 rows = _rows(line)
                 if rows is None:
                     self.torn += 1
@@ -139,18 +172,23 @@ class Spool:
                     return done
                 self._read += len(line)
                 done += 1
-        if not self.pending:
-            self._file.close()
-            self._file = None
+        if self._read >= self._size:
+            self._close_file()
             self._size = self._read = 0
-            self.path.unlink(missing_ok=True)
+            # where it cannot be removed, its rows are given once more, and replace themselves
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
         return done
 
     def close(self) -> None:
         """Close the file; what is in it is on disk and waits for the next process."""
+        self._write()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -19,8 +19,10 @@ from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, MessageError, StorageError
 from coinspace.index.backlog import Backlog, Entry, read_entries
 from coinspace.index.calculator import IndexCalculator, Record
+from coinspace.index.chain import DAY_NS, stored_links
 from coinspace.index.governance import announce
 from coinspace.index.memory import (
+    Memory,
     read_ahead,
     read_memory,
     read_resets,
@@ -34,6 +36,7 @@ from coinspace.method.aggregate import Aggregate, decode
 from coinspace.process import Process, run
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read.memory import holes
 from coinspace.storage.read.query import wait_applied
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
@@ -118,6 +121,10 @@ class Worker:
         self._repeats: dict[str, int] = {}
         # whether what lies before the spooled records is known
         self._looked = False
+        # whether the outages that an earlier process left open are known
+        self._resumed = False
+        # whether ticks without a record have been looked for since one may have been lost
+        self._complete = False
         self.pulse = Pulse(index.assets, lambda asset: index.parameters_of(asset).failed_s)
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
         self.ahead_ns = 0
@@ -153,7 +160,8 @@ class Worker:
         tasks.keep("hash chain", self._chain)
         tasks.spawn("clock resets", self._watch_resets())
         if not remembered:
-            tasks.keep("missed ticks", self._recover, ends=True)
+            tasks.keep("memory", self._recover, ends=True)
+        tasks.keep("holes", self._find_holes)
         self._process.ready()
         try:
             await self._process.stopping.wait()
@@ -185,22 +193,58 @@ class Worker:
         return False
 
     async def _recover(self) -> None:
-        # the database answers late: the ticks missed before this process are still to be written
+        # the database answers late: what an earlier process has left is still to be written
         while True:
             await asyncio.sleep(1.0)
-            waiting = self.spool.pending or self.sender.pending
-            if waiting or len(self._first_ns) < len(self._settings.index.assets):
+            if self.spool.pending or self.sender.pending:
                 continue
             try:
-                outages = await asyncio.to_thread(self._missed_before, dict(self._first_ns))
                 entries = await asyncio.to_thread(self._left_open)
                 await asyncio.to_thread(self._read_ahead)
             except CoinSpaceError:
                 continue
             self._resume(entries)
-            for outage in outages:
-                self._on_outage(outage)
             return
+
+    async def _find_holes(self) -> None:
+        """Have records made of ticks that have none, though later ones have.
+
+        One process may have begun before the database answered and ended before it knew what was
+        missing; another may have lost what it held in its memory.
+        """
+        while True:
+            await asyncio.sleep(1.0)
+            begun = self._resumed and len(self._first_ns) == len(self._settings.index.assets)
+            if self._complete or not begun or self.spool.pending or self.sender.pending:
+                continue
+            self._complete = True
+            try:
+                outages = await asyncio.to_thread(self._holes, now_ns())
+            except CoinSpaceError:
+                self._complete = False
+                continue
+            for outage in outages:
+                if not self.backlog.holds(outage.asset, outage.first_ns, outage.last_ns):
+                    self._on_outage(outage)
+            self.backlog.cut(now_ns())
+
+    def _holes(self, until_ns: int) -> list[Outage]:
+        step_ns = self._settings.index.interval_ms * MILLISECOND_NS
+        outages: list[Outage] = []
+        if not step_ns:
+            # at each update there is no tick to be missed
+            return outages
+        with schema.connect(address(self._settings)) as connection:
+            wait_applied(connection, INDEX_TICK.name)
+            # a day with a link of the chain gets no more records
+            linked = [one.day_ns + DAY_NS for one in stored_links(connection)]
+            since_ns = max([until_ns - DAY_NS, *linked])
+            for asset in self._settings.index.assets:
+                index = self.calculator.index(asset)
+                for first_ns, last_ns in holes(connection, asset, step_ns, since_ns, until_ns):
+                    memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
+                    outages.append(memory.outage(index, first_ns, last_ns, step_ns))
+        return outages
 
     def _missed_before(self, firsts: Mapping[str, int]) -> list[Outage]:
         step_ns = self._settings.index.interval_ms * MILLISECOND_NS
@@ -226,6 +270,7 @@ class Worker:
 
     def _resume(self, entries: list[Entry]) -> None:
         self.backlog.resume(entries)
+        self._resumed = True
         # of a clock that was ahead
         self.backlog.cut(now_ns())
 
@@ -308,6 +353,9 @@ class Worker:
         # in a process of its own: hashing a day takes longer than a tick may wait
         while True:
             await asyncio.sleep(CHAIN_INTERVAL_S)
+            if not self._complete:
+                # records may be added to a day that is over
+                continue
             command = ["-m", "coinspace", "verify-chain", "--append", "--no-check"]
             if self._config_path is not None:
                 command += ["--config", self._config_path]
@@ -456,6 +504,7 @@ class Worker:
         given = not self.spool.pending and all(self._give(row) for row in rows)
         if not given and not self.spool.add(rows):
             self.counts["records_refused"] += 1
+            self._complete = False
 
     def _store(self, row: Row) -> None:
         self.counts["records_refused"] += not self._give(row)

@@ -85,6 +85,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @_with_faults
 @click.command()
 @click.option("--seed", default=0, show_default=True, help="fixes every byte")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", default=0, type=PORT, show_default=True, help="0 = any free port")
 @click.option(
     "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
@@ -101,6 +102,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @click.option("--start", type=click.IntRange(1, LAST_NS), help="with --record: ns since the epoch")
 def simulate(
     seed: int,
+    host: str,
     port: int,
     rate: float,
     exchanges: tuple[str, ...],
@@ -160,7 +162,7 @@ def simulate(
         raise ConfigError("--start and --force: expected --record with them")
     die_with_parent()
     source = Simulation(seed, chosen, rate=rate, scenario=course)
-    server = ExchangeServer(source, port=port, limits=not no_limits, faults=faults)
+    server = ExchangeServer(source, host=host, port=port, limits=not no_limits, faults=faults)
     uvloop.run(serve(server, duration))
 
 

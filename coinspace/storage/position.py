@@ -27,9 +27,6 @@ APPLY_TIMEOUT_S = 30.0
 POLL_S = 0.05
 DAY_NS = 86_400 * SECOND_NS
 VIEW_NAMES = {view.name for view in VIEWS}
-# the server's words for what its host lacked
-PASSING = {"DISK FULL", "TOO MANY OPEN FILES", "OUT OF MMAP AREAS", "OUT OF MEMORY"}
-NO_SPACE = ("No space left", "errno=28", "[28]")
 # who publishes a kind; `state` rows name their publisher
 PUBLISHERS = {
     "orderbook": "orderbook-collector-",
@@ -42,13 +39,13 @@ PUBLISHERS = {
 class Suspended:
     """A table or view that takes rows and does not show them.
 
-    Attributes: passing: the host lacked something (disk, memory, files), which it may have again;
-        without it a person has suspended the table, or its data are damaged.
+    Attributes: by_server: it could not apply rows and names an error. Without it a person has
+        suspended the table, who names none.
     """
 
     table: str
     reason: str
-    passing: bool = False
+    by_server: bool = False
 
     @property
     def mend(self) -> str:
@@ -79,8 +76,9 @@ async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str]
     suspended: list[Suspended] = []
     for name, stopped, applied, acknowledged, tag, reason in await cursor.fetchall():
         if stopped:
-            passing = tag in PASSING or any(word in str(reason) for word in NO_SPACE)
-            suspended.append(Suspended(name, str(reason or tag or "no reason given"), passing))
+            suspended.append(
+                Suspended(name, str(reason or tag or "no reason given"), bool(reason or tag))
+            )
         elif applied < acknowledged:
             late.append(name)
     return late, suspended

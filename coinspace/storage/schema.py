@@ -5,7 +5,7 @@ All of it is safe to repeat and safe for two processes at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -137,11 +137,12 @@ def mend(
     return wrong
 
 
-def resume(found: Address) -> list[str]:
+def resume(found: Address, only: Collection[str] | None = None) -> list[str]:
     """Resume suspended tables and views of ours, and refresh views that are invalid.
 
     A cause that is not gone suspends the table again.
 
+    Args: only: resume these at most.
     Returns: the statements that the server accepted. Raises: StorageError.
     """
     done: list[str] = []
@@ -151,6 +152,8 @@ def resume(found: Address) -> list[str]:
             f"SELECT name FROM wal_tables() WHERE suspended AND name IN ({OURS})"
         )
         for (name,) in rows.fetchall():
+            if only is not None and name not in only:
+                continue
             kind = "MATERIALIZED VIEW" if name in names else "TABLE"
             done.append(_run(connection, f"ALTER {kind} {name} RESUME WAL", name))
         states = _views(connection)
@@ -167,7 +170,7 @@ def _mend(connection: Connection, difference: Difference) -> None:
         _run(connection, difference.mend, difference.table)
     except StorageError as error:
         # another worker was quicker, and the server has not applied its change yet
-        if "already" not in str(error):
+        if not any(word in str(error) for word in ("already", "statement is either no-op")):
             raise
 
 

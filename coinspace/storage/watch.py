@@ -51,7 +51,8 @@ class Findings:
     Attributes:
         problems: in words; drift: how the schema differs; reachable: SQL answered.
         views: invalid ones; damages: what `owner` has to store again.
-        passing: a table is suspended for want of something that the host may have again.
+        suspended: tables that the server itself has suspended. The cause may be over: the error
+            of a full disk does not always name the disk, so no error says how long it lasts.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Findings:
     reachable: bool = False
     views: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
-    passing: bool = False
+    suspended: list[str] = field(default_factory=list)
 
 
 async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> Findings:
@@ -73,7 +74,7 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
     try:
         retention.check(settings.storage)
         where = address(settings)
-        found.problems, found.views, found.damages, found.passing = await _within(
+        found.problems, found.views, found.damages, found.suspended = await _within(
             QUERY_TIMEOUT_S, _ask(where, owner)
         )
         if columns:
@@ -123,7 +124,7 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
 _queries = Tasks(lambda name, error: None)
 
 
-async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage], bool]:
+async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage], list[str]]:
     connection = await position.connect(where)
     async with connection:
         suspended = (await position.unapplied(connection))[1]
@@ -141,8 +142,8 @@ async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[D
         f" (REFRESH MATERIALIZED VIEW {name} FULL)"
         for name, reason in views.items()
     ]
-    passing = any(table.passing for table in suspended)
-    return problems, list(views), damages, passing
+    by_server = [table.table for table in suspended if table.by_server]
+    return problems, list(views), damages, by_server
 
 
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
@@ -269,8 +270,12 @@ class Watch:
             await asyncio.sleep(INTERVAL_S)
 
     async def _resume(self) -> None:
-        """Resume tables once the host has room again, ever more seldom while it does not help."""
-        if not self.findings.passing:
+        """Resume what the server suspended, ever more seldom while it does not help.
+
+        Rows that still cannot be applied suspend the table again and change nothing.
+        """
+        suspended = self.findings.suspended
+        if not suspended:
             self._resume_pause_s = FIRST_RESUME_S
             return
         if time.monotonic() < self._resume_at or no_room(self._settings):
@@ -278,7 +283,7 @@ class Watch:
         self._resume_at = time.monotonic() + self._resume_pause_s
         self._resume_pause_s = min(2 * self._resume_pause_s, MAX_RESUME_S)
         try:
-            done = await asyncio.to_thread(schema.resume, address(self._settings))
+            done = await asyncio.to_thread(schema.resume, address(self._settings), suspended)
         except CoinSpaceError as error:
             self.findings.problems.append(str(error))
         else:

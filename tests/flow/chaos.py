@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.storage.questdb.address import address
 from tests.flow.clock import WallClock
+from tests.flow.host import MIB, Disk, Network
 from tests.flow.platform import Platform, environment, free_port, query, wait_for
 
 ASSETS = ("BTC", "ETH")
@@ -48,9 +50,13 @@ EXCHANGE_FAULTS = (
     "reorder:{}:p=0.3",
     "truncate:{}:p=0.1",
     "garbage:{}:p=0.1",
+    "flip:{}:p=0.1",
     "digit:{}:p=0.05",
     "delay:{}:ms=900",
+    "huge:{}:p=0.02",
+    "split:{}:n=3",
     "chop:{}:n=4:ms=20",
+    "coalesce:{}:n=10",
     "stall:{}",
     "mute:{}",
     "rest:{}:status=429:retry=2",
@@ -58,16 +64,35 @@ EXCHANGE_FAULTS = (
     "rest:{}:ms=3000:status=0",
     "handshake:{}:status=503",
     "stale:{}",
+    "clock:{}:by=3h",
+    "clock:{}:by=-3h",
+)
+# an exchange's own: its markets, its words
+MARKET_FAULTS = (
+    "halt:upbit:KRW-ETH",
+    "delist:bithumb:KRW-ETH",
+    "halt:binance:ETHUSDT",
+    "delist:binance:ETHUSDT",
+    "shutdown:binance",
 )
 NETWORK_FAULTS = (
     "reset:{}",
     "halfopen:{}",
+    "cut:{}",
     "close:{}:code=1001",
     "close:{}:code=1006",
     "error:{}",
     "handshake:{}:status=0",
     "handshake:{}:ms=4000:status=0",
+    "request-close:{}",
+    "request-reset:{}",
+    "request-hang:{}",
+    "half-header:{}",
+    "half-header-close:{}",
+    "wrong-key:{}",
 )
+# before an exchange is known: all of them
+PORT_FAULTS = ("refuse:*", "accept-close:*", "accept-reset:*", "accept-hang:*")
 USER_STATEMENTS = (
     "create table if not exists notes (ts timestamp, what varchar) timestamp(ts) partition by day"
     " ttl 1 month wal",
@@ -76,7 +101,6 @@ USER_STATEMENTS = (
     "alter table orderbook drop column asks",
     "alter table ticker alter column last type varchar",
 )
-MIB = 1 << 20
 
 
 @dataclass
@@ -110,7 +134,8 @@ class Chaos:
     """
 
     folder: Path
-    disk: Path
+    disk: Disk
+    network: Network
     seed: int
     rate: float = 0.5
     limits: Limits = field(default_factory=Limits)
@@ -120,7 +145,7 @@ class Chaos:
     errors: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.data = self.disk / "data"
+        self.data = self.disk.place / "data"
         self.data.mkdir()
         self.clock = WallClock(self.folder)
         self.port = free_port()
@@ -129,8 +154,6 @@ class Chaos:
         self._simulator: subprocess.Popen[bytes] | None = None
         self._up: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
-        # one fault of a kind at a time: two of one disk or one clock would undo each other
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._log = (self.folder / "chaos.log").open("a")
         self._began = time.monotonic()
 
@@ -164,7 +187,7 @@ class Chaos:
             f"max_bytes = {256 * MIB}",
         ]
         for exchange, markets in MARKETS.items():
-            base = f"127.0.0.1:{self.exchange_port}/{exchange}"
+            base = f"{self.network.link}:{self.exchange_port}/{exchange}"
             path = {"upbit": "/websocket/v1", "bithumb": "/websocket/v1"}.get(exchange, "")
             lines += [
                 f"[exchanges.{exchange}]",
@@ -179,18 +202,19 @@ class Chaos:
     def start_exchanges(self) -> None:
         """Start the simulated exchanges, always at the same port."""
         markets = [f"--market={name}:{one}" for name, some in MARKETS.items() for one in some]
-        command = ["simulate", "--port", str(self.exchange_port), "--rate", str(self.rate)]
+        listen = ["--host", "0.0.0.0", "--port", str(self.exchange_port)]
+        command = ["simulate", *listen, "--rate", str(self.rate), *markets]
         # never with the platform's clock
         plain = environment(self.folder, self.port)
-        self._simulator = self._spawn("simulate.log", [*command, *markets], plain)
+        self._simulator = self._spawn("simulate.log", command, plain, self.network.command)
         wait_for("the exchanges", lambda: self.control("GET", "") is not None, 30)
 
     def _spawn(
-        self, log: str, command: list[str], variables: dict[str, str]
+        self, log: str, command: list[str], variables: dict[str, str], place: Sequence[str] = ()
     ) -> subprocess.Popen[bytes]:
         with (self.folder / log).open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "coinspace", *command],
+                [*place, sys.executable, "-m", "coinspace", *command],
                 env=variables,
                 cwd=self.folder,
                 stdout=output,
@@ -202,7 +226,7 @@ class Chaos:
         """Ask the simulated exchanges' control address; None when nobody answers."""
         body = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.exchange_port}/control{path}", body, method=method
+            f"http://{self.network.whole}:{self.exchange_port}/control{path}", body, method=method
         )
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
@@ -245,16 +269,35 @@ class Chaos:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+        # what is on the disk goes with it
+        shutil.copytree(self.data / "logs", self.folder / "logs", dirs_exist_ok=True)
         self._log.close()
 
     # the faults
 
     def run(self, seconds: float) -> None:
-        """Apply faults for a time, three at once at most, then undo what is left of them."""
+        """Apply faults for a time, one of each lane at once, then undo what is left of them.
+
+        No lane has two faults at a time, so that no two of one disk or clock undo each other.
+        """
         lanes: tuple[tuple[Callable[[random.Random], None], ...], ...] = (
             (self.kill, self.kill, self.end, self.pause, self.hang, self.kill_exchanges),
-            (self.disturb_exchange, self.disturb_network, self.disturb_network, self.rename),
-            (self.fill_disk, self.step_clock, self.kill_server, self.pause_server, self.user),
+            (
+                self.disturb_exchange,
+                self.disturb_exchange,
+                self.disturb_connections,
+                self.disturb_connections,
+                self.disturb_link,
+                self.break_config,
+            ),
+            (
+                self.disturb_disk,
+                self.disturb_disk,
+                self.step_clock,
+                self.kill_server,
+                self.pause_server,
+                self.user,
+            ),
         )
         until = time.monotonic() + seconds
         with ThreadPoolExecutor(len(lanes) + 1) as threads:
@@ -269,7 +312,7 @@ class Chaos:
             finally:
                 self._over.set()
                 watching.result()
-        self.control("DELETE", "/faults")
+        wait_for("the exchanges", lambda: self.control("DELETE", "/faults") is not None, 30)
 
     def _lane(
         self, faults: tuple[Callable[[random.Random], None], ...], draw: random.Random, until: float
@@ -338,51 +381,57 @@ class Chaos:
         self.start_exchanges()
 
     def disturb_exchange(self, draw: random.Random) -> None:
-        """Let an exchange send or answer wrongly for a while."""
-        self._disturb("exchange", EXCHANGE_FAULTS, draw)
+        """Let an exchange send or answer wrongly, or trade no market, for a while."""
+        self._disturb("exchange", EXCHANGE_FAULTS + MARKET_FAULTS, draw)
 
-    def disturb_network(self, draw: random.Random) -> None:
+    def disturb_connections(self, draw: random.Random) -> None:
         """Disturb the connections to an exchange for a while."""
-        self._disturb("network", NETWORK_FAULTS, draw)
+        self._disturb("connections", NETWORK_FAULTS + PORT_FAULTS, draw)
 
     def _disturb(self, family: str, faults: tuple[str, ...], draw: random.Random) -> None:
         exchange = draw.choice([*MARKETS, "*"])
         spec = draw.choice(faults).format(exchange)
         seconds = draw.uniform(*self.limits.short_s)
+        if self.control("POST", "/faults", {"fault": f"{spec}:for={seconds:.1f}s"}) is None:
+            # killed just now, or its port is closed
+            return
         self.note(f"{family}: {spec.partition(':')[0]}", spec)
-        self.control("POST", "/faults", {"fault": f"{spec}:for={seconds:.1f}s"})
         time.sleep(seconds)
 
-    def fill_disk(self, draw: random.Random) -> None:
-        """Leave no room on the data folder's disk for a while."""
-        with self._locks["disk"]:
-            self.note("disk full")
-            filler = self.disk / "filler"
-            try:
-                with filler.open("wb", buffering=0) as file, suppress(OSError):
-                    free = os.statvfs(self.disk).f_bavail * os.statvfs(self.disk).f_frsize
-                    with suppress(OSError):
-                        os.posix_fallocate(file.fileno(), 0, max(free - 2 * MIB, 1))
-                    file.seek(0, os.SEEK_END)
-                    while file.write(b"\0" * 65536):
-                        pass
-                time.sleep(draw.uniform(*self.limits.short_s))
-            finally:
-                filler.unlink(missing_ok=True)
+    def disturb_link(self, draw: random.Random) -> None:
+        """Cut the link between the platform and the exchanges, or make it narrow, for a while."""
+        seconds = draw.uniform(*self.limits.outage_s)
+        how = draw.choice(("cut here", "cut there", "narrow"))
+        self.note(f"link {how}", f"{seconds:.0f} s")
+        if how == "narrow":
+            self.network.narrow(seconds, draw)
+        else:
+            self.network.cut(seconds, far=how == "cut there")
+
+    def disturb_disk(self, draw: random.Random) -> None:
+        """Leave no room on the disk, refuse what is written or let it wait, for a while."""
+        seconds = draw.uniform(*self.limits.short_s)
+        how = draw.choice(("full", "read-only", "hangs"))
+        self.note(f"disk {how}", f"{seconds:.0f} s")
+        if how == "full":
+            self.disk.fill(seconds)
+        elif how == "read-only":
+            self.disk.refuse_writes(self.data, seconds)
+        else:
+            self.disk.hang(seconds)
 
     def step_clock(self, draw: random.Random) -> None:
         """Set the platform's wall clock wrong for a while, then right again."""
-        with self._locks["clock"]:
-            # ticks further ahead stay in the way until their time comes or an operator's word
-            by_s = draw.choice((-7200, -600, -30, -3, 3, 30))
-            self.note("clock stepped", f"{by_s} s")
-            began = time.time_ns()
-            self.clock.step(by_s)
-            try:
-                time.sleep(draw.uniform(*self.limits.short_s) + 5)
-            finally:
-                self.clock.step(0)
-                self.stepped.append((began, time.time_ns()))
+        # ticks further ahead stay in the way until their time comes or an operator's word
+        by_s = draw.choice((-7200, -600, -30, -3, 3, 30))
+        self.note("clock stepped", f"{by_s} s")
+        began = time.time_ns()
+        self.clock.step(by_s)
+        try:
+            time.sleep(draw.uniform(*self.limits.short_s) + 5)
+        finally:
+            self.clock.step(0)
+            self.stepped.append((began, time.time_ns()))
 
     def _server_pid(self) -> int:
         return address(Settings(data=self.data)).pid
@@ -404,18 +453,16 @@ class Chaos:
         self.note("user's statement", statement)
         query(self.data, statement)
 
-    def rename(self, draw: random.Random) -> None:
+    def break_config(self, draw: random.Random) -> None:
         """Break the configuration file, kill a process that then reads it, and repair the file."""
-        with self._locks["config"]:
-            self.note("configuration broken")
-            self.config.write_text("[index\nassets = ")
-            try:
-                name, pid = self._victim(draw)
-                if name != "questdb":
-                    os.kill(pid, signal.SIGKILL)
-                time.sleep(draw.uniform(*self.limits.short_s))
-            finally:
-                self.write_config()
+        name, pid = self._victim(draw)
+        self.note("configuration broken", name)
+        self.config.write_text("[index\nassets = ")
+        try:
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(draw.uniform(*self.limits.short_s))
+        finally:
+            self.write_config()
 
     # what was seen
 
@@ -492,26 +539,3 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own in a file, mounted for as long as the context lasts.
-
-    Raises: PermissionError where this user may not mount one.
-    """
-    image, place = folder / "disk.img", folder / "disk"
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(megabytes * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
-    mounted = subprocess.run(
-        ["mount", "-o", "loop", str(image), str(place)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        raise PermissionError(mounted.stderr.strip())
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=False)
-        image.unlink()

@@ -26,6 +26,7 @@ from coinspace.method.fx import FxIndex
 from coinspace.process import Process
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read import memory
 from tests.unit.index_books import book
 
 STEP_NS = 200 * MILLISECOND_NS
@@ -373,3 +374,69 @@ async def test_a_crash_beside_a_silent_database_leaves_no_hole(
     assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
     wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")
+
+
+def test_holes_between_stored_ticks_are_found_and_other_intervals_are_none(
+    settings: Settings,
+) -> None:
+    asset, start_ns = "MEMH", DAY_NS + 7 * 86_400 * SECOND_NS
+    # five ticks a second, but for a time with one
+    stored = [0, 1, 2, 5, 9, 10, 11, 15, 20, 25, 30, 31, 32]
+    rows = [
+        Row("index_tick", start_ns + n * STEP_NS, {"asset": asset}, {"value_raw": 1.0})
+        for n in stored
+    ]
+    store(settings, rows)
+    count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
+    wait_for(lambda: query(settings, count) == [(len(stored),)], "ticks not stored")
+
+    def holes(since: int, until: int) -> list[tuple[int, int]]:
+        with schema.connect(address(settings)) as connection:
+            found = memory.holes(
+                connection,
+                asset,
+                STEP_NS,
+                start_ns + since * STEP_NS,
+                start_ns + until * STEP_NS,
+            )
+        return [((a - start_ns) // STEP_NS, (b - start_ns) // STEP_NS) for a, b in found]
+
+    # a single tick between two holes belongs to both
+    assert holes(0, 40) == [(3, 4), (6, 8), (12, 14), (26, 29)]
+    assert holes(3, 30) == [(6, 8), (12, 14), (26, 29)]
+    assert holes(0, 29) == [(3, 4), (6, 8), (12, 14)]
+
+
+async def test_a_hole_that_an_earlier_process_left_gets_records(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asset = "MEMQ"
+    step_ns = SECOND_NS
+    start_ns = (time.time_ns() // step_ns - 1000) * step_ns
+    mine = settings.model_copy(update={"data": tmp_path_factory.mktemp("q")})
+    mine.index.assets, mine.index.interval_ms = [asset], 1000
+    (mine.data / "run").mkdir()
+    course = Course(asset, start_ns=start_ns)
+    # a process began before the database answered, stored its own ticks and was killed
+    store(settings, [tick_row(course.tick(n, 140_000_000, still=False)) for n in (0, 1, 7, 8)])
+    worker = Worker(Process("index-calculator", mine))
+    worker.sender.start()
+    tasks = []
+    try:
+        assert await worker._restore()
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_holes())]
+        worker._emit(course.tick(9, 140_000_000, still=False), course.aggregate)
+        found = f"SELECT reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
+        expected = [(None,)] * 2 + [("not_computed",)] * 5 + [(None,)] * 3
+        deadline = time.monotonic() + 60
+        while query(settings, found) != expected:
+            assert time.monotonic() < deadline, query(settings, found)
+            await asyncio.sleep(0.1)
+    finally:
+        for task in tasks:
+            task.cancel()
+        worker.publisher.close()
+        worker.subscriber.close()
+        assert await worker.sender.close()
+    gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
+    wait_for(lambda: query(settings, gaps) == [("filled", 5)], "the gap stays open")

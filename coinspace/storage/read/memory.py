@@ -11,6 +11,8 @@ from coinspace.storage.tables import GAP, INDEX_NEXT, INDEX_TICK, INDEX_VENUE
 
 # a bound behind every tick
 NO_BOUND_NS = 2**62
+# read at once; the rest is read when these are filled
+HOLES = 1000
 
 
 class LastTick(NamedTuple):
@@ -109,6 +111,30 @@ def last_tick_ns(connection: Connection, asset: str, first_ns: int, last_ns: int
         (asset, first_ns, last_ns),
     )
     return found
+
+
+def holes(
+    connection: Connection, asset: str, step_ns: int, since_ns: int, until_ns: int
+) -> list[tuple[int, int]]:
+    """Return the stretches of ticks without a record between two stored ones: first and last.
+
+    Next to one there must be ticks a step apart: records of another interval are no holes.
+
+    Args: since_ns, until_ns: the ticks before and behind a stretch are in between.
+    """
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        "SELECT before, at FROM (SELECT ts::long AS at,"
+        " lag(ts::long) OVER (ORDER BY ts) AS before,"
+        " lag(ts::long, 2) OVER (ORDER BY ts) AS earlier,"
+        " lead(ts::long) OVER (ORDER BY ts) AS later FROM index_tick"
+        " WHERE asset = %s AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns)"
+        " WHERE at - before > %s AND (before - earlier = %s OR later - at = %s)"
+        f" AND at <= %s LIMIT {HOLES}",
+        (asset, since_ns, until_ns + step_ns, step_ns, step_ns, step_ns, until_ns),
+    )
+    return [(before_ns + step_ns, at_ns - step_ns) for before_ns, at_ns in found]
 
 
 def minutes_after(
