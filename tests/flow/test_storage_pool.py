@@ -262,18 +262,14 @@ async def test_no_address_is_no_connection() -> None:
 async def test_after_a_restart_one_failure_is_all(line: Line, make: Make) -> None:
     """The idle connections of a server that has ended are not tried one after another."""
     database = make(size=4)
-    gate = asyncio.Event()
+    all_lent = asyncio.Barrier(4)
 
     async def hold() -> None:
         async with database.connection():
-            await gate.wait()
+            await all_lent.wait()
 
-    held = [asyncio.ensure_future(hold()) for _ in range(4)]
-    async with asyncio.timeout(TIMEOUT_S):
-        while line.made < 4:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    gate.set()
-    await asyncio.gather(*held)
+    await asyncio.gather(*(hold() for _ in range(4)))
+    assert line.made == 4
     await line.cut()
     await line.open()
     with pytest.raises(DatabaseUnavailable):

@@ -88,6 +88,8 @@ class Database:
         )
         self._waiting: set[asyncio.Timeout] = set()
         self._down_until = 0.0
+        # whether a connection has failed since the idle ones were made anew
+        self._suspect = False
         self.error: str | None = None
         self.queries = self.failures = self.timeouts = 0
         self.query_seconds = 0.0
@@ -115,9 +117,10 @@ class Database:
                 raise
             self._failed(error)
             raise self._unavailable() from None
-        except psycopg.ProgrammingError as error:
+        except psycopg.Error as error:
+            # the server's answer: it can be asked again
             whole = True
-            if "does not exist" in str(error):
+            if "table does not exist" in str(error):
                 # tables appear when the storage workers first run
                 raise NoSuchTable("the database has no such table yet") from None
             raise
@@ -153,6 +156,10 @@ class Database:
                 self._waiting.add(limit)
                 if self._pool.closed:
                     await self._pool.open()
+                if self._suspect:
+                    # where the server has ended, the idle connections have ended with it
+                    self._suspect = False
+                    await self._pool.drain()
                 return await self._pool.getconn(NO_TIMEOUT_S)
         except TimeoutError:
             if self._down:
@@ -162,13 +169,9 @@ class Database:
             self._waiting.discard(limit)
 
     async def _give_back(self, connection: Connection, whole: bool) -> None:
-        broken = connection.closed
         if not whole:
             await connection.close()
         await self._pool.putconn(connection)
-        if broken:
-            # the server has ended, and with it every other idle connection
-            await self._pool.drain()
 
     def _connecting_failed(self, error: Exception) -> None:
         self._failed(error)
@@ -178,6 +181,7 @@ class Database:
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
+        self._suspect = True
         self.error = first_line(error)
         self._down_until = time.monotonic() + RETRY_AFTER_S
 
