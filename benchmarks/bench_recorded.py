@@ -23,8 +23,8 @@ from benchmarks.measure import OURS, Benchmark, Result, compare, gated
 from benchmarks.peers import arrays
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.orderbook import OrderBook
+from coinspace.bench.runs import Source, read_source
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.observe.runs import Source, read_source
 
 # of each recording; together more than any cache of branches remembers
 FRAMES = 2000

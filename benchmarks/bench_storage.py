@@ -24,8 +24,8 @@ from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated
 from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
+from coinspace.bench.runs import Encoder
 from coinspace.config import Settings
-from coinspace.observe.runs import Encoder
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer

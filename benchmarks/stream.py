@@ -27,7 +27,7 @@ import click
 import uvloop
 
 from benchmarks.frames import diffs, frames
-from coinspace.observe.wire import ACCEPT
+from coinspace.bench.wire import ACCEPT
 from coinspace.simulator.connection import BINARY, TEXT, encode_frame
 
 TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')

@@ -13,8 +13,8 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index.memory import CLOCK_RESET
 from coinspace.index.outage import NOT_COMPUTED, instant
-from coinspace.index.recompute.audit import store
 from coinspace.index.records import Row
+from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import records

@@ -16,9 +16,9 @@ from coinspace.config import Settings, StorageSettings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
 from coinspace.index.commands import index_reset_clock
-from coinspace.index.recompute.audit import append_links, store
 from coinspace.index.records import Row
 from coinspace.index.reset import declare_void, ticks_ahead
+from coinspace.index.store import append_links, store
 from coinspace.index.worker import Worker
 from coinspace.method.aggregate import Aggregate, FxFacts, encode
 from coinspace.process import Process

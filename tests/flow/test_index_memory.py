@@ -18,12 +18,12 @@ from coinspace.index.backlog import Backlog, read_entries
 from coinspace.index.calculator import Index, Record
 from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.outage import Outage
-from coinspace.index.recompute.audit import store
-from coinspace.index.recompute.snapshots import SnapshotReader
 from coinspace.index.records import FX_ASSET, Row, tick_row, venue_rows
+from coinspace.index.store import store
 from coinspace.index.worker import Worker
 from coinspace.method.fx import FxIndex
 from coinspace.process import Process
+from coinspace.recompute.snapshots import SnapshotReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import memory

@@ -7,7 +7,7 @@ from typing import Any
 
 from coinspace.config import IndexParameters
 from coinspace.index.calculator import Index, Record
-from coinspace.index.recompute.snapshots import SnapshotReader
+from coinspace.recompute.snapshots import SnapshotReader
 
 NOW_MS = 1_700_000_000_000
 MARKETS = {"binance": "BTC/USDT", "bithumb": "BTC/KRW", "upbit": "BTC/KRW"}

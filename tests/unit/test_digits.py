@@ -17,10 +17,10 @@ from coinspace.config import IndexParameters
 from coinspace.endpoint.records import fields, served
 from coinspace.endpoint.routes.history import points
 from coinspace.endpoint.values import decimal, price
-from coinspace.index.recompute.verify import Comparison, Verdict, _venue_facts, comparable
 from coinspace.index.records import tick_row
 from coinspace.method.digits import rounded, significant
 from coinspace.method.parameters import parameter_hash
+from coinspace.recompute.verify import Comparison, Verdict, _venue_facts, comparable
 
 NOW_MS = 1_700_000_000_000
 

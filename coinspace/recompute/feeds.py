@@ -17,8 +17,8 @@ from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.constituents import assets_with, collected, named
 from coinspace.index.calculator import Index, Record
-from coinspace.index.recompute.offline import FeedReplay
 from coinspace.market import Market
+from coinspace.recompute.offline import FeedReplay
 from coinspace.recording.format import FeedReader
 
 

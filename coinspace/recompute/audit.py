@@ -1,9 +1,7 @@
-"""Checks of what is stored: recomputing records from archived feeds, and the daily hash chain."""
+"""A check of what is stored: its records computed again from archived feeds."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,24 +11,22 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
 from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
-from coinspace.index import chain
+from coinspace.index.chain import DAY_NS
 from coinspace.index.memory import read_fx_memory, remember
-from coinspace.index.recompute.feeds import opened, sources
-from coinspace.index.recompute.offline import FeedReplay
-from coinspace.index.recompute.verify import Comparison, Verdict, recalc_row
 from coinspace.index.records import Row
+from coinspace.index.store import store
 from coinspace.method.parameters import parameter_hash
+from coinspace.recompute.feeds import opened, sources
+from coinspace.recompute.offline import FeedReplay
+from coinspace.recompute.verify import Comparison, Verdict, recalc_row
 from coinspace.recording.format import FeedReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import announced, records
-from coinspace.storage.read.query import wait_applied
 from coinspace.storage.schema import Connection
-from coinspace.storage.sender import Sender
 
 # recomputed before the first compared tick, for what is remembered beyond the stored memory
 WARM_UP_NS = 120 * SECOND_NS
-STORE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +129,7 @@ def _begins_ns(path: Path) -> int:
 
 def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int:
     now = now_ns()
-    day_ns = now // chain.DAY_NS * chain.DAY_NS
+    day_ns = now // DAY_NS * DAY_NS
     rows = [
         recalc_row(record, original, by.operator, by.because, now)
         for record, original in comparison.restated
@@ -146,46 +142,3 @@ def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int
         [*rows, Row("operator_log", now, {"operator": by.operator, "action": "restate"}, entry)],
     )
     return len(rows)
-
-
-def store(settings: Settings, rows: list[Row]) -> None:
-    """Store rows and wait for it. Raises: CoinSpaceError when it takes too long."""
-    sender = Sender(settings, "index-tools")
-    sender.start()
-    for row in rows:
-        sender.row(row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns)
-    sender.seal()
-    deadline = time.monotonic() + STORE_TIMEOUT_S
-    while sender.pending and time.monotonic() < deadline:
-        time.sleep(0.02)
-    left, trouble = sender.pending, sender.trouble
-    sender.abort()
-    if left:
-        raise CoinSpaceError(
-            f"{left} rows: expected to be stored within {STORE_TIMEOUT_S:g} s, {trouble}"
-        )
-
-
-def append_links(settings: Settings) -> int:
-    """Add the links of closed UTC days that have none. Returns: how many."""
-    with schema.connect(address(settings)) as connection:
-        early = chain.reopened(chain.stored_links(connection), now_ns())
-        if early:
-            store(settings, early)
-            wait_applied(connection, "index_chain")
-        links = chain.stored_links(connection)
-        previous = links[-1].link if links else chain.FIRST
-        days = chain.missing_days(connection, now_ns())
-        for day_ns in days:
-            link = chain.make_link(connection, day_ns, previous)
-            store(settings, [link.row()])
-            previous = link.link
-        if days:
-            wait_applied(connection, "index_chain")
-    return len(days)
-
-
-def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
-    """Yield every stored day with what is wrong about it."""
-    with schema.connect(address(settings)) as connection:
-        yield from chain.check(connection)
