@@ -19,7 +19,7 @@ SECONDS := 600
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
 TESTS := tests/unit tests/property tests/fuzz
 
-.PHONY: help install lock build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug docs-check faults fuzz coverage bench bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -80,6 +80,7 @@ build: $(BUILT)  ## build ext/ for speed
 
 debug: $(INSTALLED)  ## build ext/ with bounds and None checks
 	@export COINSPACE_BUILD=debug; $(BUILD_EXT)
+	@rm -f $(BUILT)
 
 annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*/*.html
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
@@ -93,6 +94,9 @@ test: install $(TOOLS)  ## run every test
 test-debug: debug $(TOOLS)  ## run tests on the checked build (TESTS=tests: every one), then build for speed again
 	@$(BIN)/python -m pytest -m "not slow" $(TESTS); status=$$?; \
 		$(BUILD_EXT); exit $$status
+
+docs-check: install $(TOOLS)  ## compare the documents with the code: links, paths, commands, settings, examples
+	@$(BIN)/python -m pytest -q tests/unit/test_documents.py
 
 # recordings are replayed at a pace that traced code does not keep
 coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach: build/coverage

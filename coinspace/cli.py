@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("coinspace.observe.commands", "status", "Tell each process's state."),
     "top": ("coinspace.observe.commands", "top", "Watch rates and latencies of all processes."),
     "doctor": ("coinspace.observe.commands", "doctor", "Check this host and say what is missing."),
+    "deploy": ("coinspace.deploy", "deploy", "Write systemd units for a host."),
     "config": ("coinspace.config_file", "config", "Write, show or check the configuration."),
     "questdb": ("coinspace.storage.commands", "questdb", "Run the private QuestDB server."),
     "query": ("coinspace.query", "query", "Print indices, books and history."),

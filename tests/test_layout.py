@@ -142,9 +142,8 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.JoinedStr):
             parts = [one.value if isinstance(one, ast.Constant) else "…" for one in node.values]
             yield node.lineno, "".join(map(str, parts))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in left_out:
-                yield node.lineno, node.value
+        elif isinstance(node, ast.Constant) and id(node) not in left_out:
+            yield node.lineno, str(node.value)
 
 
 def clocks(path: Path, wanted: set[str]) -> list[str]:

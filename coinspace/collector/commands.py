@@ -21,9 +21,9 @@ from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel
-from coinspace.market import Market
-from coinspace.options import SECONDS
-from coinspace.process import configure_logging
+from coinspace.market import Market, as_named
+from coinspace.options import EXCHANGE, SECONDS, markets_by_exchange
+from coinspace.process import configure_logging, stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
@@ -100,7 +100,9 @@ def books(
     settings = load(config_path)
     output = Output(quiet)
     total = Checked()
-    given = named_symbols("binance", [text for text in markets.split(",") if text.strip()])
+    given = named_symbols(
+        "binance", [as_named(text.strip()) for text in markets.split(",") if text.strip()]
+    )
     unknown = dict(given)
     for path in feeds:
         with FeedReader(path) as reader, reading([reader], f"look through {path.name}"):
@@ -149,7 +151,7 @@ def books(
 
 
 @click.command()
-@click.argument("exchange", type=click.Choice(EXCHANGES))
+@click.argument("exchange", type=EXCHANGE)
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per market")
 @config_option
 def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
@@ -180,7 +182,7 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("exchanges", nargs=-1, type=click.Choice(EXCHANGES))
+@click.argument("exchanges", nargs=-1, type=EXCHANGE)
 @click.option(
     "--seconds",
     default=30.0,
@@ -217,7 +219,7 @@ def probe(
 
 @click.command()
 @config_option
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW, binance:BTC/USDT or */KRW")
 @click.option("--channel", "channels", multiple=True, type=click.Choice(RECORDED), default=RECORDED)
 @click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
@@ -255,13 +257,12 @@ def record(
     when a connection received nothing.
     """
     from coinspace.collector.tools.capture import capture
-    from coinspace.simulator.commands import chosen_markets, stop_event
 
     configure_logging()
     settings = load(config_path)
     chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
     if markets:
-        by_exchange = chosen_markets(tuple(chosen), markets)
+        by_exchange = markets_by_exchange(tuple(chosen), markets)
         chosen = {
             name: chosen[name].model_copy(update={"markets": listed})
             for name, listed in by_exchange.items()

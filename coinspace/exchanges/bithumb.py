@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coinspace.clock import now_ns
 from coinspace.config import ExchangeSettings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
+    AddressLimit,
     Channel,
     Limit,
     Listing,
@@ -50,6 +50,7 @@ CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented 150/s each; a block takes a minute, so far less is used
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
 FORMATS = ("SIMPLE", "DEFAULT")
@@ -127,9 +128,8 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first, times corrected (rule 6).
 
-    Args: wall_ns: the time of the answer, 0 = now.
+    Args: wall_ns: the time of the answer; without it no time is corrected.
     """
-    wall_ns = wall_ns or now_ns()
     return [
         replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
         if wall_ns + FUTURE_NS < trade.exchange_ns < wall_ns + FUTURE_NS + KST_OFFSET_NS

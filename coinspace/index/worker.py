@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import click
 import orjson
@@ -389,20 +389,26 @@ class Worker:
                     self.candidate.on_time(due_ns)
             latest_ns = self.calculator.latest_published_ns
             self.ahead_ns = latest_ns - now if latest_ns > now + GIVE_UP_NS else 0
-            if silent_ns > 5 * SECOND_NS:
-                self._process.degraded("no aggregate arrives")
-            elif failed := self.pulse.problem():
-                self._process.degraded(failed)
-            elif self.sender.trouble:
-                self._process.degraded(f"records wait: {self.sender.trouble}")
-            elif self.ahead_ns:
-                self._process.degraded(
-                    f"the clock was set back: stored ticks lie in the future until"
-                    f" {instant(latest_ns)}, and instants that have a record get no second one;"
-                    " `coinspace index-reset-clock` shows them and declares them void"
-                )
+            if troubles := list(self._troubles(silent_ns)):
+                self._process.degraded("; ".join(troubles))
             else:
                 self._process.ready()
+
+    def _troubles(self, silent_ns: int) -> Iterator[str]:
+        if silent_ns > 5 * SECOND_NS:
+            yield "no aggregate arrives"
+        elif failed := self.pulse.problem():
+            yield failed
+        elif self.sender.trouble:
+            yield f"records wait: {self.sender.trouble}"
+        # beside another trouble too: it ends by an operator's word alone
+        if self.ahead_ns:
+            yield (
+                "stored ticks lie in the future until"
+                f" {instant(self.calculator.latest_published_ns)}: the clock was set back, and"
+                " their instants get no second record; wait until then, or run"
+                " `coinspace index-reset-clock`, which shows them and declares them void"
+            )
 
     def _on_message(self, message: Message) -> None:
         try:

@@ -21,6 +21,7 @@ from coinspace.config import IndexParameters, IndexSettings, config_option, inde
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index, Record
 from coinspace.index.commands import write
+from coinspace.market import as_named
 from coinspace.recompute.snapshots import LATEST_MS, SnapshotReader
 
 
@@ -243,6 +244,7 @@ def verify_index(
     from coinspace.recompute.audit import Restatement, verify
 
     settings = load(config_path)
+    assets = tuple(dict.fromkeys(as_named(one) for one in assets))
     unknown = [one for one in assets if one not in settings.index.assets]
     if unknown:
         raise ConfigError(

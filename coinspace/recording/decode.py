@@ -23,9 +23,10 @@ from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
-from coinspace.config import EXCHANGES, config_option, load
+from coinspace.config import config_option, load
 from coinspace.errors import FeedError
-from coinspace.market import Market, joined_symbol
+from coinspace.market import Market, as_named, joined_symbol
+from coinspace.options import EXCHANGE
 from coinspace.recording.format import MAGIC, decode_line
 from coinspace.recording.lines import Inflated, Lines
 
@@ -120,7 +121,7 @@ def _last(lines: Lines) -> Iterator[list[bytes]]:
 
 
 @click.command()
-@click.argument("exchange", type=click.Choice(EXCHANGES))
+@click.argument("exchange", type=EXCHANGE)
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path), metavar="[FEED]...")
 @config_option
 @click.option(
@@ -137,7 +138,9 @@ def decode(
     ("-" = standard input). Malformed frames give a line of their own and are counted on
     standard error; the exit code is 0.
     """
-    named = [text.strip() for option in markets for text in option.split(",") if text.strip()]
+    named = [
+        as_named(text.strip()) for option in markets for text in option.split(",") if text.strip()
+    ]
     if (exchange == "binance" and not named) or config_path:
         configured = load(config_path).exchanges[exchange].markets
         named = named or configured

@@ -14,7 +14,7 @@ import orjson
 
 from coinspace.errors import FeedError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.market import Market
+from coinspace.market import Market, as_named
 from coinspace.recording.format import FeedReader, FeedWriter, Record
 from coinspace.recording.frames import LocalBook, depth_symbol, label
 from coinspace.recording.merge import merge
@@ -254,7 +254,7 @@ class Wanted:
 
 def _symbol(exchange: str, text: str) -> str:
     if "/" in text:
-        return exchange_named(exchange).symbol_of(Market.parse(text)).upper()
+        return exchange_named(exchange).symbol_of(Market.parse(as_named(text))).upper()
     return text.upper()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +12,8 @@ import uvloop
 
 from coinspace.config import EXCHANGES
 from coinspace.errors import ConfigError
-from coinspace.market import Market
-from coinspace.options import FACTOR, PORT, SECONDS, Finite
-from coinspace.process import configure_logging, die_with_parent
+from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite, markets_by_exchange
+from coinspace.process import configure_logging, die_with_parent, stop_event
 from coinspace.recording.format import LAST_NS
 from coinspace.simulator import faults as faults_module
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
@@ -27,50 +24,12 @@ from coinspace.simulator.simulation import Simulation
 FEED_SUFFIX = ".feed.zst"
 
 
-def stop_event(duration_s: float | None) -> asyncio.Event:
-    """Return an event that SIGTERM, SIGINT or the end of the duration sets."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    if duration_s is not None:
-        loop.call_later(duration_s, stopping.set)
-    return stopping
-
-
 async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
     """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready."""
     stopping = stop_event(duration_s)
     async with server:
         click.echo(orjson.dumps(ready_line(server)))
         await stopping.wait()
-
-
-def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return exchange -> markets of the options; a market may be bound to an exchange with `:`.
-
-    Raises: ConfigError when nothing is left, or a market belongs to none of the exchanges.
-    """
-    chosen: dict[str, list[str]] = {}
-    left = set(markets)
-    for exchange in exchanges or EXCHANGES:
-        if not markets:
-            chosen[exchange] = list(DEFAULT_MARKETS[exchange])
-            continue
-        for text in markets:
-            venue, colon, market = text.rpartition(":")
-            if "*" not in market:
-                Market.parse(market)
-            won = market.endswith("/KRW")
-            if venue == exchange or (not colon and won == (exchange != "binance")):
-                chosen.setdefault(exchange, []).append(market)
-                left.discard(text)
-    if left:
-        raise ConfigError(
-            f"markets: expected some for {', '.join(exchanges or EXCHANGES)}, such as BTC/KRW or"
-            f" binance:BTC/USDT, was {', '.join(sorted(left))}"
-        )
-    return chosen
 
 
 def _with_faults(command: click.Command) -> click.Command:
@@ -90,7 +49,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @click.option(
     "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
 )
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
@@ -124,7 +83,11 @@ def simulate(
     duration.
     """
     configure_logging()
-    chosen = chosen_markets(exchanges, markets)
+    chosen = (
+        markets_by_exchange(exchanges, markets)
+        if markets
+        else {name: list(DEFAULT_MARKETS[name]) for name in exchanges or EXCHANGES}
+    )
     patterns = [text for text in markets if "*" in text]
     if patterns:
         raise ConfigError(f"--market: expected markets such as BTC/KRW, was {', '.join(patterns)}")

@@ -120,6 +120,8 @@ class Disorder:
             self.server.open_port()
         elif fault.kind == "clock":
             self._shift(fault, 0.0)
+        elif fault.kind == "budget":
+            self.server.source.use_budget(0)
         elif fault.kind in MARKET_KINDS:
             self.server.source.set_market(fault.exchange, fault.symbol, "active")
 
@@ -228,6 +230,9 @@ class Disorder:
         elif fault.kind == "clock":
             fault.hits += 1
             self._shift(fault, fault.values["by"])
+        elif fault.kind == "budget":
+            fault.hits += 1
+            self.server.source.use_budget(int(fault.values["used"]))
         elif fault.kind in MARKET_KINDS:
             fault.hits += 1
             self.server.source.set_market(fault.exchange, fault.symbol, fault.kind)

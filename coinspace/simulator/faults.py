@@ -28,6 +28,7 @@ Requests:
 Markets (simulated exchanges; a symbol is needed):
   halt      listed as halted or suspended, no orders and trades
   delist    gone from the lists, its frames end
+  budget    used=5000 of the weight of each minute, by other programs of the address (Binance)
 Everything:
   clock     by=3h, the exchange's clock is wrong by so much (simulated exchanges)
 
@@ -45,6 +46,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coinspace.errors import ConfigError
+from coinspace.market import exchange_as_named
 
 FRAME_KINDS = {
     "drop",
@@ -88,7 +90,7 @@ NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
 CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
 MARKET_KINDS = {"halt", "delist"}
-SIMULATED_KINDS = MARKET_KINDS | {"clock"}
+SIMULATED_KINDS = MARKET_KINDS | {"clock", "budget"}
 KINDS = (
     FRAME_KINDS
     | NAMELESS_KINDS
@@ -113,6 +115,7 @@ OWN: dict[str, set[str]] = {
     "rest": {"status", "retry", "path", "ms"},
     "handshake": {"status", "ms"},
     "clock": {"by"},
+    "budget": {"used"},
 }
 DEFAULTS: dict[str, dict[str, float]] = {
     "delay": {"ms": 500},
@@ -125,6 +128,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "rest": {"status": 429, "retry": 1, "ms": 0},
     "handshake": {"status": 429, "ms": 0},
     "clock": {"by": 3600},
+    "budget": {"used": 5000},
 }
 # the size of a level: Upbit's and Bithumb's, Binance's
 _SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9.]+)(?=[",}eE])')
@@ -203,6 +207,8 @@ def parse(spec: str) -> Fault:
     kind, *rest = spec.split(":")
     if kind not in KINDS:
         raise _wrong(spec, f"a kind out of {', '.join(sorted(KINDS))}, was {kind!r}")
+    if rest:
+        rest[0] = exchange_as_named(rest[0])
     if not rest or rest[0] not in EXCHANGES:
         raise _wrong(spec, f"an exchange out of {', '.join(EXCHANGES)} after the kind")
     fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))

@@ -423,6 +423,9 @@ class Playback:
     def now_ns(self) -> int:
         return now_ns()
 
+    def use_budget(self, weight: int) -> None:
+        raise FeedError("budget: expected a simulated exchange, a recording counts no weight")
+
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         raise FeedError("clock: expected a simulated exchange, recorded times stay as they are")
 

@@ -342,6 +342,8 @@ class BinanceRest(Rest):
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
         self._window = Window(60.0)
+        # weight that other programs of the client's address use in each minute
+        self.others = 0
         self._refused = 0
         self._banned_s = 0.0
 
@@ -361,7 +363,7 @@ class BinanceRest(Rest):
         if path not in handlers:
             return Answer(404, b"<html><body>Not Found</body></html>")
         weight, handler = handlers[path]
-        used = self._window.add(now_s, weight)
+        used = self._window.add(now_s, weight) + self.others
         headers = {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
         if self.limits and (used > BINANCE_WEIGHT or now_s < self._banned_s):
             return self._refuse(now_s, headers)

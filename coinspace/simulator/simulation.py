@@ -18,7 +18,7 @@ from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.recorded_answers import (
     trimmed,
 )
-from coinspace.simulator.rest import REST, Answer, Rest, answer
+from coinspace.simulator.rest import REST, Answer, BinanceRest, Rest, answer, number
 from coinspace.simulator.session import BithumbSession, Channel, KoreanSession
 from coinspace.simulator.source import Host
 
@@ -147,7 +147,7 @@ class Simulation:
     ) -> Answer:
         kept = self._kept.get(query.get("symbol", ""))
         if stale and kept is not None:
-            return answer(trimmed(kept, int(query.get("limit", "100"))))
+            return answer(trimmed(kept, number(query.get("limit"), 100, 5000)))
         return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
 
     def keep_snapshots(self, symbol: str) -> None:
@@ -162,6 +162,11 @@ class Simulation:
         for name, markets in self.engine.markets.items():
             if exchange in ("*", name) and symbol in markets:
                 markets[symbol].status = status
+
+    def use_budget(self, weight: int) -> None:
+        rest = self.rests.get("binance")
+        if isinstance(rest, BinanceRest):
+            rest.others = weight
 
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         for name, markets in self.engine.markets.items():

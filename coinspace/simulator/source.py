@@ -79,5 +79,8 @@ class Source(Protocol):
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
         """Set an exchange's clock wrong."""
 
+    def use_budget(self, weight: int) -> None:
+        """Count so much weight a minute (Binance) as used by other programs of the address."""
+
     def set_market(self, exchange: str, symbol: str, status: str) -> None:
         """Let a market be "active", "halt" (listed, nothing happens) or "delist" (not listed)."""

@@ -8,7 +8,10 @@ import pytest
 import structlog
 
 from coinspace.cli import COMMANDS, coinspace, main
+from coinspace.market import as_named
+from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.recording.format import FeedWriter
+from coinspace.simulator import faults
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
 from coinspace.simulator.simulated_feed import write_feeds
 
@@ -238,3 +241,16 @@ def test_a_feed_that_is_cut_gets_a_word(
         assert code == 0
         assert "the end" in err
         assert "is cut" in err
+
+
+def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
+    given = ("btc/krw", "Binance:eth/usdt", "*/krw")
+    assert markets_by_exchange((), given) == chosen_markets(
+        (), ("BTC/KRW", "binance:ETH/USDT", "*/KRW")
+    )
+    assert faults.parse("clock:Binance:by=1s").exchange == "binance"
+    assert EXCHANGE.convert("Binance", None, None) == "binance"
+    with pytest.raises(click.BadParameter, match="'upbit', 'bithumb', 'binance'"):
+        EXCHANGE.convert("nowhere", None, None)
+    # those whose letters have other capitals are none
+    assert as_named("\u017fol") == "\u017fol"

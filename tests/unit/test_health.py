@@ -207,21 +207,45 @@ def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) 
     assert errors.trouble({"callback_errors": 2}) is None
 
 
-async def test_a_stepped_clock_is_no_healthy_process(
+async def test_a_clock_that_was_set_once_is_said_and_no_fault(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step_ns = [0]
-    monkeypatch.setattr("coinspace.process.now_ns", lambda: now_ns() + step_ns[0])
-    process = Process(NAME, settings)
+    wall_ns, later_ns = [0], [0]
+    monkeypatch.setattr("coinspace.process.now_ns", lambda: now_ns() + wall_ns[0])
+    for module in ("process", "observe.health"):
+        later = f"coinspace.{module}.monotonic_ns"
+        monkeypatch.setattr(later, lambda: monotonic_ns() + later_ns[0])
+    process = Process("index-calculator", settings)
     process.ready()
-    assert health_of(settings, NAME).ok
-    step_ns[0] = -3600 * 10**9
-    process.clock.look()
-    process.write_health()
-    health = health_of(settings, NAME)
-    assert health.state == "degraded"
+
+    def step(by_s: int) -> Health:
+        wall_ns[0] += by_s * 10**9
+        process.clock.look()
+        process.write_health()
+        return health_of(settings, "index-calculator")
+
+    assert step(0).ok
+    # values are fresh again at once: the step is named, by its way and its size
+    health = step(-3600)
+    assert health.ok
     assert "clock was set back by 3600." in str(health.reason)
-    assert reasons([health])
+    assert not reasons([health])
+    assert health.counters["host_clock_steps"] == 1
+    # a wrong step and its correction
+    assert step(3600).ok
+    # set again and again: nobody knows what the time is
+    health = step(-3600)
+    assert health.state == "degraded"
+    assert reasons([health]) == [f"index-calculator: {health.reason}"]
+    # a fault of the process itself is said first
+    process.degraded("no aggregate arrives")
+    assert str(step(0).reason).startswith("no aggregate arrives; this host's clock")
+    process.ready()
+    later_ns[0] += 61 * 10**9
+    wall_ns[0] += 61 * 10**9
+    health = step(0)
+    assert (health.state, health.reason) == ("ready", None)
+    assert health.counters["host_clock_steps"] >= 3
 
 
 def test_half_written_file_is_no_crash(settings: Settings) -> None:

@@ -69,7 +69,8 @@ class Keys:
             keys = msgspec.json.decode(self.file.read_bytes(), type=list[Key])
         except FileNotFoundError:
             self._keys, self._stamp = {}, None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+            # what is nested too deep is no list of keys either
             raise EndpointError(f"{self.file}: expected a list of keys, {error}") from None
         else:
             self._keys = {key.id: key for key in keys}

@@ -27,7 +27,7 @@ def channel(context: Context, name: str) -> str:
         return f"{kind}.{context.check_asset(rest)}"
     if kind in ("ticker", "trade") and dot:
         exchange, _, market = rest.partition(":")
-        context.check_market(exchange, market)
+        exchange, market = context.check_market(exchange, market)
         return f"{kind}.{exchange}:{market}"
     raise Problem(
         "invalid-parameter",

@@ -130,7 +130,8 @@ def _body(context: Context, latest: Latest) -> bytes:
 
 
 def _latest(context: Context, asset: str) -> Latest:
-    found = context.live.indices.get(context.check_asset(asset))
+    asset = context.check_asset(asset)
+    found = context.live.indices.get(asset)
     if found is None:
         raise retry_later("not-ready", f"no {asset} index value has arrived yet", 1)
     return found

@@ -16,6 +16,7 @@ from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
 from coinspace.endpoint.routes.history import MINUTE_MS, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
+from coinspace.market import as_named
 from coinspace.storage.read import history
 
 routes = Routes()
@@ -52,11 +53,15 @@ class TradesQuery(Struct, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-def _chosen(context: Context, exchange: str | None, name: str | None) -> list[tuple[str, str]]:
+def _chosen(context: Context, query: TickersQuery | TradesQuery) -> list[tuple[str, str]]:
+    # what is asked for takes the names that it has here
+    exchange, name = query.exchange, query.market
+    if exchange is not None:
+        exchange = query.exchange = context.check_exchange(exchange)
+    if name is not None:
+        name = query.market = as_named(name)
     if exchange is not None and name is not None:
         return [context.check_market(exchange, name)]
-    if exchange is not None:
-        context.check_exchange(exchange)
     found = [
         (one, other)
         for one, other in context.all_markets()
@@ -70,9 +75,7 @@ def _chosen(context: Context, exchange: str | None, name: str | None) -> list[tu
 @routes.get("/v1/tickers", TickersQuery, answer=Tickers, tag="market", problems=("unknown-market",))
 async def tickers(context: Context, request: Request, query: TickersQuery) -> Response:
     """The newest ticker of every market asked for, with age and state."""
-    messages = [
-        context.live.tickers.get(key) for key in _chosen(context, query.exchange, query.market)
-    ]
+    messages = [context.live.tickers.get(key) for key in _chosen(context, query)]
     found = [market.ticker(context, one) for one in messages if one is not None]
     return json_answer(encode(Tickers(found)))
 
@@ -95,7 +98,7 @@ async def tickers(context: Context, request: Request, query: TickersQuery) -> Re
 )
 async def trades(context: Context, request: Request, query: TradesQuery) -> Response:
     """Trades, oldest first: the newest ones, or those stored in [start, end)."""
-    keys = _chosen(context, query.exchange, query.market)
+    keys = _chosen(context, query)
     media = bulk.accepted(request)
     stored = query.start is not None or query.end is not None or query.cursor is not None
     if not stored and media == bulk.JSON:

@@ -26,6 +26,7 @@ from coinspace.endpoint.models import (
 )
 from coinspace.endpoint.routes.history import Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
+from coinspace.market import as_named
 from coinspace.storage.read import history
 
 routes = Routes()
@@ -106,7 +107,9 @@ async def venues(context: Context, request: Request, _: None) -> Response:
 async def gaps(context: Context, request: Request, query: GapsQuery) -> Response:
     """Detected losses and outages of [start, end), newest first; by default of the last day."""
     if query.exchange is not None:
-        context.check_exchange(query.exchange)
+        query.exchange = context.check_exchange(query.exchange)
+    if query.market is not None:
+        query.market = as_named(query.market)
     start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
     last_ns, skipped = history.ns(end), 0
     if query.cursor is not None:
