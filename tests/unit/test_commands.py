@@ -245,9 +245,8 @@ def test_a_feed_that_is_cut_gets_a_word(
 
 def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
     given = ("btc/krw", "Binance:eth/usdt", "*/krw")
-    assert markets_by_exchange((), given) == chosen_markets(
-        (), ("BTC/KRW", "binance:ETH/USDT", "*/KRW")
-    )
+    wanted = ("BTC/KRW", "binance:ETH/USDT", "*/KRW")
+    assert markets_by_exchange((), given) == markets_by_exchange((), wanted)
     assert faults.parse("clock:Binance:by=1s").exchange == "binance"
     assert EXCHANGE.convert("Binance", None, None) == "binance"
     with pytest.raises(click.BadParameter, match="'upbit', 'bithumb', 'binance'"):
