@@ -266,7 +266,7 @@ class OrderbookAggregator:
         fx = self.fx.update(ts_ns, fx_facts, [one.book for one in fx_venues])
         for asset in assets:
             aggregate = self._consolidators[asset].consolidate(
-                ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset]
+                ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset], fx_venues=fx_facts
             )
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)

@@ -59,6 +59,9 @@ BLOCK_S = 10.0
 # the longest ban that an exchange is known to give
 LONGEST_BLOCK_S = 3 * 86_400.0
 SWITCHING_PROTOCOLS = 101
+# a subscription that was refused for good is tried again after this time: what an exchange could
+# not do for a moment sounds the same
+REFUSED_S = 60.0
 # what a handshake is answered while the exchange is not in service
 MAINTENANCE = 503
 
@@ -235,6 +238,8 @@ class Connection:
 
     Attributes:
         links: those that are open, the newest last.
+        fatal: what the exchange said when it refused the subscription for good, None once it
+            delivers.
         failures: dials and links that failed, by cause: address, connect, timeout, tls, http,
             handshake; lost, closed, protocol, no_pong, stuck, refused, internal.
     """
@@ -276,7 +281,7 @@ class Connection:
         self.log = structlog.get_logger(f"connection-{exchange.NAME}")
 
     async def run(self) -> None:
-        """Dial, watch and dial again until stopped or refused for good."""
+        """Dial, watch and dial again until stopped."""
         try:
             while self._goes_on:
                 await self._step()
@@ -301,7 +306,7 @@ class Connection:
 
     @property
     def _goes_on(self) -> bool:
-        return not self._stopping and self.fatal is None
+        return not self._stopping
 
     async def _step(self) -> None:
         try:
@@ -320,6 +325,10 @@ class Connection:
     def _look(self) -> None:
         for link in self.links:
             self._check_refusal(link)
+            if not link.refused:
+                self.fatal = None if link.delivered else self.fatal
+            elif self.fatal is not None:
+                link.end("refused")
             link.look()
 
     def _check_refusal(self, link: Link) -> None:
@@ -331,10 +340,7 @@ class Connection:
 
     def _end_links(self) -> None:
         for link in self.links:
-            if self.fatal is not None:
-                link.end("refused")
-            else:
-                link.end("stopped", WSCloseCode.GOING_AWAY)
+            link.end("stopped", WSCloseCode.GOING_AWAY)
 
     # dialling
 
@@ -534,13 +540,15 @@ class Connection:
     def _gone(self, link: Link) -> None:
         self._check_refusal(link)
         cause, reason = link.outcome()
-        if not link.wish and link.error is None:
+        by_us = bool(link.wish and not link.refused)
+        if not by_us and link.error is None:
             self._note(cause, reason)
         if not self.links:
             self._replace = ""
-        if not link.wish and not link.leaving and self._is_newest(link):
+        if not by_us and not link.leaving and self._is_newest(link):
             # the first dial after a loss is made at once when the connection had been a good one
-            self.dialer.lost(monotonic_ns(), delivered=link.delivered)
+            wait_s = REFUSED_S if link.refused and self.fatal is not None else 0.0
+            self.dialer.lost(monotonic_ns(), wait_s, delivered=link.delivered)
         if self._recorder is not None:
             if self.links:
                 self._record_held(self.links[0])

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from coinspace.index.calculator import Index
 from coinspace.index.memory import Memory, read_memory, remember
 from coinspace.index.outage import NOT_COMPUTED, Outage
-from coinspace.index.records import Row, tick_row
 from coinspace.storage.gaps import FILLED, OPEN
 from coinspace.storage.read.memory import last_tick_ns, open_outages
+from coinspace.storage.records import Row, tick_row
 from coinspace.storage.schema import Connection
 from coinspace.storage.transport import TimestampNanos
 

@@ -20,8 +20,8 @@ import orjson
 
 from coinspace.clock import SECOND_NS
 from coinspace.index.backlog import KIND
-from coinspace.index.records import Row
 from coinspace.storage.read import memory, records
+from coinspace.storage.records import Row
 from coinspace.storage.schema import Connection
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 
@@ -64,9 +64,23 @@ def digest_day(connection: Connection, day_ns: int) -> tuple[int, str]:
     for table in (INDEX_TICK, INDEX_VENUE):
         for start_ns in range(day_ns, day_ns + DAY_NS, step):
             for row in records.whole_rows(connection, table, start_ns, start_ns + step):
-                hashed.update(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                line = hashed_columns(row, table.hashed)
+                hashed.update(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
                 count += table is INDEX_TICK
     return count, hashed.hexdigest()
+
+
+def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
+    """Return the columns that are hashed: without added ones at the end that have nothing.
+
+    A row from before a column was added keeps its hash so: the column is null in it, or false.
+
+    Args: first: how many columns there were at first.
+    """
+    end = len(row)
+    while end > first and (row[end - 1] is None or row[end - 1] is False):
+        end -= 1
+    return row[:end]
 
 
 def stored_links(connection: Connection) -> list[Link]:

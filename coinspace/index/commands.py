@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 import orjson
+from msgspec import to_builtins
 
 from coinspace.clock import now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.index.calculator import Record
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.store import append_links, checked_links
 
 
-def write(record: Record) -> None:
+def write(facts: Any) -> None:
     """Write one JSON line to stdout."""
-    sys.stdout.buffer.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    line = orjson.dumps(facts, default=to_builtins, option=orjson.OPT_APPEND_NEWLINE)
+    sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 

@@ -10,7 +10,6 @@ import orjson
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges.constituents import constituents_of
-from coinspace.index.records import Row
 from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,
@@ -21,6 +20,7 @@ from coinspace.method.parameters import (
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.announced import newest_definitions, operator_actions
+from coinspace.storage.records import Row
 
 LIVE, NEXT = "live", "next"
 

@@ -9,11 +9,11 @@ from typing import Any
 from coinspace.clock import SECOND_NS
 from coinspace.index.calculator import Index
 from coinspace.index.outage import NOT_COMPUTED, Outage
-from coinspace.index.records import CONSTITUENT, FX, FX_ASSET
 from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
 from coinspace.storage.read import memory as stored
 from coinspace.storage.read.announced import targets
+from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET
 from coinspace.storage.schema import Connection
 
 # how far back the moment is looked for since when a book is as it is

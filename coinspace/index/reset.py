@@ -13,12 +13,12 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index.memory import CLOCK_RESET
 from coinspace.index.outage import NOT_COMPUTED, instant
-from coinspace.index.records import Row
 from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import records
 from coinspace.storage.read.query import wait_applied
+from coinspace.storage.records import Row
 from coinspace.storage.tables import INDEX_RECALC
 
 # a clock that lost its battery says 1970 or the year of the kernel: all history would be void

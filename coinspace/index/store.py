@@ -9,10 +9,10 @@ from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
-from coinspace.index.records import Row
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.query import wait_applied
+from coinspace.storage.records import Row
 from coinspace.storage.sender import Sender
 
 STORE_TIMEOUT_S = 30.0

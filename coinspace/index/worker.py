@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 
 import click
-import orjson
 
 from coinspace._ext.message import INDEX, Message
 from coinspace._ext.sink import Topic
@@ -18,7 +17,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, monotonic_ns, no
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, MessageError, StorageError
 from coinspace.index.backlog import Backlog, Entry, read_entries
-from coinspace.index.calculator import IndexCalculator, Record
+from coinspace.index.calculator import IndexCalculator
 from coinspace.index.chain import DAY_NS, stored_links
 from coinspace.index.governance import announce
 from coinspace.index.memory import (
@@ -30,14 +29,15 @@ from coinspace.index.memory import (
 )
 from coinspace.index.outage import Outage, instant
 from coinspace.index.pulse import Pulse
-from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
+from coinspace.method.record import IndexRecord, encode
 from coinspace.process import Process, run
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.memory import holes
 from coinspace.storage.read.query import wait_applied
+from coinspace.storage.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 from coinspace.tasks import Tasks
@@ -225,7 +225,7 @@ class Worker:
                 continue
             for outage in outages:
                 if not self.backlog.holds(outage.asset, outage.first_ns, outage.last_ns):
-                    self._on_outage(outage)
+                    self._make_up(outage)
             self.backlog.cut(now_ns())
 
     def _holes(self, until_ns: int) -> list[Outage]:
@@ -237,13 +237,16 @@ class Worker:
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
             # a day with a link of the chain gets no more records
-            linked = [one.day_ns + DAY_NS for one in stored_links(connection)]
-            since_ns = max([until_ns - DAY_NS, *linked])
+            closed_ns = max((one.day_ns + DAY_NS for one in stored_links(connection)), default=0)
             for asset in self._settings.index.assets:
                 index = self.calculator.index(asset)
+                last = read_memory(connection, asset, 0, self._first_ns[asset])
+                since_ns = min(until_ns - DAY_NS, last.ts_ns if last else until_ns)
                 for first_ns, last_ns in holes(connection, asset, step_ns, since_ns, until_ns):
-                    memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
-                    outages.append(memory.outage(index, first_ns, last_ns, step_ns))
+                    free_ns = max(first_ns, -(-closed_ns // step_ns) * step_ns)
+                    if free_ns <= last_ns:
+                        memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
+                        outages.append(memory.outage(index, free_ns, last_ns, step_ns))
         return outages
 
     def _missed_before(self, firsts: Mapping[str, int]) -> list[Outage]:
@@ -284,7 +287,7 @@ class Worker:
         if self.spool.pending and not self._looked:
             firsts = self.spool.firsts()
             for outage in await asyncio.to_thread(self._missed_before, firsts):
-                self._on_outage(outage)
+                self._make_up(outage)
             self._looked = True
         while (self.spool.pending or self.sender.pending) and not self._process.stopping.is_set():
             if self.sender.trouble:
@@ -428,23 +431,21 @@ class Worker:
         if self.candidate is not None:
             self.candidate.on_aggregate(aggregate)
 
-    def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
+    def _emit(self, record: IndexRecord, aggregate: Aggregate | None) -> None:
         self.pulse.tick(record)
-        asset, at_ns = record["asset"], tick_ns(record)
+        asset, at_ns = record.asset, tick_ns(record)
         topic = self._topics.get(asset)
         if topic is None:
             topic = self._topics[asset] = self.publisher.topic(f"index.{asset}.".encode())
-        latency_ns = now_ns() - at_ns
-        self.publisher.publish(
-            topic, INDEX, orjson.dumps({**record, "latency_ns": latency_ns}), received_ns=at_ns
-        )
-        if record.get("repeated"):
+        record.latency_ns = now_ns() - at_ns
+        self.publisher.publish(topic, INDEX, encode(record), received_ns=at_ns)
+        if record.repeated:
             self._on_repeat(asset, at_ns)
             return
         # subscribers wait, the database does not
         self._first_ns.setdefault(asset, at_ns)
-        self.counts["latency_us"] = latency_ns // 1000
-        rows = [tick_row(record, latency_ns=latency_ns, aggregate=aggregate)]
+        self.counts["latency_us"] = record.latency_ns // 1000
+        rows = [tick_row(record, aggregate=aggregate)]
         if aggregate is not None:
             rows += venue_rows(record, fx=at_ns != self._fx_ts_ns)
             self._fx_ts_ns = at_ns
@@ -494,12 +495,19 @@ class Worker:
             )
         )
 
-    def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:
-        if record.get("repeated"):
+    def _emit_candidate(self, record: IndexRecord, aggregate: Aggregate | None) -> None:
+        if record.repeated:
             return
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
 
     def _on_outage(self, outage: Outage) -> None:
+        # without memory it is not known which of the ticks an earlier process has stored: they are
+        # found as holes once the database answers
+        if self._resumed:
+            self._make_up(outage)
+
+    def _make_up(self, outage: Outage) -> None:
+        """Have records made of missed ticks."""
         self._process.log.warning(
             "ticks missed", asset=outage.asset, ticks=len(outage), first_ns=outage.first_ns
         )

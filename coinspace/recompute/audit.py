@@ -7,13 +7,12 @@ from pathlib import Path
 
 import orjson
 
-from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
 from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
 from coinspace.index.chain import DAY_NS
 from coinspace.index.memory import read_fx_memory, remember
-from coinspace.index.records import Row
 from coinspace.index.store import store
 from coinspace.method.parameters import parameter_hash
 from coinspace.recompute.feeds import opened, sources
@@ -23,6 +22,7 @@ from coinspace.recording.format import FeedReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import announced, records
+from coinspace.storage.records import Row, tick_ns
 from coinspace.storage.schema import Connection
 
 # recomputed before the first compared tick, for what is remembered beyond the stored memory
@@ -133,7 +133,7 @@ def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int
     rows = [
         recalc_row(record, original, by.operator, by.because, now)
         for record, original in comparison.restated
-        if record["ts_ms"] * MILLISECOND_NS >= day_ns
+        if tick_ns(record) >= day_ns
     ]
     detail = f"{len(rows)} rows: {by.because}"
     entry = {"target": "index_recalc", "detail": detail, "entry": 0}

@@ -15,13 +15,15 @@ from typing import Any
 
 import click
 import orjson
+from msgspec import to_builtins
 
 from coinspace.clock import MILLISECOND_NS, check_ms
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
-from coinspace.index.calculator import Index, Record
+from coinspace.index.calculator import Index
 from coinspace.index.commands import write
 from coinspace.market import as_named
+from coinspace.method.record import IndexRecord
 from coinspace.recompute.snapshots import LATEST_MS, SnapshotReader
 
 
@@ -111,13 +113,13 @@ class Output:
         self._found = False
         self.records = 0
 
-    def take(self, record: Record, index: Index) -> None:
+    def take(self, record: IndexRecord, index: Index) -> None:
         """Take the next record; `index` still holds its curve."""
         self.records += 1
         if self._wanted_ms is not None:
-            if record["ts_ms"] == self._wanted_ms:
+            if record.ts_ms == self._wanted_ms:
                 self._found = True
-                write({**record, **index.explain()})
+                write({**to_builtins(record), **index.explain()})
         elif self._hash is not None:
             self._hash.update(orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS))
         else:
@@ -133,18 +135,20 @@ class Output:
             raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
 
 
-def reproducible(record: Record) -> Record:
+def reproducible(record: IndexRecord) -> dict[str, Any]:
     """Return what two computations of a tick have in common: no latency, no epoch."""
-    inputs = {
-        name: {key: value for key, value in one.items() if key != "epoch"}
-        for name, one in record.get("inputs", {}).items()
-    }
-    return {**record, "inputs": inputs, "latency_ns": None}
+    found: dict[str, Any] = to_builtins(record) | {"latency_ns": None}
+    for one in found["inputs"].values():
+        del one["epoch"]
+    if not record.repeated:
+        # as the hash was before records had the field
+        del found["repeated"]
+    return found
 
 
 def from_snapshots(
     path: str, chosen: Callable[[str], IndexParameters], settings: IndexSettings
-) -> Iterator[tuple[Record, Index]]:
+) -> Iterator[tuple[IndexRecord, Index]]:
     """Yield the record of each line. Raises: SnapshotError naming a line."""
     reader = SnapshotReader(chosen, settings)
     indices: dict[str, Index] = {}

@@ -16,8 +16,9 @@ from coinspace.config import IndexParameters, Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.constituents import assets_with, collected, named
-from coinspace.index.calculator import Index, Record
+from coinspace.index.calculator import Index
 from coinspace.market import Market
+from coinspace.method.record import IndexRecord
 from coinspace.recompute.offline import FeedReplay
 from coinspace.recording.format import FeedReader
 
@@ -102,7 +103,7 @@ def from_feeds(
     paths: tuple[Path, ...],
     settings: Settings,
     parameters_of: Callable[[str], IndexParameters],
-    take: Callable[[Record, Index], None],
+    take: Callable[[IndexRecord, Index], None],
 ) -> FeedReplay:
     """Compute all ticks of recordings."""
     quiet_logs()
@@ -110,8 +111,8 @@ def from_feeds(
     readers, make = sources(paths, settings)
     replay: FeedReplay
 
-    def emit(record: Record, _: object) -> None:
-        take(record, replay.calculator.index(record["asset"]))
+    def emit(record: IndexRecord, _: object) -> None:
+        take(record, replay.calculator.index(record.asset))
 
     replay = FeedReplay(settings, make, parameters_of, emit)
     with opened(readers):

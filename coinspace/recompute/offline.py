@@ -15,8 +15,8 @@ from coinspace.aggregator.venue import Input
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings
 from coinspace.index.calculator import IndexCalculator
-from coinspace.index.calculator import Record as IndexRecord
 from coinspace.method.aggregate import Aggregate
+from coinspace.method.record import IndexRecord
 from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.merge import merge
 

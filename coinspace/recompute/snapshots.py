@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coinspace._ext.ladder import VenueBook
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.clock import MILLISECOND_NS
@@ -31,7 +32,7 @@ from coinspace.config import IndexParameters, IndexSettings
 from coinspace.errors import CoinSpaceError, MarketError
 from coinspace.exchanges.constituents import counts
 from coinspace.market import FX_MARKET, Market
-from coinspace.method.aggregate import Aggregate, FxFacts
+from coinspace.method.aggregate import Aggregate, FxFacts, VenueFacts
 from coinspace.method.fx import FxIndex
 from coinspace.method.parameters import FX_CURRENCY
 
@@ -112,7 +113,10 @@ class SnapshotReader:
                 continue
             venues.append(venue)
             rates |= rate
-        fx = self._rate(ts_ns, parameters, venues, fx_venues, rates, lag_ns)
+        fx_venues.sort(key=lambda one: one.name)
+        fx_facts = [one.facts(ts_ns, lag_ns, 1.0) for one in fx_venues]
+        books = [one.book for one in fx_venues]
+        fx = self._rate(ts_ns, parameters, venues, rates, fx_facts, books)
         consolidator = self._consolidators.setdefault(asset, Consolidator(asset))
         return consolidator.consolidate(
             ts_ns,
@@ -121,6 +125,7 @@ class SnapshotReader:
             lag_ns,
             rates=rates,
             usd_krw=_rate(line["usd_krw"], "usd_krw") if "usd_krw" in line else None,
+            fx_venues=fx_facts,
         )
 
     def _book(
@@ -152,18 +157,16 @@ class SnapshotReader:
         ts_ns: int,
         parameters: IndexParameters,
         venues: list[Venue],
-        fx_venues: list[Venue],
         rates: dict[str, float | None],
-        lag_ns: int,
+        fx_facts: list[VenueFacts],
+        books: list[VenueBook],
     ) -> FxFacts:
         korean = [one for one in venues if one.market.quote == FX_CURRENCY]
         given = [rates[one.name] for one in korean if one.name in rates]
-        if fx_venues or len(given) < len(korean):
+        if fx_facts or len(given) < len(korean):
             if self._fx is None:
                 self._fx = FxIndex(parameters)
-            fx_venues.sort(key=lambda one: one.name)
-            facts = [one.facts(ts_ns, lag_ns, 1.0) for one in fx_venues]
-            found = self._fx.update(ts_ns, facts, [one.book for one in fx_venues])
+            found = self._fx.update(ts_ns, fx_facts, books)
             if not given or len(given) < len(korean):
                 return found
         else:

@@ -10,20 +10,12 @@ import orjson
 
 from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
-from coinspace.index.calculator import Record
 from coinspace.index.outage import NOT_COMPUTED
-from coinspace.index.records import (
-    FX_ASSET,
-    MEANT,
-    NUMBERS,
-    SIBLINGS,
-    SYMBOLS,
-    Row,
-    tick_ns,
-    tick_row,
-)
+from coinspace.method.record import IndexRecord, Kind, VenueRecord, facts
 from coinspace.storage.read import records
+from coinspace.storage.records import FX_ASSET, Row, comparable, read, tick_ns, tick_row
 from coinspace.storage.schema import Connection
+from coinspace.storage.tables import INDEX_TICK
 
 # differences printed in full
 SHOWN = 20
@@ -31,6 +23,14 @@ SHOWN = 20
 WINDOW_NS = 300 * SECOND_NS
 # what a restatement may be about (methodology 8)
 RESTATE_ABOVE = 0.001
+# columns of a tick that are its key, or belong to its one publishing
+UNASKED = ("ts", "asset", "latency_ns", "epoch", "seq")
+TEXTS = {one.column for one in facts(IndexRecord) if one.kind is Kind.NAMES}
+# column -> the field that is stored in it with the digits that it means
+MEANT = {
+    one.column: one.attribute for one in facts(IndexRecord) if one.kind in (Kind.PRICE, Kind.RATIO)
+}
+VENUE_COLUMNS = tuple(one.column for one in facts(VenueRecord) if one.column)
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Stored:
         self, connection: Connection, assets: list[str], start_ns: int, end_ns: int
     ) -> None:
         self.ticks: dict[tuple[str, int], dict[str, Any]] = {}
-        self.venues: dict[tuple[str, int], dict[str, list[Any]]] = {}
+        self.venues: dict[tuple[str, int], dict[str, VenueRecord]] = {}
         self._inputs: dict[int, dict[str, Input]] = {}
         self._connection = connection
         self._assets = assets
@@ -134,17 +134,17 @@ class Comparison:
         warm_ns: int,
     ) -> None:
         self.verdict = Verdict()
-        self.restated: list[tuple[Record, float]] = []
+        self.restated: list[tuple[IndexRecord, float]] = []
         self.stored = Stored(connection, assets, warm_ns, end_ns)
         self._start_ns, self._end_ns = start_ns, end_ns
 
-    def take(self, record: Record) -> None:
+    def take(self, record: IndexRecord) -> None:
         """Compare one recomputed record; ticks before the range only warm the memory up."""
         ts_ns = tick_ns(record)
         if ts_ns >= self._end_ns:
             return
         self.stored.reach(ts_ns)
-        stored = self.stored.ticks.pop((record["asset"], ts_ns), None)
+        stored = self.stored.ticks.pop((record.asset, ts_ns), None)
         if ts_ns < self._start_ns:
             return
         verdict = self.verdict
@@ -154,28 +154,28 @@ class Comparison:
             return
         verdict.not_computed += stored["reason"] == NOT_COMPUTED
         found = comparable(record)
-        venues = self.stored.venues.get((record["asset"], ts_ns), {})
+        venues = self.stored.venues.get((record.asset, ts_ns), {})
         wrong = {
             name: {"stored": stored.get(name), "recomputed": value}
             for name, value in found.items()
             if stored.get(name) != value and not _stored_whole(name, stored, record)
         }
-        facts = _venue_facts(record["venues"])
+        recomputed = record.venues
         if stored["reason"] != NOT_COMPUTED:
             # the rate's books, which are stored once for all indices
             venues = venues | self.stored.venues.get((FX_ASSET, ts_ns), {})
-            facts |= _venue_facts(record["fx_venues"])
-        if venues != facts:
-            wrong["venues"] = {"stored": venues, "recomputed": facts}
+            recomputed = recomputed | record.fx_venues
+        if venues != recomputed:
+            wrong["venues"] = {"stored": venues, "recomputed": recomputed}
         if not wrong:
             verdict.equal += 1
             return
         verdict.different += 1
         if len(verdict.differences) < SHOWN:
             verdict.differences.append(
-                {"asset": record["asset"], "ts_ms": record["ts_ms"], "fields": wrong}
+                {"asset": record.asset, "ts_ms": record.ts_ms, "fields": wrong}
             )
-        was, now = stored["value"], record["value"]
+        was, now = stored["value"], record.value
         if was and now and abs(now / was - 1.0) > RESTATE_ABOVE:
             self.restated.append((record, was))
 
@@ -186,56 +186,39 @@ class Comparison:
         return self.verdict
 
 
-def _stored_whole(name: str, stored: Mapping[str, Any], record: Record) -> bool:
+def _stored_whole(name: str, stored: Mapping[str, Any], record: IndexRecord) -> bool:
     # to the last bit, as before these numbers were stored with the digits that they mean
-    return name in MEANT and stored.get(name) == record.get(name)
-
-
-def comparable(record: Record) -> dict[str, Any]:
-    """Return the columns of a record that a recomputation must give again, to the last bit."""
-    row = tick_row(record)
-    left_out = ("latency_ns", "epoch", "seq", "siblings")
-    found = {**row.symbols, **{k: v for k, v in row.columns.items() if k not in left_out}}
-    return {**found, **{name: record.get(name) for name in SIBLINGS}}
+    return name in MEANT and stored.get(name) == getattr(record, MEANT[name])
 
 
 def _ticks(connection: Connection, asset: str, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
-    names = [
-        *(name for name in SYMBOLS if name != "asset"),
-        *NUMBERS,
-        *("depth_limited", "n_used", "n_venues", "flagged", "fx_flagged", "split", "failed"),
-        "method_version",
-        "siblings",
-    ]
+    names = [name for name, _ in INDEX_TICK.columns if name not in UNASKED]
     found = []
     for values in records.tick_rows(connection, asset, names, start_ns, end_ns):
         siblings = orjson.loads(values.pop("siblings") or "{}")
-        for name in ("flagged", "fx_flagged"):
-            values[name] = values[name] or ""
+        for name, value in values.items():
+            # an empty text is stored as null
+            if value is None and name in TEXTS:
+                values[name] = ""
         found.append({"asset": asset, **values, **siblings})
     return found
 
 
 def _venues(
     connection: Connection, start_ns: int, end_ns: int
-) -> tuple[dict[tuple[str, int], dict[str, list[Any]]], dict[int, dict[str, Input]]]:
-    found: dict[tuple[str, int], dict[str, list[Any]]] = {}
+) -> tuple[dict[tuple[str, int], dict[str, VenueRecord]], dict[int, dict[str, Input]]]:
+    found: dict[tuple[str, int], dict[str, VenueRecord]] = {}
     inputs: dict[int, dict[str, Input]] = {}
-    for row in records.venue_rows(connection, start_ns, end_ns):
-        inputs.setdefault(row.ts_ns, {})[row.venue] = Input(row.received_ns or 0, row.reason)
-        facts = [row.mid, row.age_ms, row.used, row.reason, row.share]
-        found.setdefault((row.asset, row.ts_ns), {})[row.venue] = facts
+    for row in records.venue_rows(connection, VENUE_COLUMNS, start_ns, end_ns):
+        stored = read(VenueRecord, row.columns)
+        inputs.setdefault(row.ts_ns, {})[row.venue] = Input(row.received_ns or 0, stored.reason)
+        found.setdefault((row.asset, row.ts_ns), {})[row.venue] = stored
     return found, inputs
 
 
-def _venue_facts(venues: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: [one["mid"], one["age_ms"], one["used"], one["reason"], one["share"]]
-        for name, one in venues.items()
-    }
-
-
-def recalc_row(record: Record, original: float, operator: str, because: str, recalc_id: int) -> Row:
+def recalc_row(
+    record: IndexRecord, original: float, operator: str, because: str, recalc_id: int
+) -> Row:
     """Return the row of a restatement, which keeps the original."""
     row = tick_row(record, table="index_recalc")
     row.symbols["operator"] = operator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import orjson
 import uvloop
 
 from coinspace.config import EXCHANGES
-from coinspace.errors import ConfigError
+from coinspace.errors import ConfigError, FeedError
 from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite, markets_by_exchange
 from coinspace.process import configure_logging, die_with_parent, stop_event
 from coinspace.recording.format import LAST_NS
@@ -20,16 +21,26 @@ from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
 from coinspace.simulator.markets.scenario import SCENARIOS
 from coinspace.simulator.server import ExchangeServer, ready_line
 from coinspace.simulator.simulation import Simulation
+from coinspace.tasks import Tasks
 
 FEED_SUFFIX = ".feed.zst"
 
 
 async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready."""
+    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready.
+
+    Raises: FeedError when something ended that nothing can be served without.
+    """
     stopping = stop_event(duration_s)
     async with server:
         click.echo(orjson.dumps(ready_line(server)))
-        await stopping.wait()
+        tasks = Tasks()
+        waits = [tasks.spawn("stop", stopping.wait(), ends=True)]
+        waits.append(tasks.spawn("failure", server.failed.wait(), ends=True))
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await tasks.cancel()
+    if server.failure is not None:
+        raise FeedError(f"the server ended: {server.failure or type(server.failure).__name__}")
 
 
 def _with_faults(command: click.Command) -> click.Command:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
+from coinspace.tasks import Tasks
+
 if TYPE_CHECKING:
     from coinspace.simulator.session import Session
 
@@ -69,11 +71,13 @@ class Connection:
     def __init__(
         self,
         disorder: Disorder,
+        tasks: Tasks,
         exchange: str,
         response: web.WebSocketResponse,
         request: web.Request,
     ) -> None:
         self.disorder = disorder
+        self._tasks = tasks
         self.exchange = exchange
         self.request = request
         self.response = response
@@ -143,7 +147,8 @@ class Connection:
         for part in _cut(encode_frame(self.opcode, payload), n):
             self._slow.append((part, gap_s))
         if self._slow_task is None or self._slow_task.done():
-            self._slow_task = self.loop.create_task(self._write_slowly())
+            slow = self._write_slowly()
+            self._slow_task = self._tasks.spawn("slow writing", slow, ends=True)
 
     async def _write_slowly(self) -> None:
         while self._slow:

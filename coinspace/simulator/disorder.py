@@ -47,7 +47,6 @@ class Disorder:
         self.faults: dict[int, Fault] = {}
         self.bends_frames = False
         self._draw = random.Random("disorder").random
-        self._tasks: set[asyncio.Task[None]] = set()
         self._last_id = 0
 
     # add and remove
@@ -68,9 +67,7 @@ class Disorder:
         self._forget(fault.begin_s)
         self._update()
         if fault.kind in (*CONNECTION_KINDS, *SIMULATED_KINDS, "stale", "stall", "refuse"):
-            task = asyncio.create_task(self._run(fault))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.server.tasks.spawn("fault", self._run(fault), ends=True)
         return fault
 
     def _forget(self, now_s: float) -> None:
@@ -127,13 +124,6 @@ class Disorder:
 
     def _update(self) -> None:
         self.bends_frames = any(fault.kind in FRAME_KINDS for fault in self.faults.values())
-
-    async def stop(self) -> None:
-        """End all faults and their tasks."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _find(self, kind: str, exchange: str, symbol: str = "") -> Fault | None:
         now_s = asyncio.get_running_loop().time()

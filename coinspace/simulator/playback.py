@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ HOLD_S = 10.0
 INDEX_RECORDS = 50_000
 KEPT_TRADES = 500
 YIELD_RECORDS = 100
+# sets of subscriptions that are played at a time
+RUNS_LIMIT = 256
 
 # whose run it is: an exchange's set of (kind, symbol), None = one clock for all
 Key = tuple[str, frozenset[tuple[str, str]]] | None
@@ -88,6 +90,7 @@ class Playing:
         self.trades = {symbol: trades.copy() for symbol, trades in owner.trades.items()}
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
+        self.books = Books(owner, exchanges)
         self._held_s = 0.0
 
     def listeners(self) -> list[Connection]:
@@ -177,14 +180,80 @@ class Playing:
             await self._hold(lambda: symbol not in self.pending, self.owner.hold_s)
         self.pending.discard(symbol)
 
-    def depth(self, symbol: str, limit: int) -> bytes | None:
+    async def depth(self, symbol: str, limit: int) -> bytes | None:
         """Return the snapshot for a request that comes now."""
         if symbol in self.pending:
             # early is as good: the client keeps the updates until the stream reaches it
             self.pending.discard(symbol)
             self.notify()
             return trimmed(self.owner.indices["binance"].snapshots[symbol], limit)
-        return self.owner.book(self.exchanges, self.position, symbol, limit)
+        return await self.books.at(self.position, symbol, limit)
+
+
+class Books:
+    """The books of Binance along recordings: each record is read once, however many ask.
+
+    A request reads on from the place of the one before, in a thread.
+    """
+
+    def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
+        self._owner = owner
+        self._exchanges = exchanges
+        self._books: dict[str, LocalBook] = {}
+        self._readers: list[FeedReader] = []
+        self._records: Iterator[tuple[FeedReader, Record]] | None = None
+        # read, and of a later place than was asked for
+        self._ahead: tuple[FeedReader, Record] | None = None
+        # records of the chosen part that are in the books
+        self._played = 0
+        self._lock = asyncio.Lock()
+
+    async def at(self, position: int, symbol: str, limit: int) -> bytes | None:
+        """Return a book after so many records, None where there is none.
+
+        Args: position: no less than in the request before.
+        """
+        async with self._lock:
+            return await asyncio.to_thread(self._at, position, symbol, limit)
+
+    def close(self) -> None:
+        """Let go of the recordings; a later request begins anew."""
+        for reader in self._readers:
+            reader.close()
+        self._readers, self._records, self._ahead = [], None, None
+        self._books, self._played = {}, 0
+
+    def _at(self, position: int, symbol: str, limit: int) -> bytes | None:
+        while (found := self._next(position)) is not None:
+            self._take(*found)
+        book = self._books.get(symbol.upper())
+        return book.answer(limit) if book is not None and book.id else None
+
+    def _next(self, position: int) -> tuple[FeedReader, Record] | None:
+        if self._records is None:
+            self._readers = self._owner.readers(self._exchanges, whole=True)
+            self._records = iter(merge(self._readers))
+        found, self._ahead = self._ahead or next(self._records, None), None
+        if found is None:
+            return None
+        played = self._played + (found[1].received_ns >= self._owner.start_ns)
+        if played > position:
+            self._ahead = found
+            return None
+        self._played = played
+        return found
+
+    def _take(self, reader: FeedReader, record: Record) -> None:
+        symbol = depth_symbol(record)
+        if symbol is not None:
+            self._book(symbol).restart(record.payload)
+        elif record.direction == "<" and reader.exchange == "binance":
+            what = label("binance", record.payload)
+            if what.kinds and what.kinds[0] in ("depth@100ms", "depth"):
+                self._book(what.symbol).apply(record.payload)
+
+    def _book(self, symbol: str) -> LocalBook:
+        return self._books.setdefault(symbol.upper(), LocalBook())
 
 
 def _keep(
@@ -259,11 +328,12 @@ class Playback:
             if start_ns:
                 self._read_before(path)
         self.exchanges = tuple(self.by_exchange)
-        self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._playing: dict[Key, Playing] = {}
         # snapshots that were asked for before anything played
         self._asked_early: set[str] = set()
         self._settling: dict[Connection, asyncio.Task[None]] = {}
+        # of a request that comes before anything plays
+        self._first_books = Books(self, ("binance",))
 
     def _read_index(self, path: Path) -> None:
         with FeedReader(path, start_ns=self.start_ns, end_ns=self.end_ns) as reader:
@@ -294,30 +364,6 @@ class Playback:
                         index.symbols.add(what.symbol.upper())
                         _keep(what, record.payload, self.last, self.trades)
 
-    def book(
-        self, exchanges: Sequence[str], position: int, symbol: str, limit: int
-    ) -> bytes | None:
-        """Return the book of Binance after so many records, None where there is none."""
-        book = LocalBook()
-        readers = self.readers(exchanges, whole=True)
-        played = 0
-        try:
-            for reader, record in merge(readers):
-                played += record.received_ns >= self.start_ns
-                if played > position:
-                    break
-                if depth_symbol(record) == symbol:
-                    book.restart(record.payload)
-                elif record.direction == "<" and reader.exchange == "binance":
-                    what = label("binance", record.payload)
-                    kind = what.kinds[0] if what.kinds else ""
-                    if what.symbol == symbol.lower() and kind in ("depth@100ms", "depth"):
-                        book.apply(record.payload)
-        finally:
-            for reader in readers:
-                reader.close()
-        return book.answer(limit) if book.id else None
-
     def has_frames(self) -> bool:
         """Tell whether there is anything to play."""
         for reader in self.readers(self.exchanges):
@@ -341,12 +387,10 @@ class Playback:
         self.server = server
 
     async def stop(self) -> None:
-        tasks = [*self._tasks.values(), *self._settling.values()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        """Close what is read; the server has ended the tasks."""
+        for playing in self._playing.values():
+            playing.books.close()
+        self._first_books.close()
 
     def connected(self, connection: Connection) -> None:
         connection.session.changed = lambda added: self._subscribed(connection)
@@ -356,7 +400,7 @@ class Playback:
     def disconnected(self, connection: Connection) -> None:
         settling = self._settling.pop(connection, None)
         if settling is not None:
-            settling.cancel()
+            self.server.tasks.drop(settling)
         for playing in self._playing.values():
             if connection in playing.audience:
                 playing.audience.remove(connection)
@@ -371,22 +415,43 @@ class Playback:
         elif not connection.data.get("listens"):
             settling = self._settling.pop(connection, None)
             if settling is not None:
-                settling.cancel()
-            self._settling[connection] = asyncio.create_task(self._listen(connection))
+                self.server.tasks.drop(settling)
+            self._settling[connection] = self.server.tasks.spawn(
+                "subscribing", self._listen(connection), ends=True
+            )
 
     async def _listen(self, connection: Connection) -> None:
         await asyncio.sleep(self.settle_s)
         del self._settling[connection]
         connection.data["listens"] = True
         key = (connection.exchange, connection.session.subscription)
-        playing = self._playing.get(key) or self._begin(key, (connection.exchange,))
+        playing = self._playing.get(key)
+        if playing is None:
+            if not self._has_room():
+                connection.session.end(1013, "too many sets of subscriptions", 0.0)
+                return
+            playing = self._begin(key, (connection.exchange,))
         playing.audience.append(connection)
         playing.notify()
+
+    def _has_room(self) -> bool:
+        # a run that is over, and that nobody listens to, is forgotten first
+        if len(self._playing) >= RUNS_LIMIT:
+            for key, playing in list(self._playing.items()):
+                if playing.finished and not playing.listeners():
+                    self._drop(key)
+                    break
+        return len(self._playing) < RUNS_LIMIT
+
+    def _drop(self, key: Key) -> Playing:
+        playing = self._playing.pop(key)
+        playing.books.close()
+        return playing
 
     def _begin(self, key: Key, exchanges: Sequence[str]) -> Playing:
         playing = self._playing[key] = Playing(self, exchanges, key)
         playing.pending -= self._asked_early
-        self._tasks[key] = asyncio.create_task(self._run(playing, key))
+        self.server.tasks.spawn("playing", self._run(playing, key), ends=True)
         return playing
 
     async def _run(self, playing: Playing, key: Key) -> None:
@@ -403,7 +468,7 @@ class Playback:
         )
         if self.loop:
             # whoever connects again begins anew
-            self._playing.pop(key)
+            self._drop(key)
             for connection in playing.targets():
                 connection.session.end(1001, "end of recording", 0.0)
 
@@ -460,12 +525,12 @@ class Playback:
             playing = self._newest("binance", symbol)
             snapshot = index.snapshots.get(symbol)
             if playing is not None:
-                found = playing.depth(symbol, limit)
+                found = await playing.depth(symbol, limit)
             elif snapshot:
                 self._asked_early.add(symbol)
                 found = trimmed(snapshot, limit)
             else:
-                found = self.book(("binance",), 0, symbol, limit)
+                found = await self._first_books.at(0, symbol, limit)
             if found is not None:
                 return answer(found)
         elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in index.symbols:

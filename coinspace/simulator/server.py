@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-import structlog
 from aiohttp import WSMsgType, web
 
 from coinspace.errors import FeedError
@@ -30,7 +29,7 @@ from coinspace.simulator.disorder import Disorder
 from coinspace.simulator.rest import Answer, Window, answer
 from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, Session
 from coinspace.simulator.source import Source
-from coinspace.tasks import Tasks
+from coinspace.tasks import Tasks, log_failure
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 HOUSEKEEPING_S = 0.5
@@ -38,6 +37,10 @@ ORIGIN_S = 10.0
 BACKLOG = 128
 ACCEPT_AGAIN_S = 0.1
 RECEIVED = 1 << 16
+
+
+# tasks without which nothing is served any more
+NEEDED = ("accept", "keep alive", "market", "playing")
 
 
 class ExchangeServer:
@@ -80,7 +83,7 @@ class ExchangeServer:
         self.pong_s = pong_s
         self.life_s = life_s
         self.connections: dict[str, set[Connection]] = {name: set() for name in EXCHANGES}
-        self.counters = {"connections": 0, "refused": 0, "requests": 0}
+        self.counters = {"connections": 0, "refused": 0, "requests": 0, "task_failures": 0}
         self.disorder = Disorder(self)
         self.initial_faults = list(faults)
         self._tls = tls
@@ -91,7 +94,10 @@ class ExchangeServer:
         }
         self._origin_s = -ORIGIN_S
         self._runner: web.AppRunner | None = None
-        self._tasks = Tasks(_failed)
+        self.tasks = Tasks(self._failed)
+        # what ended that nothing can be served without
+        self.failed = asyncio.Event()
+        self.failure: BaseException | None = None
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
 
@@ -117,18 +123,24 @@ class ExchangeServer:
         await self.source.start(self)
         for fault in self.initial_faults:
             self.disorder.add(fault)
-        self._tasks.spawn("keep alive", self._keep())
+        self.tasks.spawn("keep alive", self._keep())
 
     async def stop(self) -> None:
         """Stop the source, close the connections, free the port."""
-        await self.disorder.stop()
         self.close_port()
-        await self._tasks.cancel()
+        await self.tasks.cancel()
         await self.source.stop()
         for connection in self.all_connections():
             connection.abort()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        log_failure(name, error)
+        self.counters["task_failures"] += 1
+        if name in NEEDED and self.failure is None:
+            self.failure = error
+            self.failed.set()
 
     async def __aenter__(self) -> ExchangeServer:
         await self.start()
@@ -191,12 +203,12 @@ class ExchangeServer:
             )
             self._listening.setblocking(False)
             self.port = self._listening.getsockname()[1]
-            self._accepting = self._tasks.spawn("accept", self._accept(self._listening))
+            self._accepting = self.tasks.spawn("accept", self._accept(self._listening))
 
     def close_port(self) -> None:
         """Refuse connections; those that are open go on."""
         if self._listening is not None and self._accepting is not None:
-            self._tasks.drop(self._accepting)
+            self.tasks.drop(self._accepting)
             self._listening.close()
             self._listening = self._accepting = None
 
@@ -211,7 +223,7 @@ class ExchangeServer:
                 continue
             fault = self.disorder.accepted()
             serving = self._serve(accepted) if fault is None else _spoil(accepted, fault)
-            self._tasks.spawn("connection", serving, ends=True)
+            self.tasks.spawn("connection", serving, ends=True)
 
     async def _serve(self, accepted: socket.socket) -> None:
         assert self._runner is not None
@@ -269,7 +281,7 @@ class ExchangeServer:
             return spoiled
         # deflate is agreed to when offered; our own frames need not be compressed by that
         socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
-        connection = Connection(self.disorder, exchange, socket, request)
+        connection = Connection(self.disorder, self.tasks, exchange, socket, request)
         session = self._session(connection)
         if session is None:
             return web.Response(status=404)
@@ -360,10 +372,6 @@ class ExchangeServer:
             connection.session.end(1008, "Pong timeout", 0.0)
         elif now_s - connection.pinged_s >= self.ping_s:
             connection.ping(now_s)
-
-
-def _failed(name: str, error: BaseException) -> None:
-    structlog.get_logger("feed").error("task failed", task=name, exc_info=error)
 
 
 async def _spoil(accepted: socket.socket, fault: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -49,7 +48,6 @@ class Simulation:
         self.markets = markets
         self.rate = rate
         self.scenario = scenario
-        self._task: asyncio.Task[None] | None = None
         self._next_fault = 0
         self._kept: dict[str, bytes] = {}
 
@@ -67,13 +65,10 @@ class Simulation:
         self.rests: dict[str, Rest] = {
             name: REST[name](self.engine, name, limits=server.limits) for name in self.exchanges
         }
-        self._task = asyncio.create_task(self._pump())
+        server.tasks.spawn("market", self._pump())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Nothing is held: the server ends the task."""
 
     async def _pump(self) -> None:
         offset_ns = 0

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.faults import Fault
 from coinspace.simulator.rest import Answer
+from coinspace.tasks import Tasks
 
 
 class FaultList(Protocol):
@@ -21,6 +22,7 @@ class Host(Protocol):
 
     limits: bool
     connections: dict[str, set[Connection]]
+    tasks: Tasks
 
     @property
     def disorder(self) -> FaultList:

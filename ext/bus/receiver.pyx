@@ -75,6 +75,15 @@ cdef class Channel:
         return f"<Channel {self.topic!r} epoch={self.epoch} first={self.first} last={self.last}>"
 
 
+# on its own, as Cython saves the exception state of a whole function that catches
+cdef bint is_text(bytes topic) except -1:
+    try:
+        topic.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 cdef class Receiver:
     """Drains a connected SUB socket, given as its C handle; its owner keeps it open until `detach`.
 
@@ -291,6 +300,10 @@ cdef class Receiver:
             kind = KINDS.get(topic.split(b".", 1)[0], 0)
             if not kind or not topic.endswith(b"."):
                 self.refuse(f"topic: expected KIND.EXCHANGE.MARKET. with its closing dot, was {topic!r}")
+                return None
+            if not is_text(topic):
+                # whoever takes messages and losses reads its words
+                self.refuse(f"topic: expected UTF-8, was {topic!r}")
                 return None
             if len(self._channels) >= CHANNEL_LIMIT:
                 self.refuse(f"topics: expected at most {CHANNEL_LIMIT}, was one more, {topic!r}")

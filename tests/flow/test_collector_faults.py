@@ -11,6 +11,7 @@ import pytest
 
 from coinspace.collector import collection as collection_module
 from coinspace.collector import compare
+from coinspace.collector import connection as connection_module
 from coinspace.exchanges import binance, upbit
 from coinspace.simulator.server import ExchangeServer
 from coinspace.simulator.simulation import Simulation
@@ -378,17 +379,25 @@ async def test_a_suspended_market_of_a_korean_exchange_is_halted_until_it_trades
         )
 
 
-async def test_an_error_frame_stops_the_subscription(server: ExchangeServer) -> None:
-    async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
+@pytest.mark.parametrize(("exchange", "market"), [("upbit", "BTC/KRW"), ("binance", "BTC/USDT")])
+async def test_a_refused_subscription_is_tried_again_after_a_while(
+    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch, exchange: str, market: str
+) -> None:
+    monkeypatch.setattr(connection_module, "REFUSED_S", 3.0)
+    async with collecting(server, exchange, markets=[market]) as running:
         await running.synced()
-        running.fault("error:upbit")
+        process = running.worker.process
+        running.fault(f"error:{exchange}")
         await running.until(
-            lambda: running.states["BTC/KRW"] == "disconnected", "the subscription ends"
+            lambda: running.states[market] in ("disconnected", "connecting"), "the link ends"
         )
-        await asyncio.sleep(1.5)
-        assert running.count("connects") == 1, "no loop"
-        assert running.worker.process.state == "degraded"
-        assert "refused" in str(running.worker.process.reason)
+        refused = asyncio.get_running_loop().time()
+        await running.until(lambda: "refused" in str(process.reason), "the refusal is shown")
+        assert process.state == "degraded"
+        await running.until(lambda: running.count("connects") == 2, "another subscription")
+        assert asyncio.get_running_loop().time() - refused > 2, "no loop"
+        await running.synced()
+        await running.until(lambda: process.state == "ready", "the refusal is over")
 
 
 async def test_a_clock_that_is_hours_off_stops_nothing(server: ExchangeServer) -> None:

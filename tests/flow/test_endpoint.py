@@ -56,7 +56,7 @@ async def test_latest_value_has_status_age_and_constituents(site: Site) -> None:
 async def test_null_value_is_null_with_its_reason(site: Site) -> None:
     stage, endpoint, session = site
     stage.publish_index("ETH", None)
-    await until(lambda: endpoint.live.indices["ETH"].value.value is None)
+    await until(lambda: endpoint.live.indices["ETH"].record.value is None)
     _, body, _ = await get(session, "/v1/indices/ETH")
     assert (body["value"], body["status"], body["reason"]) == (None, "null", "too_few_venues")
 
@@ -270,9 +270,7 @@ async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
             for asset in assets:
                 stage.publish_index(asset, value, **more)
             records = [endpoint.live.indices[asset].record for asset in assets]
-            return all(
-                one["value"] == value and one.get("failed") == more.get("failed") for one in records
-            )
+            return all(one.value == value and one.failed == more.get("failed") for one in records)
 
         await until(heard)
         return await said()

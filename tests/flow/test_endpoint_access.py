@@ -159,7 +159,7 @@ async def test_an_ipv6_endpoint_is_found_by_tools_and_clients(tmp_path: Path) ->
         assert endpoint.server.url == f"http://[::1]:{endpoint.server.port}"
         stage.publish_index("BTC", 1234.5)
         async with AsyncClient(endpoint.server.url) as client:
-            await until(lambda: endpoint.live.indices["BTC"].value.value == "1234.5")
+            await until(lambda: endpoint.live.indices["BTC"].record.value == 1234.5)
             assert (await client.index("BTC"))["value"] == "1234.5"
         # the address that tools find is the written one
         assert endpoint_url(endpoint.settings) == endpoint.server.url

@@ -16,7 +16,6 @@ from coinspace.config import Settings, StorageSettings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
 from coinspace.index.commands import index_reset_clock
-from coinspace.index.records import Row
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.store import append_links, store
 from coinspace.index.worker import Worker
@@ -24,6 +23,7 @@ from coinspace.method.aggregate import Aggregate, FxFacts, encode
 from coinspace.process import Process
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 STEP_NS = 200 * MILLISECOND_NS
 

@@ -328,8 +328,8 @@ def _aggregate() -> bytes:
         books.append(book)
     ladder = Ladder()
     ladder.merge(books, [1.0, 1.0])
-    fx = aggregate.FxFacts(1400.0, "ok", venues[:1])
-    made = aggregate.Aggregate("BTC", 1, venues, fx, {"composite": ladder, "KRW": ladder})
+    fx, ladders = aggregate.FxFacts(1400.0, "ok"), {"composite": ladder, "KRW": ladder}
+    made = aggregate.Aggregate("BTC", 1, venues, fx, ladders, fx_venues=venues[:1])
     return aggregate.encode(made)[0]
 
 

@@ -448,16 +448,16 @@ def test_an_aggregate_survives_the_bus() -> None:
     ladder = Ladder()
     ladder.merge([book], [1.0])
     facts = VenueFacts("upbit:BTC/KRW", "upbit", "BTC/KRW", "KR", "KRW", fx=1400.0, bid=99.0)
-    fx = FxFacts(None, "none", [facts], {"upbit:USDT/KRW": "deviating"}, ["x"], {}, 1399.5)
+    fx = FxFacts(None, "none", {"upbit:USDT/KRW": "deviating"}, ["x"], {}, 1399.5)
     payload, n_bids, n_asks = encode(
-        Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0)
+        Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0, [facts])
     )
     assert (n_bids, n_asks) == (2, 1)
     found = decode(payload, publisher="p", epoch=3, sequence=4)
     assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", START_NS, 1380.0)
     assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
     assert found.venues == [facts]
-    assert found.fx == fx
+    assert (found.fx, found.fx_venues) == (fx, [facts])
     for side in (0, 1):
         ours, theirs = ladder.side_copy(side), found.ladders[COMPOSITE].side_copy(side)
         assert [ours[i].tolist() for i in range(3)] == [theirs[i].tolist() for i in range(3)]

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import Settings, load
 from coinspace.endpoint.live.nulls import Nulls
 from coinspace.index.pulse import Pulse
+from coinspace.method.record import IndexRecord
 from coinspace.observe.health import Health, health_of, reasons
 from coinspace.process import OwnErrors, Process, health_path
 
@@ -152,13 +154,17 @@ def test_what_counts_against_the_platform(one: Health, counts: bool) -> None:
     assert all(one.process in line for line in found)
 
 
+def record(asset: str, value: float | None, **more: Any) -> IndexRecord:
+    return IndexRecord(asset=asset, ts_ms=1, status="", value=value, **more)
+
+
 def test_an_index_fails_when_the_method_says_so() -> None:
     seconds = [0.0]
     pulse = Pulse(["BTC", "ETH"], lambda _: 60.0, lambda: int(seconds[0] * 1e9))
 
     def tick(asset: str, value: float | None) -> None:
         reason = None if value is not None else "too_few_venues"
-        pulse.tick({"asset": asset, "value": value, "reason": reason})
+        pulse.tick(record(asset, value, reason=reason))
 
     while seconds[0] < 59:
         seconds[0] += 1
@@ -184,15 +190,15 @@ def test_an_index_fails_when_the_method_says_so() -> None:
 def test_the_endpoint_knows_an_index_that_failed() -> None:
     seconds = [0.0]
     nulls = Nulls(lambda _: 60.0, lambda: int(seconds[0] * 1e9))
-    null: dict[str, object] = {"value": None, "failed": False}
+    null = record("BTC", None)
     assert not nulls.failed("BTC", null)
     seconds[0] = 59
     assert not nulls.failed("BTC", null)
     seconds[0] = 60
     assert nulls.failed("BTC", null)
-    assert not nulls.failed("BTC", {"value": 1.0, "failed": False})
+    assert not nulls.failed("BTC", record("BTC", 1.0))
     assert not nulls.failed("BTC", null)
-    assert nulls.failed("BTC", null | {"failed": True})
+    assert nulls.failed("BTC", record("BTC", None, failed=True))
 
 
 def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

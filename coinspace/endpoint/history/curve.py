@@ -23,8 +23,8 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.books import SIZE_PLACES
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import CurveLevel, CurveSegment, PriceVolumeCurve
-from coinspace.endpoint.records import ratio, venue_parts
-from coinspace.endpoint.values import decimal, price
+from coinspace.endpoint.records import venue_parts
+from coinspace.endpoint.values import decimal, price, ratio
 from coinspace.method.aggregate import COMPOSITE, decode
 from coinspace.method.composite import evaluate, explain
 from coinspace.method.parameters import FX_CURRENCY, INDEX_CURRENCY, make_curve, parameter_hash
@@ -54,8 +54,8 @@ def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
         context.settings.index.parameters_of(asset),
         aggregate.ladders[COMPOSITE],
         [one.name for one in aggregate.venues],
-        {one.venue for one in latest.value.constituents if one.used},
-        latest.record,
+        {name for name, one in latest.record.venues.items() if one.used},
+        latest.record.value_raw or latest.record.value,
         "summed_book",
         0,
     )
@@ -80,7 +80,15 @@ async def of_stored(context: Context, row: Row, venues: list[Row]) -> PriceVolum
         missing += max(0, published - sum(side.shape[1] for side in sides))
     ladder.merge(loaded, rates)
     names = [str(one["venue"]) for one in used]
-    return _curve(parameters, ladder, names, set(names), row, "stored_books", missing)
+    return _curve(
+        parameters,
+        ladder,
+        names,
+        set(names),
+        row["value_raw"] or row["value"],
+        "stored_books",
+        missing,
+    )
 
 
 async def _parameters(context: Context, row: Row) -> IndexParameters:
@@ -107,7 +115,7 @@ def _rate(venue: str, krw_per_usdt: float | None) -> float:
 
 async def _book(context: Context, venue: Row) -> Row:
     exchange, market = venue_parts(venue["venue"])
-    received_ns, changed_ns = venue["received_ns"] or 0, venue["changed_ns"] or 0
+    received_ns, changed_ns = venue["received_ts"] or 0, venue["changed_ts"] or 0
     book = await history.book(context.database, exchange, market, received_ns)
     # identical repeats are not stored: any row since the last change holds the very book
     if book is None or book["ns"] < changed_ns:
@@ -120,7 +128,7 @@ def _curve(
     ladder: Ladder,
     names: list[str],
     used: set[str],
-    record: Any,
+    published: float | None,
     source: Literal["summed_book", "stored_books"],
     missing: int,
 ) -> PriceVolumeCurve:
@@ -129,7 +137,6 @@ def _curve(
     if found.value is None:
         raise Missing(f"the levels give no value: {found.reason}")
     parts = explain(curve, names)
-    published = record.get("value_raw") or record.get("value")
     return PriceVolumeCurve(
         source=source,
         levels_missing=missing,

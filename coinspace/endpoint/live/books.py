@@ -16,10 +16,11 @@ from coinspace.endpoint.models import (
     Profile,
     VenueSize,
 )
-from coinspace.endpoint.records import CURRENCY, REGIONS
+from coinspace.endpoint.records import CURRENCY, constituent
 from coinspace.endpoint.values import decimal
 from coinspace.endpoint.values import price as price_text
 from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
+from coinspace.method.record import VenueRecord
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
 # a chart of a hundred steps a side is as fine as a screen shows
@@ -150,22 +151,18 @@ def profile(bids: Side, asks: Side, names: list[str]) -> Profile | None:
 
 def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constituent]:
     latest = context.live.indices.get(asset)
-    shares = {one.venue: one for one in latest.value.constituents} if latest else {}
+    judged = latest.record.venues if latest else {}
     listed = []
     for one in aggregate.venues:
-        part = shares.get(one.name)
-        age = one.age_ms(aggregate.ts_ns)
-        listed.append(
-            Constituent(
-                venue=one.name,
-                exchange=one.exchange,
-                market=one.market,
-                region=REGIONS.get(one.exchange, one.region),
-                used=one.reason is None if part is None else part.used,
-                reason=one.reason if part is None else part.reason,
-                share=None if part is None else part.share,
-                mid=price_text(one.mid),
-                age_ms=None if age is None else int(age),
-            )
+        facts = VenueRecord(
+            used=one.reason is None,
+            reason=one.reason,
+            share=None,
+            mid=one.mid,
+            age_ms=one.age_ms(aggregate.ts_ns),
         )
+        part = judged.get(one.name)
+        if part is not None:
+            facts.used, facts.reason, facts.share = part.used, part.reason, part.share
+        listed.append(constituent(one.name, facts, one.region))
     return listed

@@ -5,8 +5,7 @@ from __future__ import annotations
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import ExecutablePremium
-from coinspace.endpoint.records import ratio
-from coinspace.endpoint.values import decimal
+from coinspace.endpoint.values import decimal, ratio
 from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 from coinspace.method.composite import evaluate
 from coinspace.method.parameters import CURRENCIES, INDEX_CURRENCY, make_curve
@@ -42,7 +41,8 @@ def _prices(
     context: Context, latest: Latest, aggregate: Aggregate, region: str, size: float
 ) -> tuple[float | None, float | None] | None:
     # average prices to sell and to buy in the region's currency, fees paid
-    used = set(((latest.record.get("regions") or {}).get(region) or {}).get("shares") or ())
+    found = (latest.record.regions or {}).get(region)
+    used = set(found.shares) if found is not None else set()
     currency = CURRENCIES[region]
     ladder = aggregate.ladders.get(COMPOSITE if currency == INDEX_CURRENCY else currency)
     if ladder is None or not used:

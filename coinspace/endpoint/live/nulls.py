@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from coinspace.clock import SECOND_NS, Clock, monotonic_ns
+from coinspace.method.record import IndexRecord
 
 
 class Nulls:
@@ -16,11 +16,11 @@ class Nulls:
         self._clock = clock
         self._since_ns: dict[str, int] = {}
 
-    def failed(self, asset: str, record: dict[str, Any]) -> bool:
+    def failed(self, asset: str, record: IndexRecord) -> bool:
         """Tell whether an index is null for longer than the method allows."""
-        if record.get("value") is not None:
+        if record.value is not None:
             self._since_ns.pop(asset, None)
             return False
         null_ns = self._clock() - self._since_ns.setdefault(asset, self._clock())
         # the calculator knows it from before this process was there
-        return bool(record.get("failed")) or null_ns >= self._allowed_s(asset) * SECOND_NS
+        return bool(record.failed) or null_ns >= self._allowed_s(asset) * SECOND_NS

@@ -29,6 +29,8 @@ from coinspace.config import Settings
 from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import IndexValue
 from coinspace.endpoint.records import index_value
+from coinspace.errors import MessageError
+from coinspace.method.record import IndexRecord, decode
 
 TRADES_KEPT = 1000
 GAPS_KEPT = 1000
@@ -55,7 +57,7 @@ class Latest:
 
     __slots__ = ("head", "heard_ns", "record", "ts_ms", "value")
 
-    def __init__(self, record: dict[str, Any], heard_ns: int | None = None) -> None:
+    def __init__(self, record: IndexRecord, heard_ns: int | None = None) -> None:
         self.record = record
         self.heard_ns = monotonic_ns() if heard_ns is None else heard_ns
         self.value: IndexValue = index_value(record)
@@ -158,7 +160,7 @@ class Live:
             kept = self._stages[topic] = self._stage(message)
         try:
             self._apply[message.kind](message)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (MessageError, ValueError, KeyError, TypeError, AttributeError):
             self.malformed += 1
             return
         self.heard[topic] = monotonic_ns()
@@ -258,10 +260,10 @@ class Live:
         self.aggregates[_asset(message)] = message
 
     def _index(self, message: Message) -> None:
-        record = message.json()
-        if record["asset"] != _asset(message):
+        record = decode(message.payload)
+        if record.asset != _asset(message):
             raise ValueError(f"record: expected that of {message.topic!r}, was another asset's")
-        self.indices[record["asset"]] = Latest(record)
+        self.indices[record.asset] = Latest(record)
 
     def _heartbeat(self, message: Message) -> None:
         beat = message.json()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import FUTURE_MS
-from coinspace.endpoint.models import Constituent, Venue, Venues
+from coinspace.endpoint.models import Venue, Venues
 from coinspace.endpoint.records import REGIONS
-from coinspace.endpoint.values import decimal, milliseconds, price
+from coinspace.endpoint.values import decimal, milliseconds, price, ratio
 from coinspace.exchanges.registry import identity
+from coinspace.method.record import VenueRecord
 
 # two of a collector's heartbeats are 2 s apart
 HEARTBEAT_LIMIT_NS = 3_000_000_000
@@ -18,16 +19,16 @@ FUTURE = "its book's time lies in the future: check the clocks of its collector'
 def venues(context: Context) -> Venues:
     """Return every venue now."""
     now_ns = context.clock()
-    shares: dict[str, Constituent] = {}
+    shares: dict[str, VenueRecord] = {}
     for latest in context.live.indices.values():
         if latest.stale_reason(now_ns // MILLISECOND_NS, context.stale_ms) is None:
-            shares.update({one.venue: one for one in latest.value.constituents})
+            shares.update(latest.record.venues)
     listed = [venue(context, *key, now_ns, shares) for key in context.all_markets()]
     return Venues(now_ns // MILLISECOND_NS, listed)
 
 
 def venue(
-    context: Context, exchange: str, market: str, now_ns: int, shares: dict[str, Constituent]
+    context: Context, exchange: str, market: str, now_ns: int, shares: dict[str, VenueRecord]
 ) -> Venue:
     """Return one venue."""
     live = context.live
@@ -68,7 +69,7 @@ def venue(
         since=since,
         age_ms=age,
         used=None if part is None else part.used,
-        share=None if part is None else part.share,
+        share=None if part is None else ratio(part.share),
         mid=mid,
         spread=spread,
         updates=live.updates.get(key, 0),

@@ -14,6 +14,7 @@ from coinspace.endpoint.http.problem import retry_later
 from coinspace.endpoint.live.executable import executable
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
+from coinspace.endpoint.values import price
 
 routes = Routes()
 
@@ -86,9 +87,9 @@ async def premium(context: Context, request: Request, parameters: PremiumQuery) 
     `size` alone when one is asked for; null where the books do not hold the size.
     """
     found = _latest(context, parameters.asset)
-    value, now = found.value, context.now_ms()
+    value, record, now = found.value, found.record, context.now_ms()
     usable = value.premium is not None and value.premium.coin is not None
-    reason = None if usable else value.reason or "no_regional_value"
+    reason = None if usable else record.reason or "no_regional_value"
     stale = found.stale_reason(now, context.stale_ms)
     parts = value.premium
     if parts is not None and parameters.size is not None:
@@ -104,8 +105,8 @@ async def premium(context: Context, request: Request, parameters: PremiumQuery) 
         reason=reason,
         kr=value.kr,
         gl=value.gl,
-        fx=value.fx,
-        fx_status=value.fx_status,
+        fx=price(record.fx),
+        fx_status=record.fx_status,
         premium=parts,
         constituents=value.constituents,
     )

@@ -77,7 +77,7 @@ def reasons(context: Context) -> list[str]:
             found.append(problem)
         elif context.nulls.failed(asset, latest.record):
             found.append(
-                f"the {asset} index has no value ({latest.record.get('reason')}):"
+                f"the {asset} index has no value ({latest.record.reason}):"
                 " see its venues in /v1/venues and the collectors in `coinspace status`"
             )
     if context.database.error is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.storage.read.pool import Database, Row
+from coinspace.storage.tables import INDEX_VENUE, TIME
 
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
@@ -29,6 +30,11 @@ INTERVALS: dict[str, tuple[int, str, str | None]] = {
     "1d": (DAY_NS, "index_1h", "1d"),
 }
 
+_VENUE_COLUMNS = ", ".join(
+    f"{name}::long {name}" if kind == TIME else name
+    for name, kind in INDEX_VENUE.columns
+    if name != "ts"
+)
 _VALUES = (
     "SELECT ts::long ns, status, reason, value, kr, gl, value_krw, premium, fx, fx_status,"
     " best_bid, best_ask, n_used FROM index_tick"
@@ -84,9 +90,7 @@ async def tick(database: Database, asset: str, at_ns: int) -> Row | None:
 async def tick_venues(database: Database, asset: str, ts_ns: int) -> list[Row]:
     """Return the venues of one tick, those of the exchange rate included."""
     return await database.rows(
-        "SELECT asset, role, venue, mid, age_ms, used, reason, share, publisher, epoch, seq,"
-        " received_ts::long received_ns, changed_ts::long changed_ns FROM index_venue"
-        " WHERE ts = %s AND (asset = %s OR role = 'fx')",
+        f"SELECT {_VENUE_COLUMNS} FROM index_venue WHERE ts = %s AND (asset = %s OR role = 'fx')",
         (ts_ns, asset),
     )
 

@@ -16,17 +16,13 @@ _AHEAD = "ts > %s::timestamp_ns AND (reason IS NULL OR reason != %s)"
 
 
 class VenueRow(NamedTuple):
-    """A row of `index_venue`, as far as a recomputation gives it again."""
+    """A row of `index_venue`. columns: those asked for."""
 
     asset: str
     ts_ns: int
     venue: str
-    mid: float | None
-    age_ms: float | None
-    used: bool
-    reason: str | None
-    share: float | None
     received_ns: int | None
+    columns: dict[str, Any]
 
 
 class AheadRow(NamedTuple):
@@ -92,17 +88,23 @@ def tick_rows(
     return [dict(zip(("ts", *names), row, strict=True)) for row in found]
 
 
-def venue_rows(connection: Connection, start_ns: int, end_ns: int) -> list[VenueRow]:
-    """Return the venues of all ticks of [start, end)."""
+def venue_rows(
+    connection: Connection, names: Sequence[str], start_ns: int, end_ns: int
+) -> list[VenueRow]:
+    """Return named columns of the venues of all ticks of [start, end)."""
+    columns = ", ".join(f'"{name}"' for name in names)
     found = rows(
         connection,
         INDEX_VENUE.name,
-        "SELECT asset, ts::long, venue, mid, age_ms, used, reason, share, received_ts::long"
+        f"SELECT asset, ts::long, venue, received_ts::long, {columns}"
         " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
         (start_ns, end_ns),
         binary=True,
     )
-    return [VenueRow(*row) for row in found]
+    return [
+        VenueRow(asset, ts_ns, venue, received_ns, dict(zip(names, values, strict=True)))
+        for asset, ts_ns, venue, received_ns, *values in found
+    ]
 
 
 def parameter_hashes(connection: Connection, asset: str, start_ns: int, end_ns: int) -> set[str]:
