@@ -12,7 +12,14 @@ from msgspec import Meta, Struct
 from coinspace.endpoint.live.age import StaleReason
 from coinspace.endpoint.shown import shows
 from coinspace.endpoint.values import AgeMs, DecimalText, EpochMs, Number
-from coinspace.method.record import IndexRecord, InputRecord, RegionRecord, VenueRecord
+from coinspace.method.record import (
+    ExecutableRecord,
+    IndexRecord,
+    InputRecord,
+    LiquidityRecord,
+    Valuation,
+    VenueRecord,
+)
 
 Status = Literal["ok", "degraded", "null"]
 
@@ -27,7 +34,7 @@ class Constituent(Struct, kw_only=True):
     region: str | None
 
 
-@shows(RegionRecord)
+@shows(Valuation)
 class Regional(Struct, kw_only=True):
     """The index of one region in its own currency; null with a reason when it has none.
 
@@ -39,20 +46,14 @@ class Regional(Struct, kw_only=True):
     status: str
 
 
+@shows(ExecutableRecord)
 class ExecutablePremium(Struct, kw_only=True):
     """What is left of the premium when both legs of a size trade at market, fees paid."""
 
-    size: Number
-    sell_kr: Number
-    buy_kr: Number
 
-
+@shows(LiquidityRecord)
 class Liquidity(Struct, kw_only=True):
     """Average price to sell (`bid`) or buy (`ask`) a size into the summed book."""
-
-    size: Number
-    bid: Number
-    ask: Number
 
 
 class Premium(Struct, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coinspace.endpoint.models import (
@@ -16,7 +16,7 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.shown import show
 from coinspace.endpoint.values import decimal, decimals, price, ratio
 from coinspace.method.digits import RATIO_PLACES, rounded, significant
-from coinspace.method.record import IndexRecord, RegionRecord, VenueRecord
+from coinspace.method.record import IndexRecord, Valuation, VenueRecord
 
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
@@ -49,18 +49,26 @@ def constituents(table: Mapping[str, VenueRecord]) -> list[Constituent]:
     return [constituent(venue, facts) for venue, facts in sorted(table.items())]
 
 
+def _digits(name: str, decimals_shown: int | None) -> Callable[[float], float] | None:
+    """Return what rounds a stored column as the live record has it, None = nothing does."""
+    if name in REGIONAL:
+        return lambda value: rounded(value, decimals_shown)
+    if name in CONVERTED:
+        return significant
+    return (lambda value: round(value, RATIO_PLACES)) if name == "premium" else None
+
+
 def column(
     rows: Sequence[Mapping[str, Any]], name: str, decimals_shown: int | None
 ) -> list[str | None]:
     """Write a column of stored rows as `served` rounds it, several times faster."""
     values = (row[name] for row in rows)
-    if name in REGIONAL:
-        return decimals(None if one is None else rounded(one, decimals_shown) for one in values)
     if name in CONVERTED:
         return [price(one) for one in values]
-    if name == "premium":
-        return decimals(None if one is None else round(one, RATIO_PLACES) for one in values)
-    return decimals(values)
+    convert = _digits(name, decimals_shown)
+    if convert is None:
+        return decimals(values)
+    return decimals(None if value is None else convert(value) for value in values)
 
 
 def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]:
@@ -68,20 +76,15 @@ def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]
 
     Args: decimals_shown: of the asset's published value.
     """
-    found = dict(row)
-    for name, value in row.items():
-        if value is None:
-            continue
-        if name in REGIONAL:
-            found[name] = rounded(value, decimals_shown)
-        elif name in CONVERTED:
-            found[name] = significant(value)
-        elif name == "premium":
-            found[name] = round(value, RATIO_PLACES)
-    return found
+    return {
+        name: value
+        if value is None or (convert := _digits(name, decimals_shown)) is None
+        else convert(value)
+        for name, value in row.items()
+    }
 
 
-def regional(region: RegionRecord | None) -> Regional | None:
+def regional(region: Valuation | None) -> Regional | None:
     """Convert a region's part of a record."""
     if region is None:
         return None
@@ -94,18 +97,12 @@ def premium(record: IndexRecord) -> Premium | None:
     parts = record.premium_parts
     if parts is None:
         return None
-    executable = [
-        ExecutablePremium(
-            size=decimal(row.size), sell_kr=ratio(row.sell_kr), buy_kr=ratio(row.buy_kr)
-        )
-        for row in record.premium_executable or ()
-    ]
     return Premium(
         coin=ratio(parts.b),
         fiat=ratio(parts.a),
         usdt=ratio(parts.c),
         unjudged=record.premium_unjudged,
-        executable=executable,
+        executable=[show(ExecutablePremium, row) for row in record.premium_executable or ()],
     )
 
 
@@ -121,9 +118,6 @@ def index_value(record: IndexRecord) -> IndexValue:
         kr=regional(regions.get("KR")),
         gl=regional(regions.get("GL")),
         premium=premium(record),
-        liquidity=[
-            Liquidity(size=decimal(row.size), bid=price(row.bid), ask=price(row.ask))
-            for row in record.liquidity or ()
-        ],
+        liquidity=[show(Liquidity, row) for row in record.liquidity or ()],
         constituents=constituents(record.venues),
     )

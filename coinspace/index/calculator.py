@@ -11,7 +11,7 @@ from coinspace.config import IndexParameters
 from coinspace.index.outage import Outage, milliseconds
 from coinspace.index.published import Published
 from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
-from coinspace.method.composite import Valuation, evaluate, explain
+from coinspace.method.composite import evaluate, explain
 from coinspace.method.digits import rounded
 from coinspace.method.filter import Candidate, VenueFilter
 from coinspace.method.parameters import (
@@ -26,7 +26,7 @@ from coinspace.method.record import (
     IndexRecord,
     InputRecord,
     LiquidityRecord,
-    RegionRecord,
+    Valuation,
     VenueRecord,
 )
 from coinspace.method.siblings import (
@@ -35,6 +35,7 @@ from coinspace.method.siblings import (
     Average,
     average_price,
     confidence,
+    executable_premium,
     median_capped,
     premium,
 )
@@ -86,7 +87,7 @@ class Index:
         regions = {region: self._region(region, aggregate, judged) for region in REGIONS}
         fx = aggregate.fx
         kr, gl = regions["KR"].value_raw, regions["GL"].value_raw
-        raw = composite.value
+        raw = composite.value_raw
         usd_krw = aggregate.usd_krw or p.usd_krw
         rate = fx.doubted if fx.rate is None else fx.rate
         parts = premium(kr, gl, rate, usd_krw)
@@ -180,16 +181,16 @@ class Index:
         by_region = p.regions == "default"
         self._evaluated = False
         if by_region and self.filter.split:
-            return Valuation("regime_split")
+            return Valuation(INDEX_CURRENCY, reason="regime_split")
         present = {one.region for one in used}
         if len(used) < p.min_venues or (by_region and not present.issuperset(REGIONS)):
-            return Valuation("too_few_venues")
+            return Valuation(INDEX_CURRENCY, reason="too_few_venues")
         self._evaluated = True
         return evaluate(
             self._curve, aggregate.ladders[COMPOSITE], self._names, {one.name for one in used}
         )
 
-    def _region(self, region: str, aggregate: Aggregate, judged: Mapping[str, str]) -> RegionRecord:
+    def _region(self, region: str, aggregate: Aggregate, judged: Mapping[str, str]) -> Valuation:
         p = self.parameters
         currency = CURRENCIES[region]
         own = currency != INDEX_CURRENCY
@@ -208,37 +209,22 @@ class Index:
         if unjudged:
             used = usable
         ladder = aggregate.ladders[currency if own else COMPOSITE]
-        result = evaluate(
-            self._region_curves[region], ladder, self._names, {one.name for one in used}
+        found = evaluate(
+            self._region_curves[region], ladder, self._names, {one.name for one in used}, currency
         )
         mids = [mid for one in used if (mid := one.native_mid if own else one.mid) is not None]
         middle = median_capped(mids, p.clamp)
-        raw = result.value
-        alarm = (
-            abs(middle / raw - 1.0) > p.alarm if raw is not None and middle is not None else None
-        )
-        return RegionRecord(
-            currency=currency,
-            value=None if raw is None else rounded(raw, p.decimals),
-            value_raw=raw,
-            value_full=result.value_full,
-            reason=result.reason,
-            single_source=len(used) == 1 if used else None,
-            unjudged=unjudged,
-            curve_end=result.curve_end,
-            utilised_depth=result.utilised_depth,
-            rate=result.rate,
-            size_cap=result.size_cap,
-            coverage_depth=result.coverage_depth,
-            depth_limited=result.depth_limited,
-            best_bid=result.best_bid,
-            best_ask=result.best_ask,
-            shares=result.shares,
-            confidence=confidence(_prices(used, native=own)),
-            median_capped=middle,
-            alarm=alarm,
-            twap=self.averages[region].update(aggregate.ts_ns, raw),
-        )
+        raw = found.value_raw
+        if raw is not None:
+            found.value = rounded(raw, p.decimals)
+            if middle is not None:
+                found.alarm = abs(middle / raw - 1.0) > p.alarm
+        found.single_source = len(used) == 1 if used else None
+        found.unjudged = unjudged
+        found.confidence = confidence(_prices(used, native=own))
+        found.median_capped = middle
+        found.twap = self.averages[region].update(aggregate.ts_ns, raw)
+        return found
 
     def _status(self, aggregate: Aggregate, reasons: Mapping[str, str]) -> str:
         whole = not reasons and aggregate.fx.status not in ("held", "suspect")
@@ -264,7 +250,7 @@ class Index:
         ]
 
     def _executable(
-        self, aggregate: Aggregate, regions: Mapping[str, RegionRecord]
+        self, aggregate: Aggregate, regions: Mapping[str, Valuation]
     ) -> list[ExecutableRecord]:
         # what is left of the premium when both legs are traded at market, fees paid
         rate, fees = aggregate.fx.rate, self.parameters.taker_fees
@@ -280,8 +266,8 @@ class Index:
             rows.append(
                 ExecutableRecord(
                     size,
-                    _ratio(prices["KR", BIDS], prices["GL", ASKS], rate),
-                    _ratio(prices["KR", ASKS], prices["GL", BIDS], rate),
+                    executable_premium(prices["KR", BIDS], prices["GL", ASKS], rate),
+                    executable_premium(prices["KR", ASKS], prices["GL", BIDS], rate),
                 )
             )
         return rows
@@ -440,12 +426,6 @@ class IndexCalculator:
         for record in outage.records(outage.first_ns):
             self.counts["not_computed"] += 1
             self._emit(record, None)
-
-
-def _ratio(korean: float | None, world: float | None, rate: float) -> float | None:
-    if korean is None or world is None:
-        return None
-    return korean / (world * rate) - 1.0
 
 
 def _prices(used: list[VenueFacts], *, native: bool = False) -> list[tuple[float, float]]:

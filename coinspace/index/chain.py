@@ -1,7 +1,8 @@
 """A hash over each UTC day's stored records, chained to the day before.
 
     digest(day) = SHA-256 over the rows of index_tick, then of index_venue, each ordered by their
-                  keys and written as one JSON array of its columns and a line end
+                  keys and written as one JSON array of its columns and a line end; columns that
+                  were added later come last, without those at the end that have nothing
     link(day)   = SHA-256(previous link as hex, digest as hex)
 
 Anybody with the two tables can compute both again; a changed, added or missing row changes every

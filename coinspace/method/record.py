@@ -83,11 +83,16 @@ class InputRecord(Struct, kw_only=True, gc=False):
     changed_ns: Annotated[int, Kind.INSTANT, As(column="changed_ts", served=None)] = 0
 
 
-class RegionRecord(Struct, kw_only=True):
-    """The index of one region in its own currency."""
+class Valuation(Struct):
+    """One value over the used venues of a ladder, with everything that qualifies it.
+
+    Volumes are in base, prices in `currency`. `value_raw` is unrounded, `value_full` without the
+    cut at the coverage depth; `curve_end` is `D` or `exhausted`; `reason` says why there is no
+    value; `shares` are those of the used venues. What follows `shares` is about a region.
+    """
 
     currency: Name
-    value: Rounded
+    value: Rounded = None
     value_raw: Annotated[Exact, INTERNAL] = None
     value_full: Annotated[Exact, INTERNAL] = None
     reason: NameOrNone = None
@@ -119,17 +124,17 @@ class PremiumRecord(Struct, gc=False):
 class ExecutableRecord(Struct, gc=False):
     """What is left of the premium when both legs of a size are traded at market, fees paid."""
 
-    size: float
-    sell_kr: float | None
-    buy_kr: float | None
+    size: Rounded
+    sell_kr: Ratio
+    buy_kr: Ratio
 
 
 class LiquidityRecord(Struct, gc=False):
     """Average price to sell (`bid`) or buy (`ask`) a size, fees included."""
 
-    size: float
-    bid: float | None
-    ask: float | None
+    size: Rounded
+    bid: Price
+    ask: Price
 
 
 class IndexRecord(Struct, kw_only=True):
@@ -154,7 +159,7 @@ class IndexRecord(Struct, kw_only=True):
     fx_status: NameOrNone = None
     kr: Exact = None
     gl: Exact = None
-    regions: Annotated[dict[str, RegionRecord] | None, Kind.PART] = None
+    regions: Annotated[dict[str, Valuation] | None, Kind.PART] = None
     premium: Ratio = None
     premium_parts: Annotated[PremiumRecord | None, Kind.PART] = None
     premium_unjudged: Annotated[bool | None, Kind.PART] = None

@@ -69,6 +69,15 @@ def premium(
     return PremiumRecord(a, b, c)
 
 
+def executable_premium(
+    korean: float | None, world: float | None, krw_per_usdt: float
+) -> float | None:
+    """Return what is left of the premium between two average prices, None without one of them."""
+    if korean is None or world is None:
+        return None
+    return korean / (world * krw_per_usdt) - 1.0
+
+
 def average_price(
     curve: Curve, side: int, volume: float, names: list[str], fees: Mapping[str, float]
 ) -> float | None:

@@ -257,20 +257,6 @@ def record_table(
     return Table(name, in_order(_TICK_ORDER, columns), keys)
 
 
-def venue_table(name: str, *records: type[Struct]) -> Table:
-    """Return a table of venues at a tick: what the structs say of each."""
-    columns = (
-        ("asset", "SYMBOL"),
-        # constituent; fx: a USDT/KRW book, once per tick for all assets under the asset USDT
-        ("role", "SYMBOL"),
-        # exchange:BASE/QUOTE
-        ("venue", "SYMBOL"),
-        *(one for record in records for one in columns_of(record)),
-        ("ts", TIME),
-    )
-    return Table(name, in_order(_VENUE_ORDER, columns), ("ts", "asset", "role", "venue"))
-
-
 INDEX_TICK = record_table("index_tick")
 # a candidate parameter set beside the live one
 INDEX_NEXT = record_table("index_next", keys=("ts", "asset", "parameter_hash"))
@@ -283,7 +269,23 @@ INDEX_RECALC = record_table(
     ("because", "VARCHAR"),
     keys=("ts", "asset", "recalc_id"),
 )
-INDEX_VENUE = venue_table("index_venue", VenueRecord, InputRecord)
+INDEX_VENUE = Table(
+    "index_venue",
+    in_order(
+        _VENUE_ORDER,
+        (
+            ("asset", "SYMBOL"),
+            # constituent; fx: a USDT/KRW book, once per tick for all assets under the asset USDT
+            ("role", "SYMBOL"),
+            # exchange:BASE/QUOTE
+            ("venue", "SYMBOL"),
+            *columns_of(VenueRecord),
+            *columns_of(InputRecord),
+            ("ts", TIME),
+        ),
+    ),
+    keys=("ts", "asset", "role", "venue"),
+)
 METHODOLOGY = Table(
     "methodology",
     (

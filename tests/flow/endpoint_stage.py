@@ -25,7 +25,7 @@ from coinspace.method.record import (
     ExecutableRecord,
     IndexRecord,
     PremiumRecord,
-    RegionRecord,
+    Valuation,
     VenueRecord,
 )
 from coinspace.method.record import encode as encode_record
@@ -62,13 +62,13 @@ def record(asset: str = "BTC", value: float | None = 100004.45, **more: Any) -> 
         kr=140006230.0,
         gl=100003.0,
         regions={
-            "KR": RegionRecord(
+            "KR": Valuation(
                 value=140006230.0,
                 currency="KRW",
                 single_source=False,
                 shares=_shares(asset, "KRW"),
             ),
-            "GL": RegionRecord(
+            "GL": Valuation(
                 value=100003.0,
                 currency="USDT",
                 single_source=True,

@@ -42,8 +42,8 @@ from coinspace.storage.tables import (
     INDEX_TICK,
     INDEX_VENUE,
     Table,
+    columns_of,
     record_table,
-    venue_table,
 )
 from coinspace.storage.transport import TimestampNanos
 
@@ -267,8 +267,7 @@ def test_a_new_field_of_a_venue_is_written_once() -> None:
     class WiderVenue(VenueRecord, kw_only=True):
         spread: Price = None
 
-    table = venue_table("index_venue", WiderVenue)
-    assert table.columns[-2:] == (("ts", "TIMESTAMP_NS"), ("spread", "DOUBLE"))
+    assert columns_of(WiderVenue) == (*columns_of(VenueRecord), ("spread", "DOUBLE"))
     one = Wider(asset="BTC", ts_ms=1, status="ok")
     one.venues = {"upbit:BTC/KRW": WiderVenue(used=True, spread=0.5)}
     one.inputs = decode(CASES[0]["record"].encode()).inputs

@@ -10,14 +10,15 @@ import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_type_hints
 
 from blacksheep.contents import StreamedContent
 from blacksheep.messages import Request, Response
+from msgspec import Struct
 
 from coinspace.endpoint.http.connection import connection
 from coinspace.endpoint.http.problem import Problem, retry_later
-from coinspace.endpoint.values import decimal
+from coinspace.endpoint.values import EpochMs, decimal
 
 CSV = "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -34,6 +35,19 @@ Kind = Literal["time", "instant", "number", "text", "integer", "flag"]
 Columns = Mapping[str, Kind]
 Rows = list[dict[str, Any]]
 Pages = AsyncIterator[Rows]
+
+
+# type of a model's field -> kind of column
+_KINDS: dict[Any, Kind] = {EpochMs: "time", int: "integer", str: "text", str | None: "text"}
+
+
+def columns_of(model: type[Struct], *without: str) -> Columns:
+    """Return the columns of rows of a model, without some of its fields."""
+    return {
+        name: _KINDS.get(kind, "number")
+        for name, kind in get_type_hints(model, include_extras=True).items()
+        if name not in without
+    }
 
 
 class Encoder(Protocol):

@@ -134,14 +134,14 @@ def _curve(
 ) -> PriceVolumeCurve:
     curve = make_curve(parameters)
     found = evaluate(curve, ladder, names, used)
-    if found.value is None:
+    if found.value_raw is None:
         raise Missing(f"the levels give no value: {found.reason}")
     parts = explain(curve, names)
     return PriceVolumeCurve(
         source=source,
         levels_missing=missing,
-        value=price(found.value),
-        difference=ratio(found.value / published - 1) if published else None,
+        value=price(found.value_raw),
+        difference=ratio(found.value_raw / published - 1) if published else None,
         rows_left_out=sum(max(0, len(rows) - CURVE_ROWS) for rows in parts.values()),
         segments=[_segment(row) for row in parts["curve"][:CURVE_ROWS]],
         bids=_levels(parts["bids"]),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import ExecutablePremium
-from coinspace.endpoint.values import decimal, ratio
+from coinspace.endpoint.shown import show
 from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 from coinspace.method.composite import evaluate
 from coinspace.method.parameters import CURRENCIES, INDEX_CURRENCY, make_curve
-from coinspace.method.siblings import ASKS, BIDS, average_price
+from coinspace.method.record import ExecutableRecord
+from coinspace.method.siblings import ASKS, BIDS, average_price, executable_premium
 
 
 def executable(context: Context, latest: Latest, size: float) -> ExecutablePremium | None:
@@ -26,15 +27,12 @@ def executable(context: Context, latest: Latest, size: float) -> ExecutablePremi
     kr, gl = (_prices(context, latest, aggregate, region, size) for region in ("KR", "GL"))
     if not rate or kr is None or gl is None:
         return None
-    return ExecutablePremium(
-        size=decimal(size),
-        sell_kr=_left(kr[BIDS], gl[ASKS], rate),
-        buy_kr=_left(kr[ASKS], gl[BIDS], rate),
+    left = ExecutableRecord(
+        size,
+        executable_premium(kr[BIDS], gl[ASKS], rate),
+        executable_premium(kr[ASKS], gl[BIDS], rate),
     )
-
-
-def _left(korean: float | None, world: float | None, rate: float) -> str | None:
-    return None if korean is None or world is None else ratio(korean / (world * rate) - 1)
+    return show(ExecutablePremium, left)
 
 
 def _prices(
@@ -50,7 +48,7 @@ def _prices(
     parameters = context.settings.index.parameters_of(aggregate.asset)
     names = [one.name for one in aggregate.venues]
     curve = make_curve(parameters)
-    if evaluate(curve, ladder, names, used).value is None:
+    if evaluate(curve, ladder, names, used, currency).value_raw is None:
         return None
     bid, ask = (
         average_price(curve, side, size, names, parameters.taker_fees) for side in (BIDS, ASKS)

@@ -37,34 +37,8 @@ Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
 
-VALUE_COLUMNS: bulk.Columns = {
-    "ts": "time",
-    "status": "text",
-    "reason": "text",
-    "value": "number",
-    "kr": "number",
-    "gl": "number",
-    "value_krw": "number",
-    "premium": "number",
-    "fx": "number",
-    "fx_status": "text",
-    "best_bid": "number",
-    "best_ask": "number",
-    "constituents": "integer",
-}
-CANDLE_COLUMNS: bulk.Columns = {
-    "ts": "time",
-    "open": "number",
-    "high": "number",
-    "low": "number",
-    "close": "number",
-    "kr": "number",
-    "gl": "number",
-    "premium": "number",
-    "fx": "number",
-    "ticks": "integer",
-    "valid": "integer",
-}
+VALUE_COLUMNS = bulk.columns_of(IndexPoint)
+CANDLE_COLUMNS = bulk.columns_of(Candle, "closed")
 
 
 class ValuesQuery(Struct, forbid_unknown_fields=True):
