@@ -20,6 +20,8 @@ RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 1000
 # subscribers on this host that wait for a publisher have found it so long after it has bound
 SETTLE_S = 0.1
+# a port is free within a millisecond, on a loaded machine somewhat later
+UNBIND_MS = 1000
 
 
 class Bound:
@@ -56,6 +58,8 @@ class Bound:
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket, then release its place; idempotent."""
+        if not self._socket.closed and self.endpoint.startswith("tcp://"):
+            self._unbind()
         close_socket(self._socket, linger_ms)
         if self._domain is not None:
             dismiss(self._domain)
@@ -63,6 +67,19 @@ class Bound:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _unbind(self) -> None:
+        # the shared context closes it in a thread of its own: a next owner must find the port free
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_CLOSED)
+        try:
+            self._socket.unbind(self.endpoint)
+            monitor.poll(UNBIND_MS)
+        except zmq.ZMQError:
+            # it was never bound
+            pass
+        finally:
+            self._socket.disable_monitor()
+            monitor.close(0)
 
 
 def bind(socket: Socket, endpoint: str, bus: BusSettings | None) -> Bound:

@@ -61,12 +61,14 @@ def test_a_refused_place_leaves_nothing_open(tmp_path: Path) -> None:
     assert shared() is None
 
 
-def test_a_path_can_be_bound_again_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_a_place_can_be_bound_again_at_once(scheme: str, tmp_path: Path) -> None:
     """The context that others keep open closes sockets in a thread of its own."""
     other = open_socket(zmq.REQ)
-    endpoint = f"ipc://{tmp_path}/bus.ipc"
+    endpoint = f"ipc://{tmp_path}/bus.ipc" if scheme == "ipc" else "tcp://127.0.0.1:*"
     for n in range(50):
         place = bind(open_socket(zmq.REP), endpoint, None)
+        endpoint = place.endpoint
         client = open_socket(zmq.REQ)
         client.connect(endpoint)
         client.send(b"%d" % n)
