@@ -31,7 +31,7 @@ from benchmarks.books import (
 )
 from benchmarks.measure import Benchmark, Result, gated, growth
 from coinspace._ext.orderbook import OrderBook
-from coinspace.observe.measure import OURS, compare
+from coinspace.bench.measure import OURS, compare
 
 
 class Sorted:

@@ -19,7 +19,7 @@ from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.native import limits
 from benchmarks.pipeline import PAYLOAD_SIZE
 from benchmarks.processes import interleaved, report_of
-from coinspace.observe.measure import OURS
+from coinspace.bench.measure import OURS
 
 # a process a round: one candidate ranged over 40 % within five of them
 PROCESS_ROUNDS = 11

@@ -26,7 +26,7 @@ import uvloop
 from benchmarks.endpoint_servers import open_files
 from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.processes import ENVIRONMENT, cpu_ns, interleaved
-from coinspace.observe.measure import OURS
+from coinspace.bench.measure import OURS
 
 CONNECTIONS = 32
 REQUESTS = 6000

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import Benchmark, Result, gated
 from coinspace._ext.curve import OK, Curve
 from coinspace._ext.ladder import Ladder, VenueBook
-from coinspace.observe.measure import OURS, compare
+from coinspace.bench.measure import OURS, compare
 
 STAGE = "index"
 INPUT = "random books, seed 7: venues in two currencies, levels 0.0005 % apart, D = 0.5 %"

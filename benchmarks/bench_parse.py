@@ -25,7 +25,7 @@ from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.message import TICKER_NAMES
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
-from coinspace.observe.measure import OURS, compare
+from coinspace.bench.measure import OURS, compare
 
 STAGE = "parse"
 PARSERS: dict[str, type[Parser]] = {

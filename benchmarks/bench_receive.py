@@ -15,7 +15,7 @@ from benchmarks.native import limits
 from benchmarks.processes import interleaved, report_of, streaming
 from benchmarks.receivers import CLIENTS
 from benchmarks.stream import framed
-from coinspace.observe.measure import OURS
+from coinspace.bench.measure import OURS
 
 PROCESS_ROUNDS = 9
 RAW = "raw uvloop protocol"

@@ -23,8 +23,8 @@ from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
+from coinspace.bench.measure import OURS, Timing
 from coinspace.config import Settings
-from coinspace.observe.measure import OURS, Timing
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer

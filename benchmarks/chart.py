@@ -6,7 +6,7 @@ from html import escape
 from math import log10
 from typing import Any
 
-from coinspace.observe.measure import OURS
+from coinspace.bench.measure import OURS
 
 WIDTH = 860
 LABEL = 250  # pixels left of the bars

@@ -1,7 +1,7 @@
 """How every benchmark here checks and saves what it measured.
 
 Nothing absolute is ever checked, only ratios of candidates that ran beside each other (see
-coinspace.observe.measure). A measurement whose gate fails beyond the slack is repeated once.
+coinspace.bench.measure). A measurement whose gate fails beyond the slack is repeated once.
 
 A benchmark is a function `(rounds) -> Result`, given to `gated` by its test:
 
@@ -29,7 +29,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from benchmarks.conditions import conditions
-from coinspace.observe.measure import OURS, ROUNDS, Timing
+from coinspace.bench.measure import OURS, ROUNDS, Timing
 
 FOLDER = Path("build/bench")
 # what a noisy neighbour may take from a ratio

@@ -35,9 +35,9 @@ from benchmarks.processes import (
 from benchmarks.stream import framed
 from coinspace._ext.message import Message
 from coinspace._ext.upbit import UpbitParser
+from coinspace.bench.measure import OURS, compare
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import load
-from coinspace.observe.measure import OURS, compare
 
 # cryptofeed asks Upbit for this format, so all are sent it
 KIND = "upbit-book-simple"

@@ -20,7 +20,7 @@ from benchmarks.chart import chart, chosen, costs
 from benchmarks.conditions import described
 from benchmarks.measure import FOLDER, SLACK, Check
 from benchmarks.obstacles import obstacle_of
-from coinspace.observe.measure import OURS
+from coinspace.bench.measure import OURS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"

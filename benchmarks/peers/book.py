@@ -15,7 +15,7 @@ from order_book import OrderBook as PeerBook
 from benchmarks.books import DEPTHS, INPUT, STAGE, UPDATES, make_updates, ours
 from benchmarks.measure import Result
 from coinspace._ext.orderbook import OrderBook
-from coinspace.observe.measure import OURS, compare
+from coinspace.bench.measure import OURS, compare
 
 COMMAND = "make bench-peers"
 PEER = "order_book (cryptofeed's, C)"

@@ -18,7 +18,7 @@ from benchmarks.measure import Result
 from benchmarks.peers import ccxt_peer, cryptofeed_peer, nautilus_peer
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.upbit import UpbitParser
-from coinspace.observe.measure import OURS, compare
+from coinspace.bench.measure import OURS, compare
 
 COMMAND = "make bench-peers"
 STAGE = "parse"

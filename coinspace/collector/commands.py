@@ -23,8 +23,8 @@ from coinspace.exchanges import EXCHANGES, every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel, Exchange
 from coinspace.market import Market, as_named
-from coinspace.options import EXCHANGE, SECONDS
-from coinspace.process import configure_logging
+from coinspace.options import EXCHANGE, SECONDS, markets_by_exchange
+from coinspace.process import configure_logging, stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
@@ -259,13 +259,12 @@ def record(
     end. The exit code is 1 when a connection received nothing.
     """
     from coinspace.collector.tools.capture import capture
-    from coinspace.simulator.commands import chosen_markets, stop_event
 
     configure_logging()
     settings = load(config_path)
     chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
     if markets:
-        by_exchange = chosen_markets(tuple(chosen), markets)
+        by_exchange = markets_by_exchange(tuple(chosen), markets)
         chosen = {
             name: chosen[name].model_copy(update={"markets": listed})
             for name, listed in by_exchange.items()

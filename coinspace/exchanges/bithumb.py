@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coinspace.clock import now_ns
 from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
@@ -155,9 +154,8 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
     "Trades" (Public API) calls `timestamp` a time in ms; it was seen to be KST wall time written as
     UTC, 9 hours ahead.
 
-    Args: wall_ns: the time of the answer, 0 = now.
+    Args: wall_ns: the time of the answer; without it no time is corrected.
     """
-    wall_ns = wall_ns or now_ns()
     return [
         replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
         if wall_ns + FUTURE_NS < trade.exchange_ns < wall_ns + FUTURE_NS + KST_OFFSET_NS

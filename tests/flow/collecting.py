@@ -13,6 +13,7 @@ import numpy as np
 
 from coinspace._ext.message import Message
 from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import now_ns
 from coinspace.collector.worker import Worker
 from coinspace.config import Settings, load
 from coinspace.exchanges import exchange as exchange_named
@@ -195,4 +196,4 @@ async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> lis
         aiohttp.ClientSession() as client,
         client.get(server.urls[exchange]["rest"] + request.path) as answer,
     ):
-        return list(spelled.read_trades(request, await answer.read()))
+        return list(spelled.read_trades(request, await answer.read(), now_ns()))

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from coinspace.cli import coinspace
 from coinspace.client import AsyncClient
-from coinspace.endpoint.commands import endpoint_url
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import EndpointError
+from coinspace.query import endpoint_url
 from tests.flow.endpoint_stage import running, settings, until
 
 

@@ -16,7 +16,7 @@ from coinspace.clock import SECOND_NS
 from coinspace.config import IndexSettings, Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.governance import announce
-from coinspace.index.recompute.audit import store
+from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row

@@ -21,7 +21,7 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
-from coinspace.index.recompute.audit import store
+from coinspace.index.store import store
 from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address

@@ -17,7 +17,7 @@ import pytest
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.index import chain
-from coinspace.index.recompute.audit import checked_links, store
+from coinspace.index.store import checked_links, store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row

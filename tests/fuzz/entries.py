@@ -36,7 +36,6 @@ from coinspace._ext.segment import (
     select,
 )
 from coinspace.config import load
-from coinspace.endpoint.history import statement
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
@@ -49,6 +48,7 @@ from coinspace.method import aggregate
 from coinspace.recording.format import FeedReader, decode_line
 from coinspace.recording.frames import label
 from coinspace.recording.tools import summarise
+from coinspace.storage.read import statement
 from tests.fuzz import mutate
 
 STALL_S = 0.1

@@ -8,10 +8,11 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from coinspace.bench import commands as bench
+from coinspace.bench import profile, runs
+from coinspace.bench.runs import simulated
 from coinspace.cli import coinspace
 from coinspace.errors import CoinSpaceError
-from coinspace.observe import bench, profile, runs
-from coinspace.observe.runs import simulated
 from coinspace.recording.format import FeedWriter
 
 
@@ -145,7 +146,7 @@ def test_profile_without_its_sampler_says_what_to_install(
 
 
 def test_profile_leaves_out_what_starts_python() -> None:
-    ours = "main (cli.py:3);repeat (coinspace/observe/profile.py:61);run (a/b/runs.py:9);f (x.so)"
+    ours = "main (cli.py:3);repeat (coinspace/bench/profile.py:61);run (a/b/runs.py:9);f (x.so)"
     other = "main (cli.py:3);communicate (subprocess.py:1)"
     read = profile.stacks_of(f"{ours} 7\n{other} 5\n{ours} 2\n\nnonsense\n")
     assert read == {("run (runs.py:9)", "f (x.so)"): 9}

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from benchmarks.measure import Result, gated, growth
-from coinspace.observe.measure import OURS, Timing, compare
+from coinspace.bench.measure import OURS, Timing, compare
 
 
 class Fixture:

@@ -446,7 +446,7 @@ class Probe:
                 read: list[Any] = (
                     list(self.exchange.read_books(request, payload))
                     if request.purpose == "compare"
-                    else list(self.exchange.read_trades(request, payload))
+                    else list(self.exchange.read_trades(request, payload, now_ns()))
                 )
             except (RefusedError, ValueError, KeyError, TypeError) as error:
                 self._add(label, True, False, f"{error!r}")
@@ -476,7 +476,8 @@ class Probe:
         if request is None:
             return
         try:
-            read = self.exchange.read_trades(request, await self._fetcher.get(request))
+            payload = await self._fetcher.get(request)
+            read = self.exchange.read_trades(request, payload, now_ns())
         except (RefusedError, ValueError, KeyError, TypeError) as error:
             self._add("older trades by REST", True, False, f"{error!r}")
             return

@@ -25,10 +25,10 @@ from typing import Any
 import click
 import orjson
 
+from coinspace.bench.measure import compare
+from coinspace.bench.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.measure import compare
-from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.options import Finite
 from coinspace.process import configure_logging
 
@@ -42,7 +42,7 @@ ANY_PROCESS = ctypes.c_ulong(-1)
 # what of a flame graph's file py-spy writes, by the file's suffix
 FORMATS = {".svg": "flamegraph", ".json": "speedscope"}
 # the frame in which a stage is passed over again and again; the ones around it start Python
-OUTERMOST = "repeat (coinspace/observe/profile.py"
+OUTERMOST = "repeat (coinspace/bench/profile.py"
 _PLACE = re.compile(r" \((.*?)([^/()]+)\)$")
 
 

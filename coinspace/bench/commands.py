@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from coinspace import __version__
+from coinspace.bench.measure import compare
+from coinspace.bench.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.measure import compare
-from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.process import configure_logging
 
 ROUNDS = 7

@@ -17,9 +17,9 @@ from coinspace.constituents import assets_with, collected, named
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.index.calculator import Index
-from coinspace.index.recompute.offline import FeedReplay
 from coinspace.market import Market
 from coinspace.method.record import IndexRecord
+from coinspace.recompute.offline import FeedReplay
 from coinspace.recording.format import FeedReader
 
 
