@@ -95,7 +95,26 @@ OTHERS = [
     'select * from "reader_pool"',
     "with x as (writer_pool) select * from x",
     "select * from pg_catalog.pg_roles",
+    # a text names a table as well
+    "select * from 'query_activity'",
+    "select * from 'pg_catalog.PG_CLASS'",
+    "declare @x := 'memory_metrics' select * from @x",
     "trade",
+]
+# the server nests comments, and reads quotes in them
+HIDING = [
+    (
+        "select 1 /* ' */ ' */, flush_query_cache() -- '",
+        "select 1   ' */, flush_query_cache() -- '",
+    ),
+    (
+        'select 1 /* " */ " */, flush_query_cache() -- "',
+        'select 1   " */, flush_query_cache() -- "',
+    ),
+    ("/* /* */ select */ show parameters", "select */ show parameters"),
+    ("select 1 -- it's so\n, 2", "select 1   , 2"),
+    ("select 1-/* */-1", "select 1- -1"),
+    ("select '/* -- */' x", "select '/* -- */' x"),
 ]
 
 
@@ -110,3 +129,8 @@ def test_the_rest_is_refused_in_one_line(text: str) -> None:
         check(text)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "sent"), HIDING, ids=lambda text: repr(text[:40]))
+def test_the_server_is_sent_no_comment(text: str, sent: str) -> None:
+    assert check(text) == sent

@@ -46,7 +46,7 @@ async def pages_of(database: Database, text: str, size: int) -> AsyncIterator[Pa
     Raises: StorageError for a statement that does not only read, or with what the database says
     against it.
     """
-    statement.check(text)
+    text = statement.check(text)
     try:
         async with database.connection() as connection:
             cursor = connection.cursor()

@@ -69,13 +69,18 @@ TOKEN = re.compile(
 )
 
 
-def check(text: str) -> None:
-    """Check one statement. Raises: StorageError saying what is not passed on."""
+def check(text: str) -> str:
+    """Check one statement, and return it without its comments.
+
+    The server nests comments and reads quotes in them, so that it would find another end of one
+    than we do, and run what we took for a comment's or a text's inside.
+    Raises: StorageError saying what is not passed on.
+    """
     if len(text) > SIZE_LIMIT:
         raise StorageError(f"sql: expected at most {SIZE_LIMIT} characters, was {len(text)}")
     if "\0" in text:
         raise StorageError("sql: expected text without NUL, where the server stops to read")
-    words = _words(text)
+    words, texts, without = _read(text)
     kind = next((word for word in words if word != "("), "")
     if kind.upper() not in KINDS:
         raise StorageError(
@@ -87,6 +92,11 @@ def check(text: str) -> None:
         called = following == "(" and not SYMBOL.fullmatch(name) and plain.lower() not in CALLED
         if called or INSIDE.fullmatch(plain):
             raise StorageError(f"sql: expected functions of tables and values, was {name[:40]!r}")
+    for one in texts:
+        # a text names a table, too
+        if INSIDE.fullmatch(one.rpartition(".")[2]):
+            raise StorageError(f"sql: expected a text that names no function, was {one[:40]!r}")
+    return without
 
 
 def _check_kinds(words: list[str]) -> None:
@@ -102,8 +112,9 @@ def _check_kinds(words: list[str]) -> None:
             raise StorageError("sql: expected one statement, was more after ';'")
 
 
-def _words(text: str) -> list[str]:
-    words = []
+def _read(text: str) -> tuple[list[str], list[str], str]:
+    """Return the words of a statement, its texts, and the statement without comments."""
+    words, texts, parts = [], [], []
     for found in TOKEN.finditer(text):
         kind = found.lastgroup
         if kind == "other" and found["other"] in "'\"":
@@ -112,6 +123,9 @@ def _words(text: str) -> list[str]:
             raise StorageError("sql: expected a closing */, was none")
         if kind in ("word", "quoted", "other"):
             words.append(found[kind])
+        elif kind == "text":
+            texts.append(found[kind][1:-1])
+        parts.append(" " if kind == "gap" else found[0])
     if not words:
         raise StorageError("sql: expected a statement, was none")
-    return words
+    return words, texts, "".join(parts).strip()
