@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import click
 
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.process import COMMAND
 from coinspace.supervisor import start_groups
 
 TARGET = "coinspace.target"
@@ -122,7 +122,6 @@ def units(
 
     Raises: ConfigError for a user or a path that a unit file cannot hold.
     """
-    command = [sys.executable, "-m", "coinspace"]
     for what, text in (("--user", user), ("--data", data), ("--config", config or "")):
         if _UNSAFE.search(str(text)):
             raise ConfigError(
@@ -145,7 +144,7 @@ def units(
                 data=data,
                 config=setting,
                 secrets=SECRETS,
-                command=" ".join([*command, *processes[name]]),
+                command=" ".join([*COMMAND, *processes[name]]),
                 directory=directory,
             )
         earlier += group

@@ -28,8 +28,18 @@ from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
-__all__ = ["Process", "configure_logging", "health_path", "read_health", "run", "stop_event"]
+__all__ = [
+    "COMMAND",
+    "Process",
+    "configure_logging",
+    "health_path",
+    "read_health",
+    "run",
+    "stop_event",
+]
 
+# -P: a folder that somebody happens to stand in has no modules of ours
+COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 HEALTH_INTERVAL_S = 1.0
 # a process that is still there so long after it was asked to stop ends without its cleaning up;

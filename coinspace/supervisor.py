@@ -34,6 +34,7 @@ from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import Health, all_health, health_of
 from coinspace.observe.screen import StatusScreen
+from coinspace.process import COMMAND
 from coinspace.simulator.markets.offer import offer
 from coinspace.tasks import WORK, Tasks
 
@@ -115,7 +116,7 @@ class Child:
     Attributes: arguments: of its command, from its next start on.
     """
 
-    COMMAND = (sys.executable, "-m", "coinspace")
+    COMMAND = COMMAND
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 from collections.abc import Iterator, Mapping
 
 import click
@@ -32,7 +31,7 @@ from coinspace.index.pulse import Pulse
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
 from coinspace.method.record import IndexRecord, encode
-from coinspace.process import Process, run
+from coinspace.process import COMMAND, Process, run
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.memory import holes
@@ -359,12 +358,10 @@ class Worker:
             if not self._complete:
                 # records may be added to a day that is over
                 continue
-            command = ["-m", "coinspace", "verify-chain", "--append", "--no-check"]
+            command = [*COMMAND, "verify-chain", "--append", "--no-check"]
             if self._config_path is not None:
                 command += ["--config", self._config_path]
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, *command, stderr=asyncio.subprocess.PIPE
-            )
+            child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
             try:
                 _, errors = await child.communicate()
             except asyncio.CancelledError:

@@ -18,7 +18,7 @@ import orjson
 from coinspace.clock import SECOND_NS, check_ms, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
-from coinspace.process import read_health, run
+from coinspace.process import COMMAND, read_health, run
 from coinspace.storage.questdb import keeper
 from coinspace.storage.questdb.address import address, root
 from coinspace.storage.questdb.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
@@ -65,7 +65,7 @@ def start(config_path: str | None, foreground: bool) -> None:
 
 
 def _start_detached(settings: Settings, config_path: str | None) -> None:
-    command = [sys.executable, "-m", "coinspace", "questdb", "start", "--foreground"]
+    command = [*COMMAND, "questdb", "start", "--foreground"]
     if config_path:
         command += ["--config", config_path]
     folder = settings.data / "logs"

@@ -20,7 +20,7 @@ import pytest
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.log import Output
-from coinspace.process import HostClock, Process, read_health
+from coinspace.process import COMMAND, HostClock, Process, read_health
 
 NAME = "worker"
 SCRIPT = """
@@ -408,3 +408,13 @@ def test_numbers_that_change_in_a_reason_are_no_news(tmp_path: Path) -> None:
     process.degraded("no tick arrives")
     process.ready()
     assert lines.reasons == ["the index is 3000 ms old", "no tick arrives", None]
+
+
+def test_a_process_takes_no_module_of_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    (tmp_path / "structlog.py").write_text("raise SystemExit('somebody else’s module ran')")
+    (tmp_path / "coinspace_exchanges").mkdir()
+    (tmp_path / "coinspace_exchanges" / "other.py").write_text("raise SystemExit('ran, too')")
+    done = subprocess.run(
+        [*COMMAND, "config", "show"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
