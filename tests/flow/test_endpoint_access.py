@@ -68,6 +68,25 @@ async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
             pytest.fail("a revoked key was still let in after 5 s")
 
 
+async def test_streams_end_with_the_key_that_they_were_opened_with(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.json")
+    leaving, staying = keys.new("leaving", "reader"), keys.new("staying", "reader")
+    async with (
+        running(settings(tmp_path, require_keys=True)) as (_, endpoint),
+        aiohttp.ClientSession(endpoint.server.url) as session,
+    ):
+        held: list[object] = []
+        for key in (leaving, staying):
+            headers = {"X-API-Key": key}
+            held.append(await session.get("/v1/stream?platform=venues", headers=headers))
+            held.append(await session.ws_connect("/v1/ws", headers=headers))
+        await until(lambda: len(endpoint.hub.clients) == 4)
+        keys.revoke(leaving.split("_")[1])
+        await until(lambda: len(endpoint.hub.clients) == 2)
+        await asyncio.sleep(2.5)
+        assert len(endpoint.hub.clients) == 2
+
+
 def test_only_hashes_are_kept_and_only_the_owner_reads_them(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.json")
     secret = keys.new("one", "reader").split("_", 2)[2]

@@ -140,6 +140,8 @@ class Connection(asyncio.Protocol):
         self.address = ""
         # the stream that writes to this connection, if any: the hub watches how it is read
         self.client_stream: Stream | None = None
+        # tells whether the key that its stream was opened with is still in force; None without one
+        self.in_force: Callable[[], bool] | None = None
         self.deadline = math.inf
         # no request is taken any more: what still arrives is dropped until the client closes
         self.ended = False
@@ -184,6 +186,8 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End the connection when the client has kept us waiting for too long."""
         self._check_reader(now)
+        if self.client_stream is not None and self.in_force is not None and not self.in_force():
+            self.transport.abort()
         if now >= self.deadline:
             self.deadline = math.inf
             self.expire(now)

@@ -6,12 +6,21 @@ WebSocket handshakes included.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
 from coinspace.config import EndpointSettings
 from coinspace.endpoint.http.addresses import Proxies, group, is_loopback
-from coinspace.endpoint.http.connection import App, Headers, Receive, Scope, Send, values
+from coinspace.endpoint.http.connection import (
+    App,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    connection,
+    values,
+)
 from coinspace.endpoint.http.hosts import Hosts
 from coinspace.endpoint.http.keys import Key, Keys
 from coinspace.endpoint.http.limiter import Limiter, Rate, parse_rate
@@ -114,6 +123,10 @@ class Gate:
         client = self.proxies.client(scope["client"][0], forwarded)
         key = self._identify(scope, path, client)
         scope["coinspace.key"] = key
+        origin = connection(scope)
+        if origin is not None:
+            # a stream outlives the request that was let in
+            origin.in_force = None if key is None else functools.partial(self.keys.in_force, key)
         scope["coinspace.operator"] = not self.keys_needed or (
             key is not None and key.role == "operator"
         )

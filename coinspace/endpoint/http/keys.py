@@ -77,10 +77,7 @@ class Keys:
 
     def find(self, text: str) -> Key | None:
         """Return the key in force that a client presented, None for any other text."""
-        now = time.monotonic()
-        if now - self._checked > RELOAD_S:
-            self._checked = now
-            self._follow()
+        self._follow()
         match = _KEY.fullmatch(text)
         if match is None:
             return None
@@ -89,7 +86,19 @@ class Keys:
         same = hmac.compare_digest(digest, key.digest if key else _NOBODY)
         return key if key is not None and same and not key.revoked else None
 
+    def in_force(self, key: Key) -> bool:
+        """Tell whether a key that was found before is still as it was."""
+        self._follow()
+        now = self._keys.get(key.id)
+        return (
+            now is not None and not now.revoked and (now.digest, now.role) == (key.digest, key.role)
+        )
+
     def _follow(self) -> None:
+        now = time.monotonic()
+        if now - self._checked <= RELOAD_S:
+            return
+        self._checked = now
         try:
             self.reload()
         except EndpointError as error:
