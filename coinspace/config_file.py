@@ -18,8 +18,11 @@ from coinspace.preflight import check_start
 MASK = "***"
 # user:password@ of an address, whose port is no password; a password may hold any character
 _USER_INFO = re.compile(r"(://(?!\[)[^:/@\s]*:)(?!\d+(?:[/?#]|$)).*@")
-# name=value of an ILP address or of a URL's query
-_NAMED = re.compile(rf"((?:{SECRET_NAME})[a-z_]*=)[^;&\s]*", re.IGNORECASE)
+# name=value of an ILP address, of a URL's query,
+# or of a connection string: quoted, with blanks around "=", with ";;" for one ";"
+_NAMED = re.compile(
+    rf"((?:{SECRET_NAME}|keys?)[a-z_]*\s*=\s*)(?:'(?:[^'\\]|\\.)*'|(?:;;|[^;&\s])*)", re.IGNORECASE
+)
 # public by their nature, or where keys are
 _PUBLIC = ("curve_public_key", "curve_server_key", "curve_server_keys", "curve_allowed", "keys")
 

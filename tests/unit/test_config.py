@@ -475,6 +475,9 @@ def test_no_error_about_a_variable_shows_a_secret(
         ("curve_public_key", "public", "public"),
         ("curve_secret_key", "secret", "***"),
         ("cors_origins", ["http://a:3000"], ["http://a:3000"]),
+        ("rest", "https://h/?apiKey=AAA&x=1", "https://h/?apiKey=***&x=1"),
+        ("ilp", "http::addr=h:1;password=a;;b;x=1", "http::addr=h:1;password=***;x=1"),
+        ("sql", "host=h password = 'a b\\' c' user=u", "host=h password = *** user=u"),
     ],
 )
 def test_show_masks_passwords_and_nothing_else(name: str, value: object, expected: object) -> None:
