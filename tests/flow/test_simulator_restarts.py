@@ -28,9 +28,12 @@ def exchanges() -> Iterator[Exchanges]:
             running.close()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    "kills",
+    [
+        pytest.param(3, marks=pytest.mark.timeout(300)),
+        pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_books_come_back_each_time_the_exchange_is_killed(exchanges: Exchanges, kills: int) -> None:
     chance = random.Random(SEED)
