@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
+SOURCES := $(wildcard ext/*.pxd ext/*/*.pyx ext/*/*.pxd ext/*/*.h)
 DASHBOARD := coinspace/endpoint/dashboard
 # a mark per set of requirements, older than pyproject.toml = install again
 INSTALLED := $(VENV)/.installed
@@ -19,7 +19,7 @@ SECONDS := 600
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
 TESTS := tests/unit tests/property tests/fuzz
 
-.PHONY: help install lock build debug annotate run test test-debug faults fuzz coverage bench bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug docs-check faults fuzz coverage bench bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -80,8 +80,9 @@ build: $(BUILT)  ## build ext/ for speed
 
 debug: $(INSTALLED)  ## build ext/ with bounds and None checks
 	@export COINSPACE_BUILD=debug; $(BUILD_EXT)
+	@rm -f $(BUILT)
 
-annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*.html
+annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext/*/*.html
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
 
 run: install  ## run the whole platform on simulated exchanges
@@ -94,13 +95,16 @@ test-debug: debug $(TOOLS)  ## run tests on the checked build (TESTS=tests: ever
 	@$(BIN)/python -m pytest -m "not slow" $(TESTS); status=$$?; \
 		$(BUILD_EXT); exit $$status
 
+docs-check: install $(TOOLS)  ## compare the documents with the code: links, paths, commands, settings, examples
+	@$(BIN)/python -m pytest -q tests/unit/test_documents.py
+
 # recordings are replayed at a pace that traced code does not keep
 coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach: build/coverage
 	@export COINSPACE_BUILD=trace; $(BUILD_EXT)
 	@rm -f build/coverage.data*
 	@$(BIN)/coverage run -m pytest -m "not slow" --timeout 1200 --ignore tests/unit/test_bench.py --ignore tests/flow/test_recordings.py; \
 		status=$$?; $(BIN)/coverage combine --quiet; $(BIN)/coverage html --quiet; \
-		$(BIN)/coverage report --skip-covered --sort cover; rm -f ext/*.c; \
+		$(BIN)/coverage report --skip-covered --sort cover; rm -f ext/*/*.c; \
 		$(BUILD_EXT); exit $$status
 
 faults: install $(TOOLS)  ## the long form of the fault tests

@@ -1,10 +1,11 @@
-"""Build ext/*.pyx into coinspace._ext.
+"""Build ext/STAGE/*.pyx into coinspace._ext.
 
 COINSPACE_BUILD = release (default), debug, trace, asan, checked.
 """
 
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import Cython.Compiler.Options as cython_options
@@ -14,6 +15,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)
 BUILD = Path("build")
+HEADERS = sorted(Path("ext").rglob("*.h"))
 MODE = os.environ.get("COINSPACE_BUILD", "release")
 MODES = ("release", "debug", "trace", "asan", "checked")
 SANITISERS = "-fsanitize=address,undefined"
@@ -60,11 +62,12 @@ def baseline() -> list[str]:
 
 
 def cimport_root() -> str:
-    """Make `cimport coinspace._ext.X` find ext/X.pxd: Cython looks up the whole dotted name."""
-    link = BUILD / "cimport" / "coinspace" / "_ext"
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(Path("../../../ext"), target_is_directory=True)
+    """Make `cimport coinspace._ext.X` find ext/STAGE/X.pxd: Cython wants the whole dotted name."""
+    package = BUILD / "cimport" / "coinspace" / "_ext"
+    shutil.rmtree(BUILD / "cimport", ignore_errors=True)
+    package.mkdir(parents=True)
+    for source in Path("ext").rglob("*.p[xy][dx]"):
+        (package / source.name).symlink_to(source.resolve())
     return str(BUILD / "cimport")
 
 
@@ -85,13 +88,13 @@ def extensions() -> list[Extension]:
         Extension(
             f"coinspace._ext.{source.stem}",
             [str(source)],
-            include_dirs=["ext"],
+            include_dirs=sorted({str(header.parent) for header in HEADERS}),
             define_macros=MACROS[MODE],
             extra_compile_args=flags,
             extra_link_args=link,
-            depends=[str(header) for header in Path("ext").glob("*.h")],
+            depends=[str(header) for header in HEADERS],
         )
-        for source in sorted(Path("ext").glob("*.pyx"))
+        for source in sorted(Path("ext").rglob("*.pyx"))
     ]
 
 

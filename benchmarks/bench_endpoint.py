@@ -32,8 +32,8 @@ from benchmarks.processes import ENVIRONMENT, cpu_ns, interleaved
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
-from coinspace.storage.address import Address
-from coinspace.storage.server import ManagedServer
+from coinspace.storage.questdb.address import Address
+from coinspace.storage.questdb.server import ManagedServer
 
 CONNECTIONS = 32
 REQUESTS = 6000

@@ -27,10 +27,10 @@ from coinspace._ext.sink import ListSink
 from coinspace.config import Settings
 from coinspace.observe.runs import Encoder
 from coinspace.storage import schema
-from coinspace.storage.address import Address
+from coinspace.storage.questdb.address import Address
+from coinspace.storage.questdb.server import ManagedServer
 from coinspace.storage.rows import STORES, Venue
 from coinspace.storage.sender import Sender
-from coinspace.storage.server import ManagedServer
 from coinspace.storage.stage import Stage
 from coinspace.storage.transport import Buffer, TimestampNanos, new_buffer
 

@@ -114,7 +114,7 @@ def _tools() -> str:
     """Return what is no package of Python: compilers, headers, and what runs beside us."""
     import zmq
 
-    from coinspace.storage.runtime import VERSION
+    from coinspace.storage.questdb.runtime import VERSION
 
     found = [f"libzmq {zmq.zmq_version()}", f"QuestDB {VERSION}"]
     for header in HEADERS:

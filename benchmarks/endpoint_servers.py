@@ -14,15 +14,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, cast
 
-import orjson
 import uvloop
+from msgspec.structs import replace
 
 from coinspace._ext.message import INDEX, Message, encode_header
 from coinspace.config import EndpointSettings, Settings
-from coinspace.endpoint.hub import Event
-from coinspace.endpoint.live import Latest
-from coinspace.endpoint.server import HttpServer
+from coinspace.endpoint.http.server import HttpServer
+from coinspace.endpoint.live.hub import Event
+from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.worker import Endpoint
+from coinspace.method.record import encode
 from tests.flow.endpoint_stage import record
 
 EVENT_INTERVAL_S = 0.2
@@ -36,7 +37,7 @@ def open_files() -> None:
 
 def message() -> Message:
     """An index message stamped now, as the calculator publishes it."""
-    payload = orjson.dumps({**record(), "ts_ms": time.time_ns() // 1_000_000})
+    payload = encode(replace(record(), ts_ms=time.time_ns() // 1_000_000))
     return Message.decode(b"index.BTC.", encode_header(INDEX, payload_size=len(payload)), payload)
 
 
@@ -59,7 +60,7 @@ async def ours(events: bool) -> int:
 
 
 async def bare_asgi(events: bool) -> int:
-    latest = Latest(message().json())
+    latest = Latest(record())
 
     async def app(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         body = latest.body(time.time_ns() // 1_000_000, 3000)
@@ -78,7 +79,7 @@ async def fastapi(events: bool) -> int:
     from fastapi.responses import Response
 
     app = FastAPI()
-    latest = Latest(message().json())
+    latest = Latest(record())
 
     @app.get("/v1/indices/{asset}")
     async def index(asset: str) -> Response:
@@ -122,7 +123,7 @@ async def raw(events: bool) -> int:
     async def publish() -> None:
         while True:
             await asyncio.sleep(EVENT_INTERVAL_S)
-            body = Latest(message().json()).body(time.time_ns() // 1_000_000, 3000)
+            body = Latest(record()).body(time.time_ns() // 1_000_000, 3000)
             frame = Event(1, "index.BTC", "index", body, "boot").sse
             for transport in Raw.clients:
                 transport.write(frame)

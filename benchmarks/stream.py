@@ -27,8 +27,8 @@ import click
 import uvloop
 
 from benchmarks.frames import diffs, frames
-from coinspace.feed.connection import BINARY, TEXT, encode_frame
 from coinspace.observe.wire import ACCEPT
+from coinspace.simulator.connection import BINARY, TEXT, encode_frame
 
 TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
 HIGH_WATER = 1 << 20

@@ -36,6 +36,17 @@ class Market:
         return f"{self.base}/{self.quote}"
 
 
+def as_named(text: str) -> str:
+    """Return an asset, a market or a pattern in capitals, whatever letters somebody used."""
+    # letters beyond ASCII have capitals that are others' letters
+    return text.upper() if text.isascii() else text
+
+
+def exchange_as_named(text: str) -> str:
+    """Return an exchange in small letters, whatever letters somebody used."""
+    return text.lower() if text.isascii() else text
+
+
 def dashed_symbol(market: Market) -> str:
     """Spell a market as Upbit and Bithumb do: quote first (`KRW-BTC`)."""
     return f"{market.quote}-{market.base}"

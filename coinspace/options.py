@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from coinspace.config import EXCHANGES
+
 
 class Finite(click.FloatRange):
     """A number within a range; "nan" and "inf" are none."""
@@ -20,6 +22,7 @@ class Finite(click.FloatRange):
         return number
 
 
+EXCHANGE = click.Choice(EXCHANGES, case_sensitive=False)
 # of waiting or of a recording: above zero, at most some thirty years
 SECONDS = Finite(min=0, min_open=True, max=1e9)
 # a multiple of something

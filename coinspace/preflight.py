@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from coinspace.config import PROCESSES, Settings, TuningSettings, default_overrides, nearest
 from coinspace.errors import ConfigError
-from coinspace.storage.address import configured
+from coinspace.storage.questdb.address import configured
 from coinspace.tuning import missing_processors, unmatched
 
 

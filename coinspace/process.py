@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,8 @@ THREADS_LIMIT_S = 5.0
 SILENT_LIMIT_S = 30
 # so long a step of the clock and errors of ours are shown as a trouble
 TROUBLE_NS = 60 * SECOND_NS
+# a clock that is set so often within that time is not right after the last step either
+UNSTEADY_STEPS = 3
 # counters of work that was lost by an error of this program
 ERRORS = frozenset(("callback_errors", "bus_callback_errors", "failures", "counter_failures"))
 # errors of callbacks are all counted; so many are logged in a minute
@@ -275,10 +278,12 @@ class Process:
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
         """Return the state with what no part of the process looks at itself."""
-        troubles = [text for text in (self.clock.trouble(), self._errors.trouble(counters)) if text]
-        if not troubles or self.state not in ("ready", "degraded"):
+        if self.state not in ("ready", "degraded"):
             return self.state, self.reason
-        return "degraded", "; ".join([*([self.reason] if self.reason else []), *troubles])
+        trouble = self._errors.trouble(counters)
+        said = [text for text in (self.reason, self.clock.said(), trouble) if text]
+        worse = trouble is not None or self.clock.unsteady()
+        return "degraded" if worse else self.state, "; ".join(said) or None
 
     async def watch(self) -> None:
         """Write the health file and give signs of life until cancelled."""
@@ -300,13 +305,17 @@ class Process:
 class HostClock:
     """Notices steps of the wall clock and remembers the last one.
 
+    A clock that was set once is right afterwards, as far as anybody knows: the process goes on, and
+    its health names the step for a minute. A clock that is set again and again is never right.
+
     Attributes: steps: how many. step_s: the size of the last one, negative = backwards.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.step_s = 0.0
-        self._at_ns = 0
+        # when it was set, by the monotonic clock
+        self._times: deque[int] = deque(maxlen=UNSTEADY_STEPS)
         # looked up now: tests put other clocks in their place
         self._watch = ClockSteps(now_ns, monotonic_ns)
 
@@ -315,13 +324,21 @@ class HostClock:
         by_ns = self._watch.look()
         if by_ns:
             self.steps += 1
-            self.step_s, self._at_ns = by_ns / SECOND_NS, monotonic_ns()
+            self._times.append(monotonic_ns())
+            self.step_s = by_ns / SECOND_NS
         return by_ns / SECOND_NS
 
-    def trouble(self) -> str | None:
+    def unsteady(self) -> bool:
+        """Tell whether the clock was set several times within the last minute."""
+        times = self._times
+        return len(times) == UNSTEADY_STEPS and monotonic_ns() - times[0] <= TROUBLE_NS
+
+    def said(self) -> str | None:
         """Return a line about a step that is not long ago, None without one."""
-        age_ns = monotonic_ns() - self._at_ns
-        if not self.steps or age_ns > TROUBLE_NS:
+        if not self._times:
+            return None
+        age_ns = monotonic_ns() - self._times[-1]
+        if age_ns > TROUBLE_NS:
             return None
         way = "back" if self.step_s < 0 else "forward"
         return (
@@ -331,12 +348,12 @@ class HostClock:
 
     def counters(self) -> dict[str, int | float]:
         """Return the number of steps and, after the first, the last one's size and age."""
-        if not self.steps:
+        if not self._times:
             return {"host_clock_steps": 0}
         return {
             "host_clock_steps": self.steps,
             "host_clock_step_s": round(self.step_s, 3),
-            "host_clock_step_age_s": (monotonic_ns() - self._at_ns) // SECOND_NS,
+            "host_clock_step_age_s": (monotonic_ns() - self._times[-1]) // SECOND_NS,
         }
 
 

@@ -28,12 +28,12 @@ import uvloop
 from coinspace import preflight
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
-from coinspace.feed.simulator.offer import offer
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import Health, all_health, health_of
 from coinspace.observe.screen import StatusScreen
+from coinspace.simulator.markets.offer import offer
 from coinspace.tasks import WORK, Tasks
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more

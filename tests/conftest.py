@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 from coinspace.config import Settings, StorageSettings
-from coinspace.storage.server import ManagedServer, read_log_tail
+from coinspace.storage.questdb.server import ManagedServer, read_log_tail
 
 ROOT = Path(__file__).resolve().parent.parent
 

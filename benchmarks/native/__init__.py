@@ -40,7 +40,11 @@ def limits() -> ModuleType:
     if not source.exists() or source.read_bytes() != (SOURCES / "limits.pyx").read_bytes():
         shutil.copyfile(SOURCES / "limits.pyx", source)
     modules = cythonize(  # type: ignore[no-untyped-call]
-        [Extension("limits", [str(source)], include_dirs=["ext"], extra_compile_args=["-O3"])],
+        [
+            Extension(
+                "limits", [str(source)], include_dirs=["ext/parse"], extra_compile_args=["-O3"]
+            )
+        ],
         include_path=["build/cimport"],
         compiler_directives={"language_level": 3, "wraparound": False, "boundscheck": False},
         quiet=True,

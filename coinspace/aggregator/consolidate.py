@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coinspace._ext.ladder import Ladder
 from coinspace.aggregator.venue import Venue
-from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts
+from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts
 from coinspace.method.parameters import CURRENCIES, FX_CURRENCY, INDEX_CURRENCY
 
 
@@ -32,12 +32,14 @@ class Consolidator:
         *,
         rates: Mapping[str, float | None] | None = None,
         usd_krw: float | None = None,
+        fx_venues: Sequence[VenueFacts] = (),
     ) -> Aggregate:
         """Return the aggregate of one tick.
 
         Args:
             venues: in the order of their names.
             rates: venue -> units of quote per unit of index currency, where given from outside.
+            fx_venues: what the rate came from.
         """
         given = rates or {}
         facts = [
@@ -67,7 +69,7 @@ class Consolidator:
                 [1.0] * len(venues),
             )
             ladders[currency] = ladder
-        return Aggregate(self.asset, ts_ns, facts, fx, ladders, usd_krw)
+        return Aggregate(self.asset, ts_ns, facts, fx, ladders, usd_krw, list(fx_venues))
 
 
 def rate_of(quote: str, krw_per_usdt: float | None) -> float | None:

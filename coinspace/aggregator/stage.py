@@ -17,7 +17,7 @@ import orjson
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
-from coinspace.aggregator.venue import AHEAD_NS, BEHIND_NS, Input, Venue
+from coinspace.aggregator.venue import CLOCK_OFF_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
 from coinspace.exchanges.constituents import assets_with, collected, named
@@ -184,7 +184,7 @@ class OrderbookAggregator:
         if self._clock is None:
             return known_ns
         now_ns = self._clock()
-        if -BEHIND_NS <= known_ns - now_ns <= AHEAD_NS:
+        if abs(known_ns - now_ns) <= CLOCK_OFF_NS:
             return known_ns
         self.counts["clock_ahead"] += known_ns > now_ns
         return now_ns
@@ -229,7 +229,9 @@ class OrderbookAggregator:
         late: set[str] = set()
         for known_ns, message in waiting:
             ahead_ns = known_ns - ts_ns
-            if 0 < ahead_ns <= AHEAD_NS or (inputs and _was_late(known_ns, message, inputs, late)):
+            if 0 < ahead_ns <= CLOCK_OFF_NS or (
+                inputs and _was_late(known_ns, message, inputs, late)
+            ):
                 self._waiting.append((known_ns, message))
             else:
                 self.counts["clock_ahead"] += ahead_ns > 0
@@ -264,7 +266,7 @@ class OrderbookAggregator:
         fx = self.fx.update(ts_ns, fx_facts, [one.book for one in fx_venues])
         for asset in assets:
             aggregate = self._consolidators[asset].consolidate(
-                ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset]
+                ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset], fx_venues=fx_facts
             )
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)
@@ -328,10 +330,13 @@ class OrderbookAggregator:
         if not process.startswith(COLLECTOR):
             return
         if self._heartbeats and process in self._clock_offsets:
-            self._clock_offsets[process] = message.published_ns - at_ns
+            if not self.interval_ns and self._clock is not None:
+                # ticks are of the collectors' clocks, whose differences show by ours alone
+                at_ns = self._clock()
+            lead_ns = self._clock_offsets[process] = message.published_ns - at_ns
             for venue in self.venues.values():
                 if venue.publisher == process:
-                    venue.on_heartbeat(message.published_ns, at_ns)
+                    venue.on_heartbeat(lead_ns, max(at_ns, self.last_ts_ns))
         exchange = process.removeprefix(COLLECTOR)
         states = facts.get("states", {})
         if states:

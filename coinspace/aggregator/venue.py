@@ -32,9 +32,8 @@ STATE_REASONS = {
 
 # two heartbeats of one second, and half of one for their way
 LOST_NS = 5 * SECOND_NS // 2
-# how far a collector's clock may be ahead of the ticks, and how far behind them
-AHEAD_NS = 2 * SECOND_NS
-BEHIND_NS = 5 * SECOND_NS
+# how far a collector's clock may differ from that of the ticks, in either direction
+CLOCK_OFF_NS = 2 * SECOND_NS
 # the clock of a venue's collector is wrong: nobody knows how old its book is
 CLOCK = "clock"
 # the clock of this host was set, and no book has arrived since
@@ -57,7 +56,8 @@ class Venue:
         book: its last book. received_ns: its last proof of life, repeats included. changed_ns: of
         the last change.
         state: as the collector says; unknown words count as resyncing.
-        heard_ns: its collector's last heartbeat, 0 = never heard: its books' age alone counts.
+        heard_ns: the arrival of its collector's last heartbeat, 0 = never heard: the age of its
+        books alone counts.
         clock_wrong: by that heartbeat, the collector's clock differs too much from that of ticks.
         stepped: the clock was set after its last book.
         assets: whose ticks its updates concern.
@@ -114,11 +114,11 @@ class Venue:
         self.received_ns = received_ns
         self.stepped = False
 
-    def on_heartbeat(self, published_ns: int, at_ns: int) -> None:
-        """Take its collector's heartbeat, which was known at `at_ns`."""
-        self.clock_wrong = not -BEHIND_NS <= published_ns - at_ns <= AHEAD_NS
-        # of a wrong clock only the arrival says anything
-        self.heard_ns = at_ns if self.clock_wrong else published_ns
+    def on_heartbeat(self, lead_ns: int, at_ns: int) -> None:
+        """Take its collector's heartbeat, known at `at_ns`: its clock was ahead by `lead_ns`."""
+        self.clock_wrong = abs(lead_ns) > CLOCK_OFF_NS
+        # the arrival says that it lives; a clock that is behind makes no collector silent
+        self.heard_ns = at_ns
 
     def forget(self) -> None:
         """Forget book and heartbeats: the clock was set, and their times mean nothing any more."""
@@ -185,7 +185,7 @@ class Venue:
         if not self.received_ns:
             return CLOCK_STEPPED if self.stepped else "delayed"
         age_ns = ts_ns - self.received_ns
-        if self.clock_wrong or age_ns < -AHEAD_NS:
+        if self.clock_wrong or age_ns < -CLOCK_OFF_NS:
             return CLOCK
         # a book from after the tick is no proof of life at it
         return None if 0 <= age_ns < lag_ns else "delayed"

@@ -17,7 +17,7 @@ import structlog
 
 from coinspace._ext.journal import PART_SUFFIX, JournalWriter, Segment
 from coinspace.bus.segments import segment_path, segment_paths
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 
@@ -25,6 +25,7 @@ KEEPER_INTERVAL_S = 0.5
 LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.01
 LOG_INTERVAL_NS = 60 * SECOND_NS
+SHORT_INTERVAL_NS = 3600 * SECOND_NS
 
 log = structlog.get_logger("journal")
 
@@ -65,7 +66,11 @@ class Journal:
         self.removed = 0
         self._settings = settings
         self._number = 0
-        self._logged_ns = 0
+        self._logged_ns: int | None = None
+        self._short_ns: int | None = None
+        # segments age by the clock that does not step: set forward by days, the other one would
+        # have all of them removed
+        self._offset_ns = now_ns() - monotonic_ns()
         self._wake = threading.Event()
         self._closing = False
         self._lock = self._lock_folder()
@@ -162,7 +167,8 @@ class Journal:
 
     def _prune(self, wanted_bytes: int) -> None:
         # remove the oldest closed segments beyond the bounds; `wanted_bytes` are about to be added
-        oldest_ns = now_ns() - self._settings.max_age_s * SECOND_NS
+        now = min(now_ns(), self._offset_ns + monotonic_ns())
+        oldest_ns = now - self._settings.max_age_s * SECOND_NS
         held = []
         for path in segment_paths(self.folder):
             try:
@@ -185,14 +191,32 @@ class Journal:
                 return
             self.removed += 1
             total -= stat.st_size
+            if stat.st_mtime_ns >= oldest_ns:
+                self._say_short((now - stat.st_mtime_ns) / SECOND_NS)
+
+    def _say_short(self, age_s: float) -> None:
+        # the folder is full of younger ones: a database that is away for longer costs messages
+        now = monotonic_ns()
+        if self._short_ns is not None and now - self._short_ns < SHORT_INTERVAL_NS:
+            return
+        self._short_ns = now
+        settings = self._settings
+        log.warning(
+            "the journal reaches back less far than max_age_s: raise journal.max_bytes, or lower"
+            " the exchange's depth",
+            folder=str(self.folder),
+            held_s=round(age_s),
+            max_age_s=settings.max_age_s,
+            max_bytes=settings.max_bytes,
+        )
 
     def _set_problem(self, problem: str | None) -> None:
-        now = now_ns()
+        now = monotonic_ns()
         if problem is None:
             if self.problem is not None:
                 log.info("journalling again", folder=str(self.folder), lost=self.writer.skipped)
-                self._logged_ns = 0
-        elif now - self._logged_ns >= LOG_INTERVAL_NS:
+                self._logged_ns = None
+        elif self._logged_ns is None or now - self._logged_ns >= LOG_INTERVAL_NS:
             self._logged_ns = now
             log.error(
                 "journal stopped: messages are published without being written down",

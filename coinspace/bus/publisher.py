@@ -12,7 +12,7 @@ from coinspace._ext import message
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus import topics
 from coinspace.bus.journal import Journal, journal_folder
-from coinspace.bus.replay import ReplayServer
+from coinspace.bus.journal_server import ReplayServer
 from coinspace.bus.sockets import Bound, bind
 from coinspace.clock import Clock
 from coinspace.config import BusSettings, Settings

@@ -38,8 +38,8 @@ from coinspace.exchanges.exchange import (
     Stream,
     Subscription,
 )
-from coinspace.feed.recorder import Recorder
 from coinspace.market import Market
+from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
 
 TIMER_S = 0.25

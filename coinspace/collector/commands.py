@@ -15,17 +15,17 @@ import orjson
 import structlog
 import uvloop
 
-from coinspace.collector.books import Books, Checked, symbols_of
-from coinspace.collector.listing import check_offered, listed
+from coinspace.collector.tools.checker import Books, Checked, symbols_of
+from coinspace.collector.tools.listing import check_offered, listed
 from coinspace.config import EXCHANGES, config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel
-from coinspace.feed.format import FeedReader
-from coinspace.feed.progress import elapsing, reading
-from coinspace.market import Market
-from coinspace.options import SECONDS
+from coinspace.market import Market, as_named
+from coinspace.options import EXCHANGE, SECONDS
 from coinspace.process import configure_logging
+from coinspace.recording.format import FeedReader
+from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
 
 # what `record` can be told to leave out
@@ -100,7 +100,9 @@ def books(
     settings = load(config_path)
     output = Output(quiet)
     total = Checked()
-    given = named_symbols("binance", [text for text in markets.split(",") if text.strip()])
+    given = named_symbols(
+        "binance", [as_named(text.strip()) for text in markets.split(",") if text.strip()]
+    )
     unknown = dict(given)
     for path in feeds:
         with FeedReader(path) as reader, reading([reader], f"look through {path.name}"):
@@ -149,7 +151,7 @@ def books(
 
 
 @click.command()
-@click.argument("exchange", type=click.Choice(EXCHANGES))
+@click.argument("exchange", type=EXCHANGE)
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per market")
 @config_option
 def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
@@ -180,7 +182,7 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("exchanges", nargs=-1, type=click.Choice(EXCHANGES))
+@click.argument("exchanges", nargs=-1, type=EXCHANGE)
 @click.option(
     "--seconds",
     default=30.0,
@@ -197,7 +199,7 @@ def probe(
 
     Prints pass, fail or unseen for each fact; the exit code is 1 when one fails, or none was seen.
     """
-    from coinspace.collector.probe import run_probe
+    from coinspace.collector.tools.probe import run_probe
 
     settings = load(config_path)
     quiet_logs(logging.CRITICAL)
@@ -217,7 +219,7 @@ def probe(
 
 @click.command()
 @config_option
-@click.option("--exchange", "exchanges", multiple=True, type=click.Choice(EXCHANGES))
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW, binance:BTC/USDT or */KRW")
 @click.option("--channel", "channels", multiple=True, type=click.Choice(RECORDED), default=RECORDED)
 @click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
@@ -254,8 +256,8 @@ def record(
     tickers with trades. Prints the counters of each as one JSON line at the end. The exit code is 1
     when a connection received nothing.
     """
-    from coinspace.collector.capture import capture
-    from coinspace.feed.commands import chosen_markets, stop_event
+    from coinspace.collector.tools.capture import capture
+    from coinspace.simulator.commands import chosen_markets, stop_event
 
     configure_logging()
     settings = load(config_path)

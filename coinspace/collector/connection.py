@@ -37,7 +37,7 @@ from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.limits import Dialer, FailureLog, Window
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
-from coinspace.feed.recorder import Recorder
+from coinspace.recording.recorder import Recorder
 from coinspace.tuning import tune_socket
 
 # for all of a dial: resolving, TCP, TLS and the handshake

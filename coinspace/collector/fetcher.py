@@ -11,14 +11,23 @@ import ssl
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 import structlog
 
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
-from coinspace.collector.limits import Window
-from coinspace.exchanges.exchange import Exchange, Limit, Purpose, Refusal, Request, plain
+from coinspace.collector.limits import Budget, Window
+from coinspace.exchanges.exchange import (
+    Exchange,
+    Limit,
+    Purpose,
+    Refusal,
+    Request,
+    block_s,
+    plain,
+)
 from coinspace.tasks import Tasks
 
 TIMEOUT_S = 10.0
@@ -40,6 +49,10 @@ QUEUE_LIMIT = 512
 # requests of one group that wait for an answer at a time
 PARALLEL = 4
 LOG_INTERVAL_NS = 60 * SECOND_NS
+# an exchange counts what was used from minute to minute; its `Date` is up to a second late
+MINUTE_S = 60.0
+MINUTE_SLACK_S = 1.0
+USED_DIGITS = 9
 
 Answer = Callable[[Request, bytes, int], Awaitable[None] | None]
 Refused = Callable[[Request, Refusal, int], None]
@@ -70,11 +83,15 @@ class Fetcher:
         self.base = base.rstrip("/")
         self.recorder = recorder
         names = ("answers", "refusals", "failures", "dropped", "repeated", "oversized", "errors")
-        self.counts = {f"rest_{name}": 0 for name in names}
+        self.counts = {f"rest_{name}": 0 for name in (*names, "budget_waits")}
         self._on_answer, self._on_refused = on_answer, on_refused
         self._ssl = ssl_context
         limits = limits or exchange.REST_LIMITS
         self._windows = {name: Window(limit) for name, limit in limits.items()}
+        # what is left to this address, whoever else asks from it
+        self._budgets = {
+            name: Budget(limit.count) for name, limit in exchange.ADDRESS_LIMITS.items()
+        }
         self._queues: dict[str, deque[Request]] = {name: deque() for name in self._windows}
         # queued or on their way
         self._pending: set[Request] = set()
@@ -109,18 +126,53 @@ class Fetcher:
 
         Raises: RefusedError when the exchange refuses or cannot be reached.
         """
-        window = self._windows[request.group]
-        while (wait_ns := window.wait_ns(monotonic_ns(), request.weight)) > 0:  # noqa: ASYNC110
+        while (wait_ns := self._wait_ns(request)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait_ns / SECOND_NS)
-        window.take(monotonic_ns(), request.weight)
+        self._windows[request.group].take(monotonic_ns(), request.weight)
+        budget = self._budgets.get(request.group)
+        if budget is None:
+            return await self._get(request)
+        budget.take(request.weight)
+        try:
+            return await self._get(request)
+        finally:
+            budget.done(request.weight)
+
+    def _wait_ns(self, request: Request) -> int:
+        now = monotonic_ns()
+        wait_ns = self._windows[request.group].wait_ns(now, request.weight)
+        budget = self._budgets.get(request.group)
+        if wait_ns or budget is None:
+            return wait_ns
+        wait_ns = budget.wait_ns(now, request.weight)
+        if wait_ns:
+            self.counts["rest_budget_waits"] += 1
+            text = (
+                f"this address has used {budget.used} of {budget.count} in this minute, other"
+                " programs included: requests wait for the next one"
+            )
+            self._warn("rest budget", request, text)
+        return wait_ns
+
+    def _read_budget(self, group: str, headers: Mapping[str, str]) -> None:
+        budget = self._budgets.get(group)
+        if budget is None:
+            return
+        text = headers.get(self.exchange.ADDRESS_LIMITS[group].header, "")
+        if text.isascii() and text.isdigit() and len(text) <= USED_DIGITS:
+            left_s = MINUTE_S - _exchange_s(headers) % MINUTE_S + MINUTE_SLACK_S
+            budget.said(int(text), monotonic_ns(), left_s)
+
+    async def _get(self, request: Request) -> bytes:
         limit = ANSWER_BYTES[request.purpose]
         try:
             # a redirect would take the question to whatever host the answer names
             async with self._open().get(
                 self.base + request.path, allow_redirects=False
             ) as response:
-                payload = await self._read(response, limit)
                 status, headers = response.status, response.headers
+                self._read_budget(request.group, headers)
+                payload = await self._read(response, limit)
         except OversizedError:
             self.counts["rest_oversized"] += 1
             text = f"an answer of more than {limit} bytes"
@@ -139,7 +191,11 @@ class Fetcher:
             return payload
         self.counts["rest_refusals"] += 1
         if status in (418, 429):
-            refusal = self._block(status, request.group, refusal, headers.get("Retry-After"))
+            # a header is exact; Upbit, and bans of Binance, say it in the body
+            wait_s = _retry_after(headers.get("Retry-After")) or _plausible(
+                block_s(payload, _exchange_s(headers))
+            )
+            refusal = self._block(status, request.group, refusal, wait_s)
         self._warn("refused", request, refusal.text)
         raise RefusedError(refusal)
 
@@ -154,8 +210,8 @@ class Fetcher:
             return bytes(body)
         return await asyncio.to_thread(inflate, bytes(body), encoding, limit)
 
-    def _block(self, status: int, group: str, refusal: Refusal, retry_after: str | None) -> Refusal:
-        wait_s = _retry_after(retry_after) or (BAN_S if status == 418 else BLOCK_S)
+    def _block(self, status: int, group: str, refusal: Refusal, wait_s: float) -> Refusal:
+        wait_s = wait_s or (BAN_S if status == 418 else BLOCK_S)
         # a ban is for the address, whatever was asked
         for name, window in self._windows.items():
             if status == 418 or name == group:
@@ -293,4 +349,16 @@ def _retry_after(text: str | None) -> float:
         seconds = float(text or 0)
     except ValueError:
         return 0.0
+    return _plausible(seconds)
+
+
+def _plausible(seconds: float) -> float:
     return seconds if 0 < seconds <= LONGEST_BLOCK_S else 0.0
+
+
+def _exchange_s(headers: Mapping[str, str]) -> float:
+    # our own clock may be wrong
+    try:
+        return parsedate_to_datetime(headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return now_ns() / SECOND_NS

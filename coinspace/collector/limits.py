@@ -72,6 +72,46 @@ class Window:
         self._blocked_ns = max(self._blocked_ns, until_ns)
 
 
+class Budget:
+    """What all programs of this address may use together in a minute, as the exchange counts it.
+
+    The exchange names in each answer what has been used of it, by whomever. Its minutes begin with
+    those of the clock; until its next one begins, no more is asked than is left.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        # as the exchange said last, 0 = it has said nothing about this minute
+        self.used = 0
+        self._until_ns = 0
+        # asked, and not answered yet
+        self._asked = 0
+
+    def wait_ns(self, now_ns: int, units: int) -> int:
+        """Return how long to wait before `units` more are asked, 0 = now."""
+        if now_ns >= self._until_ns:
+            self.used = 0
+        if not self.used or self.used + self._asked + units <= self.count:
+            return 0
+        return self._until_ns - now_ns
+
+    def take(self, units: int) -> None:
+        """Note a request."""
+        self._asked += units
+
+    def done(self, units: int) -> None:
+        """Note that a request has ended, one way or the other."""
+        self._asked -= units
+
+    def said(self, used: int, now_ns: int, left_s: float) -> None:
+        """Take what the exchange counts, in a minute that ends in `left_s`."""
+        if now_ns >= self._until_ns:
+            self.used = 0
+        # answers overtake each other
+        self.used = max(self.used, used)
+        self._until_ns = now_ns + int(left_s * SECOND_NS)
+
+
 class Dialer:
     """Says when the next connection attempt may be made."""
 

@@ -15,10 +15,11 @@ from coinspace.clock import monotonic_ns
 from coinspace.collector.collection import Collection, numbered
 from coinspace.collector.memory import read_memory
 from coinspace.collector.ticker import TickerStage
-from coinspace.config import EXCHANGES, Settings, config_option, load
+from coinspace.config import Settings, config_option, load
 from coinspace.exchanges.exchange import Stream
-from coinspace.feed.recorder import Recorder
+from coinspace.options import EXCHANGE
 from coinspace.process import Process, run
+from coinspace.recording.recorder import Recorder
 
 
 def process_name(stream: Stream, exchange: str) -> str:
@@ -110,7 +111,7 @@ def collector_command(stream: Stream) -> Callable[[Any], click.Command]:
     """Make the click command of one stream."""
 
     def decorate(function: Any) -> click.Command:
-        named = click.argument("exchange", type=click.Choice(EXCHANGES))(config_option(function))
+        named = click.argument("exchange", type=EXCHANGE)(config_option(function))
         return click.command(f"{stream}-collector")(named)
 
     return decorate

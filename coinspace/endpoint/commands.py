@@ -15,9 +15,9 @@ import orjson
 
 from coinspace.clock import MILLISECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
-from coinspace.endpoint import bulk
-from coinspace.endpoint import keys as api_keys
-from coinspace.endpoint.keys import Keys, Role
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.http import keys as api_keys
+from coinspace.endpoint.http.keys import Keys, Role
 from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
 from coinspace.text import cell, printable
@@ -108,7 +108,7 @@ def query(
     if what == "sql":
         parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
     elif database:
-        from coinspace.endpoint.local import answer
+        from coinspace.endpoint.history.local import answer
 
         parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
     else:
@@ -185,7 +185,7 @@ async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
 
 
 def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
-    from coinspace.endpoint.local import select
+    from coinspace.endpoint.history.local import select
 
     return _iterate(select(settings, text, MEDIA.get(form), limit))
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
-from coinspace.endpoint.bulk import Downloads
-from coinspace.endpoint.database import Database
-from coinspace.endpoint.hub import Hub
-from coinspace.endpoint.live import Live
-from coinspace.endpoint.nulls import Nulls
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.history.bulk import Downloads
+from coinspace.endpoint.history.database import Database
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.live.hub import Hub
+from coinspace.endpoint.live.nulls import Nulls
+from coinspace.endpoint.live.state import Live
 from coinspace.exchanges.constituents import collected, named
+from coinspace.market import as_named, exchange_as_named
 
 
 @dataclass
@@ -57,32 +58,40 @@ class Context:
         return self.settings.index.parameters_of(asset).decimals
 
     def check_asset(self, asset: str) -> str:
-        """Return the asset. Raises: Problem 404 for one without an index."""
-        if asset not in self.settings.index.assets:
+        """Return the asset as it is named here. Raises: Problem 404 for one without an index."""
+        found = as_named(asset)
+        if found not in self.settings.index.assets:
             known = ", ".join(self.settings.index.assets)
             raise Problem("unknown-asset", f"asset: expected one of {known}, was {asset[:40]!r}")
-        return asset
+        return found
 
     def check_market(self, exchange: str, market: str) -> tuple[str, str]:
-        """Return exchange and market. Raises: Problem 404 for one that is not collected."""
-        self.check_exchange(exchange)
+        """Return exchange and market as they are named here.
+
+        Raises: Problem 404 for one that is not collected.
+        """
+        exchange, found = self.check_exchange(exchange), as_named(market)
         markets = self.markets(exchange)
-        if market not in markets:
+        if found not in markets:
             raise Problem(
                 "unknown-market",
                 f"market: expected one of {', '.join(markets[:20])} on {exchange},"
                 f" was {market[:40]!r}",
             )
-        return exchange, market
+        return exchange, found
 
     def check_exchange(self, exchange: str) -> str:
-        """Return the exchange. Raises: Problem 404 for one that is not collected."""
-        if exchange not in self.settings.exchanges:
+        """Return the exchange as it is named here.
+
+        Raises: Problem 404 for one that is not collected.
+        """
+        found = exchange_as_named(exchange)
+        if found not in self.settings.exchanges:
             known = ", ".join(self.settings.exchanges)
             raise Problem(
                 "unknown-market", f"exchange: expected one of {known}, was {exchange[:40]!r}"
             )
-        return exchange
+        return found
 
     def markets(self, exchange: str) -> list[str]:
         """Markets of an exchange: configured ones, and what patterns brought in.

@@ -9,20 +9,22 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from coinspace.endpoint.age import StaleReason
-from coinspace.endpoint.values import DecimalText, EpochMs
+from coinspace.endpoint.live.age import StaleReason
+from coinspace.endpoint.shown import shows
+from coinspace.endpoint.values import AgeMs, DecimalText, EpochMs, Number
+from coinspace.method.record import (
+    ExecutableRecord,
+    IndexRecord,
+    InputRecord,
+    LiquidityRecord,
+    Valuation,
+    VenueRecord,
+)
 
-Number = DecimalText | None
 Status = Literal["ok", "degraded", "null"]
-AgeMs = Annotated[
-    int,
-    Meta(
-        description="ms since the time that the value carries, by this host's clock; below 0 when"
-        " that time lies in the future: a clock is or was wrong, and the value is stale"
-    ),
-]
 
 
+@shows(VenueRecord)
 class Constituent(Struct, kw_only=True):
     """A venue's part in a value; `share` is its part of the curve's weight, 0 to 1."""
 
@@ -30,13 +32,9 @@ class Constituent(Struct, kw_only=True):
     exchange: str
     market: str
     region: str | None
-    used: bool
-    reason: str | None
-    share: Number
-    mid: Number
-    age_ms: AgeMs | None
 
 
+@shows(Valuation)
 class Regional(Struct, kw_only=True):
     """The index of one region in its own currency; null with a reason when it has none.
 
@@ -45,31 +43,17 @@ class Regional(Struct, kw_only=True):
     """
 
     value: Number
-    currency: str
     status: str
-    reason: str | None
-    single_source: bool | None
-    unjudged: bool | None
-    median_capped: Number = None
-    confidence: Number = None
-    twap_1m: Number = None
-    alarm: bool | None = None
 
 
+@shows(ExecutableRecord)
 class ExecutablePremium(Struct, kw_only=True):
     """What is left of the premium when both legs of a size trade at market, fees paid."""
 
-    size: Number
-    sell_kr: Number
-    buy_kr: Number
 
-
+@shows(LiquidityRecord)
 class Liquidity(Struct, kw_only=True):
     """Average price to sell (`bid`) or buy (`ask`) a size into the summed book."""
-
-    size: Number
-    bid: Number
-    ask: Number
 
 
 class Premium(Struct, kw_only=True):
@@ -86,6 +70,7 @@ class Premium(Struct, kw_only=True):
     executable: list[ExecutablePremium] = []
 
 
+@shows(IndexRecord)
 class IndexValue(Struct, kw_only=True):
     """One index value with everything that qualifies it.
 
@@ -96,31 +81,10 @@ class IndexValue(Struct, kw_only=True):
     asset: str
     ts: EpochMs
     currency: str
-    status: str
-    reason: str | None
-    value: Number
-    value_krw: Number
-    best_bid: Number
-    best_ask: Number
-    fx: Number
-    fx_status: str | None
     kr: Regional | None
     gl: Regional | None
     premium: Premium | None
-    median_capped: Number
-    confidence: Number
-    twap_1m: Number
-    utilised_depth: Number
-    coverage_depth: Number
-    depth_limited: bool | None
-    curve_end: str | None
-    size_cap: Number
     liquidity: list[Liquidity]
-    split: bool | None
-    failed: bool | None
-    repeated: bool
-    method_version: str | None
-    parameter_hash: str | None
     constituents: list[Constituent]
 
 
@@ -202,13 +166,9 @@ class CandlePage(Struct, kw_only=True):
     next: str | None
 
 
+@shows(InputRecord)
 class Input(Struct, kw_only=True):
     """The message that a venue's book came from."""
-
-    publisher: str | None
-    epoch: str
-    sequence: str
-    received: EpochMs | None
 
 
 class CurveSegment(Struct, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coinspace.endpoint.models import (
@@ -13,10 +13,10 @@ from coinspace.endpoint.models import (
     Premium,
     Regional,
 )
-from coinspace.endpoint.values import decimal, decimals, price
+from coinspace.endpoint.shown import show
+from coinspace.endpoint.values import decimal, decimals, price, ratio
 from coinspace.method.digits import RATIO_PLACES, rounded, significant
-
-Record = Mapping[str, Any]
+from coinspace.method.record import IndexRecord, Valuation, VenueRecord
 
 REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
@@ -31,31 +31,31 @@ def venue_parts(venue: str) -> tuple[str, str]:
     return exchange, market
 
 
-def constituents(table: Mapping[str, Record] | None) -> list[Constituent]:
+def constituent(venue: str, facts: VenueRecord, region: str | None = None) -> Constituent:
+    """Convert what a record says of a venue. Args: region: where its exchange has none."""
+    exchange, market = venue_parts(venue)
+    return show(
+        Constituent,
+        facts,
+        venue=venue,
+        exchange=exchange,
+        market=market,
+        region=REGIONS.get(exchange, region),
+    )
+
+
+def constituents(table: Mapping[str, VenueRecord]) -> list[Constituent]:
     """Convert a record's venue table."""
-    found = []
-    for venue, facts in sorted((table or {}).items()):
-        exchange, market = venue_parts(venue)
-        age = facts.get("age_ms")
-        found.append(
-            Constituent(
-                venue=venue,
-                exchange=exchange,
-                market=market,
-                region=REGIONS.get(exchange),
-                used=bool(facts.get("used")),
-                reason=facts.get("reason"),
-                share=ratio(facts.get("share")),
-                mid=price(facts.get("mid")),
-                age_ms=None if age is None else int(age),
-            )
-        )
-    return found
+    return [constituent(venue, facts) for venue, facts in sorted(table.items())]
 
 
-def ratio(value: float | None) -> str | None:
-    """Write a share or premium."""
-    return None if value is None else decimal(round(float(value), RATIO_PLACES))
+def _digits(name: str, decimals_shown: int | None) -> Callable[[float], float] | None:
+    """Return what rounds a stored column as the live record has it, None = nothing does."""
+    if name in REGIONAL:
+        return lambda value: rounded(value, decimals_shown)
+    if name in CONVERTED:
+        return significant
+    return (lambda value: round(value, RATIO_PLACES)) if name == "premium" else None
 
 
 def column(
@@ -63,13 +63,12 @@ def column(
 ) -> list[str | None]:
     """Write a column of stored rows as `served` rounds it, several times faster."""
     values = (row[name] for row in rows)
-    if name in REGIONAL:
-        return decimals(None if one is None else rounded(one, decimals_shown) for one in values)
     if name in CONVERTED:
         return [price(one) for one in values]
-    if name == "premium":
-        return decimals(None if one is None else round(one, RATIO_PLACES) for one in values)
-    return decimals(values)
+    convert = _digits(name, decimals_shown)
+    if convert is None:
+        return decimals(values)
+    return decimals(None if value is None else convert(value) for value in values)
 
 
 def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]:
@@ -77,102 +76,48 @@ def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]
 
     Args: decimals_shown: of the asset's published value.
     """
-    found = dict(row)
-    for name, value in row.items():
-        if value is None:
-            continue
-        if name in REGIONAL:
-            found[name] = rounded(value, decimals_shown)
-        elif name in CONVERTED:
-            found[name] = significant(value)
-        elif name == "premium":
-            found[name] = round(value, RATIO_PLACES)
-    return found
-
-
-def regional(value: Record | None) -> Regional | None:
-    """Convert a region's part of a record."""
-    if value is None:
-        return None
-    return Regional(
-        value=decimal(value["value"]),
-        currency=value["currency"],
-        status="null" if value["value"] is None else "ok",
-        reason=value.get("reason"),
-        single_source=value.get("single_source"),
-        unjudged=value.get("unjudged"),
-        median_capped=price(value.get("median_capped")),
-        confidence=price(value.get("confidence")),
-        twap_1m=price(value.get("twap")),
-        alarm=value.get("alarm"),
-    )
-
-
-def premium(record: Record) -> Premium | None:
-    """Convert the premium: parts a (fiat), b (coin) and c (of USDT) of the methodology."""
-    parts = record.get("premium_parts")
-    if parts is None:
-        return None
-    executable = [
-        ExecutablePremium(
-            size=decimal(row["size"]), sell_kr=ratio(row["sell_kr"]), buy_kr=ratio(row["buy_kr"])
-        )
-        for row in record.get("premium_executable") or ()
-    ]
-    return Premium(
-        coin=ratio(parts["b"]),
-        fiat=ratio(parts["a"]),
-        usdt=ratio(parts["c"]),
-        unjudged=record.get("premium_unjudged"),
-        executable=executable,
-    )
-
-
-def fields(record: Record) -> dict[str, Any]:
-    """Return what IndexValue is made of."""
-    regions = record.get("regions") or {}
-    liquidity = [
-        Liquidity(size=decimal(row["size"]), bid=price(row["bid"]), ask=price(row["ask"]))
-        for row in record.get("liquidity") or ()
-    ]
     return {
-        "asset": record["asset"],
-        "ts": int(record["ts_ms"]),
-        "currency": CURRENCY,
-        "status": record["status"],
-        "reason": record.get("reason"),
-        "value": decimal(record["value"]),
-        "value_krw": price(record.get("value_krw")),
-        "best_bid": price(record.get("best_bid")),
-        "best_ask": price(record.get("best_ask")),
-        "fx": price(record.get("fx")),
-        "fx_status": record.get("fx_status"),
-        "kr": regional(regions.get("KR")),
-        "gl": regional(regions.get("GL")),
-        "premium": premium(record),
-        "median_capped": price(record.get("median_capped")),
-        "confidence": price(record.get("confidence")),
-        "twap_1m": price(record.get("twap")),
-        "utilised_depth": price(record.get("utilised_depth")),
-        "coverage_depth": price(record.get("coverage_depth")),
-        "depth_limited": record.get("depth_limited"),
-        "curve_end": record.get("curve_end"),
-        "size_cap": price(record.get("size_cap")),
-        "liquidity": liquidity,
-        "split": record.get("split"),
-        "failed": record.get("failed"),
-        "repeated": bool(record.get("repeated")),
-        "method_version": text(record.get("method_version")),
-        "parameter_hash": text(record.get("parameter_hash")),
-        "constituents": constituents(record.get("venues")),
+        name: value
+        if value is None or (convert := _digits(name, decimals_shown)) is None
+        else convert(value)
+        for name, value in row.items()
     }
 
 
-def text(value: Any) -> str | None:
-    """Return a value as text, None for none."""
-    return None if value is None else str(value)
+def regional(region: Valuation | None) -> Regional | None:
+    """Convert a region's part of a record."""
+    if region is None:
+        return None
+    value = decimal(region.value)
+    return show(Regional, region, value=value, status="null" if value is None else "ok")
 
 
-def index_value(record: Record) -> IndexValue:
+def premium(record: IndexRecord) -> Premium | None:
+    """Convert the premium: parts a (fiat), b (coin) and c (of USDT) of the methodology."""
+    parts = record.premium_parts
+    if parts is None:
+        return None
+    return Premium(
+        coin=ratio(parts.b),
+        fiat=ratio(parts.a),
+        usdt=ratio(parts.c),
+        unjudged=record.premium_unjudged,
+        executable=[show(ExecutablePremium, row) for row in record.premium_executable or ()],
+    )
+
+
+def index_value(record: IndexRecord) -> IndexValue:
     """Convert a record."""
-    return IndexValue(**fields(record))
+    regions = record.regions or {}
+    return show(
+        IndexValue,
+        record,
+        asset=record.asset,
+        ts=int(record.ts_ms),
+        currency=CURRENCY,
+        kr=regional(regions.get("KR")),
+        gl=regional(regions.get("GL")),
+        premium=premium(record),
+        liquidity=[show(Liquidity, row) for row in record.liquidity or ()],
+        constituents=constituents(record.venues),
+    )

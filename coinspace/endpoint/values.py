@@ -20,8 +20,8 @@ import orjson
 from msgspec import Meta
 
 from coinspace.clock import MILLISECOND_NS, check_ms
-from coinspace.endpoint.problem import Problem
-from coinspace.method.digits import SIGNIFICANT, WHOLE, significant
+from coinspace.endpoint.http.problem import Problem
+from coinspace.method.digits import RATIO_PLACES, SIGNIFICANT, WHOLE, significant
 
 # 1970 to 2200: keeps every instant within int64 ns
 LATEST_MS = 7_258_118_400_000
@@ -32,6 +32,14 @@ DecimalText = Annotated[
     str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number", examples=["64250.10"])
 ]
 EpochMs = Annotated[int, Meta(description="milliseconds since 1970-01-01T00:00:00Z")]
+AgeMs = Annotated[
+    int,
+    Meta(
+        description="ms since the time that the value carries, by this host's clock; below 0 when"
+        " that time lies in the future: a clock is or was wrong, and the value is stale"
+    ),
+]
+Number = DecimalText | None
 
 
 class Instant(int):
@@ -76,6 +84,11 @@ def price(value: float | None) -> str | None:
     if "e" in text:
         return format(Decimal(text), "f")
     return None if value != value else text
+
+
+def ratio(value: float | None) -> str | None:
+    """Write a share or premium."""
+    return None if value is None else decimal(round(float(value), RATIO_PLACES))
 
 
 def parse_instant(text: str) -> Instant:

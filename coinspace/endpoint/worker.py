@@ -14,17 +14,17 @@ from coinspace import process
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import now_ns
 from coinspace.config import Settings, config_option, load
-from coinspace.endpoint import keys as api_keys
-from coinspace.endpoint.app import build
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.database import Database, readonly_address
-from coinspace.endpoint.feeder import Feeder
-from coinspace.endpoint.gate import keys_needed
-from coinspace.endpoint.hub import Hub
-from coinspace.endpoint.keys import Keys
-from coinspace.endpoint.live import Live
+from coinspace.endpoint.history.database import Database, readonly_address
+from coinspace.endpoint.http import keys as api_keys
+from coinspace.endpoint.http.app import build
+from coinspace.endpoint.http.gate import keys_needed
+from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.server import HttpServer
+from coinspace.endpoint.live.feeder import Feeder
+from coinspace.endpoint.live.hub import Hub
+from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.routes.platform import reasons
-from coinspace.endpoint.server import HttpServer
 from coinspace.errors import EndpointError
 from coinspace.tasks import OnFailure, Tasks, log_failure
 

@@ -24,6 +24,7 @@ import orjson
 from coinspace.config import ExchangeSettings
 from coinspace.errors import MarketError
 from coinspace.exchanges.exchange import (
+    AddressLimit,
     Channel,
     Limit,
     Listing,
@@ -49,6 +50,8 @@ CONNECT_LIMIT = Limit(300, 300.0)
 # documented 5/s; 300 ms apart leaves room for a pong in every second
 MESSAGE_LIMITS = (Limit(1, 0.3),)
 REST_LIMITS = {"weight": Limit(4800, 60.0)}
+# of the 6,000: below it are our two processes, above it what is on its way to others
+ADDRESS_LIMITS = {"weight": AddressLimit("X-MBX-USED-WEIGHT-1M", 5400)}
 
 STREAMS_PER_CONNECTION = 1000
 # longer URLs are asked for by SUBSCRIBE frames of as many streams each

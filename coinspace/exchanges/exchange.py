@@ -6,8 +6,10 @@ Nothing here does I/O. A module says what to send and how to read; the collector
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from coinspace.config import ExchangeSettings
@@ -39,6 +41,17 @@ class Limit:
 
     count: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLimit:
+    """What all programs of one address may use together in a minute of the clock.
+
+    Attributes: header: of each answer, says how much has been used. count: where we stop asking.
+    """
+
+    header: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,8 @@ class Exchange(Protocol):
     MESSAGE_LIMITS: tuple[Limit, ...]
     # by group
     REST_LIMITS: dict[str, Limit]
+    # by group, where answers say it
+    ADDRESS_LIMITS: dict[str, AddressLimit]
     # levels that snapshots can have at less weight than the deepest, fewest first
     SNAPSHOT_STEPS: tuple[int, ...]
 
@@ -167,6 +182,44 @@ def plain(text: str) -> str:
     cut = text[:TEXT_LIMIT]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if len(text) <= TEXT_LIMIT else f"{shown} …"
+
+
+# when a refusal ends: "until" a time in ms or s since 1970 or of ISO 8601, or "for" how long
+_UNTIL = re.compile(
+    r"\buntil\W{1,3}(?:(\d{13}|\d{10})(?!\d)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?"
+    r"(?:Z|[+-]\d\d:\d\d)))",
+    re.IGNORECASE,
+)
+_FOR = re.compile(
+    r"(?<![\d.])(\d{1,7}) ?(?:(s|sec|secs|seconds?|초)|(m|min|mins|minutes?|분)|(h|hours?|시간))"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
+_FOR_UNITS_S = (1, 60, 3600)
+# what is read of a refusal's text
+BLOCK_TEXT = 2000
+
+
+def block_s(payload: bytes, exchange_s: float) -> float:
+    """Return for how long a refusal (429, 418) says that nothing will be answered, 0 = not said.
+
+    Args: exchange_s: now by the exchange's clock, s since 1970.
+    """
+    text = payload[:BLOCK_TEXT].decode(errors="replace")
+    if match := _UNTIL.search(text):
+        number, instant = match.groups()
+        try:
+            if number:
+                until_s = int(number) / (1000 if len(number) == 13 else 1)
+            else:
+                until_s = datetime.fromisoformat(instant.replace("Z", "+00:00")).timestamp()
+        except ValueError:
+            return 0.0
+        return max(0.0, until_s - exchange_s)
+    if match := _FOR.search(text):
+        unit = next(n for n, found in enumerate(match.groups()[1:]) if found)
+        return float(int(match[1]) * _FOR_UNITS_S[unit])
+    return 0.0
 
 
 def finite(value: Any) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 from coinspace.config import ExchangeSettings
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
+    AddressLimit,
     Channel,
     Limit,
     Listing,
@@ -43,6 +44,7 @@ LIFETIME_S = 0.0
 CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
 # depths that a code's suffix can ask for; any other number gives 30

@@ -18,8 +18,8 @@ from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
 from coinspace.index.memory import Memory, read_memory, remember
 from coinspace.index.outage import NOT_COMPUTED, Outage
-from coinspace.index.records import Row, tick_row
 from coinspace.storage.gaps import FILLED, OPEN
+from coinspace.storage.records import Row, tick_row
 from coinspace.storage.transport import TimestampNanos
 
 KIND = "index"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from coinspace.config import IndexParameters
 from coinspace.index.outage import Outage, milliseconds
 from coinspace.index.published import Published
 from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
-from coinspace.method.composite import Valuation, evaluate, explain
+from coinspace.method.composite import evaluate, explain
 from coinspace.method.digits import rounded
 from coinspace.method.filter import Candidate, VenueFilter
 from coinspace.method.parameters import (
@@ -21,17 +21,25 @@ from coinspace.method.parameters import (
     make_curve,
     parameter_hash,
 )
+from coinspace.method.record import (
+    ExecutableRecord,
+    IndexRecord,
+    InputRecord,
+    LiquidityRecord,
+    Valuation,
+    VenueRecord,
+)
 from coinspace.method.siblings import (
     ASKS,
     BIDS,
     Average,
     average_price,
     confidence,
+    executable_premium,
     median_capped,
     premium,
 )
 
-Record = dict[str, Any]
 REGIONS = tuple(CURRENCIES)
 # missed ticks that are emitted in their order; emitting more would keep the live ones waiting
 AT_ONCE = 50
@@ -67,7 +75,7 @@ class Index:
         # whether the curve is that of the last tick
         self._evaluated = False
 
-    def compute(self, aggregate: Aggregate) -> Record:
+    def compute(self, aggregate: Aggregate) -> IndexRecord:
         """Return the record of one tick."""
         p = self.parameters
         ts_ns = aggregate.ts_ns
@@ -78,55 +86,54 @@ class Index:
         composite = self._composite(aggregate, used)
         regions = {region: self._region(region, aggregate, judged) for region in REGIONS}
         fx = aggregate.fx
-        kr, gl = regions["KR"]["value_raw"], regions["GL"]["value_raw"]
-        raw = composite.value
+        kr, gl = regions["KR"].value_raw, regions["GL"].value_raw
+        raw = composite.value_raw
         usd_krw = aggregate.usd_krw or p.usd_krw
         rate = fx.doubted if fx.rate is None else fx.rate
         parts = premium(kr, gl, rate, usd_krw)
-        doubted = fx.rate is None or any(one["unjudged"] for one in regions.values())
-        status = "null" if raw is None else self._status(aggregate, reasons)
+        doubted = fx.rate is None or any(one.unjudged for one in regions.values())
         self.last_ts_ns = ts_ns
-        return {
-            "ts_ms": milliseconds(ts_ns),
-            "asset": self.asset,
-            "status": status,
-            "reason": composite.reason,
-            "value": None if raw is None else rounded(raw, p.decimals),
-            "value_raw": raw,
-            "value_full": composite.value_full,
-            "curve_end": composite.curve_end,
-            "utilised_depth": composite.utilised_depth,
-            "lambda": composite.rate,
-            "size_cap": composite.size_cap,
-            "coverage_depth": composite.coverage_depth,
-            "depth_limited": composite.depth_limited,
-            "fx": fx.rate,
-            "fx_status": fx.status,
-            "fx_doubted": fx.doubted,
-            "venues": self._venues(aggregate, reasons, composite.shares),
-            "fx_venues": _fx_venues(aggregate),
-            "flagged": sorted(self.filter.flags),
-            "fx_flagged": fx.flagged,
-            "split": self.filter.split,
-            "failed": self._failed(ts_ns, raw),
-            "best_bid": composite.best_bid,
-            "best_ask": composite.best_ask,
-            "kr": kr,
-            "gl": gl,
-            "value_krw": None if raw is None or fx.rate is None else raw * fx.rate,
-            "premium": parts["b"],
-            "premium_unjudged": None if parts["b"] is None else doubted,
-            "premium_parts": parts,
-            "premium_executable": self._executable(aggregate, regions),
-            "confidence": confidence(_prices(used)),
-            "median_capped": median_capped((one.mid or 0.0 for one in used), p.clamp),
-            "twap": self.averages[COMPOSITE].update(ts_ns, raw),
-            "liquidity": self._liquidity() if raw is not None else [],
-            "regions": regions,
-            "inputs": _inputs(aggregate),
-            "method_version": METHOD_VERSION,
-            "parameter_hash": self.hash,
-        }
+        return IndexRecord(
+            asset=self.asset,
+            ts_ms=milliseconds(ts_ns),
+            status="null" if raw is None else self._status(aggregate, reasons),
+            reason=composite.reason,
+            value=None if raw is None else rounded(raw, p.decimals),
+            value_raw=raw,
+            value_full=composite.value_full,
+            value_krw=None if raw is None or fx.rate is None else raw * fx.rate,
+            best_bid=composite.best_bid,
+            best_ask=composite.best_ask,
+            fx=fx.rate,
+            fx_status=fx.status,
+            kr=kr,
+            gl=gl,
+            regions=regions,
+            premium=parts.b,
+            premium_parts=parts,
+            premium_unjudged=None if parts.b is None else doubted,
+            premium_executable=self._executable(aggregate, regions),
+            fx_doubted=fx.doubted,
+            median_capped=median_capped((one.mid or 0.0 for one in used), p.clamp),
+            confidence=confidence(_prices(used)),
+            twap=self.averages[COMPOSITE].update(ts_ns, raw),
+            utilised_depth=composite.utilised_depth,
+            rate=composite.rate,
+            coverage_depth=composite.coverage_depth,
+            depth_limited=composite.depth_limited,
+            curve_end=composite.curve_end,
+            size_cap=composite.size_cap,
+            liquidity=self._liquidity() if raw is not None else [],
+            flagged=sorted(self.filter.flags),
+            fx_flagged=fx.flagged,
+            split=self.filter.split,
+            failed=self._failed(ts_ns, raw),
+            method_version=METHOD_VERSION,
+            parameter_hash=self.hash,
+            venues=_venues(aggregate.venues, ts_ns, reasons, composite.shares),
+            fx_venues=_venues(aggregate.fx_venues, ts_ns, fx.reasons, fx.shares, native=True),
+            inputs=_inputs(aggregate),
+        )
 
     def missed(self, first_ns: int, last_ns: int, step_ns: int) -> Outage:
         """Pass over ticks that were missed, a multiple of `step_ns` each, and return them."""
@@ -174,18 +181,16 @@ class Index:
         by_region = p.regions == "default"
         self._evaluated = False
         if by_region and self.filter.split:
-            return Valuation("regime_split")
+            return Valuation(INDEX_CURRENCY, reason="regime_split")
         present = {one.region for one in used}
         if len(used) < p.min_venues or (by_region and not present.issuperset(REGIONS)):
-            return Valuation("too_few_venues")
+            return Valuation(INDEX_CURRENCY, reason="too_few_venues")
         self._evaluated = True
         return evaluate(
             self._curve, aggregate.ladders[COMPOSITE], self._names, {one.name for one in used}
         )
 
-    def _region(
-        self, region: str, aggregate: Aggregate, judged: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def _region(self, region: str, aggregate: Aggregate, judged: Mapping[str, str]) -> Valuation:
         p = self.parameters
         currency = CURRENCIES[region]
         own = currency != INDEX_CURRENCY
@@ -204,37 +209,22 @@ class Index:
         if unjudged:
             used = usable
         ladder = aggregate.ladders[currency if own else COMPOSITE]
-        result = evaluate(
-            self._region_curves[region], ladder, self._names, {one.name for one in used}
+        found = evaluate(
+            self._region_curves[region], ladder, self._names, {one.name for one in used}, currency
         )
         mids = [mid for one in used if (mid := one.native_mid if own else one.mid) is not None]
         middle = median_capped(mids, p.clamp)
-        raw = result.value
-        alarm = (
-            abs(middle / raw - 1.0) > p.alarm if raw is not None and middle is not None else None
-        )
-        return {
-            "currency": currency,
-            "value": None if raw is None else rounded(raw, p.decimals),
-            "value_raw": raw,
-            "value_full": result.value_full,
-            "reason": result.reason,
-            "single_source": len(used) == 1 if used else None,
-            "unjudged": unjudged,
-            "curve_end": result.curve_end,
-            "utilised_depth": result.utilised_depth,
-            "lambda": result.rate,
-            "size_cap": result.size_cap,
-            "coverage_depth": result.coverage_depth,
-            "depth_limited": result.depth_limited,
-            "best_bid": result.best_bid,
-            "best_ask": result.best_ask,
-            "shares": result.shares,
-            "confidence": confidence(_prices(used, native=own)),
-            "median_capped": middle,
-            "alarm": alarm,
-            "twap": self.averages[region].update(aggregate.ts_ns, raw),
-        }
+        raw = found.value_raw
+        if raw is not None:
+            found.value = rounded(raw, p.decimals)
+            if middle is not None:
+                found.alarm = abs(middle / raw - 1.0) > p.alarm
+        found.single_source = len(used) == 1 if used else None
+        found.unjudged = unjudged
+        found.confidence = confidence(_prices(used, native=own))
+        found.median_capped = middle
+        found.twap = self.averages[region].update(aggregate.ts_ns, raw)
+        return found
 
     def _status(self, aggregate: Aggregate, reasons: Mapping[str, str]) -> str:
         whole = not reasons and aggregate.fx.status not in ("held", "suspect")
@@ -248,39 +238,25 @@ class Index:
             self.null_since_ns = ts_ns
         return ts_ns - self.null_since_ns >= self.failed_after_ns
 
-    def _venues(
-        self, aggregate: Aggregate, reasons: Mapping[str, str], shares: Mapping[str, float]
-    ) -> dict[str, Any]:
-        return {
-            one.name: {
-                "mid": one.mid,
-                "age_ms": one.age_ms(aggregate.ts_ns),
-                "used": one.name not in reasons,
-                "reason": reasons.get(one.name),
-                "share": shares.get(one.name, 0.0),
-            }
-            for one in aggregate.venues
-        }
-
-    def _liquidity(self) -> list[dict[str, float | None]]:
+    def _liquidity(self) -> list[LiquidityRecord]:
         fees = self.parameters.taker_fees
         return [
-            {
-                "size": size,
-                "bid": average_price(self._curve, BIDS, size, self._names, fees),
-                "ask": average_price(self._curve, ASKS, size, self._names, fees),
-            }
+            LiquidityRecord(
+                size,
+                average_price(self._curve, BIDS, size, self._names, fees),
+                average_price(self._curve, ASKS, size, self._names, fees),
+            )
             for size in self.parameters.sizes
         ]
 
     def _executable(
-        self, aggregate: Aggregate, regions: Mapping[str, Any]
-    ) -> list[dict[str, float | None]]:
+        self, aggregate: Aggregate, regions: Mapping[str, Valuation]
+    ) -> list[ExecutableRecord]:
         # what is left of the premium when both legs are traded at market, fees paid
         rate, fees = aggregate.fx.rate, self.parameters.taker_fees
-        if rate is None or any(one["value_raw"] is None for one in regions.values()):
+        if rate is None or any(one.value_raw is None for one in regions.values()):
             return []
-        rows: list[dict[str, float | None]] = []
+        rows = []
         for size in self.parameters.sizes:
             prices = {
                 (region, side): average_price(curve, side, size, self._names, fees)
@@ -288,11 +264,11 @@ class Index:
                 for side in (BIDS, ASKS)
             }
             rows.append(
-                {
-                    "size": size,
-                    "sell_kr": _ratio(prices["KR", BIDS], prices["GL", ASKS], rate),
-                    "buy_kr": _ratio(prices["KR", ASKS], prices["GL", BIDS], rate),
-                }
+                ExecutableRecord(
+                    size,
+                    executable_premium(prices["KR", BIDS], prices["GL", ASKS], rate),
+                    executable_premium(prices["KR", ASKS], prices["GL", BIDS], rate),
+                )
             )
         return rows
 
@@ -320,7 +296,7 @@ class IndexCalculator:
     def __init__(
         self,
         parameters_of: Callable[[str], IndexParameters],
-        emit: Callable[[Record, Aggregate | None], None],
+        emit: Callable[[IndexRecord, Aggregate | None], None],
         *,
         interval_ns: int = 0,
         depths: Mapping[str, int] | None = None,
@@ -378,9 +354,9 @@ class IndexCalculator:
         self._miss(index, ts_ns)
         record = index.compute(aggregate)
         self.counts["ticks"] += 1
-        self.counts["nulls"] += record["value"] is None
+        self.counts["nulls"] += record.value is None
         if index.published.span(ts_ns) is not None:
-            record["repeated"] = True
+            record.repeated = True
             self.counts["repeated"] += 1
         index.published.add(ts_ns)
         self._emit(record, aggregate)
@@ -452,12 +428,6 @@ class IndexCalculator:
             self._emit(record, None)
 
 
-def _ratio(korean: float | None, world: float | None, rate: float) -> float | None:
-    if korean is None or world is None:
-        return None
-    return korean / (world * rate) - 1.0
-
-
 def _prices(used: list[VenueFacts], *, native: bool = False) -> list[tuple[float, float]]:
     return [
         (one.bid / rate, one.ask / rate)
@@ -468,28 +438,34 @@ def _prices(used: list[VenueFacts], *, native: bool = False) -> list[tuple[float
     ]
 
 
-def _fx_venues(aggregate: Aggregate) -> dict[str, Any]:
-    fx = aggregate.fx
+def _venues(
+    venues: Iterable[VenueFacts],
+    ts_ns: int,
+    reasons: Mapping[str, str],
+    shares: Mapping[str, float],
+    *,
+    native: bool = False,
+) -> dict[str, VenueRecord]:
     return {
-        one.name: {
-            "mid": one.native_mid,
-            "age_ms": one.age_ms(aggregate.ts_ns),
-            "used": one.name not in fx.reasons,
-            "reason": fx.reasons.get(one.name),
-            "share": fx.shares.get(one.name, 0.0),
-        }
-        for one in fx.venues
+        one.name: VenueRecord(
+            used=one.name not in reasons,
+            reason=reasons.get(one.name),
+            share=shares.get(one.name, 0.0),
+            mid=one.native_mid if native else one.mid,
+            age_ms=one.age_ms(ts_ns),
+        )
+        for one in venues
     }
 
 
-def _inputs(aggregate: Aggregate) -> dict[str, Any]:
+def _inputs(aggregate: Aggregate) -> dict[str, InputRecord]:
     return {
-        one.name: {
-            "publisher": one.publisher,
-            "epoch": one.epoch,
-            "sequence": one.sequence,
-            "received_ns": one.received_ns,
-            "changed_ns": one.changed_ns,
-        }
-        for one in (*aggregate.venues, *aggregate.fx.venues)
+        one.name: InputRecord(
+            publisher=one.publisher,
+            epoch=one.epoch,
+            sequence=one.sequence,
+            received_ns=one.received_ns,
+            changed_ns=one.changed_ns,
+        )
+        for one in (*aggregate.venues, *aggregate.fx_venues)
     }

@@ -1,7 +1,8 @@
 """A hash over each UTC day's stored records, chained to the day before.
 
     digest(day) = SHA-256 over the rows of index_tick, then of index_venue, each ordered by their
-                  keys and written as one JSON array of its columns and a line end
+                  keys and written as one JSON array of its columns and a line end; columns that
+                  were added later come last, without those at the end that have nothing
     link(day)   = SHA-256(previous link as hex, digest as hex)
 
 Anybody with the two tables can compute both again; a changed, added or missing row changes every
@@ -22,7 +23,7 @@ import psycopg
 from coinspace.clock import SECOND_NS
 from coinspace.errors import StorageError
 from coinspace.index.backlog import first_open_ns
-from coinspace.index.records import Row
+from coinspace.storage.records import Row
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE, Table
 
 DAY_NS = 86_400 * SECOND_NS
@@ -82,9 +83,23 @@ def _rows(
             f" AND ts < {start_ns + step}::timestamp_ns ORDER BY {order}"
         )
         try:
-            yield from connection.execute(query, binary=True)
+            for row in connection.execute(query, binary=True):
+                yield hashed_columns(row, table.hashed)
         except psycopg.Error as error:
             raise StorageError(f"records of a day: expected rows, {error}", table.name) from None
+
+
+def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
+    """Return the columns that are hashed: without added ones at the end that have nothing.
+
+    A row from before a column was added keeps its hash so: the column is null in it, or false.
+
+    Args: first: how many columns there were at first.
+    """
+    end = len(row)
+    while end > first and (row[end - 1] is None or row[end - 1] is False):
+        end -= 1
+    return row[:end]
 
 
 def stored_links(connection: psycopg.Connection[Any]) -> list[Link]:

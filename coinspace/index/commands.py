@@ -15,12 +15,15 @@ from typing import Any
 
 import click
 import orjson
+from msgspec import to_builtins
 
 from coinspace.clock import MILLISECOND_NS, check_ms, now_ns
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
-from coinspace.index.calculator import Index, Record
-from coinspace.index.snapshots import LATEST_MS, SnapshotReader
+from coinspace.index.calculator import Index
+from coinspace.index.recompute.snapshots import LATEST_MS, SnapshotReader
+from coinspace.market import as_named
+from coinspace.method.record import IndexRecord
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
@@ -91,7 +94,7 @@ def compute_index(
             output.take(record, index)
     else:
         # recordings need the collectors, whose imports take longer than most snapshots
-        from coinspace.index.feeds import from_feeds
+        from coinspace.index.recompute.feeds import from_feeds
 
         replay = from_feeds(feeds, settings, chosen, output.take)
         if replay.pauses:
@@ -109,13 +112,13 @@ class Output:
         self._found = False
         self.records = 0
 
-    def take(self, record: Record, index: Index) -> None:
+    def take(self, record: IndexRecord, index: Index) -> None:
         """Take the next record; `index` still holds its curve."""
         self.records += 1
         if self._wanted_ms is not None:
-            if record["ts_ms"] == self._wanted_ms:
+            if record.ts_ms == self._wanted_ms:
                 self._found = True
-                write({**record, **index.explain()})
+                write({**to_builtins(record), **index.explain()})
         elif self._hash is not None:
             self._hash.update(orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS))
         else:
@@ -131,18 +134,20 @@ class Output:
             raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
 
 
-def reproducible(record: Record) -> Record:
+def reproducible(record: IndexRecord) -> dict[str, Any]:
     """Return what two computations of a tick have in common: no latency, no epoch."""
-    inputs = {
-        name: {key: value for key, value in one.items() if key != "epoch"}
-        for name, one in record.get("inputs", {}).items()
-    }
-    return {**record, "inputs": inputs, "latency_ns": None}
+    found: dict[str, Any] = to_builtins(record) | {"latency_ns": None}
+    for one in found["inputs"].values():
+        del one["epoch"]
+    if not record.repeated:
+        # as the hash was before records had the field
+        del found["repeated"]
+    return found
 
 
 def from_snapshots(
     path: str, chosen: Callable[[str], IndexParameters], settings: IndexSettings
-) -> Iterator[tuple[Record, Index]]:
+) -> Iterator[tuple[IndexRecord, Index]]:
     """Yield the record of each line. Raises: SnapshotError naming a line."""
     reader = SnapshotReader(chosen, settings)
     indices: dict[str, Index] = {}
@@ -167,9 +172,10 @@ def from_snapshots(
         )
 
 
-def write(record: Record) -> None:
+def write(facts: Any) -> None:
     """Write one JSON line to stdout."""
-    sys.stdout.buffer.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    line = orjson.dumps(facts, default=to_builtins, option=orjson.OPT_APPEND_NEWLINE)
+    sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 
@@ -245,9 +251,10 @@ def verify_index(
         raise click.UsageError("--restate: expected --operator and --because too")
     if (operator or because) and not restate:
         raise click.UsageError("--operator and --because: expected --restate with them")
-    from coinspace.index.audit import Restatement, verify
+    from coinspace.index.recompute.audit import Restatement, verify
 
     settings = load(config_path)
+    assets = tuple(dict.fromkeys(as_named(one) for one in assets))
     unknown = [one for one in assets if one not in settings.index.assets]
     if unknown:
         raise ConfigError(
@@ -305,7 +312,7 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
 @config_option
 def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
     """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
-    from coinspace.index.audit import append_links, checked_links
+    from coinspace.index.recompute.audit import append_links, checked_links
 
     if no_check and not append:
         raise click.UsageError("--no-check: expected --append with it")

@@ -11,7 +11,6 @@ import psycopg
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges.constituents import constituents_of
-from coinspace.index.records import Row
 from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,
@@ -20,7 +19,8 @@ from coinspace.method.parameters import (
     parameter_hash,
 )
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 LIVE, NEXT = "live", "next"
 

@@ -14,9 +14,9 @@ from coinspace.clock import SECOND_NS
 from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
 from coinspace.index.outage import NOT_COMPUTED, Outage
-from coinspace.index.records import CONSTITUENT, FX, FX_ASSET
 from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
+from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET
 from coinspace.storage.tables import INDEX_NEXT, INDEX_TICK, OPERATOR_LOG
 
 # how far back the moment is looked for since when a book is as it is

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.method.parameters import METHOD_VERSION
+from coinspace.method.record import IndexRecord
 
 NOT_COMPUTED = "not_computed"
 
@@ -37,24 +37,20 @@ class Outage:
     def __len__(self) -> int:
         return (self.last_ns - self.first_ns) // self.step_ns + 1
 
-    def records(self, first_ns: int) -> Iterator[dict[str, Any]]:
+    def records(self, first_ns: int) -> Iterator[IndexRecord]:
         """Yield the record of each tick from `first_ns` on."""
         for ts_ns in range(first_ns, self.last_ns + 1, self.step_ns):
-            yield {
-                "ts_ms": milliseconds(ts_ns),
-                "asset": self.asset,
-                "status": "null",
-                "reason": NOT_COMPUTED,
-                "value": None,
-                "value_raw": None,
-                "venues": {},
-                "fx_venues": {},
-                "flagged": list(self.flagged),
-                "split": self.split,
-                "failed": ts_ns >= self.failed_ns,
-                "method_version": METHOD_VERSION,
-                "parameter_hash": self.parameter_hash,
-            }
+            yield IndexRecord(
+                asset=self.asset,
+                ts_ms=milliseconds(ts_ns),
+                status="null",
+                reason=NOT_COMPUTED,
+                flagged=list(self.flagged),
+                split=self.split,
+                failed=ts_ns >= self.failed_ns,
+                method_version=METHOD_VERSION,
+                parameter_hash=self.parameter_hash,
+            )
 
 
 def instant(ts_ns: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from coinspace.clock import SECOND_NS, Clock, monotonic_ns
+from coinspace.method.record import IndexRecord
 
 # asset -> how long an index may be null before the method calls it failed
 Allowed = Callable[[str], float]
@@ -27,12 +27,12 @@ class Pulse:
         self._valued_ns = dict.fromkeys(self._allowed_ns, started)
         self._reason: dict[str, str | None] = dict.fromkeys(self._allowed_ns)
 
-    def tick(self, record: Mapping[str, Any]) -> None:
+    def tick(self, record: IndexRecord) -> None:
         """Take a record."""
-        now, asset = self._clock(), record["asset"]
+        now, asset = self._clock(), record.asset
         self._ticked_ns[asset] = now
-        self._reason[asset] = record["reason"]
-        if record["value"] is not None:
+        self._reason[asset] = record.reason
+        if record.value is not None:
             self._valued_ns[asset] = now
 
     def problem(self) -> str | None:

@@ -16,12 +16,12 @@ import psycopg
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
-from coinspace.index.audit import store
 from coinspace.index.memory import CLOCK_RESET, wait_applied
 from coinspace.index.outage import NOT_COMPUTED, instant
-from coinspace.index.records import Row
+from coinspace.index.recompute.audit import store
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 from coinspace.storage.tables import INDEX_RECALC, INDEX_TICK
 
 # a clock that lost its battery says 1970 or the year of the kernel: all history would be void

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from coinspace.index.records import Row
 from coinspace.storage.deadletter import sync_folder
+from coinspace.storage.records import Row
 from coinspace.storage.tables import INDEX_TICK
 from coinspace.storage.transport import TimestampNanos
 

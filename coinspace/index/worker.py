@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import click
-import orjson
 
 from coinspace._ext.message import INDEX, Message
 from coinspace._ext.sink import Topic
@@ -18,7 +17,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, monotonic_ns, no
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, MessageError, StorageError
 from coinspace.index.backlog import Backlog, Entry, read_entries
-from coinspace.index.calculator import IndexCalculator, Record
+from coinspace.index.calculator import IndexCalculator
 from coinspace.index.chain import DAY_NS, stored_links
 from coinspace.index.governance import announce
 from coinspace.index.memory import (
@@ -32,12 +31,13 @@ from coinspace.index.memory import (
 )
 from coinspace.index.outage import Outage, instant
 from coinspace.index.pulse import Pulse
-from coinspace.index.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate, decode
+from coinspace.method.record import IndexRecord, encode
 from coinspace.process import Process, run
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 from coinspace.tasks import Tasks
@@ -392,20 +392,26 @@ class Worker:
                     self.candidate.on_time(due_ns)
             latest_ns = self.calculator.latest_published_ns
             self.ahead_ns = latest_ns - now if latest_ns > now + GIVE_UP_NS else 0
-            if silent_ns > 5 * SECOND_NS:
-                self._process.degraded("no aggregate arrives")
-            elif failed := self.pulse.problem():
-                self._process.degraded(failed)
-            elif self.sender.trouble:
-                self._process.degraded(f"records wait: {self.sender.trouble}")
-            elif self.ahead_ns:
-                self._process.degraded(
-                    f"the clock was set back: stored ticks lie in the future until"
-                    f" {instant(latest_ns)}, and instants that have a record get no second one;"
-                    " `coinspace index-reset-clock` shows them and declares them void"
-                )
+            if troubles := list(self._troubles(silent_ns)):
+                self._process.degraded("; ".join(troubles))
             else:
                 self._process.ready()
+
+    def _troubles(self, silent_ns: int) -> Iterator[str]:
+        if silent_ns > 5 * SECOND_NS:
+            yield "no aggregate arrives"
+        elif failed := self.pulse.problem():
+            yield failed
+        elif self.sender.trouble:
+            yield f"records wait: {self.sender.trouble}"
+        # beside another trouble too: it ends by an operator's word alone
+        if self.ahead_ns:
+            yield (
+                "stored ticks lie in the future until"
+                f" {instant(self.calculator.latest_published_ns)}: the clock was set back, and"
+                " their instants get no second record; wait until then, or run"
+                " `coinspace index-reset-clock`, which shows them and declares them void"
+            )
 
     def _on_message(self, message: Message) -> None:
         try:
@@ -425,23 +431,21 @@ class Worker:
         if self.candidate is not None:
             self.candidate.on_aggregate(aggregate)
 
-    def _emit(self, record: Record, aggregate: Aggregate | None) -> None:
+    def _emit(self, record: IndexRecord, aggregate: Aggregate | None) -> None:
         self.pulse.tick(record)
-        asset, at_ns = record["asset"], tick_ns(record)
+        asset, at_ns = record.asset, tick_ns(record)
         topic = self._topics.get(asset)
         if topic is None:
             topic = self._topics[asset] = self.publisher.topic(f"index.{asset}.".encode())
-        latency_ns = now_ns() - at_ns
-        self.publisher.publish(
-            topic, INDEX, orjson.dumps({**record, "latency_ns": latency_ns}), received_ns=at_ns
-        )
-        if record.get("repeated"):
+        record.latency_ns = now_ns() - at_ns
+        self.publisher.publish(topic, INDEX, encode(record), received_ns=at_ns)
+        if record.repeated:
             self._on_repeat(asset, at_ns)
             return
         # subscribers wait, the database does not
         self._first_ns.setdefault(asset, at_ns)
-        self.counts["latency_us"] = latency_ns // 1000
-        rows = [tick_row(record, latency_ns=latency_ns, aggregate=aggregate)]
+        self.counts["latency_us"] = record.latency_ns // 1000
+        rows = [tick_row(record, aggregate=aggregate)]
         if aggregate is not None:
             rows += venue_rows(record, fx=at_ns != self._fx_ts_ns)
             self._fx_ts_ns = at_ns
@@ -491,8 +495,8 @@ class Worker:
             )
         )
 
-    def _emit_candidate(self, record: Record, aggregate: Aggregate | None) -> None:
-        if record.get("repeated"):
+    def _emit_candidate(self, record: IndexRecord, aggregate: Aggregate | None) -> None:
+        if record.repeated:
             return
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
 

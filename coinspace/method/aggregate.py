@@ -1,24 +1,19 @@
 """What is known at one tick: facts of every venue, FX, and the merged ladders; and its form on
 the bus.
 
-Payload of an `aggregate.ASSET.` message: uint64 size of the JSON part, the JSON part padded to 8
-bytes, then per
-ladder `bid prices, bid sizes, ask prices, ask sizes` (float64) and `bid venues, ask venues`
-(int32, each padded to 8
-bytes). The first ladder is the composite's in index currency; the others are named by their
-currency and hold quoted
-prices. Levels are sorted by price, then venue; equal prices are not summed. Venue indices point
-into `venues`.
+Payload of an `aggregate.ASSET.` message: uint64 size of the JSON part, the JSON part (`Facts`)
+padded to 8 bytes, then per ladder `bid prices, bid sizes, ask prices, ask sizes` (float64) and
+`bid venues, ask venues` (int32, each padded to 8 bytes). The first ladder is the composite's in
+index currency; the others are named by their currency and hold quoted prices. Levels are sorted by
+price, then venue; equal prices are not summed. Venue indices point into `venues`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
-from typing import Any
+from dataclasses import dataclass, field
 
-import orjson
+import msgspec
+from msgspec import Struct
 
 from coinspace._ext.ladder import Ladder
 from coinspace.clock import MILLISECOND_NS
@@ -27,8 +22,7 @@ from coinspace.errors import MessageError
 COMPOSITE = "composite"
 
 
-@dataclass(slots=True)
-class VenueFacts:
+class VenueFacts(Struct, array_like=True, gc=False):
     """One venue at a tick, as far as it can be judged alone.
 
     Attributes:
@@ -81,22 +75,32 @@ class VenueFacts:
         return age // MILLISECOND_NS if age % MILLISECOND_NS == 0 else age / MILLISECOND_NS
 
 
-@dataclass(slots=True)
-class FxFacts:
-    """The rate in use, KRW per USDT, its status (`ok`, `held`, `suspect`, `none`), its venues.
+class FxFacts(Struct):
+    """The rate in use, KRW per USDT, and its status (`ok`, `held`, `suspect`, `none`).
 
+    `reasons`: venue -> why it does not count (the facts' own reason, frozen or deviating).
     `doubted`: what the books say where there is no rate because they are flagged or a jump is not
     confirmed; good for a premium that says so, never for prices.
     """
 
     rate: float | None = None
     status: str = "none"
-    venues: list[VenueFacts] = field(default_factory=list)
-    # venue -> why it does not count (the facts' own reason, frozen or deviating)
-    reasons: dict[str, str] = field(default_factory=dict)
-    flagged: list[str] = field(default_factory=list)
-    shares: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = {}
+    flagged: list[str] = []
+    shares: dict[str, float] = {}
     doubted: float | None = None
+
+
+class Facts(Struct):
+    """The JSON part of the payload; of each ladder its name and its levels per side."""
+
+    asset: str
+    ts_ns: int
+    usd_krw: float | None
+    venues: list[VenueFacts]
+    fx: FxFacts
+    fx_venues: list[VenueFacts]
+    ladders: list[tuple[str, int, int]]
 
 
 @dataclass(slots=True)
@@ -109,50 +113,37 @@ class Aggregate:
     fx: FxFacts
     ladders: dict[str, Ladder]
     usd_krw: float | None = None
+    fx_venues: list[VenueFacts] = field(default_factory=list)
     publisher: str = ""
     epoch: int = 0
     sequence: int = 0
 
 
-_VENUE_FIELDS = tuple(one.name for one in fields(VenueFacts))
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Facts).decode
 
 
 def _pad(n: int) -> int:
     return -n % 8
 
 
-_venue_row = attrgetter(*_VENUE_FIELDS)
-
-
-def _venue_rows(venues: Iterable[VenueFacts]) -> list[tuple[Any, ...]]:
-    return [_venue_row(one) for one in venues]
-
-
 def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
     """Return the payload of an aggregate message, and the composite's levels per side."""
-    fx = aggregate.fx
-    facts = orjson.dumps(
-        {
-            "asset": aggregate.asset,
-            "ts_ns": aggregate.ts_ns,
-            "usd_krw": aggregate.usd_krw,
-            "venues": _venue_rows(aggregate.venues),
-            "fx": {
-                "rate": fx.rate,
-                "status": fx.status,
-                "reasons": fx.reasons,
-                "flagged": fx.flagged,
-                "shares": fx.shares,
-                "doubted": fx.doubted,
-            },
-            "fx_venues": _venue_rows(fx.venues),
-            "ladders": [[name, one.n_bids, one.n_asks] for name, one in aggregate.ladders.items()],
-        }
+    counts = [(name, one.n_bids, one.n_asks) for name, one in aggregate.ladders.items()]
+    facts = _encode(
+        Facts(
+            aggregate.asset,
+            aggregate.ts_ns,
+            aggregate.usd_krw,
+            aggregate.venues,
+            aggregate.fx,
+            aggregate.fx_venues,
+            counts,
+        )
     )
     parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
     parts += [ladder.pack() for ladder in aggregate.ladders.values()]
-    first = next(iter(aggregate.ladders.values()), None)
-    n_bids, n_asks = (first.n_bids, first.n_asks) if first is not None else (0, 0)
+    _, n_bids, n_asks = counts[0] if counts else ("", 0, 0)
     return b"".join(parts), n_bids, n_asks
 
 
@@ -168,29 +159,25 @@ def decode(
         size = int.from_bytes(view[:8], "little")
         if len(view) < 8 or size > len(view) - 8:
             raise ValueError(f"{size} bytes of facts in {len(view)}")
-        facts = orjson.loads(view[8 : 8 + size])
+        facts = _decode(view[8 : 8 + size])
         offset = 8 + size + _pad(size)
         ladders = {}
-        for name, n_bids, n_asks in facts["ladders"]:
+        for name, n_bids, n_asks in facts.ladders:
             ladder = ladders[name] = Ladder()
-            offset = ladder.unpack(view, offset, n_bids, n_asks, len(facts["venues"]))
+            offset = ladder.unpack(view, offset, n_bids, n_asks, len(facts.venues))
         if offset != len(view):
             raise ValueError(f"{offset} bytes used of {len(view)}")
-        fx = FxFacts(**facts["fx"], venues=[_venue(row) for row in facts["fx_venues"]])
-        return Aggregate(
-            facts["asset"],
-            facts["ts_ns"],
-            [_venue(row) for row in facts["venues"]],
-            fx,
-            ladders,
-            facts["usd_krw"],
-            publisher,
-            epoch,
-            sequence,
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(f"aggregate payload: expected facts and ladders, {error}") from None
-
-
-def _venue(row: list[Any]) -> VenueFacts:
-    return VenueFacts(*row)
+    return Aggregate(
+        facts.asset,
+        facts.ts_ns,
+        facts.venues,
+        facts.fx,
+        ladders,
+        facts.usd_krw,
+        facts.fx_venues,
+        publisher,
+        epoch,
+        sequence,
+    )

@@ -147,7 +147,7 @@ class FxIndex:
         if value is None and doubted is None:
             doubted = self._value(books, [reasons.get(one.name) == DEVIATING for one in venues])
         flagged = sorted(self.filter.flags)
-        return FxFacts(value, status, venues, reasons, flagged, shares, doubted)
+        return FxFacts(value, status, reasons, flagged, shares, doubted)
 
     def _value(self, books: list[VenueBook], used: list[bool]) -> float | None:
         if not any(used):

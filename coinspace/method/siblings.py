@@ -12,6 +12,7 @@ import numpy as np
 from coinspace._ext.curve import Curve
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
+from coinspace.method.record import PremiumRecord
 
 BIDS, ASKS = 0, 1
 
@@ -51,7 +52,7 @@ def median_capped(mids: Iterable[float], clamp: float) -> float | None:
 
 def premium(
     korean: float | None, world: float | None, krw_per_usdt: float | None, usd_krw: float | None
-) -> dict[str, float | None]:
+) -> PremiumRecord:
     """Return the premium: b on coin basis; a on fiat basis and c of the coin only with a
     reference rate.
 
@@ -65,7 +66,16 @@ def premium(
             a = korean / (world * usd_krw) - 1.0
         if krw_per_usdt is not None:
             c = krw_per_usdt / usd_krw - 1.0
-    return {"a": a, "b": b, "c": c}
+    return PremiumRecord(a, b, c)
+
+
+def executable_premium(
+    korean: float | None, world: float | None, krw_per_usdt: float
+) -> float | None:
+    """Return what is left of the premium between two average prices, None without one of them."""
+    if korean is None or world is None:
+        return None
+    return korean / (world * krw_per_usdt) - 1.0
 
 
 def average_price(

@@ -16,7 +16,7 @@ from coinspace.bus.segments import horizon_s
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
-from coinspace.storage.address import root
+from coinspace.storage.questdb.address import root
 from coinspace.storage.watch import look
 from coinspace.tuning import missing_processors, spins, unmatched
 

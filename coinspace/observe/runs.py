@@ -23,14 +23,14 @@ from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.collector.orderbook import OrderBookStage
-from coinspace.collector.replay import Replay
+from coinspace.collector.tools.offline import Replay
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, MarketError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.feed.format import FeedReader, Record
 from coinspace.index.calculator import IndexCalculator
 from coinspace.market import market_of_dashed
 from coinspace.observe.wire import Wire
+from coinspace.recording.format import FeedReader, Record
 from coinspace.storage.rows import Venue, store_orderbook
 from coinspace.storage.sender import Sender
 from coinspace.text import printable
@@ -117,8 +117,8 @@ def market_of(symbol: str) -> str | None:
 
 def simulated(folder: Path, seed: int = SIMULATED_SEED, seconds: float = SIMULATED_S) -> list[Path]:
     """Write the simulated exchanges' feeds of that many seconds; the same bytes everywhere."""
-    from coinspace.feed.simulated_feed import write_feeds
-    from coinspace.feed.simulator.engine import DEFAULT_MARKETS
+    from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+    from coinspace.simulator.simulated_feed import write_feeds
 
     written = write_feeds(folder / "bench.feed.zst", seed, DEFAULT_MARKETS, duration_s=seconds)
     return [Path(line["path"]) for line in written]

@@ -17,7 +17,7 @@ from picows import WSTransport, ws_connect
 from coinspace._ext.collector import Collector
 from coinspace._ext.collector_listener import FrameListener
 from coinspace.errors import CoinSpaceError
-from coinspace.feed.connection import TEXT, encode_frame
+from coinspace.simulator.connection import TEXT, encode_frame
 
 # RFC 6455, 1.3: what a server appends to the client's key
 ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

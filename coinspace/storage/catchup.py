@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,16 @@ import structlog
 
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
-from coinspace.bus.catchup import Fetched, Held, JournalClient
 from coinspace.bus.journal import is_written, journal_folder
+from coinspace.bus.journal_client import Fetched, Held, JournalClient
 from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
-from coinspace.errors import JournalError, MessageError
+from coinspace.errors import JournalError, MessageError, StorageError
+from coinspace.storage import position
 from coinspace.storage.gaps import Damage
-from coinspace.storage.ledger import Hole, Stream, joined
+from coinspace.storage.ledger import Hole, Stream, StreamKey, joined
+from coinspace.storage.questdb.address import address
 from coinspace.storage.stage import Stage
 
 IDLE_S = 1.0
@@ -43,11 +45,14 @@ SLICE = 64
 # batches given to the sender ahead of live messages; more would only wait in memory
 BATCHES_AHEAD = 3
 ROOM_POLL_S = 0.005
+DRAIN_S = 10.0
 
 log = structlog.get_logger("catchup")
 
 
 T = TypeVar("T")
+
+OpenHoles = Callable[[str, Collection[Stream]], Awaitable[tuple[dict[StreamKey, list[Hole]], bool]]]
 
 
 class Source(Protocol):
@@ -105,9 +110,19 @@ class _Publisher:
 
 
 class CatchUp:
-    """Fills the holes of a stage. `run` it as a task; `wake` it when a hole was found."""
+    """Fills the holes of a stage. `run` it as a task; `wake` it when a hole was found.
 
-    def __init__(self, settings: Settings, stage: Stage, publishers: list[str]) -> None:
+    Args: open_holes: reads what `position.open_holes` says, of a publisher's streams.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stage: Stage,
+        publishers: list[str],
+        open_holes: OpenHoles | None = None,
+    ) -> None:
+        self._open_holes = open_holes or partial(_open_holes, settings)
         self._settings = settings
         self._stage = stage
         self._ahead = BATCHES_AHEAD * settings.storage.batch_rows
@@ -137,6 +152,7 @@ class CatchUp:
                 for stream, hole in list(self._stage.ledger.holes()):
                     if stream.publisher == publisher.name:
                         progress |= await self._try(publisher, stream, hole)
+                progress |= await self._read_again(publisher)
             except Exception as error:
                 # a defect of one answer must not end the catching up of all
                 self.failures += 1
@@ -163,8 +179,10 @@ class CatchUp:
     def problems(self) -> list[str]:
         """Say which journals are missed."""
         waiting: dict[str, int] = {}
-        for stream, hole in self._stage.ledger.holes():
-            waiting[stream.publisher] = waiting.get(stream.publisher, 0) + hole.count
+        for stream in self._stage.ledger.streams.values():
+            # of those that were put off not the size is known: a message each at least
+            if count := stream.put_off + sum(hole.count for hole in stream.holes):
+                waiting[stream.publisher] = waiting.get(stream.publisher, 0) + count
         return [
             f"{waiting[name]} messages wait for the journal of {name}: {publisher.problem}"
             for name, publisher in self._publishers.items()
@@ -257,6 +275,32 @@ class CatchUp:
             publisher.inventory_at = publisher.not_before = 0.0
             publisher.wake.set()
 
+    async def _read_again(self, publisher: _Publisher) -> bool:
+        """Take up the holes that were put off, once those before them are closed."""
+        ledger = self._stage.ledger
+        streams = [
+            stream
+            for stream in ledger.streams.values()
+            if stream.publisher == publisher.name and stream.put_off and not stream.holes
+        ]
+        if not streams or time.monotonic() < publisher.not_before:
+            return False
+        # what was given to the sender has to be in the database
+        if not await self._stage.sender.drained(DRAIN_S):
+            return False
+        try:
+            holes, all_read = await self._open_holes(publisher.name, streams)
+        except StorageError as error:
+            self.failures += 1
+            publisher.problem = str(error)
+            return False
+        for stream in streams:
+            # a row of one that was found meanwhile may have been read too
+            known = {hole.first for hole in stream.holes}
+            found = [hole for hole in holes.get(stream.key, ()) if hole.first not in known]
+            ledger.read_again(stream, found, all_read=all_read)
+        return True
+
     async def _try(self, publisher: _Publisher, stream: Stream, hole: Hole) -> bool:
         if hole not in stream.holes or time.monotonic() < publisher.not_before:
             return False
@@ -330,6 +374,12 @@ class CatchUp:
         publisher.failures = min(publisher.failures + 1, 10)
         publisher.not_before = time.monotonic() + pause
         return None
+
+
+async def _open_holes(
+    settings: Settings, publisher: str, streams: Collection[Stream]
+) -> tuple[dict[StreamKey, list[Hole]], bool]:
+    return await position.open_holes(address(settings), publisher, streams)
 
 
 def _pause(publisher: _Publisher) -> float:

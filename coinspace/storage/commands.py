@@ -19,9 +19,9 @@ from coinspace.clock import SECOND_NS, check_ms, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health, run
-from coinspace.storage import keeper
-from coinspace.storage.address import address, root
-from coinspace.storage.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
+from coinspace.storage.questdb import keeper
+from coinspace.storage.questdb.address import address, root
+from coinspace.storage.questdb.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
 from coinspace.text import printable
 
 if TYPE_CHECKING:

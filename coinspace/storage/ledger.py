@@ -20,6 +20,8 @@ STREAMS_LIMIT = 1 << 18
 # epochs of one publisher that wait for its journal; what is dropped is fetched once more if it is
 # ever found there, and replaces itself
 EPOCHS_LIMIT = 64
+# holes of one stream kept here; the others stand in `gap` alone, and are read from there in turn
+HOLES_LIMIT = 1000
 
 
 @dataclass(eq=False, slots=True)
@@ -49,7 +51,9 @@ class Hole:
 class Stream:
     """One topic of one publisher since one start of it.
 
-    Attributes: last = highest sequence that is accounted for or part of a hole.
+    Attributes:
+        last: highest sequence that is accounted for or part of a hole.
+        put_off: its holes that only the database knows.
     """
 
     publisher: str
@@ -61,6 +65,12 @@ class Stream:
     holes: list[Hole] = field(default_factory=list)
     # the newest hole, while it has no row in `gap` and may still grow
     growing: Hole | None = None
+    put_off: int = 0
+
+    @property
+    def missing(self) -> bool:
+        """Whether anything of it is in a hole."""
+        return bool(self.holes or self.put_off)
 
     @property
     def key(self) -> StreamKey:
@@ -80,6 +90,7 @@ class Ledger:
         self.streams: dict[StreamKey, Stream] = {}
         self.finished: dict[str, set[int]] = {}
         self.holes_found = 0
+        self.holes_put_off = 0
         self.sequences_missed = 0
 
     def stream(self, publisher: str, topic: bytes, epoch: int) -> Stream:
@@ -103,7 +114,7 @@ class Ledger:
         Args: held: epochs that its journal holds, after all of them were compared.
         """
         own = [s for s in self.streams.values() if s.publisher == publisher and s.epoch < before]
-        waiting = {stream.epoch for stream in own if stream.holes}
+        waiting = {stream.epoch for stream in own if stream.missing}
         ended = {stream.epoch for stream in own} - waiting
         for stream in own:
             if stream.epoch in ended:
@@ -127,7 +138,24 @@ class Ledger:
     def restore(self, stream: Stream, last: int, holes: list[Hole]) -> None:
         """Take over what the database says of a stream."""
         stream.last = max([stream.last, last, *(hole.last for hole in holes)])
-        stream.holes += holes
+        self._keep(stream, holes)
+
+    def read_again(self, stream: Stream, holes: list[Hole], *, all_read: bool) -> None:
+        """Take up holes that were put off.
+
+        Args: all_read: the database has no others of this stream.
+        """
+        stream.put_off = 0 if all_read else max(1, stream.put_off - len(holes))
+        self._keep(stream, holes)
+
+    def _keep(self, stream: Stream, holes: list[Hole]) -> None:
+        room = max(0, HOLES_LIMIT - len(stream.holes))
+        stream.holes += holes[:room]
+        self._put_off(stream, len(holes[room:]))
+
+    def _put_off(self, stream: Stream, holes: int) -> None:
+        stream.put_off += holes
+        self.holes_put_off += holes
 
     def expect(self, stream: Stream, last: int, now_ns: int, reason: str) -> None:
         """Note that sequences up to `last` exist: those not accounted for are a hole."""
@@ -164,6 +192,10 @@ class Ledger:
         hole.announced = True
         if stream.growing is hole:
             stream.growing = None
+        if len(stream.holes) > HOLES_LIMIT:
+            # its row is all that is needed to find it again
+            stream.holes.remove(hole)
+            self._put_off(stream, 1)
 
     def close(self, stream: Stream, hole: Hole) -> None:
         """Forget a hole that has been filled or given up."""

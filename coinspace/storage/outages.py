@@ -6,6 +6,7 @@ ends when the venue works again.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ WORKING = {"synced", "subscribed", "ready"}
 BOOK_WORKING = {"synced", "ready"}
 
 VenueKey = tuple[str, str, str]
+# rows that memory had no place for: while the database does not answer, a market that comes and
+# goes makes two a second at most
+OWED_LIMIT = 20_000
 
 
 @dataclass
@@ -38,7 +42,8 @@ class Outages:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self.open: dict[VenueKey, Outage] = {}
-        self._owed: list[tuple[VenueKey, Outage]] = []
+        self._owed: deque[tuple[VenueKey, Outage]] = deque()
+        self.dropped = 0
         self._epochs: dict[str, int] = {}
         self._venues: dict[str, set[tuple[str, str]]] = {}
 
@@ -91,7 +96,7 @@ class Outages:
 
     def settle(self) -> None:
         """Write the rows that memory had no place for."""
-        owed, self._owed = self._owed, []
+        owed, self._owed = self._owed, deque()
         for key, outage in owed:
             self._write(key, outage)
 
@@ -118,6 +123,13 @@ class Outages:
             closed_ns=outage.closed_ns,
             lost=outage.lost,
         ):
+            if self._owed and self._owed[-1][1] is outage:
+                # its end, which replaces the row of its beginning
+                return
+            if len(self._owed) >= OWED_LIMIT:
+                # the states themselves are in the journals
+                self._owed.popleft()
+                self.dropped += 1
             self._owed.append((key, outage))
 
 

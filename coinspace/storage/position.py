@@ -7,6 +7,7 @@ rows are stored in order, and a hole's row before anything behind it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,17 @@ from coinspace.bus.topics import build
 from coinspace.clock import SECOND_NS
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
-from coinspace.storage.address import Address
-from coinspace.storage.ledger import STREAMS_LIMIT, Hole
+from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.outages import Outage
+from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import OURS
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import VIEWS
 
 APPLY_TIMEOUT_S = 30.0
 POLL_S = 0.05
+# rows of open holes that are read at a time
+READ_AGAIN = 10_000
 DAY_NS = 86_400 * SECOND_NS
 VIEW_NAMES = {view.name for view in VIEWS}
 # who publishes a kind; `state` rows name their publisher
@@ -137,6 +140,40 @@ async def restore(
         stream = stage.ledger.stream(publisher, topic, epoch)
         stage.ledger.restore(stream, sequence, holes.get(stream.key, []))
     return len(last)
+
+
+async def open_holes(
+    found: Address, publisher: str, streams: Collection[Stream]
+) -> tuple[dict[StreamKey, list[Hole]], bool]:
+    """Return the open holes of some streams of a publisher, the oldest first.
+
+    Every row of `gap` that was given to the sender must have been stored before.
+    Returns: the holes, and whether there are no others.
+    Raises: StorageError when the database cannot be read.
+    """
+    connection = await connect(found)
+    wanted = {stream.key for stream in streams}
+    try:
+        async with connection:
+            await wait_applied(connection, {"gap"})
+            cursor = await connection.execute(
+                "SELECT kind, exchange, market, reason, epoch, first, last, ts::long FROM gap"
+                " WHERE status = %s AND publisher = %s AND kind != %s"
+                f" ORDER BY ts LIMIT {READ_AGAIN}",
+                (gaps.OPEN, publisher, gaps.VENUE),
+            )
+            rows = await cursor.fetchall()
+    except psycopg.Error as error:
+        raise StorageError(f"reading gaps: {str(error).splitlines()[0]}") from None
+    holes: dict[StreamKey, list[Hole]] = {}
+    for kind, exchange, market, reason, epoch, first, last, ts in rows:
+        try:
+            key = (publisher, build(kind, exchange, market), epoch)
+        except MessageError:
+            continue
+        if key in wanted:
+            holes.setdefault(key, []).append(Hole(first, last, ts, reason or "", announced=True))
+    return holes, len(rows) < READ_AGAIN
 
 
 async def damages(connection: psycopg.AsyncConnection[Any], worker: str) -> list[gaps.Damage]:

@@ -28,16 +28,16 @@ from coinspace._ext.message import (
     TRADE,
     Message,
 )
-from coinspace.bus.catchup import JournalClient
 from coinspace.bus.journal import journal_folder
+from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.segments import FOR_EVER_NS, read_journal, segment_paths
 from coinspace.bus.topics import build
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
-from coinspace.storage.address import Address, address
 from coinspace.storage.ledger import joined
+from coinspace.storage.questdb.address import Address, address
 
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
@@ -299,19 +299,23 @@ def _rows(
     exchange = publisher.rpartition("-")[2]
     # the whole time that was asked for may be years, most of them empty
     bounds = connection.execute(
-        f"SELECT min(published_ts)::long, max(published_ts)::long FROM {kind} WHERE exchange = %s",
+        "SELECT min(published_ts)::long, max(published_ts)::long, min(ts)::long, max(ts)::long"
+        f" FROM {kind} WHERE exchange = %s AND published_ts >= {report.from_ns}::timestamp_ns"
+        f" AND published_ts < {report.to_ns}::timestamp_ns",
         (exchange,),
     ).fetchone()
-    first_ns, last_ns = bounds or (None, None)
-    if first_ns is None or last_ns is None:
+    if bounds is None or None in bounds:
         return
-    to_ns = min(report.to_ns, last_ns + 1)
-    for start in range(max(report.from_ns, first_ns), to_ns, window):
-        end = min(start + window, to_ns)
+    first_ns, last_ns, oldest_ns, newest_ns = bounds
+    # a collector's clock that was off by days has put times of the exchange far from its own
+    apart = oldest_ns < first_ns - slack or newest_ns > last_ns + slack
+    for start in range(first_ns, last_ns + 1, window):
+        end = min(start + window, last_ns + 1)
+        ts_from, ts_to = (oldest_ns, newest_ns + 1) if apart else (start - slack, end + slack)
         cursor = connection.cursor()
         for market, epoch, sequence, published_ns, bits in cursor.stream(
             f"SELECT market, epoch, seq, published_ts::long, {flags} FROM {kind}"
-            f" WHERE ts >= {start - slack}::timestamp_ns AND ts < {end + slack}::timestamp_ns"
+            f" WHERE ts >= {ts_from}::timestamp_ns AND ts < {ts_to}::timestamp_ns"
             f" AND published_ts >= {start}::timestamp_ns AND published_ts < {end}::timestamp_ns"
             f" AND exchange = %s {owner} ORDER BY published_ts",
             (exchange, publisher) if owner else (exchange,),
@@ -350,10 +354,12 @@ class _Comparison:
         self._streams: dict[tuple[bytes, int], _Stream] = {}
         self._lines: dict[tuple[bytes, int], Line] = {}
         self._pending = 0
+        # whose rows of `gap` are read
+        self._epochs: set[int] = set()
 
     def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Row]]) -> None:
         with schema.connect(self._address) as connection:
-            self._read_gaps(connection)
+            self._read_found(connection)
             journal = [_Ahead(one) for one in facts]
             database = [_Ahead(one) for one in rows]
             while (start := min(one.at_ns for one in (*journal, *database))) < FOR_EVER_NS:
@@ -365,6 +371,7 @@ class _Comparison:
                         for one in source.until(end):
                             held[one.topic, one.epoch][side][one.sequence] = one
                 for key, (told, stored) in held.items():
+                    self._read_gaps(connection, key[1])
                     self._compare(connection, self._stream(*key), told, stored)
         for stream in self._streams.values():
             self._finish(stream)
@@ -390,33 +397,50 @@ class _Comparison:
             setattr(line, name, getattr(line, name) + count)
             setattr(report.total, name, getattr(report.total, name) + count)
 
-    def _read_gaps(self, connection: psycopg.Connection[Any]) -> None:
-        """Read what `gap` says of the publisher; what is missing was found after its publishing."""
+    def _read_found(self, connection: psycopg.Connection[Any]) -> None:
+        """Read what `gap` says was found within the time: of it there may be nothing else."""
         report = self._report
+        within = (
+            f"ts >= {report.from_ns}::timestamp_ns AND ts < {report.to_ns}::timestamp_ns"
+            f" AND status IN ({', '.join(map(repr, EXPLAINED))})"
+        )
+        for topic, epoch, first, last, count, status, ts in self._rows_of_gap(connection, within):
+            if first:
+                self._stream(topic, epoch).found.append((first, last, ts))
+            elif status == gaps.LOST:
+                # trades that the exchange does not report any more: they have no sequence
+                self._count(self._stream(topic, epoch), ts, lost=count, gaps=count)
+        for epoch in {epoch for _, epoch in self._streams}:
+            self._read_gaps(connection, epoch)
+
+    def _read_gaps(self, connection: psycopg.Connection[Any], epoch: int) -> None:
+        """Read all that `gap` says of an epoch, once.
+
+        Not by its times: they are of the storage worker's clock, and the publisher's may be off.
+        """
+        if epoch in self._epochs:
+            return
+        self._epochs.add(epoch)
+        by_status: dict[tuple[bytes, str], list[Range]] = defaultdict(list)
+        for topic, _, first, last, _, status, _ in self._rows_of_gap(
+            connection, f"epoch = {epoch} AND first > 0"
+        ):
+            by_status[topic, status].append((first, last))
+        for (topic, status), ranges in by_status.items():
+            self._stream(topic, epoch).gaps[status] = Ranges(ranges)
+
+    def _rows_of_gap(
+        self, connection: psycopg.Connection[Any], where: str
+    ) -> Iterator[tuple[bytes, int, int, int, int, str, int]]:
         rows = connection.cursor().stream(
             "SELECT kind, exchange, market, epoch, first, last, count, status, ts::long FROM gap"
-            f" WHERE kind != '{gaps.VENUE}' AND publisher = %s"
-            f" AND ts >= {report.from_ns - HOUR_NS}::timestamp_ns",
+            f" WHERE kind != '{gaps.VENUE}' AND publisher = %s AND {where}",
             (self._publisher,),
         )
-        by_status: dict[tuple[bytes, int, str], list[Range]] = defaultdict(list)
-        for kind, exchange, market, epoch, first, last, count, status, ts in rows:
-            try:
-                topic = build(kind, exchange, market)
-            except MessageError:
-                continue
-            within = report.from_ns <= ts < report.to_ns
-            stream = self._stream(topic, epoch)
-            if not first:
-                # trades that the exchange does not report any more: they have no sequence
-                if within and status == gaps.LOST:
-                    self._count(stream, ts, lost=count, gaps=count)
-                continue
-            by_status[topic, epoch, status].append((first, last))
-            if within and status in EXPLAINED:
-                stream.found.append((first, last, ts))
-        for (topic, epoch, status), ranges in by_status.items():
-            self._stream(topic, epoch).gaps[status] = Ranges(ranges)
+        for kind, exchange, market, *facts in rows:
+            # a damaged name is of no publisher
+            with contextlib.suppress(MessageError):
+                yield build(kind, exchange, market), *facts
 
     def _compare(
         self,

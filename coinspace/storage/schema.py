@@ -15,7 +15,7 @@ import psycopg
 from coinspace.clock import now_ns
 from coinspace.errors import StorageError
 from coinspace.storage import retention as terms
-from coinspace.storage.address import Address
+from coinspace.storage.questdb.address import Address
 from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table, View
 
 CONNECT_TIMEOUT_S = 5

@@ -23,8 +23,8 @@ from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
 from coinspace.storage import schema
-from coinspace.storage.address import Address, address
 from coinspace.storage.deadletter import DeadLetters
+from coinspace.storage.questdb.address import Address, address
 from coinspace.storage.transport import (
     Rejected,
     TimestampNanos,

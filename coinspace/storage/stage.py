@@ -111,7 +111,7 @@ class Stage:
     def announce(self, stream: Stream) -> bool:
         """Give the rows of new holes to the sender, ahead of whatever is stored next."""
         wrote = False
-        for hole in stream.holes:
+        for hole in list(stream.holes):
             if hole.announced:
                 continue
             if not gaps.write_hole(self.sender, stream, hole, gaps.OPEN):
@@ -178,10 +178,14 @@ class Stage:
             "already_stored": self.known,
             "malformed_rows": self.malformed,
             "gaps": self.ledger.holes_found,
-            "gaps_open": sum(len(stream.holes) for stream in self.ledger.streams.values()),
+            "gaps_open": sum(
+                len(stream.holes) + stream.put_off for stream in self.ledger.streams.values()
+            ),
+            "gaps_put_off": self.ledger.holes_put_off,
             "messages_missed": self.ledger.sequences_missed,
             "messages_missing": self.ledger.missing(),
             "streams": len(self.ledger.streams),
+            "outages_dropped": self.outages.dropped,
         }
 
     def _stream(self, publisher: str, message: Message) -> Stream | None:

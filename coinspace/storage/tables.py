@@ -7,7 +7,12 @@ sequence, a trade's id, an index's asset. `exchange_ts` can be null, repeated or
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from msgspec import Struct
+
+from coinspace.method.record import IndexRecord, InputRecord, Kind, VenueRecord, facts
 
 TIME = "TIMESTAMP_NS"
 EXCHANGE = ("exchange", "SYMBOL")
@@ -17,13 +22,22 @@ CAPACITY = {"exchange": 64, "market": 4096, "venue": 4096, "asset": 1024, "side"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table. keys: of deduplication; ttl: its default, "" keeps rows for ever."""
+    """One table.
+
+    Attributes:
+        keys: of deduplication. ttl: its default, "" keeps rows for ever.
+    """
 
     name: str
     columns: tuple[tuple[str, str], ...]
     keys: tuple[str, ...]
     partition: str = "DAY"
     ttl: str = ""
+
+    @property
+    def hashed(self) -> int:
+        """Number of columns up to `ts`; those behind it were added and are null in old rows."""
+        return [name for name, _ in self.columns].index("ts") + 1
 
     def create(self, ttl: str) -> str:
         """Return the CREATE statement. Args: ttl: as the server reads it, "" = rows are kept."""
@@ -187,86 +201,88 @@ GAP = Table(
     partition="MONTH",
 )
 
-# columns of one index record, named as in the record; `index_recalc` repeats them
-_RECORD = (
-    ("asset", "SYMBOL"),
-    # ok, degraded, null
-    ("status", "SYMBOL"),
-    ("reason", "SYMBOL"),
-    ("value", "DOUBLE"),
-    ("value_raw", "DOUBLE"),
-    ("value_full", "DOUBLE"),
-    ("curve_end", "SYMBOL"),
-    ("utilised_depth", "DOUBLE"),
-    ("lambda", "DOUBLE"),
-    ("size_cap", "DOUBLE"),
-    ("coverage_depth", "DOUBLE"),
-    ("depth_limited", "BOOLEAN"),
-    # KRW per USDT
-    ("fx", "DOUBLE"),
-    ("fx_status", "SYMBOL"),
-    # consolidated best
-    ("best_bid", "DOUBLE"),
-    ("best_ask", "DOUBLE"),
-    # KR value in KRW, GL value in USDT, composite converted to KRW
-    ("kr", "DOUBLE"),
-    ("gl", "DOUBLE"),
-    ("value_krw", "DOUBLE"),
-    ("premium", "DOUBLE"),
-    ("confidence", "DOUBLE"),
-    ("median_capped", "DOUBLE"),
-    ("twap", "DOUBLE"),
-    ("n_used", "INT"),
-    ("n_venues", "INT"),
-    # memory of the method: names with commas between
-    ("flagged", "VARCHAR"),
-    ("fx_flagged", "VARCHAR"),
-    ("split", "BOOLEAN"),
-    ("failed", "BOOLEAN"),
-    # JSON: regional values, premium's parts, liquidity-weighted prices
-    ("siblings", "VARCHAR"),
-    ("method_version", "LONG"),
-    ("parameter_hash", "SYMBOL"),
-    # tick to record; not part of what is compared
-    ("latency_ns", "LONG"),
-    # the aggregate behind it
-    *IDENTITY,
+# The order in which the records of a day are hashed: never changed, never extended. A field that is
+# added to the structs gets its column behind these, so that the days hashed before keep their hash.
+_TICK_ORDER = (
+    "asset status reason value value_raw value_full curve_end utilised_depth lambda size_cap"
+    " coverage_depth depth_limited fx fx_status best_bid best_ask kr gl value_krw premium"
+    " confidence median_capped twap n_used n_venues flagged fx_flagged split failed siblings"
+    " method_version parameter_hash latency_ns epoch seq original recalc_id operator because ts"
+)
+_VENUE_ORDER = (
+    "asset role venue mid age_ms used reason share publisher epoch seq received_ts changed_ts ts"
 )
 
-INDEX_TICK = Table("index_tick", (*_RECORD, ("ts", TIME)), keys=("ts", "asset"))
-# a candidate parameter set beside the live one
-INDEX_NEXT = Table("index_next", (*_RECORD, ("ts", TIME)), keys=("ts", "asset", "parameter_hash"))
-INDEX_RECALC = Table(
-    "index_recalc",
-    (
-        *_RECORD,
-        ("original", "DOUBLE"),
-        ("recalc_id", "LONG"),
-        ("operator", "SYMBOL"),
-        ("because", "VARCHAR"),
+# type of a field's column
+_TYPES: dict[Kind | None, str] = {
+    Kind.NAME: "SYMBOL",
+    Kind.NAMES: "VARCHAR",
+    Kind.FLAG: "BOOLEAN",
+    Kind.COUNT: "LONG",
+    Kind.INSTANT: TIME,
+}
+
+
+def columns_of(record: type[Struct]) -> tuple[tuple[str, str], ...]:
+    """Return the columns of a struct's fields, by name and type."""
+    return tuple(
+        (one.column, _TYPES.get(one.kind, "DOUBLE")) for one in facts(record) if one.column
+    )
+
+
+def in_order(order: str, columns: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return columns in a fixed order of names, those without a place behind the others."""
+    place = {name: number for number, name in enumerate(order.split())}
+    return tuple(sorted(columns, key=lambda one: place.get(one[0], len(place))))
+
+
+def record_table(
+    name: str,
+    record: type[Struct] = IndexRecord,
+    *more: tuple[str, str],
+    keys: tuple[str, ...] = ("ts", "asset"),
+) -> Table:
+    """Return a table of records, with columns that are not theirs."""
+    columns = (
+        *columns_of(record),
+        ("n_used", "INT"),
+        ("n_venues", "INT"),
+        # JSON: the parts without a column each
+        ("siblings", "VARCHAR"),
+        # the aggregate behind it
+        *IDENTITY,
+        *more,
         ("ts", TIME),
-    ),
+    )
+    return Table(name, in_order(_TICK_ORDER, columns), keys)
+
+
+INDEX_TICK = record_table("index_tick")
+# a candidate parameter set beside the live one
+INDEX_NEXT = record_table("index_next", keys=("ts", "asset", "parameter_hash"))
+INDEX_RECALC = record_table(
+    "index_recalc",
+    IndexRecord,
+    ("original", "DOUBLE"),
+    ("recalc_id", "LONG"),
+    ("operator", "SYMBOL"),
+    ("because", "VARCHAR"),
     keys=("ts", "asset", "recalc_id"),
 )
 INDEX_VENUE = Table(
     "index_venue",
-    (
-        ("asset", "SYMBOL"),
-        # constituent; fx: a USDT/KRW book, once per tick for all assets under the asset USDT
-        ("role", "SYMBOL"),
-        # exchange:BASE/QUOTE
-        ("venue", "SYMBOL"),
-        ("mid", "DOUBLE"),
-        ("age_ms", "DOUBLE"),
-        ("used", "BOOLEAN"),
-        ("reason", "SYMBOL"),
-        ("share", "DOUBLE"),
-        # the message that its book came from
-        ("publisher", "SYMBOL"),
-        *IDENTITY,
-        ("received_ts", TIME),
-        ("changed_ts", TIME),
-        ("ts", TIME),
+    in_order(
+        _VENUE_ORDER,
+        (
+            ("asset", "SYMBOL"),
+            # constituent; fx: a USDT/KRW book, once per tick for all assets under the asset USDT
+            ("role", "SYMBOL"),
+            # exchange:BASE/QUOTE
+            ("venue", "SYMBOL"),
+            *columns_of(VenueRecord),
+            *columns_of(InputRecord),
+            ("ts", TIME),
+        ),
     ),
     keys=("ts", "asset", "role", "venue"),
 )

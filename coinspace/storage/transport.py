@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from coinspace.errors import ConfigError
-from coinspace.storage.address import Address
+from coinspace.storage.questdb.address import Address
 
 with warnings.catch_warnings():
     # the documented home of explicit buffers over ILP; the notice is about QWP users

@@ -20,8 +20,8 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, retention, schema
-from coinspace.storage.address import Address, address, root
 from coinspace.storage.gaps import Damage
+from coinspace.storage.questdb.address import Address, address, root
 from coinspace.tasks import Tasks
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
 from coinspace.storage import deadletter, gaps, position, retention, schema
-from coinspace.storage.address import address
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
+from coinspace.storage.questdb.address import address
 from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys as Key
 
 from coinspace.endpoint.dashboard import build
-from coinspace.endpoint.keys import Keys, Role
+from coinspace.endpoint.http.keys import Keys, Role
 from tests.browser.site import HOW_TO_GET_ONE, chromium, may_skip, wait
 from tests.flow.endpoint_stage import served
 

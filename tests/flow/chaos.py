@@ -31,7 +31,7 @@ import psycopg
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.clock import WallClock
 from tests.flow.host import MIB, Disk, Network
 from tests.flow.platform import Platform, environment, free_port, query, wait_for

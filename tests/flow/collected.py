@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from coinspace.feed.simulated_feed import write_feeds
+from coinspace.simulator.simulated_feed import write_feeds
 from tests.flow.faults import Faults
 
 # one exchange that sends whole books and one that sends updates

@@ -17,9 +17,9 @@ from coinspace.collector.worker import Worker
 from coinspace.config import Settings, load
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import RestTrade, Stream
-from coinspace.feed.server import ExchangeServer
 from coinspace.market import Market
 from coinspace.process import Process
+from coinspace.simulator.server import ExchangeServer
 
 POLL_S = 0.05
 

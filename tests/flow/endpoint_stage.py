@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
+from msgspec.structs import replace
 
 from coinspace._ext import message as m
 from coinspace.aggregator.consolidate import Consolidator
@@ -21,8 +21,16 @@ from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts, encode
+from coinspace.method.record import (
+    ExecutableRecord,
+    IndexRecord,
+    PremiumRecord,
+    Valuation,
+    VenueRecord,
+)
+from coinspace.method.record import encode as encode_record
 from coinspace.storage import schema as tables
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 
 VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
 # what each venue has at its best prices, in base units
@@ -39,56 +47,47 @@ def settings(folder: Path, **endpoint: Any) -> Settings:
     return loaded
 
 
-def record(asset: str = "BTC", value: float | None = 100004.45, **more: Any) -> dict[str, Any]:
+def record(asset: str = "BTC", value: float | None = 100004.45, **more: Any) -> IndexRecord:
     """An index record as the calculator publishes it."""
     now = time.time_ns() // 1_000_000
-    venues = {
-        name.replace("BTC", asset): {
-            "mid": 100000.0,
-            "age_ms": 40,
-            "used": True,
-            "reason": None,
-            "share": share,
-        }
-        for name, share in VENUES.items()
-    }
-    return {
-        "ts_ms": now - now % 200,
-        "asset": asset,
-        "status": "ok" if value is not None else "null",
-        "reason": None if value is not None else "too_few_venues",
-        "value": value,
-        "value_raw": value,
-        "fx": 1400.0,
-        "fx_status": "ok",
-        "kr": 140006230.0,
-        "gl": 100003.0,
-        "regions": {
-            "KR": {
-                "value": 140006230.0,
-                "currency": "KRW",
-                "single_source": False,
-                "shares": _shares(asset, "KRW"),
-            },
-            "GL": {
-                "value": 100003.0,
-                "currency": "USDT",
-                "single_source": True,
-                "shares": _shares(asset, "USDT"),
-            },
+    found = IndexRecord(
+        asset=asset,
+        ts_ms=now - now % 200,
+        status="ok" if value is not None else "null",
+        reason=None if value is not None else "too_few_venues",
+        value=value,
+        value_raw=value,
+        fx=1400.0,
+        fx_status="ok",
+        kr=140006230.0,
+        gl=100003.0,
+        regions={
+            "KR": Valuation(
+                value=140006230.0,
+                currency="KRW",
+                single_source=False,
+                shares=_shares(asset, "KRW"),
+            ),
+            "GL": Valuation(
+                value=100003.0,
+                currency="USDT",
+                single_source=True,
+                shares=_shares(asset, "USDT"),
+            ),
         },
-        "value_krw": 140006230.0,
-        "premium": 0.0000145,
-        "premium_parts": {"a": None, "b": 0.0000145, "c": None},
-        "premium_executable": [{"size": 1.0, "sell_kr": -0.002, "buy_kr": 0.003}],
-        "best_bid": 100000.0,
-        "best_ask": 100010.0,
-        "depth_limited": True,
-        "venues": venues,
-        "fx_venues": {},
-        "flagged": [],
-        **more,
-    }
+        value_krw=140006230.0,
+        premium=0.0000145,
+        premium_parts=PremiumRecord(None, 0.0000145, None),
+        premium_executable=[ExecutableRecord(1.0, -0.002, 0.003)],
+        best_bid=100000.0,
+        best_ask=100010.0,
+        depth_limited=True,
+        venues={
+            name.replace("BTC", asset): VenueRecord(used=True, share=share, mid=1e5, age_ms=40)
+            for name, share in VENUES.items()
+        },
+    )
+    return replace(found, **more)
 
 
 def _shares(asset: str, quote: str) -> dict[str, float]:
@@ -118,7 +117,7 @@ class Stage:
         self, asset: str = "BTC", value: float | None = 100004.45, **more: Any
     ) -> None:
         """Publish one record."""
-        data = orjson.dumps(record(asset, value, **more))
+        data = encode_record(record(asset, value, **more))
         self.index.publish(self._topic(self.index, f"index.{asset}.".encode()), m.INDEX, data)
 
     def publish_aggregate(self, asset: str = "BTC") -> None:

@@ -31,7 +31,7 @@ from coinspace.config import JournalSettings, Settings
 from coinspace.errors import StorageError
 from coinspace.process import read_health
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import BATCH_BYTES
 from tests.flow.feeder_process import BURST, BURST_S
 

@@ -19,7 +19,7 @@ import orjson
 import psycopg
 
 from coinspace.config import Settings
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 
 
 def free_port() -> int:
@@ -52,13 +52,15 @@ class Platform:
     def environment(self) -> dict[str, str]:
         return environment(self.data, self.port)
 
-    def get(self, path: str) -> Any:
-        """Return the API's JSON answer, None while nobody answers."""
+    def get(self, path: str, *, any_status: bool = False) -> Any:
+        """Return the API's JSON answer, None while nobody answers, or only with an error."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.port}{path}", timeout=5
             ) as response:
                 return orjson.loads(response.read())
+        except urllib.error.HTTPError as error:
+            return orjson.loads(error.read()) if any_status else None
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
 

@@ -14,7 +14,7 @@ import psycopg
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import running, settings
 
 # an asset and times of our own on the shared server: 2026-01-01T00:00:00Z, a tick a second

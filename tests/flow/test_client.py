@@ -23,7 +23,7 @@ from coinspace.client.table import Table
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import CoinSpaceError, EndpointError
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import Stage, running, served, settings, until
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
 

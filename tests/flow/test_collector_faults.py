@@ -13,8 +13,8 @@ from coinspace.collector import collection as collection_module
 from coinspace.collector import compare
 from coinspace.collector import connection as connection_module
 from coinspace.exchanges import binance, upbit
-from coinspace.feed.server import ExchangeServer
-from coinspace.feed.simulation import Simulation
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 from tests.flow.collecting import Collecting, Truth, collecting
 
 MARKETS = ["BTC/USDT", "ETH/USDT"]

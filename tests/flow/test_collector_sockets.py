@@ -12,13 +12,13 @@ import pytest
 
 from coinspace._ext.message import REST
 from coinspace.collector.commands import market_lines
-from coinspace.collector.probe import Fact, run_probe
+from coinspace.collector.tools.probe import Fact, run_probe
 from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Stream
-from coinspace.feed.format import FeedReader
-from coinspace.feed.server import ExchangeServer
-from coinspace.feed.simulation import Simulation
+from coinspace.recording.format import FeedReader
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 from tests.flow.certificates import make_certificates
 from tests.flow.collecting import collecting, rest_trades
 
@@ -244,7 +244,7 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     """
     from coinspace._ext.sink import ListSink
     from coinspace.collector.orderbook import OrderBookStage
-    from coinspace.collector.replay import replay_feed
+    from coinspace.collector.tools.offline import replay_feed
 
     saved = tmp_path / "archive"
     async with (

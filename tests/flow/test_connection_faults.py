@@ -11,9 +11,9 @@ import pytest
 from coinspace.collector import connection as connection_module
 from coinspace.errors import ConfigError
 from coinspace.exchanges import binance, bithumb, upbit
-from coinspace.feed import faults
-from coinspace.feed.server import ExchangeServer
-from coinspace.feed.simulation import Simulation
+from coinspace.simulator import faults
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 from tests.flow.certificates import make_certificates
 from tests.flow.collecting import collecting
 

@@ -1,8 +1,9 @@
-"""The daily questions, asked of a real database that holds answers known beforehand."""
+"""The documents' daily questions, asked of a real database with answers known beforehand."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 from coinspace.config import Settings, StorageSettings
-from coinspace.storage import queries, schema
-from coinspace.storage.address import address
+from coinspace.storage import schema
+from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "messages.md"
+# title -> statement, with parameters as psycopg takes them
+QUESTIONS = dict(re.findall(r"^([^\n]+):\n\n```sql\n(.*?)```", DOCUMENT.read_text(), re.M | re.S))
 MINUTE_NS = 60_000_000_000
 # a day of its own: the database is shared
 START = datetime(2022, 5, 17, 12, 0)
@@ -120,21 +124,22 @@ def minute(n: int) -> datetime:
 
 
 async def test_daily_questions(filled: Settings) -> None:
-    premium = await ask(filled, queries.PREMIUM_1M, 3)
+    assert len(QUESTIONS) == 5, "a question of the document is not asked here"
+    premium = await ask(filled, QUESTIONS["Premium by the minute"], 3)
     assert premium == [
         (minute(0), 0.02, 140_000.0, 1400.0),
         (minute(1), None, None, 1400.0),
         (minute(2), 0.02, 140_002.0, 1400.0),
     ]
 
-    trades = await ask(filled, queries.TRADES_AT_INDEX, 9)
+    trades = await ask(filled, QUESTIONS["Trades beside the index"], 9)
     assert len(trades) == 9
     by_id = {row[1]: row for row in trades}
     assert by_id[1][5:] == (140_000.0, pytest.approx(141_001 / 140_000 - 1))
     assert by_id[11][5] is None
     assert by_id[22][5:] == (140_002.0, pytest.approx(141_002 / 140_002 - 1))
 
-    depth = await ask(filled, queries.DEPTH_1M, 3)
+    depth = await ask(filled, QUESTIONS["Depth at 10, 25 and 50 bp"], 3)
     for n, row in enumerate(depth):
         bid_10, ask_10, bid_25, ask_25, bid_50, ask_50 = row[1:]
         for found, levels, size in (
@@ -148,11 +153,11 @@ async def test_daily_questions(filled: Settings) -> None:
             assert found == levels * size, row
     assert len(depth) == 3
 
-    assert await ask(filled, queries.VENUE_UPTIME, 2) == [
+    assert await ask(filled, QUESTIONS["Venue uptime"], 2) == [
         ("binance:DLY/USDT", pytest.approx(2 / 3), 18),
         ("upbit:DLY/KRW", 1.0, 18),
     ]
-    assert await ask(filled, queries.NULL_MINUTES, 1) == [(minute(1), 6)]
+    assert await ask(filled, QUESTIONS["Minutes without a value"], 1) == [(minute(1), 6)]
 
 
 async def test_candles_go_by_trade_id_and_a_late_trade_changes_them(

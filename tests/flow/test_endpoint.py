@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -54,7 +56,7 @@ async def test_latest_value_has_status_age_and_constituents(site: Site) -> None:
 async def test_null_value_is_null_with_its_reason(site: Site) -> None:
     stage, endpoint, session = site
     stage.publish_index("ETH", None)
-    await until(lambda: endpoint.live.indices["ETH"].value.value is None)
+    await until(lambda: endpoint.live.indices["ETH"].record.value is None)
     _, body, _ = await get(session, "/v1/indices/ETH")
     assert (body["value"], body["status"], body["reason"]) == (None, "null", "too_few_venues")
 
@@ -97,6 +99,50 @@ async def test_all_indices(site: Site) -> None:
     _, body, _ = await get(site[2], "/v1/indices")
     assert [one["asset"] for one in body["indices"]] == ["BTC", "ETH", "XRP", "SOL"]
     assert body["missing"] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/indices/BTC",
+        "/v1/indices/BTC/explain",
+        "/v1/premium/BTC",
+        "/v1/orderbooks/BTC",
+        "/v1/orderbooks/upbit/BTC/KRW",
+        "/v1/tickers?exchange=upbit",
+        "/v1/tickers?market=BTC/KRW",
+        "/v1/tickers?exchange=upbit&market=BTC/KRW",
+        "/v1/trades?exchange=upbit&market=BTC/KRW",
+    ],
+)
+async def test_names_in_any_case_of_letters_are_the_same(site: Site, path: str) -> None:
+    def steady(body: Any) -> str:
+        # without its ages
+        return re.sub(r"'(age_ms|ts)': -?\d+", "", str(body))
+
+    status, expected, _ = await get(site[2], path)
+    assert status == 200
+    for name in ("BTC/KRW", "BTC", "KRW", "upbit"):
+        for other in (name.lower(), name.upper(), name.title()):
+            status, body, _ = await get(site[2], path.replace(name, other))
+            assert status == 200, (name, other)
+            assert steady(body) == steady(expected), (name, other)
+
+
+async def test_letters_that_only_look_like_a_name_are_none(site: Site) -> None:
+    # their capitals are S and SS
+    for name in ("\u017fol", "\u00dfol", "s\u00d6l"):
+        status, body, _ = await get(site[2], f"/v1/indices/{quote(name)}")
+        assert (status, body["type"]) == (404, "urn:coinspace:problem:unknown-asset"), name
+
+
+async def test_channels_in_any_case_of_letters_have_one_name(site: Site) -> None:
+    async with site[2].ws_connect("/v1/ws") as socket:
+        asked = ["index.btc", "index.BTC", "ticker.UPBIT:btc/krw"]
+        await socket.send_json({"op": "subscribe", "channels": asked, "id": 1})
+        while (event := await socket.receive_json(timeout=10))["event"] != "subscribed":
+            pass
+        assert event["data"]["channels"] == ["index.BTC", "ticker.upbit:BTC/KRW"]
 
 
 @pytest.mark.parametrize(
@@ -224,9 +270,7 @@ async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
             for asset in assets:
                 stage.publish_index(asset, value, **more)
             records = [endpoint.live.indices[asset].record for asset in assets]
-            return all(
-                one["value"] == value and one.get("failed") == more.get("failed") for one in records
-            )
+            return all(one.value == value and one.failed == more.get("failed") for one in records)
 
         await until(heard)
         return await said()
@@ -253,9 +297,12 @@ async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
         f"{collector}: 1 of 5 not synced: BTC/KRW (connecting for 3 min)"
     ]
     write(collector, "ready", "", 0)
-    write("index-calculator", "degraded", "this host's clock was set back by 5.0 s", 1)
+    # what concerns every client counts at once; a clock that was set once is only said
+    write("index-calculator", "ready", "this host's clock was set back by 5.0 s", 0)
+    assert await while_publishing(2.0) == []
+    write("index-calculator", "degraded", "records wait: the database does not answer", 1)
     assert await while_publishing(2.0) == [
-        "index-calculator: this host's clock was set back by 5.0 s"
+        "index-calculator: records wait: the database does not answer"
     ]
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from coinspace.cli import coinspace
 from coinspace.client import AsyncClient
 from coinspace.endpoint.commands import endpoint_url
-from coinspace.endpoint.keys import Keys
+from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import EndpointError
 from tests.flow.endpoint_stage import running, settings, until
@@ -159,7 +159,7 @@ async def test_an_ipv6_endpoint_is_found_by_tools_and_clients(tmp_path: Path) ->
         assert endpoint.server.url == f"http://[::1]:{endpoint.server.port}"
         stage.publish_index("BTC", 1234.5)
         async with AsyncClient(endpoint.server.url) as client:
-            await until(lambda: endpoint.live.indices["BTC"].value.value == "1234.5")
+            await until(lambda: endpoint.live.indices["BTC"].record.value == 1234.5)
             assert (await client.index("BTC"))["value"] == "1234.5"
         # the address that tools find is the written one
         assert endpoint_url(endpoint.settings) == endpoint.server.url

@@ -18,14 +18,14 @@ import pytest_asyncio
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.config import Settings
-from coinspace.index.calculator import Index, Record
+from coinspace.index.calculator import Index
 from coinspace.index.governance import definition
-from coinspace.index.records import Row, tick_row, venue_rows
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.digits import significant
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row, tick_row, venue_rows
 from coinspace.storage.transport import TimestampNanos
 from tests.flow.endpoint_stage import running, settings
 
@@ -78,7 +78,7 @@ def sides(exchange: str, rate: float, levels: int) -> list[np.ndarray[Any, Any]]
     ]
 
 
-def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> Record:
+def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> Any:
     """Compute a tick over books of so many levels and store what the platform stores of it."""
     ts_ns = (START_MS + number * 1000) * 1_000_000
     depths = {name: one.depth for name, one in chosen.exchanges.items()}
@@ -111,7 +111,7 @@ def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> Re
             ts_ns, venues, FxFacts(rate=1400.0, status="ok"), 10_000_000_000
         )
         record = index.compute(aggregate)
-        assert record["value"] is not None
+        assert record.value is not None
         insert(connection, tick_row(record))
         for row in venue_rows(record, fx=False):
             insert(connection, row)
@@ -133,17 +133,17 @@ async def site(questdb: Settings, tmp_path: Path) -> AsyncIterator[Site]:
         yield chosen, session
 
 
-async def explain(session: aiohttp.ClientSession, record: Record) -> dict[str, Any]:
+async def explain(session: aiohttp.ClientSession, record: Any) -> dict[str, Any]:
     """Ask until the tick is visible."""
     found: dict[str, Any] = {}
 
     async def visible() -> bool:
-        path = f"/v1/indices/{ASSET}/explain?ts={record['ts_ms']}"
+        path = f"/v1/indices/{ASSET}/explain?ts={record.ts_ms}"
         async with session.get(path) as answer:
             found.clear()
             found.update(await answer.json(content_type=None))
             whole = len(found.get("used") or ()) == len(VENUES)
-            return answer.status == 200 and found["index"]["ts"] == record["ts_ms"] and whole
+            return answer.status == 200 and found["index"]["ts"] == record.ts_ms and whole
 
     for _ in range(100):
         if await visible():
@@ -157,20 +157,20 @@ async def test_books_stored_whole_give_the_very_curve(site: Site) -> None:
     assert body["curve_reason"] is None, body
     curve = body["curve"]
     assert (curve["source"], curve["levels_missing"]) == ("stored_books", 0)
-    assert float(curve["value"]) == significant(record["value_raw"])
+    assert float(curve["value"]) == significant(record.value_raw)
     assert float(curve["difference"]) == 0
     assert sum(float(one["weight"]) for one in curve["segments"]) == pytest.approx(1)
     weighted = [one for one in curve["segments"] if float(one["weight"]) > 0]
-    assert float(weighted[-1]["end"]) == pytest.approx(record["utilised_depth"])
+    assert float(weighted[-1]["end"]) == pytest.approx(record.utilised_depth)
     assert {one["venue"] for one in curve["bids"]} == {f"{e}:{m}" for e, m, _ in VENUES}
-    assert float(curve["asks"][0]["price"]) == significant(record["best_ask"])
+    assert float(curve["asks"][0]["price"]) == significant(record.best_ask)
 
 
 async def test_levels_that_are_not_stored_are_counted_and_their_effect_shown(site: Site) -> None:
     record = store_tick(site[0], 1, levels=400)
     curve = (await explain(site[1], record))["curve"]
     assert curve["levels_missing"] == 2 * (400 - STORED_LEVELS)
-    expected = float(curve["value"]) / record["value_raw"] - 1
+    expected = float(curve["value"]) / record.value_raw - 1
     assert float(curve["difference"]) == pytest.approx(expected, abs=1e-8)
     # another size cap and coverage: near, and not the same
     assert 0 < abs(expected) < 1e-2
@@ -178,9 +178,9 @@ async def test_levels_that_are_not_stored_are_counted_and_their_effect_shown(sit
 
 async def test_a_book_that_is_not_stored_is_named(site: Site) -> None:
     record = store_tick(site[0], 2)
-    for venue in record["inputs"]:
+    for venue in record.inputs:
         # as if the book had changed once more after the stored row
-        record["inputs"][venue]["changed_ns"] += 100_000_000
+        record.inputs[venue].changed_ns += 100_000_000
     with schema.connect(address(site[0])) as connection:
         for row in venue_rows(record, fx=False):
             insert(connection, row)
@@ -199,14 +199,14 @@ async def test_the_parameters_of_the_tick_are_used_not_todays(site: Site) -> Non
     record = store_tick(before, 3)
     body = await explain(session, record)
     assert body["curve"] is None
-    assert record["parameter_hash"] in body["curve_reason"]
+    assert record.parameter_hash in body["curve_reason"]
     announced = definition(before, ASSET)
     with schema.connect(address(chosen)) as connection:
         columns = {"method_version": 1, "definition": orjson.dumps(announced).decode()}
-        symbols = {"asset": ASSET, "role": "live", "parameter_hash": record["parameter_hash"]}
+        symbols = {"asset": ASSET, "role": "live", "parameter_hash": record.parameter_hash}
         insert(connection, Row("methodology", START_MS * 10**6, symbols, columns))
     for _ in range(100):
         body = await explain(session, record)
         if body["curve"] is not None:
             break
-    assert float(body["curve"]["value"]) == significant(record["value_raw"])
+    assert float(body["curve"]["value"]) == significant(record.value_raw)

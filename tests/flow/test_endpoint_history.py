@@ -22,8 +22,8 @@ import pytest_asyncio
 
 from coinspace.client import AsyncClient, ConnectionLost
 from coinspace.config import Settings
-from coinspace.endpoint import bulk
-from coinspace.storage.address import address
+from coinspace.endpoint.history import bulk
+from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import running, settings, until
 from tests.flow.stored_history import (
     ASSET,

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 
 from coinspace.config import Settings
 from coinspace.storage import schema as tables
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import running, settings
 
 CHECKS = (

@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from coinspace.client.events import Event, EventParser
 from coinspace.endpoint.worker import Endpoint
+from coinspace.method.record import InputRecord
 from tests.flow.endpoint_stage import Stage, running, settings, until
 
 Site = tuple[Stage, Endpoint, aiohttp.ClientSession]
@@ -109,7 +110,7 @@ async def test_resumes_behind_the_last_event(site: Site) -> None:
     await until(lambda: not endpoint.hub.clients)
     for value in (2.5, 3.5, 4.5):
         stage.publish_index("BTC", value)
-    await until(lambda: endpoint.live.indices["BTC"].value.value == "4.5")
+    await until(lambda: endpoint.live.indices["BTC"].record.value == 4.5)
     async with stream(session, "indices=BTC", last) as reader:
         found = [(await reader.next("index")).data["value"] for _ in range(3)]
         assert found == ["2.5", "3.5", "4.5"]
@@ -270,7 +271,7 @@ async def test_a_client_that_never_reads_is_conflated_then_dropped(site: Site) -
             while endpoint.hub.dropped == 0 and time.monotonic() < deadline:
                 number += 1
                 for asset in endpoint.settings.index.assets:
-                    stage.publish_index(asset, number + 0.5, inputs={"pad": "x" * 500})
+                    stage.publish_index(asset, number + 0.5, inputs={"x" * 500: InputRecord()})
                 await asyncio.sleep(0.01 if number % 40 == 0 else 0)
             assert endpoint.hub.conflated > 0
             assert endpoint.hub.dropped == 1

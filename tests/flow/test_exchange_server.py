@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from coinspace.errors import FeedError
-from coinspace.feed.server import ExchangeServer
-from coinspace.feed.simulation import Simulation
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 
 TEXT, BINARY = aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY
 

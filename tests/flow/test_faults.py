@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from coinspace.errors import ConfigError
-from coinspace.feed.faults import parse
-from coinspace.feed.server import ExchangeServer
-from coinspace.feed.simulation import Simulation
+from coinspace.simulator.faults import parse
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 
 STREAM = "/ws/btcusdt@depth@100ms"
 

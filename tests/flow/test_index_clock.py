@@ -15,15 +15,15 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
-from coinspace.index.audit import append_links, store
 from coinspace.index.commands import index_reset_clock
-from coinspace.index.records import Row
+from coinspace.index.recompute.audit import append_links, store
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.worker import Worker
 from coinspace.method.aggregate import Aggregate, FxFacts, encode
 from coinspace.process import Process
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 STEP_NS = 200 * MILLISECOND_NS
 

@@ -15,11 +15,11 @@ from coinspace.cli import coinspace
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexSettings, Settings, StorageSettings
 from coinspace.index import chain
-from coinspace.index.audit import store
 from coinspace.index.governance import announce
-from coinspace.index.records import Row
+from coinspace.index.recompute.audit import store
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 from coinspace.storage.tables import TABLES
 
 DAY_NS = 18_000 * chain.DAY_NS

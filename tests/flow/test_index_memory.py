@@ -14,18 +14,19 @@ import pytest
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings, StorageSettings
 from coinspace.index import chain
-from coinspace.index.audit import store
 from coinspace.index.backlog import Backlog, read_entries
-from coinspace.index.calculator import Index, Record
+from coinspace.index.calculator import Index
 from coinspace.index.memory import read_fx_memory, read_holes, remember
 from coinspace.index.outage import Outage
-from coinspace.index.records import FX_ASSET, Row, tick_row, venue_rows
-from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.recompute.audit import store
+from coinspace.index.recompute.snapshots import SnapshotReader
 from coinspace.index.worker import Worker
 from coinspace.method.fx import FxIndex
+from coinspace.method.record import IndexRecord
 from coinspace.process import Process
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import FX_ASSET, Row, tick_row, venue_rows
 from tests.unit.index_books import book
 
 STEP_NS = 200 * MILLISECOND_NS
@@ -64,7 +65,7 @@ class Course:
         self.index = Index(asset, self.parameters)
         self.start_ms = start_ns // MILLISECOND_NS
 
-    def tick(self, second: int, upbit: float, still: bool, fx: float = 1400.0) -> Record:
+    def tick(self, second: int, upbit: float, still: bool, fx: float = 1400.0) -> IndexRecord:
         """Compute one tick; `still` = Bithumb repeats its book while the others move."""
         now_ms = self.start_ms + second * 1000
         moved = 1.003 if second >= 30 else 1.0
@@ -87,7 +88,7 @@ class Course:
         return self.index.compute(self.aggregate)
 
 
-def rows_of(record: Record, table: str = "index_tick") -> list[Row]:
+def rows_of(record: IndexRecord, table: str = "index_tick") -> list[Row]:
     return [tick_row(record, table=table), *venue_rows(record, fx=True)]
 
 
@@ -99,10 +100,9 @@ def _into(rows: list[Row]) -> Callable[[Row], bool]:
     return take
 
 
-def reason(record: Record, exchange: str) -> str | None:
-    name = next(one for one in record["venues"] if one.startswith(exchange))
-    found: str | None = record["venues"][name]["reason"]
-    return found
+def reason(record: IndexRecord, exchange: str) -> str | None:
+    name = next(one for one in record.venues if one.startswith(exchange))
+    return record.venues[name].reason
 
 
 @pytest.mark.parametrize("candidate", [False, True])
@@ -153,7 +153,7 @@ def test_the_rate_goes_on_with_its_window_after_a_confirmed_jump(settings: Setti
     statuses = []
     for second in range(60):
         record = course.tick(second, 140_000_000, still=False, fx=1400 if second < 40 else 1610)
-        statuses.append(record["fx_status"])
+        statuses.append(record.fx_status)
         rows += rows_of(record)
     assert statuses[39:43] == ["ok", "suspect", "suspect", "ok"]
     store(settings, rows)

@@ -21,11 +21,11 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
-from coinspace.index.audit import store
-from coinspace.index.records import Row
+from coinspace.index.recompute.audit import store
 from coinspace.process import read_health
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 PRICES = {"upbit": 140_100_000.0, "bithumb": 140_110_000.0, "binance": 100_000.0}
 

@@ -17,10 +17,10 @@ import pytest
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.index import chain
-from coinspace.index.audit import checked_links, store
-from coinspace.index.records import Row
+from coinspace.index.recompute.audit import checked_links, store
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 RESTARTED = ("index-calculator", "orderbook-aggregator")

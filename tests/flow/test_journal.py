@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from coinspace._ext.message import ORDERBOOK
-from coinspace.bus.catchup import JournalClient
+from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.publisher import Publisher, open_publisher
 from coinspace.bus.segments import JournalReader, read_journal, segment_paths
 from coinspace.config import JournalSettings, Settings

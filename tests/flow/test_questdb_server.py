@@ -16,9 +16,9 @@ import pytest
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health
-from coinspace.storage import runtime
-from coinspace.storage.address import address, configured
-from coinspace.storage.server import ManagedServer, exec_status, is_ours
+from coinspace.storage.questdb import runtime
+from coinspace.storage.questdb.address import address, configured
+from coinspace.storage.questdb.server import ManagedServer, exec_status, is_ours
 
 
 def listening(pid: int) -> set[tuple[str, ...]]:

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from coinspace._ext.message import TRADE
+from coinspace._ext.sink import ListSink
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.segments import read_journal
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError
 from coinspace.storage import gaps, schema
-from coinspace.storage.address import address
 from coinspace.storage.commands import _time_ns
 from coinspace.storage.ledger import Hole, Ledger
-from coinspace.storage.reconcile import Report, reconcile
+from coinspace.storage.questdb.address import address
+from coinspace.storage.reconcile import HOUR_NS, Report, reconcile
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import Feeder
@@ -176,6 +179,44 @@ async def test_trades_that_the_exchange_forgot_are_lost_as_many_as_they_are(own:
     total = report.total
     assert (total.lost, total.published, total.unexplained) == (2181, 0, 0)
     assert [line.topic for line in report.lines] == ["trade.bithumb.BTC/KRW."]
+
+
+@pytest.mark.parametrize("off_days", [30, -30])
+async def test_a_publisher_whose_clock_was_days_off_is_accounted_for(
+    own: Settings, off_days: int
+) -> None:
+    """Its messages have its own times, gaps those of the storage worker, trades the exchange's."""
+    now = time.time_ns()
+    epoch = now + off_days * 24 * HOUR_NS
+    publisher = PUBLISHER.replace("orderbook", "ticker")
+    sink = ListSink(epoch, clock=lambda: epoch + len(sink.messages))
+    topic = sink.topic(b"trade.bithumb.BTC/KRW.")
+    for number in range(1, N + 1):
+        sink.publish(
+            topic,
+            TRADE,
+            np.array([100.0, 1.0]).tobytes(),
+            received_ns=epoch + number,
+            exchange_ns=now + number,
+            id=number,
+        )
+    sender = Sender(own, "clock")
+    sender.start()
+    stage = Stage(sender, (b"trade.",), 30)
+    stream = stage.ledger.stream(publisher, sink.messages[0].topic, epoch)
+    lost = range(5, 9)
+    for message in sink.messages:
+        assert message.sequence in lost or stage.store(stream, message)
+    hole = Hole(lost[0], lost[-1], now, "test")
+    gaps.write_hole(sender, stream, hole, gaps.LOST, closed_ns=now + 1)
+    assert await sender.close(20)
+    deadline = time.monotonic() + 20
+    while (report := reconcile(own, epoch, epoch + HOUR_NS)).total.stored < N - len(lost):
+        assert time.monotonic() < deadline, report
+        await asyncio.sleep(0.1)
+    total = report.total
+    assert (total.published, total.stored, total.duplicates) == (N, N - len(lost), 0)
+    assert (total.lost, total.unexplained) == (len(lost), 0)
 
 
 @pytest.mark.parametrize(

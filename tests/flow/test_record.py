@@ -12,16 +12,16 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from coinspace.collector.capture import Capture, capture, streams_of
 from coinspace.collector.commands import books
+from coinspace.collector.tools.capture import Capture, capture, streams_of
 from coinspace.config import ExchangeSettings, load
 from coinspace.errors import ConfigError
 from coinspace.exchanges import binance
 from coinspace.exchanges.exchange import Channel
-from coinspace.feed.format import FeedReader, Record
-from coinspace.feed.playback import Playback
-from coinspace.feed.recorded import depth_symbol, label
-from coinspace.feed.server import ExchangeServer
+from coinspace.recording.format import FeedReader, Record
+from coinspace.recording.frames import depth_symbol, label
+from coinspace.simulator.playback import Playback
+from coinspace.simulator.server import ExchangeServer
 from tests.flow.certificates import make_certificates
 from tests.flow.platform import environment
 

@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import orjson
 
-from coinspace.feed.format import FeedReader
-from coinspace.feed.playback import Playback
-from coinspace.feed.server import ExchangeServer
+from coinspace.recording.format import FeedReader
+from coinspace.simulator.playback import Playback
+from coinspace.simulator.server import ExchangeServer
 
 UPBIT = "upbit-9-codes-20210405.feed.zst"
 BTC = "binance-btcusdt-20240808.feed.zst"

@@ -13,8 +13,8 @@ import pytest
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import schema
-from coinspace.storage.address import Address, address
 from coinspace.storage.deadletter import read
+from coinspace.storage.questdb.address import Address, address
 from coinspace.storage.sender import Sender
 from coinspace.storage.transport import TimestampNanos
 

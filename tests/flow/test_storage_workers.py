@@ -22,7 +22,7 @@ from coinspace.bus.segments import read_journal
 from coinspace.config import Settings
 from coinspace.process import read_health
 from coinspace.storage import schema
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.feeding import LEVELS, MARKETS, Feeder, book
 
 BOOKS = "orderbook-collector-bithumb"

@@ -13,7 +13,7 @@ import pytest
 
 from coinspace.config import Settings
 from coinspace.process import read_health
-from coinspace.storage.address import address
+from coinspace.storage.questdb.address import address
 from tests.flow.platform import environment, free_port, wait_for
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "coinspace"
@@ -23,11 +23,11 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "process.py": ("orderbook-aggregator", ["health"], []),
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
     "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
-    "endpoint/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
+    "endpoint/live/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],
-        ["hash chain", "missed ticks"],
+        ["hash chain", "holes", "memory", "missed ticks"],
     ),
     "storage/worker.py": (
         "orderbook-storage-worker",
@@ -37,15 +37,15 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
 }
 # their owner reads how they end, and ends or restarts what they belong to: one query, one client
 READ_BY_OWNER = {
-    "endpoint/connection.py",
-    "endpoint/local.py",
-    "endpoint/websocket.py",
+    "endpoint/http/connection.py",
+    "endpoint/history/local.py",
+    "endpoint/http/websocket.py",
     "storage/watch.py",
     "supervisor.py",
     "tasks.py",
 }
-# they run only after an outage or a damage
-RARE = {"missed ticks", "storing again"}
+# they run only after an outage, a damage or a failed start
+RARE = {"memory", "missed ticks", "storing again"}
 ENDING = [(command, task) for command, ends, _ in TASKS.values() for task in ends]
 STARTING_AGAIN = [
     (command, task) for command, _, again in TASKS.values() for task in again if task not in RARE
@@ -69,7 +69,7 @@ def spawned(path: Path) -> set[str]:
 def test_no_task_is_forgotten_here() -> None:
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).as_posix()
-        if module in READ_BY_OWNER or module.startswith("feed/"):
+        if module in READ_BY_OWNER or module.startswith("simulator/"):
             continue
         _, ends, again = TASKS.get(module, ("", [], []))
         unknown = spawned(path) - {*ends, *again}

@@ -14,8 +14,8 @@ import pytest
 
 from coinspace._ext.message import REST, TRADE, Message
 from coinspace.bus.segments import read_journal
-from coinspace.feed.server import ExchangeServer
-from coinspace.feed.simulation import Simulation
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 from tests.flow.collecting import rest_trades
 from tests.flow.platform import environment, free_port
 

@@ -16,7 +16,8 @@ import pytest
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import position, schema, watch
-from coinspace.storage.address import address
+from coinspace.storage.ledger import Ledger
+from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
 
 Usage = namedtuple("Usage", "total used free")
@@ -55,6 +56,36 @@ async def test_a_suspended_table_is_named_with_its_remedy(created: Settings) -> 
             connection.execute("alter table state resume wal")
     async with await position.connect(found) as reader:
         await position.wait_applied(reader, {"state"})
+
+
+async def test_open_holes_are_read_the_oldest_first(created: Settings) -> None:
+    found, publisher, epoch = address(created), "orderbook-collector-holes", time.time_ns()
+    stream, other = (
+        Ledger().stream(publisher, f"orderbook.holes.{market}.".encode(), epoch)
+        for market in ("BTC/KRW", "ETH/KRW")
+    )
+    with schema.connect(found) as connection:
+        for first, status, market in (
+            (9, "open", "BTC/KRW"),
+            (2, "open", "BTC/KRW"),
+            (4, "open", "BTC/KRW"),
+            (4, "filled", "BTC/KRW"),
+            (5, "lost", "BTC/KRW"),
+            (7, "open", "ETH/KRW"),
+        ):
+            connection.execute(
+                "insert into gap (kind, publisher, exchange, market, status, reason, epoch, first,"
+                f" last, ts) values ('orderbook', '{publisher}', 'holes', '{market}', '{status}',"
+                f" 'not received', {epoch}, {first}, {first}, {epoch + first}::timestamp_ns)"
+            )
+    holes, all_read = await position.open_holes(found, publisher, [stream])
+    assert all_read
+    assert {key: [hole.first for hole in kept] for key, kept in holes.items()} == {
+        stream.key: [2, 9]
+    }
+    holes, _ = await position.open_holes(found, publisher, [stream, other])
+    assert [hole.found_ns for hole in holes[other.key]] == [epoch + 7]
+    assert all(hole.announced for hole in holes[stream.key])
 
 
 async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) -> None:

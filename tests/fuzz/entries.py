@@ -36,17 +36,18 @@ from coinspace._ext.segment import (
     select,
 )
 from coinspace.config import load
-from coinspace.endpoint import statement
-from coinspace.endpoint.keys import Keys
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.history import statement
+from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import UNREADABLE, Request
-from coinspace.feed.format import FeedReader, decode_line
-from coinspace.feed.recorded import LocalBook, binance_trade, korean_rest, label, rows_of, unwrapped
-from coinspace.feed.tools import summarise
 from coinspace.method import aggregate
+from coinspace.recording.format import FeedReader, decode_line
+from coinspace.recording.frames import LocalBook, label, unwrapped
+from coinspace.recording.tools import summarise
+from coinspace.simulator.recorded_answers import binance_trade, korean_rest, rows_of
 from tests.fuzz import mutate
 
 STALL_S = 0.1
@@ -327,8 +328,8 @@ def _aggregate() -> bytes:
         books.append(book)
     ladder = Ladder()
     ladder.merge(books, [1.0, 1.0])
-    fx = aggregate.FxFacts(1400.0, "ok", venues[:1])
-    made = aggregate.Aggregate("BTC", 1, venues, fx, {"composite": ladder, "KRW": ladder})
+    fx, ladders = aggregate.FxFacts(1400.0, "ok"), {"composite": ladder, "KRW": ladder}
+    made = aggregate.Aggregate("BTC", 1, venues, fx, ladders, fx_venues=venues[:1])
     return aggregate.encode(made)[0]
 
 

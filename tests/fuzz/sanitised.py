@@ -50,9 +50,9 @@ def build(folder: Path = FOLDER, march: str | None = None) -> None:
         _copy(ROOT / name, folder / name)
     for name in ("__init__.py", "errors.py", "_ext/__init__.py"):
         _copy(ROOT / "coinspace" / name, folder / "coinspace" / name)
-    for path in (ROOT / "ext").iterdir():
+    for path in (ROOT / "ext").rglob("*.*"):
         if path.stem in MODULES or path.suffix == ".h":
-            _copy(path, folder / "ext" / path.name)
+            _copy(path, folder / path.relative_to(ROOT))
     _compile(folder, "asan", march)
     source = str(Path(__file__).with_name("edges.c"))
     edges = str(folder / EDGES)

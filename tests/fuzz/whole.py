@@ -16,7 +16,7 @@ import pytest
 from tests.fuzz import entries
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPILED = sorted(path.stem for path in (ROOT / "ext").glob("*.pyx"))
+COMPILED = sorted(path.stem for path in (ROOT / "ext").rglob("*.pyx"))
 # starts no process; the first ones are about what comes from outside
 OUTSIDE = (
     "property/test_ladder.py",

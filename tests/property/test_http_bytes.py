@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinspace.endpoint import connection as limits
-from coinspace.endpoint.connection import HttpConnection, Receive, Scope, Send, State, Timeouts
-from coinspace.endpoint.websocket import WebSocketConnection
+from coinspace.endpoint.http import connection as limits
+from coinspace.endpoint.http.connection import HttpConnection, Receive, Scope, Send, State, Timeouts
+from coinspace.endpoint.http.websocket import WebSocketConnection
 
 HOST = b"Host: localhost\r\n"
 SEEDS = [

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinspace.client.events import EventParser
-from coinspace.endpoint.hub import Client, Hub
+from coinspace.endpoint.live.hub import Client, Hub
 
 CHANNELS = ("trade.a", "trade.b", "gaps", "index.a", "venues")
 

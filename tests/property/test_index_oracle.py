@@ -7,11 +7,12 @@ import random
 from fractions import Fraction as F
 from typing import Any
 
+import msgspec
 import pytest
 
 from coinspace.config import IndexParameters
 from coinspace.index.calculator import Index
-from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.recompute.snapshots import SnapshotReader
 from tests.property.index_oracle import Rules, State, tick
 
 NOW_MS = 1_700_000_000_000
@@ -131,44 +132,47 @@ def parameters_of(rules: Rules) -> IndexParameters:
     )
 
 
-def compare(record: dict[str, Any], exact: dict[str, Any], where: str) -> None:
-    assert record["reason"] == exact["reason"], where
-    reasons = {name: venue["reason"] for name, venue in record["venues"].items()}
+def compare(record: Any, exact: dict[str, Any], where: str) -> None:
+    assert record.reason == exact["reason"], where
+    reasons = {name: venue.reason for name, venue in record.venues.items()}
     assert {n: r for n, r in reasons.items() if r} == exact["reasons"], where
-    assert record["flagged"] == exact["flagged"], where
+    assert record.flagged == exact["flagged"], where
     if exact["reason"] is None:
+        written = msgspec.to_builtins(record)
         for name in EXACT:
-            assert record[name] == pytest.approx(float(exact[name]), rel=1e-9), (name, where)
-        assert record["curve_end"] == exact["curve_end"], where
-        assert record["depth_limited"] is exact["depth_limited"], where
-        assert record["best_bid"] == pytest.approx(float(exact["best_bid"]), rel=1e-14)
-        assert record["best_ask"] == pytest.approx(float(exact["best_ask"]), rel=1e-14)
-        shares = {n: v["share"] for n, v in record["venues"].items() if v["used"]}
+            assert written[name] == pytest.approx(float(exact[name]), rel=1e-9), (name, where)
+        assert record.curve_end == exact["curve_end"], where
+        assert record.depth_limited is exact["depth_limited"], where
+        assert record.best_bid == pytest.approx(float(exact["best_bid"]), rel=1e-14)
+        assert record.best_ask == pytest.approx(float(exact["best_ask"]), rel=1e-14)
+        shares = {n: v.share for n, v in record.venues.items() if v.used}
         assert sum(shares.values()) == pytest.approx(1, abs=1e-9)
         for name, share in shares.items():
             assert share == pytest.approx(exact["shares"].get(name, 0.0), abs=1e-9), (name, where)
         low, high = float(exact["lowest"]), float(exact["highest"])
-        assert low * (1 - 1e-14) <= record["value_full"] <= high * (1 + 1e-14), where
+        assert low * (1 - 1e-14) <= record.value_full <= high * (1 + 1e-14), where
     else:
-        assert record["value"] is None
-        assert record["status"] == "null"
+        assert record.value is None
+        assert record.status == "null"
     for region, field in (("KR", "kr"), ("GL", "gl")):
-        agree(record[field], exact["regional"][region].get("value_raw"), f"{field} {where}")
-        unjudged = record["regions"][region]["unjudged"]
+        agree(
+            getattr(record, field), exact["regional"][region].get("value_raw"), f"{field} {where}"
+        )
+        unjudged = record.regions[region].unjudged
         assert unjudged is exact["regional"][region]["unjudged"], where
     # of the price: the premium itself may be next to nothing
-    premium = None if record["premium"] is None else 1 + record["premium"]
+    premium = None if record.premium is None else 1 + record.premium
     agree(premium, None if exact["premium"] is None else 1 + exact["premium"], where)
-    agree(record["median_capped"], exact["median_capped"], where)
+    agree(record.median_capped, exact["median_capped"], where)
     if exact["confidence"] is None:
-        assert record["confidence"] is None, where
+        assert record.confidence is None, where
     else:
         scale = 1e-9 * float(exact["median_capped"])
-        assert abs(record["confidence"] - float(exact["confidence"])) <= scale, where
+        assert abs(record.confidence - float(exact["confidence"])) <= scale, where
     if exact["reason"] is None:
-        for row, prices in zip(record["liquidity"], exact["liquidity"], strict=True):
-            agree(row["bid"], prices[0], where)
-            agree(row["ask"], prices[1], where)
+        for row, prices in zip(record.liquidity, exact["liquidity"], strict=True):
+            agree(row.bid, prices[0], where)
+            agree(row.ask, prices[1], where)
 
 
 def agree(found: float | None, exact: F | None, where: str) -> None:

@@ -13,12 +13,12 @@ from blacksheep.messages import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinspace.endpoint import bulk
-from coinspace.endpoint.addresses import Proxies, group, is_loopback
-from coinspace.endpoint.api import bind
-from coinspace.endpoint.hosts import Hosts
-from coinspace.endpoint.keys import Keys
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.http.addresses import Proxies, group, is_loopback
+from coinspace.endpoint.http.api import bind
+from coinspace.endpoint.http.hosts import Hosts
+from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.routes import books, history, indices, market, platform, streams
 from coinspace.endpoint.values import (
     INT64_MAX,

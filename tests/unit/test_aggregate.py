@@ -35,8 +35,9 @@ def ladder(counts: list[tuple[int, int]]) -> Ladder:
 
 def aggregate(counts: list[tuple[int, int]]) -> Aggregate:
     venues = [facts(f"v{i}") for i in range(len(counts))]
-    fx = FxFacts(1400.0, "ok", venues[:1], {"v1": "frozen"}, ["v1"], {"v0": 1.0})
-    return Aggregate("BTC", 5, venues, fx, {"composite": ladder(counts), "KRW": ladder([])}, 1390.0)
+    fx = FxFacts(1400.0, "ok", {"v1": "frozen"}, ["v1"], {"v0": 1.0})
+    ladders = {"composite": ladder(counts), "KRW": ladder([])}
+    return Aggregate("BTC", 5, venues, fx, ladders, 1390.0, venues[:1])
 
 
 @pytest.mark.parametrize("counts", [[(3, 4), (1, 2)], [(0, 5)], [(0, 0)], [], [(30, 1)] * 7])
@@ -49,6 +50,7 @@ def test_what_goes_in_comes_out(counts: list[tuple[int, int]]) -> None:
     assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
     assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", 5, 1390.0)
     assert (found.venues, found.fx) == (given.venues, given.fx)
+    assert found.fx_venues == given.fx_venues
     assert list(found.ladders) == ["composite", "KRW"]
     for name, one in given.ladders.items():
         for side in range(2):

@@ -83,13 +83,16 @@ class Bench:
         facts = {"exchange": exchange, "market": market, "stream": "orderbook", "state": state}
         self._send(topic, STATE, orjson.dumps(facts), received_ns=at_ns)
 
-    def heartbeat(self, exchange: str, at_ns: int, **states: str) -> None:
+    def heartbeat(
+        self, exchange: str, at_ns: int, states: dict[str, str] | None = None, heard_ns: int = 0
+    ) -> None:
         process = f"orderbook-collector-{exchange}"
         self.now_ns = at_ns
-        facts = {"process": process, "states": states}
-        self._send(
-            self.sink.topic(f"heartbeat.{process}.".encode()), HEARTBEAT, orjson.dumps(facts)
-        )
+        facts = {"process": process, "states": states or {}}
+        topic = self.sink.topic(f"heartbeat.{process}.".encode())
+        self.sink.publish(topic, HEARTBEAT, orjson.dumps(facts))
+        self.now_ns = heard_ns or at_ns
+        self.stage.on_message(self.sink.messages[-1])
 
     def _send(self, topic: Topic, kind: int, payload: Any, **header: int) -> None:
         self.sink.publish(topic, kind, payload, **header)
@@ -173,28 +176,72 @@ def test_a_collectors_clock_that_is_wrong_excludes_its_venues_alone(
     assert bench.tick(400)["reasons"] == dict.fromkeys(PRICES)
 
 
-@pytest.mark.parametrize("off_s", [-3600, -6, 3, 3600])
-def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: int) -> None:
+@pytest.mark.parametrize("off_s", [-3600, -6, -4.9, -3, -2.4, 2.4, 3, 3600])
+def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> None:
     bench = Bench(heartbeats=True)
     lead = 'clock_lead_ms{publisher="orderbook-collector-upbit"}'
+    off_ns = int(off_s * SECOND_NS)
     for number in range(1, 50):
         at_ns = START_NS + number * STEP_NS
         bench.books(at_ns)
         for exchange in PRICES:
-            off_ns = off_s * SECOND_NS if exchange == "upbit" else 0
-            bench.heartbeat(exchange, at_ns + off_ns, **{"BTC/KRW": "synced"})
+            by_ns = off_ns if exchange == "upbit" else 0
+            bench.heartbeat(exchange, at_ns + by_ns, {"BTC/KRW": "synced"})
         found = bench.tick(number)
         assert found["reasons"] == {"upbit": "clock", "bithumb": None, "binance": None}
-    assert bench.stage.counters()[lead] == off_s * 1000
+    assert bench.stage.counters()[lead] == off_ns // MILLISECOND_NS
     # its heartbeats count from their arrival: a clock that is ahead keeps no dead collector alive
     number = 50 + LOST_NS // STEP_NS
     for exchange in ("bithumb", "binance"):
         bench.heartbeat(exchange, START_NS + number * STEP_NS)
     bench.books(START_NS + number * STEP_NS)
     assert bench.tick(number)["reasons"]["upbit"] == "disconnected"
-    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "synced"})
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "synced"})
     assert bench.tick(number + 1)["reasons"]["upbit"] is None
     assert bench.stage.counters()[lead] == -STEP_NS // MILLISECOND_NS
+
+
+@pytest.mark.parametrize("at_each", [False, True])
+@pytest.mark.parametrize("off_s", [-1.9, -1, 0, 1, 1.9])
+def test_a_clock_that_is_off_a_little_makes_no_collector_silent(
+    off_s: float, at_each: bool
+) -> None:
+    bench = Bench(heartbeats=True, at_each=at_each, clock=True)
+    lead = 'clock_lead_ms{publisher="orderbook-collector-upbit"}'
+    off_ns = int(off_s * SECOND_NS)
+    # a heartbeat each second, books all the time
+    for number in range(1, 50):
+        at_ns = START_NS + number * STEP_NS
+        if number % 5 == 1:
+            for exchange in PRICES:
+                by_ns = off_ns if exchange == "upbit" else 0
+                bench.heartbeat(exchange, at_ns + by_ns, {"BTC/KRW": "synced"}, at_ns)
+        bench.now_ns = at_ns
+        for exchange in PRICES:
+            by_ns = off_ns if exchange == "upbit" else 0
+            bench.book(exchange, at_ns + by_ns)
+            if exchange != "binance":
+                bench.book(exchange, at_ns + by_ns, 1400.0, "USDT/KRW")
+        if not at_each:
+            bench.tick(number)
+        # a book that is ahead counts from its time on
+        if number > 10:
+            assert bench.aggregates[-1]["reasons"]["upbit"] is None
+    # on a grid a heartbeat that is ahead waits for its tick, as books do
+    waits = off_ns > 0 and not at_each
+    assert waits or bench.stage.counters()[lead] == off_ns // MILLISECOND_NS
+
+
+@pytest.mark.parametrize("off_s", [-4.9, -2.4, 2.4])
+def test_at_interval_0_a_heartbeat_is_compared_with_our_clock(off_s: float) -> None:
+    bench = Bench(heartbeats=True, at_each=True, clock=True)
+    for number in range(1, 50):
+        at_ns = START_NS + number * STEP_NS
+        off_ns = int(off_s * SECOND_NS)
+        bench.heartbeat("upbit", at_ns + off_ns, {"BTC/KRW": "synced"}, at_ns)
+        bench.book("upbit", at_ns + off_ns)
+        bench.book("binance", at_ns)
+        assert bench.aggregates[-1]["reasons"]["upbit"] == "clock"
 
 
 def test_what_waits_for_its_tick_is_bounded() -> None:
@@ -325,18 +372,19 @@ def test_a_collectors_word_becomes_a_reason(state: str, reason: str | None) -> N
 def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     bench = Bench(heartbeats=True)
     bench.books(START_NS)
-    bench.heartbeat("upbit", START_NS, **{"BTC/KRW": "synced"})
+    bench.heartbeat("upbit", START_NS, {"BTC/KRW": "synced"})
     # never heard: judged by its books
     assert bench.tick(1)["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
-    number = LOST_NS // STEP_NS + 1
+    # its arrival counts, which was known at that tick
+    number = LOST_NS // STEP_NS + 2
     bench.books(START_NS + 2 * SECOND_NS)
     assert bench.tick(number - 1)["reasons"]["upbit"] is None
     reasons = bench.tick(number)["reasons"]
     assert reasons == {"binance": None, "bithumb": None, "upbit": "disconnected"}
-    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "synced"})
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "synced"})
     assert bench.tick(number + 1)["reasons"]["upbit"] is None
     # a heartbeat says the states too
-    bench.heartbeat("upbit", START_NS + number * STEP_NS, **{"BTC/KRW": "halted"})
+    bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "halted"})
     assert bench.tick(number + 2)["reasons"]["upbit"] == "halted"
 
 
@@ -400,16 +448,16 @@ def test_an_aggregate_survives_the_bus() -> None:
     ladder = Ladder()
     ladder.merge([book], [1.0])
     facts = VenueFacts("upbit:BTC/KRW", "upbit", "BTC/KRW", "KR", "KRW", fx=1400.0, bid=99.0)
-    fx = FxFacts(None, "none", [facts], {"upbit:USDT/KRW": "deviating"}, ["x"], {}, 1399.5)
+    fx = FxFacts(None, "none", {"upbit:USDT/KRW": "deviating"}, ["x"], {}, 1399.5)
     payload, n_bids, n_asks = encode(
-        Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0)
+        Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0, [facts])
     )
     assert (n_bids, n_asks) == (2, 1)
     found = decode(payload, publisher="p", epoch=3, sequence=4)
     assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", START_NS, 1380.0)
     assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
     assert found.venues == [facts]
-    assert found.fx == fx
+    assert (found.fx, found.fx_venues) == (fx, [facts])
     for side in (0, 1):
         ours, theirs = ladder.side_copy(side), found.ladders[COMPOSITE].side_copy(side)
         assert [ours[i].tolist() for i in range(3)] == [theirs[i].tolist() for i in range(3)]

@@ -15,9 +15,9 @@ from benchmarks.conditions import told
 from benchmarks.measure import Result, Timing
 from coinspace.cli import coinspace
 from coinspace.errors import CoinSpaceError
-from coinspace.feed.format import FeedWriter
 from coinspace.observe import bench, profile, runs
 from coinspace.observe.runs import simulated
+from coinspace.recording.format import FeedWriter
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from coinspace.collector.books import Checked, TopCheck
 from coinspace.collector.commands import books
+from coinspace.collector.tools.checker import Checked, TopCheck
 from coinspace.errors import FeedError
-from coinspace.feed.format import FeedWriter
+from coinspace.recording.format import FeedWriter
 
 
 def run(*args: object) -> tuple[list[dict[str, object]], int]:

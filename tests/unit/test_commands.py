@@ -8,9 +8,13 @@ import pytest
 import structlog
 
 from coinspace.cli import COMMANDS, coinspace, main
-from coinspace.feed.format import FeedWriter
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.engine import DEFAULT_MARKETS
+from coinspace.market import as_named
+from coinspace.options import EXCHANGE
+from coinspace.recording.format import FeedWriter
+from coinspace.simulator import faults
+from coinspace.simulator.commands import chosen_markets
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+from coinspace.simulator.simulated_feed import write_feeds
 
 # command line, exit code, part of the line; {0} is the folder with the files of `folder`
 NOTHING_TO_DO = [
@@ -238,3 +242,14 @@ def test_a_feed_that_is_cut_gets_a_word(
         assert code == 0
         assert "the end" in err
         assert "is cut" in err
+
+
+def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
+    given = ("btc/krw", "Binance:eth/usdt", "*/krw")
+    assert chosen_markets((), given) == chosen_markets((), ("BTC/KRW", "binance:ETH/USDT", "*/KRW"))
+    assert faults.parse("clock:Binance:by=1s").exchange == "binance"
+    assert EXCHANGE.convert("Binance", None, None) == "binance"
+    with pytest.raises(click.BadParameter, match="'upbit', 'bithumb', 'binance'"):
+        EXCHANGE.convert("nowhere", None, None)
+    # those whose letters have other capitals are none
+    assert as_named("\u017fol") == "\u017fol"

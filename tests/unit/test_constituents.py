@@ -117,7 +117,7 @@ def test_a_market_that_the_exchange_does_not_offer_harms_nothing() -> None:
     bench.heartbeat("bithumb", "ETH/KRW", "USDT/KRW")
     bench.heartbeat("upbit", "BTC/KRW")
     assert set(bench.tick()) == {"binance:BTC/USDT", "upbit:BTC/KRW"}
-    assert [one.name for one in bench.found["BTC"].fx.venues] == ["bithumb:USDT/KRW"]
+    assert [one.name for one in bench.found["BTC"].fx_venues] == ["bithumb:USDT/KRW"]
     assert set(bench.tick("ETH")) == {"binance:ETH/USDT", "bithumb:ETH/KRW"}
     # a collector that has just started knows nothing yet
     bench.heartbeat("upbit")

@@ -11,16 +11,19 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from coinspace.cli import coinspace
 from coinspace.config import IndexParameters
-from coinspace.endpoint.records import fields, served
+from coinspace.endpoint.records import index_value, served
 from coinspace.endpoint.routes.history import points
 from coinspace.endpoint.values import decimal, price
-from coinspace.index.records import tick_row
-from coinspace.index.verify import Comparison, Verdict, _venue_facts, comparable
+from coinspace.index.recompute.verify import Comparison, Verdict
 from coinspace.method.digits import rounded, significant
 from coinspace.method.parameters import parameter_hash
+from coinspace.method.record import IndexRecord, decode
+from coinspace.storage.records import comparable, tick_row
 
 NOW_MS = 1_700_000_000_000
 
@@ -89,7 +92,7 @@ def book(exchange: str, market: str, mid: float) -> dict[str, Any]:
     }
 
 
-def record(tmp_path: Path, usd: float, *options: str) -> dict[str, Any]:
+def record(tmp_path: Path, usd: float, *options: str) -> Any:
     books = [
         book("upbit", "TINY/KRW", usd * 1400),
         book("bithumb", "TINY/KRW", usd * 1401),
@@ -101,8 +104,7 @@ def record(tmp_path: Path, usd: float, *options: str) -> dict[str, Any]:
     command = ["compute-index", "--snapshots", str(path), *options]
     result = CliRunner().invoke(coinspace, command)
     assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return decode(result.stdout.encode())
 
 
 @pytest.mark.parametrize("usd", [price for price, _ in QUOTED])
@@ -111,17 +113,17 @@ def test_an_index_has_the_digits_of_its_venues(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = record(tmp_path, usd)
-    assert found["status"] in ("ok", "degraded")
+    assert found.status in ("ok", "degraded")
     for value, raw in (
-        (found["value"], found["value_raw"]),
-        (found["regions"]["KR"]["value"], found["kr"]),
-        (found["regions"]["GL"]["value"], found["gl"]),
+        (found.value, found.value_raw),
+        (found.regions["KR"].value, found.kr),
+        (found.regions["GL"].value, found.gl),
     ):
         assert value == pytest.approx(raw, rel=1e-7)
         assert value == significant(raw)
     # four decimals were the default: they are still to be had, but never as nothing
     coarse = record(tmp_path, usd, "--decimals", "4")
-    assert coarse["value"] == (round(found["value_raw"], 4) or found["value"])
+    assert coarse.value == (round(found.value_raw, 4) or found.value)
 
 
 def test_a_live_record_and_its_stored_row_show_the_same(
@@ -131,16 +133,16 @@ def test_a_live_record_and_its_stored_row_show_the_same(
     for usd, decimals in ((0.00000843, None), (86_410.37, 2)):
         options = [] if decimals is None else ["--decimals", str(decimals)]
         one = record(tmp_path, usd, *options)
-        live = fields(one)
-        row = {**one, "ns": NOW_MS * 1_000_000, "n_used": 3}
+        live: Any = index_value(one)
+        row = {**to_builtins(one), "ns": NOW_MS * 1_000_000, "n_used": 3}
         (point,) = points([row], decimals)
         whole = served(row, decimals)
         assert point.gl == decimal(whole["gl"])
         assert point.premium == decimal(whole["premium"])
         for name in ("value", "value_krw", "best_bid", "best_ask", "fx"):
-            assert getattr(point, name) == live[name]
-        assert point.premium == live["premium"].coin
-        assert (point.kr, point.gl) == (live["kr"].value, live["gl"].value)
+            assert getattr(point, name) == getattr(live, name)
+        assert point.premium == live.premium.coin
+        assert (point.kr, point.gl) == (live.kr.value, live.gl.value)
 
 
 def test_stored_numbers_mean_their_digits_and_memory_keeps_every_bit(
@@ -148,21 +150,21 @@ def test_stored_numbers_mean_their_digits_and_memory_keeps_every_bit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     one = record(tmp_path, 86_410.37)
-    columns = tick_row({**one, "confidence": 0.005000000004656613, "premium": 1 / 3}).columns
+    columns = tick_row(replace(one, confidence=0.005000000004656613, premium=1 / 3)).columns
     assert columns["confidence"] == 0.005
     assert columns["premium"] == 0.33333333
-    assert columns["best_bid"] == significant(one["best_bid"])
+    assert columns["best_bid"] == significant(one.best_bid)
     for name in ("value", "value_raw", "kr", "gl", "fx"):
-        assert columns[name] == one[name]
+        assert columns[name] == getattr(one, name)
 
 
-def compared(one: dict[str, Any], **stored_as: Any) -> Verdict:
+def compared(one: IndexRecord, **stored_as: Any) -> Verdict:
     """Compare a record with a stored row of it, in which some columns are others."""
     ts_ns = NOW_MS * 1_000_000
     comparison = Comparison(None, ["TINY"], ts_ns, ts_ns + 1, ts_ns + 1)  # type: ignore[arg-type]
     comparison.stored.ticks["TINY", ts_ns] = {**comparable(one), **stored_as}
-    comparison.stored.venues["TINY", ts_ns] = _venue_facts(one["venues"])
-    comparison.stored.venues["USDT", ts_ns] = _venue_facts(one["fx_venues"])
+    comparison.stored.venues["TINY", ts_ns] = one.venues
+    comparison.stored.venues["USDT", ts_ns] = one.fx_venues
     comparison.take(one)
     return comparison.verdict
 
@@ -173,12 +175,12 @@ def test_records_verify_as_stored_before_and_since(
     monkeypatch.chdir(tmp_path)
     one = record(tmp_path, 86_410.37)
     assert compared(one).equal == 1
-    assert compared(one, best_bid=one["best_bid"], premium=one["premium"]).equal == 1
+    assert compared(one, best_bid=one.best_bid, premium=one.premium).equal == 1
     for wrong in (
-        {"best_bid": one["best_bid"] * (1 + 1e-9)},
+        {"best_bid": one.best_bid * (1 + 1e-9)},
         {"best_bid": None},
-        {"value_raw": significant(one["value_raw"])},
-        {"kr": one["kr"] * (1 + 1e-15)},
+        {"value_raw": significant(one.value_raw)},
+        {"kr": one.kr * (1 + 1e-15)},
     ):
         verdict = compared(one, **wrong)
         assert verdict.different == 1

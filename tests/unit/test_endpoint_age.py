@@ -13,16 +13,17 @@ from coinspace._ext.message import AGGREGATE, HEARTBEAT, INDEX, ORDERBOOK, STATE
 from coinspace._ext.sink import ListSink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings
-from coinspace.endpoint import live as live_module
-from coinspace.endpoint import market
-from coinspace.endpoint.age import FUTURE_MS, stale_reason
-from coinspace.endpoint.books import consolidated
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.hub import Hub
-from coinspace.endpoint.live import TOPICS_KEPT, Latest, Live
+from coinspace.endpoint.live import market
+from coinspace.endpoint.live import state as live_module
+from coinspace.endpoint.live.age import FUTURE_MS, stale_reason
+from coinspace.endpoint.live.books import consolidated
+from coinspace.endpoint.live.hub import Hub
+from coinspace.endpoint.live.state import TOPICS_KEPT, Latest, Live
+from coinspace.endpoint.live.venues import venues
 from coinspace.endpoint.routes.platform import reasons
-from coinspace.endpoint.venues import venues
 from coinspace.method.aggregate import Aggregate, FxFacts, encode
+from coinspace.method.record import decode
 
 NOW_NS = 1_790_000_000 * SECOND_NS
 HOUR_NS = 3600 * SECOND_NS
@@ -42,7 +43,9 @@ class Desk:
         self.wall_ns = NOW_NS
         self.monotonic_ns = 7 * HOUR_NS
         monkeypatch.setattr(live_module, "monotonic_ns", lambda: self.monotonic_ns)
-        monkeypatch.setattr("coinspace.endpoint.venues.monotonic_ns", lambda: self.monotonic_ns)
+        monkeypatch.setattr(
+            "coinspace.endpoint.live.venues.monotonic_ns", lambda: self.monotonic_ns
+        )
         self.settings = Settings()
         self.live = Live(lambda: self.wall_ns, self.settings)
         hub = Hub(max_streams=1, stall_s=1, resume_s=1, boot="b")
@@ -155,7 +158,12 @@ def test_limits_of_staleness() -> None:
         "old",
     ]
     assert [stale_reason(0, heard, 3000) for heard in (3000, 3001)] == [None, "silent"]
-    assert orjson.loads(Latest({**RECORD, "ts_ms": 5000}).body(5000, 3000))["age_ms"] == 0
+    assert (
+        orjson.loads(Latest(decode(orjson.dumps({**RECORD, "ts_ms": 5000}))).body(5000, 3000))[
+            "age_ms"
+        ]
+        == 0
+    )
 
 
 def test_a_silent_collector_is_seen_whatever_its_clock(desk: Desk) -> None:

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from blacksheep.messages import Request
 
-from coinspace.endpoint import bulk
-from coinspace.endpoint.bulk import Downloads
-from coinspace.endpoint.database import Database
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.history.bulk import Downloads
+from coinspace.endpoint.history.database import Database
+from coinspace.endpoint.http.problem import Problem
 
 TIMEOUT_S = 0.1
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinspace.errors import FeedError
-from coinspace.feed import lines
-from coinspace.feed.blocks import walk
-from coinspace.feed.format import FeedReader, FeedWriter, Record, decode_line, encode_line
-from coinspace.feed.merge import merge
-from coinspace.feed.tools import summarise
+from coinspace.recording import lines
+from coinspace.recording.blocks import walk
+from coinspace.recording.format import FeedReader, FeedWriter, Record, decode_line, encode_line
+from coinspace.recording.merge import merge
+from coinspace.recording.tools import summarise
 
 HEADER = b'#coinspace-feed 1 {"exchange":"x"}\n'
 

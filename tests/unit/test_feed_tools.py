@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coinspace.errors import FeedError
-from coinspace.feed.format import FeedReader, FeedWriter, Record
-from coinspace.feed.recorded import LocalBook, depth_symbol
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.engine import DEFAULT_MARKETS
-from coinspace.feed.tool_commands import feed
-from coinspace.feed.tools import merge_feeds
+from coinspace.recording.commands import feed
+from coinspace.recording.format import FeedReader, FeedWriter, Record
+from coinspace.recording.frames import LocalBook, depth_symbol
+from coinspace.recording.tools import merge_feeds
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+from coinspace.simulator.simulated_feed import write_feeds
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
@@ -15,11 +16,19 @@ from aiohttp import web
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.fetcher import ANSWER_BYTES, QUEUE_LIMIT, Fetcher, inflate
+from coinspace.collector.limits import Budget
 from coinspace.collector.markets import MarketList
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.ticker import TickerStage
 from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import UNREADABLE, Limit, Listing, Refusal, Request
+from coinspace.exchanges.exchange import (
+    UNREADABLE,
+    Limit,
+    Listing,
+    Refusal,
+    Request,
+    block_s,
+)
 from coinspace.market import Market
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -85,8 +94,9 @@ def serve(
     return asyncio.run(main())
 
 
-def body(payload: bytes, encoding: str = "", status: int = 200, **headers: str) -> Handler:
+def body(payload: bytes, encoding: str = "", status: int = 200, **more: str) -> Handler:
     async def handler(_: web.Request) -> web.Response:
+        headers = dict(more)
         if encoding:
             headers["Content-Encoding"] = encoding
         return web.Response(body=payload, status=status, headers=headers)
@@ -300,3 +310,121 @@ def test_a_list_of_markets_without_end_is_refused() -> None:
     listing = Listing("X", Market("BTC", "USDT"), True)
     with pytest.raises(ValueError, match="at most"):
         MarketList().update([listing] * 20_001)
+
+
+NOW_S = 1_790_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (
+            "Way too much request weight used; IP banned until 1790000600000. Please use WebSocket"
+            " Streams for live updates to avoid bans.",
+            600,
+        ),
+        ("IP banned until 1790000600000", 600),
+        ("banned until 1790000060", 60),
+        ("Banned until: 2026-09-21T14:14:20Z", 60),
+        ("blocked until '2026-09-21T23:14:20+09:00'", 60),
+        ("This IP is blocked for 30 seconds.", 30),
+        ("blocked for 5 minutes", 300),
+        ("retry in 1 h", 3600),
+        ("10분 동안 차단됩니다", 600),
+        ("30초 후", 30),
+        # a time that is over, and what is none
+        ("banned until 1789999999999", 0),
+        ("banned until 2026-99-21T14:14:20Z", 0),
+        ("banned until 17900006000001", 0),
+        ("until tomorrow", 0),
+        ("Too many API requests.", 0),
+        ("1000 requests", 0),
+        ("5 servers", 0),
+        ("", 0),
+        ("until " * 100_000, 0),
+        ("9" * 1_000_000 + " s", 0),
+    ],
+)
+def test_a_refusal_says_how_long_it_lasts(text: str, seconds: float) -> None:
+    body = json.dumps({"code": -1003, "msg": text}, ensure_ascii=False).encode()
+    assert block_s(body, NOW_S) == pytest.approx(seconds)
+
+
+# the exchange's clock, which alone judges its own times: ours is years off
+DATE = "Mon, 21 Sep 2026 14:13:20 GMT"
+
+
+@pytest.mark.parametrize("status", [418, 429])
+@pytest.mark.parametrize("header", ["7", None, "0", "-5", "nan", "never", "1e12"])
+@pytest.mark.parametrize("text", ["IP banned until 1790000090000.", "x", "until 9999999999999"])
+def test_a_block_lasts_as_long_as_header_or_body_say(
+    status: int, header: str | None, text: str
+) -> None:
+    headers = {"Date": DATE} | ({"Retry-After": header} if header else {})
+    payload = json.dumps({"code": -1003, "msg": text}).encode()
+
+    async def act(world: World) -> None:
+        world.fetcher.submit(request())
+        await world.until(1)
+
+    world = serve(body(payload, status=status, **headers), act)
+    (refusal,) = world.refusals
+    expected = 7 if header == "7" else 90 if "1790" in text else 120 if status == 418 else 10
+    assert refusal.retry_after_s == pytest.approx(expected)
+
+
+def test_a_budget_that_others_use_up_is_kept() -> None:
+    budget = Budget(5400)
+    # nothing is known yet
+    assert budget.wait_ns(0, 250) == 0
+    budget.said(100, 0, 30.0)
+    assert budget.wait_ns(1, 250) == 0
+    # another program of this address
+    budget.said(5000, SECOND_NS, 29.0)
+    assert budget.wait_ns(SECOND_NS, 250) == 0
+    budget.take(250)
+    assert budget.wait_ns(SECOND_NS, 250) == 29 * SECOND_NS
+    assert budget.wait_ns(SECOND_NS, 100) == 0
+    # an answer that was overtaken
+    budget.said(200, 2 * SECOND_NS, 28.0)
+    assert budget.wait_ns(2 * SECOND_NS, 250) == 28 * SECOND_NS
+    budget.done(250)
+    assert budget.wait_ns(2 * SECOND_NS, 250) == 0
+    budget.said(10**9, 2 * SECOND_NS, 28.0)
+    assert budget.wait_ns(2 * SECOND_NS, 1) == 28 * SECOND_NS
+    # the next minute
+    assert budget.wait_ns(30 * SECOND_NS, 250) == 0
+
+
+def test_requests_wait_for_the_minute_in_which_this_address_may_ask_again() -> None:
+    at: list[float] = []
+
+    async def handler(_: web.Request) -> web.Response:
+        at.append(time.monotonic())
+        headers = {"X-MBX-USED-WEIGHT-1M": "5400", "Date": "Mon, 30 Nov 2026 10:00:59 GMT"}
+        return web.Response(body=b"{}", headers=headers)
+
+    async def act(world: World) -> None:
+        await three(world)
+        # asked together, before anything was known; then nothing until the minute is over
+        world.fetcher.submit(request(10))
+        await world.until(4)
+
+    world = serve(handler, act)
+    assert at[3] - max(at[:3]) > 1.5
+    assert world.fetcher.counts["rest_budget_waits"] >= 1
+    assert not world.refusals
+
+
+@pytest.mark.parametrize("said", ["", "-1", "1e9", "\u0663", "9" * 40, "5,400", "nan"])
+def test_what_is_no_weight_holds_nothing_up(said: str) -> None:
+    headers = {"X-MBX-USED-WEIGHT-1M": said}
+
+    async def act(world: World) -> None:
+        for number in range(3):
+            world.fetcher.submit(request(number))
+            await world.until(number + 1)
+
+    world = serve(body(b"{}", "", 200, **headers), act)
+    assert len(world.answers) == 3
+    assert world.fetcher.counts["rest_budget_waits"] == 0

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from coinspace.config import EndpointSettings
-from coinspace.endpoint.addresses import Proxies, group, is_loopback
-from coinspace.endpoint.connection import Receive, Scope, Send
-from coinspace.endpoint.gate import WRONG_KEYS, Gate
-from coinspace.endpoint.hosts import Hosts
-from coinspace.endpoint.keys import Keys
-from coinspace.endpoint.limiter import CLIENTS, Limiter, Rate, parse_rate
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.http.addresses import Proxies, group, is_loopback
+from coinspace.endpoint.http.connection import Receive, Scope, Send
+from coinspace.endpoint.http.gate import WRONG_KEYS, Gate
+from coinspace.endpoint.http.hosts import Hosts
+from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.limiter import CLIENTS, Limiter, Rate, parse_rate
+from coinspace.endpoint.http.problem import Problem
 from coinspace.errors import EndpointError
 
 SERVER = ("192.0.2.1", 8080)
@@ -261,3 +261,19 @@ def test_any_host_needs_keys() -> None:
 def test_what_is_no_host_names_the_setting(name: str) -> None:
     with pytest.raises(EndpointError, match=r"endpoint\.hosts: expected names"):
         Hosts([name], "127.0.0.1", any_name=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[1]", b"\xff", b'[{"a":' * 5000, b'[{"a":' + b"[" * 5000, b"[" * 5000],
+)
+def test_a_file_that_holds_no_keys_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "keys.json"
+    key = Keys(path).new("one", "reader")
+    known = Keys(path)
+    path.write_bytes(content)
+    with pytest.raises(EndpointError, match="expected a list of keys"):
+        Keys(path)
+    # whoever has read keys before goes on with them
+    known._checked = -1e9
+    assert known.find(key) is not None

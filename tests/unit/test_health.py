@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -10,8 +11,9 @@ from click.testing import CliRunner
 from coinspace.cli import coinspace
 from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import Settings, load
-from coinspace.endpoint.nulls import Nulls
+from coinspace.endpoint.live.nulls import Nulls
 from coinspace.index.pulse import Pulse
+from coinspace.method.record import IndexRecord
 from coinspace.observe.health import Health, health_of, reasons
 from coinspace.process import OwnErrors, Process, health_path
 
@@ -152,13 +154,17 @@ def test_what_counts_against_the_platform(one: Health, counts: bool) -> None:
     assert all(one.process in line for line in found)
 
 
+def record(asset: str, value: float | None, **more: Any) -> IndexRecord:
+    return IndexRecord(asset=asset, ts_ms=1, status="", value=value, **more)
+
+
 def test_an_index_fails_when_the_method_says_so() -> None:
     seconds = [0.0]
     pulse = Pulse(["BTC", "ETH"], lambda _: 60.0, lambda: int(seconds[0] * 1e9))
 
     def tick(asset: str, value: float | None) -> None:
         reason = None if value is not None else "too_few_venues"
-        pulse.tick({"asset": asset, "value": value, "reason": reason})
+        pulse.tick(record(asset, value, reason=reason))
 
     while seconds[0] < 59:
         seconds[0] += 1
@@ -184,15 +190,15 @@ def test_an_index_fails_when_the_method_says_so() -> None:
 def test_the_endpoint_knows_an_index_that_failed() -> None:
     seconds = [0.0]
     nulls = Nulls(lambda _: 60.0, lambda: int(seconds[0] * 1e9))
-    null: dict[str, object] = {"value": None, "failed": False}
+    null = record("BTC", None)
     assert not nulls.failed("BTC", null)
     seconds[0] = 59
     assert not nulls.failed("BTC", null)
     seconds[0] = 60
     assert nulls.failed("BTC", null)
-    assert not nulls.failed("BTC", {"value": 1.0, "failed": False})
+    assert not nulls.failed("BTC", record("BTC", 1.0))
     assert not nulls.failed("BTC", null)
-    assert nulls.failed("BTC", null | {"failed": True})
+    assert nulls.failed("BTC", record("BTC", None, failed=True))
 
 
 def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,21 +213,45 @@ def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) 
     assert errors.trouble({"callback_errors": 2}) is None
 
 
-async def test_a_stepped_clock_is_no_healthy_process(
+async def test_a_clock_that_was_set_once_is_said_and_no_fault(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step_ns = [0]
-    monkeypatch.setattr("coinspace.process.now_ns", lambda: now_ns() + step_ns[0])
-    process = Process(NAME, settings)
+    wall_ns, later_ns = [0], [0]
+    monkeypatch.setattr("coinspace.process.now_ns", lambda: now_ns() + wall_ns[0])
+    for module in ("process", "observe.health"):
+        later = f"coinspace.{module}.monotonic_ns"
+        monkeypatch.setattr(later, lambda: monotonic_ns() + later_ns[0])
+    process = Process("index-calculator", settings)
     process.ready()
-    assert health_of(settings, NAME).ok
-    step_ns[0] = -3600 * 10**9
-    process.clock.look()
-    process.write_health()
-    health = health_of(settings, NAME)
-    assert health.state == "degraded"
+
+    def step(by_s: int) -> Health:
+        wall_ns[0] += by_s * 10**9
+        process.clock.look()
+        process.write_health()
+        return health_of(settings, "index-calculator")
+
+    assert step(0).ok
+    # values are fresh again at once: the step is named, by its way and its size
+    health = step(-3600)
+    assert health.ok
     assert "clock was set back by 3600." in str(health.reason)
-    assert reasons([health])
+    assert not reasons([health])
+    assert health.counters["host_clock_steps"] == 1
+    # a wrong step and its correction
+    assert step(3600).ok
+    # set again and again: nobody knows what the time is
+    health = step(-3600)
+    assert health.state == "degraded"
+    assert reasons([health]) == [f"index-calculator: {health.reason}"]
+    # a fault of the process itself is said first
+    process.degraded("no aggregate arrives")
+    assert str(step(0).reason).startswith("no aggregate arrives; this host's clock")
+    process.ready()
+    later_ns[0] += 61 * 10**9
+    wall_ns[0] += 61 * 10**9
+    health = step(0)
+    assert (health.state, health.reason) == ("ready", None)
+    assert health.counters["host_clock_steps"] >= 3
 
 
 def test_half_written_file_is_no_crash(settings: Settings) -> None:

@@ -15,11 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from coinspace.config import EndpointSettings
-from coinspace.endpoint import connection as limits
-from coinspace.endpoint.connection import HttpConnection, Receive, Scope, Send, State, Timeouts
-from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.server import HttpServer
-from coinspace.endpoint.websocket import WebSocketConnection
+from coinspace.endpoint.http import connection as limits
+from coinspace.endpoint.http.connection import HttpConnection, Receive, Scope, Send, State, Timeouts
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.http.server import HttpServer
+from coinspace.endpoint.http.websocket import WebSocketConnection
 
 HOST = b"Host: localhost\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"

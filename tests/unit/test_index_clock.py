@@ -12,11 +12,12 @@ from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings
 from coinspace.index.backlog import CUT, Backlog
-from coinspace.index.calculator import LATEST_NS, LONGEST_OUTAGE_NS, IndexCalculator, Record
+from coinspace.index.calculator import LATEST_NS, LONGEST_OUTAGE_NS, IndexCalculator
 from coinspace.index.outage import Outage, instant
-from coinspace.index.records import Row, tick_ns
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.filter import VENUES_KEPT, Candidate, VenueFilter
+from coinspace.method.record import IndexRecord
+from coinspace.storage.records import Row, tick_ns
 
 STEP_NS = 200 * MILLISECOND_NS
 START_NS = 1_790_000_000 * SECOND_NS
@@ -30,7 +31,7 @@ class Platform:
     def __init__(self, *, assets: tuple[str, ...] = ("BTC", "ETH")) -> None:
         chosen = Settings()
         chosen.index.assets = list(assets)
-        self.live: list[Record] = []
+        self.live: list[IndexRecord] = []
         # (asset, instant) -> the reasons of the records that were stored there, newest last
         self.table: dict[tuple[str, int], list[str | None]] = {}
         self.steps: list[tuple[int, int]] = []
@@ -50,10 +51,10 @@ class Platform:
         # ticks since the beginning, as the wall clock counts them
         self.now = 0
 
-    def _emit(self, record: Record, _: Aggregate | None) -> None:
+    def _emit(self, record: IndexRecord, _: Aggregate | None) -> None:
         self.live.append(record)
-        if not record.get("repeated"):
-            self._store(record["asset"], tick_ns(record), record["reason"])
+        if not record.repeated:
+            self._store(record.asset, tick_ns(record), record.reason)
 
     def _store(self, asset: str, at_ns: int, reason: str | None) -> None:
         self.table.setdefault((asset, at_ns), []).append(reason)
@@ -105,13 +106,13 @@ def test_a_clock_that_was_ahead_and_is_set_right(ahead_s: int) -> None:
     assert [tick_ns(one) for one in platform.live[before::2]] == [
         START_NS + i * STEP_NS for i in range(71, 171)
     ]
-    assert not any(one.get("repeated") for one in platform.live[: before + 2])
+    assert not any(one.repeated for one in platform.live[: before + 2])
     assert platform.calculator.counts["clock_steps"] == 1
     assert all(platform.stored(71, min(171, first)))
     # the present comes to the instants that the wrong clock has used up
     platform.now = first - 10
     platform.run(40)
-    repeated = [one for one in platform.live if one.get("repeated")]
+    repeated = [one for one in platform.live if one.repeated]
     assert {tick_ns(one) for one in repeated} == {
         START_NS + i * STEP_NS for i in range(first + 1, last + 1)
     }
@@ -132,7 +133,7 @@ def test_a_clock_set_back_while_it_runs() -> None:
     platform.run(400)
     # served live with a flag, and what was published stays as it was
     fresh = platform.live[-800:]
-    assert all(one["repeated"] for one in fresh)
+    assert all(one.repeated for one in fresh)
     assert [tick_ns(one) for one in fresh[::2]] == [START_NS + i * STEP_NS for i in range(501, 901)]
     assert platform.table == table
     assert platform.calculator.latest_published_ns == START_NS + 1000 * STEP_NS
@@ -140,7 +141,7 @@ def test_a_clock_set_back_while_it_runs() -> None:
     platform.run(200)
     assert all(platform.stored(1, 1101))
     assert platform.published_once()
-    assert not platform.live[-1].get("repeated")
+    assert not platform.live[-1].repeated
     assert platform.steps == [(START_NS + 1000 * STEP_NS, START_NS + 501 * STEP_NS)]
 
 
@@ -176,7 +177,7 @@ def test_a_clock_of_another_century_fills_no_disk() -> None:
     platform.run(10)
     assert all(platform.stored(1, 11))
     assert all(platform.stored(16, 26))
-    assert platform.live[-1]["ts_ms"] == (START_NS + 25 * STEP_NS) // MILLISECOND_NS
+    assert platform.live[-1].ts_ms == (START_NS + 25 * STEP_NS) // MILLISECOND_NS
 
 
 def test_an_outage_leaves_out_what_was_published() -> None:
@@ -204,7 +205,7 @@ def test_without_an_aggregator_the_calculator_goes_on_by_itself() -> None:
     now_ns = START_NS + platform.now * STEP_NS
     platform.calculator.set_back(now_ns)
     platform.calculator.on_time(now_ns + 20 * STEP_NS)
-    assert [one["reason"] for one in platform.live[10:]] == ["not_computed"] * 21
+    assert [one.reason for one in platform.live[10:]] == ["not_computed"] * 21
     assert len(platform.steps) == 1
 
 

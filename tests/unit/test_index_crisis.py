@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from coinspace.config import Settings
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.scenario import CRISIS
-from coinspace.index.feeds import from_feeds
+from coinspace.index.recompute.feeds import from_feeds
 from coinspace.market import Market
+from coinspace.simulator.markets.scenario import CRISIS
+from coinspace.simulator.simulated_feed import write_feeds
 from tests.unit.index_books import Run, book
 
 SECONDS = 1260
@@ -32,7 +32,7 @@ def silent(name: str, second: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def records() -> list[dict[str, Any]]:
+def records() -> list[Any]:
     run = Run()
     found, last = [], dict[str, dict[str, Any]]()
     for second in range(SECONDS):
@@ -56,45 +56,43 @@ def records() -> list[dict[str, Any]]:
     return found
 
 
-def test_the_korean_value_and_the_premium_stay_alive(records: list[dict[str, Any]]) -> None:
-    assert all(one["kr"] is not None for one in records)
-    assert all(one["gl"] is not None for one in records)
-    assert all(one["premium"] is not None for one in records)
-    assert min(one["premium"] for one in records) < -0.15
-    assert min(one["kr"] for one in records) < 0.75 * 116_500_000
+def test_the_korean_value_and_the_premium_stay_alive(records: list[Any]) -> None:
+    assert all(one.kr is not None for one in records)
+    assert all(one.gl is not None for one in records)
+    assert all(one.premium is not None for one in records)
+    assert min(one.premium for one in records) < -0.15
+    assert min(one.kr for one in records) < 0.75 * 116_500_000
 
 
-def test_no_wrong_composite_is_published(records: list[dict[str, Any]]) -> None:
+def test_no_wrong_composite_is_published(records: list[Any]) -> None:
     for one in records:
-        if one["value"] is not None:
-            low, high = sorted((one["gl"], one["kr"] / one["fx"]))
-            assert low * 0.999 <= one["value"] <= high * 1.001
-            assert abs(one["premium"]) < 0.06
+        if one.value is not None:
+            low, high = sorted((one.gl, one.kr / one.fx))
+            assert low * 0.999 <= one.value <= high * 1.001
+            assert abs(one.premium) < 0.06
         else:
-            assert one["reason"] == "regime_split"
+            assert one.reason == "regime_split"
     # calm before and after, a split in between
-    assert records[30]["status"] == records[-1]["status"] == "ok"
-    assert sum(one["split"] for one in records) > 300
+    assert records[30].status == records[-1].status == "ok"
+    assert sum(one.split for one in records) > 300
 
 
-def test_stalls_are_seen_and_the_rate_is_held(records: list[dict[str, Any]]) -> None:
-    reasons = {(name, venue["reason"]) for one in records for name, venue in one["venues"].items()}
+def test_stalls_are_seen_and_the_rate_is_held(records: list[Any]) -> None:
+    reasons = {(name, venue.reason) for one in records for name, venue in one.venues.items()}
     assert ("upbit:BTC/KRW", "delayed") in reasons
     assert ("bithumb:BTC/KRW", "delayed") in reasons
-    assert {"ok", "held", "suspect", "none"} == {one["fx_status"] for one in records}
+    assert {"ok", "held", "suspect", "none"} == {one.fx_status for one in records}
     # no rate: nothing is converted, and a premium says what it is made of
     for one in records:
-        if one["fx"] is None:
-            assert {venue["mid"] for name, venue in one["venues"].items() if "KRW" in name} == {
-                None
-            }
-            assert one["value"] is None
-            assert one["premium_unjudged"] is True
-            assert one["fx_doubted"] is not None
+        if one.fx is None:
+            assert {venue.mid for name, venue in one.venues.items() if "KRW" in name} == {None}
+            assert one.value is None
+            assert one.premium_unjudged is True
+            assert one.fx_doubted is not None
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("crisis")
     markets = {
         "upbit": ["BTC/KRW", "USDT/KRW"],
@@ -112,33 +110,33 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     paths = tuple(Path(one["path"]) for one in feeds)
     settings = Settings(data=folder)
     settings.index.interval_ms = 500
-    found: list[dict[str, Any]] = []
+    found: list[Any] = []
     from_feeds(
         paths, settings, settings.index.parameters_of, lambda record, _: found.append(record)
     )
     return found
 
 
-def test_played_from_recordings_korea_stays_alive_too(played: list[dict[str, Any]]) -> None:
+def test_played_from_recordings_korea_stays_alive_too(played: list[Any]) -> None:
     assert len(played) > 2 * SECONDS / COMPRESS - 5
     # the first tick comes before the first books, Binance's snapshot a quarter of a second later
     alive = played[2:]
-    assert [one["ts_ms"] for one in alive if one["kr"] is None] == []
-    assert [one["ts_ms"] for one in alive if one["premium"] is None] == []
-    assert min(one["premium"] for one in alive) < -0.15
-    assert any(venue["reason"] == "delayed" for one in alive for venue in one["venues"].values())
+    assert [one.ts_ms for one in alive if one.kr is None] == []
+    assert [one.ts_ms for one in alive if one.premium is None] == []
+    assert min(one.premium for one in alive) < -0.15
+    assert any(venue.reason == "delayed" for one in alive for venue in one.venues.values())
     for one in alive:
-        if one["value"] is not None:
-            low, high = sorted((one["gl"], one["kr"] / one["fx"]))
-            assert low * 0.999 <= one["value"] <= high * 1.001
-    assert sum(one["split"] for one in alive) > 300
+        if one.value is not None:
+            low, high = sorted((one.gl, one.kr / one.fx))
+            assert low * 0.999 <= one.value <= high * 1.001
+    assert sum(one.split for one in alive) > 300
     # what nobody could judge is marked, and nothing else
-    marked = [one for one in alive if one["regions"]["KR"]["unjudged"]]
+    marked = [one for one in alive if one.regions["KR"].unjudged]
     assert marked
     for one in alive:
-        korean = {name for name in one["venues"] if "KRW" in name}
-        clean = any(one["venues"][name]["reason"] in (None, "no_fx") for name in korean)
-        if one["regions"]["KR"]["unjudged"]:
-            assert not any(one["venues"][name]["used"] for name in korean)
+        korean = {name for name in one.venues if "KRW" in name}
+        clean = any(one.venues[name].reason in (None, "no_fx") for name in korean)
+        if one.regions["KR"].unjudged:
+            assert not any(one.venues[name].used for name in korean)
         else:
             assert clean

@@ -11,12 +11,13 @@ import pytest
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters
 from coinspace.index.backlog import Backlog
-from coinspace.index.calculator import AT_ONCE, IndexCalculator, Record
+from coinspace.index.calculator import AT_ONCE, IndexCalculator
 from coinspace.index.outage import Outage
-from coinspace.index.records import Row
-from coinspace.index.snapshots import SnapshotReader
+from coinspace.index.recompute.snapshots import SnapshotReader
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate
+from coinspace.method.record import IndexRecord
+from coinspace.storage.records import Row
 from coinspace.storage.transport import TimestampNanos
 from tests.unit.index_books import NOW_MS, book
 
@@ -38,7 +39,7 @@ class Ticks:
     """A calculator and all that comes out of it, in its order."""
 
     def __init__(self) -> None:
-        self.out: list[Record | Outage] = []
+        self.out: list[IndexRecord | Outage] = []
         self.calculator = IndexCalculator(
             lambda asset: PARAMETERS,
             lambda record, _: self.out.append(record),
@@ -46,13 +47,13 @@ class Ticks:
             on_outage=self.out.append,
         )
 
-    def stamps(self) -> list[int]:
-        found: list[int] = []
+    def stamps(self) -> list[int | float]:
+        found: list[int | float] = []
         for one in self.out:
             if isinstance(one, Outage):
-                found += [record["ts_ms"] for record in one.records(one.first_ns)]
+                found += [record.ts_ms for record in one.records(one.first_ns)]
             else:
-                found.append(one["ts_ms"])
+                found.append(one.ts_ms)
         return found
 
 
@@ -79,7 +80,7 @@ def test_the_outage_of_all_indices_is_known_before_the_first_record_after_it() -
     for asset in ("BTC", "ETH"):
         ticks.calculator.on_aggregate(aggregate(NOW_MS, asset))
     ticks.calculator.on_aggregate(aggregate(NOW_MS + 3_600_000, "BTC"))
-    kinds = [(one.asset if isinstance(one, Outage) else one["ts_ms"]) for one in ticks.out[2:]]
+    kinds = [(one.asset if isinstance(one, Outage) else one.ts_ms) for one in ticks.out[2:]]
     assert kinds == ["BTC", "ETH", NOW_MS + 3_600_000]
 
 
@@ -89,15 +90,15 @@ def test_an_outage_keeps_the_memory_and_fails_after_a_minute() -> None:
     ticks.calculator.on_aggregate(aggregate(NOW_MS + 3_600_000, upbit=144_000_000))
     outage = next(one for one in ticks.out if isinstance(one, Outage))
     records = list(outage.records(outage.first_ns))
-    assert {one["reason"] for one in records} == {"not_computed"}
-    assert {tuple(one["flagged"]) for one in records} == {("upbit:BTC/KRW",)}
-    failed = [one["failed"] for one in records]
+    assert {one.reason for one in records} == {"not_computed"}
+    assert {tuple(one.flagged) for one in records} == {("upbit:BTC/KRW",)}
+    failed = [one.failed for one in records]
     assert failed == [False] * 300 + [True] * (len(records) - 300)
     # 3 % off: a flag that was forgotten meanwhile would have let it in
     after = ticks.out[-1]
-    assert isinstance(after, dict)
-    assert after["flagged"] == ["upbit:BTC/KRW"]
-    assert after["twap"] is None
+    assert isinstance(after, IndexRecord)
+    assert after.flagged == ["upbit:BTC/KRW"]
+    assert after.twap is None
 
 
 def test_an_outage_weighs_in_averages_as_its_ticks_would() -> None:

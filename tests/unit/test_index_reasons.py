@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from coinspace.cli import coinspace
 from coinspace.errors import CoinSpaceError
-from coinspace.index.snapshots import SnapshotError
+from coinspace.index.recompute.snapshots import SnapshotError
 from tests.unit.index_books import NOW_MS, Run, book, rate_books, reason
 
 
@@ -42,10 +42,10 @@ def others() -> list[dict[str, Any]]:
 def test_reason_of_a_venue(facts: dict[str, Any], expected: str) -> None:
     record = Run().tick(*others(), {**book("upbit", 140_000_000, fx=1400), **facts})
     assert reason(record, "upbit") == expected
-    assert record["venues"]["upbit:BTC/KRW"]["used"] is False
-    assert record["venues"]["upbit:BTC/KRW"]["share"] == 0.0
-    assert record["status"] == "degraded"
-    assert record["value"] == 100_000
+    assert record.venues["upbit:BTC/KRW"].used is False
+    assert record.venues["upbit:BTC/KRW"].share == 0.0
+    assert record.status == "degraded"
+    assert record.value == 100_000
 
 
 def test_first_match_wins() -> None:
@@ -60,8 +60,8 @@ def test_age_just_below_the_limit_counts() -> None:
     fresh = {**book("upbit", 140_000_000, fx=1400), "recv_ms": NOW_MS + 200 - 9_999}
     record = Run().tick(*others(), fresh)
     assert reason(record, "upbit") is None
-    assert record["venues"]["upbit:BTC/KRW"]["age_ms"] == 9_999
-    assert record["status"] == "ok"
+    assert record.venues["upbit:BTC/KRW"].age_ms == 9_999
+    assert record.status == "ok"
 
 
 def test_frozen_while_the_others_move() -> None:
@@ -103,19 +103,19 @@ def test_quiet_is_not_frozen() -> None:
 def test_too_few_venues(names: tuple[str, ...]) -> None:
     prices = {"binance": (100_000, 1), "upbit": (140_000_000, 1400), "bithumb": (140_000_000, 1400)}
     record = Run().tick(*(book(name, prices[name][0], fx=prices[name][1]) for name in names))
-    assert (record["value"], record["reason"]) == (None, "too_few_venues")
-    assert record["status"] == "null"
+    assert (record.value, record.reason) == (None, "too_few_venues")
+    assert record.status == "null"
     # a region of its own needs one venue
     korean = sum(name != "binance" for name in names)
-    assert record["kr"] == (140_000_000 if korean else None)
-    assert record["regions"]["KR"]["single_source"] == (korean == 1 if korean else None)
+    assert record.kr == (140_000_000 if korean else None)
+    assert record.regions["KR"].single_source == (korean == 1 if korean else None)
 
 
 def test_regions_off_needs_only_the_count() -> None:
     run = Run(regions="off")
     record = run.tick(book("upbit", 140_000_000, fx=1400), book("bithumb", 140_000_000, fx=1400))
-    assert record["value"] == 100_000
-    assert Run(regions="off", min_venues=1).tick(book("binance", 5.0, fx=1))["value"] == 5
+    assert record.value == 100_000
+    assert Run(regions="off", min_venues=1).tick(book("binance", 5.0, fx=1)).value == 5
 
 
 def test_insufficient_depth() -> None:
@@ -124,17 +124,17 @@ def test_insufficient_depth() -> None:
         {**book("binance", 100_000, fx=1), **wide},
         {**book("upbit", 100_000, fx=1), **wide},
     )
-    assert record["reason"] == "insufficient_depth"
-    assert record["value"] is None
-    assert record["value_raw"] is None
+    assert record.reason == "insufficient_depth"
+    assert record.value is None
+    assert record.value_raw is None
     # on the grid the first point always counts
     record = Run(mode="grid").tick(
         {**book("binance", 100_000, fx=1), **wide}, {**book("upbit", 100_000, fx=1), **wide}
     )
-    assert record["value"] == 100_000
+    assert record.value == 100_000
     # unless there is no first point
     record = Run(mode="grid", spacing=100).tick(*others(), book("upbit", 140_000_000, fx=1400))
-    assert record["reason"] == "insufficient_depth"
+    assert record.reason == "insufficient_depth"
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-12, 1e12, 1e160, 1e300, 1e308])
@@ -144,8 +144,8 @@ def test_absurd_sizes_give_a_value(size: float) -> None:
     huge["asks"] = [[price, size] for price, _ in huge["asks"]]
     for changes in ({}, {"mode": "grid"}, {"depth": "full"}):
         record = Run(**changes).tick(*others(), huge)
-        assert record["value"] == pytest.approx(100_000, rel=1e-6)
-        shares = [one["share"] for one in record["venues"].values()]
+        assert record.value == pytest.approx(100_000, rel=1e-6)
+        shares = [one.share for one in record.venues.values()]
         assert sum(shares) == pytest.approx(1)
 
 
@@ -155,7 +155,7 @@ def test_absurd_prices_do_not_crash(price: float) -> None:
         *others(), {**book("upbit", 1, fx=1), "asks": [[price, 1]], "bids": [[price / 2, 1]]}
     )
     assert reason(record, "upbit") in ("deviating", "empty")
-    assert record["value"] == 100_000 or record["reason"] is not None
+    assert record.value == 100_000 or record.reason is not None
 
 
 def test_duplicate_prices_within_a_venue_add_up() -> None:
@@ -166,42 +166,42 @@ def test_duplicate_prices_within_a_venue_add_up() -> None:
     whole["bids"] = [[price, 2.0] for price, _ in whole["bids"]]
     whole["asks"] = [[price, 2.0] for price, _ in whole["asks"]]
     a, b = Run(cap_sigmas=1000).tick(*others(), double), Run(cap_sigmas=1000).tick(*others(), whole)
-    assert a["value_raw"] == pytest.approx(b["value_raw"], rel=1e-12)
-    assert a["utilised_depth"] == pytest.approx(b["utilised_depth"])
+    assert a.value_raw == pytest.approx(b.value_raw, rel=1e-12)
+    assert a.utilised_depth == pytest.approx(b.utilised_depth)
 
 
 def test_one_level_books() -> None:
     one = {"bids": [[99_990, 1]], "asks": [[100_010, 1]]}
     record = Run().tick({**book("binance", 1, fx=1), **one}, {**book("upbit", 1, fx=1), **one})
-    assert record["value"] == 100_000
-    assert record["curve_end"] == "exhausted"
-    assert record["depth_limited"] is True
+    assert record.value == 100_000
+    assert record.curve_end == "exhausted"
+    assert record.depth_limited is True
 
 
 def test_clock_steps_back_without_a_crash() -> None:
     run = Run()
     books = [*others(), book("upbit", 140_000_000, fx=1400)]
-    assert run.tick(*books)["value"] == 100_000
-    assert run.tick(*books, step_ms=-3_600_000)["value"] == 100_000
+    assert run.tick(*books).value == 100_000
+    assert run.tick(*books, step_ms=-3_600_000).value == 100_000
     fx = [book("upbit", 140_000_000), *rate_books(1400, 1400), book("binance", 100_000)]
-    assert run.tick(*fx)["fx_status"] == "ok"
-    assert run.tick(*fx, step_ms=-3_600_000)["value"] == 100_000
+    assert run.tick(*fx).fx_status == "ok"
+    assert run.tick(*fx, step_ms=-3_600_000).value == 100_000
 
 
 def test_a_venue_that_appears_mid_run() -> None:
     run = Run()
-    assert run.tick(*others())["value"] == 100_000
+    assert run.tick(*others()).value == 100_000
     record = run.tick(*others(), book("upbit", 140_000_000, fx=1400))
-    assert record["venues"]["upbit:BTC/KRW"]["used"] is True
-    assert record["status"] == "ok"
+    assert record.venues["upbit:BTC/KRW"].used is True
+    assert record.status == "ok"
 
 
 def test_fails_after_a_minute_of_nulls_until_the_first_value() -> None:
     run = Run()
-    states = [run.tick(step_ms=1000)["failed"] for _ in range(62)]
+    states = [run.tick(step_ms=1000).failed for _ in range(62)]
     assert states == [False] * 60 + [True] * 2
-    assert run.tick(*others())["failed"] is False
-    assert run.tick()["failed"] is False
+    assert run.tick(*others()).failed is False
+    assert run.tick().failed is False
 
 
 BAD_FACTS: list[tuple[dict[str, Any], str]] = [

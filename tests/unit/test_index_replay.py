@@ -13,11 +13,12 @@ from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator.engine import START_NS
 from coinspace.index.commands import compute_index, verify_index
-from coinspace.index.feeds import opened, sources
-from coinspace.index.replay import FeedReplay
+from coinspace.index.recompute.feeds import opened, sources
+from coinspace.index.recompute.offline import FeedReplay
+from coinspace.method.record import IndexRecord
+from coinspace.simulator.markets.engine import START_NS
+from coinspace.simulator.simulated_feed import write_feeds
 
 MARKETS = {
     "upbit": ["BTC/KRW", "USDT/KRW"],
@@ -208,7 +209,7 @@ def test_what_was_missed_is_missed_again(tmp_path: Path) -> None:
     settings.index.assets = ["BTC"]
     start_ms = START_NS // 1_000_000
     first_ms, last_ms = start_ms + 3_000, start_ms + 3_601_000
-    found: list[dict[str, Any]] = []
+    found: list[IndexRecord] = []
     readers, make = sources(tuple(paths), settings, segments=True)
     replay = FeedReplay(
         settings,
@@ -219,14 +220,13 @@ def test_what_was_missed_is_missed_again(tmp_path: Path) -> None:
     )
     with opened(readers):
         replay.run(readers)
-    assert [one["ts_ms"] for one in found] == list(
-        range(found[0]["ts_ms"], found[0]["ts_ms"] + 200 * len(found), 200)
-    )
+    begun_ms = int(found[0].ts_ms)
+    assert [one.ts_ms for one in found] == list(range(begun_ms, begun_ms + 200 * len(found), 200))
     for one in found:
-        assert (one["reason"] == "not_computed") is (first_ms <= one["ts_ms"] <= last_ms)
+        assert (one.reason == "not_computed") is (first_ms <= one.ts_ms <= last_ms)
     # what was computed before is computed, from the first books on
-    before = [one for one in found if one["ts_ms"] < first_ms]
-    assert [one["kr"] is not None for one in before] == [False] + [True] * (len(before) - 1)
+    before = [one for one in found if one.ts_ms < first_ms]
+    assert [one.kr is not None for one in before] == [False] + [True] * (len(before) - 1)
     # without stored records a pause of the recordings is left out
     found.clear()
     readers, make = sources(tuple(paths), settings, segments=True)

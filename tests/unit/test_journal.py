@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from coinspace._ext.message import ORDERBOOK, STATE
 from coinspace._ext.publisher import ZmqSink
@@ -25,6 +26,7 @@ from coinspace.bus.segments import (
     read_journal,
     segment_paths,
 )
+from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch, settings_in
@@ -237,8 +239,13 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     written.send(1500)
     before = len(segment_paths(written.folder))
     assert before > 4
-    later = time.time_ns() + 86_401 * 10**9
-    monkeypatch.setattr(journal_module, "now_ns", lambda: later)
+    later_ns = 86_401 * 10**9
+    wall, steady = now_ns, monotonic_ns
+    monkeypatch.setattr(journal_module, "now_ns", lambda: wall() + later_ns)
+    # a clock that was set forward by days has aged nothing
+    written.journal._prune(0)
+    assert len(segment_paths(written.folder)) >= before
+    monkeypatch.setattr(journal_module, "monotonic_ns", lambda: steady() + later_ns)
     written.journal._wake.set()
     deadline = time.monotonic() + 5
     while len(segment_paths(written.folder)) > 2:
@@ -249,6 +256,19 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     held = sequences(written.folder)
     assert held == list(range(held[0], 1511))
     written.close()
+
+
+def test_a_journal_that_reaches_back_too_little_says_so_once(tmp_path: Path) -> None:
+    with capture_logs() as lines:
+        written = Written(tmp_path)
+        written.send(14_000)
+        written.close()
+    assert written.journal.removed > 10
+    (short,) = [one for one in lines if "reaches back" in one["event"]]
+    assert short["log_level"] == "warning"
+    assert 0 <= short["held_s"] < 60
+    assert (short["max_age_s"], short["max_bytes"]) == (SMALL.max_age_s, SMALL.max_bytes)
+    assert "journal.max_bytes" in short["event"]
 
 
 def test_epochs_are_kept_over_restarts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from coinspace.config import Settings
 from coinspace.process import Process
-from coinspace.storage import keeper
+from coinspace.storage.questdb import keeper
 
 
 class Server:
@@ -49,7 +49,7 @@ class Bench:
         self.process = Process("questdb", Settings(data=tmp_path))
         self.server = Server(tmp_path)
         self.keeper = keeper._Keeper(self.process, self.server)  # type: ignore[arg-type]
-        monkeypatch.setattr("coinspace.storage.keeper.time.monotonic", lambda: self.seconds)
+        monkeypatch.setattr("coinspace.storage.questdb.keeper.time.monotonic", lambda: self.seconds)
         monkeypatch.setattr(keeper, "is_ours", lambda found: self.server.answers)
         self.keeper.announce()
 

@@ -1,13 +1,18 @@
 """What a replay answers by REST: the state as of its position, whoever listens."""
 
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from coinspace.feed.format import FeedWriter
-from coinspace.feed.playback import Playback, Playing
+from coinspace.errors import FeedError
+from coinspace.recording.format import FeedReader, FeedWriter, Record
+from coinspace.simulator.commands import serve
+from coinspace.simulator.playback import RUNS_LIMIT, Playback, Playing
+from coinspace.simulator.server import ExchangeServer
 
 SECOND = 10**9
 DIFF = (
@@ -62,6 +67,7 @@ async def test_after_all_clients_left_the_book_is_that_of_the_position(feeds: li
         book = await asked(source)
         assert book["lastUpdateId"] == last, position
         assert len(book["bids"]) == last
+    await source.stop()
 
 
 async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) -> None:
@@ -72,6 +78,7 @@ async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) ->
     trades = ("binance", frozenset({("trade", "btcusdt")}))
     source._playing[trades] = Playing(source, ("binance",), trades)
     assert (await asked(source))["lastUpdateId"] == 11
+    await source.stop()
 
 
 @pytest.mark.parametrize(("start_s", "last"), [(20, 19), (45, 50), (51, 50), (90, 89)])
@@ -91,6 +98,7 @@ async def test_after_a_seek_nothing_older_than_the_place_is_given(
     assert [row["timestamp"] for row in orjson.loads(answer.body)] == [start_s - 1]
     answer = await source.rest("binance", "/api/v3/trades", {"symbol": "BTCUSDT", "limit": "1"})
     assert [row["id"] for row in orjson.loads(answer.body)] == [start_s - 1]
+    await source.stop()
 
 
 @pytest.mark.parametrize(
@@ -111,3 +119,67 @@ async def test_no_query_is_an_error_of_the_server(
     exchange = "binance" if path.startswith("/api") else "upbit"
     answer = await Playback(feeds).rest(exchange, path, query)
     assert answer.status in (200, 400, 404)
+
+
+async def test_many_late_requests_read_the_recording_once(
+    feeds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Playback(feeds[:1])
+    playing = source._playing[KEY] = Playing(source, ("binance",), KEY)
+    playing.pending.clear()
+    read = 0
+    whole = FeedReader.__iter__
+
+    def counted(reader: FeedReader) -> Iterator[Record]:
+        nonlocal read
+        for record in whole(reader):
+            read += 1
+            yield record
+
+    monkeypatch.setattr(FeedReader, "__iter__", counted)
+    for position in range(1, 203):
+        playing.position = position
+        for _ in range(3):
+            await asked(source)
+            await asked(source, {"symbol": "NOPEUSDT", "limit": "5"})
+    with FeedReader(feeds[0]) as reader:
+        records = sum(1 for _ in whole(reader))
+    assert read <= records
+    # asked at once by many, each gets the book
+    playing.position = 202
+    books = await asyncio.gather(*(asked(source) for _ in range(20)))
+    assert {book["lastUpdateId"] for book in books} == {100}
+    await source.stop()
+
+
+async def test_the_sets_of_subscriptions_that_are_played_have_a_bound(feeds: list[Path]) -> None:
+    source = Playback(feeds)
+    for number in range(RUNS_LIMIT):
+        key = ("binance", frozenset({("trade", f"x{number}")}))
+        source._playing[key] = Playing(source, ("binance",), key)
+    assert not source._has_room()
+    # one that is over makes room
+    source._playing[key].finished = True
+    assert source._has_room()
+    assert len(source._playing) == RUNS_LIMIT - 1
+
+
+@pytest.mark.parametrize(
+    ("work", "ends"), [("market", True), ("playing", True), ("fault", False), ("connection", False)]
+)
+async def test_a_server_ends_when_what_it_serves_has_ended(work: str, ends: bool) -> None:
+    async def fail() -> None:
+        raise FeedError("the recording cannot be read on")
+
+    server = ExchangeServer()
+    serving = asyncio.ensure_future(serve(server, 30 if ends else 0.5))
+    async with asyncio.timeout(10):
+        while not server.tasks.names:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    server.tasks.spawn(work, fail())
+    if ends:
+        with pytest.raises(FeedError, match="cannot be read on"):
+            await serving
+    else:
+        await serving
+    assert server.counters["task_failures"] == 1

@@ -9,9 +9,9 @@ import pytest
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
-from coinspace.storage import runtime, server
-from coinspace.storage.address import Address
-from coinspace.storage.server import ManagedServer
+from coinspace.storage.questdb import runtime, server
+from coinspace.storage.questdb.address import Address
+from coinspace.storage.questdb.server import ManagedServer
 
 ADDRESS = Address("", "", "", "http://127.0.0.1:1", "u", "p", pid=7)
 

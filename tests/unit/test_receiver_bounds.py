@@ -137,3 +137,21 @@ async def test_epochs_and_processes_without_end_are_bounded(rogue: Rogue, victim
     await until(lambda: len(victim.got) == received + 1, "heard as new")
     assert victim.counters["repeated"] >= 1
     victim.subscriber.close()
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [b"orderbook.\xff\xfe.BTC/KRW.", b"orderbook.\xed\xa0\x80.X.", b"orderbook.upbit.\xc3."],
+)
+async def test_a_topic_that_is_no_text_is_refused_at_the_door(
+    rogue: Rogue, victim: Victim, topic: bytes
+) -> None:
+    # a loss would be told by its name
+    for sequence in (1, 5):
+        rogue.book(sequence, topic=topic)
+    rogue.book(2)
+    await until(lambda: 2 in victim.got, "the message behind")
+    assert victim.counters["malformed"] == 2
+    assert victim.counters["callback_errors"] == 0
+    assert not victim.gaps
+    victim.subscriber.close()

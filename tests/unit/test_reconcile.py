@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coinspace.clock import SECOND_NS
 from coinspace.storage import reconcile, schema
-from coinspace.storage.address import Address
+from coinspace.storage.questdb.address import Address
 from coinspace.storage.reconcile import Ranges, Report, _Comparison, _Fact, _Row
 
 TOPIC = b"orderbook.upbit.BTC/KRW."

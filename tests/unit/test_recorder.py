@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from coinspace.errors import FeedError
-from coinspace.feed import recorder as module
-from coinspace.feed.format import FeedReader, FeedWriter, Record
-from coinspace.feed.recorder import Recorder
+from coinspace.recording import recorder as module
+from coinspace.recording.format import FeedReader, FeedWriter, Record
+from coinspace.recording.recorder import Recorder
 
 
 def read(folder: Path) -> list[Record]:

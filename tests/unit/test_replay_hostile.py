@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, checksum64
-from coinspace.bus import replay
-from coinspace.bus.catchup import JournalClient
+from coinspace.bus import journal_server as replay
+from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.segments import JournalReader, read_journal, segment_paths
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK

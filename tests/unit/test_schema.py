@@ -1,10 +1,7 @@
 """The declaration itself: keys exist, records repeat, no view names a column that is not there."""
 
-from pathlib import Path
-
 import pytest
 
-from coinspace.storage.queries import DAILY
 from coinspace.storage.tables import INDEX_NEXT, INDEX_RECALC, INDEX_TICK, TABLES, VIEWS, Table
 
 
@@ -40,9 +37,3 @@ def test_ttl_can_be_left_out() -> None:
     book = next(table for table in TABLES if table.name == "orderbook")
     assert "TTL 7d" in book.create("7d")
     assert "TTL" not in book.create("")
-
-
-@pytest.mark.parametrize("question", DAILY)
-def test_the_readme_keeps_the_daily_questions(question: str) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    assert DAILY[question].strip() in readme

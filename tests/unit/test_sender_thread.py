@@ -15,7 +15,7 @@ import pytest
 
 from coinspace.config import Settings
 from coinspace.storage import schema, sender
-from coinspace.storage.address import Address
+from coinspace.storage.questdb.address import Address
 from coinspace.storage.sender import Sender
 from coinspace.storage.transport import Rejected, Transport, Unavailable
 

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace.feed.session import BinanceSession, BithumbSession, KoreanSession, parse_stream
+from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, parse_stream
 
 
 class Client:

@@ -15,15 +15,15 @@ import pytest
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
-from coinspace.feed.format import FeedReader
-from coinspace.feed.simulated_feed import write_feeds
-from coinspace.feed.simulator import binance, korean, spelling
-from coinspace.feed.simulator.binance import BinanceMarket
-from coinspace.feed.simulator.engine import DEFAULT_MARKETS, START_NS, Engine
-from coinspace.feed.simulator.market import Event
-from coinspace.feed.simulator.offer import offer
-from coinspace.feed.simulator.scenario import CRISIS
-from coinspace.feed.simulator.spelling import Spelling, fixed, pointed, scientific, short, terse
+from coinspace.recording.format import FeedReader
+from coinspace.simulator.markets import binance, korean, spelling
+from coinspace.simulator.markets.binance import BinanceMarket
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS, Engine
+from coinspace.simulator.markets.market import Event
+from coinspace.simulator.markets.offer import offer
+from coinspace.simulator.markets.scenario import CRISIS
+from coinspace.simulator.markets.spelling import Spelling, fixed, pointed, scientific, short, terse
+from coinspace.simulator.simulated_feed import write_feeds
 
 SECONDS = 20
 
@@ -46,8 +46,8 @@ def of(frames: list[bytes], kind: str, code: str = "KRW-BTC") -> list[dict[str, 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path;"
-        "from coinspace.feed.simulated_feed import write_feeds;"
-        "from coinspace.feed.simulator.engine import DEFAULT_MARKETS;"
+        "from coinspace.simulator.simulated_feed import write_feeds;"
+        "from coinspace.simulator.markets.engine import DEFAULT_MARKETS;"
         "list(write_feeds(Path(sys.argv[1]), 3, DEFAULT_MARKETS, duration_s=3))"
     )
     contents = []

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from coinspace.index import spool as spools
-from coinspace.index.records import Row
 from coinspace.index.spool import Spool
+from coinspace.storage.records import Row
 
 ROW = Row("index_tick", 5, {"asset": "BTC"}, {"value": 1.0})
 

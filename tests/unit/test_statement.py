@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coinspace.endpoint.statement import check
+from coinspace.endpoint.history.statement import check
 from coinspace.errors import EndpointError
 
 READING = [

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE
 from coinspace.bus.segments import segment_paths
-from coinspace.storage.catchup import CatchUp
+from coinspace.storage.catchup import CatchUp, JournalFolder
 from coinspace.storage.gaps import Damage
+from coinspace.storage.ledger import Hole, StreamKey
 from coinspace.storage.stage import Stage
 from tests.flow.bus_stage import BOOK, PROCESS, until
+from tests.flow.feeding import START_NS
 from tests.unit.test_journal import Written
 from tests.unit.test_storage_stage import Rows, stage
 
@@ -121,3 +126,39 @@ async def test_ended_epochs_are_forgotten_once_their_journal_was_compared(tmp_pa
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     catchup.close()
+
+
+async def test_holes_beyond_the_limit_are_filled_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinspace.storage.ledger.HOLES_LIMIT", 10)
+    written = Written(tmp_path)
+    written.send(101)
+    written.close()
+    rows = Rows()
+    made = stage(rows)
+    epoch = written.publisher.epoch
+    reader = JournalFolder(written.settings, PROCESS)
+    for message in reader.fetch(BOOK, epoch, 1).messages[::2]:
+        made.on_message(PROCESS, message)
+    (stream,) = made.ledger.streams.values()
+    assert (len(stream.holes), stream.put_off) == (10, 40)
+    readings = []
+
+    async def open_holes(publisher: str, streams: Any) -> tuple[dict[StreamKey, list[Hole]], bool]:
+        # a row replaces an earlier one of the same hole; seven at a time
+        newest = {row["first"]: row for row in rows.of("gap")}
+        left = [row for row in newest.values() if row["status"] == "open"]
+        readings.append(len(left))
+        holes = [Hole(row["first"], row["last"], START_NS, "x", True) for row in left[:7]]
+        return {stream.key: holes}, len(left) <= 7
+
+    catchup = CatchUp(written.settings, made, [PROCESS], open_holes)
+    task = asyncio.create_task(catchup.run())
+    await until(lambda: not stream.missing, "no hole left")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    catchup.close()
+    assert sorted(row["seq"] for row in rows.of("orderbook")) == list(range(1, 102))
+    assert readings[:3] == [40, 33, 26]
+    assert made.counters()["gaps_open"] == 0

@@ -7,7 +7,8 @@ import pytest
 
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
-from coinspace.storage.ledger import EPOCHS_LIMIT, Ledger
+from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
+from coinspace.storage.outages import OWED_LIMIT, Outage
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -43,6 +44,9 @@ class Rows:
     @property
     def full(self) -> bool:
         return len(self.rows) >= self.room
+
+    async def drained(self, timeout_s: float) -> bool:
+        return True
 
     def seal(self) -> None:
         self.rows.append(("seal", {}, 0))
@@ -283,6 +287,55 @@ def test_ten_thousand_restarts_cost_no_memory() -> None:
     assert max(sizes) <= 2 * (EPOCHS_LIMIT + 1)
     assert made.ledger.finished == {PUBLISHER: set()}
     assert len(made._current) <= 2
+
+
+def test_a_link_that_loses_every_second_message_costs_no_memory() -> None:
+    rows = Rows()
+    made = stage(rows)
+    count = 2 * HOLES_LIMIT + 500
+    for message in books(2 * count)[::2]:
+        made.on_message(PUBLISHER, message)
+    (stream,) = made.ledger.streams.values()
+    assert len(stream.holes) <= HOLES_LIMIT + 1
+    found = made.ledger.holes_found
+    assert found > 2 * HOLES_LIMIT
+    # the oldest are kept, and each has its row
+    assert [hole.first for hole in stream.holes[:3]] == [2, 4, 6]
+    opened = [row for row in rows.of("gap") if row["status"] == "open"]
+    assert len(opened) == found
+    counters = made.counters()
+    assert counters["gaps_open"] == found
+    assert counters["gaps_put_off"] == stream.put_off == found - len(stream.holes)
+    # an epoch of which something is missing is not forgotten
+    for hole in list(stream.holes):
+        made.ledger.close(stream, hole)
+    made.epochs[PUBLISHER] = stream.epoch + 1
+    made.finish(PUBLISHER, [stream.epoch])
+    assert list(made.ledger.streams.values()) == [stream]
+    made.ledger.read_again(stream, [], all_read=True)
+    made.finish(PUBLISHER, [stream.epoch])
+    assert not made.ledger.streams
+
+
+def test_outages_wait_in_bounded_memory_while_none_can_be_written() -> None:
+    rows = Rows(room=0)
+    made = stage(rows)
+    topic = b"state.upbit.BTC/KRW."
+    stream = made.ledger.stream(PUBLISHER, topic, 7)
+    for number in range(OWED_LIMIT + 10):
+        facts = {"state": ("halted", "synced")[number % 2], "since_ns": START_NS + number}
+        payload = orjson.dumps(facts)
+        head = encode_header(STATE, payload_size=len(payload), epoch=7, sequence=number + 1)
+        made.outages.on_state(PUBLISHER, stream, Message.decode(topic, head, payload), START_NS)
+    assert made.counters()["outages_dropped"] == 0
+    for number in range(2 * OWED_LIMIT):
+        outage = Outage(7, START_NS + number, "x", START_NS + number + 1)
+        made.outages._write((PUBLISHER, "upbit", "BTC/KRW"), outage)
+    assert len(made.outages._owed) == OWED_LIMIT
+    assert made.counters()["outages_dropped"] > 0
+    rows.room = 1 << 30
+    made.settle()
+    assert len(rows.of("gap")) == OWED_LIMIT
 
 
 def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:

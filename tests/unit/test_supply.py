@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from coinspace.errors import ConfigError
-from coinspace.storage import runtime
+from coinspace.storage.questdb import runtime
 from tests import audit
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -59,7 +59,7 @@ def test_every_background_task_starts_through_tasks() -> None:
         for path in PACKAGE.rglob("*.py")
         for place in starters(path)
         # the simulated exchanges are a tool
-        if path.relative_to(PACKAGE).parts[0] != "feed"
+        if path.relative_to(PACKAGE).parts[0] != "simulator"
     ]
     assert [place.partition(":")[0] for place in found] == ["tasks.py"]
 

@@ -18,8 +18,8 @@ from coinspace.cli import coinspace
 from coinspace.clock import now_ns
 from coinspace.config import load
 from coinspace.endpoint.commands import render
-from coinspace.feed.format import FeedWriter
 from coinspace.process import configure_logging, health_path
+from coinspace.recording.format import FeedWriter
 from coinspace.text import LIMIT, PrintableFormatter, cell, printable, printable_lines
 
 HOSTILE = "a\x1b[31m\n[red]b[/]\r\u202e\u2066\x00\x9b2J\ufeff\u2028"

@@ -136,7 +136,7 @@ export class PipelinePanel {
     node.append(shown, sparkline(value.points));
     const trouble = TROUBLE.map((name) => [name, sum(one.counters, name)]).filter(([, count]) => count > 0);
     const text = one.reason ?? trouble.map(([name, count]) => `${name} ${count}`).join(" · ");
-    if (text) { const line = element("p", one.reason ? "bad" : "", text); line.title = text; node.append(line); }
+    if (text) { const line = element("p", one.reason && one.state !== "ready" ? "bad" : "", text); line.title = text; node.append(line); }
     return node;
   }
 

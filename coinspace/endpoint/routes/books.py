@@ -9,13 +9,14 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
-from coinspace.endpoint import history, market
-from coinspace.endpoint.age import stale_reason
-from coinspace.endpoint.api import Api, encode, json_answer
-from coinspace.endpoint.books import consolidated
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.http.api import Api, encode, json_answer
+from coinspace.endpoint.http.problem import Problem, retry_later
+from coinspace.endpoint.live import market
+from coinspace.endpoint.live.age import stale_reason
+from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.models import Book, ConsolidatedBook
-from coinspace.endpoint.problem import Problem, retry_later
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, milliseconds
 

@@ -10,13 +10,14 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
-from coinspace.endpoint import bulk, history
-from coinspace.endpoint.api import Api, encode, json_answer, with_etag
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.explain import live_explanation, stored_explanation
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.history.explain import live_explanation, stored_explanation
+from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.http.api import Api, encode, json_answer, with_etag
+from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
-from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.ranges import next_link, span
 from coinspace.endpoint.records import CURRENCY, column, served
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor
@@ -32,34 +33,8 @@ Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
 
-VALUE_COLUMNS: bulk.Columns = {
-    "ts": "time",
-    "status": "text",
-    "reason": "text",
-    "value": "number",
-    "kr": "number",
-    "gl": "number",
-    "value_krw": "number",
-    "premium": "number",
-    "fx": "number",
-    "fx_status": "text",
-    "best_bid": "number",
-    "best_ask": "number",
-    "constituents": "integer",
-}
-CANDLE_COLUMNS: bulk.Columns = {
-    "ts": "time",
-    "open": "number",
-    "high": "number",
-    "low": "number",
-    "close": "number",
-    "kr": "number",
-    "gl": "number",
-    "premium": "number",
-    "fx": "number",
-    "ticks": "integer",
-    "valid": "integer",
-}
+VALUE_COLUMNS = bulk.columns_of(IndexPoint)
+CANDLE_COLUMNS = bulk.columns_of(Candle, "closed")
 
 
 class ValuesQuery(Struct, forbid_unknown_fields=True):

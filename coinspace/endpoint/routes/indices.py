@@ -8,12 +8,13 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.executable import executable
-from coinspace.endpoint.live import Latest
+from coinspace.endpoint.http.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.http.problem import retry_later
+from coinspace.endpoint.live.executable import executable
+from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
-from coinspace.endpoint.problem import retry_later
+from coinspace.endpoint.values import price
 
 Asset = Annotated[str, Meta(description="base asset", examples=["BTC"], max_length=20)]
 
@@ -42,7 +43,8 @@ def add(api: Api, context: Context) -> None:
     live = context.live
 
     def latest(asset: str) -> Latest:
-        found = live.indices.get(context.check_asset(asset))
+        asset = context.check_asset(asset)
+        found = live.indices.get(asset)
         if found is None:
             raise retry_later("not-ready", f"no {asset} index value has arrived yet", 1)
         return found
@@ -90,9 +92,9 @@ def add(api: Api, context: Context) -> None:
         `size` alone when one is asked for; null where the books do not hold the size.
         """
         found = latest(parameters.asset)
-        value, now = found.value, context.now_ms()
+        value, record, now = found.value, found.record, context.now_ms()
         usable = value.premium is not None and value.premium.coin is not None
-        reason = None if usable else value.reason or "no_regional_value"
+        reason = None if usable else record.reason or "no_regional_value"
         stale = found.stale_reason(now, context.stale_ms)
         parts = value.premium
         if parts is not None and parameters.size is not None:
@@ -108,8 +110,8 @@ def add(api: Api, context: Context) -> None:
             reason=reason,
             kr=value.kr,
             gl=value.gl,
-            fx=value.fx,
-            fx_status=value.fx_status,
+            fx=price(record.fx),
+            fx_status=record.fx_status,
             premium=parts,
             constituents=value.constituents,
         )

@@ -8,13 +8,16 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
-from coinspace.endpoint import bulk, history, market
-from coinspace.endpoint.api import Api, encode, json_answer
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.http.api import Api, encode, json_answer
+from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
-from coinspace.endpoint.ranges import next_link, span
 from coinspace.endpoint.routes.history import MINUTE_MS, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
+from coinspace.market import as_named
 
 ExchangeName = Annotated[str, Meta(max_length=40, examples=["upbit"])]
 MarketName = Annotated[str, Meta(max_length=41, description="BASE/QUOTE", examples=["BTC/KRW"])]
@@ -51,11 +54,15 @@ class TradesQuery(Struct, forbid_unknown_fields=True):
 def add(api: Api, context: Context) -> None:
     """Register the routes."""
 
-    def chosen(exchange: str | None, name: str | None) -> list[tuple[str, str]]:
+    def chosen(query: TickersQuery | TradesQuery) -> list[tuple[str, str]]:
+        # what is asked for takes the names that it has here
+        exchange, name = query.exchange, query.market
+        if exchange is not None:
+            exchange = query.exchange = context.check_exchange(exchange)
+        if name is not None:
+            name = query.market = as_named(name)
         if exchange is not None and name is not None:
             return [context.check_market(exchange, name)]
-        if exchange is not None:
-            context.check_exchange(exchange)
         found = [
             (one, other)
             for one, other in context.all_markets()
@@ -70,7 +77,7 @@ def add(api: Api, context: Context) -> None:
     )
     async def tickers(request: Request, query: TickersQuery) -> Response:
         """The newest ticker of every market asked for, with age and state."""
-        messages = [context.live.tickers.get(key) for key in chosen(query.exchange, query.market)]
+        messages = [context.live.tickers.get(key) for key in chosen(query)]
         found = [market.ticker(context, one) for one in messages if one is not None]
         return json_answer(encode(Tickers(found)))
 
@@ -92,7 +99,7 @@ def add(api: Api, context: Context) -> None:
     )
     async def trades(request: Request, query: TradesQuery) -> Response:
         """Trades, oldest first: the newest ones, or those stored in [start, end)."""
-        keys = chosen(query.exchange, query.market)
+        keys = chosen(query)
         media = bulk.accepted(request)
         stored = query.start is not None or query.end is not None or query.cursor is not None
         if not stored and media == bulk.JSON:

@@ -12,10 +12,10 @@ from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from blacksheep.server.application import Application
 
-from coinspace.endpoint.api import Api
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.openapi import document
-from coinspace.endpoint.problem import Problem
+from coinspace.endpoint.http.api import Api
+from coinspace.endpoint.http.openapi import document
+from coinspace.endpoint.http.problem import Problem
 
 # the folder below assets/ is named by a digest of what it holds, so that never changes
 IMMUTABLE = b"public, max-age=31536000, immutable"

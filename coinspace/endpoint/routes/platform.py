@@ -8,11 +8,14 @@ from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
-from coinspace.endpoint import history
-from coinspace.endpoint.api import Api, Nothing, encode, json_answer
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.health import PROMETHEUS, exposition, platform_problems, processes
-from coinspace.endpoint.methodology import described
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.history.methodology import described
+from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.http.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.live.health import PROMETHEUS, exposition, platform_problems, processes
+from coinspace.endpoint.live.venues import venues as all_venues
 from coinspace.endpoint.models import (
     Gap,
     GapPage,
@@ -22,11 +25,9 @@ from coinspace.endpoint.models import (
     Readiness,
     Venues,
 )
-from coinspace.endpoint.problem import Problem
-from coinspace.endpoint.ranges import next_link, span
 from coinspace.endpoint.routes.history import Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
-from coinspace.endpoint.venues import venues as all_venues
+from coinspace.market import as_named
 
 READY_RETRY_S = "1"
 DAY_MS = 24 * 3600 * 1000
@@ -74,7 +75,7 @@ def reasons(context: Context) -> list[str]:
             found.append(problem)
         elif context.nulls.failed(asset, latest.record):
             found.append(
-                f"the {asset} index has no value ({latest.record.get('reason')}):"
+                f"the {asset} index has no value ({latest.record.reason}):"
                 " see its venues in /v1/venues and the collectors in `coinspace status`"
             )
     if context.database.error is not None:
@@ -106,7 +107,9 @@ def add(api: Api, context: Context) -> None:
     async def gaps(request: Request, query: GapsQuery) -> Response:
         """Detected losses and outages of [start, end), newest first; by default of the last day."""
         if query.exchange is not None:
-            context.check_exchange(query.exchange)
+            query.exchange = context.check_exchange(query.exchange)
+        if query.market is not None:
+            query.market = as_named(query.market)
         start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
         last_ns, skipped = history.ns(end), 0
         if query.cursor is not None:

@@ -20,17 +20,17 @@ from blacksheep.contents import StreamedContent
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
-from coinspace.endpoint.api import Api, encode
-from coinspace.endpoint.books import consolidated
-from coinspace.endpoint.channels import channel, channels, check_count
-from coinspace.endpoint.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.feeder import BOOK_LEVELS
-from coinspace.endpoint.health import processes
-from coinspace.endpoint.hub import Client, Event, Kind
-from coinspace.endpoint.market import ticker
-from coinspace.endpoint.problem import Problem, operator_needed, retry_later
-from coinspace.endpoint.venues import venues
+from coinspace.endpoint.http.api import Api, encode
+from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
+from coinspace.endpoint.http.problem import Problem, operator_needed, retry_later
+from coinspace.endpoint.live.books import consolidated
+from coinspace.endpoint.live.channels import channel, channels, check_count
+from coinspace.endpoint.live.feeder import BOOK_LEVELS
+from coinspace.endpoint.live.health import processes
+from coinspace.endpoint.live.hub import Client, Event, Kind
+from coinspace.endpoint.live.market import ticker
+from coinspace.endpoint.live.venues import venues
 
 EVENT_STREAM = "text/event-stream"
 # browsers reconnect by themselves after this

@@ -1,0 +1,177 @@
+"""Record exchanges: the collectors themselves, with recorders and without a bus.
+
+So a recording holds what a collector gets: its subscriptions, snapshots, comparisons and fills by
+REST, reconnects and their marks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from coinspace._ext.sink import ListSink
+from coinspace.clock import now_ns
+from coinspace.collector.collection import Collection, numbered
+from coinspace.config import ExchangeSettings, TuningSettings
+from coinspace.exchanges.exchange import CHANNELS, Channel, Stream
+from coinspace.recording.recorder import Recorder
+
+CLEAR_S = 0.25
+
+
+class Watch:
+    """Told how a collection goes, in the place of a process."""
+
+    def __init__(self, name: str, stopping: asyncio.Event) -> None:
+        self.stopping = stopping
+        self._log = structlog.get_logger(f"record-{name}")
+        self._reason: str | None = None
+        # what ended a task of the collection, None while all run
+        self.failure: BaseException | None = None
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """A task of the collection ended by an error: the recording ends."""
+        self._log.error("task failed", task=name, error=repr(error), exc_info=error)
+        self.failure = self.failure or error
+        self.stopping.set()
+
+    def ready(self) -> None:
+        """All markets deliver."""
+        if self._reason is not None:
+            self._reason = None
+            self._log.info("recording")
+
+    def degraded(self, reason: str) -> None:
+        """Something is missing."""
+        if reason != self._reason:
+            self._reason = reason
+            self._log.warning("not complete", reason=reason)
+
+
+def streams_of(channels: Iterable[Channel]) -> dict[Stream, tuple[Channel, ...]]:
+    """Return stream -> chosen channels; best prices come with the books that they judge."""
+    wanted = set(channels)
+    if "orderbook" in wanted:
+        wanted.add("top")
+    parts: dict[Stream, tuple[Channel, ...]] = {
+        "orderbook": ("orderbook", "top"),
+        "ticker": CHANNELS["ticker"],
+    }
+    chosen = {
+        stream: tuple(channel for channel in part if channel in wanted)
+        for stream, part in parts.items()
+    }
+    return {stream: part for stream, part in chosen.items() if part}
+
+
+class Capture:
+    """Records one stream of one exchange until stopped."""
+
+    def __init__(
+        self,
+        exchange: str,
+        settings: ExchangeSettings,
+        stream: Stream,
+        channels: tuple[Channel, ...],
+        folder: Path,
+        stopping: asyncio.Event,
+        *,
+        max_bytes: int,
+        segment_s: float,
+        tuning: TuningSettings | None = None,
+    ) -> None:
+        name = "-".join(channel for channel in channels if channel != "top")
+        self.name = f"{exchange}-{name}"
+        # nobody reads the messages; the stages make them to know what to ask for
+        self._sink = ListSink(now_ns())
+        self._watch = Watch(self.name, stopping)
+        self.collection = Collection(
+            settings,
+            exchange,
+            stream,
+            self._sink,
+            self._watch,
+            channels=channels,
+            tuning=tuning,
+            recorders=lambda number: Recorder(
+                folder,
+                exchange,
+                numbered(name, number),
+                settings.websocket,
+                max_bytes=max_bytes,
+                segment_s=segment_s,
+            ),
+        )
+        self._stopping = stopping
+
+    async def run(self) -> None:
+        """Record until the event is set.
+
+        Raises: ConfigError when no market is left to record, what ended a task of the collection.
+        """
+        try:
+            await self.collection.start()
+            while not self._stopping.is_set():
+                self._sink.clear()
+                await asyncio.sleep(CLEAR_S)
+        finally:
+            await self.collection.stop()
+        if self._watch.failure is not None:
+            raise self._watch.failure
+
+    def counters(self) -> dict[str, int | float]:
+        """Return what was counted, without the counts of each market."""
+        if self.collection.stage is None:
+            return {}
+        found = self.collection.counters()
+        return {name: count for name, count in found.items() if "{" not in name}
+
+
+async def _recorded(one: Capture, stopping: asyncio.Event) -> None:
+    # one that ends by an error ends all: a recording with a part missing is none
+    try:
+        await one.run()
+    finally:
+        stopping.set()
+
+
+async def capture(
+    settings: dict[str, ExchangeSettings],
+    folder: Path,
+    channels: Iterable[Channel],
+    stopping: asyncio.Event,
+    *,
+    max_bytes: int,
+    segment_s: float,
+    tuning: TuningSettings | None = None,
+) -> dict[str, dict[str, int | float]]:
+    """Record several exchanges until `stopping`; return the counters by recording.
+
+    Raises: ConfigError when an exchange offers none of its markets.
+    """
+    streams = streams_of(channels)
+    captures = [
+        Capture(
+            exchange,
+            one,
+            stream,
+            part,
+            folder,
+            stopping,
+            max_bytes=max_bytes // (len(settings) * len(streams)),
+            segment_s=segment_s,
+            tuning=tuning,
+        )
+        for exchange, one in settings.items()
+        for stream, part in streams.items()
+    ]
+    outcomes = await asyncio.gather(
+        *(_recorded(one, stopping) for one in captures), return_exceptions=True
+    )
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return {one.name: one.counters() for one in captures}

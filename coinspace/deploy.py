@@ -1,0 +1,233 @@
+"""`coinspace deploy systemd`: one unit per process and a target around them.
+
+Units start in the order of `coinspace up`: the store, the readers of the bus, then its writers.
+systemd stops units in the reverse order, so that the last message is still stored. Readiness and
+watchdog are the processes' own messages (sd_notify). Directives: systemd.service(5),
+systemd.exec(5), systemd.unit(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from coinspace.config import Settings, config_option, load
+from coinspace.errors import ConfigError
+from coinspace.supervisor import start_groups
+
+TARGET = "coinspace.target"
+SECRETS = "/etc/coinspace/secrets.env"
+# a value of a unit file: systemd has its own rules for quotes, and `%` begins a specifier
+_UNSAFE = re.compile(r"[\s\"'\\%$]")
+VERIFY_TIMEOUT_S = 60
+
+TARGET_UNIT = """\
+[Unit]
+Description=CoinSpace: order books, index and premium
+Wants={wants}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+UNIT = """\
+[Unit]
+Description=CoinSpace {name}
+PartOf={target}
+After={after}
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+User={user}
+WorkingDirectory={data}
+Environment=COINSPACE_DATA={data}
+{config}# secrets as COINSPACE_… variables: a file that only root can read
+EnvironmentFile=-{secrets}
+ExecStart={command}
+Restart=always
+RestartSec=2
+TimeoutStartSec=300
+WatchdogSec=60
+TimeoutStopSec=60
+LimitNOFILE=20000
+TasksMax=512
+UMask=0077
+{directory}
+# what the process may not do
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={data}
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+ProtectProc=invisible
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy={target}
+"""
+
+
+def unit_name(process: str) -> str:
+    """Return the unit of a process."""
+    return f"coinspace-{process}.service"
+
+
+def chosen(settings: Settings, only: Iterable[str]) -> dict[str, list[str]]:
+    """Return process -> arguments of its command, all or those named.
+
+    Raises: ConfigError naming a process that the settings do not have.
+    """
+    processes = dict(settings.processes())
+    if not settings.storage.ilp:
+        processes["questdb"] = ["questdb", "start", "--foreground"]
+    wanted = list(only) or list(processes)
+    unknown = [name for name in wanted if name not in processes]
+    if unknown:
+        raise ConfigError(
+            f"--only {unknown[0]!r}: expected one of {', '.join(sorted(processes))};"
+            " a collector needs markets of its exchange"
+        )
+    return {name: processes[name] for name in processes if name in wanted}
+
+
+def units(
+    processes: dict[str, list[str]], *, user: str, data: Path, config: Path | None
+) -> dict[str, str]:
+    """Return file name -> text of the target and of one unit per process.
+
+    Raises: ConfigError for a user or a path that a unit file cannot hold.
+    """
+    command = [sys.executable, "-m", "coinspace"]
+    for what, text in (("--user", user), ("--data", data), ("--config", config or "")):
+        if _UNSAFE.search(str(text)):
+            raise ConfigError(
+                f"{what} {str(text)!r}: expected no spaces, quotes, backslashes, $ or %,"
+                " which mean something else in a unit file"
+            )
+    # the default folder is made by systemd with the right owner
+    makes = data.parent == Path("/var/lib")
+    directory = f"StateDirectory={data.name}\nStateDirectoryMode=0700\n" if makes else ""
+    setting = f"Environment=COINSPACE_CONFIG={config}\n" if config else ""
+    found = {TARGET: TARGET_UNIT.format(wants=" ".join(unit_name(name) for name in processes))}
+    earlier: list[str] = []
+    for group in start_groups(list(processes)):
+        for name in group:
+            found[unit_name(name)] = UNIT.format(
+                name=name,
+                target=TARGET,
+                after=" ".join(["network-online.target", *map(unit_name, earlier)]),
+                user=user,
+                data=data,
+                config=setting,
+                secrets=SECRETS,
+                command=" ".join([*command, *processes[name]]),
+                directory=directory,
+            )
+        earlier += group
+    return found
+
+
+def write(found: dict[str, str], folder: Path) -> None:
+    """Write units, replacing those of the same names.
+
+    Raises: ConfigError when the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in found.items():
+            part = folder / f".{name}.part"
+            part.write_text(text)
+            part.replace(folder / name)
+    except OSError as error:
+        raise ConfigError(f"--output {folder}: expected a writable folder, {error}") from None
+
+
+def verify(folder: Path, names: Iterable[str]) -> str:
+    """Let systemd read the units. Returns: what it criticises, "" = nothing.
+
+    Raises: FileNotFoundError where systemd is absent.
+    """
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        raise FileNotFoundError("systemd-analyze")
+    done = subprocess.run(
+        [tool, "verify", "--man=no", *(str(folder / name) for name in names)],
+        capture_output=True,
+        text=True,
+        timeout=VERIFY_TIMEOUT_S,
+        check=False,
+        # so that units of the folder find each other, and systemd's own are still known
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
+    )
+    lines = [line for line in done.stderr.splitlines() if "coinspace" in line]
+    return "\n".join(lines)
+
+
+@click.group()
+def deploy() -> None:
+    """Write what a host needs to run CoinSpace as a service."""
+
+
+@deploy.command()
+@config_option
+@click.option("--output", type=click.Path(path_type=Path), default="units", show_default=True)
+@click.option("--user", default="coinspace", show_default=True, help="runs the processes")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="/var/lib/coinspace",
+    show_default=True,
+    help="data folder of the service",
+)
+@click.option("--only", multiple=True, metavar="PROCESS", help="only these processes; repeatable")
+def systemd(
+    config_path: str | None, output: Path, user: str, data: Path, only: tuple[str, ...]
+) -> None:
+    """Write one systemd unit per process and coinspace.target.
+
+    \b
+    Example:
+      coinspace deploy systemd --output units
+      sudo cp units/* /etc/systemd/system/ && sudo systemctl daemon-reload
+      sudo systemctl enable --now coinspace.target
+    """
+    if not data.is_absolute():
+        raise ConfigError(f"--data {str(data)!r}: expected an absolute path")
+    config = Path(config_path).absolute() if config_path else None
+    found = units(chosen(load(config_path), only), user=user, data=data, config=config)
+    write(found, output)
+    for name in found:
+        click.echo(output / name)
+    try:
+        criticism = verify(output.absolute(), found)
+    except FileNotFoundError:
+        click.echo("systemd is not here: the units are written, but not verified", err=True)
+        return
+    if criticism:
+        click.echo(criticism, err=True)
+        raise ConfigError("systemd-analyze verify: expected nothing to criticise, see above")

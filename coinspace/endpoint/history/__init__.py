@@ -1,0 +1,1 @@
+"""The stored past: ranges, bulk answers, explanations."""

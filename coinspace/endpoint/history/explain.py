@@ -1,0 +1,58 @@
+"""One tick explained: from the live record and summed book, or from the stored rows."""
+
+from __future__ import annotations
+
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.history import curve
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.live.state import Latest
+from coinspace.endpoint.models import Explanation, Input, PriceVolumeCurve
+from coinspace.endpoint.records import constituents, index_value
+from coinspace.endpoint.shown import show
+from coinspace.method.record import IndexRecord
+from coinspace.storage.records import CONSTITUENT, read_record
+
+
+def live_explanation(context: Context, latest: Latest) -> Explanation:
+    """Explain the newest tick, its curve included while its summed book is at hand."""
+    try:
+        found = curve.of_live(context, latest)
+    except curve.Missing as missing:
+        return explanation(latest.record, live=True, reason=str(missing))
+    return explanation(latest.record, live=True, found=found)
+
+
+async def stored_explanation(context: Context, asset: str, at_ns: int) -> Explanation | None:
+    """Explain the stored tick at or just before an instant; None where there is none."""
+    row = await history.tick(context.database, asset, at_ns)
+    if row is None:
+        return None
+    venues = await history.tick_venues(context.database, asset, row["ns"])
+    record = read_record(row, row["ns"], venues)
+    own = [one for one in venues if one["role"] == CONSTITUENT]
+    try:
+        found = await curve.of_stored(context, row, own)
+    except curve.Missing as missing:
+        return explanation(record, live=False, reason=str(missing))
+    return explanation(record, live=False, found=found)
+
+
+def explanation(
+    record: IndexRecord,
+    *,
+    live: bool,
+    found: PriceVolumeCurve | None = None,
+    reason: str | None = None,
+) -> Explanation:
+    value = index_value(record)
+    return Explanation(
+        index=value,
+        used=[one for one in value.constituents if record.venues[one.venue].used],
+        excluded=[one for one in value.constituents if not record.venues[one.venue].used],
+        fx_venues=constituents(record.fx_venues),
+        flagged=record.flagged,
+        inputs={name: show(Input, one) for name, one in record.inputs.items()},
+        curve=found,
+        curve_reason=reason,
+        live=live,
+    )

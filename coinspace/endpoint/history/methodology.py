@@ -1,0 +1,62 @@
+"""The methodology in force, and every definition that was announced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.history import queries as history
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.models import Definition, Methodology
+from coinspace.exchanges.constituents import constituents_of
+from coinspace.method.parameters import METHOD_VERSION, parameter_hash
+
+ANNOUNCED_LIMIT = 200
+
+
+async def described(context: Context) -> Methodology:
+    """Return the definitions; those in force need no database."""
+    index = context.settings.index
+    announced: list[Definition] | None
+    try:
+        rows = await history.definitions(context.database, ANNOUNCED_LIMIT)
+        announced = [_announced(row) for row in rows]
+    except Problem:
+        announced = None
+    return Methodology(
+        interval_ms=index.interval_ms,
+        grace_ms=index.grace_ms,
+        definitions=[_in_force(context, asset) for asset in index.assets],
+        announced=announced,
+    )
+
+
+def _in_force(context: Context, asset: str) -> Definition:
+    parameters = context.settings.index.parameters_of(asset)
+    # of patterns, what the exchanges turned out to offer
+    there = {f"{exchange}:{market}" for exchange, market in context.all_markets()}
+    return Definition(
+        asset=asset,
+        role="live",
+        effective=None,
+        method_version=str(METHOD_VERSION),
+        parameter_hash=parameter_hash(parameters, context.depths),
+        constituents=[one for one in constituents_of(context.settings, asset) if one in there],
+        parameters=parameters.model_dump(),
+    )
+
+
+def _announced(row: dict[str, Any]) -> Definition:
+    definition = orjson.loads(row["definition"])
+    return Definition(
+        asset=row["asset"],
+        role=row["role"],
+        effective=row["ns"] // MILLISECOND_NS,
+        method_version=str(definition["method_version"]),
+        parameter_hash=definition["parameter_hash"],
+        constituents=definition["constituents"],
+        parameters=definition["parameters"],
+    )

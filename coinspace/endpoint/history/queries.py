@@ -1,0 +1,178 @@
+"""Questions to the database, each with bound values; nothing of a request is ever put into SQL.
+
+Names of views are looked up by a checked interval. Times are int64 ns; pages are found by the
+last row's key, so a page costs the same wherever it lies. A time is selected under the name `ns`:
+an alias `ts` would hide the column from ORDER BY.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.endpoint.history.database import Database, Row
+from coinspace.storage.tables import INDEX_VENUE, TIME
+
+MINUTE_NS = 60 * SECOND_NS
+HOUR_NS = 60 * MINUTE_NS
+DAY_NS = 24 * HOUR_NS
+# a book older than this says nothing about an instant
+BOOK_AGE_NS = HOUR_NS
+# the tick that an explanation is asked for lies at most so far back
+TICK_AGE_NS = MINUTE_NS
+
+# interval -> (length, view, SAMPLE BY unit when the view is finer)
+INTERVALS: dict[str, tuple[int, str, str | None]] = {
+    "1s": (SECOND_NS, "index_1s", None),
+    "1m": (MINUTE_NS, "index_1m", None),
+    "5m": (5 * MINUTE_NS, "index_1m", "5m"),
+    "1h": (HOUR_NS, "index_1h", None),
+    "1d": (DAY_NS, "index_1h", "1d"),
+}
+
+_VENUE_COLUMNS = ", ".join(
+    f"{name}::long {name}" if kind == TIME else name
+    for name, kind in INDEX_VENUE.columns
+    if name != "ts"
+)
+_VALUES = (
+    "SELECT ts::long ns, status, reason, value, kr, gl, value_krw, premium, fx, fx_status,"
+    " best_bid, best_ask, n_used FROM index_tick"
+    " WHERE asset = %s AND ts >= %s AND ts < %s ORDER BY ts LIMIT %s"
+)
+
+
+async def values(
+    database: Database, asset: str, start_ns: int, end_ns: int, limit: int
+) -> list[Row]:
+    """Return index values of [start, end), oldest first."""
+    return await database.rows(_VALUES, (asset, start_ns, end_ns, limit))
+
+
+async def candles(
+    database: Database, asset: str, interval: str, start_ns: int, end_ns: int
+) -> list[Row]:
+    """Return the candles that have ticks; bounds are multiples of the interval."""
+    _, view, unit = INTERVALS[interval]
+    where = f"FROM {view} WHERE asset = %s AND ts >= %s AND ts < %s"
+    if unit is None:
+        columns = "ts::long ns, open, high, low, close, kr, gl, premium, fx, ticks, valid"
+        sql = f"SELECT {columns} {where} ORDER BY ts"
+    else:
+        inner = (
+            "SELECT ts, first_not_null(open) open, max(high) high, min(low) low,"
+            " last_not_null(close) close, last_not_null(kr) kr, last_not_null(gl) gl,"
+            " last_not_null(premium) premium, last_not_null(fx) fx, sum(ticks) ticks,"
+            f" sum(valid) valid {where} SAMPLE BY {unit} ALIGN TO CALENDAR"
+        )
+        columns = "ts::long ns, open, high, low, close, kr, gl, premium, fx, ticks, valid"
+        sql = f"SELECT {columns} FROM ({inner}) ORDER BY ts"
+    return await database.rows(sql, (asset, start_ns, end_ns))
+
+
+async def stored_until(database: Database, asset: str, interval: str) -> int:
+    """Return the newest candle's time in the view behind an interval; 0 = none."""
+    view = INTERVALS[interval][1]
+    sql = f"SELECT ts::long ns FROM {view} WHERE asset = %s ORDER BY ts DESC LIMIT 1"
+    row = await database.one(sql, (asset,))
+    return int(row["ns"]) if row else 0
+
+
+async def tick(database: Database, asset: str, at_ns: int) -> Row | None:
+    """Return the record at or just before an instant."""
+    return await database.one(
+        "SELECT *, ts::long ns FROM index_tick"
+        " WHERE asset = %s AND ts <= %s AND ts > %s ORDER BY ts DESC LIMIT 1",
+        (asset, at_ns, at_ns - TICK_AGE_NS),
+    )
+
+
+async def tick_venues(database: Database, asset: str, ts_ns: int) -> list[Row]:
+    """Return the venues of one tick, those of the exchange rate included."""
+    return await database.rows(
+        f"SELECT {_VENUE_COLUMNS} FROM index_venue WHERE ts = %s AND (asset = %s OR role = 'fx')",
+        (ts_ns, asset),
+    )
+
+
+async def book(database: Database, exchange: str, market: str, at_ns: int) -> Row | None:
+    """Return the newest stored book at an instant."""
+    return await database.one(
+        "SELECT bids, asks, n_bids, n_asks, exchange_ts::long exchange_ns, ts::long ns"
+        " FROM orderbook"
+        " WHERE exchange = %s AND market = %s AND ts <= %s AND ts > %s ORDER BY ts DESC LIMIT 1",
+        (exchange, market, at_ns, at_ns - BOOK_AGE_NS),
+    )
+
+
+async def trades(
+    database: Database,
+    where: dict[str, str],
+    start_ns: int,
+    end_ns: int,
+    after: tuple[int, int, int] | None,
+    limit: int,
+) -> list[Row]:
+    """Return trades of [start, end), oldest first.
+
+    Args:
+        where: exchange and market, either or none.
+        after: (ns, id, n): go on behind the n-th trade of that time and id; exchanges number
+            trades independently, so several can share both.
+    """
+    conditions = "".join(f" AND {name} = %s" for name in ("exchange", "market") if name in where)
+    bound: list[Any] = [max(start_ns, after[0] if after else 0), end_ns]
+    bound += [where[name] for name in ("exchange", "market") if name in where]
+    if after is not None:
+        conditions += " AND (ts > %s OR trade_id >= %s)"
+        bound += after[:2]
+    skipped = after[2] if after else 0
+    found = await database.rows(
+        "SELECT ts::long ns, exchange, market, side, price, size, trade_id FROM trade"
+        f" WHERE ts >= %s AND ts < %s{conditions}"
+        " ORDER BY ts, trade_id, exchange, market LIMIT %s",
+        (*bound, limit + skipped),
+    )
+    return found[skipped:]
+
+
+def trades_after(rows: list[Row], before: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Return where the page behind these rows begins."""
+    key = (rows[-1]["ns"], rows[-1]["trade_id"])
+    count = 0
+    for row in reversed(rows):
+        if (row["ns"], row["trade_id"]) != key:
+            return (*key, count)
+        count += 1
+    return (*key, count + (before[2] if before and before[:2] == key else 0))
+
+
+async def gaps(
+    database: Database,
+    where: dict[str, str],
+    start_ns: int,
+    end_ns: int,
+    limit: int,
+) -> list[Row]:
+    """Return gaps of [start, end), newest first."""
+    names = [name for name in ("exchange", "market", "kind", "status") if name in where]
+    conditions = "".join(f" AND {name} = %s" for name in names)
+    return await database.rows(
+        "SELECT ts::long ns, kind, publisher, exchange, market, status, reason, first, last,"
+        " count, closed_ts::long closed FROM gap"
+        f" WHERE ts >= %s AND ts < %s{conditions} ORDER BY ts DESC LIMIT %s",
+        (start_ns, end_ns, *(where[name] for name in names), limit),
+    )
+
+
+async def definitions(database: Database, limit: int) -> list[Row]:
+    """Return announced methodology records, newest first."""
+    return await database.rows(
+        "SELECT ts::long ns, asset, role, definition FROM methodology ORDER BY ts DESC LIMIT %s",
+        (limit,),
+    )
+
+
+def ns(milliseconds: int) -> int:
+    """Return ns of ms."""
+    return milliseconds * MILLISECOND_NS

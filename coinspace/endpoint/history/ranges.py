@@ -1,0 +1,42 @@
+"""Half-open time ranges of requests: defaults, checks, and the address of the next page."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.values import Instant
+
+# longer than any table is worth scanning in one request; ask year by year
+WIDEST_MS = 366 * 24 * 3600 * 1000
+
+
+def span(
+    start: Instant | None, end: Instant | None, now_ms: int, default_ms: int
+) -> tuple[int, int]:
+    """Return [start, end) in ms; without a start the last `default_ms` before the end.
+
+    Raises: Problem 400 for a range that is empty, backwards or too wide.
+    """
+    last = int(end) if end is not None else now_ms
+    first = int(start) if start is not None else max(0, last - default_ms)
+    if first >= last:
+        raise Problem(
+            "invalid-parameter",
+            f"start: expected before end, was {first} with end {last}",
+            parameter="start",
+        )
+    if last - first > WIDEST_MS:
+        raise Problem(
+            "invalid-parameter",
+            f"end: expected at most {WIDEST_MS} ms (366 days) after start, was {last - first}",
+            parameter="end",
+        )
+    return first, last
+
+
+def next_link(path: str, parameters: dict[str, Any]) -> str:
+    """Return the address of the next page; absent parameters are left out."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return f"{path}?{urlencode(given)}"

@@ -1,0 +1,99 @@
+"""The application: routes, errors as problem+json, compression, and the gate before it all."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+from blacksheep.exceptions import HTTPException
+from blacksheep.messages import Request, Response
+from blacksheep.server.application import Application
+from blacksheep.server.compression import GzipMiddleware, use_gzip_compression
+from blacksheep.server.routing import Router
+
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.http.api import Api
+from coinspace.endpoint.http.gate import Gate
+from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.routes import (
+    books,
+    history,
+    indices,
+    market,
+    page,
+    platform,
+    streams,
+)
+
+# below this an answer fits into one packet anyway
+GZIP_MIN_BYTES = 1400
+GZIP_LEVEL = 4
+GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
+LATEST_PATH = "/v1/indices/"
+
+
+def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
+    """Return the gate (the ASGI application to serve), what is behind it, and the routes."""
+    # the framework logs every handled error at info; ours are counted instead
+    logging.getLogger("blacksheep.server").disabled = True
+    app = Application(router=Router())
+    api = Api()
+    for module in (indices, history, books, market, platform):
+        module.add(api, context)
+    streams.add(api, context)
+    api.install(app)
+    page.add(api, context, app)
+    _handle_errors(app)
+    use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
+
+    def known_path(path: str) -> bool:
+        # not the router's own search, which finds the fallback route for anything
+        raw = path.encode("utf-8", "replace").lower()
+        return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
+
+    assets = frozenset(context.settings.index.assets)
+
+    def ready(path: str) -> bytes | None:
+        asset = path.removeprefix(LATEST_PATH)
+        if asset not in assets or len(asset) == len(path):
+            return None
+        latest = context.live.indices.get(asset)
+        return None if latest is None else latest.body(context.now_ms(), context.stale_ms)
+
+    gate = Gate(app, context.settings.endpoint, keys, api.websockets, known_path, ready)
+    return gate, app, api
+
+
+def _handle_errors(app: Application) -> None:
+    log = structlog.get_logger("index-endpoint")
+
+    async def problem(_: Any, request: Request, error: Problem) -> Response:
+        return error.response()
+
+    async def http_error(_: Any, request: Request, error: HTTPException) -> Response:
+        if error.status == 404:
+            return _unknown_route(request).response()
+        if error.status < 500:
+            return Problem("invalid-request", str(error) or "the request cannot be read").response()
+        return await internal(_, request, error)
+
+    async def internal(_: Any, request: Request, error: Exception) -> Response:
+        cause = getattr(error, "source_error", None) or error
+        log.error("request failed", path=request.path[:200], error=repr(cause), exc_info=cause)
+        return Problem("internal-error", "the error is logged; try again").response()
+
+    async def fallback(request: Request) -> Response:
+        return _unknown_route(request).response()
+
+    app.exceptions_handlers[Problem] = problem
+    for status in (400, 404):
+        app.exceptions_handlers[status] = http_error
+    app.exceptions_handlers[HTTPException] = http_error
+    app.exceptions_handlers[500] = internal
+    app.router.fallback = fallback
+
+
+def _unknown_route(request: Request) -> Problem:
+    return Problem("unknown-route", f"no route {request.path[:200]}; /docs lists all")

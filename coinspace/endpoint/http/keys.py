@@ -1,0 +1,135 @@
+"""API keys: `cs_ID_SECRET`, of which only a hash is kept.
+
+The secret has 256 random bits, so a plain SHA-256 of it cannot be searched and costs a request
+next to nothing. The file is re-read when it changes: a revoked key stops within a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from coinspace.config import Settings
+from coinspace.errors import EndpointError
+
+Role = Literal["reader", "operator"]
+_KEY = re.compile(r"cs_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+RELOAD_S = 1.0
+# compared against when the id is unknown, so that the answer takes the same time
+_NOBODY = hashlib.sha256(b"").hexdigest()
+
+
+class Key(msgspec.Struct, kw_only=True):
+    """A key as kept: `digest` is the SHA-256 of its secret; `revoked` epoch s, 0 = in force."""
+
+    id: str
+    name: str
+    role: Role
+    digest: str
+    created: int
+    revoked: int = 0
+
+
+def path(settings: Settings) -> Path:
+    """Return the file of keys."""
+    return Path(settings.endpoint.keys) if settings.endpoint.keys else settings.data / "keys.json"
+
+
+class Keys:
+    """The keys in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._keys: dict[str, Key] = {}
+        self._stamp: tuple[int, int] | None = None
+        self._checked = 0.0
+        self.reload()
+
+    def __len__(self) -> int:
+        return sum(1 for key in self._keys.values() if not key.revoked)
+
+    def reload(self) -> None:
+        """Read the file when it changed. Raises: EndpointError when it is not a file of keys."""
+        try:
+            status = self.file.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            keys = msgspec.json.decode(self.file.read_bytes(), type=list[Key])
+        except FileNotFoundError:
+            self._keys, self._stamp = {}, None
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+            # what is nested too deep is no list of keys either
+            raise EndpointError(f"{self.file}: expected a list of keys, {error}") from None
+        else:
+            self._keys = {key.id: key for key in keys}
+
+    def find(self, text: str) -> Key | None:
+        """Return the key in force that a client presented, None for any other text."""
+        now = time.monotonic()
+        if now - self._checked > RELOAD_S:
+            self._checked = now
+            self._follow()
+        match = _KEY.fullmatch(text)
+        if match is None:
+            return None
+        key = self._keys.get(match[1])
+        digest = hashlib.sha256(match[2].encode()).hexdigest()
+        same = hmac.compare_digest(digest, key.digest if key else _NOBODY)
+        return key if key is not None and same and not key.revoked else None
+
+    def _follow(self) -> None:
+        try:
+            self.reload()
+        except EndpointError as error:
+            # the keys read before stay in force: a slip of an editor shuts nobody out
+            structlog.get_logger("index-endpoint").error("keys not read", error=str(error))
+
+    def all(self) -> list[Key]:
+        """Return every key, revoked ones too, oldest first."""
+        return sorted(self._keys.values(), key=lambda key: (key.created, key.id))
+
+    def new(self, name: str, role: Role) -> str:
+        """Make a key and return it; this text cannot be had again."""
+        identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        self._keys[identity] = Key(
+            id=identity, name=name, role=role, digest=digest, created=int(time.time())
+        )
+        self._write()
+        return f"cs_{identity}_{secret}"
+
+    def revoke(self, identity: str) -> Key:
+        """Put a key out of force. Raises: EndpointError for an id that is not there."""
+        key = self._keys.get(identity)
+        if key is None:
+            raise EndpointError(
+                f"key: expected an id that `coinspace keys list` shows, was {identity!r}"
+            )
+        if not key.revoked:
+            key.revoked = int(time.time())
+            self._write()
+        return key
+
+    def _write(self) -> None:
+        part = self.file.with_suffix(".part")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+                f.write(msgspec.json.format(msgspec.json.encode(self.all())))
+            part.replace(self.file)
+        except OSError as error:
+            raise EndpointError(f"{self.file}: cannot write keys, {error}") from None
+        self._stamp = None
+        self.reload()

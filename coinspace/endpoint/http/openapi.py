@@ -1,0 +1,217 @@
+"""The OpenAPI 3.1 document, generated from the table of routes and the types of its answers.
+
+JSON Schema of every struct comes from msgspec; nothing is written by hand twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import msgspec
+
+from coinspace import __version__
+from coinspace.endpoint.http.api import JSON, Api, Operation
+from coinspace.endpoint.http.problem import TYPE_PREFIX, TYPES
+from coinspace.endpoint.values import Instant
+
+PROBLEM_JSON = "application/problem+json"
+# every route can answer with these; those of public routes need no key
+ALWAYS = (
+    "invalid-parameter",
+    "invalid-request",
+    "method-not-allowed",
+    "request-timeout",
+    "body-too-large",
+    "target-too-long",
+    "unknown-host",
+    "headers-too-large",
+    "too-many-connections",
+    "too-many-requests",
+    "internal-error",
+)
+PROTECTED = ("key-required", "key-refused", "role-required")
+
+TAGS = {
+    "indices": "The index: latest value, history, candles, explanation",
+    "books": "Order books: summed over exchanges, or one exchange's",
+    "market": "Tickers and trades as collected",
+    "platform": "Venues, gaps, methodology, health",
+    "streams": "Live data",
+}
+
+
+class ProblemBody(msgspec.Struct, rename={"kind": "type"}):
+    """An error (RFC 9457); some types have further members."""
+
+    kind: str
+    title: str
+    status: int
+    detail: str
+
+
+def _schema_hook(kind: type) -> dict[str, Any]:
+    if kind is Instant:
+        return {
+            "type": "string",
+            "description": "epoch milliseconds, or ISO 8601 with a zone",
+            "examples": ["1767225600000", "2026-01-01T00:00:00Z"],
+            "pattern": r"^([0-9]{1,13}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+))$",
+        }
+    raise NotImplementedError(f"no schema for {kind}")
+
+
+def document(api: Api) -> dict[str, Any]:
+    """Return the document as a JSON-ready dict."""
+    answers = [operation.answer for operation in api.operations if operation.answer]
+    kinds = [ProblemBody, *answers, *(operation.parameters for operation in api.operations)]
+    _, components = msgspec.json.schema_components(
+        kinds, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
+    )
+    # the types are stable and these are all
+    components["ProblemBody"]["properties"]["type"]["enum"] = [TYPE_PREFIX + name for name in TYPES]
+    parameters = {operation.parameters.__name__ for operation in api.operations}
+    paths = {}
+    for operation in api.operations:
+        paths[operation.path] = {"get": _operation(operation, components)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "CoinSpace",
+            "version": __version__,
+            "summary": "Realtime crypto index, order books, tickers and trades",
+            "description": (
+                "Prices and sizes are decimal strings, times epoch milliseconds, ranges half-open"
+                " (`start` belongs to the range, `end` does not). Errors are problem+json (RFC"
+                " 9457); their `type` is stable. Every value carries its status and age."
+            ),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": {k: v for k, v in sorted(components.items()) if k not in parameters},
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "API key of `coinspace keys new`; not needed on loopback",
+                },
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+        # loopback needs no key, hence the empty alternative
+        "security": [{}, {"key": []}, {"header": []}],
+    }
+
+
+def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
+    lines = (inspect.getdoc(operation.handler) or operation.path).split("\n", 1)
+    described: dict[str, Any] = {
+        "operationId": operation.handler.__name__,
+        "summary": lines[0].rstrip("."),
+        "tags": [operation.tag],
+        "parameters": _parameters(operation, components),
+        "responses": _responses(operation),
+    }
+    if len(lines) > 1 and lines[1].strip():
+        described["description"] = lines[1].strip()
+    if operation.public:
+        described["security"] = [{}]
+    return described
+
+
+def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = components[operation.parameters.__name__]
+    required = set(schema.get("required", ()))
+    listed = []
+    for name, one in schema["properties"].items():
+        in_path = name in operation.path_names
+        # an absent parameter is simply not there: null is not a value of a query
+        alternatives = [part for part in one.get("anyOf", ()) if part != {"type": "null"}]
+        if alternatives:
+            one = {**one, **alternatives[0]}
+            one.pop("anyOf")
+        if one.get("default", ...) is None:
+            one = {key: value for key, value in one.items() if key != "default"}
+        parameter = {
+            "name": name,
+            "in": "path" if in_path else "query",
+            "required": in_path or name in required,
+            "schema": one,
+        }
+        if "description" in one:
+            parameter["description"] = one["description"]
+        listed.append(parameter)
+    for name, text in operation.headers:
+        listed.append(
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": text,
+                "schema": {"type": "string"},
+            }
+        )
+    return listed
+
+
+_LIMITS = {
+    "RateLimit": {
+        "description": "what is left of the limit, and seconds until it is whole again",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {
+        "description": "quota and window in seconds",
+        "schema": {"type": "string"},
+    },
+}
+_RETRY = {
+    "Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 0}}
+}
+_ALLOW = {"Allow": {"description": "methods of this route", "schema": {"type": "string"}}}
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for media in operation.media:
+        content[media] = {"schema": {"type": "string"}}
+        if media == JSON and operation.answer is not None:
+            _, components = None, operation.answer
+            content[media] = {"schema": _reference(components)}
+        elif media == JSON:
+            content[media] = {"schema": {"type": "object"}}
+    responses: dict[str, Any] = {
+        "200": {"description": "OK", "headers": _LIMITS, "content": content}
+    }
+    if not operation.media:
+        responses = {"101": {"description": "The connection is a WebSocket from here on"}}
+    if any(name == "If-None-Match" for name, _ in operation.headers):
+        responses["304"] = {"description": "The client has this answer already"}
+    names = [*ALWAYS, *operation.problems]
+    if not operation.public:
+        names += PROTECTED
+    for name in names:
+        status, title = TYPES[name]
+        key = str(status)
+        if key in responses:
+            responses[key]["description"] += f"; `{name}`: {title}"
+            continue
+        responses[key] = {
+            "description": f"`{name}`: {title}",
+            "content": {
+                PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}},
+            },
+        }
+        if status in (429, 503):
+            responses[key]["headers"] = _RETRY
+        if status == 405:
+            responses[key]["headers"] = _ALLOW
+    return dict(sorted(responses.items()))
+
+
+def _reference(answer: Any) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components(
+        [answer], schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
+    )
+    return dict(schema)

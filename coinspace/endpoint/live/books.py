@@ -1,0 +1,168 @@
+"""The summed book of an asset: the aggregator's newest ladder as levels with each venue's size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.live.age import stale_reason
+from coinspace.endpoint.models import (
+    ConsolidatedBook,
+    Constituent,
+    Depth,
+    Level,
+    Profile,
+    VenueSize,
+)
+from coinspace.endpoint.records import CURRENCY, constituent
+from coinspace.endpoint.values import decimal
+from coinspace.endpoint.values import price as price_text
+from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
+from coinspace.method.record import VenueRecord
+
+DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
+# a chart of a hundred steps a side is as fine as a screen shows
+PROFILE_STEPS = 100
+PROFILE_STEP_PERCENT = 0.01
+# sizes of a profile are for drawing: 6 digits are beyond a pixel
+PROFILE_DIGITS = 6
+# exchanges count sizes in units of 1e-8; what a sum has beyond is noise
+SIZE_PLACES = 8
+
+Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
+
+
+def consolidated(
+    context: Context, asset: str, levels: int, within: float | None = None
+) -> ConsolidatedBook | None:
+    """Return the newest summed book, None while there is none.
+
+    Args: within: a distance in percent whose depth is wanted besides the usual ones.
+    """
+    message = context.live.aggregates.get(asset)
+    if message is None:
+        return None
+    aggregate = decode(message.payload)
+    now_ms = context.now_ms()
+    ts_ms = aggregate.ts_ns // MILLISECOND_NS
+    names = [one.name for one in aggregate.venues]
+    ladder = aggregate.ladders.get(COMPOSITE)
+    bids: Side = ladder.side_copy(0) if ladder is not None else _nothing()
+    asks: Side = ladder.side_copy(1) if ladder is not None else _nothing()
+    age = now_ms - ts_ms
+    stale = stale_reason(age, context.live.heard_ms(message), context.stale_ms)
+    usable = [one for one in aggregate.venues if one.reason is None]
+    return ConsolidatedBook(
+        asset=asset,
+        ts=ts_ms,
+        age_ms=age,
+        stale=stale is not None,
+        stale_reason=stale,
+        status="null" if not usable else "ok" if len(usable) == len(names) else "degraded",
+        currency=CURRENCY,
+        fx=price_text(aggregate.fx.rate),
+        bids=grouped(bids, names, levels),
+        asks=grouped(asks, names, levels),
+        depth=depths(bids, asks, within),
+        profile=profile(bids, asks, names),
+        venues=_venues(context, asset, aggregate),
+    )
+
+
+def _nothing() -> Side:
+    return np.empty(0), np.empty(0), np.empty(0, dtype=np.int32)
+
+
+def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
+    """Return the best `limit` prices of a side; equal prices are one level.
+
+    Args: side: prices sorted best first, sizes, venue indices into `names`.
+    """
+    prices, sizes, venues = side
+    found: list[Level] = []
+    total = 0.0
+    last: float | None = None
+    # a price has at most one level per venue, so this many hold `limit` prices for sure
+    head = limit * max(1, len(names)) + 1
+    for price, size, venue in zip(
+        prices[:head].tolist(), sizes[:head].tolist(), venues[:head].tolist(), strict=True
+    ):
+        part = VenueSize(names[venue], decimal(size) or "0")
+        if price == last:
+            total += size
+            found[-1].venues.append(part)
+            found[-1].size = decimal(round(total, SIZE_PLACES)) or "0"
+            continue
+        if len(found) == limit:
+            break
+        last, total = price, size
+        text = price_text(price) or "0"
+        found.append(Level(price=text, size=decimal(size) or "0", venues=[part]))
+    return found
+
+
+def depths(bids: Side, asks: Side, within: float | None = None) -> list[Depth]:
+    """Return the size within some distances of the middle, nearest first."""
+    if not len(bids[0]) or not len(asks[0]):
+        return []
+    middle = 0.5 * bids[0][0] + 0.5 * asks[0][0]
+    found = []
+    wanted = {*DEPTH_PERCENTS, within} if within is not None else DEPTH_PERCENTS
+    for percent in sorted(wanted):
+        bid = float(bids[1][bids[0] >= middle * (1 - percent / 100)].sum())
+        ask = float(asks[1][asks[0] <= middle * (1 + percent / 100)].sum())
+        found.append(
+            Depth(
+                within_percent=decimal(percent) or "0",
+                bid=decimal(round(bid, SIZE_PLACES)) or "0",
+                ask=decimal(round(ask, SIZE_PLACES)) or "0",
+            )
+        )
+    return found
+
+
+def profile(bids: Side, asks: Side, names: list[str]) -> Profile | None:
+    """Return cumulative sizes per venue by distance from the middle; None for an empty side."""
+    if not len(bids[0]) or not len(asks[0]):
+        return None
+    middle = float(0.5 * bids[0][0] + 0.5 * asks[0][0])
+    steps = np.arange(PROFILE_STEPS + 1) * PROFILE_STEP_PERCENT / 100
+    sides = []
+    for (prices, sizes, venues), edges, sign in (
+        (bids, middle * (1 - steps), -1.0),
+        (asks, middle * (1 + steps), 1.0),
+    ):
+        cumulative = {}
+        for number, name in enumerate(names):
+            own = venues == number
+            total = np.concatenate(([0.0], np.cumsum(sizes[own])))
+            reached = np.searchsorted(sign * prices[own], sign * edges, side="right")
+            cumulative[name] = np.round(total[reached], PROFILE_DIGITS).tolist()
+        sides.append(cumulative)
+    return Profile(
+        step_percent=decimal(PROFILE_STEP_PERCENT) or "0",
+        middle=price_text(middle) or "0",
+        bids=sides[0],
+        asks=sides[1],
+    )
+
+
+def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constituent]:
+    latest = context.live.indices.get(asset)
+    judged = latest.record.venues if latest else {}
+    listed = []
+    for one in aggregate.venues:
+        facts = VenueRecord(
+            used=one.reason is None,
+            reason=one.reason,
+            share=None,
+            mid=one.mid,
+            age_ms=one.age_ms(aggregate.ts_ns),
+        )
+        part = judged.get(one.name)
+        if part is not None:
+            facts.used, facts.reason, facts.share = part.used, part.reason, part.share
+        listed.append(constituent(one.name, facts, one.region))
+    return listed

@@ -1,0 +1,83 @@
+"""Names of streams' channels, from what clients ask for to what the hub knows, checked."""
+
+from __future__ import annotations
+
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.http.problem import Problem
+
+# a stream of everything of the default configuration has under 60
+CHANNELS_LIMIT = 500
+FLAGS = ("venues", "gaps", "pipeline")
+
+
+def words(text: str | None) -> list[str]:
+    """Split a comma-separated parameter; empty words do not count."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def channel(context: Context, name: str) -> str:
+    """Return a channel's name when there is such a channel.
+
+    Raises: Problem 404 for an asset or market that is not there, 400 for another kind.
+    """
+    kind, dot, rest = name.partition(".")
+    if not dot and kind in FLAGS:
+        return kind
+    if kind in ("index", "book") and dot:
+        return f"{kind}.{context.check_asset(rest)}"
+    if kind in ("ticker", "trade") and dot:
+        exchange, _, market = rest.partition(":")
+        exchange, market = context.check_market(exchange, market)
+        return f"{kind}.{exchange}:{market}"
+    raise Problem(
+        "invalid-parameter",
+        "channel: expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET,"
+        f" trade.EXCHANGE:MARKET, venues, gaps or pipeline, was {name[:60]!r}",
+        parameter="channel",
+    )
+
+
+def channels(
+    context: Context,
+    indices: str | None = None,
+    books: str | None = None,
+    tickers: str | None = None,
+    trades: str | None = None,
+    platform: str | None = None,
+) -> set[str]:
+    """Return the channels of a stream's parameters; `*` stands for all of a kind.
+
+    Raises: Problem 400 or 404 for what is not there, 400 for none or too many.
+    """
+    assets = context.settings.index.assets
+    markets = [f"{exchange}:{market}" for exchange, market in context.all_markets()]
+    found: set[str] = set()
+    for kind, text, everything in (
+        ("index", indices, assets),
+        ("book", books, assets),
+        ("ticker", tickers, markets),
+        ("trade", trades, markets),
+    ):
+        for word in words(text):
+            chosen = everything if word == "*" else [word]
+            found.update(channel(context, f"{kind}.{one}") for one in chosen)
+    for word in words(platform):
+        found.add(channel(context, word))
+    if not found:
+        raise Problem(
+            "invalid-parameter",
+            "stream: expected at least one of indices, books, tickers, trades, platform",
+            parameter="indices",
+        )
+    return check_count(found)
+
+
+def check_count(found: set[str]) -> set[str]:
+    """Return the channels. Raises: Problem 400 for too many."""
+    if len(found) > CHANNELS_LIMIT:
+        raise Problem(
+            "invalid-parameter",
+            f"stream: expected at most {CHANNELS_LIMIT} channels, was {len(found)}",
+            parameter="channel",
+        )
+    return found

@@ -1,0 +1,26 @@
+"""Indices without a value, as the endpoint sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coinspace.clock import SECOND_NS, Clock, monotonic_ns
+from coinspace.method.record import IndexRecord
+
+
+class Nulls:
+    """Since when each index has no value, as far as this process has seen."""
+
+    def __init__(self, allowed_s: Callable[[str], float], clock: Clock = monotonic_ns) -> None:
+        self._allowed_s = allowed_s
+        self._clock = clock
+        self._since_ns: dict[str, int] = {}
+
+    def failed(self, asset: str, record: IndexRecord) -> bool:
+        """Tell whether an index is null for longer than the method allows."""
+        if record.value is not None:
+            self._since_ns.pop(asset, None)
+            return False
+        null_ns = self._clock() - self._since_ns.setdefault(asset, self._clock())
+        # the calculator knows it from before this process was there
+        return bool(record.failed) or null_ns >= self._allowed_s(asset) * SECOND_NS

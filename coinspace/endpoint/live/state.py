@@ -1,0 +1,307 @@
+"""The newest state of everything, from the bus: what the API answers without the database.
+
+Books, tickers and trades are kept as the messages they came in; they are turned into text only
+when somebody asks, so a message costs a dictionary entry.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from coinspace._ext.message import (
+    AGGREGATE,
+    HEARTBEAT,
+    INDEX,
+    ORDERBOOK,
+    STATE,
+    TICKER,
+    TRADE,
+    Message,
+)
+from coinspace.clock import MILLISECOND_NS, Clock, monotonic_ns, now_ns
+from coinspace.config import Settings
+from coinspace.endpoint.live.age import StaleReason, stale_reason
+from coinspace.endpoint.models import IndexValue
+from coinspace.endpoint.records import index_value
+from coinspace.errors import MessageError
+from coinspace.method.record import IndexRecord, decode
+
+TRADES_KEPT = 1000
+GAPS_KEPT = 1000
+# topics that are listened to: with three exchanges of 700 markets each there are 9,000
+TOPICS_KEPT = 30_000
+# a stage's latency is the median over so many messages
+LATENCIES_KEPT = 101
+# kind of message -> process that publishes it; + its exchange where there are several
+PUBLISHERS = {
+    ORDERBOOK: "orderbook-collector-",
+    TICKER: "ticker-collector-",
+    AGGREGATE: "orderbook-aggregator",
+    INDEX: "index-calculator",
+}
+
+Listener = Callable[[Message], None]
+
+
+class Latest:
+    """The newest record of one index and its JSON, all but the age.
+
+    Args: heard_ns: when it arrived, by the monotonic clock; None = now.
+    """
+
+    __slots__ = ("head", "heard_ns", "record", "ts_ms", "value")
+
+    def __init__(self, record: IndexRecord, heard_ns: int | None = None) -> None:
+        self.record = record
+        self.heard_ns = monotonic_ns() if heard_ns is None else heard_ns
+        self.value: IndexValue = index_value(record)
+        self.ts_ms = self.value.ts
+        # the age differs from answer to answer and is put behind this
+        self.head = msgspec.json.encode(self.value)[:-1]
+
+    def age_ms(self, now_ms: int) -> int:
+        """Age of the value; below 0 when its time lies in the future."""
+        return now_ms - self.ts_ms
+
+    def stale_reason(self, now_ms: int, stale_ms: int) -> StaleReason | None:
+        """Return why the value is stale, None = it is not."""
+        heard_ms = (monotonic_ns() - self.heard_ns) // MILLISECOND_NS
+        return stale_reason(self.age_ms(now_ms), heard_ms, stale_ms)
+
+    def problem(self, now_ms: int, stale_ms: int) -> str | None:
+        """Return in words why the value is stale and what to do, None = it is not."""
+        age_ms = self.age_ms(now_ms)
+        match self.stale_reason(now_ms, stale_ms):
+            case "future":
+                return (
+                    f"the newest {self.value.asset} index lies {-age_ms} ms in the future:"
+                    " check the clocks of this host and of the calculator's"
+                )
+            case "old":
+                return f"the {self.value.asset} index is {age_ms} ms old"
+            case "silent":
+                return f"no new {self.value.asset} index has arrived for {stale_ms} ms and more"
+        return None
+
+    def body(self, now_ms: int, stale_ms: int) -> bytes:
+        """Return the JSON of LatestIndexValue."""
+        reason = self.stale_reason(now_ms, stale_ms)
+        return b'%b,"age_ms":%d,"stale":%b,"stale_reason":%b}' % (
+            self.head,
+            self.age_ms(now_ms),
+            b"true" if reason else b"false",
+            b'"%b"' % reason.encode() if reason else b"null",
+        )
+
+
+class Live:
+    """Applies bus messages; knows no socket.
+
+    Attributes:
+        indices: asset -> Latest. aggregates: asset -> message.
+        books: (exchange, market) -> newest book message; `alive_ns` its last proof of life.
+        tickers: (exchange, market) -> message. trades: (exchange, market) -> newest trades.
+        states: (exchange, market) -> state message's JSON.
+        heartbeats: process -> when its newest arrived, by the monotonic clock.
+        heard: topic -> when its newest message arrived, by the monotonic clock.
+        refused: messages of markets and indices that are not configured, which change nothing.
+        gaps: losses that this process saw itself on the bus, newest last.
+        latencies: process -> ns from receipt (the tick, for aggregator and calculator) to
+        publishing, newest last.
+    """
+
+    def __init__(self, clock: Clock = now_ns, settings: Settings | None = None) -> None:
+        self.clock = clock
+        self._settings = settings
+        self.indices: dict[str, Latest] = {}
+        self.aggregates: dict[str, Message] = {}
+        self.books: dict[tuple[str, str], Message] = {}
+        self.alive_ns: dict[tuple[str, str], int] = {}
+        self.updates: dict[tuple[str, str], int] = {}
+        self.tickers: dict[tuple[str, str], Message] = {}
+        self.trades: dict[tuple[str, str], deque[Message]] = {}
+        self.states: dict[tuple[str, str], dict[str, Any]] = {}
+        self.heartbeats: dict[str, int] = {}
+        self.gaps: deque[dict[str, Any]] = deque(maxlen=GAPS_KEPT)
+        self.gaps_total = 0
+        self.latencies: dict[str, deque[int]] = {}
+        self.messages = 0
+        self.malformed = 0
+        self.refused = 0
+        self.heard: dict[bytes, int] = {}
+        self.listeners: list[Listener] = []
+        self._keys: dict[bytes, tuple[str, str]] = {}
+        self._stages: dict[bytes, deque[int]] = {}
+        self._apply: dict[int, Listener] = {
+            ORDERBOOK: self._orderbook,
+            TICKER: self._ticker,
+            TRADE: self._trade,
+            STATE: self._state,
+            AGGREGATE: self._aggregate,
+            INDEX: self._index,
+            HEARTBEAT: self._heartbeat,
+        }
+
+    def on_message(self, message: Message) -> None:
+        """Apply one message; one that cannot be read is counted and left out."""
+        self.messages += 1
+        topic = message.topic
+        kept = self._stages.get(topic)
+        if kept is None:
+            if not self._expected(message):
+                self.refused += 1
+                return
+            kept = self._stages[topic] = self._stage(message)
+        try:
+            self._apply[message.kind](message)
+        except (MessageError, ValueError, KeyError, TypeError, AttributeError):
+            self.malformed += 1
+            return
+        self.heard[topic] = monotonic_ns()
+        kept.append(message.published_ns - message.received_ns)
+        for listener in self.listeners:
+            listener(message)
+
+    def heard_ms(self, message: Message) -> int:
+        """Time since the newest message of the topic arrived, by the monotonic clock."""
+        return (monotonic_ns() - self.heard.get(message.topic, 0)) // MILLISECOND_NS
+
+    def _expected(self, message: Message) -> bool:
+        # whoever can publish must not be able to fill this process's memory
+        if len(self._stages) >= TOPICS_KEPT:
+            return False
+        settings = self._settings
+        if settings is None or message.kind == HEARTBEAT:
+            return True
+        if message.kind in (AGGREGATE, INDEX):
+            return _asset(message) in settings.index.assets
+        return self._collected(message.exchange, message.market)
+
+    def _collected(self, exchange: str, market: str) -> bool:
+        if self._settings is None:
+            return True
+        section = self._settings.exchanges.get(exchange)
+        return section is not None and any(
+            market == one or ("*" in one and fnmatch.fnmatchcase(market, one))
+            for one in section.markets
+        )
+
+    def latency_us(self, process: str) -> int | None:
+        """Median latency of a process over its last messages; None where there are none."""
+        kept = self.latencies.get(process)
+        return int(median(kept)) // 1000 if kept else None
+
+    def _stage(self, message: Message) -> deque[int]:
+        process = PUBLISHERS.get(message.kind)
+        if process is None or message.received_ns <= 0:
+            # what was not received has no latency
+            return deque(maxlen=0)
+        if process.endswith("-"):
+            process += self.key(message)[0]
+        return self.latencies.setdefault(process, deque(maxlen=LATENCIES_KEPT))
+
+    def on_gap(self, topic: bytes, epoch: int, expected: int, found: int) -> None:
+        """Note messages that the bus lost on the way to this process."""
+        parts = topic.decode().split(".")
+        market = len(parts) > 3
+        self.gaps_total += 1
+        self.gaps.append(
+            {
+                "ts": self.clock() // MILLISECOND_NS,
+                "publisher": "index-endpoint",
+                "exchange": parts[1] if market else None,
+                "market": parts[2] if market else None,
+                "kind": parts[0],
+                "status": "lost",
+                "reason": "bus",
+                "first": expected,
+                "last": found - 1,
+                "count": max(0, found - expected),
+                "closed": None,
+            }
+        )
+
+    def key(self, message: Message) -> tuple[str, str]:
+        """Return (exchange, market) of a message; topics are few, so each is split once."""
+        key = self._keys.get(message.topic)
+        if key is None:
+            key = self._keys[message.topic] = (message.exchange, message.market)
+        return key
+
+    def _orderbook(self, message: Message) -> None:
+        key = self.key(message)
+        self.alive_ns[key] = message.received_ns
+        self.updates[key] = self.updates.get(key, 0) + 1
+        self.books[key] = message
+
+    def _ticker(self, message: Message) -> None:
+        self.tickers[self.key(message)] = message
+
+    def _trade(self, message: Message) -> None:
+        key = self.key(message)
+        kept = self.trades.get(key)
+        if kept is None:
+            kept = self.trades[key] = deque(maxlen=TRADES_KEPT)
+        kept.append(message)
+
+    def _state(self, message: Message) -> None:
+        state = message.json()
+        if (state["exchange"], state["market"]) != self.key(message):
+            raise ValueError(f"state: expected that of {message.topic!r}, was another market's")
+        self.states[state["exchange"], state["market"]] = state
+
+    def _aggregate(self, message: Message) -> None:
+        self.aggregates[_asset(message)] = message
+
+    def _index(self, message: Message) -> None:
+        record = decode(message.payload)
+        if record.asset != _asset(message):
+            raise ValueError(f"record: expected that of {message.topic!r}, was another asset's")
+        self.indices[record.asset] = Latest(record)
+
+    def _heartbeat(self, message: Message) -> None:
+        beat = message.json()
+        process = str(beat["process"])
+        if message.topic != b"heartbeat.%b." % process.encode():
+            raise ValueError(f"heartbeat: expected that of {message.topic!r}, was {process}'s")
+        self.heartbeats[process] = monotonic_ns()
+        if not process.startswith("orderbook-collector-"):
+            return
+        exchange = process.removeprefix("orderbook-collector-")
+        for market, state in (beat.get("states") or {}).items():
+            known = self.states.get((exchange, market))
+            if known is None and not self._room(exchange, market):
+                self.refused += 1
+                continue
+            if known is None or known.get("state") != state:
+                self.states[exchange, market] = {
+                    "exchange": exchange,
+                    "market": market,
+                    "state": state,
+                    "reason": None,
+                    "since_ns": None,
+                }
+
+    def _room(self, exchange: str, market: str) -> bool:
+        return len(self.states) < TOPICS_KEPT and self._collected(exchange, market)
+
+    def counters(self) -> dict[str, int]:
+        """Counters for the health file."""
+        return {
+            "messages": self.messages,
+            "malformed": self.malformed,
+            "refused": self.refused,
+            "bus_gaps": self.gaps_total,
+            "indices": len(self.indices),
+            "books": len(self.books),
+        }
+
+
+def _asset(message: Message) -> str:
+    return message.topic.split(b".")[1].decode()

@@ -1,0 +1,199 @@
+"""Checks of what is stored: recomputing records from archived feeds, and the daily hash chain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+
+from coinspace.clock import SECOND_NS, now_ns
+from coinspace.collector.commands import quiet_logs
+from coinspace.config import IndexParameters, Settings, index_parameters
+from coinspace.errors import CoinSpaceError
+from coinspace.index import chain
+from coinspace.index.memory import read_fx_memory, remember, wait_applied
+from coinspace.index.recompute.feeds import opened, sources
+from coinspace.index.recompute.offline import FeedReplay
+from coinspace.index.recompute.verify import Comparison, Verdict, recalc_row
+from coinspace.method.parameters import parameter_hash
+from coinspace.recording.format import FeedReader
+from coinspace.storage import schema
+from coinspace.storage.questdb.address import address
+from coinspace.storage.records import Row, tick_ns
+from coinspace.storage.sender import Sender
+
+# recomputed before the first compared tick, for what is remembered beyond the stored memory
+WARM_UP_NS = 120 * SECOND_NS
+STORE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Who writes rows to index_recalc, and why."""
+
+    operator: str
+    because: str
+
+
+def verify(
+    settings: Settings,
+    folder: Path,
+    bounds: tuple[int, int],
+    assets: list[str],
+    restatement: Restatement | None = None,
+) -> Verdict:
+    """Compute the ticks in [from, to) again and compare them with what is stored.
+
+    Raises: CoinSpaceError without feeds or a grid of ticks, StorageError when the database cannot
+        answer.
+    """
+    if settings.index.interval_ms == 0:
+        raise CoinSpaceError(
+            "index.interval_ms: expected the interval of the ticks to verify, was 0: which updates"
+            " waited for one tick is not recorded"
+        )
+    quiet_logs()
+    settings.index.assets = assets
+    start_ns, end_ns = bounds
+    # tickers have recordings of their own, which hold no books
+    found = sorted(one for one in folder.rglob("*.feed*") if "-ticker-" not in one.name)
+    paths = tuple(one for one in found if _begins_ns(one) < end_ns)
+    if not paths:
+        raise CoinSpaceError(
+            f"--feeds {folder}: expected *.feed or *.feed.zst files from before --to, found none"
+            f" among {len(found)}"
+        )
+    warm_ns = start_ns - WARM_UP_NS
+    with schema.connect(address(settings)) as connection:
+        parameters = in_force(connection, settings, assets, bounds)
+    # the rate's rules are common to all, and no asset may set them
+    settings.index.parameters = parameters[assets[0]]
+    settings.index.overrides = {
+        asset: {name: value for name, value in own.model_dump().items() if name[:3] != "fx_"}
+        for asset, own in parameters.items()
+    }
+    readers, make = sources(paths, settings, segments=True)
+    with schema.connect(address(settings)) as connection, opened(readers):
+        comparison = Comparison(connection, assets, start_ns, end_ns, warm_ns)
+        replay = FeedReplay(
+            settings,
+            make,
+            settings.index.parameters_of,
+            lambda record, _: comparison.take(record),
+            start_ns=warm_ns,
+            end_ns=end_ns,
+            guide=comparison.stored,
+        )
+        for asset in assets:
+            remember(connection, replay.calculator.index(asset), warm_ns)
+        window_ns = int(settings.index.parameters.fx_window_s * SECOND_NS)
+        replay.aggregator.restore(read_fx_memory(connection, assets[0], warm_ns, window_ns))
+        replay.run(readers)
+        verdict = comparison.finish()
+    if restatement is not None:
+        verdict.restated = _restate(settings, comparison, restatement)
+    return verdict
+
+
+def in_force(
+    connection: psycopg.Connection[Any],
+    settings: Settings,
+    assets: list[str],
+    bounds: tuple[int, int],
+) -> dict[str, IndexParameters]:
+    """Return the parameters that the stored ticks of a range were made with.
+
+    They are those of the settings, unless all ticks of an asset name another definition that was
+    announced: a default that has changed since changes nothing of what was published.
+    """
+    depths = {name: one.depth for name, one in settings.exchanges.items()}
+    found = {}
+    for asset in assets:
+        now = found[asset] = settings.index.parameters_of(asset)
+        rows = connection.execute(
+            "SELECT DISTINCT parameter_hash FROM index_tick WHERE asset = %s"
+            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND value != null",
+            (asset, *bounds),
+        ).fetchall()
+        hashes = {one for (one,) in rows}
+        if len(hashes) != 1 or parameter_hash(now, depths) in hashes:
+            continue
+        row = connection.execute(
+            "SELECT definition FROM methodology WHERE asset = %s AND parameter_hash = %s"
+            " ORDER BY ts DESC LIMIT 1",
+            (asset, hashes.pop()),
+        ).fetchone()
+        if row is not None:
+            definition = orjson.loads(row[0])
+            found[asset] = index_parameters(definition["parameters"], f"index of {asset}")
+    return found
+
+
+def _begins_ns(path: Path) -> int:
+    with FeedReader(path) as reader:
+        return int(reader.header.get("started_ns", 0))
+
+
+def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int:
+    now = now_ns()
+    day_ns = now // chain.DAY_NS * chain.DAY_NS
+    rows = [
+        recalc_row(record, original, by.operator, by.because, now)
+        for record, original in comparison.restated
+        if tick_ns(record) >= day_ns
+    ]
+    detail = f"{len(rows)} rows: {by.because}"
+    entry = {"target": "index_recalc", "detail": detail, "entry": 0}
+    store(
+        settings,
+        [*rows, Row("operator_log", now, {"operator": by.operator, "action": "restate"}, entry)],
+    )
+    return len(rows)
+
+
+def store(settings: Settings, rows: list[Row]) -> None:
+    """Store rows and wait for it. Raises: CoinSpaceError when it takes too long."""
+    sender = Sender(settings, "index-tools")
+    sender.start()
+    for row in rows:
+        sender.row(row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns)
+    sender.seal()
+    deadline = time.monotonic() + STORE_TIMEOUT_S
+    while sender.pending and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left, trouble = sender.pending, sender.trouble
+    sender.abort()
+    if left:
+        raise CoinSpaceError(
+            f"{left} rows: expected to be stored within {STORE_TIMEOUT_S:g} s, {trouble}"
+        )
+
+
+def append_links(settings: Settings) -> int:
+    """Add the links of closed UTC days that have none. Returns: how many."""
+    with schema.connect(address(settings)) as connection:
+        early = chain.reopened(chain.stored_links(connection), now_ns())
+        if early:
+            store(settings, early)
+            wait_applied(connection, "index_chain")
+        links = chain.stored_links(connection)
+        previous = links[-1].link if links else chain.FIRST
+        days = chain.missing_days(connection, now_ns())
+        for day_ns in days:
+            link = chain.make_link(connection, day_ns, previous)
+            store(settings, [link.row()])
+            previous = link.link
+        if days:
+            wait_applied(connection, "index_chain")
+    return len(days)
+
+
+def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
+    """Yield every stored day with what is wrong about it."""
+    with schema.connect(address(settings)) as connection:
+        yield from chain.check(connection)

@@ -1,0 +1,248 @@
+"""Stored records against recomputed ones: which ticks are equal to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+import psycopg
+
+from coinspace.aggregator.venue import Input
+from coinspace.clock import SECOND_NS
+from coinspace.errors import StorageError
+from coinspace.index.outage import NOT_COMPUTED
+from coinspace.method.record import IndexRecord, Kind, VenueRecord, facts
+from coinspace.storage.records import FX_ASSET, Row, comparable, read, tick_ns, tick_row
+from coinspace.storage.tables import INDEX_TICK
+
+# differences printed in full
+SHOWN = 20
+# stored records in memory at once
+WINDOW_NS = 300 * SECOND_NS
+# what a restatement may be about (methodology 8)
+RESTATE_ABOVE = 0.001
+# columns of a tick that are its key, or belong to its one publishing
+UNASKED = ("ts", "asset", "latency_ns", "epoch", "seq")
+TEXTS = {one.column for one in facts(IndexRecord) if one.kind is Kind.NAMES}
+# column -> the field that is stored in it with the digits that it means
+MEANT = {
+    one.column: one.attribute for one in facts(IndexRecord) if one.kind in (Kind.PRICE, Kind.RATIO)
+}
+VENUE_COLUMNS = tuple(one.column for one in facts(VenueRecord) if one.column)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Result of a comparison.
+
+    Attributes:
+        missing: recomputed ticks that are not stored. unrepeated: stored ticks not recomputed.
+        not_computed: ticks that the calculator missed when they were live.
+    """
+
+    ticks: int = 0
+    equal: int = 0
+    different: int = 0
+    missing: int = 0
+    unrepeated: int = 0
+    not_computed: int = 0
+    restated: int = 0
+    differences: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether every tick was stored, recomputed and equal."""
+        return self.ticks > 0 and not (self.different or self.missing or self.unrepeated)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Return it as one line."""
+        return (
+            f"{self.ticks} ticks checked, {self.equal} equal, {self.different} different,"
+            f" {self.missing} not stored, {self.unrepeated} not recomputed,"
+            f" {self.not_computed} missed when live"
+        )
+
+
+class Stored:
+    """The stored records of a range, read window by window: a day of all venues fills a memory.
+
+    Ticks are asked for in their order; a window is dropped when the next one is read.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], assets: list[str], start_ns: int, end_ns: int
+    ) -> None:
+        self.ticks: dict[tuple[str, int], dict[str, Any]] = {}
+        self.venues: dict[tuple[str, int], dict[str, VenueRecord]] = {}
+        self._inputs: dict[int, dict[str, Input]] = {}
+        self._connection = connection
+        self._assets = assets
+        self._next_ns = start_ns
+        self._end_ns = end_ns
+        # ticks of dropped windows that nobody took
+        self.left: list[tuple[str, int]] = []
+
+    def reach(self, ts_ns: int) -> None:
+        """Read on until the window of a tick is there."""
+        while self._next_ns <= ts_ns and self._next_ns < self._end_ns:
+            start_ns, end_ns = self._next_ns, min(self._next_ns + WINDOW_NS, self._end_ns)
+            self._next_ns = end_ns
+            self.left += self.ticks
+            self.ticks = {
+                (asset, row.pop("ts")): row
+                for asset in self._assets
+                for row in _ticks(self._connection, asset, start_ns, end_ns)
+            }
+            self.venues, self._inputs = _venues(self._connection, start_ns, end_ns)
+
+    def inputs(self, ts_ns: int) -> Mapping[str, Input]:
+        """Return venue -> what the tick's record names; empty where there is none."""
+        self.reach(ts_ns)
+        return self._inputs.get(ts_ns, {})
+
+    def missed(self, asset: str, ts_ns: int) -> bool:
+        """Tell whether the calculator missed the tick."""
+        self.reach(ts_ns)
+        stored = self.ticks.get((asset, ts_ns))
+        return stored is not None and stored["reason"] == NOT_COMPUTED
+
+    def finish(self) -> list[tuple[str, int]]:
+        """Read to the end. Returns: all ticks that nobody took."""
+        self.reach(self._end_ns)
+        self.left += self.ticks
+        return self.left
+
+
+class Comparison:
+    """Compares recomputed records with the rows of index_tick and index_venue.
+
+    Args: warm_ns: ticks from here to `start_ns` are recomputed as they were, and not compared.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        assets: list[str],
+        start_ns: int,
+        end_ns: int,
+        warm_ns: int,
+    ) -> None:
+        self.verdict = Verdict()
+        self.restated: list[tuple[IndexRecord, float]] = []
+        self.stored = Stored(connection, assets, warm_ns, end_ns)
+        self._start_ns, self._end_ns = start_ns, end_ns
+
+    def take(self, record: IndexRecord) -> None:
+        """Compare one recomputed record; ticks before the range only warm the memory up."""
+        ts_ns = tick_ns(record)
+        if ts_ns >= self._end_ns:
+            return
+        self.stored.reach(ts_ns)
+        stored = self.stored.ticks.pop((record.asset, ts_ns), None)
+        if ts_ns < self._start_ns:
+            return
+        verdict = self.verdict
+        verdict.ticks += 1
+        if stored is None:
+            verdict.missing += 1
+            return
+        verdict.not_computed += stored["reason"] == NOT_COMPUTED
+        found = comparable(record)
+        venues = self.stored.venues.get((record.asset, ts_ns), {})
+        wrong = {
+            name: {"stored": stored.get(name), "recomputed": value}
+            for name, value in found.items()
+            if stored.get(name) != value and not _stored_whole(name, stored, record)
+        }
+        recomputed = record.venues
+        if stored["reason"] != NOT_COMPUTED:
+            # the rate's books, which are stored once for all indices
+            venues = venues | self.stored.venues.get((FX_ASSET, ts_ns), {})
+            recomputed = recomputed | record.fx_venues
+        if venues != recomputed:
+            wrong["venues"] = {"stored": venues, "recomputed": recomputed}
+        if not wrong:
+            verdict.equal += 1
+            return
+        verdict.different += 1
+        if len(verdict.differences) < SHOWN:
+            verdict.differences.append(
+                {"asset": record.asset, "ts_ms": record.ts_ms, "fields": wrong}
+            )
+        was, now = stored["value"], record.value
+        if was and now and abs(now / was - 1.0) > RESTATE_ABOVE:
+            self.restated.append((record, was))
+
+    def finish(self) -> Verdict:
+        """Return the verdict once all records were taken."""
+        left = self.stored.finish()
+        self.verdict.unrepeated = sum(ts_ns >= self._start_ns for _, ts_ns in left)
+        return self.verdict
+
+
+def _stored_whole(name: str, stored: Mapping[str, Any], record: IndexRecord) -> bool:
+    # to the last bit, as before these numbers were stored with the digits that they mean
+    return name in MEANT and stored.get(name) == getattr(record, MEANT[name])
+
+
+def _ticks(
+    connection: psycopg.Connection[Any], asset: str, start_ns: int, end_ns: int
+) -> list[dict[str, Any]]:
+    names = [name for name, _ in INDEX_TICK.columns if name not in UNASKED]
+    columns = ", ".join(f'"{name}"' for name in names)
+    try:
+        rows = connection.execute(
+            f"SELECT ts::long, {columns} FROM index_tick WHERE asset = %s"
+            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
+            (asset, start_ns, end_ns),
+            binary=True,
+        ).fetchall()
+    except psycopg.Error as error:
+        raise StorageError(f"records of {asset}: expected rows, {error}", "index_tick") from None
+    found = []
+    for row in rows:
+        values = dict(zip(["ts", *names], row, strict=True))
+        siblings = orjson.loads(values.pop("siblings") or "{}")
+        for name, value in values.items():
+            # an empty text is stored as null
+            if value is None and name in TEXTS:
+                values[name] = ""
+        found.append({"asset": asset, **values, **siblings})
+    return found
+
+
+def _venues(
+    connection: psycopg.Connection[Any], start_ns: int, end_ns: int
+) -> tuple[dict[tuple[str, int], dict[str, VenueRecord]], dict[int, dict[str, Input]]]:
+    try:
+        rows = connection.execute(
+            f"SELECT asset, ts::long, venue, received_ts::long, {', '.join(VENUE_COLUMNS)}"
+            " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
+            (start_ns, end_ns),
+            binary=True,
+        ).fetchall()
+    except psycopg.Error as error:
+        raise StorageError(f"venues: expected rows, {error}", "index_venue") from None
+    found: dict[tuple[str, int], dict[str, VenueRecord]] = {}
+    inputs: dict[int, dict[str, Input]] = {}
+    for asset, ts_ns, venue, received_ns, *values in rows:
+        stored = read(VenueRecord, dict(zip(VENUE_COLUMNS, values, strict=True)))
+        inputs.setdefault(ts_ns, {})[venue] = Input(received_ns or 0, stored.reason)
+        found.setdefault((asset, ts_ns), {})[venue] = stored
+    return found, inputs
+
+
+def recalc_row(
+    record: IndexRecord, original: float, operator: str, because: str, recalc_id: int
+) -> Row:
+    """Return the row of a restatement, which keeps the original."""
+    row = tick_row(record, table="index_recalc")
+    row.symbols["operator"] = operator
+    row.columns |= {"original": original, "because": because, "recalc_id": recalc_id}
+    return row

@@ -1,0 +1,1 @@
+"""Recordings: the feed file, the recorder beside the live path, and tools over files."""

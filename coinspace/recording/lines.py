@@ -1,0 +1,107 @@
+"""The lines of a file or pipe, inflated where it is Zstandard, within bounds.
+
+What is read decides nothing about memory: a line has a greatest length, compressed bytes are
+inflated in small slices, and a file that inflates like no recording is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+import zstandard
+
+from coinspace.errors import FeedError
+from coinspace.recording.blocks import MAGIC
+
+# bytes asked for at once: large enough that work per read does not show, small enough to stream
+READ_SIZE = 1 << 20
+# 4 bytes can stand for 128 KB: what one slice inflates to stays below 32 MB
+SLICE = 1 << 10
+WRITE_SIZE = 1 << 15
+# recordings shrink by 4 to 50; what inflates by more than this is made to fill the memory or time
+MOST_INFLATION = 1000
+# so much is inflated before the rule above holds: short files may repeat themselves
+FREE_BYTES = 16 << 20
+LINE_LIMIT = 64 << 20
+
+
+class Inflated:
+    """Iterates over the bytes of a stream as they arrive, inflated where they are Zstandard.
+
+    Attributes: is_zstd; torn: the stream ended within a zstd frame.
+    Raises: FeedError when compressed bytes are damaged or inflate beyond the bounds.
+    """
+
+    def __init__(self, source: BinaryIO, on_read: Callable[[], None] = lambda: None) -> None:
+        self._read: Callable[[int], bytes] = source.read1  # type: ignore[attr-defined]
+        self._on_read = on_read
+        # a pipe may deliver less than the four bytes that decide
+        self._head = source.read(len(MAGIC))
+        self.is_zstd = self._head == MAGIC
+        self.torn = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        parts = self._parts()
+        return self._inflate(parts) if self.is_zstd else parts
+
+    def _parts(self) -> Iterator[bytes]:
+        part = self._head
+        while part:
+            self._on_read()
+            yield part
+            part = self._read(READ_SIZE)
+
+    def _inflate(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        decompressor = zstandard.ZstdDecompressor()
+        frame = decompressor.decompressobj(write_size=WRITE_SIZE)
+        read = made = 0
+        for part in parts:
+            view, at = memoryview(part), 0
+            while at < len(view):
+                piece = view[at : at + SLICE]
+                if frame.eof:
+                    frame = decompressor.decompressobj(write_size=WRITE_SIZE)
+                try:
+                    inflated = frame.decompress(piece)
+                except zstandard.ZstdError as error:
+                    raise FeedError(f"expected a zstd frame, was damaged: {error}") from None
+                used = len(piece) - len(frame.unused_data)
+                at, read, made = at + used, read + used, made + len(inflated)
+                if made > FREE_BYTES and made > MOST_INFLATION * read:
+                    raise FeedError(
+                        f"expected a recording, was a file that inflates more than"
+                        f" {MOST_INFLATION} times"
+                    )
+                if inflated:
+                    yield inflated
+        self.torn = not frame.eof
+
+
+class Lines:
+    """Iterates over the lines that each part completes, as lists.
+
+    Attributes: rest: what stands behind the last line feed, once all parts are read.
+    Raises: FeedError when a line is longer than LINE_LIMIT.
+    """
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        self._parts = parts
+        self.rest = b""
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        pending: list[bytes] = []
+        size = 0
+        for part in self._parts:
+            head, newline, rest = part.partition(b"\n")
+            pending.append(head)
+            size += len(head)
+            if size > LINE_LIMIT:
+                raise FeedError(f"expected lines of {LINE_LIMIT} bytes at most, was a longer one")
+            if newline:
+                lines = rest.split(b"\n")
+                lines.insert(0, b"".join(pending))
+                pending = [lines.pop()]
+                size = len(pending[0])
+                yield lines
+        self.rest = b"".join(pending)

@@ -1,0 +1,119 @@
+"""Feeds as Parquet and back, for notebooks and databases.
+
+Columns: received_ns int64, direction string, path string, kind string, symbol string, payload
+binary. The header is the file's metadata `coinspace-feed`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from coinspace.errors import FeedError
+from coinspace.recording.format import LAST_NS, FeedReader, FeedWriter, Record, read_header
+from coinspace.recording.frames import label
+from coinspace.recording.lines import FREE_BYTES, MOST_INFLATION
+from coinspace.recording.progress import progress_bar
+
+ROWS = 50_000
+METADATA = b"coinspace-feed"
+# what a record is made from; the others are for who reads the table
+COLUMNS = ("received_ns", "direction", "path", "payload")
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise FeedError("Parquet: expected pyarrow, `pip install coinspace[arrow]`") from None
+    return pyarrow
+
+
+def to_parquet(reader: FeedReader, target: Path) -> int:
+    """Write a feed as Parquet; return its rows."""
+    arrow = _arrow()
+    schema = arrow.schema(
+        [
+            ("received_ns", arrow.int64()),
+            ("direction", arrow.dictionary(arrow.int8(), arrow.string())),
+            ("path", arrow.string()),
+            ("kind", arrow.dictionary(arrow.int32(), arrow.string())),
+            ("symbol", arrow.dictionary(arrow.int32(), arrow.string())),
+            ("payload", arrow.binary()),
+        ],
+        metadata={METADATA: orjson.dumps(reader.header)},
+    )
+    rows: list[tuple[Any, ...]] = []
+    total = 0
+    with arrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
+
+        def flush() -> None:
+            columns = list(zip(*rows, strict=True))
+            arrays = [
+                arrow.array(column, type=one.type)
+                for column, one in zip(columns, schema, strict=True)
+            ]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            rows.clear()
+
+        for record in reader:
+            kind = symbol = None
+            if record.direction == "<":
+                what = label(reader.exchange, record.payload)
+                kind, symbol = (what.kinds[0] if what.kinds else None), what.symbol or None
+            head = (record.received_ns, record.direction, record.path or None)
+            rows.append((*head, kind, symbol, record.payload))
+            total += 1
+            if len(rows) >= ROWS:
+                flush()
+        if rows:
+            flush()
+    return total
+
+
+def from_parquet(source: Path, target: Path) -> int:
+    """Write a feed from what `to_parquet` wrote; return its records.
+
+    Raises: FeedError when the file is no Parquet file, not from a feed, or damaged.
+    """
+    arrow = _arrow()
+    try:
+        file = arrow.parquet.ParquetFile(source)
+        header = _header(file, source)
+        with (
+            progress_bar(f"convert {source.name}", file.metadata.num_rows) as done,
+            FeedWriter(target, header) as writer,
+        ):
+            for batch in file.iter_batches(ROWS, columns=list(COLUMNS)):
+                for row in batch.to_pylist():
+                    writer.write(*_record(row))
+                done(writer.records)
+            return writer.records
+    except (OSError, arrow.ArrowException, ValueError, TypeError) as error:
+        raise FeedError(f"{source}: expected a Parquet file of a feed, {error}") from None
+
+
+def _header(file: Any, source: Path) -> dict[str, Any]:
+    text = (file.schema_arrow.metadata or {}).get(METADATA)
+    if text is None:
+        raise FeedError(f"{source}: expected metadata {METADATA.decode()!r} with a feed's header")
+    for name in COLUMNS:
+        if name not in file.schema_arrow.names:
+            raise FeedError(f"{source}: expected a column {name}, found none")
+    groups = range(file.metadata.num_row_groups)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+    if size > max(FREE_BYTES, MOST_INFLATION * source.stat().st_size):
+        raise FeedError(f"{source}: inflates more than {MOST_INFLATION} times: no recording")
+    return read_header(text)
+
+
+def _record(row: dict[str, Any]) -> Record:
+    received_ns, direction, path, payload = (row[name] for name in COLUMNS)
+    if type(received_ns) is not int or not 0 <= received_ns <= LAST_NS:
+        raise ValueError(f"received_ns: expected ns since the epoch, was {received_ns!r}")
+    if not isinstance(payload, bytes) or not isinstance(path or "", str):
+        raise ValueError("expected a path as text and a payload as bytes")
+    return Record(received_ns, direction, path or "", payload)

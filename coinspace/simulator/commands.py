@@ -1,0 +1,262 @@
+"""Commands `simulate` and `replay`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import orjson
+import uvloop
+
+from coinspace.config import EXCHANGES
+from coinspace.errors import ConfigError, FeedError
+from coinspace.market import Market, as_named, exchange_as_named
+from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite
+from coinspace.process import configure_logging, die_with_parent
+from coinspace.recording.format import LAST_NS
+from coinspace.simulator import faults as faults_module
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
+from coinspace.simulator.markets.scenario import SCENARIOS
+from coinspace.simulator.server import ExchangeServer, ready_line
+from coinspace.simulator.simulation import Simulation
+from coinspace.tasks import Tasks
+
+FEED_SUFFIX = ".feed.zst"
+
+
+def stop_event(duration_s: float | None) -> asyncio.Event:
+    """Return an event that SIGTERM, SIGINT or the end of the duration sets."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if duration_s is not None:
+        loop.call_later(duration_s, stopping.set)
+    return stopping
+
+
+async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
+    """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready.
+
+    Raises: FeedError when something ended that nothing can be served without.
+    """
+    stopping = stop_event(duration_s)
+    async with server:
+        click.echo(orjson.dumps(ready_line(server)))
+        tasks = Tasks()
+        waits = [tasks.spawn("stop", stopping.wait(), ends=True)]
+        waits.append(tasks.spawn("failure", server.failed.wait(), ends=True))
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await tasks.cancel()
+    if server.failure is not None:
+        raise FeedError(f"the server ended: {server.failure or type(server.failure).__name__}")
+
+
+def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return exchange -> markets of the options; a market may be bound to an exchange with `:`.
+
+    Raises: ConfigError when nothing is left, or a market belongs to none of the exchanges.
+    """
+    chosen: dict[str, list[str]] = {}
+    markets = tuple(_as_named(text) for text in markets)
+    left = set(markets)
+    for exchange in exchanges or EXCHANGES:
+        if not markets:
+            chosen[exchange] = list(DEFAULT_MARKETS[exchange])
+            continue
+        for text in markets:
+            venue, colon, market = text.rpartition(":")
+            if "*" not in market:
+                Market.parse(market)
+            won = market.endswith("/KRW")
+            if venue == exchange or (not colon and won == (exchange != "binance")):
+                chosen.setdefault(exchange, []).append(market)
+                left.discard(text)
+    if left:
+        raise ConfigError(
+            f"markets: expected some for {', '.join(exchanges or EXCHANGES)}, such as BTC/KRW or"
+            f" binance:BTC/USDT, was {', '.join(sorted(left))}"
+        )
+    return chosen
+
+
+def _as_named(text: str) -> str:
+    venue, colon, market = text.rpartition(":")
+    return f"{exchange_as_named(venue)}{colon}{as_named(market)}"
+
+
+def _with_faults(command: click.Command) -> click.Command:
+    # the grammar is told once, where it is read
+    grammar = (faults_module.__doc__ or "").partition("\n")[2]
+    command.epilog = "\b\nFaults, KIND:EXCHANGE[:SYMBOL][:key=value]…" + grammar.replace(
+        "\n\n", "\n\n\b\n"
+    )
+    return command
+
+
+@_with_faults
+@click.command()
+@click.option("--seed", default=0, show_default=True, help="fixes every byte")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
+@click.option("--port", default=0, type=PORT, show_default=True, help="0 = any free port")
+@click.option(
+    "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
+)
+@click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
+@click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
+@click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
+@click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
+@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="a course of events")
+@click.option("--compress", type=FACTOR, help="how much faster a scenario runs")
+@click.option("--record", "record_path", type=click.Path(path_type=Path), help="write feeds")
+@click.option("--force", is_flag=True, help="with --record: overwrite")
+@click.option("--duration", type=SECONDS, help="seconds; needed with --record")
+@click.option("--start", type=click.IntRange(1, LAST_NS), help="with --record: ns since the epoch")
+def simulate(
+    seed: int,
+    host: str,
+    port: int,
+    rate: float,
+    exchanges: tuple[str, ...],
+    markets: tuple[str, ...],
+    no_limits: bool,
+    faults: tuple[str, ...],
+    scenario: str | None,
+    compress: float | None,
+    record_path: Path | None,
+    force: bool,
+    duration: float | None,
+    start: int | None,
+) -> None:
+    """Serve simulated exchanges, or write their feeds with --record.
+
+    Prints one JSON line with the addresses when it is ready. A feed holds one connection, so
+    --record NAME.feed.zst (or NAME) writes NAME-EXCHANGE.feed.zst for each exchange, NAME.feed.zst
+    itself where there is one exchange only. Its bytes are fixed by seed, markets, rate, start and
+    duration.
+    """
+    configure_logging()
+    chosen = chosen_markets(exchanges, markets)
+    patterns = [text for text in markets if "*" in text]
+    if patterns:
+        raise ConfigError(f"--market: expected markets such as BTC/KRW, was {', '.join(patterns)}")
+    course = replace(SCENARIOS[scenario], compress=compress or 1.0) if scenario else None
+    if compress is not None and course is None:
+        raise ConfigError("--compress: expected --scenario with it")
+    if record_path is not None:
+        from coinspace.simulator.simulated_feed import feed_paths, write_feeds
+
+        if duration is None:
+            raise ConfigError("--record: expected --duration SECONDS with it")
+        if faults or no_limits or port:
+            raise ConfigError(
+                "--record: --fault, --no-limits and --port are of a server, not of it"
+            )
+        if not record_path.name.endswith((FEED_SUFFIX, ".feed")):
+            record_path = record_path.with_name(f"{record_path.name}{FEED_SUFFIX}")
+        there = [one for one in feed_paths(record_path, chosen).values() if one.exists()]
+        if there and not force:
+            raise ConfigError(
+                f"{', '.join(map(str, there))}: expected no file here; --force overwrites"
+            )
+        for line in write_feeds(
+            record_path,
+            seed,
+            chosen,
+            duration_s=duration,
+            start_ns=start or START_NS,
+            rate=rate,
+            scenario=course,
+        ):
+            click.echo(orjson.dumps(line))
+        return
+    if start is not None or force:
+        raise ConfigError("--start and --force: expected --record with them")
+    die_with_parent()
+    source = Simulation(seed, chosen, rate=rate, scenario=course)
+    server = ExchangeServer(source, host=host, port=port, limits=not no_limits, faults=faults)
+    uvloop.run(serve(server, duration))
+
+
+def _speed(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
+    if text == "max":
+        return math.inf
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not speed > 0:
+        raise click.BadParameter(f"expected a number above 0 or max, was {text!r}")
+    return speed
+
+
+@_with_faults
+@click.command()
+@click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--speed", default="1", show_default=True, callback=_speed, help="times or max")
+@click.option("--loop", is_flag=True, help="begin anew at the end, closing connections")
+@click.option(
+    "--clients", default=0, type=click.IntRange(0, 1000), help="one clock, from N subscriptions on"
+)
+@click.option(
+    "--skip",
+    default=0.0,
+    type=Finite(min=0, max=1e9),
+    help="seconds after the first feed's start to begin at",
+)
+@click.option("--take", type=SECONDS, help="seconds to play from there")
+@click.option("--port", default=0, type=PORT, show_default=True, help="0 = any free port")
+@click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
+@click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
+def replay(
+    feeds: tuple[Path, ...],
+    speed: float,
+    loop: bool,
+    clients: int,
+    skip: float,
+    take: float | None,
+    port: int,
+    no_limits: bool,
+    faults: tuple[str, ...],
+) -> None:
+    """Serve recordings as the exchange would.
+
+    A client gets the recorded frames that it subscribes to. Without --clients each set of
+    subscriptions is played once, and whoever connects anew goes on where it stood; with --clients
+    N all feeds run on one clock. Prints one JSON line when ready and one at the end of each run.
+    """
+    from coinspace.simulator.playback import Playback
+
+    configure_logging()
+    start_ns, end_ns = 0, None
+    if skip or take is not None:
+        first_ns = min(_started_ns(path) for path in feeds)
+        start_ns = first_ns + int(skip * 1e9)
+        end_ns = None if take is None else start_ns + int(take * 1e9)
+    source = Playback(
+        feeds,
+        speed=speed,
+        clients=clients,
+        loop=loop,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        on_finish=lambda facts: click.echo(orjson.dumps(facts)),
+    )
+    if not source.has_frames():
+        raise ConfigError(
+            f"replay: expected frames in the chosen part of {', '.join(map(str, feeds))}, found"
+            " none; `coinspace feed info` says how long a feed is"
+        )
+    uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits, faults=faults)))
+
+
+def _started_ns(path: Path) -> int:
+    from coinspace.recording.format import FeedReader
+
+    with FeedReader(path) as reader:
+        first = next(iter(reader), None)
+    return first.received_ns if first else 0

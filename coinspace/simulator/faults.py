@@ -1,0 +1,298 @@
+"""Faults: what goes wrong, spelled `KIND:EXCHANGE[:SYMBOL][:key=value]…`.
+
+Frames (of a symbol, or all; channel=orderbook|ticker|trade):
+  drop duplicate reorder truncate garbage flip   as named; flip changes one byte
+  digit     another digit in the size of a level: the frame stays valid
+  delay     ms=500, later, in order              huge      bytes=4000000 of padding inside the JSON
+  split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
+  coalesce  n=10 frames in one write
+  stall     withheld and then sent at once       mute      withheld and gone, pongs go on
+Connections that are being made (all of them while it is in force):
+  refuse        the port is closed; needs `for`, as the control address has the same port
+  accept-close accept-reset accept-hang    closed, reset or left alone as soon as TCP stands
+  tls-close tls-hang    closed or left alone after the client's first bytes (served with TLS)
+  request-close request-reset request-hang    as soon as a WebSocket is asked for
+  half-header half-header-close    a part of the answer's header, then nothing, or closed
+  wrong-key     an answer to another handshake
+  The exchange is known from the request on: before it, EXCHANGE is `*` or the only one served.
+Connections that are open (at `after`; with `for` also those that come until then; every=SECONDS
+repeats):
+  halfopen  nothing in or out any more           reset     TCP reset
+  close     code=1001, reason=TEXT               error     an error frame, then close 1000
+  cut       closed without a close frame
+  shutdown  serverShutdown, close n=5 s later (Binance)
+Requests:
+  rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
+  handshake status=429, ms=DELAY, status=0 never answers
+  stale     depth answers the book as of the fault's beginning
+Markets (simulated exchanges; a symbol is needed):
+  halt      listed as halted or suspended, no orders and trades
+  delist    gone from the lists, its frames end
+  budget    used=5000 of the weight of each minute, by other programs of the address (Binance)
+Everything:
+  clock     by=3h, the exchange's clock is wrong by so much (simulated exchanges)
+
+Everywhere: after=5 (seconds from now), for=10, p=0.1 (probability), every=20 (each 20th frame),
+count=3 (times at most). EXCHANGE may be `*`. Times: 5, 5s, 200ms, 2m, 3h, -3h.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from coinspace.errors import ConfigError
+from coinspace.market import exchange_as_named
+
+FRAME_KINDS = {
+    "drop",
+    "duplicate",
+    "reorder",
+    "delay",
+    "truncate",
+    "garbage",
+    "flip",
+    "digit",
+    "huge",
+    "split",
+    "chop",
+    "coalesce",
+    "stall",
+    "mute",
+}
+# what happens to a connection before a request names its exchange
+ACCEPT_KINDS = {
+    "accept-close",
+    "accept-reset",
+    "accept-hang",
+    "tls-close",
+    "tls-hang",
+}
+# what is answered to the request for a WebSocket, in bytes, and what follows
+ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
+    "request-close": (b"", "close"),
+    "request-reset": (b"", "reset"),
+    "request-hang": (b"", "hang"),
+    "half-header": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs", "hang"),
+    "half-header-close": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs", "close"),
+    "wrong-key": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: bm90IHlvdXJzLCBpcyBpdD8h\r\n\r\n",
+        "hang",
+    ),
+}
+# before a request names the exchange
+NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
+CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut"}
+REQUEST_KINDS = {"rest", "handshake", "stale"}
+MARKET_KINDS = {"halt", "delist"}
+SIMULATED_KINDS = MARKET_KINDS | {"clock", "budget"}
+KINDS = (
+    FRAME_KINDS
+    | NAMELESS_KINDS
+    | ANSWER_KINDS.keys()
+    | CONNECTION_KINDS
+    | REQUEST_KINDS
+    | SIMULATED_KINDS
+)
+EXCHANGES = ("upbit", "bithumb", "binance", "*")
+CHANNELS = ("orderbook", "ticker", "trade")
+# longest first: "ms" ends with "s"
+UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
+COMMON = {"after", "for", "p", "every", "count", "channel"}
+OWN: dict[str, set[str]] = {
+    "delay": {"ms"},
+    "huge": {"bytes"},
+    "split": {"n"},
+    "chop": {"n", "ms"},
+    "coalesce": {"n"},
+    "close": {"code", "reason"},
+    "shutdown": {"n"},
+    "rest": {"status", "retry", "path", "ms"},
+    "handshake": {"status", "ms"},
+    "clock": {"by"},
+    "budget": {"used"},
+}
+DEFAULTS: dict[str, dict[str, float]] = {
+    "delay": {"ms": 500},
+    "huge": {"bytes": 4_000_000},
+    "split": {"n": 3},
+    "chop": {"n": 3, "ms": 5},
+    "coalesce": {"n": 10},
+    "close": {"code": 1001},
+    "shutdown": {"n": 5},
+    "rest": {"status": 429, "retry": 1, "ms": 0},
+    "handshake": {"status": 429, "ms": 0},
+    "clock": {"by": 3600},
+    "budget": {"used": 5000},
+}
+# the size of a level: Upbit's and Bithumb's, Binance's
+_SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9.]+)(?=[",}eE])')
+
+
+@dataclass
+class Fault:
+    """One fault. `values` holds the keys of its own kind; hits: how often it struck."""
+
+    spec: str
+    kind: str
+    exchange: str
+    symbol: str = ""
+    channel: str = ""
+    after_s: float = 0.0
+    for_s: float = math.inf
+    p: float = 1.0
+    every: float = 1.0
+    count: float = math.inf
+    values: dict[str, float] = field(default_factory=dict)
+    path: str = ""
+    reason: str = ""
+    id: int = 0
+    begin_s: float = 0.0
+    hits: int = 0
+    seen: int = 0
+
+    def matches(self, exchange: str, symbol: str = "", kind: str = "") -> bool:
+        """Tell whether frames or requests of a symbol are meant."""
+        if self.exchange not in ("*", exchange):
+            return False
+        if self.symbol and symbol.upper() != self.symbol:
+            return False
+        return not self.channel or channel_of(kind) == self.channel
+
+    def is_on(self, now_s: float) -> bool:
+        """Tell whether its time is now and its count is not used up."""
+        begin_s = self.begin_s + self.after_s
+        return begin_s <= now_s < begin_s + self.for_s and self.hits < self.count
+
+    def strikes(self, draw: Callable[[], float]) -> bool:
+        """Count one occasion; tell whether it strikes."""
+        self.seen += 1
+        if self.every > 1 and self.seen % int(self.every):
+            return False
+        if self.p < 1.0 and draw() >= self.p:
+            return False
+        self.hits += 1
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the control address tells."""
+        return {"id": self.id, "fault": self.spec, "hits": self.hits, "seen": self.seen}
+
+
+def channel_of(kind: str) -> str:
+    """Return the channel of a frame's kind (`depth@100ms` is a book)."""
+    if kind in ("trade", "aggTrade"):
+        return "trade"
+    return "ticker" if kind in ("ticker", "miniTicker") else "orderbook"
+
+
+def seconds(text: str) -> float:
+    """Read a time such as 5, 5s, 200ms, 2m or -3h, in seconds."""
+    for unit, factor in UNITS:
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)
+
+
+def parse(spec: str) -> Fault:
+    """Read a fault.
+
+    Raises: ConfigError saying what was expected.
+    """
+    kind, *rest = spec.split(":")
+    if kind not in KINDS:
+        raise _wrong(spec, f"a kind out of {', '.join(sorted(KINDS))}, was {kind!r}")
+    if rest:
+        rest[0] = exchange_as_named(rest[0])
+    if not rest or rest[0] not in EXCHANGES:
+        raise _wrong(spec, f"an exchange out of {', '.join(EXCHANGES)} after the kind")
+    fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))
+    allowed = COMMON | OWN.get(kind, set())
+    for n, part in enumerate(rest[1:]):
+        key, equals, value = part.partition("=")
+        if not equals:
+            if n:
+                raise _wrong(spec, f"key=value, was {part!r}")
+            fault.symbol = part.upper().replace("/", "") if rest[0] == "binance" else part.upper()
+            continue
+        if key not in allowed:
+            raise _wrong(spec, f"a key out of {', '.join(sorted(allowed))}, was {key!r}")
+        try:
+            _set(fault, key, value)
+        except ValueError:
+            raise _wrong(spec, f"a number or time for {key}, was {value!r}") from None
+    if kind in MARKET_KINDS and not fault.symbol:
+        raise _wrong(spec, "a symbol after the exchange")
+    if kind == "refuse" and fault.for_s == math.inf:
+        raise _wrong(spec, "for=SECONDS, after which the port is open again")
+    return fault
+
+
+def _set(fault: Fault, key: str, value: str) -> None:
+    match key:
+        case "after":
+            fault.after_s = seconds(value)
+        case "for":
+            fault.for_s = seconds(value)
+        case "p":
+            fault.p = float(value)
+        case "every":
+            fault.every = seconds(value)
+        case "count":
+            fault.count = int(value)
+        case "channel":
+            if value not in CHANNELS:
+                raise ValueError
+            fault.channel = value
+        case "path":
+            fault.path = value
+        case "reason":
+            fault.reason = value
+        case "by":
+            fault.values["by"] = seconds(value)
+        case _:
+            fault.values[key] = float(value)
+
+
+def _wrong(spec: str, expected: str) -> ConfigError:
+    return ConfigError(f"fault {spec!r}: expected {expected}")
+
+
+def bent(fault: Fault, payload: bytes) -> bytes:
+    """Return the payload as a frame fault spoils it; the same seed spoils alike."""
+    draw = random.Random(f"{fault.spec}/{fault.hits}")
+    match fault.kind:
+        case "truncate":
+            return payload[: max(1, int(len(payload) * (0.1 + 0.8 * draw.random())))]
+        case "garbage":
+            return draw.randbytes(len(payload))
+        case "flip":
+            at = int(draw.random() * len(payload))
+            return (
+                payload[:at]
+                + bytes((payload[at] ^ 1 << int(draw.random() * 7),))
+                + (payload[at + 1 :])
+            )
+        case "digit":
+            # a level that is taken away stays taken away, or the book would cross
+            sizes = [one.span(1) for one in _SIZE.finditer(payload) if float(one[1])]
+            if not sizes:
+                return payload
+            start, end = sizes[int(draw.random() * len(sizes))]
+            # not the first one, lest a zero leads
+            places = [at for at in range(start + 1, end) if payload[at : at + 1].isdigit()]
+            if not places:
+                return payload
+            at = places[int(draw.random() * len(places))]
+            digit = b"%d" % ((payload[at] - ord("0") + 1 + int(draw.random() * 9)) % 10)
+            return payload[:at] + digit + payload[at + 1 :]
+        case "huge":
+            padding = b"x" * int(fault.values["bytes"])
+            head = payload[:1] if payload[:1] == b"{" else b""
+            return b'%b"padding":"%b",%b' % (head, padding, payload[1:]) if head else payload
+    return payload

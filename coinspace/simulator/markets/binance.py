@@ -1,0 +1,283 @@
+"""Binance's markets: every change of a level is an update with an id; diffs each 100 ms.
+
+Rules of the wire, numbered at the code:
+1. A diff holds the levels changed in its window, U and u its first and last id; some ids change no
+   level. Size 0 deletes.
+2. bookTicker and partial depth carry no time; their id is that of the last update.
+3. Prices and sizes are strings, prices and sizes with 8 decimals.
+4. ticker and miniTicker each second over 24 h; trades have contiguous ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from coinspace.market import Market
+from coinspace.simulator.markets.book import Side
+from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket, Trade, World
+from coinspace.simulator.markets.spelling import Spelling, fixed
+
+SILENT_ID = 0.03
+DAY_MS = 86_400_000
+SECOND_WINDOWS = 10
+
+
+class Variant(NamedTuple):
+    """stream: the full stream name, combined: in a wrapper, micro: times in µs."""
+
+    stream: str
+    combined: bool = True
+    micro: bool = False
+
+
+class Diff(NamedTuple):
+    """Levels changed in a window: tick -> size (0 = deleted)."""
+
+    first_id: int
+    final_id: int
+    bids: dict[int, int]
+    asks: dict[int, int]
+
+
+class Top(NamedTuple):
+    """The best level of each side after an update, (tick, size)."""
+
+    id: int
+    bid: tuple[int, int]
+    ask: tuple[int, int]
+
+
+class BinanceMarket(SimulatedMarket):
+    """A market of Binance."""
+
+    exchange = "binance"
+    levels = 1500
+    level_worth = 6000.0
+    trade_worth = 900.0
+    quotes = 24.0
+    trades = 8.0
+    thinning = 0.004
+
+    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+        self.update_id = 0
+        self.bids_changed: dict[int, int] = {}
+        self.asks_changed: dict[int, int] = {}
+        super().__init__(engine, market, symbol)
+        self.update_id = 50_000_000_000 + int(self.draw() * 1e10)
+        self.window_id = self.update_id + 1
+        self.second: Diff | None = None
+        self.top = self._top()
+        self.trade_id = 3_700_000_000 + int(self.draw() * 1e9)
+        self.aggregate_id = self.trade_id - 700_000_000
+        tick = self.bids.best()
+        self.first_trade_id = self.trade_id - 500_000
+        self.open = int(tick * (0.985 + 0.03 * self.draw()))
+        self.high = int(max(tick, self.open) * 1.004)
+        self.low = int(min(tick, self.open) * 0.996)
+        self.volume = self._units(5e7 + 1e9 * self.draw())
+        self.worth_traded = self.volume * self.price_units(tick)
+        self.last = Trade(self.now_ns, tick, self._units(100.0), True, self.trade_id)
+        self.previous = self.last
+        self._windows = 0
+        price, size = self.price_decimals, self.size_decimals
+        # 3. 8 decimals whatever the tick
+        self.spell_price = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), price)
+        self.spell_size = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), size)
+
+    def _measure(self) -> None:
+        price = self.worth()
+        decimals = 2
+        while decimals < 8 and price * 10**decimals < 10_000:
+            decimals += 1
+        self.price_decimals, self.tick = decimals, 1
+        lot, size_decimals = price, 1
+        while lot >= 10 and size_decimals < 8:
+            lot /= 10
+            size_decimals += 1
+        self.size_decimals = size_decimals
+        relative = self.tick_price / price
+        self.gap = max(1.0, 3e-6 / relative)
+        self.half_spread = 0.5
+        self.thinning = 0.004 if relative < 20e-6 else 0.001
+
+    def next_trade_id(self) -> int:
+        self.trade_id += 1
+        return self.trade_id
+
+    def changed(self, side: Side, tick: int) -> None:
+        if not self.update_id:
+            return
+        self.update_id += 1
+        changed = self.bids_changed if side.is_bid else self.asks_changed
+        changed[tick] = side.sizes.get(tick, 0)
+        if side.ticks:
+            best = side.best()
+            top = (best, side.sizes[best])
+            old = self.top.bid if side.is_bid else self.top.ask
+            if top != old and self.bids.ticks and self.asks.ticks:
+                self.top = self._top()
+                self.tell("bookTicker", self.top)
+        # 1. ids that change no level of the public book
+        if self.draw() < SILENT_ID:
+            self.update_id += 1
+
+    def _top(self) -> Top:
+        bid, ask = self.bids.best(), self.asks.best()
+        return Top(self.update_id, (bid, self.bids.sizes[bid]), (ask, self.asks.sizes[ask]))
+
+    def tell_trade(self, trade: Trade) -> None:
+        self.previous, self.last = self.last, trade
+        self.aggregate_id += 1
+        self.high, self.low = max(self.high, trade.tick), min(self.low, trade.tick)
+        self.volume += trade.size // 7
+        self.worth_traded += trade.size * self.price_units(trade.tick) // 7
+        self.tell("trade", trade)
+        self.tell("aggTrade", (trade, self.aggregate_id))
+
+    def tell_window(self) -> None:
+        self._windows += 1
+        if self.update_id >= self.window_id:
+            diff = Diff(self.window_id, self.update_id, self.bids_changed, self.asks_changed)
+            self.bids_changed, self.asks_changed = {}, {}
+            self.window_id = self.update_id + 1
+            self._add_second(diff)
+            self.tell("depth@100ms", diff)
+            self.tell("partial@100ms", self.update_id)
+        if self._windows % SECOND_WINDOWS == 0:
+            if self.second is not None:
+                self.tell("depth", self.second)
+                self.tell("partial", self.second.final_id)
+                self.second = None
+            self.tell("ticker", None)
+            self.tell("miniTicker", None)
+
+    def _add_second(self, diff: Diff) -> None:
+        if self.second is None:
+            self.second = Diff(diff.first_id, diff.final_id, {**diff.bids}, {**diff.asks})
+        else:
+            bids, asks = {**self.second.bids, **diff.bids}, {**self.second.asks, **diff.asks}
+            self.second = Diff(self.second.first_id, diff.final_id, bids, asks)
+
+    # frames
+
+    def encode(self, event: Event, variant: Any) -> bytes:
+        kind = event.kind
+        if kind.startswith("depth"):
+            text = self._diff(event, variant)
+        elif kind.startswith("partial"):
+            text = self._partial(event.facts, variant)
+        elif kind == "bookTicker":
+            text = self._book_ticker(event.facts)
+        elif kind == "trade":
+            text = self._trade(event, variant)
+        elif kind == "aggTrade":
+            text = self._aggregate_trade(event, variant)
+        elif kind == "ticker":
+            text = self._ticker(event, variant)
+        else:
+            text = self._mini(event, variant)
+        if variant.combined:
+            text = f'{{"stream":"{variant.stream}","data":{text}}}'
+        return text.encode()
+
+    def _time(self, time_ns: int, variant: Variant) -> int:
+        shifted = time_ns + self.clock_ms * MILLISECOND_NS
+        return shifted // 1000 if variant.micro else shifted // MILLISECOND_NS
+
+    def _levels(self, levels: Any) -> str:
+        price, size = self.spell_price, self.spell_size
+        return ",".join(f'["{price(tick)}","{size(units)}"]' for tick, units in levels)
+
+    def _diff(self, event: Event, variant: Variant) -> str:
+        diff = event.facts
+        return (
+            f'{{"e":"depthUpdate","E":{self._time(event.time_ns, variant)},"s":"{self.symbol}",'
+            f'"U":{diff.first_id},"u":{diff.final_id},'
+            f'"b":[{self._levels(diff.bids.items())}],"a":[{self._levels(diff.asks.items())}]}}'
+        )
+
+    def _partial(self, final_id: int, variant: Variant) -> str:
+        depth = int(variant.stream.partition("@depth")[2].partition("@")[0])
+        return self.book_text(depth, final_id)
+
+    def book_text(self, depth: int, final_id: int | None = None) -> str:
+        """Return the book as REST and partial depth spell it."""
+        return (
+            f'{{"lastUpdateId":{self.update_id if final_id is None else final_id},'
+            f'"bids":[{self._levels(self.bids.top(depth))}],'
+            f'"asks":[{self._levels(self.asks.top(depth))}]}}'
+        )
+
+    def _book_ticker(self, top: Top) -> str:
+        price, size = self.spell_price, self.spell_size
+        return (
+            f'{{"u":{top.id},"s":"{self.symbol}","b":"{price(top.bid[0])}",'
+            f'"B":"{size(top.bid[1])}","a":"{price(top.ask[0])}","A":"{size(top.ask[1])}"}}'
+        )
+
+    def _trade(self, event: Event, variant: Variant) -> str:
+        trade = event.facts
+        return (
+            f'{{"e":"trade","E":{self._time(event.time_ns, variant)},"s":"{self.symbol}",'
+            f'"t":{trade.id},"p":"{self.spell_price(trade.tick)}",'
+            f'"q":"{self.spell_size(trade.size)}","T":{self._time(trade.time_ns, variant)},'
+            f'"m":{"true" if trade.taker_sold else "false"},"M":true}}'
+        )
+
+    def _aggregate_trade(self, event: Event, variant: Variant) -> str:
+        trade, number = event.facts
+        return (
+            f'{{"e":"aggTrade","E":{self._time(event.time_ns, variant)},"s":"{self.symbol}",'
+            f'"a":{number},"p":"{self.spell_price(trade.tick)}",'
+            f'"q":"{self.spell_size(trade.size)}","f":{trade.id},"l":{trade.id},'
+            f'"T":{self._time(trade.time_ns, variant)},'
+            f'"m":{"true" if trade.taker_sold else "false"},"M":true}}'
+        )
+
+    def day_fields(self) -> dict[str, Any]:
+        """Return the 24 h statistics: texts, and ints for ids."""
+        spell, last = self.spell_price, self.last
+        move = last.tick - self.open
+        mean = self.worth_traded // max(1, self.volume)
+        worth_decimals = self.size_decimals + self.price_decimals
+        return {
+            "change": f"{'-' if move < 0 else ''}{spell(abs(move))}",
+            "percent": fixed(move * 100_000 // self.open, 3),
+            "mean": spell(mean),
+            "previous": spell(self.previous.tick),
+            "last": spell(last.tick),
+            "last_size": self.spell_size(last.size),
+            "open": spell(self.open),
+            "high": spell(self.high),
+            "low": spell(self.low),
+            "volume": self.spell_size(self.volume),
+            "worth": fixed(self.worth_traded * 10**8 // 10**worth_decimals, 8),
+            "first_id": self.first_trade_id,
+            "last_id": last.id,
+        }
+
+    def _ticker(self, event: Event, variant: Variant) -> str:
+        day, top = self.day_fields(), self._top()
+        price, size = self.spell_price, self.spell_size
+        now = self._time(event.time_ns, variant)
+        close = self._time(event.time_ns - 5 * MILLISECOND_NS, variant)
+        opened = close - DAY_MS * (1000 if variant.micro else 1)
+        return (
+            f'{{"e":"24hrTicker","E":{now},"s":"{self.symbol}",'
+            f'"p":"{day["change"]}","P":"{day["percent"]}","w":"{day["mean"]}",'
+            f'"x":"{day["previous"]}","c":"{day["last"]}","Q":"{day["last_size"]}",'
+            f'"b":"{price(top.bid[0])}","B":"{size(top.bid[1])}",'
+            f'"a":"{price(top.ask[0])}","A":"{size(top.ask[1])}",'
+            f'"o":"{day["open"]}","h":"{day["high"]}","l":"{day["low"]}",'
+            f'"v":"{day["volume"]}","q":"{day["worth"]}","O":{opened},"C":{close},'
+            f'"F":{day["first_id"]},"L":{day["last_id"]},'
+            f'"n":{day["last_id"] - day["first_id"] + 1}}}'
+        )
+
+    def _mini(self, event: Event, variant: Variant) -> str:
+        day = self.day_fields()
+        return (
+            f'{{"e":"24hrMiniTicker","E":{self._time(event.time_ns, variant)},'
+            f'"s":"{self.symbol}","c":"{day["last"]}","o":"{day["open"]}","h":"{day["high"]}",'
+            f'"l":"{day["low"]}","v":"{day["volume"]}","q":"{day["worth"]}"}}'
+        )

@@ -1,0 +1,113 @@
+"""All simulated markets on one virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from heapq import heappop, heappush
+from typing import Any
+
+from coinspace.market import Market, dashed_symbol, joined_symbol
+from coinspace.simulator.markets.binance import BinanceMarket
+from coinspace.simulator.markets.korean import BithumbMarket, UpbitMarket
+from coinspace.simulator.markets.market import WINDOW_NS, Event, SimulatedMarket
+from coinspace.simulator.markets.prices import STEP_NS, Prices
+from coinspace.simulator.markets.scenario import Scenario
+
+# 2026-11-02 00:00 UTC: recordings start here unless told otherwise, so that they never differ
+START_NS = 1_793_577_600_000_000_000
+DEFAULT_MARKETS = {
+    "upbit": ["BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW", "USDT/KRW"],
+    "bithumb": ["BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW", "USDT/KRW"],
+    "binance": ["BTC/USDT", "ETH/USDT", "XRP/USDT", "SOL/USDT"],
+}
+KINDS: dict[str, tuple[type[SimulatedMarket], Callable[[Market], str]]] = {
+    "upbit": (UpbitMarket, dashed_symbol),
+    "bithumb": (BithumbMarket, dashed_symbol),
+    "binance": (BinanceMarket, joined_symbol),
+}
+
+
+class Engine:
+    """Run every market in order of virtual time.
+
+    Args: rate: multiplies orders and trades per second. on_event: called with each event.
+    Attributes: now_ns (virtual), markets (exchange -> symbol -> market).
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        markets: Mapping[str, Iterable[str]] = DEFAULT_MARKETS,
+        *,
+        start_ns: int = START_NS,
+        rate: float = 1.0,
+        scenario: Scenario | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.seed = seed
+        self.rate = rate
+        self.start_ns = start_ns
+        self.now_ns = start_ns
+        self.on_event = on_event
+        self.scenario = scenario
+        parsed = {name: [Market.parse(text) for text in texts] for name, texts in markets.items()}
+        bases = [market.base for listed in parsed.values() for market in listed]
+        quotes = [market.quote for listed in parsed.values() for market in listed]
+        money = {"KRW", "USDT"}
+        # order of assets fixes order of draws: sorted, so that it does not depend on the caller
+        self.prices = Prices(seed, sorted({*bases, *quotes} - money))
+        self._heap: list[tuple[int, int, Any, Any]] = []
+        self._serial = 0
+        self.markets: dict[str, dict[str, SimulatedMarket]] = {}
+        self.at(start_ns + STEP_NS, None, self._step)
+        for exchange, listed in parsed.items():
+            kind, spell = KINDS[exchange]
+            self.markets[exchange] = {}
+            for market in listed:
+                symbol = spell(market)
+                simulated = kind(self, market, symbol)
+                self.markets[exchange][symbol] = simulated
+                first = start_ns + WINDOW_NS + simulated.phase_ns
+                self.at(first, simulated, None)
+                simulated.plan(start_ns)
+
+    def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None:
+        """Do something at a virtual time (None: the market's window); ties keep the order."""
+        self._serial += 1
+        heappush(self._heap, (time_ns, self._serial, market, action))
+
+    def _step(self, now_ns: int) -> None:
+        self.prices.step()
+        self.at(now_ns + STEP_NS, None, self._step)
+
+    def _window(self, now_ns: int, market: SimulatedMarket) -> None:
+        market.window(now_ns)
+        self.at(now_ns + WINDOW_NS, market, None)
+
+    def advance(self, until_ns: int) -> None:
+        """Run everything that happens up to and including a virtual time."""
+        heap = self._heap
+        while heap and heap[0][0] <= until_ns:
+            time_ns, _, market, action = heappop(heap)
+            self.now_ns = time_ns
+            if action is None:
+                self._window(time_ns, market)
+            else:
+                action(time_ns)
+        self.now_ns = until_ns
+
+    def usdt_price(self, market: Market) -> float:
+        """Return what one unit of a market's base is worth in USDT."""
+        return 1.0 if market.base == "USDT" else self.prices.worth[market.base]
+
+    def price(self, exchange: str, market: Market) -> float:
+        """Return the common price of a market in its quote, a scenario's shock included."""
+        price = self.usdt_price(market)
+        if market.quote == "KRW":
+            price *= self.prices.rate
+        elif market.quote != "USDT":
+            price /= self.prices.worth[market.quote]
+        if self.scenario is not None:
+            elapsed_s = (self.now_ns - self.start_ns) / 1e9
+            price *= self.scenario.factor(exchange, market, elapsed_s)
+        return price

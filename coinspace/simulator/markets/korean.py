@@ -1,0 +1,515 @@
+"""Upbit's and Bithumb's markets: whole books on a 100 ms grid, trades, tickers on each trade.
+
+Rules of the wire, numbered at the code:
+1. Upbit: 30 units (or 1, 5, 15), padded with price 0, size 0; Bithumb: at most 15, sizes with 4
+   decimals, dust levels with a real price and size 0, and 45 % of books that repeat the last one.
+2. Book times: Upbit ms of the last change, Bithumb µs.
+3. Dates and times as text and daily sums: Upbit UTC, Bithumb KST.
+4. Upbit spells prices as 1.16539E8, 109950000.0 or 116606000 and sizes as 0.00077720 or 7.9276E-4;
+   tickers and trades carry 31883000.00000000.
+5. Trade ids: Upbit 17 digits, Bithumb 19; some are lower than the one before.
+6. Upbit spells a trade's date `td` in SIMPLE, Bithumb `tdt`; Upbit's trade has the best prices.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar, NamedTuple
+
+from coinspace.market import Market
+from coinspace.simulator.markets.book import Side
+from coinspace.simulator.markets.market import (
+    MILLISECOND_NS,
+    Event,
+    SimulatedMarket,
+    Trade,
+    World,
+)
+from coinspace.simulator.markets.spelling import Spelling, fixed, pointed, scientific, short, terse
+
+DAY_S = 86_400
+KST_S = 9 * 3600
+# price from which a tick counts, in KRW
+TICKS = (
+    (1_000_000, 1000.0),
+    (500_000, 500.0),
+    (100_000, 100.0),
+    (50_000, 50.0),
+    (10_000, 10.0),
+    (5_000, 5.0),
+    (100, 1.0),
+    (10, 0.1),
+    (1, 0.01),
+    (0.1, 0.001),
+    (0.01, 0.0001),
+    (0.001, 0.00001),
+    (0.0001, 0.000001),
+    (0.00001, 0.0000001),
+)
+REPEATS = 0.42
+# bases with fewer orders than units, so that padding is seen
+THIN = {"SOL"}
+DUST = 0.05
+DISORDER = 0.02
+
+
+class Variant(NamedTuple):
+    """How a subscriber wants its frames."""
+
+    simple: bool = False
+    listed: bool = False
+    units: int = 30
+    level: int = 0
+    stream_type: str = "REALTIME"
+
+
+class Day:
+    """Sums of a market since midnight and over 24 hours; prices and sizes in exact units."""
+
+    def __init__(self, market: KoreanMarket) -> None:
+        draw = market.draw
+        tick = market.bids.best()
+        self.date = -1
+        self.previous = max(1, int(tick * (0.985 + 0.03 * draw())))
+        self.open = max(1, int(self.previous * (0.998 + 0.004 * draw())))
+        self.high = max(self.open, tick) + int(draw() * 0.01 * tick)
+        self.low = max(1, min(self.open, tick) - int(draw() * 0.01 * tick))
+        volume = market.units(3e6 + 4e7 * draw())
+        self.volume_24h = volume
+        self.worth_24h = volume * market.price_units(tick)
+        self.sold = int(volume * 0.2)
+        self.bought = int(volume * 0.25)
+        self.worth = (self.sold + self.bought) * market.price_units(tick)
+        self.year_high = int(tick * 1.62)
+        self.year_low = max(1, int(tick * 0.71))
+
+    def add(self, trade: Trade, price_units: int, date: int) -> None:
+        """Count a trade; `date` is the day of the exchange's clock."""
+        if date != self.date:
+            if self.date >= 0:
+                self.previous, self.open = trade.tick, trade.tick
+                self.high, self.low = trade.tick, trade.tick
+                self.sold = self.bought = self.worth = 0
+            self.date = date
+        self.high, self.low = max(self.high, trade.tick), min(self.low, trade.tick)
+        if trade.taker_sold:
+            self.sold += trade.size
+        else:
+            self.bought += trade.size
+        self.worth += trade.size * price_units
+        # as much leaves the window of 24 hours as enters it, on average
+        self.volume_24h += trade.size // 7
+        self.worth_24h += trade.size * price_units // 7
+
+
+class KoreanMarket(SimulatedMarket):
+    """What Upbit and Bithumb share."""
+
+    zone_s = 0
+    depth = 30
+    default_level = 0
+    grouping: ClassVar[tuple[int, ...]] = (10, 100, 1000)
+    premium = 0.0006
+
+    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+        if market.base in THIN:
+            self.levels = self.depth - 8
+        super().__init__(engine, market, symbol)
+        self.day = Day(self)
+        self.top: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+        self.book_ns = self.now_ns
+        price, size = self.price_decimals, self.size_decimals
+        self.prices = {
+            "scientific": Spelling(scientific, price),
+            "pointed": Spelling(pointed, price),
+            "short": Spelling(short, price),
+            "terse": Spelling(terse, price),
+            "fixed": Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), price),
+        }
+        self.sizes = {
+            "fixed": Spelling(fixed, size),
+            "scientific": Spelling(scientific, size),
+            "short": Spelling(short, size),
+        }
+        self._ids = 0
+        self.trade(self.now_ns)
+        self.top = self._top()
+
+    def _measure(self) -> None:
+        price = self.worth()
+        tick = next((size for least, size in TICKS if price >= least), 0.00000001)
+        if self.market.quote != "KRW":
+            tick = 1e-8
+        decimals = 0
+        while tick < 0.999:
+            tick *= 10
+            decimals += 1
+        self.price_decimals, self.tick = decimals, round(tick)
+        relative = self.tick / 10**decimals / price
+        # fine ticks leave holes between levels, coarse ones (USDT: 745 ppm) leave none
+        self.gap = max(1.0, 25e-6 / relative)
+        self.half_spread = max(0.5, 20e-6 / relative)
+        self.thinning = 0.004 if relative < 100e-6 else 0.0
+
+    def levels_supported(self) -> tuple[int, ...]:
+        """Return the groupings, in KRW, that a subscription may ask for."""
+        if self.market.quote != "KRW":
+            return (self.default_level,)
+        whole = max(1, self.tick // 10**self.price_decimals)
+        return (self.default_level, *(whole * times for times in self.grouping))
+
+    def units(self, worth_usdt: float) -> int:
+        """Return the size worth so many USDT, in units."""
+        return self._units(worth_usdt)
+
+    def next_trade_id(self) -> int:
+        raise NotImplementedError
+
+    def _top(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        return self.asks.top(self.depth), self.bids.top(self.depth)
+
+    def tell_trade(self, trade: Trade) -> None:
+        self.day.add(trade, self.price_units(trade.tick), self.date(trade.time_ns))
+        self.tell("trade", trade)
+        self.tell("ticker", trade)
+
+    def date(self, time_ns: int) -> int:
+        """Return the day of the exchange's clock, counted since the epoch."""
+        return (time_ns // 1_000_000_000 + self.zone_s) // DAY_S
+
+    def snapshot(self, kind: str) -> Event | None:
+        """Return what a new subscriber gets first; None before the first trade."""
+        if kind == "orderbook":
+            return Event(self, kind, self.now_ns, (*self.top, self.book_time()))
+        return Event(self, kind, self.now_ns, self.recent[-1]) if self.recent else None
+
+    def book_time(self) -> int:
+        """Return the book's time as the exchange spells it."""
+        return self.book_ns // MILLISECOND_NS + self.clock_ms
+
+    # frames
+
+    def encode(self, event: Event, variant: Any) -> bytes:
+        if event.kind == "orderbook":
+            text = self._book(event, variant)
+        elif event.kind == "trade":
+            text = self._trade(event.facts, variant)
+        else:
+            text = self._ticker(event.facts, variant)
+        return (f"[{text}]" if variant.listed else text).encode()
+
+    def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
+        """Choose how this book's prices and sizes are spelled."""
+        raise NotImplementedError
+
+    def _sides(
+        self, event: Event, variant: Variant
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int]:
+        asks, bids, when = event.facts
+        if variant.level > self.default_level:
+            return (*self._grouped(variant.level), when)
+        asks = [(self.price_units(tick), size) for tick, size in asks[: variant.units]]
+        bids = [(self.price_units(tick), size) for tick, size in bids[: variant.units]]
+        return asks, bids, when
+
+    def _grouped(self, level: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        step = level * 10**self.price_decimals
+        both = []
+        for side in (self.asks, self.bids):
+            groups: dict[int, int] = {}
+            for tick in side.ticks if not side.is_bid else reversed(side.ticks):
+                price = self.price_units(tick)
+                price -= price % step if side.is_bid else -(-price % step)
+                if price not in groups and len(groups) == self.depth:
+                    break
+                groups[price] = groups.get(price, 0) + side.sizes[tick]
+            both.append(list(groups.items()))
+        return both[0], both[1]
+
+    def _units_text(
+        self,
+        asks: list[tuple[int, int]],
+        bids: list[tuple[int, int]],
+        n: int,
+        simple: bool,
+        spell: tuple[Spelling, Spelling],
+    ) -> str:
+        price, size = spell
+        # 1. thin sides are padded with empty slots
+        asks = asks + [(0, 0)] * (n - len(asks))
+        bids = bids + [(0, 0)] * (n - len(bids))
+        if simple:
+            return ",".join(
+                f'{{"ap":{price(ap)},"bp":{price(bp)},"as":{size(az)},"bs":{size(bz)}}}'
+                for (ap, az), (bp, bz) in zip(asks, bids, strict=True)
+            )
+        return ",".join(
+            f'{{"ask_price":{price(ap)},"bid_price":{price(bp)},'
+            f'"ask_size":{size(az)},"bid_size":{size(bz)}}}'
+            for (ap, az), (bp, bz) in zip(asks, bids, strict=True)
+        )
+
+    def _book(self, event: Event, variant: Variant) -> str:
+        raise NotImplementedError
+
+    def _trade(self, trade: Trade, variant: Variant) -> str:
+        raise NotImplementedError
+
+    def change(self, tick: int) -> tuple[str, int]:
+        """Return change and change price (units) against yesterday's close."""
+        units = self.price_units(tick) - self.price_units(self.day.previous)
+        return ("RISE" if units > 0 else "FALL" if units < 0 else "EVEN"), units
+
+    def when(self, time_ns: int) -> time.struct_time:
+        """Return the exchange's local date and time."""
+        return time.gmtime(time_ns // 1_000_000_000 + self.zone_s + self.clock_ms // 1000)
+
+    def ticker_fields(self, trade: Trade) -> list[tuple[str, str, str]]:
+        """Return (long key, short key, text) of a ticker, without type, code and stream type."""
+        day, decimals = self.day, self.size_decimals
+        plain, exact = self.prices["short"], self.prices["fixed"]
+        padded = exact if self.exchange == "upbit" else plain
+        volume = self.sizes["fixed" if self.exchange == "upbit" else "short"]
+        change, units = self.change(trade.tick)
+        before = self.price_units(day.previous)
+        rate = units * 10**10 // before
+        when = self.when(trade.time_ns)
+        at_ms = trade.time_ns // MILLISECOND_NS + self.clock_ms
+        price = self.price_units
+        worth_decimals = decimals + self.price_decimals
+
+        def year(days: int) -> str:
+            return time.strftime("%Y-%m-%d", time.gmtime(trade.time_ns // 10**9 - days * DAY_S))
+
+        return [
+            ("opening_price", "op", plain(price(day.open))),
+            ("high_price", "hp", plain(price(day.high))),
+            ("low_price", "lp", plain(price(day.low))),
+            ("trade_price", "tp", plain(price(trade.tick))),
+            ("prev_closing_price", "pcp", padded(before)),
+            ("change", "c", f'"{change}"'),
+            ("change_price", "cp", padded(abs(units))),
+            ("signed_change_price", "scp", padded(units)),
+            ("change_rate", "cr", short(abs(rate), 10)),
+            ("signed_change_rate", "scr", short(rate, 10)),
+            ("trade_volume", "tv", volume(trade.size)),
+            ("acc_trade_volume", "atv", volume(day.sold + day.bought)),
+            ("acc_trade_volume_24h", "atv24h", volume(day.volume_24h)),
+            ("acc_trade_price", "atp", fixed(day.worth, worth_decimals)),
+            ("acc_trade_price_24h", "atp24h", fixed(day.worth_24h, worth_decimals)),
+            ("trade_date", "tdt", f'"{time.strftime("%Y%m%d", when)}"'),
+            ("trade_time", "ttm", f'"{time.strftime("%H%M%S", when)}"'),
+            ("trade_timestamp", "ttms", str(at_ms)),
+            ("ask_bid", "ab", '"ASK"' if trade.taker_sold else '"BID"'),
+            ("acc_ask_volume", "aav", volume(day.sold)),
+            ("acc_bid_volume", "abv", volume(day.bought)),
+            ("highest_52_week_price", "h52wp", padded(price(day.year_high))),
+            ("highest_52_week_date", "h52wdt", f'"{year(120)}"'),
+            ("lowest_52_week_price", "l52wp", padded(price(day.year_low))),
+            ("lowest_52_week_date", "l52wdt", f'"{year(260)}"'),
+            ("market_state", "ms", '"ACTIVE"'),
+            ("is_trading_suspended", "its", "false" if self.status == "active" else "true"),
+            ("delisting_date", "dd", "null" if self.exchange == "upbit" else '""'),
+            ("market_warning", "mw", '"NONE"'),
+            ("timestamp", "tms", str(at_ms + 38)),
+        ]
+
+    def _ticker(self, trade: Trade, variant: Variant) -> str:
+        return self._object("ticker", self.ticker_fields(trade), variant)
+
+    def _object(self, kind: str, fields: list[tuple[str, str, str]], variant: Variant) -> str:
+        if variant.simple:
+            body = ",".join(f'"{key}":{text}' for _, key, text in fields)
+            head, tail = f'"ty":"{kind}","cd":"{self.symbol}"', f'"st":"{variant.stream_type}"'
+        else:
+            body = ",".join(f'"{key}":{text}' for key, _, text in fields)
+            head = f'"type":"{kind}","code":"{self.symbol}"'
+            tail = f'"stream_type":"{variant.stream_type}"'
+        return f"{{{head},{body},{tail}}}"
+
+
+class UpbitMarket(KoreanMarket):
+    """A market of Upbit."""
+
+    exchange = "upbit"
+    size_decimals = 8
+    level_worth = 2500.0
+    quotes = 20.0
+    trades = 3.5
+    levels = 200
+
+    def next_trade_id(self) -> int:
+        # 5. 17 digits: the time in ms and a counter; late ones keep their older time
+        self._ids = (self._ids + 1) % 10
+        late = 40 if self.draw() < DISORDER else 0
+        return (self.now_ns // MILLISECOND_NS - late) * 10_000 + self._ids
+
+    def tell_window(self) -> None:
+        top = self._top()
+        if top != self.top:
+            self.top = top
+            self.book_ns = self.now_ns
+            self.tell("orderbook", (*top, self.book_time()))
+
+    def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
+        # 4. the spelling changes from frame to frame, fixed by the book's time
+        pick = time // 100 % 10
+        if simple:
+            return self.prices["terse" if pick < 8 else "pointed"], self.sizes["scientific"]
+        if pick < 6:
+            return self.prices["scientific"], self.sizes["fixed"]
+        if pick < 8:
+            return self.prices["pointed"], self.sizes["short"]
+        return self.prices["short"], self.sizes["scientific"]
+
+    def _book(self, event: Event, variant: Variant) -> str:
+        asks, bids, when = self._sides(event, variant)
+        spell = self.styles(variant.simple, when)
+        units = self._units_text(asks, bids, variant.units, variant.simple, spell)
+        total_ask = short(sum(size for _, size in asks), self.size_decimals)
+        total_bid = short(sum(size for _, size in bids), self.size_decimals)
+        if variant.simple:
+            return (
+                f'{{"ty":"orderbook","cd":"{self.symbol}","tms":{when},"tas":{total_ask},'
+                f'"tbs":{total_bid},"obu":[{units}],"st":"{variant.stream_type}",'
+                f'"lv":{variant.level}}}'
+            )
+        return (
+            f'{{"type":"orderbook","code":"{self.symbol}","timestamp":{when},'
+            f'"total_ask_size":{total_ask},"total_bid_size":{total_bid},'
+            f'"orderbook_units":[{units}],"stream_type":"{variant.stream_type}",'
+            f'"level":{variant.level}}}'
+        )
+
+    def _trade(self, trade: Trade, variant: Variant) -> str:
+        when = self.when(trade.time_ns)
+        at_ms = trade.time_ns // MILLISECOND_NS + self.clock_ms
+        change, units = self.change(trade.tick)
+        exact, price = self.prices["fixed"], self.price_units
+        volume = self.sizes["fixed"]
+        ask = self.asks.top(1) or [(0, 0)]
+        bid = self.bids.top(1) or [(0, 0)]
+        spelled = self.sizes["scientific"] if at_ms % 7 == 0 else volume
+        fields = [
+            ("timestamp", "tms", str(at_ms + 35)),
+            ("trade_date", "td", f'"{time.strftime("%Y-%m-%d", when)}"'),
+            ("trade_time", "ttm", f'"{time.strftime("%H:%M:%S", when)}"'),
+            ("trade_timestamp", "ttms", str(at_ms)),
+            ("trade_price", "tp", exact(price(trade.tick))),
+            ("trade_volume", "tv", spelled(trade.size)),
+            ("ask_bid", "ab", '"ASK"' if trade.taker_sold else '"BID"'),
+            ("prev_closing_price", "pcp", exact(price(self.day.previous))),
+            ("change", "c", f'"{change}"'),
+            ("change_price", "cp", exact(abs(units))),
+            ("sequential_id", "sid", str(trade.id)),
+            ("best_ask_price", "bap", self.prices["short"](price(ask[0][0]))),
+            ("best_ask_size", "bas", volume(ask[0][1])),
+            ("best_bid_price", "bbp", self.prices["short"](price(bid[0][0]))),
+            ("best_bid_size", "bbs", volume(bid[0][1])),
+        ]
+        return self._object("trade", fields, variant)
+
+
+class BithumbMarket(KoreanMarket):
+    """A market of Bithumb."""
+
+    exchange = "bithumb"
+    zone_s = KST_S
+    depth = 15
+    default_level = 1
+    size_decimals = 4
+    level_worth = 1200.0
+    quotes = 14.0
+    trades = 2.0
+    levels = 160
+    premium = 0.0003
+
+    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+        # 5. ids start at a number of 19 digits that is the market's own
+        self._id = 0
+        self._quiet = False
+        super().__init__(engine, market, symbol)
+
+    def next_trade_id(self) -> int:
+        if not self._id:
+            self._id = 1_077_860_633_149_466_017 + int(self.draw() * 1e12)
+        self._id += 1 + int(self.draw() * 5e6)
+        return self._id - (9_000_000 if self.draw() < DISORDER else 0)
+
+    def plan(self, now_ns: int) -> None:
+        # 1. in a quiet window nothing happens, and its book repeats the last one
+        self._quiet = self.draw() < REPEATS
+        if not self._quiet:
+            super().plan(now_ns)
+
+    def _keep_depth(self) -> None:
+        if not self._quiet:
+            super()._keep_depth()
+
+    def tell_window(self) -> None:
+        top = self._top()
+        if not self._quiet and top == self.top and self.draw() < 0.8:
+            return
+        self.top = top
+        self.book_ns = self.now_ns
+        self.tell("orderbook", (*top, self.book_time()))
+
+    def book_time(self) -> int:
+        # 2. µs, and never a whole ms
+        return (
+            self.book_ns // 1000 + 137 + self.book_ns // MILLISECOND_NS % 800 + self.clock_ms * 1000
+        )
+
+    def _take(self, side: Side, tick: int, size: int) -> None:
+        left = side.sizes[tick] - size
+        if not left and self.draw() < 0.4:
+            # 1. a level that was taken whole may stay as dust
+            self._put(side, tick, 0)
+        else:
+            super()._take(side, tick, size)
+
+    def _touch_level(self, side: Side) -> None:
+        super()._touch_level(side)
+        if self.draw() < DUST:
+            self._put(side, side.at(int(self.draw() * min(12, len(side)))), 0)
+
+    def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
+        return self.prices["terse"], self.sizes["short"]
+
+    def _book(self, event: Event, variant: Variant) -> str:
+        asks, bids, when = self._sides(event, variant)
+        n = min(variant.units, self.depth)
+        spell = self.styles(variant.simple, when)
+        units = self._units_text(asks, bids, n, variant.simple, spell)
+        total_ask = short(sum(size for _, size in asks), self.size_decimals)
+        total_bid = short(sum(size for _, size in bids), self.size_decimals)
+        if variant.simple:
+            return (
+                f'{{"ty":"orderbook","cd":"{self.symbol}","tas":{total_ask},"tbs":{total_bid},'
+                f'"obu":[{units}],"lv":{variant.level},"tms":{when},"st":"{variant.stream_type}"}}'
+            )
+        return (
+            f'{{"type":"orderbook","code":"{self.symbol}","total_ask_size":{total_ask},'
+            f'"total_bid_size":{total_bid},"orderbook_units":[{units}],"level":{variant.level},'
+            f'"timestamp":{when},"stream_type":"{variant.stream_type}"}}'
+        )
+
+    def _trade(self, trade: Trade, variant: Variant) -> str:
+        when = self.when(trade.time_ns)
+        at_ms = trade.time_ns // MILLISECOND_NS + self.clock_ms
+        change, units = self.change(trade.tick)
+        plain, price = self.prices["short"], self.price_units
+        fields = [
+            ("trade_price", "tp", plain(price(trade.tick))),
+            ("trade_volume", "tv", self.sizes["short"](trade.size)),
+            ("ask_bid", "ab", '"ASK"' if trade.taker_sold else '"BID"'),
+            ("prev_closing_price", "pcp", plain(price(self.day.previous))),
+            ("change", "c", f'"{change}"'),
+            ("change_price", "cp", plain(abs(units))),
+            ("trade_date", "tdt", f'"{time.strftime("%Y-%m-%d", when)}"'),
+            ("trade_time", "ttm", f'"{time.strftime("%H:%M:%S", when)}"'),
+            ("trade_timestamp", "ttms", str(at_ms)),
+            ("sequential_id", "sid", str(trade.id)),
+            ("timestamp", "tms", str(at_ms + 110)),
+        ]
+        return self._object("trade", fields, variant)

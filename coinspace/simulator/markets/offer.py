@@ -1,0 +1,43 @@
+"""Which markets the simulated exchanges offer, so that a platform finds what it collects."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from coinspace.config import Settings
+from coinspace.errors import ConfigError
+from coinspace.exchanges.constituents import collected
+from coinspace.market import Market
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+
+# has no price of its own: all others are told in it
+UNPRICED = "KRW"
+
+
+def offer(settings: Settings) -> dict[str, list[str]]:
+    """Return exchange -> markets: those named, and of patterns what is usual or in the index.
+
+    Raises: ConfigError naming the markets that cannot be simulated.
+    """
+    found = {}
+    for exchange, section in settings.exchanges.items():
+        patterns = [one for one in section.markets if "*" in one]
+        usual = [
+            text
+            for text in DEFAULT_MARKETS[exchange]
+            if any(fnmatchcase(text, pattern) for pattern in patterns)
+        ]
+        markets = list(dict.fromkeys([*collected(settings, exchange), *usual]))
+        refused = [text for text in markets if not _possible(Market.parse(text))]
+        if refused:
+            raise ConfigError(
+                f"exchanges.{exchange}.markets: the simulated exchanges cannot offer"
+                f" {', '.join(refused)}: expected a base other than {UNPRICED} and than the quote"
+            )
+        if markets:
+            found[exchange] = markets
+    return found
+
+
+def _possible(market: Market) -> bool:
+    return market.base not in (UNPRICED, market.quote)

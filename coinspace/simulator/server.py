@@ -1,0 +1,405 @@
+"""One server process that speaks each exchange's WebSocket and REST protocol on loopback.
+
+    ws://127.0.0.1:PORT/upbit/websocket/v1    http://127.0.0.1:PORT/upbit/v1/…
+    ws://127.0.0.1:PORT/bithumb/websocket/v1  http://127.0.0.1:PORT/bithumb/v1/…
+    ws://127.0.0.1:PORT/binance/ws, /binance/stream?streams=…  http://127.0.0.1:PORT/binance/api/v3/…
+
+What is served comes from a source: the simulated market or recordings. Connection rules:
+1. Upbit and Bithumb kill a connection that is idle for 60 s, without a close frame.
+2. Binance pings every 20 s and closes with 1008 when no pong came for 60 s, and after 24 h.
+3. Connection attempts are limited: Upbit 5/s, Bithumb 10/s, Binance 300 in 5 min; with an Origin
+   header Upbit allows one request in 10 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from coinspace.errors import FeedError
+from coinspace.simulator.connection import Connection, reset_on_close
+from coinspace.simulator.disorder import Disorder
+from coinspace.simulator.rest import Answer, Window, answer
+from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, Session
+from coinspace.simulator.source import Source
+from coinspace.tasks import Tasks, log_failure
+
+EXCHANGES = ("upbit", "bithumb", "binance")
+HOUSEKEEPING_S = 0.5
+ORIGIN_S = 10.0
+BACKLOG = 128
+ACCEPT_AGAIN_S = 0.1
+RECEIVED = 1 << 16
+
+
+# tasks without which nothing is served any more
+NEEDED = ("accept", "keep alive", "market", "playing")
+
+
+class ExchangeServer:
+    """The server; an async context manager.
+
+    Args:
+        source: a Simulation by default.
+        port: 0 = any free one. host: loopback unless asked otherwise.
+        limits: whether rates are limited as the exchanges do.
+        idle_s: of Upbit and Bithumb. ping_s, pong_s, life_s: of Binance.
+        tls: serve wss:// and https://.
+        faults: in force from the start (coinspace.simulator.faults); later ones by
+            `disorder.add` or the control address.
+    """
+
+    def __init__(
+        self,
+        source: Source | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: bool = True,
+        idle_s: float = 60.0,
+        ping_s: float = 20.0,
+        pong_s: float = 60.0,
+        life_s: float = 86_400.0,
+        tls: ssl.SSLContext | None = None,
+        faults: Iterable[str] = (),
+    ) -> None:
+        if source is None:
+            from coinspace.simulator.simulation import Simulation
+
+            source = Simulation()
+        self.source = source
+        self.host = host
+        self.port = port
+        self.limits = limits
+        self.idle_s = idle_s
+        self.ping_s = ping_s
+        self.pong_s = pong_s
+        self.life_s = life_s
+        self.connections: dict[str, set[Connection]] = {name: set() for name in EXCHANGES}
+        self.counters = {"connections": 0, "refused": 0, "requests": 0, "task_failures": 0}
+        self.disorder = Disorder(self)
+        self.initial_faults = list(faults)
+        self._tls = tls
+        self._attempts = {
+            "upbit": (Window(1.0), 5),
+            "bithumb": (Window(1.0), 10),
+            "binance": (Window(300.0), 300),
+        }
+        self._origin_s = -ORIGIN_S
+        self._runner: web.AppRunner | None = None
+        self.tasks = Tasks(self._failed)
+        # what ended that nothing can be served without
+        self.failed = asyncio.Event()
+        self.failure: BaseException | None = None
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+
+    # life
+
+    async def start(self) -> None:
+        """Bind and serve.
+
+        Raises: FeedError when the port is taken.
+        """
+        app = web.Application()
+        app.router.add_route("*", "/control{path:.*}", self.disorder.control)
+        app.router.add_get("/{exchange}/{path:.*}", self._get)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        try:
+            self.open_port()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise FeedError(
+                f"port {self.port} on {self.host}: expected a free one, {error}; 0 takes any"
+            ) from None
+        await self.source.start(self)
+        for fault in self.initial_faults:
+            self.disorder.add(fault)
+        self.tasks.spawn("keep alive", self._keep())
+
+    async def stop(self) -> None:
+        """Stop the source, close the connections, free the port."""
+        self.close_port()
+        await self.tasks.cancel()
+        await self.source.stop()
+        for connection in self.all_connections():
+            connection.abort()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        log_failure(name, error)
+        self.counters["task_failures"] += 1
+        if name in NEEDED and self.failure is None:
+            self.failure = error
+            self.failed.set()
+
+    async def __aenter__(self) -> ExchangeServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether TLS is served."""
+        return self._tls is not None
+
+    @property
+    def urls(self) -> dict[str, dict[str, str]]:
+        """Exchange -> {"websocket", "rest"}: what goes into the settings of a collector."""
+        secure = "s" if self._tls else ""
+        place = f"{self.host}:{self.port}"
+        paths = {"upbit": "/websocket/v1", "bithumb": "/websocket/v1", "binance": ""}
+        return {
+            name: {
+                "websocket": f"ws{secure}://{place}/{name}{paths[name]}",
+                "rest": f"http{secure}://{place}/{name}",
+            }
+            for name in self.source.exchanges
+        }
+
+    def all_connections(self) -> list[Connection]:
+        """Return every open connection."""
+        return [one for connections in self.connections.values() for one in connections]
+
+    def state(self) -> dict[str, Any]:
+        """Return what the control address tells: connections, counters, faults."""
+        return {
+            "counters": self.counters,
+            "connections": [
+                {"exchange": one.exchange, "sent": one.sent, "age_s": one.age_s}
+                for one in self.all_connections()
+            ],
+            "faults": [fault.facts() for fault in self.disorder.faults.values()],
+            "now_ns": self.source.now_ns(),
+        }
+
+    # the port
+
+    def open_port(self) -> None:
+        """Accept connections.
+
+        Raises: OSError when the port is taken.
+        """
+        if self._listening is None:
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            self._listening = socket.create_server(
+                (self.host, self.port), family=family, backlog=BACKLOG
+            )
+            self._listening.setblocking(False)
+            self.port = self._listening.getsockname()[1]
+            self._accepting = self.tasks.spawn("accept", self._accept(self._listening))
+
+    def close_port(self) -> None:
+        """Refuse connections; those that are open go on."""
+        if self._listening is not None and self._accepting is not None:
+            self.tasks.drop(self._accepting)
+            self._listening.close()
+            self._listening = self._accepting = None
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:
+                # the client is gone already, or there are no descriptors for now
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            fault = self.disorder.accepted()
+            serving = self._serve(accepted) if fault is None else _spoil(accepted, fault)
+            self.tasks.spawn("connection", serving, ends=True)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        assert self._runner is not None
+        server = self._runner.server
+        assert server is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                server, accepted, ssl=self._tls
+            )
+        except (OSError, TimeoutError):
+            # a client that has gone or that does not get through TLS
+            accepted.close()
+
+    # requests
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        exchange = request.match_info["exchange"]
+        if exchange not in self.source.exchanges:
+            return web.Response(status=404, text=f"no exchange {exchange!r} is served here")
+        refused = self._refuse_origin(exchange, request)
+        if refused is not None:
+            return refused
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._websocket(exchange, request)
+        self.counters["requests"] += 1
+        path, query = "/" + request.match_info["path"], dict(request.query)
+        spoiled = await self.disorder.request(exchange, path, query)
+        if spoiled is not None:
+            return _response(spoiled)
+        stale = self.disorder.is_stale(exchange, path, query)
+        return _response(await self.source.rest(exchange, path, query, stale=stale))
+
+    def _refuse_origin(self, exchange: str, request: web.Request) -> web.Response | None:
+        # 3.
+        if not self.limits or exchange != "upbit" or "Origin" not in request.headers:
+            return None
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._origin_s >= ORIGIN_S:
+            self._origin_s = now_s
+            return None
+        self.counters["refused"] += 1
+        text = "Too many API requests."
+        return _response(answer({"error": {"name": "too_many_requests", "message": text}}, 429))
+
+    async def _websocket(self, exchange: str, request: web.Request) -> web.StreamResponse:
+        now_s = asyncio.get_running_loop().time()
+        window, most = self._attempts[exchange]
+        if window.add(now_s) > most and self.limits:
+            self.counters["refused"] += 1
+            return web.Response(status=429, headers={"Retry-After": "1"})
+        if await self.disorder.answered(exchange, request):
+            return web.Response(status=500)
+        spoiled = await self.disorder.handshake(exchange, request)
+        if spoiled is not None:
+            return spoiled
+        # deflate is agreed to when offered; our own frames need not be compressed by that
+        socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
+        connection = Connection(self.disorder, self.tasks, exchange, socket, request)
+        session = self._session(connection)
+        if session is None:
+            return web.Response(status=404)
+        if exchange == "upbit":
+            socket.headers["remaining-req"] = "group=websocket; min=300; sec=4"
+            socket.headers["limit-by-ip"] = "Yes"
+        await socket.prepare(request)
+        connection.open(session)
+        self.counters["connections"] += 1
+        self.connections[exchange].add(connection)
+        self.source.connected(connection)
+        self.disorder.connected(connection)
+        try:
+            await self._read(connection, socket)
+        finally:
+            connection.closed()
+            self.connections[exchange].discard(connection)
+            self.source.disconnected(connection)
+        return socket
+
+    def _session(self, connection: Connection) -> Session | None:
+        path = "/" + connection.request.match_info["path"]
+        send, end = connection.reply, connection.end
+        if connection.exchange == "binance":
+            query = connection.request.query
+            micro = query.get("timeUnit", "").upper() == "MICROSECOND"
+            if path == "/stream":
+                streams = [name for name in query.get("streams", "").split("/") if name]
+                combined = True
+            elif path == "/ws" or path.startswith("/ws/"):
+                streams, combined = [name for name in path[4:].split("/") if name], False
+            else:
+                return None
+            return BinanceSession(
+                send, end, streams, combined=combined, micro=micro, limits=self.limits
+            )
+        if path != "/websocket/v1":
+            return None
+        kind = KoreanSession if connection.exchange == "upbit" else BithumbSession
+        return kind(send, end, limits=self.limits)
+
+    async def _read(self, connection: Connection, socket: web.WebSocketResponse) -> None:
+        loop = asyncio.get_running_loop()
+        while not socket.closed:
+            message = await socket.receive()
+            match message.type:
+                case WSMsgType.TEXT:
+                    connection.heard(loop.time())
+                    connection.session.on_text(message.data.encode(), loop.time())
+                case WSMsgType.BINARY:
+                    connection.heard(loop.time())
+                    connection.session.on_text(message.data, loop.time())
+                case WSMsgType.PING:
+                    connection.heard(loop.time())
+                    connection.pong(bytes(message.data))
+                    connection.session.on_control(loop.time())
+                case WSMsgType.PONG:
+                    connection.ponged(loop.time())
+                    connection.session.on_control(loop.time())
+                case _:
+                    return
+
+    # keep-alive
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(HOUSEKEEPING_S, self.idle_s / 4, self.ping_s / 4))
+            now_s = loop.time()
+            for connection in self.all_connections():
+                connection.session.on_second(now_s)
+                self._keep_alive(connection, now_s)
+
+    def _keep_alive(self, connection: Connection, now_s: float) -> None:
+        if connection.deaf:
+            return
+        if connection.exchange != "binance":
+            # 1.
+            if now_s - connection.active_s > self.idle_s:
+                connection.abort()
+            return
+        # 2.
+        if now_s - connection.opened_s > self.life_s:
+            connection.session.end(1001, "", 0.0)
+        elif connection.unanswered_s is not None and (
+            now_s - connection.unanswered_s > self.pong_s
+        ):
+            connection.session.end(1008, "Pong timeout", 0.0)
+        elif now_s - connection.pinged_s >= self.ping_s:
+            connection.ping(now_s)
+
+
+async def _spoil(accepted: socket.socket, fault: str) -> None:
+    """Treat a connection that nobody has read from yet as a fault wants it."""
+    loop = asyncio.get_running_loop()
+    step, _, then = fault.partition("-")
+    with accepted, contextlib.suppress(OSError):
+        accepted.setblocking(False)
+        if step == "tls":
+            await loop.sock_recv(accepted, RECEIVED)
+        if then == "reset":
+            reset_on_close(accepted)
+        elif then == "hang":
+            while await loop.sock_recv(accepted, RECEIVED):
+                pass
+
+
+def _response(found: Answer) -> web.Response:
+    headers = {"Content-Type": "application/json;charset=UTF-8", **found.headers}
+    return web.Response(status=found.status, body=found.body, headers=headers)
+
+
+def ready_line(server: ExchangeServer) -> dict[str, Any]:
+    """Return what a serving command prints on stdout when it is ready."""
+    secure = "s" if server.is_secure else ""
+    return {
+        "ready": True,
+        "port": server.port,
+        "control": f"http{secure}://{server.host}:{server.port}/control",
+        "exchanges": server.urls,
+    }

@@ -1,0 +1,429 @@
+"""What one WebSocket connection asked for, by each exchange's rules; no socket, no loop.
+
+A session reads the client's frames, answers through `send` and `end`, and tells which frames it
+wants. `KoreanSession` (numbers at the code):
+1. A subscription is an array with ticket, types and format; a new one replaces the old one.
+2. Errors are told, then the connection is closed with 1000 after 150 ms.
+3. Unknown codes, lower case and (Upbit) unsupported levels are silent.
+4. Text PING starts a status frame each 10 s for as long as the connection lives.
+`BinanceSession`:
+5. SUBSCRIBE adds; anything is acked, also what never delivers.
+6. Garbage closes with 1008, and so do more than 5 messages in a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from coinspace.simulator.markets import binance, korean
+from coinspace.simulator.markets.market import Event
+
+ERROR_CLOSE_S = 0.15
+STATUS_S = 10.0
+PARTIAL_DEPTHS = ("5", "10", "20")
+TYPES = ("ticker", "trade", "orderbook")
+Send = Callable[[bytes], None]
+End = Callable[[int, str, float], None]
+
+
+class Rolling:
+    """Count messages in rolling windows.
+
+    Args: limits: (seconds, messages allowed) each.
+    """
+
+    def __init__(self, *limits: tuple[float, int]) -> None:
+        self.limits = limits
+        self._times: deque[float] = deque()
+
+    def over(self, now_s: float) -> bool:
+        """Count a message; tell whether it is one too many."""
+        times = self._times
+        times.append(now_s)
+        longest = max(seconds for seconds, _ in self.limits)
+        while times[0] <= now_s - longest:
+            times.popleft()
+        return any(
+            sum(1 for at in times if at > now_s - seconds) > most for seconds, most in self.limits
+        )
+
+
+class Refused(Exception):
+    """A request that the exchange answers with an error and a close."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name)
+        self.name = name
+        self.message = message
+
+
+WRONG_FORMAT = ("WRONG_FORMAT", "Format 이 맞지 않습니다.")
+
+
+class Session:
+    """Base: one connection's subscription.
+
+    Attributes: changed(): called after each change of the subscription. ended: the session asked
+    for a close and takes nothing any more.
+    """
+
+    exchange = ""
+    is_binary = True
+
+    def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
+        self.send = send
+        self._end = end
+        self.limits = limits
+        self.ended = False
+        self.changed: Callable[[Any], None] = lambda added: None
+
+    def end(self, code: int, reason: str = "", delay_s: float = 0.0) -> None:
+        """Close with a code after a delay."""
+        if not self.ended:
+            self.ended = True
+            self._end(code, reason, delay_s)
+
+    def on_text(self, text: bytes, now_s: float) -> None:
+        """Take a text or binary frame of the client."""
+        raise NotImplementedError
+
+    def on_control(self, now_s: float) -> None:
+        """Take a ping or pong frame of the client."""
+
+    def on_second(self, now_s: float) -> None:
+        """Do what is due, about once a second."""
+
+    def frames(self, event: Event) -> list[bytes]:
+        """Return the frames of a simulated event that this session wants."""
+        raise NotImplementedError
+
+    def wants(self, kind: str, symbol: str) -> bool:
+        """Tell whether a recorded frame is subscribed to."""
+        return (kind, symbol) in self.subscription
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        """Return what is subscribed to: (kind, symbol)."""
+        raise NotImplementedError
+
+
+@dataclass
+class Channel:
+    """One type of a Korean subscription."""
+
+    type: str
+    codes: list[str]
+    units: dict[str, int] = field(default_factory=dict)
+    level: int = 0
+    silent: bool = False
+    snapshot: bool = True
+    realtime: bool = True
+
+
+class KoreanSession(Session):
+    """A session of Upbit; Bithumb's differs where it says so."""
+
+    exchange = "upbit"
+    unit_choices: tuple[int, ...] = (1, 5, 15, 30)
+    most_units = 30
+    formats: tuple[str, ...] = ("DEFAULT", "SIMPLE", "JSON_LIST", "SIMPLE_LIST")
+    flags: tuple[tuple[str, ...], tuple[str, ...]] = (
+        ("is_only_snapshot", "isOnlySnapshot"),
+        ("is_only_realtime", "isOnlyRealtime"),
+    )
+    default_level = 0
+    no_type = ("NO_TYPE", "type 필드가 존재하지 않습니다.")
+    message_limits: tuple[tuple[float, int], ...] = ((1.0, 5), (60.0, 100))
+
+    def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
+        super().__init__(send, end, limits=limits)
+        self.format = "DEFAULT"
+        self.channels: list[Channel] = []
+        self._ticket = ""
+        self._rolling = Rolling(*self.message_limits)
+        self._status_s: float | None = None
+        # levels that a symbol's books can be grouped by; None = all
+        self.levels_of: Callable[[str], tuple[int, ...] | None] = lambda code: None
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether short keys are wanted."""
+        return self.format.startswith("SIMPLE")
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether frames are arrays."""
+        return self.format.endswith("LIST")
+
+    def _error(self, name: str, message: str) -> None:
+        # 2.
+        self.send(orjson.dumps({"error": {"name": name, "message": message}}))
+        self.end(1000, "", ERROR_CLOSE_S)
+
+    def on_text(self, text: bytes, now_s: float) -> None:
+        if self.ended:
+            return
+        if self.limits and self._rolling.over(now_s):
+            self._error("TOO_MANY_REQUESTS", "Too Many Requests")
+        elif text.strip() == b"PING":
+            # 4.
+            self._status_s = now_s
+            self.send(b'{"status":"UP"}')
+        else:
+            self._on_request(text)
+
+    def on_second(self, now_s: float) -> None:
+        if self._status_s is not None and now_s - self._status_s >= STATUS_S and not self.ended:
+            self._status_s = now_s
+            self.send(b'{"status":"UP"}')
+
+    def _on_request(self, text: bytes) -> None:
+        try:
+            parts = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            parts = None
+        try:
+            self._request(parts)
+        except Refused as refused:
+            self._error(refused.name, refused.message)
+
+    def _request(self, parts: Any) -> None:
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise Refused(*WRONG_FORMAT)
+        ticket = next((part["ticket"] for part in parts if "ticket" in part), None)
+        if not isinstance(ticket, str) or not ticket:
+            raise Refused("NO_TICKET", "티켓이 존재하지 않거나, 유효하지 않습니다.")
+        self._ticket = ticket
+        wanted = next((part["format"] for part in parts if "format" in part), None)
+        if wanted is not None:
+            self.format = wanted if wanted in self.formats else "DEFAULT"
+        if any(part.get("method") == "LIST_SUBSCRIPTIONS" for part in parts):
+            self._list()
+            return
+        if wanted is None:
+            self.format = "DEFAULT"
+        asked = [part for part in parts if not {"ticket", "format", "method"} & set(part)]
+        if not any("type" in part for part in asked):
+            raise Refused(*self.no_type)
+        # 1.
+        self.channels = [self._channel(part) for part in asked]
+        self.changed(self.channels)
+
+    def _channel(self, part: dict[str, Any]) -> Channel:
+        kind, codes = part.get("type"), part.get("codes")
+        if kind is None:
+            raise Refused(*self.no_type)
+        if kind not in TYPES and not str(kind).startswith("candle."):
+            raise Refused("INVALID_PARAM", f"{kind} 은 지원하지 않는 타입입니다.")
+        if not isinstance(codes, list):
+            raise Refused("NO_CODES", "codes 필드가 존재하지 않습니다.")
+        if not codes:
+            raise Refused("INVALID_PARAM", "codes 필드가 비어 있습니다.")
+        only_snapshot = any(part.get(flag) is True for flag in self.flags[0])
+        only_realtime = any(part.get(flag) is True for flag in self.flags[1])
+        channel = Channel(kind, [], snapshot=not only_realtime, realtime=not only_snapshot)
+        for code in codes:
+            name, dot, suffix = str(code).partition(".")
+            channel.codes.append(name)
+            channel.units[name] = self._n_units(suffix) if dot else self.most_units
+        level = part.get("level", self.default_level)
+        channel.level = int(level) if isinstance(level, (int, float)) else self.default_level
+        self._check_level(channel)
+        return channel
+
+    def _n_units(self, suffix: str) -> int:
+        n = int(suffix) if suffix.isdigit() else 0
+        return n if n in self.unit_choices else self.most_units
+
+    def _check_level(self, channel: Channel) -> None:
+        # 3. the whole channel stays silent
+        for code in channel.codes:
+            levels = self.levels_of(code)
+            if levels is not None and channel.level not in levels:
+                channel.silent = True
+
+    def _list(self) -> None:
+        short = self.is_simple
+        names = ("ty", "cds", "lv") if short else ("type", "codes", "level")
+        result = []
+        for channel in self.channels:
+            one: dict[str, Any] = {names[0]: channel.type, names[1]: channel.codes}
+            if channel.type == "orderbook":
+                one[names[2]] = channel.level
+            result.append(one)
+        keys = ("mthd", "rslt", "tckt") if short else ("method", "result", "ticket")
+        answer = dict(zip(keys, ("LIST_SUBSCRIPTIONS", result, self._ticket), strict=True))
+        self.send(orjson.dumps(answer))
+
+    def variant(self, channel: Channel, code: str, stream_type: str) -> korean.Variant:
+        """Return how a code's frames are to be spelled."""
+        return korean.Variant(
+            self.is_simple,
+            self.is_listed,
+            channel.units.get(code, self.most_units),
+            channel.level,
+            stream_type,
+        )
+
+    def frames(self, event: Event) -> list[bytes]:
+        symbol = event.market.symbol
+        return [
+            event.frame(self.variant(channel, symbol, "REALTIME"))
+            for channel in self.channels
+            if channel.type == event.kind
+            and channel.realtime
+            and not channel.silent
+            and symbol in channel.codes
+        ]
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        return frozenset(
+            (channel.type, code) for channel in self.channels for code in channel.codes
+        )
+
+
+class BithumbSession(KoreanSession):
+    """A session of Bithumb: camelCase flags, at most 15 units, level 1 by default."""
+
+    exchange = "bithumb"
+    unit_choices = tuple(range(1, 16))
+    most_units = 15
+    formats = ("DEFAULT", "SIMPLE")
+    flags = (("isOnlySnapshot",), ("isOnlyRealtime",))
+    default_level = 1
+    no_type = WRONG_FORMAT
+
+    def _check_level(self, channel: Channel) -> None:
+        for code in channel.codes:
+            levels = self.levels_of(code)
+            if levels is not None and channel.level not in levels:
+                raise Refused(*WRONG_FORMAT)
+
+
+def parse_stream(stream: str) -> tuple[str, str] | None:
+    """Return (symbol, kind of event) of a stream name, None for one that never delivers."""
+    symbol, at, name = stream.partition("@")
+    if not at or symbol != symbol.lower():
+        return None
+    if name in ("trade", "aggTrade", "bookTicker", "ticker", "miniTicker", "depth", "depth@100ms"):
+        return symbol.upper(), name
+    if name == "depth@1000ms":
+        return symbol.upper(), "depth"
+    head, _, speed = name.partition("@")
+    if head[:5] == "depth" and head[5:] in PARTIAL_DEPTHS and speed in ("", "100ms", "1000ms"):
+        return symbol.upper(), "partial@100ms" if speed == "100ms" else "partial"
+    return None
+
+
+class BinanceSession(Session):
+    """A session of Binance.
+
+    Args: streams: from the URL. combined: whether frames carry their stream's name. micro: times in
+    µs.
+    """
+
+    exchange = "binance"
+    is_binary = False
+
+    def __init__(
+        self,
+        send: Send,
+        end: End,
+        streams: list[str],
+        *,
+        combined: bool,
+        micro: bool = False,
+        limits: bool = True,
+    ) -> None:
+        super().__init__(send, end, limits=limits)
+        self.streams: dict[str, tuple[str, str] | None] = {s: parse_stream(s) for s in streams}
+        self.combined = combined
+        self.micro = micro
+        self._rolling = Rolling((1.0, 5))
+
+    def _over(self, now_s: float) -> bool:
+        if self.limits and self._rolling.over(now_s):
+            # 6.
+            self.end(1008, "Too many requests")
+        return self.ended
+
+    def on_control(self, now_s: float) -> None:
+        self._over(now_s)
+
+    def on_text(self, text: bytes, now_s: float) -> None:
+        if self.ended or self._over(now_s):
+            return
+        try:
+            request = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            request = None
+        if not isinstance(request, dict):
+            self.end(1008, "Invalid request")
+            return
+        number = request.get("id")
+        params = request.get("params", [])
+        if not isinstance(params, list):
+            return self._error(2, "Invalid request: params must be an array", number)
+        match request.get("method"):
+            case "SUBSCRIBE" | "UNSUBSCRIBE" as method:
+                if not all(isinstance(one, str) for one in params):
+                    text_ = "Invalid request: property name must be a string"
+                    return self._error(2, text_, number)
+                # 5.
+                self._answer(None, number)
+                if method == "SUBSCRIBE":
+                    added = [stream for stream in params if stream not in self.streams]
+                    self.streams.update({stream: parse_stream(stream) for stream in added})
+                    self.changed(added)
+                else:
+                    for stream in params:
+                        self.streams.pop(stream, None)
+                    self.changed([])
+            case "LIST_SUBSCRIPTIONS":
+                self._answer(list(self.streams), number)
+            case "SET_PROPERTY" if len(params) == 2 and params[0] == "combined":
+                self.combined = bool(params[1])
+                self._answer(None, number)
+            case "GET_PROPERTY" if params[:1] == ["combined"]:
+                self._answer(self.combined, number)
+            case "SET_PROPERTY" | "GET_PROPERTY":
+                self._error(0, "Unknown property", number)
+            case method:
+                self._error(
+                    2,
+                    f"Invalid request: unknown variant `{method}`, expected one of `SUBSCRIBE`,"
+                    " `UNSUBSCRIBE`, `LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`",
+                    number,
+                )
+        return None
+
+    def _answer(self, result: Any, number: Any) -> None:
+        self.send(orjson.dumps({"result": result, "id": number}))
+
+    def _error(self, code: int, message: str, number: Any) -> None:
+        self.send(orjson.dumps({"error": {"code": code, "msg": message}, "id": number}))
+
+    def shutdown_frame(self, now_ms: int) -> bytes:
+        """Return the event that announces the end of this connection."""
+        event = {"e": "serverShutdown", "E": now_ms}
+        wrapped: dict[str, Any] = {"stream": "!serverShutdown", "data": event}
+        return orjson.dumps(wrapped if self.combined else event)
+
+    def frames(self, event: Event) -> list[bytes]:
+        wanted = (event.market.symbol, event.kind)
+        return [
+            event.frame(binance.Variant(stream, self.combined, self.micro))
+            for stream, parsed in self.streams.items()
+            if parsed == wanted
+        ]
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        parts = (stream.partition("@") for stream in self.streams)
+        return frozenset((kind, symbol) for symbol, _, kind in parts)

@@ -1,0 +1,177 @@
+"""Write what a collector of every channel would have recorded from the simulated exchanges."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from coinspace.recording.format import FeedWriter
+from coinspace.recording.progress import progress_bar
+from coinspace.simulator.faults import Fault, parse
+from coinspace.simulator.markets.binance import BinanceMarket
+from coinspace.simulator.markets.engine import START_NS, Engine
+from coinspace.simulator.markets.korean import KoreanMarket
+from coinspace.simulator.markets.market import MILLISECOND_NS, Event
+from coinspace.simulator.markets.scenario import Scenario
+from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, Session
+
+# network and exchange, before a frame is received: 4 to 12 ms
+LATENCY_MS = (4.0, 8.0)
+SNAPSHOT_AFTER_NS = 250 * MILLISECOND_NS
+SNAPSHOT_LEVELS = 1000
+# faults of a scenario that a recording can show: nothing is received meanwhile
+SILENT_FAULTS = {"mute", "stall", "halfopen"}
+BINANCE_CHANNELS = ("depth@100ms", "bookTicker", "trade", "ticker")
+URLS = {
+    "upbit": "wss://api.upbit.com/websocket/v1",
+    "bithumb": "wss://ws-api.bithumb.com/websocket/v1",
+    "binance": "wss://stream.binance.com:9443/stream",
+}
+
+
+class _Tape:
+    # one exchange's connection, written down
+
+    def __init__(self, path: Path, exchange: str, symbols: list[str], engine: Engine) -> None:
+        self.path = path
+        self.exchange = exchange
+        self._draw = random.Random(f"{engine.seed}/{exchange}/latency").random
+        self._last_ns = engine.start_ns
+        streams = [f"{s.lower()}@{channel}" for s in symbols for channel in BINANCE_CHANNELS]
+        url = URLS[exchange]
+        if exchange == "binance":
+            url += "?streams=" + "/".join(streams)
+        header = {
+            "exchange": exchange,
+            "url": url,
+            "started_ns": engine.start_ns,
+            "simulated": {"seed": engine.seed, "rate": engine.rate},
+        }
+        self.writer = FeedWriter(path, header)
+        self.session: Session
+        if exchange == "binance":
+            self.session = BinanceSession(self.receive, _never, streams, combined=True)
+            return
+        kind = KoreanSession if exchange == "upbit" else BithumbSession
+        self.session = kind(self.receive, _never)
+        request = orjson.dumps(
+            [
+                {"ticket": f"coinspace-{engine.seed}"},
+                *({"type": type_, "codes": symbols} for type_ in ("orderbook", "ticker", "trade")),
+                {"format": "DEFAULT"},
+            ]
+        )
+        self.writer.write(engine.start_ns, ">", "", request)
+        self.session.on_text(request, 0.0)
+
+    def receive(self, frame: bytes, path: str = "") -> None:
+        delay_ns = int((LATENCY_MS[0] + LATENCY_MS[1] * self._draw()) * MILLISECOND_NS)
+        self._last_ns = max(self._last_ns, self.now_ns + delay_ns)
+        self.writer.write(self._last_ns, "GET" if path else "<", path, frame)
+
+    now_ns = 0
+
+
+def _never(code: int, reason: str, delay_s: float) -> None:
+    raise AssertionError(f"a simulated session closed itself: {code} {reason}")
+
+
+def write_feeds(
+    path: Path,
+    seed: int,
+    markets: Mapping[str, Iterable[str]],
+    *,
+    duration_s: float,
+    start_ns: int = START_NS,
+    rate: float = 1.0,
+    scenario: Scenario | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Write one feed per exchange; yield {"path", "exchange", "records"} of each.
+
+    Bytes are a pure function of the arguments.
+    """
+    tapes: dict[str, _Tape] = {}
+    silences = _silences(scenario, start_ns)
+
+    def on_event(event: Event) -> None:
+        tape = tapes.get(event.market.exchange)
+        if tape is not None:
+            tape.now_ns = event.time_ns
+            if any(
+                begin_ns <= event.time_ns < end_ns
+                and fault.matches(event.market.exchange, event.market.symbol, event.kind)
+                for begin_ns, end_ns, fault in silences
+            ):
+                return
+            for frame in tape.session.frames(event):
+                tape.receive(frame)
+
+    engine = Engine(
+        seed, markets, start_ns=start_ns, rate=rate, scenario=scenario, on_event=on_event
+    )
+    paths = feed_paths(path, engine.markets)
+    for exchange, listed in engine.markets.items():
+        target = paths[exchange]
+        tape = tapes[exchange] = _Tape(target, exchange, list(listed), engine)
+        tape.now_ns = start_ns
+        for market in listed.values():
+            if isinstance(market, BinanceMarket):
+                engine.at(start_ns + SNAPSHOT_AFTER_NS, None, _snapshot(tape, market))
+            elif isinstance(market, KoreanMarket) and isinstance(tape.session, KoreanSession):
+                for channel in tape.session.channels:
+                    first = market.snapshot(channel.type)
+                    if first is not None:
+                        variant = tape.session.variant(channel, market.symbol, "SNAPSHOT")
+                        tape.receive(first.frame(variant))
+    with progress_bar("simulate", duration_s) as update:
+        for second in range(int(duration_s) + 1):
+            engine.advance(start_ns + int(min(second, duration_s) * 1e9))
+            update(second)
+        engine.advance(start_ns + int(duration_s * 1e9))
+    for tape in tapes.values():
+        tape.writer.close()
+        yield {
+            "path": str(tape.path),
+            "exchange": tape.exchange,
+            "records": tape.writer.records,
+        }
+
+
+def _silences(scenario: Scenario | None, start_ns: int) -> list[tuple[int, int, Fault]]:
+    found = []
+    for at_s, spec in scenario.faults if scenario else ():
+        fault = parse(spec)
+        if scenario and fault.kind in SILENT_FAULTS:
+            begin_ns = start_ns + int((at_s + fault.after_s) / scenario.compress * 1e9)
+            end_ns = begin_ns + int(fault.for_s / scenario.compress * 1e9)
+            found.append((begin_ns, end_ns, fault))
+    return found
+
+
+def _snapshot(tape: _Tape, market: BinanceMarket) -> Any:
+    path = f"/api/v3/depth?symbol={market.symbol}&limit={SNAPSHOT_LEVELS}"
+
+    def take(now_ns: int) -> None:
+        tape.now_ns = now_ns
+        tape.receive(market.book_text(SNAPSHOT_LEVELS).encode(), path)
+
+    return take
+
+
+def feed_paths(path: Path, exchanges: Collection[str]) -> dict[str, Path]:
+    """Return exchange -> the file of its feed: the path itself where there is one exchange only."""
+    if len(exchanges) == 1:
+        return dict.fromkeys(exchanges, path)
+    return {exchange: _beside(path, exchange) for exchange in exchanges}
+
+
+def _beside(path: Path, exchange: str) -> Path:
+    name = path.name
+    for suffix in (".feed.zst", ".zst", ""):
+        if name.endswith(suffix):
+            return path.with_name(f"{name.removesuffix(suffix)}-{exchange}{suffix or '.feed.zst'}")
+    return path

@@ -1,0 +1,1 @@
+"""The private QuestDB server: its runtime, its process and where it listens."""

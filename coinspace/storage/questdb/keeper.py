@@ -1,0 +1,136 @@
+"""The process around the private server: starts it, restarts it when it dies, stops it cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from coinspace.clock import SECOND_NS
+from coinspace.errors import CoinSpaceError
+from coinspace.process import Process
+from coinspace.storage.questdb.server import ManagedServer, is_ours
+
+PROCESS_NAME = "questdb"
+WATCH_INTERVAL_S = 0.25
+PROBE_INTERVAL_S = 5.0
+# a server that has not answered `select 1` for so long is killed and started again. Compaction and
+# long queries leave it answering, or end within a minute or two; the journals hold far more than
+# five minutes of messages, and the server keeps all that it has acknowledged
+HUNG_S = 300.0
+# below the time after which a process is ended that does not stop
+STOP_TIMEOUT_S = 14.0
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 15.0
+# a server that lived this long died of something new
+SETTLED_S = 60.0
+
+
+async def keep(process: Process) -> None:
+    """Run the private server until the process is asked to stop.
+
+    Raises: ConfigError or StorageError when its first start fails.
+    """
+    server = ManagedServer(process.settings)
+    keeper = _Keeper(process, server)
+    process.counters = keeper.counters
+    # in this thread: the server is tied to the thread that starts it
+    server.spawn()
+    try:
+        await asyncio.to_thread(server.wait_ready)
+        keeper.announce()
+        while not process.stopping.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.stopping.wait(), WATCH_INTERVAL_S)
+            await keeper.check()
+    finally:
+        code = await asyncio.to_thread(server.stop, STOP_TIMEOUT_S)
+        if code:
+            process.log.error("questdb ended uncleanly", exit_code=code)
+
+
+class _Keeper:
+    def __init__(self, process: Process, server: ManagedServer) -> None:
+        self._process = process
+        self._server = server
+        self._restarts = 0
+        self._backoff_s = FIRST_BACKOFF_S
+        self._ready_at = time.monotonic()
+        self._probe_at = 0.0
+        self._hung = 0
+        self._hung_since: float | None = None
+        self._killed = 0
+
+    def counters(self) -> dict[str, int | float]:
+        return {"restarts": self._restarts, "hung_probes": self._hung, "killed": self._killed}
+
+    def announce(self) -> None:
+        self._ready_at = time.monotonic()
+        self._process.log.info("questdb ready", server=repr(self._server.address))
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        problem = self._server.announce()
+        if problem:
+            self._process.degraded(problem)
+        else:
+            self._process.ready()
+
+    async def check(self) -> None:
+        if self._process.stopping.is_set():
+            return
+        if self._server.poll() is not None:
+            await self._restart()
+        elif time.monotonic() >= self._probe_at:
+            self._probe_at = time.monotonic() + PROBE_INTERVAL_S
+            await self._probe()
+
+    async def _probe(self) -> None:
+        found = self._server.address
+        if found is None:
+            return
+        if await asyncio.to_thread(is_ours, found):
+            self._hung_since = None
+            self._say_ready()
+        elif self._server.poll() is None:
+            await self._does_not_answer()
+
+    async def _does_not_answer(self) -> None:
+        now = time.monotonic()
+        self._hung += 1
+        if self._hung_since is None:
+            self._hung_since = now
+        self._process.degraded(
+            "QuestDB runs but does not answer: see its log and its load; it is restarted after"
+            f" {HUNG_S:.0f} s, at once by `coinspace questdb stop` and `start`"
+        )
+        if now - self._hung_since >= HUNG_S:
+            self._hung_since = None
+            self._killed += 1
+            self._process.log.error("questdb killed: no answer", seconds=HUNG_S)
+            # SIGKILL: a stopped process does not hear SIGTERM, a hung one does not follow it
+            await asyncio.to_thread(self._server.kill)
+
+    async def _restart(self) -> None:
+        self._restarts += 1
+        self._process.degraded(f"QuestDB ended with exit code {self._server.poll()}; restarting it")
+        if time.monotonic() - self._ready_at > SETTLED_S:
+            self._backoff_s = FIRST_BACKOFF_S
+        try:
+            self._server.spawn()
+            await asyncio.to_thread(self._server.wait_ready)
+        except (CoinSpaceError, OSError) as error:
+            self._process.degraded(str(error))
+            await self._back_off()
+        else:
+            self.announce()
+
+    async def _back_off(self) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.stopping.wait(), self._backoff_s)
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+
+
+def uptime_s(started_ns: int, now_ns: int) -> float:
+    """Return how long a process has been running, in seconds."""
+    return max(0.0, (now_ns - started_ns) / SECOND_NS)

@@ -1,0 +1,401 @@
+"""The private QuestDB server: loopback only, random credentials, tied to the process around it.
+
+The ports are chosen once and kept in the root, so that a restarted server is found where it was.
+Whether a server that answers is this one is told by its password: another one refuses it, or
+answers without asking.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from coinspace.config import Settings
+from coinspace.errors import ConfigError, StorageError
+from coinspace.storage.questdb import runtime
+from coinspace.storage.questdb.address import Address, private, root, write_address, write_private
+
+PORTS = ("http", "pg", "ilp", "health")
+# Java answers SIGTERM with 128 + 15: a clean end
+CLEAN_EXITS = (0, 143, -signal.SIGTERM)
+# two servers on one root, or a port in use
+EXIT_REFUSED = 55
+# a loaded 2-core machine was seen to need 10 s
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+PROBE_TIMEOUT_S = 2.0
+PROBE_INTERVAL_S = 0.1
+
+# Ends the server with its parent, whatever ends the parent. Runs in a fresh interpreter instead of
+# between fork and exec of a process with threads. SIGKILL, since a stopped process ignores SIGTERM
+# and QuestDB keeps everything that it has acknowledged either way.
+TIE_TO_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None, use_errno=True).prctl(1, 9, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(143)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# what one user may do to the others; storage.server_options may say otherwise
+LIMITS = {
+    # COPY reads and writes files: nothing here needs it, and the reading user may call it
+    "QDB_CAIRO_SQL_COPY_ROOT": "",
+    "QDB_CAIRO_SQL_COPY_EXPORT_ROOT": "",
+    # threads for PostgreSQL's protocol alone: a long query delays other queries, never a write
+    "QDB_PG_WORKER_COUNT": "4",
+    # the sort, join or window of one query takes 1 GB at most, not all memory there is
+    "QDB_CAIRO_SQL_SORT_KEY_MAX_PAGES": "8192",
+    "QDB_CAIRO_SQL_SORT_LIGHT_VALUE_MAX_PAGES": "8192",
+    "QDB_CAIRO_SQL_SORT_VALUE_MAX_PAGES": "64",
+    "QDB_CAIRO_SQL_HASH_JOIN_VALUE_MAX_PAGES": "64",
+    "QDB_CAIRO_SQL_HASH_JOIN_LIGHT_VALUE_MAX_PAGES": "1024",
+    "QDB_CAIRO_SQL_WINDOW_STORE_MAX_PAGES": "1024",
+    "QDB_CAIRO_SQL_WINDOW_ROWID_MAX_PAGES": "2048",
+    "QDB_CAIRO_SQL_WINDOW_TREE_MAX_PAGES": "2048",
+    # so do its groups: tables of 1024 keys that double 15 times
+    "QDB_CAIRO_SQL_SMALL_MAP_KEY_CAPACITY": "1024",
+    "QDB_CAIRO_SQL_MAP_MAX_RESIZES": "15",
+    # whatever has no limit of its own fails before the machine has no memory left
+    "QDB_RAM_USAGE_LIMIT_PERCENT": "50",
+}
+
+LOG_CONF = """writers=file
+w.file.class=io.questdb.log.LogRollingFileWriter
+w.file.location=${log.dir}/questdb-${date:yyyyMMdd}.log
+w.file.level=ERROR,CRITICAL,ADVISORY
+w.file.rollEvery=day
+w.file.rollSize=50m
+w.file.lifeDuration=7d
+w.file.sizeLimit=500m
+"""
+
+
+class ManagedServer:
+    """One private server on one root folder.
+
+    Attributes:
+        root: data, configuration, credentials and logs of the server.
+        address: where it is, None until it is ready.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.root = root(settings).absolute()
+        self.address: Address | None = None
+        self._announced: Address | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+        self._credentials: dict[str, str] = {}
+        self._ports: dict[str, int] = {}
+
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> Address:
+        """Start the server and wait until it answers.
+
+        Raises: ConfigError when the folder, the jar or a port cannot be used, StorageError when
+        the server ends or does not answer in time.
+        """
+        self.spawn()
+        return self.wait_ready(timeout_s)
+
+    def spawn(self) -> None:
+        """Start the Java process without waiting.
+
+        It ends with the thread that calls this: call it from the main thread.
+        """
+        if self.process is not None and self.process.poll() is None:
+            raise StorageError(f"QuestDB in {self.root}: already started, pid {self.process.pid}")
+        executable, jar = runtime.java(), runtime.jar()
+        self._prepare()
+        heap = self.settings.storage.java_heap_mb
+        # fmt: off
+        command = [
+            str(executable), "-Xms64m", f"-Xmx{heap}m", "-XX:+UseSerialGC",
+            # Java 24 and later warn without these two
+            "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow",
+            f"-XX:ErrorFile={self.root}/hs_err_%p.log",
+            "-cp", str(jar), "io.questdb.ServerMain", "-d", str(self.root), "-n",
+        ]
+        # fmt: on
+        try:
+            with (self.root / "console.log").open("wb") as console:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-c", TIE_TO_PARENT, str(os.getpid()), *command],
+                    cwd=self.root,
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StorageError(f"QuestDB in {self.root}: cannot be started, {error}") from None
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Address:
+        """Wait until this very server answers a query, then write its address for all."""
+        process = self.process
+        if process is None:
+            raise StorageError(f"QuestDB in {self.root}: expected a started server, was none")
+        found = private(self._ports, self._credentials, process.pid)
+        deadline = time.monotonic() + timeout_s
+        while not is_ours(found):
+            if process.poll() is not None:
+                raise self._ended(process.returncode)
+            if time.monotonic() > deadline:
+                self.kill()
+                raise StorageError(
+                    f"QuestDB in {self.root}: expected an answer within {timeout_s:.0f} s,"
+                    f" was none; see {self.root}/console.log"
+                )
+            time.sleep(PROBE_INTERVAL_S)
+        self.address = found
+        self.announce()
+        return found
+
+    def announce(self) -> str | None:
+        """Write the server's address for all, unless that is done.
+
+        Returns: why it could not be written, None when it is. A full disk is no reason to end a
+        server that answers: one that was restarted is where its last address says.
+        """
+        if self.address is None or self._announced == self.address:
+            return None
+        try:
+            write_address(self.root, self.address)
+        except OSError as error:
+            return f"{self.root}/address.json cannot be written: {error}; make room on the disk"
+        self._announced = self.address
+        return None
+
+    def poll(self) -> int | None:
+        """Return the exit code of an ended server, None while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Stop the server; SIGKILL after the time-out. Returns: its exit code, 0 when clean."""
+        code = 0
+        with contextlib.suppress(OSError):
+            # a disk that cannot be written must not keep the server from its clean end
+            (self.root / "address.json").unlink(missing_ok=True)
+        self._announced = None
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            try:
+                code = self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                code = -signal.SIGKILL
+        self.address = None
+        self._release_lock()
+        return 0 if code in CLEAN_EXITS else code
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would; the address stays for its next start."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def _prepare(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+            (self.root / "conf").mkdir(exist_ok=True)
+            (self.root / "log").mkdir(exist_ok=True)
+            _write_if_other(self.root / "conf" / "log.conf", LOG_CONF.encode())
+            if self._lock is None:
+                self._lock = self._take_lock()
+            self._credentials = self._load_credentials()
+            self._ports = self._choose_ports()
+        except ConfigError:
+            self._release_lock()
+            raise
+        except OSError as error:
+            self._release_lock()
+            raise ConfigError(
+                f"QuestDB folder {self.root}: expected a writable folder, {error};"
+                " set `data` or COINSPACE_DATA"
+            ) from None
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.root / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise ConfigError(
+                f"QuestDB in {self.root}: expected it not to run yet, runs under process {owner};"
+                " `coinspace questdb stop` stops it"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _load_credentials(self) -> dict[str, str]:
+        path = self.root / "credentials.json"
+        if path.exists():
+            path.chmod(0o600)
+            with contextlib.suppress(orjson.JSONDecodeError):
+                found: dict[str, str] = orjson.loads(path.read_bytes())
+                return found
+        made = {
+            "user": "coinspace",
+            "password": secrets.token_urlsafe(24),
+            "readonly_user": "reader",
+            "readonly_password": secrets.token_urlsafe(24),
+        }
+        write_private(path, made)
+        return made
+
+    def _choose_ports(self) -> dict[str, int]:
+        storage = self.settings.storage
+        asked = {
+            "http": storage.http_port,
+            "pg": storage.pg_port,
+            "ilp": storage.ilp_port,
+            "health": storage.health_port,
+        }
+        path = self.root / "ports.json"
+        before: dict[str, int] = {}
+        if path.exists():
+            with contextlib.suppress(orjson.JSONDecodeError):
+                before = orjson.loads(path.read_bytes())
+        chosen: dict[str, int] = {}
+        with contextlib.ExitStack() as taken:
+            for name in PORTS:
+                chosen[name] = _free_port(name, asked[name], before.get(name, 0), taken)
+        _write_if_other(path, orjson.dumps(chosen))
+        return chosen
+
+    def _environment(self) -> dict[str, str]:
+        # inherited server settings or Java options would change what was tested
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("QDB_")
+            and name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "LC_ALL")
+        }
+        # Java names files by its locale: with C a folder with letters beyond ASCII is none
+        kept["LC_CTYPE"] = "C.UTF-8"
+        bind = {name: f"127.0.0.1:{self._ports[name]}" for name in PORTS}
+        workers = str(self.settings.storage.server_workers)
+        known = self._credentials
+        return (
+            kept
+            | LIMITS
+            | self.settings.storage.server_options
+            | {
+                "QDB_HTTP_NET_BIND_TO": bind["http"],
+                "QDB_HTTP_MIN_NET_BIND_TO": bind["health"],
+                "QDB_LINE_TCP_NET_BIND_TO": bind["ilp"],
+                "QDB_PG_NET_BIND_TO": bind["pg"],
+                "QDB_HTTP_USER": known["user"],
+                "QDB_HTTP_PASSWORD": known["password"],
+                "QDB_HTTP_HEALTH_CHECK_AUTHENTICATION_REQUIRED": "false",
+                "QDB_PG_USER": known["user"],
+                "QDB_PG_PASSWORD": known["password"],
+                "QDB_PG_READONLY_USER_ENABLED": "true",
+                "QDB_PG_READONLY_USER": known["readonly_user"],
+                "QDB_PG_READONLY_PASSWORD": known["readonly_password"],
+                "QDB_TELEMETRY_ENABLED": "false",
+                "QDB_LINE_UDP_ENABLED": "false",
+                # without a password it would let any local user write
+                "QDB_LINE_TCP_ENABLED": "true" if self.settings.storage.ilp_port else "false",
+                # a misspelt column must be an error, not a new column
+                "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
+                "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",
+                # the default of 16 MB per column of an active partition is really allocated
+                "QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE": "1M",
+                "QDB_CAIRO_O3_COLUMN_MEMORY_SIZE": "256k",
+                "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_CODEC": "ZSTD",
+                "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_LEVEL": "3",
+                "QDB_SHARED_NETWORK_WORKER_COUNT": workers,
+                "QDB_SHARED_QUERY_WORKER_COUNT": workers,
+                "QDB_SHARED_WRITE_WORKER_COUNT": workers,
+            }
+        )
+
+    def _ended(self, code: int) -> Exception:
+        console = self.root / "console.log"
+        lines = console.read_text(errors="replace").strip().splitlines() if console.exists() else []
+        said = lines[-1][:300] if lines else "nothing"
+        if code == EXIT_REFUSED:
+            ports = ", ".join(f"{name} {self._ports[name]}" for name in PORTS)
+            return ConfigError(
+                f"QuestDB in {self.root} refused to start (exit code {code}): another server uses"
+                f" this folder or one of the ports {ports}; it said: {said}"
+            )
+        return StorageError(
+            f"QuestDB in {self.root} ended at start (exit code {code}); it said: {said};"
+            f" see {console}"
+        )
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    """Write a file that has other content: on a full disk the one that is there stays whole."""
+    if not path.exists() or path.read_bytes() != content:
+        part = path.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(path)
+
+
+def _free_port(name: str, asked: int, before: int, taken: contextlib.ExitStack) -> int:
+    # held until all four are chosen, so that none is chosen twice
+    for port in (asked,) if asked else (before, 0) if before else (0,):
+        probe = taken.enter_context(socket.socket())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise ConfigError(
+        f"storage.{name}_port: expected a free port, {asked} is in use;"
+        " choose another, or 0 for any"
+    )
+
+
+def exec_status(found: Address, query: str, *, login: bool = True) -> int:
+    """Return the HTTP status of one query, 0 when the server does not answer in time."""
+    host = found.http.partition("://")[2]
+    connection = http.client.HTTPConnection(host, timeout=PROBE_TIMEOUT_S)
+    token = base64.b64encode(f"{found.user}:{found.password}".encode()).decode()
+    headers = {"Authorization": f"Basic {token}"} if login else {}
+    try:
+        connection.request("GET", f"/exec?query={query}", headers=headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def is_ours(found: Address) -> bool:
+    """Tell whether the server at the address takes our password and asks for one."""
+    query = "select%201"
+    return exec_status(found, query) == 200 and exec_status(found, query, login=False) == 401
+
+
+def read_log_tail(folder: Path, lines: int = 5) -> list[str]:
+    """Return the last lines that the server wrote about errors."""
+    logs = sorted((folder / "log").glob("questdb-*.log*"))
+    return logs[-1].read_text(errors="replace").splitlines()[-lines:] if logs else []

@@ -1,0 +1,170 @@
+"""Records <-> rows: what of an index record goes into which column, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.market import FX_MARKET
+from coinspace.method.aggregate import Aggregate
+from coinspace.method.digits import RATIO_PLACES, significant
+from coinspace.method.record import Fact, IndexRecord, InputRecord, Kind, VenueRecord, facts
+from coinspace.storage.transport import TimestampNanos
+
+FX_ASSET = FX_MARKET.partition("/")[0]
+CONSTITUENT, FX = "constituent", "fx"
+T = TypeVar("T", bound=Struct)
+# a struct -> its symbols and its other columns
+Writer = Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Row:
+    """One row for the sender."""
+
+    table: str
+    at_ns: int
+    symbols: dict[str, str | None] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def tick_ns(record: IndexRecord) -> int:
+    """Return the tick of a record in ns; exact, since ticks are whole ms or parts of them."""
+    ms = record.ts_ms
+    return ms * MILLISECOND_NS if isinstance(ms, int) else round(ms * MILLISECOND_NS)
+
+
+# how a kind is stored, where that is not as it is
+_STORED: dict[Kind | None, str] = {
+    Kind.NAME: "{0} or None",
+    Kind.NAMES: "','.join({0})",
+    Kind.FLAG: "bool({0})",
+    Kind.AGE: "None if {0} is None else float({0})",
+    Kind.INSTANT: "TimestampNanos({0}) if {0} else None",
+    Kind.PRICE: "None if {0} is None else significant({0})",
+    Kind.RATIO: f"None if {{0}} is None else round({{0}}, {RATIO_PLACES})",
+}
+# how a kind is read, where that is not as it is
+_READ: dict[Kind | None, Callable[[Any], Any]] = {
+    Kind.NAMES: lambda text: [name for name in (text or "").split(",") if name],
+    Kind.INSTANT: lambda ns: ns or 0,
+}
+
+
+@cache
+def _writer(record: type[Struct]) -> Writer:
+    """Return what makes the symbols and the other columns of a struct.
+
+    It is compiled, as a dataclass's methods are. A loop over the fields takes four times as long,
+    and it would run for each venue at each tick.
+    """
+    parts: tuple[list[str], list[str]] = ([], [])
+    for one in facts(record):
+        if one.column:
+            value = _STORED.get(one.kind, "{0}").format(f"record.{one.attribute}")
+            parts[one.kind is not Kind.NAME].append(f"{one.column!r}: {value}")
+    symbols, columns = (", ".join(texts) for texts in parts)
+    source = f"lambda record: ({{{symbols}}}, {{{columns}}})"
+    made: Writer = eval(source, {"significant": significant, "TimestampNanos": TimestampNanos})
+    return made
+
+
+@cache
+def parts(record: type[Struct]) -> tuple[Fact, ...]:
+    """Return the fields of a record that have no column each."""
+    return tuple(one for one in facts(record) if one.kind is Kind.PART)
+
+
+def siblings(record: IndexRecord) -> bytes:
+    """Return the parts of a record that have no column each, as JSON."""
+    found = {one.key: getattr(record, one.attribute) for one in parts(type(record))}
+    return orjson.dumps(found, default=msgspec.to_builtins)
+
+
+def _counts(record: IndexRecord) -> dict[str, int]:
+    venues = record.venues.values()
+    return {"n_used": sum(one.used for one in venues), "n_venues": len(venues)}
+
+
+def tick_row(
+    record: IndexRecord, *, table: str = "index_tick", aggregate: Aggregate | None = None
+) -> Row:
+    """Return the row of a record without its venues."""
+    symbols, columns = _writer(type(record))(record)
+    columns |= _counts(record) | {
+        "siblings": siblings(record).decode(),
+        "latency_ns": record.latency_ns or 0,
+        "epoch": aggregate.epoch if aggregate else 0,
+        "seq": aggregate.sequence if aggregate else 0,
+    }
+    return Row(table, tick_ns(record), symbols, columns)
+
+
+def venue_rows(record: IndexRecord, *, fx: bool) -> Iterator[Row]:
+    """Yield a row per venue; fx = the USDT/KRW books too, which all assets of a tick share."""
+    at_ns = tick_ns(record)
+    roles = [(record.asset, CONSTITUENT, record.venues)]
+    if fx:
+        roles.append((FX_ASSET, FX, record.fx_venues))
+    for asset, role, venues in roles:
+        for name, venue in venues.items():
+            source = record.inputs[name]
+            symbols, columns = _writer(type(venue))(venue)
+            more_symbols, more_columns = _writer(type(source))(source)
+            symbols |= {"asset": asset, "role": role, "venue": name, **more_symbols}
+            columns |= more_columns
+            yield Row("index_venue", at_ns, symbols, columns)
+
+
+def read(record: type[T], row: Mapping[str, Any], **more: Any) -> T:
+    """Return the struct that a row's columns were made of.
+
+    Args: more: fields that are not in the row.
+    """
+    for one in facts(record):
+        if one.column and one.column in row and one.attribute not in more:
+            more[one.attribute] = _READ.get(one.kind, lambda value: value)(row[one.column])
+    return record(**more)
+
+
+def read_record(
+    row: Mapping[str, Any],
+    ts_ns: int,
+    venues: Iterable[Mapping[str, Any]],
+    record: type[IndexRecord] = IndexRecord,
+) -> IndexRecord:
+    """Return the record that a row of `index_tick` and its rows of `index_venue` were made of."""
+    stored = orjson.loads(row["siblings"] or b"{}")
+    hints = {one.encode_name: one.type for one in msgspec.structs.fields(record)}
+    tables: dict[str, dict[str, VenueRecord]] = {CONSTITUENT: {}, FX: {}}
+    inputs = {}
+    for one in venues:
+        tables[one["role"]][one["venue"]] = read(VenueRecord, one)
+        inputs[one["venue"]] = read(InputRecord, one)
+    return read(
+        record,
+        row,
+        ts_ms=ts_ns // MILLISECOND_NS,
+        status=row["status"] or "null",
+        venues=tables[CONSTITUENT],
+        fx_venues=tables[FX],
+        inputs=inputs,
+        **{
+            one.attribute: msgspec.convert(stored.get(one.key), hints[one.key])
+            for one in parts(record)
+        },
+    )
+
+
+def comparable(record: IndexRecord) -> dict[str, Any]:
+    """Return the columns of a record that a recomputation must give again, to the last bit."""
+    symbols, columns = _writer(type(record))(record)
+    del columns["latency_ns"]
+    return {**symbols, **columns, **_counts(record), **orjson.loads(siblings(record))}

@@ -1,0 +1,275 @@
+"""One typed record: what was written before it is read as ever, and a new field is added once."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+import pytest
+
+from coinspace.config import IndexParameters
+from coinspace.endpoint.history.explain import explanation
+from coinspace.endpoint.http.api import encode as answer
+from coinspace.endpoint.models import IndexValue
+from coinspace.endpoint.records import index_value
+from coinspace.endpoint.routes.history import points
+from coinspace.endpoint.shown import show, shows
+from coinspace.errors import MessageError
+from coinspace.index.calculator import Index
+from coinspace.index.chain import hashed_columns
+from coinspace.index.commands import reproducible
+from coinspace.index.recompute.verify import recalc_row
+from coinspace.index.spool import Spool
+from coinspace.method import aggregate as aggregates
+from coinspace.method.aggregate import Aggregate
+from coinspace.method.record import (
+    IndexRecord,
+    Kind,
+    Price,
+    VenueRecord,
+    decode,
+    encode,
+)
+from coinspace.storage.records import Row, comparable, read_record, tick_row, venue_rows
+from coinspace.storage.tables import (
+    INDEX_NEXT,
+    INDEX_RECALC,
+    INDEX_TICK,
+    INDEX_VENUE,
+    Table,
+    columns_of,
+    record_table,
+)
+from coinspace.storage.transport import TimestampNanos
+
+# written by the version whose records were dictionaries
+RECORDED = Path(__file__).parent / "recorded"
+CASES = [
+    orjson.loads(line)
+    for line in gzip.decompress((RECORDED / "index.jsonl.gz").read_bytes()).splitlines()
+]
+# made by one tick, which knows of no other
+ALONE = ("ok", "grid with fees", "flagged", "split", "one empty book", "tiny price")
+
+each = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+
+
+def computed(case: dict[str, Any]) -> Aggregate | None:
+    """Return the aggregate behind a record, None for a tick that was not computed."""
+    if case["aggregate"] is None:
+        return None
+    return aggregates.decode(
+        base64.b64decode(case["aggregate"]),
+        publisher="orderbook-aggregator",
+        epoch=stored_rows(case)[0].columns["epoch"],
+        sequence=stored_rows(case)[0].columns["seq"],
+    )
+
+
+def rows_of(record: IndexRecord, behind: Aggregate | None) -> list[Row]:
+    rows = [tick_row(record, aggregate=behind)]
+    return rows + list(venue_rows(record, fx=True)) if behind is not None else rows
+
+
+def stored_rows(case: dict[str, Any]) -> list[Row]:
+    return [
+        Row(
+            table,
+            at_ns,
+            symbols,
+            {
+                name: TimestampNanos(value["ns"]) if isinstance(value, dict) else value
+                for name, value in columns.items()
+            },
+        )
+        for table, at_ns, symbols, columns in orjson.loads(case["rows"])
+    ]
+
+
+def shown(rows: list[Row]) -> list[Any]:
+    """Return rows in a form that compares, times included."""
+    return [
+        (one.table, one.at_ns, one.symbols, {**one.columns, **_times(one.columns)}) for one in rows
+    ]
+
+
+def _times(columns: dict[str, Any]) -> dict[str, int]:
+    return {
+        name: value.value for name, value in columns.items() if isinstance(value, TimestampNanos)
+    }
+
+
+def selected(row: Row, table: Table) -> dict[str, Any]:
+    """Return a row as a SELECT of all columns gives it back."""
+    have = {**row.symbols, **row.columns, "ts": row.at_ns}
+    values = ((name, have.get(name)) for name, _ in table.columns)
+    return {
+        name: value.value if isinstance(value, TimestampNanos) else value for name, value in values
+    }
+
+
+def read_back(rows: list[Row], kind: type[IndexRecord] = IndexRecord) -> IndexRecord:
+    tick, *venues = rows
+    found = (selected(one, INDEX_VENUE) for one in venues)
+    return read_record(selected(tick, record_table("t", kind)), tick.at_ns, found, kind)
+
+
+@each
+def test_a_message_of_before_is_read_and_stored_as_it_was(
+    case: dict[str, Any], tmp_path: Path
+) -> None:
+    record = decode(case["record"].encode())
+    assert decode(encode(record)) == record
+    behind = computed(case)
+    rows = rows_of(record, behind)
+    assert shown(rows) == shown(stored_rows(case))
+    if behind is not None:
+        # what `compute-index --hash` is made of
+        text = orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS)
+        assert hashlib.sha256(text).hexdigest() == case["hashed"]
+    recomputed = msgspec.structs.replace(record, latency_ns=None)
+    assert recalc_row(recomputed, 1.5, "ops", "test", 7) == Row(*orjson.loads(case["recalc"]))
+    digest = hashlib.sha256()
+    for row in rows:
+        table = INDEX_TICK if row.table == "index_tick" else INDEX_VENUE
+        values = hashed_columns(tuple(selected(row, table).values()), table.hashed)
+        digest.update(orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
+    assert digest.hexdigest() == case["chained"]
+    # a spool that an earlier process left
+    path = tmp_path / "spool.jsonl"
+    path.write_text(case["rows"] + "\n")
+    taken: list[Row] = []
+
+    def take(row: Row) -> bool:
+        taken.append(row)
+        return True
+
+    Spool(path, 1 << 20).drain(take, 10)
+    assert shown(taken) == shown(rows)
+
+
+@each
+def test_the_api_answers_as_before(case: dict[str, Any]) -> None:
+    record = decode(case["record"].encode())
+    before, now = case["answer"], answer(index_value(record)).decode()
+    assert orjson.loads(now) == orjson.loads(before)
+    assert list(orjson.loads(now)) == list(orjson.loads(before))
+    live = answer(explanation(record, live=True, reason="none"))
+    assert orjson.loads(live) == orjson.loads(case["live_explanation"])
+    rows = stored_rows(case)
+    stored = answer(explanation(read_back(rows), live=False, reason="none"))
+    assert orjson.loads(stored) == orjson.loads(case["stored_explanation"])
+    row = {**selected(rows[0], INDEX_TICK), "ns": rows[0].at_ns}
+    assert answer(points([row], 2)[0]).decode() == case["point"]
+
+
+@each
+def test_an_aggregate_of_before_is_read_and_written_as_it_was(case: dict[str, Any]) -> None:
+    behind = computed(case)
+    if behind is None:
+        return
+    assert aggregates.encode(behind)[0] == base64.b64decode(case["aggregate"])
+    if case["name"] not in ALONE:
+        return
+    index = Index("BTC", IndexParameters(**case["parameters"]))
+    again = index.compute(behind)
+    again.latency_ns = 1_234_567
+    assert again == decode(case["record"].encode())
+
+
+def test_the_tables_are_those_of_before() -> None:
+    made = [one.create("") for one in (INDEX_TICK, INDEX_NEXT, INDEX_RECALC, INDEX_VENUE)]
+    assert made == (RECORDED / "index_tables.sql").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[]",
+        b'{"asset":"BTC","ts_ms":1}',
+        b'{"asset":"BTC","ts_ms":1,"status":"ok","value":"much"}',
+        b'{"asset":"BTC","ts_ms":1,"status":"ok","regions":{"KR":{"value":1.0}}}',
+        b'{"asset":"\xff","ts_ms":1,"status":"ok"}',
+        b'{"asset":"BTC","ts_ms":1,"status":"ok","more":' + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_record_is_refused(payload: bytes) -> None:
+    with pytest.raises(MessageError, match="index record: "):
+        decode(payload)
+
+
+class Wider(IndexRecord, kw_only=True):
+    """A record with one field more of each way to store it."""
+
+    spread: Price = None
+    halted: Annotated[bool | None, Kind.FLAG] = None
+    notes: Annotated[dict[str, float] | None, Kind.PART] = None
+
+
+def test_a_new_field_is_written_once() -> None:
+    old = decode(CASES[0]["record"].encode())
+    behind = computed(CASES[0])
+    facts = {name: getattr(old, name) for name in IndexRecord.__struct_fields__}
+    wide = Wider(**facts, spread=0.123456789, halted=True, notes={"depth": 0.1})
+    # on the bus
+    assert msgspec.json.decode(encode(wide), type=Wider) == wide
+    assert decode(encode(wide)) == old
+    # a column, and the row and back
+    table = record_table("index_tick", Wider)
+    added = (("spread", "DOUBLE"), ("halted", "BOOLEAN"))
+    assert table.columns == (*INDEX_TICK.columns, *added)
+    row, plain = tick_row(wide), tick_row(old)
+    assert row.columns | {"siblings": ""} == plain.columns | {
+        "siblings": "",
+        "spread": 0.12345679,
+        "halted": True,
+    }
+    assert orjson.loads(row.columns["siblings"])["notes"] == {"depth": 0.1}
+    back = read_back(rows_of(wide, behind), Wider)
+    assert isinstance(back, Wider)
+    assert (back.spread, back.halted, back.notes) == (0.12345679, True, {"depth": 0.1})
+    # a row from before has nothing there, and keeps its hash
+    before = selected(plain, table) | {"halted": False}
+    whole = tuple(selected(plain, INDEX_TICK).values())
+    assert hashed_columns(tuple(before.values()), table.hashed) == whole
+    assert len(hashed_columns(tuple(selected(row, table).values()), table.hashed)) == len(whole) + 2
+    # what a recomputation must give again
+    found, known = comparable(wide), comparable(old)
+    assert {name: found[name] for name in found if name not in known} == {
+        "spread": 0.12345679,
+        "halted": True,
+        "notes": {"depth": 0.1},
+    }
+
+
+def test_a_new_field_is_answered_and_described() -> None:
+    @shows(Wider)
+    class WiderValue(msgspec.Struct, kw_only=True):
+        asset: str
+
+    schema = msgspec.json.schema(WiderValue)["$defs"]["WiderValue"]["properties"]
+    known = msgspec.json.schema(IndexValue)["$defs"]["IndexValue"]["properties"]
+    assert [name for name in schema if name not in known] == ["spread", "halted"]
+    assert schema["spread"] == known["best_bid"]
+    assert schema["halted"] == {"anyOf": [{"type": "boolean"}, {"type": "null"}]}
+    wide = Wider(asset="BTC", ts_ms=1, status="ok", spread=1e-9, halted=False)
+    shown = msgspec.to_builtins(show(WiderValue, wide, asset="BTC"))
+    assert (shown["asset"], shown["spread"], shown["halted"]) == ("BTC", "0.000000001", False)
+
+
+def test_a_new_field_of_a_venue_is_written_once() -> None:
+    class WiderVenue(VenueRecord, kw_only=True):
+        spread: Price = None
+
+    assert columns_of(WiderVenue) == (*columns_of(VenueRecord), ("spread", "DOUBLE"))
+    one = Wider(asset="BTC", ts_ms=1, status="ok")
+    one.venues = {"upbit:BTC/KRW": WiderVenue(used=True, spread=0.5)}
+    one.inputs = decode(CASES[0]["record"].encode()).inputs
+    (row,) = venue_rows(one, fx=False)
+    assert row.columns["spread"] == 0.5
