@@ -17,9 +17,15 @@ AUDIT := build/audit/bin/pip-audit
 UP := --simulate
 SECONDS := 600
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
-TESTS := tests/unit tests/property tests/fuzz
+# what the checked build can find something in; the sanitised builds are of their own
+CHECKED := $(shell grep -l coinspace._ext tests/unit/*.py) tests/property tests/fuzz --ignore tests/fuzz/test_sanitised.py
+TESTS := $(CHECKED)
+# most tests wait more than they compute; a file's tests stay together, slow files come first
+WORKERS := 3
+PYTEST := $(BIN)/python -m pytest -m "not slow"
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock build debug annotate run test test-debug docs-check faults fuzz coverage bench bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults fuzz coverage bench bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -89,10 +95,13 @@ run: install  ## run the whole platform on simulated exchanges
 	@exec $(BIN)/python -m coinspace up $(UP)
 
 test: install $(TOOLS)  ## run every test
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) $(PARALLEL)
 
-test-debug: debug $(TOOLS)  ## run tests on the checked build (TESTS=tests: every one), then build for speed again
-	@$(BIN)/python -m pytest -m "not slow" $(TESTS); status=$$?; \
+test-newest: $(TOOLS)  ## run unit, property and fuzz tests on the checked build under the newest Python to be had
+	@tests/newest.sh -m "not slow" $(PARALLEL) tests/unit tests/property tests/fuzz --ignore tests/fuzz/test_sanitised.py
+
+test-debug: debug $(TOOLS)  ## run tests of compiled code on the checked build (TESTS=tests: every one), then build for speed again
+	@$(PYTEST) $(PARALLEL) $(TESTS); status=$$?; \
 		$(BUILD_EXT); exit $$status
 
 docs-check: install $(TOOLS)  ## compare the documents with the code: links, paths, commands, settings, examples
@@ -113,8 +122,8 @@ faults: install $(TOOLS)  ## the long form of the fault tests
 fuzz: install $(TOOLS)  ## fuzz every entry point, and compiled code under sanitisers (SECONDS=3600)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-bench: install $(TOOLS)  ## measure every stage and check its gates (FEEDS=FOLDER: on recordings too)
-	@$(if $(FEEDS),COINSPACE_FEEDS=$(FEEDS)) $(BIN)/python -m pytest benchmarks --timeout 1800
+bench: install $(TOOLS)  ## measure every stage and check its gates
+	@$(BIN)/python -m pytest benchmarks --timeout 1800
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)/python
 	@echo "installing the peers into $(PEERS) …"
@@ -148,6 +157,9 @@ types: $(TOOLS) $(BUILT)  ## check types, and that the stubs match the compiled 
 	@$(BIN)/python -m mypy.stubtest coinspace._ext --ignore-disjoint-bases --ignore-missing-stub
 
 check: lint types test  ## lint, types and tests: what CI runs
+
+test-wheel: install  ## install the wheel into an environment of its own and run it, for each Python that is found
+	@tests/wheel.sh $(BIN)/python
 
 dist: $(TOOLS)  ## build the wheel and the source archive
 	@$(BIN)/python -m build

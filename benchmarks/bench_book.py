@@ -29,8 +29,9 @@ from benchmarks.books import (
     make_updates,
     ours,
 )
-from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
+from benchmarks.measure import Benchmark, Result, gated, growth
 from coinspace._ext.orderbook import OrderBook
+from coinspace.bench.measure import OURS, compare
 
 
 class Sorted:

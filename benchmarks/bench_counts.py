@@ -41,9 +41,6 @@ def test_instructions(benchmark: Benchmark, kind: str) -> None:
         count = counted_instructions()[f"parse {kind}"]
         result = Result(STAGE, f"{kind}, instructions", "instructions", INPUT)
         result.figures = {"per frame": count}
-        for name, other in counted_instructions().items():
-            if name == f"orjson {kind}":
-                result.figures["orjson.loads per frame"] = other
         result.check(
             "instructions per number",
             count / numbers,

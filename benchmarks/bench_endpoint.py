@@ -11,29 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import psycopg
 import pytest
 import uvloop
 
 from benchmarks.endpoint_servers import open_files
-from benchmarks.measure import OURS, Benchmark, Result, Timing, gated
+from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.processes import ENVIRONMENT, cpu_ns, interleaved
-from coinspace.clock import SECOND_NS
-from coinspace.config import Settings, StorageSettings
-from coinspace.storage import schema
-from coinspace.storage.questdb.address import Address
-from coinspace.storage.questdb.server import ManagedServer
+from coinspace.bench.measure import OURS
 
 CONNECTIONS = 32
 REQUESTS = 6000
@@ -235,124 +228,6 @@ def test_fan_out(benchmark: Benchmark, kind: str, first: bytes, second: bytes, g
             "p99 delivery, ms": ordered[int(len(ordered) * 0.99)],
             "memory per client, KiB (peak growth)": grown / CLIENTS,
         }
-        return result
-
-    gated(benchmark, measure)
-
-
-# an hour of ticks at five a second, from 2026-01-01T00:00:00Z
-FIRST_NS = 1_767_225_600 * SECOND_NS
-LAST_NS = FIRST_NS + 3600 * SECOND_NS
-TICKS = 18_000
-ASKS = 120
-HISTORY_ROUNDS = 5
-SQL = "the same SQL, psycopg"
-_FILL = (
-    "INSERT INTO index_tick (asset, status, value, kr, gl, value_krw, premium, fx, fx_status,"
-    " best_bid, best_ask, n_used, ts) SELECT 'BTC', 'ok', v, v * 1400, v, v * 1400, 0.0005, 1400.0,"
-    " 'ok', v - 1, v + 1, 3, ts FROM (SELECT 100000.0 + 100.0 * sin(x / 500.0) v,"
-    f" ({FIRST_NS} + (x - 1) * 200000000)::timestamp_ns ts FROM long_sequence({TICKS}))"
-)
-_VALUES = (
-    "SELECT ts::long ns, status, reason, value, kr, gl, value_krw, premium, fx, fx_status,"
-    " best_bid, best_ask, n_used FROM index_tick"
-    " WHERE asset = 'BTC' AND ts >= %s AND ts < %s ORDER BY ts LIMIT 500"
-)
-_CANDLES = (
-    "SELECT ts::long ns, open, high, low, close, kr, gl, premium, fx, ticks, valid FROM index_1m"
-    " WHERE asset = 'BTC' AND ts >= %s AND ts < %s ORDER BY ts"
-)
-_RANGE = f"start={FIRST_NS // 10**6}&end={LAST_NS // 10**6}"
-
-
-@contextlib.contextmanager
-def filled(folder: Path) -> Iterator[Address]:
-    """Run a private QuestDB with an hour of ticks and its candles."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    database = ManagedServer(
-        Settings(data=folder, storage=StorageSettings(ttl="off", ilp_port=port))
-    )
-    found = database.start()
-    try:
-        schema.create(found, ttl=False)
-        with schema.connect(found) as connection:
-            connection.execute(_FILL)
-            deadline = time.monotonic() + 60
-            count = "SELECT sum(ticks) FROM index_1m"
-            while connection.execute(count).fetchall()[0][0] != TICKS:
-                assert time.monotonic() < deadline, "the candles were not made"
-                time.sleep(0.1)
-        yield found
-    finally:
-        database.stop()
-
-
-def elapsed(ask: Callable[[], int], rows: int) -> list[float]:
-    """Ask again and again; returns the wall ns of each."""
-    spent = []
-    for _ in range(ASKS):
-        start = time.perf_counter_ns()
-        found = ask()
-        spent.append(float(time.perf_counter_ns() - start))
-        assert found == rows
-    return spent
-
-
-@pytest.mark.parametrize(
-    ("case", "path", "statement", "rows"),
-    [
-        ("60 candles of 1 m", "/v1/indices/BTC/ohlc?interval=1m&", _CANDLES, 60),
-        ("500 values", "/v1/indices/BTC/values?limit=500&", _VALUES, 500),
-    ],
-    ids=["candles", "values"],
-)
-def test_history(
-    benchmark: Benchmark, tmp_path: Path, case: str, path: str, statement: str, rows: int
-) -> None:
-    def measure(rounds: int) -> Result:
-        with contextlib.ExitStack() as stack:
-            found = stack.enter_context(filled(tmp_path))
-            environment = {
-                "COINSPACE_STORAGE__ILP": found.ilp,
-                "COINSPACE_STORAGE__SQL": found.sql,
-                "COINSPACE_STORAGE__READONLY_SQL": found.readonly_sql,
-            }
-            port, _ = stack.enter_context(server("ours", environment=environment))
-            connection = stack.enter_context(
-                contextlib.closing(http.client.HTTPConnection("127.0.0.1", port))
-            )
-            database: psycopg.Connection[Any] = stack.enter_context(
-                psycopg.connect(found.readonly_sql, autocommit=True)
-            )
-
-            def ours() -> int:
-                connection.request("GET", path + _RANGE)
-                body = connection.getresponse().read()
-                return body.count(b'"ts":')
-
-            def bare() -> int:
-                values = (FIRST_NS, LAST_NS)
-                return len(database.execute(statement, values, binary=True).fetchall())
-
-            asked: dict[str, list[float]] = {OURS: [], SQL: []}
-            medians: dict[str, list[float]] = {OURS: [], SQL: []}
-            for number in range(min(rounds, HISTORY_ROUNDS) + 1):
-                for name, ask in ((OURS, ours), (SQL, bare)):
-                    spent = elapsed(ask, rows)
-                    # the first round warms both and the database's own caches
-                    if number:
-                        asked[name] += spent
-                        medians[name].append(statistics.median(spent))
-        result = Result("endpoint", f"history, {case}", "ns/request", "an hour at 5 ticks/s")
-        result.timing = Timing(medians, "wall")
-        result.limits = [SQL]
-        result.check("× p50 of the same SQL", 1 / result.timing.ratio(SQL), better="lower")
-        for name, title in ((OURS, "API"), (SQL, "SQL")):
-            ordered = sorted(asked[name])
-            result.figures[f"{title} p50, ms"] = statistics.median(ordered) / 1e6
-            result.figures[f"{title} p99, ms"] = ordered[int(len(ordered) * 0.99)] / 1e6
         return result
 
     gated(benchmark, measure)

@@ -13,16 +13,16 @@ import bisect
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
+from benchmarks.measure import Benchmark, Result, gated
 from coinspace._ext.curve import OK, Curve
 from coinspace._ext.ladder import Ladder, VenueBook
+from coinspace.bench.measure import OURS, compare
 
 STAGE = "index"
 INPUT = "random books, seed 7: venues in two currencies, levels 0.0005 % apart, D = 0.5 %"
@@ -75,9 +75,6 @@ class Compiled:
         self.ladder.merge(self.books, self.rates)
         assert self.curve.compute(self.ladder, self.used) == OK
         return self.curve.value
-
-    def merge(self) -> None:
-        self.ladder.merge(self.books, self.rates)
 
 
 def numpy_ladder(books: Books) -> list[tuple[Levels, Levels, NDArray[np.int64]]]:
@@ -240,69 +237,9 @@ def shallow(rounds: int) -> Result:
 
 def deep(rounds: int) -> Result:
     result = measured(3, 1000, max(5, rounds // 3))
-    result.ratio("numpy", gate=18, goal=40, obstacle=DEEP_OBSTACLE)
+    result.ratio("numpy", gate=18, goal=40)
     result.ratio("plain Python", gate=55)
     return result
-
-
-DEEP_OBSTACLE = (
-    "6.2 ns a level: 2.3 the merge (division and keys 0.2, two rounds 0.7, taking the levels 1.4),"
-    " 3.7 the curve (powers at two depths 1.4, size cap 1.0, shares 0.6, totals 0.3), measured pass"
-    " by pass; a level is taken with 16 instructions, a power with 9, and numpy takes 155 ns in all"
-)
-LEVELS = (100, 200, 500, 1000)
-VENUES = (3, 6, 12, 30)
-NUMPY = ", numpy"
-
-
-def growing(rounds: int) -> Result:
-    sizes = [(venues, LEVELS[0]) for venues in VENUES] + [(VENUES[0], n) for n in LEVELS[1:]]
-    passes, events = {}, {}
-    for venues, levels in sizes:
-        name = f"{venues} × {levels}"
-        for suffix, made in (("", merging), (NUMPY, numpy_merging)):
-            passes[name + suffix] = made(venues, levels)
-            events[name + suffix] = variants(venues, levels)
-    timing = compare(passes, events=events, rounds=max(5, rounds // 3), slot_ns=2_000_000)
-    result = Result(STAGE, "merge, growth", "ns/merge", INPUT, timing)
-
-    def exponent(sizes: Sequence[float], names: Iterable[str]) -> float:
-        return growth(sizes, [timing.least(name) for name in names])
-
-    def check(what: str, value: float, **bounds: Any) -> None:
-        result.check(what, value, better="lower", slack=0.05, **bounds)
-
-    by_levels = exponent(LEVELS, [f"{VENUES[0]} × {levels}" for levels in LEVELS])
-    many = [f"{venues} × {LEVELS[0]}" for venues in VENUES]
-    check("exponent in levels", by_levels, gate=1.05)
-    check("exponent in venues", exponent(VENUES, many), gate=1.1)
-    for name in many:
-        result.figures[f"{name}, × faster than numpy"] = timing.ratio(name + NUMPY, name)
-    return result
-
-
-def merging(venues: int, levels: int) -> Callable[[], None]:
-    """Return a pass of merges whose books all differ from those of the merge before."""
-    compiled = [
-        Compiled(make_books(venues, levels, seed)) for seed in range(variants(venues, levels))
-    ]
-
-    def run() -> None:
-        for one in compiled:
-            one.merge()
-
-    return run
-
-
-def numpy_merging(venues: int, levels: int) -> Callable[[], None]:
-    """Return a pass of numpy's merges of the same books."""
-    all_books = [make_books(venues, levels, seed) for seed in range(variants(venues, levels))]
-
-    def run() -> None:
-        for books in all_books:
-            numpy_ladder(books)
-
-    return run
 
 
 def test_shallow(benchmark: Benchmark) -> None:
@@ -311,7 +248,3 @@ def test_shallow(benchmark: Benchmark) -> None:
 
 def test_deep(benchmark: Benchmark) -> None:
     gated(benchmark, deep)
-
-
-def test_growth(benchmark: Benchmark) -> None:
-    gated(benchmark, growing)

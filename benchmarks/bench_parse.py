@@ -18,13 +18,14 @@ import pytest
 
 from benchmarks import ondemand
 from benchmarks.frames import COUNT, INPUT, SEED, each, frames, upbit_book
-from benchmarks.measure import OURS, Benchmark, Result, compare, gated, growth
+from benchmarks.measure import Benchmark, Result, gated, growth
 from benchmarks.peers import arrays
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.message import TICKER_NAMES
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
+from coinspace.bench.measure import OURS, compare
 
 STAGE = "parse"
 PARSERS: dict[str, type[Parser]] = {
@@ -51,8 +52,6 @@ BOOKS: dict[str, tuple[Bounds, Bounds, Bounds]] = {
 }
 # held to the ratios that DEFAULT has, too
 SHARED = ("upbit-book-simple", "bithumb-book")
-# DEFAULT with as many levels as Bithumb sends
-SHORT = "upbit-book, 15 units"
 FIELDS = {
     "upbit-trade": (5, 10),
     "binance-trade": (5, 10),
@@ -75,9 +74,7 @@ def book_reader(kind: str, loads: Callable[[bytes], Any]) -> Callable[[bytes], a
 @pytest.mark.parametrize("kind", BOOKS)
 def test_books(benchmark: Benchmark, kind: str) -> None:
     batch, ours = frames(kind), parser(kind)
-    readers = {
-        f"{name} → arrays": book_reader(kind, loads) for name, loads in arrays.LIBRARIES.items()
-    }
+    readers = {ARRAYS: book_reader(kind, orjson.loads)}
     if kind in (DEFAULT, "bithumb-book"):
         readers["msgspec typed → arrays"] = arrays.korean_msgspec
     for reader in readers.values():
@@ -117,9 +114,6 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
             if name in timing.ns:
                 gate, goal = bounds or (None, None)
                 result.ratio(name, gate=gate, goal=goal)
-        for name in passes:
-            if name not in (ARRAYS, ONDEMAND):
-                result.ratio(name)
         result.same = dict.fromkeys(readers, TAKEN)
         what = f"× faster than {ARRAYS}, both in arrays of numpy"
         result.check(what, timing.ratio(ARRAYS, TAKEN))
@@ -134,34 +128,28 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
 @pytest.mark.parametrize("kind", SHARED)
 def test_share_of_default(benchmark: Benchmark, kind: str) -> None:
     """The other Korean formats keep DEFAULT's distance from the libraries: all in one run."""
-    rng = random.Random(f"{SHORT} {SEED}")
     batches = {one: frames(one) for one in (DEFAULT, kind)}
-    if kind == "bithumb-book":
-        batches[SHORT] = [upbit_book(rng, units=15).encode() for _ in range(COUNT)]
 
     def measure(rounds: int) -> Result:
         passes: dict[str, Callable[[], object]] = {}
         for one, batch in batches.items():
-            like = DEFAULT if one == SHORT else one
-            passes[f"{OURS}, {one}"] = each(parser(like).parse, batch)
+            passes[f"{OURS}, {one}"] = each(parser(one).parse, batch)
             passes[f"{LOADS}, {one}"] = each(orjson.loads, batch)
-            passes[f"{ARRAYS}, {one}"] = each(book_reader(like, orjson.loads), batch)
+            passes[f"{ARRAYS}, {one}"] = each(book_reader(one, orjson.loads), batch)
             if ondemand.missing() is None:
-                passes[f"{ONDEMAND}, {one}"] = ondemand.reader(like, batch)
+                passes[f"{ONDEMAND}, {one}"] = ondemand.reader(one, batch)
         timing = compare(passes, events=COUNT, rounds=rounds)
         result = Result(STAGE, f"{kind} beside {DEFAULT}", "ns/frame", INPUT, timing)
 
-        def share(name: str, of: str) -> float:
+        def share(name: str) -> float:
             own = timing.ratios(f"{name}, {kind}", f"{OURS}, {kind}")
-            default = timing.ratios(f"{name}, {of}", f"{OURS}, {of}")
+            default = timing.ratios(f"{name}, {DEFAULT}", f"{OURS}, {DEFAULT}")
             return statistics.median(a / b for a, b in zip(own, default, strict=True))
 
         for name in (LOADS, ARRAYS, ONDEMAND):
             if f"{name}, {kind}" in timing.ns:
                 what = f"share of DEFAULT's ratio over {name}"
-                result.check(what, share(name, DEFAULT), gate=0.85, goal=1)
-                if SHORT in batches:
-                    result.check(f"{what}, both with 15 units", share(name, SHORT))
+                result.check(what, share(name), gate=0.85, goal=1)
         return result
 
     gated(benchmark, measure)
@@ -177,31 +165,27 @@ def test_fields(benchmark: Benchmark, kind: str) -> None:
             return arrays.ticker(loads, binance)
         return arrays.binance_trade(loads) if binance else arrays.korean_trade(loads)
 
-    readers = {f"{name} → fields": reader(loads) for name, loads in arrays.LIBRARIES.items()}
-    for read in readers.values():
-        for frame in batch:
-            [message] = ours.decode(frame)
-            if kind.endswith("trade"):
-                assert read(frame) == (message["price"], message["size"], message["trade_id"])
-            else:
-                pairs = zip(TICKER_NAMES, read(frame).tolist(), strict=False)
-                read_too = {name: value for name, value in pairs if name in message}
-                assert read_too == {name: message[name] for name in read_too}
-                assert "change" in read_too
+    read = reader(orjson.loads)
+    for frame in batch:
+        [message] = ours.decode(frame)
+        if kind.endswith("trade"):
+            assert read(frame) == (message["price"], message["size"], message["trade_id"])
+        else:
+            pairs = zip(TICKER_NAMES, read(frame).tolist(), strict=False)
+            read_too = {name: value for name, value in pairs if name in message}
+            assert read_too == {name: message[name] for name in read_too}
+            assert "change" in read_too
 
     def measure(rounds: int) -> Result:
-        passes = {name: each(read, batch) for name, read in readers.items()}
-        timing = compare(
-            {OURS: each(ours.parse, batch), LOADS: each(orjson.loads, batch), **passes},
-            events=len(batch),
-            rounds=rounds,
-        )
+        passes = {
+            OURS: each(ours.parse, batch),
+            LOADS: each(orjson.loads, batch),
+            "orjson → fields": each(read, batch),
+        }
+        timing = compare(passes, events=len(batch), rounds=rounds)
         result = Result(STAGE, kind, "ns/frame", INPUT, timing)
         gate, goal = FIELDS[kind]
         result.ratio("orjson → fields", gate=gate, goal=goal)
-        for name in (LOADS, *passes):
-            if name != "orjson → fields":
-                result.ratio(name)
         return result
 
     gated(benchmark, measure)

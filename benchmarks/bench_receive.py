@@ -10,11 +10,12 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import OURS, Benchmark, Result, gated
+from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.native import limits
 from benchmarks.processes import interleaved, report_of, streaming
 from benchmarks.receivers import CLIENTS
 from benchmarks.stream import framed
+from coinspace.bench.measure import OURS
 
 PROCESS_ROUNDS = 9
 RAW = "raw uvloop protocol"

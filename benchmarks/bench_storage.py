@@ -14,25 +14,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 
-from benchmarks.measure import OURS, Benchmark, Result, Timing, compare, gated
+from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
+from coinspace.bench.measure import OURS, Timing
 from coinspace.config import Settings
-from coinspace.observe.runs import Encoder
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer
-from coinspace.storage.rows import STORES, Venue
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
-from coinspace.storage.transport import Buffer, TimestampNanos, new_buffer
+from coinspace.storage.transport import Buffer, TimestampNanos
 
 ROWS = 256
 LEVELS = 30
@@ -84,17 +82,7 @@ def trades(rows: int, sink: ListSink) -> list[Message]:
     return sink.messages
 
 
-def encoder() -> Encoder:
-    settings = Settings(data=Path("build"))
-    settings.storage.batch_rows = ROWS
-    return Encoder(settings, "bench")
-
-
 def library_book(buffer: Buffer, message: Message) -> None:
-    _library_book(buffer, message.bids, message.asks, message.received_ns)
-
-
-def _library_book(buffer: Buffer, bids: Any, asks: Any, at: int) -> None:
     buffer.row(
         "orderbook",
         symbols={"exchange": "upbit", "market": "BTC/KRW"},
@@ -103,8 +91,8 @@ def _library_book(buffer: Buffer, bids: Any, asks: Any, at: int) -> None:
             "bid_size": 1.0,
             "ask": 1e8,
             "ask_size": 1.0,
-            "bids": bids,
-            "asks": asks,
+            "bids": message.bids,
+            "asks": message.asks,
             "n_bids": LEVELS,
             "n_asks": LEVELS,
             "update_id": 1,
@@ -114,7 +102,7 @@ def _library_book(buffer: Buffer, bids: Any, asks: Any, at: int) -> None:
             "exchange_ts": TimestampNanos(1_700_000_000_000_000_000),
             "published_ts": TimestampNanos(1_700_000_000_000_000_000),
         },
-        at=TimestampNanos(at),
+        at=TimestampNanos(message.received_ns),
     )
 
 
@@ -134,63 +122,6 @@ def library_trade(buffer: Buffer, message: Message) -> None:
         },
         at=TimestampNanos(message.exchange_ns),
     )
-
-
-def encoded(
-    benchmark: Benchmark, case: str, ours: Callable[[], None], library: Callable[[], None]
-) -> None:
-    def measure(rounds: int) -> Result:
-        timing = compare({OURS: ours, LIBRARY: library}, events=ROWS, rounds=rounds)
-        result = Result("storage", f"{case}, encoded", "ns/row", INPUT, timing)
-        result.check("CPU of Buffer.row's", 1 / timing.ratio(LIBRARY), better="lower")
-        result.note = "Rows are thrown away instead of sent, on both sides."
-        return result
-
-    gated(benchmark, measure)
-
-
-def test_orderbook(benchmark: Benchmark) -> None:
-    messages = books(ROWS, ListSink(1))
-    arrays = [(one.bids.copy(), one.asks.copy(), one.received_ns) for one in messages]
-    taken = encoder()
-    stage = Stage(taken, (b"orderbook.",), LEVELS)
-    buffer = new_buffer(1 << 20)
-
-    def ours() -> None:
-        # sequences seen before would be left out: the ledger forgets
-        stage.ledger.streams.clear()
-        stage._current.clear()
-        for message in messages:
-            stage.on_message(PUBLISHER, message)
-        taken.seal()
-
-    def library() -> None:
-        for bids, asks, at in arrays:
-            _library_book(buffer, bids, asks, at)
-        buffer.clear()  # type: ignore[no-untyped-call]
-
-    encoded(benchmark, BOOK, ours, library)
-    assert stage.stored["orderbook"] >= ROWS
-
-
-def test_trade(benchmark: Benchmark) -> None:
-    messages = trades(ROWS, ListSink(1))
-    taken = encoder()
-    venue = Venue("ticker-collector-upbit", "trade.upbit.BTC/KRW.", "upbit", "BTC/KRW")
-    store = STORES[3]
-    buffer = new_buffer(1 << 20)
-
-    def ours() -> None:
-        for message in messages:
-            store(taken, venue, message, LEVELS)
-        taken.seal()
-
-    def library() -> None:
-        for message in messages:
-            library_trade(buffer, message)
-        buffer.clear()  # type: ignore[no-untyped-call]
-
-    encoded(benchmark, "trade", ours, library)
 
 
 @contextmanager

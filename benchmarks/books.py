@@ -11,6 +11,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.native import limits
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.orderbook import OrderBook
@@ -89,7 +90,8 @@ def ours(depth: int, read: Callable[[OrderBook], object] | None = None) -> Calla
 def alone(depth: int) -> Callable[[], None]:
     """Return one pass over all updates in a loop of C, nothing read: what the book itself costs."""
     book, more_bids, more_asks = loaded(depth)
-    return lambda: book.apply_repeatedly(more_bids, more_asks)
+    apply_all = limits().apply_all
+    return lambda: apply_all(book, more_bids, more_asks)
 
 
 def collected(
@@ -112,8 +114,9 @@ def collected(
 
     def run() -> None:
         market.forget()
+        market.sequence.trust()
+        market.sequence.snapshot(before)
         load(market, snapshot, PUBLISHED)
-        market.usable = True
         for frame in frames:
             feed(frame, RECEIVED_NS)
             if read is not None:

@@ -8,16 +8,13 @@ the subscriber has taken the whole of it. Prints one JSON line: CPU ns per messa
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import select
 import sys
-import tempfile
 import time
 import traceback
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +26,8 @@ from benchmarks.native import compiled, limits
 from benchmarks.pipelines import TOPIC
 from coinspace._ext.message import ORDERBOOK, encode_header
 from coinspace._ext.publisher import ZmqSink
-from coinspace.bus.journal import Journal
+from coinspace.bus.context import ZERO_COPY_RECV
 from coinspace.bus.sink import Topic
-from coinspace.bus.subscriber import ZERO_COPY_RECV, Subscriber
-from coinspace.config import BusSettings, JournalSettings
 
 BURST = 10_000
 BURSTS = 4
@@ -85,36 +80,16 @@ class Side(ABC):
 
 
 class Multipart(Side):
-    copy = True
-
     def send(self, n: int) -> None:
         # as documented: the array itself is a part, its buffer is taken
         topic, header = self.parts[:2]
         parts: list[Any] = [topic, header, self.payload]
         for _ in range(n):
-            self.socket.send_multipart(parts, copy=self.copy)
+            self.socket.send_multipart(parts)
 
     def receive(self, n: int) -> None:
         for _ in range(n):
-            self.socket.recv_multipart(0, self.copy)
-
-
-class ZeroCopy(Multipart):
-    copy = False
-
-    def bind(self, endpoint: str) -> None:
-        super().bind(endpoint)
-        self.socket.copy_threshold = 0
-
-
-class ThreeSends(Multipart):
-    def send(self, n: int) -> None:
-        topic, header, payload = self.parts
-        send, more = self.socket.send, zmq.SNDMORE
-        for _ in range(n):
-            send(topic, more)
-            send(header, more)
-            send(payload)
+            self.socket.recv_multipart()
 
 
 class PlainC(Side):
@@ -146,10 +121,6 @@ class PlainC(Side):
         assert self.library.receive_messages(*functions, self._handle(), ctypes.c_long(n)) == n
 
 
-class PlainCTwo(PlainC):
-    n_parts = 2
-
-
 class PlainCJoined(PlainC):
     n_parts = 1
 
@@ -157,16 +128,10 @@ class PlainCJoined(PlainC):
 class Ours(Side):
     """Cython at both ends: Sink.send in a C loop, a Receiver whose messages stay in Cython."""
 
-    journal: Journal | None = None
-
     def bind(self, endpoint: str) -> None:
         super().bind(endpoint)
         self.native = limits()
-        self.sink = ZmqSink(
-            time.time_ns(),
-            self.socket.underlying,
-            journal=self.journal.writer if self.journal else None,
-        )
+        self.sink = ZmqSink(time.time_ns(), self.socket.underlying)
         self.topic: Topic = self.sink.topic(TOPIC)
 
     def connect(self, endpoint: str) -> None:
@@ -190,79 +155,11 @@ class Ours(Side):
         assert self.receiver.missed == 0
 
 
-class OursJournalled(Ours):
-    """The same, written down first."""
-
-    def bind(self, endpoint: str) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        settings = JournalSettings(segment_bytes=1 << 26, max_bytes=1 << 28, min_free_bytes=0)
-        self.journal = Journal(Path(self.folder.name), settings, time.time_ns())
-        super().bind(endpoint)
-
-    def send(self, n: int) -> None:
-        assert self.journal is not None
-        while not self.journal.writer.has_next:
-            time.sleep(0.001)
-        super().send(n)
-        assert self.journal.writer.skipped == 0
-
-
-class OursPython(Ours):
-    """Publisher.publish from Python, a Python callback per message on uvloop's Subscriber."""
-
-    def send(self, n: int) -> None:
-        publish, topic, payload = self.sink.publish, self.topic, self.payload
-        for _ in range(n):
-            publish(topic, ORDERBOOK, payload, n_bids=self.n_bids, n_asks=self.n_asks)
-
-    def connect(self, endpoint: str) -> None:
-        import uvloop
-
-        self.loop = uvloop.new_event_loop()
-        self.seen = 0
-        self.target = 0
-        bus = BusSettings(high_water_mark=QUEUE)
-        self.subscriber = Subscriber([endpoint], [b"orderbook."], self._on_message, bus=bus)
-        self.subscriber.start(self.loop)
-
-    def _on_message(self, message: Any) -> None:
-        self.seen += 1
-        if self.seen >= self.target:
-            self.loop.stop()
-
-    def receive(self, n: int) -> None:
-        self.target += n
-        if self.seen < self.target:
-            self.loop.run_forever()
-
-
-class AsyncioPyzmq(Multipart):
-    """pyzmq's documented asyncio socket."""
-
-    def receive(self, n: int) -> None:
-        import zmq.asyncio
-
-        async def run() -> None:
-            for _ in range(n):
-                await socket.recv_multipart()
-
-        if not hasattr(self, "loop"):
-            self.loop = asyncio.new_event_loop()
-        socket = zmq.asyncio.Socket.from_socket(self.socket)
-        self.loop.run_until_complete(run())
-
-
 CANDIDATES: dict[str, type[Side]] = {
     "CoinSpace": Ours,
-    "CoinSpace with journal": OursJournalled,
-    "CoinSpace from Python, on uvloop": OursPython,
     "C, one part": PlainCJoined,
-    "C, two parts": PlainCTwo,
     "C, three parts": PlainC,
     "send_multipart": Multipart,
-    "send_multipart, copy=False": ZeroCopy,
-    "three sends": ThreeSends,
-    "zmq.asyncio": AsyncioPyzmq,
 }
 
 

@@ -6,7 +6,7 @@ from html import escape
 from math import log10
 from typing import Any
 
-from benchmarks.measure import OURS
+from coinspace.bench.measure import OURS
 
 WIDTH = 860
 LABEL = 250  # pixels left of the bars
@@ -50,7 +50,7 @@ def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def costs(row: dict[str, Any]) -> dict[str, float]:
     """Return each candidate's median cost, which the ratios are of as well."""
-    found: dict[str, float] = row["medians"]
+    found: dict[str, float] = row.get("medians", {})
     return found
 
 

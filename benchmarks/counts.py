@@ -35,7 +35,7 @@ Case = tuple[int, Callable[[], object]]
 
 
 def cases() -> dict[str, Case]:
-    """Return what is counted: frames through parser, book and bus, and orjson beside them."""
+    """Return what is counted: frames through parser, book and bus."""
     from benchmarks.books import collected
     from benchmarks.frames import diffs, each, frames
     from coinspace._ext.binance import BinanceParser
@@ -61,8 +61,6 @@ def cases() -> dict[str, Case]:
     updates = diffs(first=2, drift=0)
     made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
-    made["orjson upbit-book"] = 64, each(orjson.loads, frames("upbit-book"))
-    made["orjson binance-depth20"] = 64, each(orjson.loads, frames("binance-depth20"))
     made[LOOP] = 64, each(callable, frames("upbit-book"))
     return made
 
@@ -80,8 +78,8 @@ def _bus() -> Case:
     from coinspace._ext.upbit import UpbitParser
 
     class Collector(BookCollector):
-        def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
-            market.usable = True
+        def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
+            """Take whole books as they come."""
 
     folder = tempfile.TemporaryDirectory(prefix="cs-")
     context = zmq.Context[zmq.Socket[bytes]].instance()

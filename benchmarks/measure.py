@@ -1,10 +1,7 @@
-"""How every benchmark here measures, checks and saves.
+"""How every benchmark here checks and saves what it measured.
 
-Machines are shared and noisy, so nothing absolute is ever checked: candidates run interleaved in
-one process, their order rotated each round, on the CPU time of this thread, and what is compared
-is the median of the per-round ratios. Figures in ns are the least over the rounds, which load
-cannot lower; the report shows the median beside it. A measurement whose gate fails beyond the
-slack is repeated once.
+Nothing absolute is ever checked, only ratios of candidates that ran beside each other (see
+coinspace.bench.measure). A measurement whose gate fails beyond the slack is repeated once.
 
 A benchmark is a function `(rounds) -> Result`, given to `gated` by its test:
 
@@ -20,12 +17,11 @@ A benchmark is a function `(rounds) -> Result`, given to `gated` by its test:
 
 from __future__ import annotations
 
-import gc
 import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -33,100 +29,11 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from benchmarks.conditions import conditions
+from coinspace.bench.measure import OURS, ROUNDS, Timing
 
-OURS = "CoinSpace"
 FOLDER = Path("build/bench")
-# a slot shorter than this is lost in the noise of the clock and the caches
-SLOT_NS = 4_000_000
-ROUNDS = 25
-# more than any candidate has in one block, less than what glibc never keeps (32 MiB)
-SETTLING_BYTES = 24 << 20
 # what a noisy neighbour may take from a ratio
 SLACK = 0.15
-
-Clock = Literal["thread", "process", "wall"]
-CLOCKS: dict[Clock, Callable[[], int]] = {
-    "thread": time.thread_time_ns,
-    "process": time.process_time_ns,
-    "wall": time.perf_counter_ns,
-}
-
-
-@dataclass(slots=True)
-class Timing:
-    """What the candidates of one comparison cost.
-
-    ns: candidate -> ns per event of each round; index i is the same round for all.
-    """
-
-    ns: dict[str, list[float]]
-    clock: Clock = "thread"
-
-    def least(self, name: str) -> float:
-        """Return the least ns per event: what the work costs undisturbed."""
-        return min(self.ns[name])
-
-    def ratios(self, name: str, ours: str = OURS) -> list[float]:
-        """Return how many times `name`'s cost is ours, of each round."""
-        return [a / b for a, b in zip(self.ns[name], self.ns[ours], strict=True)]
-
-    def ratio(self, name: str, ours: str = OURS) -> float:
-        """Return how many times `name`'s cost is ours: the median of the per-round ratios."""
-        return statistics.median(self.ratios(name, ours))
-
-
-def compare(
-    candidates: Mapping[str, Callable[[], object]],
-    *,
-    events: int | Mapping[str, int],
-    rounds: int = ROUNDS,
-    clock: Clock = "thread",
-    slot_ns: int = SLOT_NS,
-) -> Timing:
-    """Time the candidates interleaved, in an order that rotates each round, gc off.
-
-    Args:
-        candidates: name -> one pass over the input (64 or more different frames: a branch
-            predictor learns a single one). A pass that keeps what it makes measures the allocator.
-        events: frames, messages or rows of one pass, or one number for each candidate.
-        slot_ns: the least time of one slot; a faster pass is repeated within it.
-    """
-    _settle_allocator()
-    now = CLOCKS[clock]
-    counts = {name: events if isinstance(events, int) else events[name] for name in candidates}
-    repeats = {name: _repeats(call, now, slot_ns) for name, call in candidates.items()}
-    ns: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates)
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for name in order:
-                call = candidates[name]
-                times = range(repeats[name])
-                start = now()
-                for _ in times:
-                    call()
-                ns[name].append((now() - start) / (repeats[name] * counts[name]))
-            order.append(order.pop(0))
-    finally:
-        if was_enabled:
-            gc.enable()
-    return Timing(ns, clock)
-
-
-def _settle_allocator() -> None:
-    # glibc gives freed blocks back to the kernel until a larger one was freed: numpy's arrays would
-    # be paid for by page fault in a young process, and cost a third less in one that has lived
-    bytearray(SETTLING_BYTES)
-
-
-def _repeats(call: Callable[[], object], now: Callable[[], int], slot_ns: int) -> int:
-    call()  # warm: first calls fill caches and intern keys
-    start = now()
-    call()
-    return max(1, math.ceil(slot_ns / max(now() - start, 1)))
 
 
 def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -153,8 +60,6 @@ class Check:
     goal: float | None = None
     better: Literal["higher", "lower"] = "higher"
     slack: float = SLACK
-    # what stands between the figure and its goal, measured
-    obstacle: str = ""
 
     def reaches(self, bound: float | None, slack: float = 0.0) -> bool:
         if bound is None:
@@ -197,37 +102,17 @@ class Result:
     command: str = "make bench"
 
     def ratio(
-        self,
-        name: str,
-        *,
-        gate: float | None = None,
-        goal: float | None = None,
-        ours: str = OURS,
-        obstacle: str = "",
-    ) -> float:
+        self, name: str, *, gate: float | None = None, goal: float | None = None, ours: str = OURS
+    ) -> None:
         """Check how many times faster than a peer we are."""
         assert self.timing is not None
-        value = self.timing.ratio(name, ours)
-        what = f"× faster than {name}"
-        self.check(what, value, gate=gate, goal=goal, obstacle=obstacle)
-        return value
+        self.check(f"× faster than {name}", self.timing.ratio(name, ours), gate=gate, goal=goal)
 
-    def share(
-        self,
-        name: str,
-        *,
-        gate: float | None = None,
-        goal: float | None = None,
-        ours: str = OURS,
-        obstacle: str = "",
-    ) -> float:
+    def share(self, name: str, *, gate: float | None = None, goal: float | None = None) -> None:
         """Check which share of a limit's rate we reach; 1 = the limit itself."""
         assert self.timing is not None
-        if name not in self.limits:
-            self.limits.append(name)
-        value = self.timing.ratio(name, ours)
-        self.check(f"of {name}'s rate", value, gate=gate, goal=goal, obstacle=obstacle)
-        return value
+        self.limits.append(name)
+        self.check(f"of {name}'s rate", self.timing.ratio(name), gate=gate, goal=goal)
 
     def check(
         self,
@@ -238,10 +123,9 @@ class Result:
         goal: float | None = None,
         better: Literal["higher", "lower"] = "higher",
         slack: float = SLACK,
-        obstacle: str = "",
     ) -> None:
         """Check any figure; counts (instructions, allocations) take a slack of their own."""
-        self.checks.append(Check(what, value, gate, goal, better, slack, obstacle))
+        self.checks.append(Check(what, value, gate, goal, better, slack))
 
     @property
     def failures(self) -> list[str]:
@@ -263,11 +147,11 @@ class Result:
                     f" {other['stage']!r}, {other['case']!r}: rename one of them, delete the file"
                 )
         body: dict[str, Any] = asdict(self)
-        body["conditions"] = conditions(self.command)
+        body["conditions"] = conditions()
         body["date"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         if self.timing is not None:
             body["ns"] = {one: self.timing.least(one) for one in self.timing.ns}
-            body["medians"] = {one: statistics.median(ns) for one, ns in self.timing.ns.items()}
+            body["medians"] = {one: self.timing.median(one) for one in self.timing.ns}
             body["clock"] = self.timing.clock
             body["rounds"] = len(next(iter(self.timing.ns.values())))
             body["ratios"] = {

@@ -13,10 +13,7 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         "Measured with 1 to 30 units, one costs us 14 ns in both formats, whatever its numbers'"
         " length; On-Demand 64 in DEFAULT and 53 in Bithumb's shorter text. Around its units a"
         " frame takes us 87 ns, 40 of them the call from Python, which 15 units share where DEFAULT"
-        " has 30: {CoinSpace, bithumb-book} ns a frame, and {CoinSpace, upbit-book, 15 units} for"
-        " DEFAULT with 15 units. Beside that the share over On-Demand is {share of DEFAULT's ratio"
-        " over simdjson On-Demand, both with 15 units}, over orjson.loads {share of DEFAULT's ratio"
-        " over orjson.loads, both with 15 units}."
+        " has 30."
     ),
     ("parse", "upbit-book-simple beside", ""): (
         "SIMPLE saves bytes of keys, which cost us nothing: the templates compare them while the"

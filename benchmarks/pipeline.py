@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import OURS, Result, compare, measured, print_result
+from benchmarks.measure import Result, measured, print_result
 from benchmarks.native import limits
 from benchmarks.processes import (
     ENVIRONMENT,
@@ -35,6 +35,7 @@ from benchmarks.processes import (
 from benchmarks.stream import framed
 from coinspace._ext.message import Message
 from coinspace._ext.upbit import UpbitParser
+from coinspace.bench.measure import OURS, compare
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import load
 
@@ -76,62 +77,41 @@ def collector(port: int, data: Path, **environment: str) -> Iterator[int]:
         ended(process)
 
 
-class Reading:
-    """What a subscriber saw of a window: CPU ns per published message, and its own."""
-
-    def __init__(self) -> None:
-        self.sequence = 0
-        self.received = 0
-        self.cpu_ns = 0.0
-        self.subscriber_ns = 0.0
-        self.rate = 0.0
-        self.gaps = 0
-
-    def on_message(self, message: Message) -> None:
-        self.sequence = message.sequence
-        self.received += 1
-
-
-async def read(endpoint: str, pid: int, topics: list[bytes]) -> Reading:
-    """Subscribe, wait for the flow, measure a window."""
-    reading = Reading()
-    subscriber = Subscriber([endpoint], topics, reading.on_message)
-    subscriber.start()
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while reading.received < WARM_UP:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expected {WARM_UP} messages, was {reading.received}")
-        await asyncio.sleep(0.02)
-    sequence, received, own, wall = (
-        reading.sequence,
-        reading.received,
-        time.thread_time_ns(),
-        time.perf_counter(),
-    )
-    cpu = cpu_ns(pid)
-    await asyncio.sleep(WINDOW_S)
-    published = reading.sequence - sequence
-    reading.cpu_ns = (cpu_ns(pid) - cpu) / published
-    reading.subscriber_ns = (time.thread_time_ns() - own) / (reading.received - received)
-    reading.rate = published / (time.perf_counter() - wall)
-    reading.gaps = subscriber.counters()["missed"]
-    subscriber.close()
-    return reading
-
-
-def ours(port: int, **environment: str) -> float:
-    """Run our pipeline once; returns CPU ns per frame.
+async def read(endpoint: str, pid: int) -> float:
+    """Subscribe, wait for the flow, measure a window. Returns: CPU ns of the process a message.
 
     Raises: AssertionError when messages were lost, which would make the run cheaper than it is.
     """
+    last, received = 0, 0
+
+    def on_message(message: Message) -> None:
+        nonlocal last, received
+        last, received = message.sequence, received + 1
+
+    subscriber = Subscriber([endpoint], [b"orderbook."], on_message)
+    subscriber.start()
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while received < WARM_UP:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"expected {WARM_UP} messages, was {received}")
+        await asyncio.sleep(0.02)
+    first, cpu = last, cpu_ns(pid)
+    await asyncio.sleep(WINDOW_S)
+    cpu = cpu_ns(pid) - cpu
+    missed = subscriber.counters()["missed"]
+    subscriber.close()
+    assert missed == 0, f"{missed} messages lost"
+    return cpu / (last - first)
+
+
+def ours(port: int, **environment: str) -> float:
+    """Run our pipeline once; returns CPU ns per frame."""
     with tempfile.TemporaryDirectory(prefix="cs-") as folder:
         data = Path(folder)
         settings = load(os.devnull).model_copy(update={"data": data})
         settings.model_post_init(None)
         with collector(port, data, **environment) as pid:
-            reading = uvloop.run(read(settings.bus.endpoint(PROCESS), pid, [b"orderbook."]))
-    assert reading.gaps == 0, f"{reading.gaps} messages lost"
-    return reading.cpu_ns
+            return uvloop.run(read(settings.bus.endpoint(PROCESS), pid))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.measure import Timing
+from coinspace.bench.measure import Timing
 
 START_TIMEOUT_S = 30
 RUN_TIMEOUT_S = 40

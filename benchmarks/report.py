@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from benchmarks.chart import chart, chosen, costs
-from benchmarks.conditions import told
-from benchmarks.measure import FOLDER, OURS, SLACK, Check
+from benchmarks.conditions import described
+from benchmarks.measure import FOLDER, SLACK, Check
 from benchmarks.obstacles import obstacle_of
+from coinspace.bench.measure import OURS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
@@ -115,7 +118,7 @@ def short(check: Check) -> bool:
 
 def reason(row: Row, check: Check) -> str:
     """Return what stands in the way, "" when nobody has looked into it."""
-    text = check.obstacle or obstacle_of(row["stage"], row["case"], check.what)
+    text = obstacle_of(row["stage"], row["case"], check.what)
     known = {one.what: one.value for one in checks_of(row)}
     known |= {**row["figures"], **row.get("medians", {})}
 
@@ -140,36 +143,32 @@ def obstacles(rows: list[Row]) -> list[str]:
     return lines
 
 
-def details(row: Row) -> list[str]:
-    """Return one case: every candidate with its cost and what multiple of ours that is."""
-    head = [f"{row['input']}. `{row['command']}`"]
-    if row.get("rounds"):
-        clock = "wall-clock time" if row["clock"] == "wall" else f"{row['clock']} CPU time"
-        head += [f"{row['rounds']} rounds", clock]
-    head.append(f"{row['date']} UTC")
-    if "conditions" in row:
-        head.append(f"load {row['conditions']['load']}")
-    lines = [f"### {row['stage']}: {row['case']}", "", f"{', '.join(head)}."]
-    if row["note"]:
-        lines += ["", row["note"]]
-    if row.get("ns"):
-        lines += ["", f"| | {row['unit']} | least | × {OURS} |", "|---|---:|---:|---:|"]
+def details(stage: str, rows: list[Row]) -> list[str]:
+    """Return a stage's table: each candidate with its cost, each figure, what was measured."""
+    lines = [f"### {stage}", "", f"| case | | | least | × {OURS} |", "|---|---|---:|---:|---:|"]
+    notes = []
+    for row in rows:
+        ratios, same = row.get("ratios", {}), row.get("same", {})
+        known = {f"× faster than {name}" for name in ratios} | {
+            check.what
+            for check in checks_of(row)
+            if check.gate is not None or check.goal is not None
+        }
         for name, ns in sorted(costs(row).items(), key=lambda item: item[1]):
-            shown = f"**{name}**" if name == OURS else name
-            ratio = row.get("ratios", {}).get(name)
             mark = " (limit)" if name in row["limits"] else ""
-            beside = f" ({row['same'][name]})" if name in row.get("same", {}) else ""
+            times = number(ratios[name]) if name in ratios else ""
+            beside = f" ({same[name]})" if name in same else ""
             lines.append(
-                f"| {shown}{mark} | {number(ns)} | {number(row['ns'][name])} |"
-                f" {number(ratio) + beside if ratio else ''} |"
+                f"| {row['case']} | {name}{mark} | {number(ns)} {row['unit']} |"
+                f" {number(row['ns'][name])} | {times}{beside} |"
             )
-    if row["figures"]:
-        lines += ["", "| figure | |", "|---|---:|"]
-        lines += [f"| {name} | {number(value)} |" for name, value in row["figures"].items()]
-    plain = [check for check in checks_of(row) if check.gate is None and check.goal is None]
-    if plain:
-        lines += ["", *(f"* {check.what}: {number(check.value)}" for check in plain)]
-    return [*lines, ""]
+        plain = (one for one in checks_of(row) if one.gate is None and one.goal is None)
+        more = {check.what: check.value for check in plain if check.what not in known}
+        for name, value in {**row["figures"], **more}.items():
+            lines.append(f"| {row['case']} | {name} | {number(value)} | | |")
+        clock = f", {row['rounds']} rounds, {row['clock']} time" if row.get("rounds") else ""
+        notes.append(f"* {row['case']}: {row['input']}{clock}, `{row['command']}`. {row['note']}")
+    return [*lines, "", *(note.rstrip() for note in notes), ""]
 
 
 def results(rows: list[Row]) -> str:
@@ -180,7 +179,7 @@ def results(rows: list[Row]) -> str:
         "Written by `make report` from the last `make bench`, `make bench-peers`, `make faults` and"
         " `make fuzz`; not by hand.",
         "",
-        *told(rows),
+        *described(rows),
         f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",
         "",
         "Candidates run interleaved in rotating order, on CPU time. Costs are medians over the"
@@ -200,8 +199,8 @@ def results(rows: list[Row]) -> str:
         "## Every figure",
         "",
     ]
-    for row in rows:
-        lines += details(row)
+    for stage, of_stage in groupby(rows, key=itemgetter("stage")):
+        lines += details(stage, list(of_stage))
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -4,16 +4,12 @@
 upgrade request, and sends once the client has sent anything (its subscription), or at once when the
 path asks for streams, as Binance's does. Times inside the frames are rewritten to now, so that a
 collector sees a live market. Paced frames carry their number as their time: see `PACED_BASE_MS`.
-
-Pings are answered: a collector gives up a connection that does not, 25 s after it was opened.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import re
 import sys
 import threading
@@ -21,21 +17,18 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import click
 import uvloop
+from picows import WSFrame, WSListener, WSTransport, WSUpgradeRequest, ws_create_server
 
 from benchmarks.frames import diffs, frames
-from coinspace.observe.wire import ACCEPT
 from coinspace.simulator.connection import BINARY, TEXT, encode_frame
 
 TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
 HIGH_WATER = 1 << 20
 # paced frames: their exchange times are this plus their number, in ms
 PACED_BASE_MS = 1_800_000_000_000
-PING, PONG = 0x89, b"\x8a"
-MASK_SIZE = 4
 
 
 def paced(rate: int) -> Iterator[int]:
@@ -50,27 +43,6 @@ def paced(rate: int) -> Iterator[int]:
             time.sleep(wait_s)
         yield number
         number += 1
-
-
-def pongs(data: bytearray) -> bytes:
-    """Return the answers to the pings in a client's frames; takes whole frames out of `data`.
-
-    A subscription may be longer than 125 bytes, not than 64 KiB.
-    """
-    answers = b""
-    while len(data) >= 2:
-        size, start = data[1] & 0x7F, 2
-        if size == 126:
-            size, start = int.from_bytes(data[2:4], "big"), 4
-        end = start + MASK_SIZE + size
-        if len(data) < end:
-            break
-        if data[0] == PING:
-            mask, masked = data[start : start + MASK_SIZE], data[start + MASK_SIZE : end]
-            payload = bytes(byte ^ mask[i % MASK_SIZE] for i, byte in enumerate(masked))
-            answers += PONG + bytes([size]) + payload
-        del data[:end]
-    return answers
 
 
 def framed(payload: bytes, *, binary: bool = True) -> bytes:
@@ -102,45 +74,27 @@ class Batch:
         return frame
 
 
-class Stream(asyncio.Protocol):
-    """One client's connection."""
+class Stream(WSListener):
+    """One client's connection; the library answers its handshake and pings."""
 
-    def __init__(self, batch: Batch, rate: int, sent_ns: array[int] | None) -> None:
+    def __init__(self, batch: Batch, rate: int, sent_ns: array[int], at_once: bool) -> None:
         self.batch = batch
         self.rate = rate
         self.sent_ns = sent_ns
-        self.transport: asyncio.Transport
-        self.request = b""
-        self.frames = bytearray()
-        self.upgraded = False
+        self.at_once = at_once
         self.started = False
         self.paused = False
         self.lost = False
         self.flooding = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of asyncio's
-        self.transport = cast(asyncio.Transport, transport)
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.transport: asyncio.Transport = transport.underlying_transport
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        if self.at_once:
+            self.start()
 
-    def data_received(self, data: bytes) -> None:
-        if self.upgraded:
-            self.frames += data
-            self.transport.write(pongs(self.frames))
-            self.start()
-            return
-        self.request += data
-        if b"\r\n\r\n" not in self.request:
-            return
-        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", self.request)
-        accept = base64.b64encode(hashlib.sha1((key[1] if key else b"") + ACCEPT).digest())
-        self.transport.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
-        )
-        self.upgraded = True
-        if b"streams=" in self.request:
-            self.start()
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        self.start()
 
     def start(self) -> None:
         if self.started:
@@ -171,7 +125,6 @@ class Stream(asyncio.Protocol):
                 loop.call_soon_threadsafe(self.send_one)
 
     def send_one(self) -> None:
-        assert self.sent_ns is not None
         if self.lost:
             return
         # numbers go on over connections: each belongs to one time of sending
@@ -189,7 +142,7 @@ class Stream(asyncio.Protocol):
         if not self.rate and not self.flooding:
             self.flood()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.lost = True
 
 
@@ -198,10 +151,13 @@ async def serve(kind: str, rate: int) -> array[int]:
     payloads = diffs() if kind == "binance-diff" else frames(kind)
     batch = Batch(payloads, binary=not kind.startswith("binance"))
     sent_ns = array("q")
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Stream(batch, rate, sent_ns), "127.0.0.1", 0)
+
+    def accept(request: WSUpgradeRequest) -> Stream:
+        return Stream(batch, rate, sent_ns, b"streams=" in request.path)
+
+    server = await ws_create_server(accept, "127.0.0.1", 0)
     print(f'{{"ready":true,"port":{server.sockets[0].getsockname()[1]}}}', flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+    await asyncio.to_thread(sys.stdin.read)
     server.close()
     return sent_ns
 

@@ -11,8 +11,9 @@ The folders in flow order:
     index       one index record per asset and tick
     endpoint    HTTP API, streams and the dashboard
     client      the Python client of that API
-    feed        recordings, replay server, market simulator
-    observe     counters, histograms and their exposition
+    recording   recordings: the file, the recorder, tools
+    simulator   simulated exchanges and replayed recordings; no live process imports it
+    observe     state of all processes, benchmarks, profiles
     _ext        the compiled parts (sources in ext/)
 """
 

@@ -63,7 +63,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "deploy": ("coinspace.deploy", "deploy", "Write systemd units for a host."),
     "config": ("coinspace.config_file", "config", "Write, show or check the configuration."),
     "questdb": ("coinspace.storage.commands", "questdb", "Run the private QuestDB server."),
-    "query": ("coinspace.endpoint.commands", "query", "Print indices, books and history."),
+    "query": ("coinspace.query", "query", "Print indices, books and history."),
     "keys": ("coinspace.endpoint.commands", "keys", "Manage API keys."),
     "simulate": (
         "coinspace.simulator.commands",
@@ -79,16 +79,20 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "probe": ("coinspace.collector.commands", "probe", "Check the facts that the code relies on."),
     "journal": ("coinspace.bus.commands", "journal", "List, print and verify journals."),
     "reconcile": ("coinspace.storage.commands", "reconcile", "Prove that every message is stored."),
-    "compute-index": ("coinspace.index.commands", "compute_index", "Compute the index offline."),
-    "verify-index": ("coinspace.index.commands", "verify_index", "Recompute stored records."),
+    "compute-index": (
+        "coinspace.recompute.commands",
+        "compute_index",
+        "Compute the index offline.",
+    ),
+    "verify-index": ("coinspace.recompute.commands", "verify_index", "Recompute stored records."),
     "index-reset-clock": (
         "coinspace.index.commands",
         "index_reset_clock",
         "Show stored ticks of the future, or declare them void.",
     ),
     "verify-chain": ("coinspace.index.commands", "verify_chain", "Check the daily hash chain."),
-    "bench": ("coinspace.observe.bench", "bench", "Measure the stages on this machine."),
-    "profile": ("coinspace.observe.profile", "profile", "Profile one stage on a feed."),
+    "bench": ("coinspace.bench.commands", "bench", "Measure the stages on this machine."),
+    "profile": ("coinspace.bench.profile", "profile", "Profile one stage on a feed."),
 }
 
 

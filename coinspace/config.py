@@ -18,7 +18,6 @@ import click
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -38,9 +37,11 @@ from coinspace.config_sources import (
     spelled,
 )
 from coinspace.errors import ConfigError, MarketError
-from coinspace.market import RATED_QUOTES, Market
+from coinspace.exchanges import EXCHANGES, every
+from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.market import ASSETS, RATED_QUOTES, Market
+from coinspace.section import STRICT, UserPath
 
-EXCHANGES = ("upbit", "bithumb", "binance")
 COLLECTORS = ("orderbook-collector", "ticker-collector")
 WORKERS = (
     "orderbook-storage-worker",
@@ -49,14 +50,15 @@ WORKERS = (
     "index-calculator",
     "index-endpoint",
 )
-ASSETS = ("BTC", "ETH", "XRP", "SOL")
 PROCESSES = (
     *(f"{kind}-{exchange}" for kind in COLLECTORS for exchange in EXCHANGES),
     *WORKERS,
     "questdb",
 )
 # what counts by default, as the method says
-CONSTITUENTS = ("upbit:*/KRW", "bithumb:*/KRW", "binance:*/USDT")
+CONSTITUENTS = tuple(
+    f"{one.NAME}:*/{one.QUOTES[0]}" for one in every() if one.QUOTES[0] in RATED_QUOTES
+)
 # sockaddr_un.sun_path holds 108 bytes with its closing zero
 IPC_PATH_LIMIT = 107
 # values of storage.retention: a duration, or words for rows that are never deleted
@@ -75,123 +77,15 @@ def _venue(name: str) -> str:
     return f"{exchange.lower()}{colon}{market.upper()}"
 
 
-def _user_path(given: Any) -> Any:
-    # no shell has read a path of a file
-    if not isinstance(given, str):
-        return given
-    if not given.strip():
-        raise ValueError("expected a path, was an empty text")
-    try:
-        return Path(given).expanduser()
-    except RuntimeError:
-        raise ValueError(f"expected a path without ~, as there is no such home: {given}") from None
-
-
-UserPath = Annotated[Path, BeforeValidator(_user_path)]
+def default_exchanges() -> dict[str, ExchangeSettings]:
+    """Return exchange -> its section as its module has it."""
+    return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused."""
+    """Base of all sections."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-class ExchangeSettings(Section):
-    """One exchange: where it is and what to collect."""
-
-    websocket: str
-    rest: str
-    markets: list[str]
-    depth: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=5000,
-            description="published levels per side; 500 of Binance reach as far as 15 to 30 of the"
-            " Korean exchanges, 1000 double the journal",
-        ),
-    ] = 30
-    snapshot_depth: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=5000,
-            description="levels of a REST snapshot (exchanges of diffs), 100 or more;"
-            " 0 = the next step above ten times the depth",
-        ),
-    ] = 0
-    record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
-    format: Annotated[
-        Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
-        Field(description="spelling of Upbit's and Bithumb's frames; lists only Upbit's"),
-    ] = "SIMPLE"
-    microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
-    group_levels: Annotated[
-        dict[str, int],
-        Names(str.upper),
-        Field(description="market -> price grouping of a second Upbit book that extends the depth"),
-    ] = {}
-    stale_after_s: Annotated[
-        float, Field(gt=4, le=3600, description="silence after which a book counts as stale")
-    ] = 20.0
-    compare_interval_s: Annotated[
-        float, Field(ge=5, le=86_400, description="seconds between REST comparisons of all books")
-    ] = 60.0
-    ca_file: Annotated[
-        UserPath | None, Field(description="PEM file of the only certificate authorities to trust")
-    ] = None
-
-    @field_validator("snapshot_depth")
-    @classmethod
-    def _snapshot_depth(cls, levels: int) -> int:
-        # fewer cost the same
-        if 0 < levels < 100:
-            raise ValueError(f"expected 0 or at least 100, was {levels}")
-        return levels
-
-    @field_validator("markets")
-    @classmethod
-    def _markets(cls, markets: list[str]) -> list[str]:
-        return [_market(one) for one in markets]
-
-    @field_validator("group_levels")
-    @classmethod
-    def _group_levels(cls, levels: dict[str, int]) -> dict[str, int]:
-        return {_market(market): level for market, level in levels.items()}
-
-
-def _market(text: str) -> str:
-    # a market or a pattern, in any case of letters
-    text = text.strip().upper()
-    if "*" not in text:
-        try:
-            Market.parse(text)
-        except MarketError as error:
-            raise ValueError(str(error)) from None
-    return text
-
-
-def _korean(websocket: str, rest: str) -> ExchangeSettings:
-    markets = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
-    return ExchangeSettings(websocket=websocket, rest=rest, markets=markets)
-
-
-def _default_exchanges() -> dict[str, ExchangeSettings]:
-    return {
-        "upbit": _korean("wss://api.upbit.com/websocket/v1", "https://api.upbit.com"),
-        "bithumb": _korean("wss://ws-api.bithumb.com/websocket/v1", "https://api.bithumb.com"),
-        "binance": ExchangeSettings(
-            websocket="wss://stream.binance.com:9443",
-            rest="https://api.binance.com",
-            markets=[f"{base}/USDT" for base in ASSETS],
-            # In recordings of BTC and ETH, 500 levels reach to 0.15 % and 0.35 % of the price: as
-            # far as the 15 and 30 levels of the Korean venues, beyond which a curve with `depth =
-            # "coverage"` does not look. Where this exchange stands alone, values differ from those
-            # with 1,000 levels by 8 ppm (BTC) and 19 ppm (ETH) in the median, with 200 by 26 and
-            # 20. A message has 32 bytes a level, and is most of what the journal holds.
-            depth=500,
-        ),
-    }
+    model_config = STRICT
 
 
 class BusSettings(Section):
@@ -658,7 +552,7 @@ class Settings(Section):
         ".coinspace"
     )
     exchanges: Annotated[dict[str, ExchangeSettings], Names(str.lower)] = Field(
-        default_factory=_default_exchanges
+        default_factory=default_exchanges
     )
     bus: BusSettings = Field(default_factory=BusSettings)
     journal: JournalSettings = Field(default_factory=JournalSettings)
@@ -730,7 +624,7 @@ def _variables() -> dict[str, str]:
 
 def _defaults() -> dict[str, Any]:
     # of the tables whose entries are merged: their defaults are values and no sections
-    exchanges = {name: one.model_dump() for name, one in _default_exchanges().items()}
+    exchanges = {name: one.model_dump() for name, one in default_exchanges().items()}
     return {"exchanges": exchanges, "index": {"overrides": default_overrides()}}
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import tomlkit
+from pydantic import BaseModel
 
-from coinspace.config import SECRET_NAME, Section, Settings, config_option, load
+from coinspace.config import SECRET_NAME, Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.preflight import check_start
 
@@ -29,15 +31,15 @@ def default_toml() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(name: str, section: Section | Settings) -> list[str]:
+def _table(name: str, section: BaseModel) -> list[str]:
     lines = ["", f"[{name}]"] if name else []
     tables: list[str] = []
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         place = f"{name}.{key}" if name else key
-        if isinstance(value, Section):
+        if isinstance(value, BaseModel):
             tables += _table(place, value)
-        elif isinstance(value, dict) and any(isinstance(one, Section) for one in value.values()):
+        elif isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()):
             for one, inner in value.items():
                 tables += _table(f"{place}.{one}", inner)
         else:
@@ -52,18 +54,19 @@ def _line(key: str, value: Any, description: str | None) -> str:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(one) for one in value) + "]"
-    if isinstance(value, Section):
-        value = {key: one for key, one in value.model_dump().items() if one is not None}
+    return str(tomlkit.item(_inline(value)).as_string())
+
+
+def _inline(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_none=True)
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{key}" = {_toml(one)}' for key, one in value.items()) + "}"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+        table = tomlkit.inline_table()
+        table.update({key: _inline(one) for key, one in value.items()})
+        return table
+    if isinstance(value, (list, tuple)):
+        return [_inline(one) for one in value]
+    return value if isinstance(value, (bool, int, float)) else str(value)
 
 
 @click.group()

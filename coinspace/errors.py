@@ -63,5 +63,17 @@ class StorageError(CoinSpaceError):
         self.rows = rows
 
 
+class DatabaseUnavailable(StorageError):
+    """The database cannot be reached now."""
+
+
+class QueryTimeout(StorageError):
+    """The database took too long, or no connection to it became free."""
+
+
+class NoSuchTable(StorageError):
+    """A table does not exist yet."""
+
+
 class EndpointError(CoinSpaceError):
     """The HTTP endpoint cannot serve as configured."""

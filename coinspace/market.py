@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from coinspace.errors import MarketError
 
+# assets that are collected, and whose index is computed, unless the configuration says otherwise
+ASSETS = ("BTC", "ETH", "XRP", "SOL")
 # quotes that have a rate to the index's currency: only they can enter a composite
 RATED_QUOTES = ("USDT", "KRW")
 # whose books are the rate

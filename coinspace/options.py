@@ -1,13 +1,17 @@
-"""Kinds of values that commands take."""
+"""Kinds of values that commands take, and which markets their options name."""
 
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from typing import Any
 
 import click
 
-from coinspace.config import EXCHANGES
+from coinspace.errors import ConfigError
+from coinspace.exchanges import EXCHANGES
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.market import Market, as_named, exchange_as_named
 
 
 class Finite(click.FloatRange):
@@ -28,3 +32,40 @@ SECONDS = Finite(min=0, min_open=True, max=1e9)
 # a multiple of something
 FACTOR = Finite(min=0, min_open=True, max=1e6)
 PORT = click.IntRange(0, 65_535)
+
+
+def markets_by_exchange(
+    exchanges: tuple[str, ...], markets: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return exchange -> markets of the options; a market may be bound to an exchange with `:`.
+
+    Args: exchanges: () = all.
+    Raises: ConfigError when a market belongs to none of the exchanges.
+    """
+    chosen: dict[str, list[str]] = {}
+    markets = tuple(_as_named(text) for text in markets)
+    left = set(markets)
+    for exchange in exchanges or EXCHANGES:
+        for text in markets:
+            venue, colon, market = text.rpartition(":")
+            if "*" not in market:
+                Market.parse(market)
+            if venue == exchange or (not colon and _in_quotes(exchange, market)):
+                chosen.setdefault(exchange, []).append(market)
+                left.discard(text)
+    if left:
+        raise ConfigError(
+            f"markets: expected some for {', '.join(exchanges or EXCHANGES)}, such as BTC/KRW or"
+            f" binance:BTC/USDT, was {', '.join(sorted(left))}"
+        )
+    return chosen
+
+
+def _in_quotes(exchange: str, market: str) -> bool:
+    quote = market.rpartition("/")[2]
+    return any(fnmatchcase(one, quote) for one in exchange_named(exchange).QUOTES)
+
+
+def _as_named(text: str) -> str:
+    venue, colon, market = text.rpartition(":")
+    return f"{exchange_as_named(venue)}{colon}{as_named(market)}"

@@ -28,7 +28,7 @@ from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
 
-__all__ = ["Process", "configure_logging", "health_path", "read_health", "run"]
+__all__ = ["Process", "configure_logging", "health_path", "read_health", "run", "stop_event"]
 
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 HEALTH_INTERVAL_S = 1.0
@@ -499,3 +499,14 @@ def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return health if isinstance(health, dict) else None
+
+
+def stop_event(duration_s: float | None) -> asyncio.Event:
+    """Return an event that SIGTERM, SIGINT or the end of the duration sets."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if duration_s is not None:
+        loop.call_later(duration_s, stopping.set)
+    return stopping

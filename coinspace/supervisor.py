@@ -26,6 +26,7 @@ import structlog
 import uvloop
 
 from coinspace import preflight
+from coinspace.backoff import Backoff
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.log import configure_logging
@@ -167,7 +168,7 @@ class Child:
         return self.running and self._listener is not None and self._listener.ready
 
     async def _keep(self) -> None:
-        backoff_s = FIRST_BACKOFF_S
+        backoff = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         while not self._stopping.is_set():
             spawned = time.monotonic()
             code: int | str
@@ -180,11 +181,11 @@ class Child:
             if self._stopping.is_set():
                 return
             if time.monotonic() - spawned > STABLE_S:
-                backoff_s = FIRST_BACKOFF_S
-            log.warning("ended", process=self.name, code=code, restart_in_s=backoff_s)
+                backoff.reset()
+            wait_s = backoff.next()
+            log.warning("ended", process=self.name, code=code, restart_in_s=wait_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff_s)
-            backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
             self.restarts += 1
 
     async def _run_once(self) -> int:

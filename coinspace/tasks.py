@@ -13,6 +13,8 @@ from typing import Any
 
 import structlog
 
+from coinspace.backoff import Backoff
+
 STOP_TIMEOUT_S = 5.0
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 30.0
@@ -83,7 +85,7 @@ class Tasks:
     async def _keep(
         self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], ends: bool
     ) -> None:
-        loop, backoff_s = asyncio.get_running_loop(), FIRST_BACKOFF_S
+        loop, backoff = asyncio.get_running_loop(), Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         while True:
             started = loop.time()
             try:
@@ -94,9 +96,8 @@ class Tasks:
             except Exception as error:
                 self._on_restart(name, error)
             if loop.time() - started > SETTLED_S:
-                backoff_s = FIRST_BACKOFF_S
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     def _done(self, task: asyncio.Task[Any], ends: bool) -> None:
         self._running.discard(task)

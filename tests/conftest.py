@@ -1,12 +1,14 @@
 """Fixtures that more than one folder of tests uses."""
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import uvloop
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage.questdb.server import ManagedServer, read_log_tail
@@ -16,6 +18,20 @@ ROOT = Path(__file__).resolve().parent.parent
 # an example that takes long on a shared machine says nothing about the code
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give parallel workers folders of a short name: paths of sockets are limited."""
+    if hasattr(config, "workerinput"):
+        folder = Path(config.option.basetemp)
+        config.option.basetemp = str(folder.with_name(folder.name.removeprefix("popen-gw")))
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run asynchronous tests on the event loop that every process of the product runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

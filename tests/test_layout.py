@@ -1,7 +1,10 @@
-"""Imports go one way, stubs match sources, nothing built is tracked."""
+"""Imports go one way, each fact has one room, stubs match sources, nothing built is tracked."""
 
 import ast
+import functools
+import re
 import subprocess
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -14,9 +17,12 @@ BASE = {
     "__version__",
     "_ext",
     "errors",
+    "backoff",
     "clock",
     "market",
     "config",
+    "constituents",
+    "exchanges",
     "options",
     "process",
     "text",
@@ -24,15 +30,17 @@ BASE = {
     "tasks",
     "log",
     "notify",
+    "window",
 }
-MIDDLE = {"method", "bus", "exchanges", "recording"}
+# what the configuration itself is made of
+BELOW = {"_ext", "config_sources", "errors", "market", "section"}
+MIDDLE = {"method", "bus", "recording"}
 # what each folder may import besides BASE and itself
 ALLOWED = {
     "method": set(),
     "bus": set(),
-    "exchanges": set(),
-    "recording": {"exchanges"},
-    "simulator": {"exchanges", "recording"},
+    "recording": set(),
+    "simulator": {"recording"},
     "collector": MIDDLE,
     "storage": MIDDLE,
     "aggregator": MIDDLE,
@@ -40,21 +48,81 @@ ALLOWED = {
     "endpoint": MIDDLE | {"storage", "observe"},
     "client": set(),
     "observe": MIDDLE | {"storage"},
+    # tools on top of the stages: nothing imports them
+    "recompute": MIDDLE | {"collector", "aggregator", "index", "storage"},
+    "bench": MIDDLE | {"collector", "aggregator", "index", "storage", "simulator"},
 }
-
-# parts of commands that are imported only when they run
-TOOLS = {
-    "index/recompute/feeds.py",
-    "index/recompute/audit.py",
-    "observe/runs.py",
-    "observe/wire.py",
+# what only these folders may import
+ROOMS = {"zmq": "bus", "psycopg": "storage", "psycopg_pool": "storage", "questdb": "storage"}
+SQL = re.compile(
+    r"\bselect\b.*\bfrom\b|\bselect \d|\binsert into\b|\b(create|alter|drop|truncate) table\b"
+    r"|\bsample by\b|\blatest on\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# these know the time only from what they are given: a recording gives the same as the live bus
+WITHOUT_CLOCK = (
+    "method",
+    "exchanges",
+    "aggregator/consolidate.py",
+    "aggregator/stage.py",
+    "aggregator/venue.py",
+    "collector/compare.py",
+    "collector/orderbook.py",
+    "collector/stage.py",
+    "collector/ticker.py",
+    "index/backlog.py",
+    "index/calculator.py",
+    "index/chain.py",
+    "index/memory.py",
+    "index/outage.py",
+    "index/published.py",
+    "storage/records.py",
+    "recompute/feeds.py",
+    "recompute/offline.py",
+    "recompute/snapshots.py",
+    "recompute/verify.py",
+    "storage/ledger.py",
+    "storage/read/history.py",
+    "storage/read/memory.py",
+    "storage/read/records.py",
+    "storage/rows.py",
+)
+CLOCKS = {
+    "time.time",
+    "time.time_ns",
+    "time.monotonic",
+    "time.monotonic_ns",
+    "datetime.now",
+    "datetime.utcnow",
+    "date.today",
+    "now_ns",
+    "monotonic_ns",
 }
+# the wall clock has one name, so that a test can set it
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today"}
 
 
+def sources(folder: str = "") -> Iterator[Path]:
+    path = PACKAGE / folder
+    found = [path] if path.suffix else sorted(path.rglob("*.py"))
+    assert found, f"{folder}: expected source files, found none"
+    return (one for one in found if "node_modules" not in one.parts)
+
+
+def named(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Return every module and every name of a module that a file imports, in full."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -67,17 +135,100 @@ def folders(path: Path) -> set[str]:
     return {name.split(".")[1] for name in imports(path) if name.startswith("coinspace.")}
 
 
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every string that is no docstring; a formatted one is one text."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    left_out = {
+        id(node.body[0].value)
+        for node in ast.walk(tree(path))
+        if isinstance(node, kinds) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [one.value if isinstance(one, ast.Constant) else "…" for one in node.values]
+            yield node.lineno, "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and id(node) not in left_out:
+            yield node.lineno, str(node.value)
+
+
+def clocks(path: Path, wanted: set[str]) -> list[str]:
+    """Return the clocks that a file names, with their lines."""
+    found = []
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{one.name}" for one in node.names}
+            names |= {one.name for one in node.names}
+        elif isinstance(node, ast.Attribute):
+            names = {ast.unparse(node)}
+        else:
+            continue
+        found += [f"{named(path)}:{node.lineno} {one}" for one in names & wanted]
+    return found
+
+
+def test_every_folder_has_its_arrows() -> None:
+    there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert there == ALLOWED.keys() | {"_ext", "exchanges"}
+
+
 @pytest.mark.parametrize("folder", sorted(ALLOWED))
 def test_imports_go_one_way(folder: str) -> None:
-    for path in (PACKAGE / folder).rglob("*.py"):
-        # tools that put stages together, not stages
-        tool = path.name == "commands.py" or path.relative_to(PACKAGE).as_posix() in TOOLS
-        extra = (
-            {"aggregator", "client", "collector", "index", "simulator", "storage"}
-            if tool
-            else set()
-        )
-        beyond = folders(path) - BASE - ALLOWED[folder] - extra - {folder}
+    for path in sources(folder):
+        beyond = folders(path) - BASE - ALLOWED[folder] - {folder}
+        assert not beyond, f"{named(path)} imports {beyond}"
+
+
+@pytest.mark.parametrize("library", ROOMS)
+def test_a_library_is_known_in_one_folder(library: str) -> None:
+    elsewhere = [
+        named(path)
+        for path in sources()
+        if library in {name.split(".")[0] for name in imports(path)}
+        and not named(path).startswith(f"{ROOMS[library]}/")
+    ]
+    assert not elsewhere, f"only {ROOMS[library]}/ may import {library}"
+
+
+def test_sql_is_written_in_storage() -> None:
+    found = [
+        f"{named(path)}:{line} {text[:60]!r}"
+        for path in sources()
+        if not named(path).startswith("storage/")
+        for line, text in texts(path)
+        if SQL.search(text)
+    ]
+    assert not found
+
+
+def test_the_wall_clock_has_one_name() -> None:
+    assert not [
+        one for path in sources() if named(path) != "clock.py" for one in clocks(path, WALL_CLOCKS)
+    ]
+
+
+@pytest.mark.parametrize("place", WITHOUT_CLOCK)
+def test_what_repeats_itself_reads_no_clock(place: str) -> None:
+    assert not [one for path in sources(place) for one in clocks(path, CLOCKS)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rows = connection.execute('SELECT a FROM b')",
+        'rows = connection.execute("select "\n    "a from b")',
+        'rows = connection.execute(f"SELECT {a} FROM {b}")',
+        "sql = 'ALTER TABLE a DROP PARTITION b'",
+    ],
+)
+def test_sql_is_found(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.py"
+    path.write_text(f'"""Select this from that."""\n{text}\n')
+    assert any(SQL.search(found) for _, found in texts(path))
+
+
+def test_exchanges_stand_below_the_configuration() -> None:
+    for path in (PACKAGE / "exchanges").rglob("*.py"):
+        beyond = folders(path) - BELOW - {"exchanges", "clock"}
         assert not beyond, f"{path.relative_to(ROOT)} imports {beyond}"
 
 

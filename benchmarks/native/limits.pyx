@@ -1,25 +1,16 @@
 """What only benchmarks need in C: a collector that reads nothing, and loops without Python around them."""
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free
-from libc.stdlib cimport malloc
-from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memset
 
 from coinspace._ext.collector cimport Collector
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_ORDERBOOK
-from coinspace._ext.message cimport Message
-from coinspace._ext.parser cimport Parser
-from coinspace._ext.parser cimport END
+from coinspace._ext.message cimport Header, KIND_ORDERBOOK, Message
+from coinspace._ext.orderbook cimport OrderBook
+from coinspace._ext.parser cimport Parser, END
 from coinspace._ext.receiver cimport Receiver
-from coinspace._ext.sink cimport Sink
-from coinspace._ext.sink cimport Topic
-from coinspace._ext.zeromq cimport SNDMORE
-from coinspace._ext.zeromq cimport zmq
+from coinspace._ext.sink cimport Sink, Topic
+from coinspace._ext.zeromq cimport SNDMORE, zmq
 
 
 cdef class IdleCollector(Collector):
@@ -81,25 +72,17 @@ cdef class CountingReceiver(Receiver):
         return 0
 
 
+def apply_all(OrderBook book not None, const double[:, :, ::1] bids not None, const double[:, :, ::1] asks not None):
+    """Apply many updates in a C loop: float64[updates, 2, n] per side."""
+    cdef Py_ssize_t k
+    for k in range(bids.shape[0]):
+        book.apply_levels(
+            &bids[k, 0, 0], &bids[k, 1, 0], bids.shape[2], &asks[k, 0, 0], &asks[k, 1, 0], asks.shape[2],
+        )
+
+
 def counting_receiver(uintptr_t socket):
     """Return a CountingReceiver of all order books of a SUB socket."""
     return CountingReceiver(
         socket, [b"orderbook."], None, on_loss=print, on_malformed=print, on_error=print
     )
-
-
-def copy_all(bytes data not None, Py_ssize_t n):
-    """Copy the bytes n times, one copy behind the other over 1 MiB, as a journal does."""
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-    cdef Py_ssize_t room = 1 << 20
-    cdef Py_ssize_t offset = 0
-    cdef Py_ssize_t i
-    cdef char *to = <char *>malloc(<size_t>room)
-    if to == NULL:
-        raise MemoryError
-    for i in range(n):
-        memcpy(to + offset, PyBytes_AS_STRING(data), <size_t>size)
-        offset += size
-        if offset + size > room:
-            offset = 0
-    free(to)

@@ -6,14 +6,11 @@ the same before it times it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-import orjson
-import simdjson
 from numpy.typing import NDArray
 
 Book = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -119,16 +116,3 @@ def ticker(loads: Callable[[bytes], Any], binance: bool) -> Callable[[bytes], ND
         return np.array([float(data[key]) for key in KOREAN_TICKER], dtype=np.float64)
 
     return read
-
-
-def simd(frame: bytes) -> Any:
-    """Parse with simdjson's DOM, to Python objects."""
-    return simdjson.loads(frame)
-
-
-LIBRARIES: dict[str, Callable[[bytes], Any]] = {
-    "orjson": orjson.loads,
-    "msgspec": msgspec.json.decode,
-    "pysimdjson": simd,
-    "json": json.loads,
-}

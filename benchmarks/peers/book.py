@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from order_book import OrderBook as PeerBook
 
-from benchmarks.books import ALONE, DEPTHS, INPUT, STAGE, UPDATES, alone, best, make_updates, ours
-from benchmarks.measure import OURS, Result, compare
+from benchmarks.books import DEPTHS, INPUT, STAGE, UPDATES, make_updates, ours
+from benchmarks.measure import Result
 from coinspace._ext.orderbook import OrderBook
+from coinspace.bench.measure import OURS, compare
 
 COMMAND = "make bench-peers"
 PEER = "order_book (cryptofeed's, C)"
@@ -56,12 +57,9 @@ def beside(
     """Measure 24 levels into a deep book, each side reading it in its way."""
     depth = DEPTHS[-1]
     passes = {OURS: ours(depth, own), PEER: peer(depth, theirs)}
-    if own is None:
-        passes[ALONE] = alone(depth)
     timing = compare(passes, events=UPDATES, rounds=rounds)
     result = Result(STAGE, f"24 levels into {depth:,}, {case}", "ns/update", INPUT, timing)
     result.command = COMMAND
-    result.limits = [name for name in passes if name == ALONE]
     result.ratio(PEER, gate=gate)
     return result
 
@@ -69,15 +67,6 @@ def beside(
 def update(rounds: int) -> Result:
     """Nothing is read."""
     return beside(rounds, "cryptofeed", gate=2.5)
-
-
-def update_with_best(rounds: int) -> Result:
-    """The best level of each side is read."""
-
-    def read(book: PeerBook) -> object:
-        return book.bids.index(0), book.asks.index(0)
-
-    return beside(rounds, "best level read, cryptofeed", best, read)
 
 
 def update_with_list(rounds: int) -> Result:
@@ -89,4 +78,4 @@ def update_with_list(rounds: int) -> Result:
     return beside(rounds, "whole book read, cryptofeed", OrderBook.levels, read, gate=20.0)
 
 
-MEASURES = (update, update_with_best, update_with_list)
+MEASURES = (update, update_with_list)

@@ -1,7 +1,7 @@
 """cryptofeed: its feeds' own message handlers, with the callbacks of its documentation.
 
 cryptofeed has no order book for Bithumb and no ticker for Upbit, and asks Upbit for the SIMPLE
-format only. Its ticker of Binance is bookTicker, best bid and ask.
+format only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from cryptofeed.defines import ASK, BID, L2_BOOK, TICKER, TRADES
+from cryptofeed.defines import ASK, BID, L2_BOOK, TRADES
 from cryptofeed.exchanges import Binance, Upbit
 from cryptofeed.symbols import Symbols
 from cryptofeed.types import OrderBook
@@ -32,15 +32,6 @@ def know_symbols() -> None:
 
 async def nothing(_item: Any, _received: float) -> None:
     """Callback that takes what it is given: the handler's cost alone."""
-
-
-class Last:
-    """Callback that keeps what it was given."""
-
-    item: Any = None
-
-    async def __call__(self, item: Any, _received: float) -> None:
-        self.item = item
 
 
 class Arrays:
@@ -65,11 +56,11 @@ def upbit(callback: Callback = nothing) -> Upbit:
 
 
 def binance(callback: Callback = nothing) -> Binance:
-    """Return the feed of Binance's books, trades and tickers, with nothing connected."""
+    """Return the feed of Binance's books and trades, with nothing connected."""
     return Binance(
         symbols=["BTC-USDT"],
-        channels=[L2_BOOK, TRADES, TICKER],
-        callbacks={L2_BOOK: callback, TRADES: callback, TICKER: callback},
+        channels=[L2_BOOK, TRADES],
+        callbacks={L2_BOOK: callback, TRADES: callback},
         config={"log": {"disabled": True}},
     )
 

@@ -14,12 +14,11 @@ import orjson
 
 from benchmarks.books import collected
 from benchmarks.frames import INPUT, diffs, each, frames
-from benchmarks.measure import OURS, Result, compare
+from benchmarks.measure import Result
 from benchmarks.peers import ccxt_peer, cryptofeed_peer, nautilus_peer
 from coinspace._ext.binance import BinanceParser
-from coinspace._ext.bithumb import BithumbParser
-from coinspace._ext.orderbook import OrderBook
 from coinspace._ext.upbit import UpbitParser
+from coinspace.bench.measure import OURS, compare
 
 COMMAND = "make bench-peers"
 STAGE = "parse"
@@ -96,20 +95,6 @@ def upbit_book(rounds: int) -> Result:
     return result
 
 
-def bithumb_book(rounds: int) -> Result:
-    """Bithumb: cryptofeed has no order book, ccxt speaks the legacy socket; so only orjson."""
-    batch = frames("bithumb-book")
-    timing = compare(
-        {OURS: each(BithumbParser().parse, batch), "orjson.loads": each(orjson.loads, batch)},
-        events=len(batch),
-        rounds=rounds,
-    )
-    result = Result(STAGE, "Bithumb book, no peer", "ns/frame", INPUT, timing, command=COMMAND)
-    result.note = "no peer reads this socket's books: cryptofeed has none, ccxt the legacy socket's"
-    result.ratio("orjson.loads")
-    return result
-
-
 def binance_diff(rounds: int) -> Result:
     """Binance depth updates of 48 levels; all keep their books."""
     batch = diffs(drift=0)
@@ -147,24 +132,6 @@ def binance_diff(rounds: int) -> Result:
         value = timing.ratio(peer, PARSER)
         what = f"× faster than {peer} (parse; theirs with book)"
         result.check(what, value, gate=gate, goal=150)
-    return result
-
-
-def binance_diff_arrays(rounds: int) -> Result:
-    """The same, with float64 arrays of the whole book after each update."""
-    batch = diffs(drift=0)
-    feed = cryptofeed_peer.binance(cryptofeed_peer.Arrays())
-    timing = compare(
-        {
-            OURS: collected(batch, OrderBook.levels)[1],
-            "cryptofeed → numpy": cryptofeed_peer.handle_diffs(feed, text(batch)),
-        },
-        events=len(batch),
-        rounds=rounds,
-    )
-    case = "Binance depth update, whole book as arrays"
-    result = Result(STAGE, case, "ns/frame", INPUT, timing, command=COMMAND)
-    result.ratio("cryptofeed → numpy")
     return result
 
 
@@ -215,38 +182,10 @@ def binance_trades(rounds: int) -> Result:
     return result
 
 
-def binance_tops(rounds: int) -> Result:
-    """Best bid and ask of Binance, the only ticker of these exchanges that cryptofeed reads."""
-    batch = frames("binance-top")
-    parser, last = BinanceParser(), cryptofeed_peer.Last()
-    timing = compare(
-        {
-            OURS: each(parser.parse, batch),
-            "cryptofeed": cryptofeed_peer.handle(cryptofeed_peer.binance(last), text(batch)),
-            "orjson.loads": each(orjson.loads, batch),
-        },
-        events=len(batch),
-        rounds=rounds,
-    )
-    [message] = parser.decode(batch[-1])
-    assert (float(last.item.bid), float(last.item.ask)) == (message["bid"], message["ask"])
-    case = "Binance best bid and ask, cryptofeed"
-    result = Result(STAGE, case, "ns/frame", INPUT, timing, command=COMMAND)
-    result.note = (
-        "cryptofeed's ticker of Binance is this message (bookTicker); it reads neither the 24-hour"
-        " ticker that we collect, nor any ticker of Upbit or Bithumb, so those have no such row."
-    )
-    result.ratio("cryptofeed")
-    return result
-
-
 MEASURES = [
     upbit_simple,
     upbit_book,
-    bithumb_book,
     binance_diff,
-    binance_diff_arrays,
     trades,
     binance_trades,
-    binance_tops,
 ]

@@ -1,23 +1,18 @@
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coinspace._ext.collector import Collector, MarketEntry
 from coinspace._ext.orderbook import OrderBook
+from coinspace._ext.sequence import Sequence
 from coinspace._ext.sink import Sink, Topic
 
-OUTDATED_ROW: Final[int]
-OUTDATED_NS: Final[int]
-ID_LIMIT: Final[int]
-
 class BookMarket(MarketEntry):
-    usable: bool
-    buffering: bool
+    phase: int
     extension: BookMarket | None
     grouping: float
-    patience_ns: int
     def __init__(
         self, index: int, symbol: str, market: str, topic: Topic, depth: int, capacity: int = 0
     ) -> None: ...
@@ -25,6 +20,12 @@ class BookMarket(MarketEntry):
     def topic(self) -> Topic: ...
     @property
     def book(self) -> OrderBook | None: ...
+    @property
+    def sequence(self) -> Sequence: ...
+    @property
+    def usable(self) -> bool: ...
+    @property
+    def keeps(self) -> bool: ...
     @property
     def quiet(self) -> bool: ...
     @property
@@ -77,35 +78,14 @@ class BookCollector(Collector[BookMarket]):
     def apply_buffered(
         self, market: BookMarket, frame: bytes, received_ns: int, quiet: bool
     ) -> None: ...
-    def on_whole_book(self, market: BookMarket, received_ns: int) -> None: ...
-    def on_unsynced(
+    def on_update(
         self,
         market: BookMarket,
+        verdict: int,
         frame: bytes,
         first: int,
         final: int,
         received_ns: int,
         connection: int,
     ) -> None: ...
-    def on_buffered(
-        self,
-        market: BookMarket,
-        frame: bytes,
-        first: int,
-        final: int,
-        received_ns: int,
-        connection: int,
-    ) -> None: ...
-    def on_gap(
-        self,
-        market: BookMarket,
-        frame: bytes,
-        first: int,
-        final: int,
-        received_ns: int,
-        connection: int,
-    ) -> None: ...
-    def on_truncated(self, market: BookMarket, first: int, final: int) -> None: ...
-    def on_outdated(self, market: BookMarket) -> None: ...
-    def on_range_left(self, market: BookMarket, received_ns: int) -> None: ...
-    def on_crossed(self, market: BookMarket, received_ns: int) -> None: ...
+    def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None: ...

@@ -20,8 +20,8 @@ from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import CLOCK_OFF_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
-from coinspace.exchanges.constituents import assets_with, collected, named
-from coinspace.exchanges.registry import identity, is_renamed, summable
+from coinspace.constituents import assets_with, collected, named
+from coinspace.exchanges.identity import identity, is_renamed, summable
 from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex

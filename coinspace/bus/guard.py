@@ -23,14 +23,15 @@ log = structlog.get_logger("guard")
 
 
 class Guard:
-    """Lets in only clients with one of the given Z85 public keys; one per context.
+    """Lets clients in by their Z85 public keys; libzmq asks one for all sockets of a context.
 
     Attributes: refused: connections turned away.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: Iterable[str]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.refused = 0
-        self._allowed = {key.encode() for key in allowed}
+        # ZAP domain, which is a bound socket -> keys that it lets in
+        self._allowed: dict[bytes, frozenset[bytes]] = {}
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
         self._socket.bind(ZAP_ENDPOINT)
@@ -38,6 +39,14 @@ class Guard:
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="bus guard", daemon=True)
         self._thread.start()
+
+    def allow(self, domain: bytes, keys: Iterable[str]) -> None:
+        """Let clients with these keys connect to the socket with this ZAP domain."""
+        self._allowed[domain] = frozenset(key.encode() for key in keys)
+
+    def forget(self, domain: bytes) -> None:
+        """Let nobody connect to it any more."""
+        self._allowed.pop(domain, None)
 
     def close(self) -> None:
         """Answer no more: connections made from now on are refused."""
@@ -70,6 +79,6 @@ class Guard:
         if len(parts) != 7 or parts[0] != ZAP_VERSION or parts[5] != b"CURVE":
             return "expected a CURVE key"
         key = z85.encode(parts[6])
-        if key not in self._allowed:
+        if key not in self._allowed.get(parts[2], ()):
             return f"expected a key of bus.curve_allowed, was {key.decode()}"
         return ""

@@ -14,6 +14,7 @@ import zmq
 
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
+from coinspace.bus.context import Socket, close_socket, open_socket
 from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
 from coinspace.config import BusSettings
 from coinspace.errors import JournalError
@@ -69,8 +70,7 @@ class JournalClient:
         self._bus = bus
         self._timeout_s = timeout_s
         self._numbers = itertools.count(1)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket: zmq.Socket[bytes] | None = None
+        self._socket: Socket | None = None
 
     def list(self) -> Held:
         """Return what the journal holds."""
@@ -123,15 +123,13 @@ class JournalClient:
     def close(self) -> None:
         """Close the socket; an answer still under way is dropped."""
         if self._socket is not None:
-            self._socket.close(0)
+            close_socket(self._socket)
             self._socket = None
-        self._context.term()
 
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         number = str(next(self._numbers)).encode()
         if self._socket is None:
-            self._socket = self._context.socket(zmq.DEALER)
-            self._socket.linger = 0
+            self._socket = open_socket(zmq.DEALER)
             self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
             connect(self._socket, self.endpoint, self._bus)
         self._socket.send_multipart([number, orjson.dumps(request)])
@@ -147,7 +145,7 @@ class JournalClient:
                 raise JournalError(f"{self.endpoint}: request refused: {facts['error']!s:.300}")
             return facts, parts[2]
         # a new socket, so that nothing of this request is sent when the publisher comes back
-        self._socket.close(0)
+        close_socket(self._socket)
         self._socket = None
         raise JournalError(
             f"{self.endpoint}: expected an answer within {self._timeout_s} s, got none;"

@@ -22,6 +22,7 @@ import orjson
 import structlog
 import zmq
 
+from coinspace.bus.context import open_socket
 from coinspace.bus.journal import Journal
 from coinspace.bus.segments import CHUNK_BYTES, JournalReader
 from coinspace.bus.sockets import bind
@@ -61,21 +62,14 @@ class ReplayServer:
         self.refused = 0
         self._journal = journal
         self._reader = JournalReader(journal.folder)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 0
+        self._socket = open_socket(zmq.ROUTER)
         self._socket.sndhwm = self._socket.rcvhwm = QUEUED
         self._socket.maxmsgsize = RECEIVED_SIZE_LIMIT
         self._socket.heartbeat_ivl = HEARTBEAT_MS
         self._socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
         # identity of a client -> when it was answered last, the oldest first
         self._clients: dict[bytes, int] = {}
-        try:
-            self._bound = bind(self._socket, bus.replay_endpoint(process), bus)
-        except BaseException:
-            self._socket.close()
-            self._context.term()
-            raise
+        self._bound = bind(self._socket, bus.replay_endpoint(process), bus)
         self.endpoint = self._bound.endpoint
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="journal replay", daemon=True)
@@ -89,9 +83,7 @@ class ReplayServer:
         """Stop answering; takes up to the time of one chunk."""
         self._closing = True
         self._thread.join()
-        self._socket.close()
         self._bound.close()
-        self._context.term()
 
     def _serve(self) -> None:
         with contextlib.suppress(JournalError, OSError):

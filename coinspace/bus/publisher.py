@@ -11,6 +11,7 @@ import zmq
 from coinspace._ext import message
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus import topics
+from coinspace.bus.context import open_socket
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.journal_server import ReplayServer
 from coinspace.bus.sockets import Bound, bind
@@ -60,11 +61,9 @@ class Publisher(ZmqSink):
         self.process = process
         self.journal = journal
         self._replay: ReplayServer | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # PUB, not XPUB: an XPUB that nobody reads queues subscriptions without a limit
-        self._socket = self._context.socket(zmq.PUB)
+        self._socket = open_socket(zmq.PUB)
         self._socket.sndhwm = bus.high_water_mark
-        self._socket.linger = LINGER_MS
         self._bound: Bound | None = None
         try:
             self._bound = bind(self._socket, endpoint or bus.endpoint(process), bus)
@@ -125,7 +124,7 @@ class Publisher(ZmqSink):
 
     def close(self) -> None:
         """Send what is queued, for at most half a second, and release the endpoint; idempotent."""
-        if self._context.closed:
+        if self._socket.closed:
             return
         if self._beats is not None:
             self._beats.stop()
@@ -139,7 +138,5 @@ class Publisher(ZmqSink):
             self._replay = None
         if self.journal is not None:
             self.journal.close()
-        self._socket.close(linger_ms)
         if self._bound is not None:
-            self._bound.close()
-        self._context.term()
+            self._bound.close(linger_ms)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
 
-from coinspace.bus.guard import Guard
+from coinspace.bus.context import Socket, admit, close_socket, dismiss
 from coinspace.config import BusSettings
 from coinspace.errors import BusError
 
@@ -21,15 +20,18 @@ RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 1000
 # subscribers on this host that wait for a publisher have found it so long after it has bound
 SETTLE_S = 0.1
+# a port is free within a millisecond, on a loaded machine somewhat later
+UNBIND_MS = 1000
 
 
 class Bound:
-    """A bound socket's place: the lock on its ipc path, the guard of its CURVE keys."""
+    """A bound socket and its place: the lock on its ipc path, the keys that it lets in."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, socket: Socket, endpoint: str) -> None:
         self.endpoint = endpoint
+        self._socket = socket
         self._lock: int | None = None
-        self._guard: Guard | None = None
+        self._domain: bytes | None = None
 
     def lock(self) -> None:
         """Refuse an ipc path that another living process has bound: libzmq would take it over."""
@@ -47,39 +49,57 @@ class Bound:
             ) from None
         self._lock = lock
 
-    def guard(self, context: zmq.Context[zmq.Socket[bytes]], allowed: Iterable[str]) -> None:
-        """Let in only clients that have one of these public keys."""
-        self._guard = Guard(context, allowed)
+    def guard(self, bus: BusSettings) -> None:
+        """Let in only clients that have one of the allowed public keys."""
+        self._domain = admit(self._socket, bus.curve_allowed)
+        self._socket.curve_server = True
+        self._socket.curve_publickey = bus.curve_public_key.encode()
+        self._socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
 
-    def close(self) -> None:
-        """Release the guard first, then the path; call after the socket is closed."""
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket, then release its place; idempotent."""
+        if not self._socket.closed and self.endpoint.startswith("tcp://"):
+            self._unbind()
+        close_socket(self._socket, linger_ms)
+        if self._domain is not None:
+            dismiss(self._domain)
+            self._domain = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    def _unbind(self) -> None:
+        # the shared context closes it in a thread of its own: a next owner must find the port free
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_CLOSED)
+        try:
+            self._socket.unbind(self.endpoint)
+            monitor.poll(UNBIND_MS)
+        except zmq.ZMQError:
+            # it was never bound
+            pass
+        finally:
+            self._socket.disable_monitor()
+            monitor.close(0)
 
-def bind(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> Bound:
+
+def bind(socket: Socket, endpoint: str, bus: BusSettings | None) -> Bound:
     """Bind a publisher's or journal's socket.
 
     Returns: its place, whose `endpoint` names the port where a wildcard was given.
-    Raises: BusError when the endpoint is taken or cannot be bound.
+    Raises: BusError, with the socket closed, when the endpoint is taken or cannot be bound.
     """
-    bound = Bound(endpoint)
+    bound = Bound(socket, endpoint)
     try:
         if endpoint.startswith("ipc://"):
             bound.lock()
         if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
-            bound.guard(socket.context, bus.curve_allowed)
-            socket.curve_server = True
-            socket.zap_domain = b"coinspace"
-            socket.curve_publickey = bus.curve_public_key.encode()
-            socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
+            bound.guard(bus)
         with contextlib.suppress(zmq.ZMQError):
             socket.ipv6 = "[" in endpoint
         socket.bind(endpoint)
+    except BusError:
+        bound.close()
+        raise
     except (zmq.ZMQError, OSError) as error:
         bound.close()
         raise BusError(f"{endpoint}: cannot bind: {error}; is another process there?") from None
@@ -87,7 +107,7 @@ def bind(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> B
     return bound
 
 
-def connect(socket: zmq.Socket[bytes], endpoint: str, bus: BusSettings | None) -> None:
+def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> None:
     """Connect; a peer that is not there yet is tried again and again.
 
     Raises: BusError when the endpoint is not one, or a CURVE key is missing.

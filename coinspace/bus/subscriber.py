@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -11,6 +10,7 @@ import zmq
 
 from coinspace._ext.message import Message
 from coinspace._ext.receiver import Receiver
+from coinspace.bus.context import close_socket, open_socket
 from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
 from coinspace.bus.topics import HEARTBEATS
 from coinspace.clock import SECOND_NS, now_ns
@@ -21,9 +21,6 @@ from coinspace.tasks import Repeat, report
 DRAIN_LIMIT = 256
 # the FD is edge-triggered and a missed edge would stop everything: look anyway
 SAFETY_POLL_S = 0.1
-# ZMQ_ZERO_COPY_RECV, which pyzmq does not name: libzmq would put several messages into one block,
-# at odd addresses, and a kept message would hold the whole block; off costs nothing measurable
-ZERO_COPY_RECV = 10
 LOG_INTERVAL_NS = 60 * SECOND_NS
 
 log = structlog.get_logger("subscriber")
@@ -55,14 +52,9 @@ class Subscriber:
         bus: BusSettings | None = None,
     ) -> None:
         self._endpoints = list(endpoints)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        with contextlib.suppress(zmq.ZMQError):
-            # an older libzmq refuses it: its views are right too, only slower
-            self._context.set(ZERO_COPY_RECV, 0)
-        self._socket = self._context.socket(zmq.SUB)
+        self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
         self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
-        self._socket.linger = 0
         # heartbeats last: whoever hears one is subscribed to the rest already
         for prefix in (*topics, HEARTBEATS):
             self._socket.subscribe(prefix)
@@ -128,8 +120,7 @@ class Subscriber:
                 self._again.cancel()
             self._loop = None
         self._receiver.detach()
-        self._socket.close()
-        self._context.term()
+        close_socket(self._socket)
 
     def _drain(self) -> None:
         if self._loop is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -39,6 +39,16 @@ def time_text(value: Time | None) -> str | None:
             raise InvalidArgument(f"time: expected a datetime with a zone, was {value!r}")
         return value.isoformat()
     return str(value)
+
+
+class Channels(TypedDict, total=False):
+    """What a stream can hold: names of each kind."""
+
+    indices: Iterable[str]
+    books: Iterable[str]
+    tickers: Iterable[str]
+    trades: Iterable[str]
+    platform: Iterable[str]
 
 
 class AsyncClient:
@@ -172,14 +182,7 @@ class AsyncClient:
         return Table(await self.get(path, given, accept=ARROW))
 
     async def stream(
-        self,
-        *,
-        indices: Iterable[str] = (),
-        books: Iterable[str] = (),
-        tickers: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        platform: Iterable[str] = (),
-        reconnect: bool = True,
+        self, *, reconnect: bool = True, **chosen: Unpack[Channels]
     ) -> AsyncIterator[Event]:
         """Yield live events; a cut connection is made anew and resumed behind the last event.
 
@@ -187,14 +190,11 @@ class AsyncClient:
         Raises: ApiError for a refusal that repeating does not cure; BadAnswer where no stream is;
         ConnectionLost without `reconnect`.
         """
-        chosen = {
-            "indices": indices,
-            "books": books,
-            "tickers": tickers,
-            "trades": trades,
-            "platform": platform,
-        }
-        given = {name: ",".join(words) for name, words in chosen.items() if words}
+        for name in chosen.keys() - Channels.__annotations__.keys():
+            raise InvalidArgument(
+                f"stream: expected {', '.join(Channels.__annotations__)}, was {name}"
+            )
+        given = {name: ",".join(words) for name, words in chosen.items() if words}  # type: ignore[arg-type]
         last_id, attempts = "", 0
         while True:
             parser = EventParser()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, Self, TypeVar, Unpack
 
-from coinspace.client.asynchronous import DEFAULT_URL, TIMEOUT_S, AsyncClient, Time
+from coinspace.client.asynchronous import DEFAULT_URL, TIMEOUT_S, AsyncClient, Channels, Time
 from coinspace.client.errors import InvalidArgument
 from coinspace.client.events import Event
 from coinspace.client.table import Table
@@ -95,27 +95,9 @@ class Client:
         """Return the trades of [start, end)."""
         return self._run(self._client.trades(exchange, market, start, end))
 
-    def stream(
-        self,
-        *,
-        indices: Iterable[str] = (),
-        books: Iterable[str] = (),
-        tickers: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        platform: Iterable[str] = (),
-        reconnect: bool = True,
-    ) -> Iterator[Event]:
+    def stream(self, *, reconnect: bool = True, **chosen: Unpack[Channels]) -> Iterator[Event]:
         """Yield live events, reconnecting and resuming."""
-        yield from self._iterate(
-            self._client.stream(
-                indices=indices,
-                books=books,
-                tickers=tickers,
-                trades=trades,
-                platform=platform,
-                reconnect=reconnect,
-            )
-        )
+        yield from self._iterate(self._client.stream(reconnect=reconnect, **chosen))
 
     def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         try:

@@ -22,9 +22,9 @@ from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import MarketList, has_patterns, needed_markets, resolve
 from coinspace.collector.orderbook import OrderBookStage
-from coinspace.collector.stage import Status
+from coinspace.collector.stage import State, Status
 from coinspace.collector.ticker import TickerStage
-from coinspace.config import ExchangeSettings, TuningSettings
+from coinspace.config import TuningSettings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
@@ -38,6 +38,7 @@ from coinspace.exchanges.exchange import (
     Stream,
     Subscription,
 )
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
@@ -142,6 +143,7 @@ class Collection:
         # market -> since when it has not been synced, on the monotonic clock
         self._unsynced_ns: dict[str, int] = {}
         self._symbols: frozenset[str] = frozenset()
+        self._fetching = False
 
     async def start(self) -> None:
         """Connect; returns once the connections are being made.
@@ -159,6 +161,7 @@ class Collection:
         )
         self.stage.marker = self._mark
         self.stage.wall = now_ns
+        self.stage.wanted = self._fetch_soon
         await self.prepare()
         self._symbols = frozenset(symbol for symbol, _ in entries)
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
@@ -248,12 +251,22 @@ class Collection:
         if now - self._markets_ns > MARKETS_INTERVAL_NS:
             self._markets_ns = now
             self.fetcher.submit(self.exchange.markets_request())
-        for request in self.stage.take_requests():
-            self.fetcher.submit(request)
+        self._fetch()
         for number, reason in self.stage.take_reconnects().items():
             for connection in self.connections:
                 connection.replace(number, reason)
         self._report()
+
+    def _fetch_soon(self) -> None:
+        # one look for all that is wanted while a frame, an answer or a look at the time is handled
+        if not self._fetching:
+            self._fetching = True
+            asyncio.get_running_loop().call_soon(self._fetch)
+
+    def _fetch(self) -> None:
+        self._fetching = False
+        for request in self.stage.take_requests():
+            self.fetcher.submit(request)
 
     def _report(self) -> None:
         problems = self.problems()
@@ -266,7 +279,7 @@ class Collection:
         """Return what is wrong, in words."""
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
         # a market that the exchange has halted is as it should be
-        fine = ("synced", "halted")
+        fine = (State.SYNCED, State.HALTED)
         missing = [s for s in self.stage.statuses if s.state not in fine]
         self._note_unsynced(missing)
         if refused:
@@ -299,6 +312,8 @@ class Collection:
         if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
             return self._on_books(request, payload)
         self.stage.on_answer(request, payload, received_ns)
+        # what waited for room may leave
+        self._fetch_soon()
         return None
 
     async def _on_books(self, request: Request, payload: bytes) -> None:
@@ -329,6 +344,7 @@ class Collection:
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
         if request.purpose != "markets":
             self.stage.on_refused(request, refusal, received_ns)
+            self._fetch_soon()
 
     def counters(self) -> dict[str, int | float]:
         """Return everything counted here."""

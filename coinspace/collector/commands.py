@@ -17,13 +17,14 @@ import uvloop
 
 from coinspace.collector.tools.checker import Books, Checked, symbols_of
 from coinspace.collector.tools.listing import check_offered, listed
-from coinspace.config import EXCHANGES, config_option, load
+from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedError
+from coinspace.exchanges import EXCHANGES, every
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Channel
+from coinspace.exchanges.exchange import Channel, Exchange
 from coinspace.market import Market, as_named
-from coinspace.options import EXCHANGE, SECONDS
-from coinspace.process import configure_logging
+from coinspace.options import EXCHANGE, SECONDS, markets_by_exchange
+from coinspace.process import configure_logging, stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
@@ -60,10 +61,9 @@ class Output:
         sys.stdout.buffer.flush()
 
 
-def named_symbols(exchange: str, markets: Iterable[str]) -> dict[str, str]:
+def named_symbols(exchange: Exchange, markets: Iterable[str]) -> dict[str, str]:
     """Return symbol -> market of the markets that are no patterns."""
-    spelled = exchange_named(exchange)
-    return {spelled.symbol_of(Market.parse(text)): text for text in markets if "*" not in text}
+    return {exchange.symbol_of(Market.parse(text)): text for text in markets if "*" not in text}
 
 
 def quiet_logs(level: int = logging.ERROR) -> None:
@@ -79,7 +79,7 @@ def quiet_logs(level: int = logging.ERROR) -> None:
 @click.option("--final", is_flag=True, help="print the whole books at the end of each feed")
 @click.option("--check", is_flag=True, help="compare with the feed's bookTicker events")
 @click.option("--quiet", is_flag=True, help="no line per update")
-@click.option("--markets", default="", help="BTC/USDT,…: names of Binance symbols")
+@click.option("--markets", default="", help="BTC/USDT,…: names of symbols such as BTCUSDT")
 @config_option
 def books(
     feeds: tuple[Path, ...],
@@ -100,20 +100,21 @@ def books(
     settings = load(config_path)
     output = Output(quiet)
     total = Checked()
-    given = named_symbols(
-        "binance", [as_named(text.strip()) for text in markets.split(",") if text.strip()]
-    )
-    unknown = dict(given)
+    given = [as_named(text.strip()) for text in markets.split(",") if text.strip()]
+    unknown = dict.fromkeys(text for text in given if "*" not in text)
     for path in feeds:
         with FeedReader(path) as reader, reading([reader], f"look through {path.name}"):
-            exchange = reader.exchange
-            symbols = symbols_of(exchange_named(exchange), reader)
-        named = named_symbols(exchange, settings.exchanges[exchange].markets)
-        unknown = {symbol: market for symbol, market in unknown.items() if symbol not in symbols}
+            exchange = exchange_named(reader.exchange)
+            symbols = symbols_of(exchange, reader)
+        named = named_symbols(exchange, settings.exchanges[exchange.NAME].markets)
+        if exchange.NAMED_SYMBOLS:
+            named |= named_symbols(exchange, given)
+            for symbol in symbols:
+                unknown.pop(named.get(symbol, ""), None)
         rebuilt = Books(
             exchange,
             symbols,
-            named | given if exchange == "binance" else named,
+            named,
             output.line,
             check=check,
             on_mismatch=lambda line: click.echo(f"mismatch: {printable(line)}", err=True),
@@ -141,7 +142,8 @@ def books(
         err=True,
     )
     if unknown:
-        raise ConfigError(f"--markets: found no Binance frame of {', '.join(unknown.values())}")
+        asked = " or ".join(one.NAME.capitalize() for one in every() if one.NAMED_SYMBOLS)
+        raise ConfigError(f"--markets: found no {asked} frame of {', '.join(unknown)}")
     if not total.updates:
         raise FeedError("books: found no update of an order book to print")
     if check and not total.matches + total.mismatches:
@@ -252,18 +254,17 @@ def record(
     """Record raw frames of exchanges into feed files until stopped.
 
     Exchanges, markets and addresses come from the configuration unless given. Each connection has
-    files of its own: order books (Binance's with their best prices, for `books --check`) and
-    tickers with trades. Prints the counters of each as one JSON line at the end. The exit code is 1
-    when a connection received nothing.
+    files of its own: order books (with the stream of best prices that `books --check` needs, where
+    there is one) and tickers with trades. Prints the counters of each as one JSON line at the
+    end. The exit code is 1 when a connection received nothing.
     """
     from coinspace.collector.tools.capture import capture
-    from coinspace.simulator.commands import chosen_markets, stop_event
 
     configure_logging()
     settings = load(config_path)
     chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
     if markets:
-        by_exchange = chosen_markets(tuple(chosen), markets)
+        by_exchange = markets_by_exchange(tuple(chosen), markets)
         chosen = {
             name: chosen[name].model_copy(update={"markets": listed})
             for name, listed in by_exchange.items()

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coinspace._ext.collector_book import BookCollector, BookMarket
+from coinspace._ext.collector_book import BookMarket
 from coinspace._ext.message import REPEAT, REST
 from coinspace.clock import SECOND_NS
 from coinspace.collector.demand import Value
-from coinspace.collector.stage import Stage
-from coinspace.exchanges.exchange import Refusal, Request, RestBook
+from coinspace.collector.stage import State, Status
+from coinspace.collector.sync import Phase
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
 
 # a market silent for this long is compared by REST …
 SILENT_NS = 4 * SECOND_NS
@@ -55,77 +56,113 @@ class Version(NamedTuple):
         return True
 
 
-class ComparedBooks(Stage, BookCollector):
-    """Base of the order book stage: asks REST, compares, and says what drifted."""
+class Compared(Protocol):
+    """The stage whose books are compared."""
 
-    def start_comparing(self) -> None:
-        """Begin with nothing asked; called by the subclass before anything else."""
+    exchange: Exchange
+    statuses: list[Status]
+    counts: dict[str, int]
+    now_ns: int
+    watcher: Callable[[BookMarket, int], None] | None
+
+    @property
+    def markets(self) -> list[BookMarket]: ...
+    @property
+    def updates(self) -> bool: ...
+    def entry(self, symbol: str) -> BookMarket | None: ...
+    def of(self, symbols: tuple[str, ...]) -> list[Status]: ...
+    def ask(self, request: Request, value: Value) -> None: ...
+    def absent(self, status: Status, now_ns: int) -> None: ...
+    def is_absent(self, symbol: str) -> bool: ...
+    def change(
+        self, status: Status, state: State, now_ns: int, reason: str | None = None
+    ) -> None: ...
+    def wall_ns(self, now_ns: int) -> int: ...
+    def publish_again(self, market: BookMarket, flags: int, received_ns: int) -> None: ...
+    def suspect(self, market: BookMarket, now_ns: int, reason: str) -> None: ...
+
+
+class Comparison:
+    """Asks REST for books, compares them with those of a stage, and reports what drifted."""
+
+    def __init__(self, stage: Compared) -> None:
+        self._stage = stage
         # books that REST contradicts: index -> (the REST book, when it must have come true)
         self._doubts: dict[int, tuple[RestBook, int]] = {}
         # while REST is asked: index -> (when it was, the books published since)
         self._asked: dict[int, tuple[int, deque[Version]]] = {}
         # called with (market, received_ns) for every book published
-        self.on_book: Callable[[BookMarket, int], None] | None = None
+        self._on_book: Callable[[BookMarket, int], None] | None = None
         # answers in a row that were older than the book when they were asked for, and since when
         self._behind: dict[int, tuple[int, int]] = {}
         names = ("compares", "unmatched", "confirmed", "doubts", "drifts", "suspected")
-        self.counts.update(dict.fromkeys(names, 0))
+        stage.counts.update(dict.fromkeys(names, 0))
 
-    def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
-        raise NotImplementedError
+    def watch(self, on_book: Callable[[BookMarket, int], None]) -> None:
+        """Call a function with every book published."""
+        self._on_book = on_book
+        self._watch_books()
 
-    def _left_range(self, market: BookMarket) -> bool:
-        # a book that is not published at the moment
-        raise NotImplementedError
+    def forget(self, market: BookMarket) -> None:
+        """Drop the doubt about a book that is there no more."""
+        self._doubts.pop(market.index, None)
 
-    def _ask_compare(self, symbols: list[str]) -> None:
+    def on_timer(self, now_ns: int) -> None:
+        """Give up what has not been answered, and judge what has not come true."""
+        if self._asked:
+            self._forget_asked(now_ns)
+        if self._doubts:
+            self._judge_doubts(now_ns)
+
+    def ask(self, symbols: list[str]) -> None:
+        """Ask REST for books."""
         # one that was refused before could spoil the others' answer
-        known = [symbol for symbol in symbols if self._positions[symbol] not in self._absent]
-        alone = [symbol for symbol in symbols if self._positions[symbol] in self._absent]
+        known = [symbol for symbol in symbols if not self._stage.is_absent(symbol)]
+        alone = [symbol for symbol in symbols if self._stage.is_absent(symbol)]
         for part in ([known] if known else []) + [[symbol] for symbol in alone]:
-            for request in self.exchange.compare_requests(part):
-                self.ask(request, Value.COMPARE)
+            for request in self._stage.exchange.compare_requests(part):
+                self._stage.ask(request, Value.COMPARE)
 
-    def on_asked(self, request: Request) -> None:
-        if request.purpose != "compare":
-            return
+    def asked(self, request: Request) -> None:
+        """Keep the books that are published until the answer is there."""
         for symbol in request.symbols:
-            index = self._positions[symbol]
-            books: deque[Version] = deque(maxlen=HISTORY)
-            self._remember(self.markets[index], books)
-            self._asked[index] = (self.now_ns, books)
-        self.watch_books()
+            market = self._stage.entry(symbol)
+            if market is not None:
+                books: deque[Version] = deque(maxlen=HISTORY)
+                self._remember(market, books)
+                self._asked[market.index] = (self._stage.now_ns, books)
+        self._watch_books()
 
-    def _compare_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
+    def refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
+        """Find the market that a refused comparison was refused for."""
         if not refusal.fatal:
             # it passes by itself, and comparisons come again
             return
         symbols = request.symbols
         if len(symbols) == 1:
-            self.absent(self.of(symbols)[0], now_ns)
+            self._stage.absent(self._stage.of(symbols)[0], now_ns)
             return
         # one bad market fails the whole call: it is found by halves
         middle = len(symbols) // 2
         for part in (symbols[:middle], symbols[middle:]):
-            for half in self.exchange.compare_requests(part):
-                self.ask(half, Value.COMPARE)
+            for half in self._stage.exchange.compare_requests(part):
+                self._stage.ask(half, Value.COMPARE)
 
     def _forget_asked(self, now_ns: int) -> None:
         for index, (asked_ns, _) in list(self._asked.items()):
             if now_ns - asked_ns > ANSWER_NS:
                 del self._asked[index]
-        self.watch_books()
+        self._watch_books()
 
     def _version(self, market: BookMarket) -> int:
-        return market.update_id if self.updates else market.exchange_ns // 1_000_000
+        return market.update_id if self._stage.updates else market.exchange_ns // 1_000_000
 
-    def watch_books(self) -> None:
-        """Have every published book told, as long as somebody wants to know."""
-        self.watcher = self._on_published if self._asked or self.on_book else None
+    def _watch_books(self) -> None:
+        self._stage.watcher = self._on_published if self._asked or self._on_book else None
 
     def _on_published(self, market: BookMarket, received_ns: int) -> None:
-        if self.on_book is not None:
-            self.on_book(market, received_ns)
+        if self._on_book is not None:
+            self._on_book(market, received_ns)
         asked = self._asked.get(market.index)
         if asked is None:
             return
@@ -134,42 +171,43 @@ class ComparedBooks(Stage, BookCollector):
         if doubt is not None and doubt[0].version == asked[1][-1].version:
             # the stream has come to where REST was
             del self._doubts[market.index]
-            self._compare_with(market, doubt[0], self.now_ns)
+            self._compare_with(market, doubt[0], self._stage.now_ns)
 
     def _remember(self, market: BookMarket, books: deque[Version]) -> None:
         bids, asks = market.top()
         n = COMPARED_LEVELS
         books.append(Version(self._version(market), bids[:, :n].copy(), asks[:, :n].copy()))
 
-    def _compare(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
-        self.counts["compares"] += 1
+    def take(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
+        """Compare a book with that of REST."""
+        self._stage.counts["compares"] += 1
         if not market.usable:
             return
         if book.version <= self._version(market):
             self._compare_with(market, book, now_ns)
         elif market.index not in self._doubts:
             # REST may be a moment ahead of the stream
-            self.counts["doubts"] += 1
+            self._stage.counts["doubts"] += 1
             self._doubts[market.index] = (book, now_ns + GRACE_NS)
 
     def _compare_with(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
         _, books = self._asked.pop(market.index, (0, deque()))
-        self.watch_books()
+        self._watch_books()
         same = [one for one in books if one.version == book.version]
         if not same and book.version == self._version(market):
             self._remember(market, books)
             same = [books[-1]]
         if not same:
             # between two updates, or before the first one that was kept
-            self.counts["unmatched"] += 1
+            self._stage.counts["unmatched"] += 1
             self._judge_unmatched(market, book, books, now_ns)
         elif any(one.agrees(book) for one in same):
             self._confirm(market, now_ns)
-        elif self.updates:
+        elif self._stage.updates:
             self._drift(market, now_ns)
         elif market.index not in self._doubts:
             # a book may change twice in one ms; the next one is right anyway
-            self.counts["doubts"] += 1
+            self._stage.counts["doubts"] += 1
             self._doubts[market.index] = (book, now_ns + GRACE_NS)
 
     def _judge_unmatched(
@@ -188,11 +226,8 @@ class ComparedBooks(Stage, BookCollector):
             return
         # again and again older than the book was before: one of both has started anew
         del self._behind[market.index]
-        self.counts["suspected"] += 1
-        self._suspect(market, now_ns, "REST stays behind the book")
-
-    def _suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
-        raise NotImplementedError
+        self._stage.counts["suspected"] += 1
+        self._stage.suspect(market, now_ns, "REST stays behind the book")
 
     def _newest(self, market: BookMarket) -> Version:
         books: deque[Version] = deque()
@@ -200,20 +235,20 @@ class ComparedBooks(Stage, BookCollector):
         return books[0]
 
     def _confirm(self, market: BookMarket, now_ns: int) -> None:
-        self.counts["confirmed"] += 1
+        self._stage.counts["confirmed"] += 1
         self._behind.pop(market.index, None)
-        status = self.statuses[market.index]
+        status = self._stage.statuses[market.index]
         status.confirmed_ns = now_ns
         self._doubts.pop(market.index, None)
-        left = self._left_range(market)
-        if status.state == "stale" and not left:
-            self.change(status, "synced", now_ns, "confirmed by REST")
+        left = market.phase == Phase.LEFT
+        if status.state == State.STALE and not left:
+            self._stage.change(status, State.SYNCED, now_ns, "confirmed by REST")
         if now_ns - market.heard_ns > SILENT_NS and market.applied and not left:
-            self.publish_again(market, REPEAT | REST, self.wall_ns(now_ns))
+            self._stage.publish_again(market, REPEAT | REST, self._stage.wall_ns(now_ns))
 
     def _judge_doubts(self, now_ns: int) -> None:
         for index, (book, deadline_ns) in list(self._doubts.items()):
-            market = self.markets[index]
+            market = self._stage.markets[index]
             if self._version(market) > book.version:
                 del self._doubts[index]
             elif now_ns >= deadline_ns:
@@ -221,5 +256,5 @@ class ComparedBooks(Stage, BookCollector):
                 self._drift(market, now_ns)
 
     def _drift(self, market: BookMarket, now_ns: int) -> None:
-        self.counts["drifts"] += 1
-        self._suspect(market, now_ns, "differs from REST")
+        self._stage.counts["drifts"] += 1
+        self._stage.suspect(market, now_ns, "differs from REST")

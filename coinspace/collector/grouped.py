@@ -11,6 +11,7 @@ import structlog
 
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
+from coinspace.collector.sync import Condition
 from coinspace.exchanges.exchange import Exchange, Refusal
 
 
@@ -65,12 +66,10 @@ class GroupedBooks(BookCollector):
         """Return what the exchange said when it sent an error on a connection, once."""
         return self._refusals.pop(connection, None)
 
-    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
-        market.usable = True
-
-    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
-        # groups can cross at the touch; far from it they are as good
-        market.forget()
+    def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
+        if condition == Condition.CROSSED:
+            # groups can cross at the touch; far from it they are as good
+            market.forget()
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
         detail = orjson.loads(frame)

@@ -6,11 +6,12 @@ All times here are durations, so they are ns of the monotonic clock.
 from __future__ import annotations
 
 import random
-from collections import deque
 from dataclasses import replace
 
+from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS
 from coinspace.exchanges.exchange import Limit, Stream
+from coinspace.window import Used
 
 # first dial at once, then 1, 2, 4 … 60 s, each ±20 %
 FIRST_WAIT_S = 1.0
@@ -43,29 +44,28 @@ class Window:
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self._span_ns = int(limit.seconds * SECOND_NS)
-        self._used: deque[tuple[int, int]] = deque()
-        self._units = 0
+        self._used = Used(self._span_ns)
         self._blocked_ns = 0
 
     def wait_ns(self, now_ns: int, units: int = 1) -> int:
         """Return how long to wait until `units` fit, 0 = now."""
-        while self._used and now_ns - self._used[0][0] >= self._span_ns:
-            self._units -= self._used.popleft()[1]
+        self._used.forget(now_ns)
         blocked = max(0, self._blocked_ns - now_ns)
-        over = self._units + units - self.limit.count
+        over = self._used.total + units - self.limit.count
         if over <= 0:
             return blocked
-        for at_ns, used in self._used:
+        last_ns = now_ns - self._span_ns
+        for at_ns, used in self._used.entries:
+            last_ns = at_ns
             over -= used
             if over <= 0:
-                return max(blocked, at_ns + self._span_ns - now_ns)
+                break
         # more units than the limit itself allows: when the window is empty
-        return max(blocked, self._used[-1][0] + self._span_ns - now_ns if self._used else 0)
+        return max(blocked, last_ns + self._span_ns - now_ns)
 
     def take(self, now_ns: int, units: int = 1) -> None:
         """Count units as used."""
-        self._used.append((now_ns, units))
-        self._units += units
+        self._used.add(now_ns, units)
 
     def block(self, until_ns: int) -> None:
         """Let nothing through until then: the exchange said so."""
@@ -117,9 +117,14 @@ class Dialer:
 
     def __init__(self, seed: int | None = None) -> None:
         self._random = random.Random(seed)
-        self.failures = 0
+        self._backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._opened_ns = 0
         self._not_before_ns = 0
+
+    @property
+    def failures(self) -> int:
+        """Attempts that failed since the last good connection."""
+        return self._backoff.failures
 
     def wait_ns(self, now_ns: int) -> int:
         """Return how long to wait before dialling, 0 = now."""
@@ -140,14 +145,13 @@ class Dialer:
         self._opened_ns = 0
         if good:
             # the first dial after a good connection is made at once
-            self.failures = 0
+            self._backoff.reset()
             wait = retry_after_s
         else:
             if delivered:
-                self.failures = min(self.failures, DELIVERED_FAILURES)
-            base = min(FIRST_WAIT_S * 2 ** min(self.failures, 10), LONGEST_WAIT_S)
-            self.failures += 1
-            wait = max(base * self._random.uniform(1 - JITTER, 1 + JITTER), retry_after_s)
+                self._backoff.failures = min(self.failures, DELIVERED_FAILURES)
+            jitter = self._random.uniform(1 - JITTER, 1 + JITTER)
+            wait = max(self._backoff.next() * jitter, retry_after_s)
         self._not_before_ns = now_ns + int(wait * SECOND_NS)
         return wait
 

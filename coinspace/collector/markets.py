@@ -9,7 +9,7 @@ from typing import Literal
 
 from coinspace.errors import ConfigError
 from coinspace.exchanges.exchange import Exchange, Listing
-from coinspace.exchanges.registry import assets_of
+from coinspace.exchanges.identity import assets_of
 from coinspace.market import Market
 
 # in which Korean prices become dollars

@@ -1,14 +1,9 @@
-"""The order book stage: whole books (Upbit, Bithumb) or local books kept by the documented
-procedure (Binance).
+"""The order book stage: whole books that replace each other, or local books of updates.
 
-The procedure, per symbol; its numbers stand again at the code:
-
-1. Keep the updates that arrive.
-2. Ask for a snapshot.
-3. A snapshot older than the first kept update: ask again, keep keeping.
-4. Drop kept updates that the snapshot contains; the first left must reach back to it.
-5. Book = snapshot, then the kept updates, then the live ones.
-6. An update that does not follow the last one: only this symbol starts again at 1.
+A local book goes through the phases of `sync.Phase`: updates are kept until a snapshot is there,
+the snapshot is loaded, then the kept updates are applied, then the live ones. Which update or
+snapshot fits is judged by the market's `Sequence`; an update that does not lets this symbol alone
+begin anew.
 """
 
 from __future__ import annotations
@@ -21,10 +16,18 @@ from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.message import REST
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
-from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, ComparedBooks
+from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, Comparison
 from coinspace.collector.demand import Value, budget
-from coinspace.collector.stage import Status
-from coinspace.collector.sync import QUARANTINE_AFTER, Sync, Update
+from coinspace.collector.stage import Stage, State, Status
+from coinspace.collector.sync import (
+    PHASES,
+    QUARANTINE_AFTER,
+    Condition,
+    Phase,
+    Sync,
+    Update,
+    Verdict,
+)
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestBook
 
 # levels kept per side of a local book, published or not
@@ -56,10 +59,22 @@ def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
     return wanted or next((step for step in steps if step >= ROOM * depth), exchange.STREAM_DEPTH)
 
 
-class OrderBookStage(ComparedBooks):
+class OrderBookStage(Stage, BookCollector):
     """Books of one exchange from frames and REST answers."""
 
     stream = "orderbook"
+    counted = (
+        "gaps",
+        "resyncs",
+        "snapshots",
+        "refreshes",
+        "ranges_left",
+        "stale_snapshots",
+        "buffered",
+        "buffer_dropped",
+        "deepened",
+        "truncated_updates",
+    )
 
     def __init__(
         self,
@@ -82,14 +97,15 @@ class OrderBookStage(ComparedBooks):
                 index,
                 symbol,
                 market,
-                sink.topic(f"orderbook.{exchange.NAME}.{market}.".encode()),
+                self.topic(sink, exchange, market),
                 depth,
                 BOOK_CAPACITY if updates else 0,
             )
             for index, (symbol, market) in enumerate(entries)
         ]
         BookCollector.__init__(self, parser, sink, markets, updates=updates, kept=kept)
-        self.start(exchange, entries, sink, needed)
+        Stage.__init__(self, exchange, entries, sink, needed)
+        self.comparison = Comparison(self)
         self.snapshot_depth = snapshot_levels(exchange, depth, snapshot_depth)
         count = sum(market in self.needed for _, market in entries)
         self._first_levels = self._affordable(len(entries), FIRST_SHARE)
@@ -100,25 +116,7 @@ class OrderBookStage(ComparedBooks):
         self._compared_ns = [0] * len(markets)
         self._retried_ns = [0] * len(markets)
         self._all_compared_ns = 0
-        self.start_comparing()
         self._recovery_ns = 0
-        self.counts.update(
-            dict.fromkeys(
-                (
-                    "gaps",
-                    "resyncs",
-                    "snapshots",
-                    "refreshes",
-                    "ranges_left",
-                    "stale_snapshots",
-                    "buffered",
-                    "buffer_dropped",
-                    "deepened",
-                    "truncated_updates",
-                ),
-                0,
-            )
-        )
 
     def _affordable(self, markets: int, share: float) -> int:
         # the most levels that snapshots of so many markets may have
@@ -138,47 +136,63 @@ class OrderBookStage(ComparedBooks):
 
     def on_unsubscribed(self, status: Status, now_ns: int) -> None:
         index = self._positions[status.symbol]
-        market, sync = self.markets[index], self.syncs[index]
-        sync.floor = max(sync.floor, market.update_id)
-        market.forget()
-        market.buffering = False
-        sync.range_left = False
-        sync.early = None
-        sync.clear()
-        self._doubts.pop(index, None)
+        self._forget(self.markets[index])
         self.demand.remove(self.exchange.snapshot_request(status.symbol, self.snapshot_depth))
 
-    def on_unsynced(
+    def on_update(
         self,
         market: BookMarket,
+        verdict: int,
         frame: bytes,
         first: int,
         final: int,
         received_ns: int,
         connection: int,
     ) -> None:
-        # 1
-        self._begin(market, self.now_ns)
-        self.on_buffered(market, frame, first, final, received_ns, connection)
+        if verdict == Verdict.CUT:
+            self._truncated(market, first, final)
+            return
+        if verdict == Verdict.RESTARTED:
+            self._restarted(market)
+            return
+        if verdict == Verdict.GAP:
+            expected = market.update_id + 1
+            self.counts["gaps"] += 1
+            self.mark("gap", self.statuses[market.index], expected=expected, found=first)
+            self._restart(market, self.now_ns, "gap", expected=expected, found=first)
+        elif market.phase == Phase.EMPTY:
+            self._begin(market, self.now_ns)
+        update = Update(first, final, received_ns, frame)
+        self._keep(market, update, connection == market.primary)
 
-    def _left_range(self, market: BookMarket) -> bool:
-        return self.syncs[market.index].range_left
+    def _move(self, market: BookMarket, phase: Phase) -> None:
+        if market.phase != phase:
+            assert phase in PHASES[Phase(market.phase)], (
+                f"{Phase(market.phase).name} to {phase.name}"
+            )
+            market.phase = phase
+
+    def _forget(self, market: BookMarket) -> None:
+        sync = self.syncs[market.index]
+        sync.early = None
+        sync.clear()
+        market.forget()
+        self.comparison.forget(market)
 
     def _begin(self, market: BookMarket, now_ns: int) -> None:
-        market.buffering = True
+        self._move(market, Phase.KEEPING)
         status = self.statuses[market.index]
-        if status.state != "quarantined":
-            self.change(status, "buffering", now_ns, status.reason)
+        if status.state != State.QUARANTINED:
+            self.change(status, State.BUFFERING, now_ns, status.reason)
         self._request(market, now_ns)
 
     def _request(self, market: BookMarket, now_ns: int) -> None:
-        # 2
         sync = self.syncs[market.index]
         if sync.requested or now_ns < sync.not_before_ns:
             return
         status = self.statuses[market.index]
         if market.usable:
-            value = Value.REPAIR if sync.range_left else Value.DEEPEN
+            value = Value.REPAIR if market.phase == Phase.LEFT else Value.DEEPEN
         elif sync.loaded_ns:
             value = Value.REPAIR
         else:
@@ -189,103 +203,89 @@ class OrderBookStage(ComparedBooks):
         self.ask(self.exchange.snapshot_request(status.symbol, levels), value)
 
     def on_asked(self, request: Request) -> None:
-        super().on_asked(request)
-        if request.purpose == "snapshot":
+        if request.purpose == "compare":
+            self.comparison.asked(request)
+        elif request.purpose == "snapshot" and self.updates:
             market = self.markets[self._positions[request.symbols[0]]]
             self.syncs[market.index].requested = True
             # of a book in use, updates are kept while a snapshot is on its way
-            market.buffering = self.updates
+            if market.phase in (Phase.EMPTY, Phase.USED):
+                self._move(market, Phase.REFRESHING if market.usable else Phase.KEEPING)
 
-    def on_buffered(
-        self,
-        market: BookMarket,
-        frame: bytes,
-        first: int,
-        final: int,
-        received_ns: int,
-        connection: int,
-    ) -> None:
-        believed = connection == market.primary
-        sync = self.syncs[market.index]
-        gaps, dropped = sync.add(Update(first, final, received_ns, frame), believed)
-        if not market.usable and sync.below(final, self.now_ns):
+    def _keep(self, market: BookMarket, update: Update, believed: bool) -> None:
+        sync, sequence = self.syncs[market.index], market.sequence
+        verdict = sequence.keep(update.first, update.final, believed, self.now_ns)
+        if verdict in (Verdict.GAP, Verdict.RESTARTED):
+            # of what came before, no snapshot can make a book together with this
+            sync.clear()
+        if verdict == Verdict.RESTARTED:
             # nothing but ids that are lower than what came before: they have started again
             self.counts["suspected"] += 1
-            sync.trust()
-            sync.clear()
-            sync.add(Update(first, final, received_ns, frame), believed)
+        if verdict != Verdict.IGNORE:
+            dropped = sync.add(update)
+            if dropped:
+                sequence.dropped(sync.buffer[0].first)
+                self.counts["buffer_dropped"] += dropped
         self.counts["buffered"] += 1
-        self.counts["buffer_dropped"] += dropped
         if market.usable:
             # the same gap is found and counted there
             return
-        if gaps:
-            self.counts["gaps"] += gaps
-            self.mark("gap", self.statuses[market.index], found=first)
+        if verdict == Verdict.GAP:
+            self.counts["gaps"] += 1
+            self.mark("gap", self.statuses[market.index], found=update.first)
         # a market that has updates passes those that have none
         self._request(market, self.now_ns)
-
-    def on_gap(
-        self,
-        market: BookMarket,
-        frame: bytes,
-        first: int,
-        final: int,
-        received_ns: int,
-        connection: int,
-    ) -> None:
-        # 6
-        expected = market.update_id + 1
-        self.counts["gaps"] += 1
-        self.mark("gap", self.statuses[market.index], expected=expected, found=first)
-        self._restart(market, self.now_ns, "gap", expected=expected, found=first)
-        self.on_buffered(market, frame, first, final, received_ns, connection)
 
     def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
         sync = self.syncs[market.index]
         self.counts["resyncs"] += 1
         sync.lost_ns = now_ns
         sync.announce_ns = 0
-        sync.range_left = False
-        sync.early = None
-        sync.clear()
-        sync.floor = max(sync.floor, market.update_id)
-        market.forget()
-        market.buffering = True
-        self._doubts.pop(market.index, None)
-        self.change(self.statuses[market.index], "buffering", now_ns, reason, **details)
+        self._forget(market)
+        self._move(market, Phase.KEEPING)
+        self.change(self.statuses[market.index], State.BUFFERING, now_ns, reason, **details)
         self._request(market, now_ns)
 
-    def on_truncated(self, market: BookMarket, first: int, final: int) -> None:
+    def _truncated(self, market: BookMarket, first: int, final: int) -> None:
         self.counts["gaps"] += 1
         self.counts["truncated_updates"] += 1
         self.mark("gap", self.statuses[market.index], expected=first, found=final + 1)
         self._restart(market, self.now_ns, "an update is larger than expected")
-        self.syncs[market.index].floor = final
+        market.sequence.floor = final
 
-    def on_outdated(self, market: BookMarket) -> None:
+    def _restarted(self, market: BookMarket) -> None:
         self.counts["suspected"] += 1
-        patience_ns = min(2 * market.patience_ns, PATIENCE_LIMIT_NS)
+        patience_ns = min(2 * market.sequence.patience_ns, PATIENCE_LIMIT_NS)
         self._restart(market, self.now_ns, "update ids have started again")
-        market.patience_ns = patience_ns
-        self.syncs[market.index].trust()
+        market.sequence.patience_ns = patience_ns
+        market.sequence.trust()
 
-    def _suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
+    def suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        """Drop a book that REST contradicts."""
         sync, status = self.syncs[market.index], self.statuses[market.index]
         silent = market.heard_ns <= sync.drifted_ns
         if self.updates and not (sync.drifted_ns and silent):
             # only this book is built anew
             sync.drifted_ns = now_ns
             self._restart(market, now_ns, reason)
-            sync.trust()
+            market.sequence.trust()
             return
         # a whole book comes with a new connection, and so do updates that have stopped
         sync.drifted_ns = 0
-        market.forget()
-        self.change(status, "stale", now_ns, reason)
+        self._forget(market)
+        market.sequence.trust()
+        self.change(status, State.STALE, now_ns, reason)
         self.want_reconnect(status, f"{status.market}: {reason}")
 
-    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
+    def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
+        if condition == Condition.WHOLE:
+            self.change(self.statuses[market.index], State.SYNCED, self.now_ns)
+        elif condition == Condition.CROSSED:
+            self._crossed(market)
+        else:
+            self._left(market)
+
+    def _crossed(self, market: BookMarket) -> None:
         if self.updates:
             sync = self.syncs[market.index]
             if sync.crossed_ns and self.now_ns - sync.crossed_ns < CROSSED_NS:
@@ -295,22 +295,16 @@ class OrderBookStage(ComparedBooks):
             self._restart(market, self.now_ns, "crossed")
             return
         market.forget()
-        self.change(self.statuses[market.index], "quarantined", self.now_ns, "crossed")
+        self.change(self.statuses[market.index], State.QUARANTINED, self.now_ns, "crossed")
 
-    def on_range_left(self, market: BookMarket, received_ns: int) -> None:
-        sync = self.syncs[market.index]
-        if not sync.range_left:
-            sync.range_left = True
+    def _left(self, market: BookMarket) -> None:
+        if market.phase != Phase.LEFT:
             self.counts["ranges_left"] += 1
             status = self.statuses[market.index]
-            self.change(status, "stale", self.now_ns, "price left the known range")
+            self.change(status, State.STALE, self.now_ns, "price left the known range")
         # the updates go on and are kept, for a snapshot that reaches around the price again
-        market.buffering = True
+        self._move(market, Phase.LEFT)
         self._request(market, self.now_ns)
-
-    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
-        market.usable = True
-        self.change(self.statuses[market.index], "synced", self.now_ns)
 
     def _on_snapshot(
         self, market: BookMarket, request: Request, payload: bytes, now_ns: int
@@ -324,74 +318,73 @@ class OrderBookStage(ComparedBooks):
             self.counts["unreadable_answers"] += 1
             self._snapshot_failed(market, now_ns, "snapshot not readable")
             return
-        if sync.buffer and last + 1 < sync.buffer[0].first:
-            # 3
-            self._snapshot_too_old(market, now_ns, "snapshot older than the first update")
-            return
-        if not market.usable and last < sync.floor:
-            self._snapshot_too_old(market, now_ns, "snapshot older than the book before")
-            return
-        if market.usable and not sync.buffer and last < market.update_id:
-            # a refresh that is behind the book with nothing kept to bring it forward
-            self._snapshot_failed(market, now_ns, "snapshot older than the book")
-            return
-        if market.usable and last > market.update_id and not sync.range_left and not sync.early:
-            # ahead of the stream: taken when that has got there, so that no update is left out
+        refresh, reached, before = market.usable, market.update_id, sync.levels
+        left = market.phase == Phase.LEFT
+        verdict = market.sequence.snapshot(last, now_ns, sync.early is None and not left)
+        if verdict == Verdict.WAIT:
             sync.early, sync.early_ns = (request, payload), now_ns
             sync.requested = True
-            return
+        elif verdict == Verdict.IGNORE:
+            self._snapshot_failed(market, now_ns, "snapshot older than the book")
+        elif verdict != Verdict.APPLY:
+            self._snapshot_too_old(market, verdict, now_ns)
+        else:
+            levels = request.context if isinstance(request.context, int) else self.snapshot_depth
+            self.load_snapshot(market, payload, levels)
+            self._loaded(market, last, levels, now_ns, refresh=refresh, left=left)
+            applied = market.applied
+            kept = list(sync.buffer)
+            sync.clear()
+            for update in kept:
+                if update.final > last and market.usable:
+                    quiet = update.final <= reached
+                    self.apply_buffered(market, update.frame, update.received_ns, quiet)
+            if market.book is not None:
+                sync.fresh_span = market.book.span
+            status.confirmed_ns = now_ns
+            if market.applied == applied and (not refresh or levels > before):
+                sync.announce_ns = now_ns + QUIET_START_NS
+
+    def _loaded(
+        self,
+        market: BookMarket,
+        last: int,
+        levels: int,
+        now_ns: int,
+        *,
+        refresh: bool,
+        left: bool,
+    ) -> None:
+        sync, status = self.syncs[market.index], self.statuses[market.index]
+        self.counts["refreshes" if refresh else "snapshots"] += 1
+        self.counts["deepened"] += refresh and levels > sync.levels
         sync.early = None
-        refresh, reached, before = market.usable, market.update_id, sync.levels
-        levels = request.context if isinstance(request.context, int) else self.snapshot_depth
-        self.load_snapshot(market, payload, levels)
-        market.buffering = False
-        kept = list(sync.buffer)
-        sync.clear()
-        sync.trust()
         sync.failures = 0
         sync.loaded_ns = now_ns
         sync.levels = levels
-        self.counts["refreshes" if refresh else "snapshots"] += 1
-        self.counts["deepened"] += refresh and levels > before
         if not refresh:
-            market.usable = True
             recovery: dict[str, Any] = (
                 {"recovery_ns": now_ns - sync.lost_ns} if sync.lost_ns else {}
             )
             sync.lost_ns = 0
             self._recovery_ns = recovery.get("recovery_ns", self._recovery_ns)
-            self.change(status, "synced", now_ns, **recovery)
-        elif sync.range_left:
-            self.change(status, "synced", now_ns)
-        sync.range_left = False
-        applied = market.applied
-        for update in kept:
-            # 4 and 5
-            if update.final > last and market.usable:
-                self.apply_buffered(
-                    market, update.frame, update.received_ns, update.final <= reached
-                )
-        if market.book is not None:
-            sync.fresh_span = market.book.span
-        status.confirmed_ns = now_ns
-        if market.applied == applied and (not refresh or levels > before):
-            sync.announce_ns = now_ns + QUIET_START_NS
+            self.change(status, State.SYNCED, now_ns, **recovery)
+        elif left:
+            self.change(status, State.SYNCED, now_ns)
 
-    def _snapshot_too_old(self, market: BookMarket, now_ns: int, reason: str) -> None:
-        sync = self.syncs[market.index]
+    def _snapshot_too_old(self, market: BookMarket, verdict: int, now_ns: int) -> None:
         self.counts["stale_snapshots"] += 1
-        if sync.too_old(now_ns):
+        if verdict == Verdict.RESTARTED:
             # what the stream had is suspected now, not REST
             self.counts["suspected"] += 1
-            sync.trust()
-            sync.clear()
-        self._snapshot_failed(market, now_ns, reason)
+            self.syncs[market.index].clear()
+        self._snapshot_failed(market, now_ns, "snapshot older than the updates")
 
     def _snapshot_failed(self, market: BookMarket, now_ns: int, reason: str) -> None:
         sync = self.syncs[market.index]
         sync.failed(now_ns)
         if sync.failures >= QUARANTINE_AFTER and not market.usable:
-            self.change(self.statuses[market.index], "quarantined", now_ns, reason)
+            self.change(self.statuses[market.index], State.QUARANTINED, now_ns, reason)
 
     # answers
 
@@ -420,7 +413,7 @@ class OrderBookStage(ComparedBooks):
             market = self.entry(book.symbol)
             if market is not None:
                 self._absent.pop(market.index, None)
-                self._compare(market, book, now_ns)
+                self.comparison.take(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Take the news that a request was refused or could not be made."""
@@ -428,7 +421,7 @@ class OrderBookStage(ComparedBooks):
         self.now_ns = now_ns
         self.demand.done(request)
         if request.purpose == "compare":
-            self._compare_refused(request, refusal, now_ns)
+            self.comparison.refused(request, refusal, now_ns)
         if request.purpose != "snapshot":
             return
         for status in self.of(request.symbols):
@@ -438,7 +431,7 @@ class OrderBookStage(ComparedBooks):
             if refusal.fatal:
                 self.absent(status, now_ns)
                 sync.not_before_ns = self._absent[market.index].until_ns
-                self.change(status, "quarantined", now_ns, refusal.text)
+                self.change(status, State.QUARANTINED, now_ns, refusal.text)
 
     # time
 
@@ -467,11 +460,8 @@ class OrderBookStage(ComparedBooks):
         if everything:
             self._all_compared_ns = now_ns
         if silent:
-            self._ask_compare(silent)
-        if self._asked:
-            self._forget_asked(now_ns)
-        if self._doubts:
-            self._judge_doubts(now_ns)
+            self.comparison.ask(silent)
+        self.comparison.on_timer(now_ns)
 
     def _proofs(self) -> dict[int, int]:
         # by connection: when it was last known to deliver, by a frame or by REST that agrees
@@ -496,9 +486,9 @@ class OrderBookStage(ComparedBooks):
                 self._on_snapshot(market, *sync.early, now_ns)
             span = market.book.span if market.book is not None else math.inf
             shallow = sync.levels < self.snapshot_depth and span < math.inf
-            if shallow or sync.range_left or sync.narrow(span, now_ns):
+            if shallow or market.phase == Phase.LEFT or sync.narrow(span, now_ns):
                 self._request(market, now_ns)
-        elif market.buffering:
+        elif market.phase == Phase.KEEPING:
             self._request(market, now_ns)
         elif now_ns - status.subscribed_ns > QUIET_START_NS:
             self._begin(market, now_ns)
@@ -506,25 +496,25 @@ class OrderBookStage(ComparedBooks):
     def _watch_age(self, market: BookMarket, status: Status, proof_ns: int, now_ns: int) -> None:
         # silence of a market is no fault; silence of all that its connection delivers is one
         known_ns = max(proof_ns, status.subscribed_ns)
-        if status.state == "synced" and now_ns - known_ns > self.stale_ns:
+        if status.state == State.SYNCED and now_ns - known_ns > self.stale_ns:
             self.counts["stale"] += 1
             self.change(
                 status,
-                "stale",
+                State.STALE,
                 now_ns,
                 f"no frame and no REST answer for {self.stale_ns / 1e9:g} s",
             )
             self.want_reconnect(status, f"{status.market} is stale")
-        elif status.state == "stale" and market.usable and now_ns - known_ns < SILENT_NS:
-            sync = self.syncs[market.index]
-            # the price may come back before a snapshot does
-            sync.range_left = sync.range_left and not (market.n_bids and market.n_asks)
-            if not sync.range_left:
-                self.change(status, "synced", now_ns)
+        elif status.state == State.STALE and market.usable and now_ns - known_ns < SILENT_NS:
+            if market.phase == Phase.LEFT and market.n_bids and market.n_asks:
+                # the price has come back before a snapshot has
+                self._move(market, Phase.REFRESHING)
+            if market.phase != Phase.LEFT:
+                self.change(status, State.SYNCED, now_ns)
         elif (
             not (self.updates or market.usable)
             and market.frames
-            and status.state in ("stale", "quarantined")
+            and status.state in (State.STALE, State.QUARANTINED)
             and now_ns - max(market.heard_ns, status.since_ns) > self.stale_ns
             and now_ns - self._retried_ns[market.index] > self.compare_ns
         ):
@@ -539,6 +529,6 @@ class OrderBookStage(ComparedBooks):
             found[name] = sum(getattr(market, name) for market in self.markets)
         found["books_published"] = sum(market.published for market in self.markets)
         found["recovery_ms"] = self._recovery_ns / 1e6
-        found["synced"] = sum(status.state == "synced" for status in self.statuses)
+        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
         found["markets"] = len(self.markets)
         return found

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any, ClassVar
 
 import orjson
 import structlog
@@ -23,19 +24,41 @@ from coinspace.clock import SECOND_NS, Clock
 from coinspace.collector.demand import Demand, Value, budget
 from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream, plain
 
-State = Literal[
-    "connecting",
-    "subscribed",
-    "buffering",
-    "synced",
-    "stale",
-    "quarantined",
-    "disconnected",
-    "halted",
-]
+
+class State(StrEnum):
+    """What is published of a market."""
+
+    CONNECTING = "connecting"
+    SUBSCRIBED = "subscribed"
+    BUFFERING = "buffering"
+    SYNCED = "synced"
+    STALE = "stale"
+    QUARANTINED = "quarantined"
+    DISCONNECTED = "disconnected"
+    HALTED = "halted"
+
 
 # states that follow from a connection's
-LINK_STATES = ("connecting", "subscribed", "disconnected")
+LINK_STATES = frozenset({State.CONNECTING, State.SUBSCRIBED, State.DISCONNECTED})
+# states that follow from what a connection brings
+DATA_STATES = frozenset({State.BUFFERING, State.SYNCED, State.STALE, State.QUARANTINED})
+# a connection can end and an exchange can halt a market at any time; beside that, states change so
+CHANGES: dict[State, frozenset[State]] = {
+    State.CONNECTING: frozenset({State.CONNECTING, State.SUBSCRIBED}),
+    State.SUBSCRIBED: DATA_STATES | {State.SUBSCRIBED},
+    **dict.fromkeys(DATA_STATES, DATA_STATES | {State.SUBSCRIBED}),
+    State.DISCONNECTED: frozenset({State.CONNECTING, State.SUBSCRIBED}),
+    # what is listed again may bring data at once
+    State.HALTED: frozenset({State.CONNECTING, State.SUBSCRIBED}) | DATA_STATES,
+}
+ANY_TIME = frozenset({State.DISCONNECTED, State.HALTED})
+
+
+def may_change(before: State, after: State) -> bool:
+    """Tell whether a market's state may follow another one."""
+    return before == after or after in ANY_TIME or after in CHANGES[before]
+
+
 # bad frames are all counted; one of them is logged in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120
@@ -53,7 +76,7 @@ class Status:
     market: str
     symbol: str
     topic: Any
-    state: State = "connecting"
+    state: State = State.CONNECTING
     reason: str | None = None
     since_ns: int = 0
     since_wall_ns: int = 0
@@ -76,27 +99,34 @@ class Stage:
     """Mixin of a compiled collector: what it does besides the hot path."""
 
     stream: Stream
+    # what a subclass counts besides what all stages do
+    counted: ClassVar[tuple[str, ...]] = ()
     exchange: Exchange
     sink: Sink
     now_ns: int
     # the wall clock; None where `now_ns` runs with it
     wall: Clock | None = None
 
-    def start(
+    @classmethod
+    def topic(cls, sink: Sink, exchange: Exchange, market: str, kind: str = "") -> Any:
+        """Return the topic of a market's messages, the stream's own by default."""
+        return sink.topic(f"{kind or cls.stream}.{exchange.NAME}.{market}.".encode())
+
+    def __init__(
         self,
         exchange: Exchange,
         entries: list[tuple[str, str]],
         sink: Sink,
         needed: Collection[str] = (),
     ) -> None:
-        """Take (symbol, market) pairs; called by the subclass before anything else.
+        """Take (symbol, market) pairs; called when the compiled side is there.
 
         Args: needed: markets that the index needs, whose wishes go first.
         """
         self.exchange = exchange
         self.log = structlog.get_logger(f"{self.stream}-{exchange.NAME}")
         self.statuses = [
-            Status(market, symbol, sink.topic(f"state.{exchange.NAME}.{market}.".encode()))
+            Status(market, symbol, self.topic(sink, exchange, market, "state"))
             for symbol, market in entries
         ]
         self._positions = {status.symbol: i for i, status in enumerate(self.statuses)}
@@ -107,6 +137,8 @@ class Stage:
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
         self._logged_ns: dict[str, int] = {}
+        # called when something is wanted, so that it need not wait for the next look
+        self.wanted: Callable[[], None] = lambda: None
         # told of losses, for a recording: (name, symbol, facts)
         self.marker: Callable[[str, str, dict[str, Any]], None] | None = None
         self.counts: dict[str, int] = dict.fromkeys(
@@ -123,6 +155,8 @@ class Stage:
                 "refused_requests",
                 "unreadable_answers",
                 "listing_events",
+                "impossible_changes",
+                *self.counted,
             ),
             0,
         )
@@ -140,6 +174,9 @@ class Stage:
         if status.state == state and status.reason == reason and not details:
             return
         previous, status.state, status.reason = status.state, state, reason
+        if not may_change(previous, state):
+            self.counts["impossible_changes"] += 1
+            self.log.error("impossible change", market=status.market, state=state, before=previous)
         wall_ns = self.wall_ns(now_ns)
         if previous != state:
             status.since_ns, status.since_wall_ns = now_ns, wall_ns
@@ -154,7 +191,7 @@ class Stage:
             **details,
         }
         self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
-        level = self.log.info if state == "synced" else self.log.warning
+        level = self.log.info if state == State.SYNCED else self.log.warning
         if state in LINK_STATES or (previous in (*LINK_STATES, "buffering") and not reason):
             # its connection logs that, for all of its markets at once
             level = self.log.debug
@@ -176,13 +213,13 @@ class Stage:
         """A connection for these symbols is being made."""
         for status in self.of(symbols):
             if not status.live:
-                self.change(status, "connecting", now_ns)
+                self.change(status, State.CONNECTING, now_ns)
 
     def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None:
         """A connection for these symbols could not be made."""
         for status in self.of(symbols):
             if not status.live:
-                self.change(status, "connecting", now_ns, reason)
+                self.change(status, State.CONNECTING, now_ns, reason)
 
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
         """A connection is open and its subscription sent. Numbers of connections count up."""
@@ -193,7 +230,7 @@ class Stage:
             status.subscribed_ns = now_ns
             if first:
                 self.entry_of(status).primary = connection
-                self.change(status, "subscribed", now_ns)
+                self.change(status, State.SUBSCRIBED, now_ns)
                 self.on_subscribed(status, now_ns)
 
     def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None:
@@ -210,7 +247,7 @@ class Stage:
                     entry.primary = max(status.live)
                 continue
             self.on_unsubscribed(status, now_ns)
-            self.change(status, "disconnected", now_ns, reason)
+            self.change(status, State.DISCONNECTED, now_ns, reason)
 
     def caught_up(self, connection: int) -> bool:
         """Tell whether a newer connection has delivered every market that an older one still
@@ -241,7 +278,8 @@ class Stage:
     def ask(self, request: Request, value: Value) -> None:
         """Wish for a REST answer."""
         needed = any(status.market in self.needed for status in self.of(request.symbols))
-        self.demand.add(request, value, needed, self.now_ns)
+        if self.demand.add(request, value, needed, self.now_ns):
+            self.wanted()
 
     def take_requests(self) -> list[Request]:
         """Return the REST requests that may be made now, the most valuable first."""
@@ -271,6 +309,10 @@ class Stage:
         self.log.warning(
             "market refused by REST", market=status.market, again_in_s=wait_ns // SECOND_NS
         )
+
+    def is_absent(self, symbol: str) -> bool:
+        """Tell whether REST did not know a market when it was last asked."""
+        return self._positions[symbol] in self._absent
 
     def may_ask(self, index: int, now_ns: int) -> bool:
         """Tell whether REST may be asked for a market."""
@@ -347,10 +389,10 @@ class Stage:
         self.log.info("market list", change=change, market=str(listing.market), collected=known)
         if not known:
             topic = self.sink.topic(f"state.{self.exchange.NAME}.{listing.market}.".encode())
-            status = Status(str(listing.market), listing.symbol, topic, state="disconnected")
+            status = Status(str(listing.market), listing.symbol, topic, state=State.DISCONNECTED)
             self.change(
                 status,
-                "disconnected",
+                State.DISCONNECTED,
                 now_ns,
                 change,
                 change=change,
@@ -360,10 +402,10 @@ class Stage:
             return
         status = self.statuses[self._positions[listing.symbol]]
         if change in ("halted", "delisted"):
-            self.change(status, "halted", now_ns, listing.detail or change, change=change)
+            self.change(status, State.HALTED, now_ns, listing.detail or change, change=change)
         else:
             state: State = (
-                "synced" if getattr(self.entry_of(status), "usable", True) else "subscribed"
+                State.SYNCED if getattr(self.entry_of(status), "usable", True) else State.SUBSCRIBED
             )
             self.change(status, state, now_ns, change, change=change)
             self._absent.pop(self._positions[listing.symbol], None)
@@ -379,12 +421,12 @@ class Stage:
             status.live
             and heard_ns < status.subscribed_ns
             and now_ns - status.subscribed_ns > FIRST_FRAME_NS
-            and status.state == "subscribed"
+            and status.state == State.SUBSCRIBED
         ):
             self.counts["first_frame_timeouts"] += 1
             self.change(
                 status,
-                "stale",
+                State.STALE,
                 now_ns,
                 f"no frame within {FIRST_FRAME_NS // SECOND_NS} s of the subscription:"
                 f" is {status.symbol} a symbol of {self.exchange.NAME}?",

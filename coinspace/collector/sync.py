@@ -1,11 +1,13 @@
-"""What the synchronisation of a local book remembers per symbol: kept updates and the snapshot's
-fate.
+"""What a local book needs beside its place in the ids: kept updates and the fate of snapshots.
+
+The rules are in `coinspace._ext.sequence`; what follows from a verdict is in `orderbook`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
@@ -24,11 +26,51 @@ REFRESH_SPAN = 0.012
 # … or, where even a fresh snapshot is narrower than that, to this part of what it had
 REFRESH_SHARE = 0.75
 REFRESH_INTERVAL_NS = 30 * SECOND_NS
-# so many answers over so long a time that are older than what the stream had: its ids are suspected
-SUSPECT_AFTER = 5
-SUSPECT_NS = 60 * SECOND_NS
-# the same of updates, which say it more surely
-BELOW_NS = 5 * SECOND_NS
+
+
+class Verdict(IntEnum):
+    """What a book's sequence says of an update or a snapshot."""
+
+    APPLY = 1
+    IGNORE = 2
+    GAP = 3
+    NEED_SNAPSHOT = 4
+    RESTARTED = 5
+    WAIT = 6
+    CUT = 7
+
+
+class Condition(IntEnum):
+    """What a book has become."""
+
+    WHOLE = 1
+    CROSSED = 2
+    RANGE_LEFT = 3
+
+
+class Phase(IntEnum):
+    """What a market's book is at the moment.
+
+    EMPTY: nothing is known. KEEPING: updates are kept for a snapshot. USED: the book is complete.
+    REFRESHING: it is, and updates are kept for a deeper snapshot. LEFT: it is, but the price has
+    left the known range, so that nothing is published.
+    """
+
+    EMPTY = 0
+    KEEPING = 1
+    USED = 2
+    REFRESHING = 3
+    LEFT = 4
+
+
+# a book is lost from every phase; the others follow each other so
+PHASES: dict[Phase, frozenset[Phase]] = {
+    Phase.EMPTY: frozenset({Phase.KEEPING, Phase.USED}),
+    Phase.KEEPING: frozenset({Phase.EMPTY, Phase.USED}),
+    Phase.USED: frozenset({Phase.EMPTY, Phase.REFRESHING, Phase.LEFT}),
+    Phase.REFRESHING: frozenset({Phase.EMPTY, Phase.USED, Phase.LEFT}),
+    Phase.LEFT: frozenset({Phase.EMPTY, Phase.USED, Phase.REFRESHING}),
+}
 
 
 class Update(NamedTuple):
@@ -42,24 +84,14 @@ class Update(NamedTuple):
 
 @dataclass(slots=True)
 class Sync:
-    """One symbol's synchronisation. The buffer is contiguous: a gap in it drops what came
-    before.
-    """
+    """One symbol's kept updates and snapshots."""
 
     buffer: deque[Update] = field(default_factory=deque)
     buffer_bytes: int = 0
+    # a snapshot is on its way, or waits for the stream
     requested: bool = False
     # levels of the last snapshot
     levels: int = 0
-    # the newest id that was published or that cannot be applied: an older snapshot is refused
-    floor: int = 0
-    # answers of REST in a row that were too old, and since when
-    old: int = 0
-    old_ns: int = 0
-    # updates in a row below the ids known before, each with a higher id, and since when
-    low: int = 0
-    low_id: int = 0
-    low_ns: int = 0
     # the book has differed from REST, and no update has come since
     drifted_ns: int = 0
     # the book has been crossed
@@ -72,36 +104,22 @@ class Sync:
     # a book nobody has updated yet is published as it was fetched at this time
     announce_ns: int = 0
     lost_ns: int = 0
-    # a side has no level within the known range: nothing is published
-    range_left: bool = False
     # an answer that is ahead of the stream, and since when
     early: tuple[Request, bytes] | None = None
     early_ns: int = 0
 
-    def add(self, update: Update, believed: bool) -> tuple[int, int]:
-        """Keep an update; `believed` = it comes from the leading connection.
-
-        Returns: (gaps found, updates dropped to stay within the bound).
-        """
-        gaps = dropped = 0
-        if self.buffer:
-            last = self.buffer[-1].final
-            if update.final <= last:
-                return 0, 0
-            if update.first > last + 1:
-                if not believed:
-                    return 0, 0
-                gaps = 1
-                self.clear()
+    def add(self, update: Update) -> int:
+        """Keep an update; return how many older ones were dropped to stay within the bound."""
         self.buffer.append(update)
         self.buffer_bytes += len(update.frame)
+        dropped = 0
         while len(self.buffer) > BUFFER_UPDATES or (
             self.buffer_bytes > BUFFER_BYTES and len(self.buffer) > 1
         ):
             # what is left still fits a snapshot that is new enough
             self.buffer_bytes -= len(self.buffer.popleft().frame)
             dropped += 1
-        return gaps, dropped
+        return dropped
 
     def clear(self) -> None:
         """Forget the kept updates."""
@@ -114,36 +132,6 @@ class Sync:
         wait = min(RETRY_NS << min(self.failures, 20), RETRY_LIMIT_NS)
         self.failures += 1
         self.not_before_ns = now_ns + wait
-
-    def too_old(self, now_ns: int) -> bool:
-        """Count an answer that is older than what is known.
-
-        Returns: whether so many came that what is known is suspected: ids that started again.
-        """
-        if not self.old:
-            self.old_ns = now_ns
-        self.old += 1
-        return self.old >= SUSPECT_AFTER and now_ns - self.old_ns >= SUSPECT_NS
-
-    def below(self, final: int, now_ns: int) -> bool:
-        """Count an update whose id is below those known before.
-
-        Returns: whether nothing else has come for so long that its ids have started again.
-        """
-        if final >= max(self.floor, self.buffer[-1].final if self.buffer else 0):
-            self.low = 0
-            return False
-        if not self.low:
-            self.low_ns = now_ns
-        elif final <= self.low_id:
-            return False
-        self.low_id = final
-        self.low += 1
-        return self.low >= SUSPECT_AFTER and now_ns - self.low_ns >= BELOW_NS
-
-    def trust(self) -> None:
-        """Forget what made answers look too old."""
-        self.floor = self.old = self.low = 0
 
     def narrow(self, span: float, now_ns: int) -> bool:
         """Tell whether the known range has become so narrow that a new snapshot is due."""

@@ -32,7 +32,7 @@ from coinspace.collector import holes
 from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Hole, Missing
 from coinspace.collector.memory import Memory
-from coinspace.collector.stage import FIRST_FRAME_NS, Stage, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
@@ -55,6 +55,16 @@ class TickerStage(Stage, TickerCollector):
     """Tickers and trades of one exchange from frames and REST answers."""
 
     stream = "ticker"
+    counted = (
+        "trade_gaps",
+        "trades_missing",
+        "trades_filled",
+        "trades_lost",
+        "audits",
+        "trades_remembered",
+        "volume_gaps",
+        "volume_unexplained",
+    )
 
     def __init__(
         self,
@@ -64,20 +74,19 @@ class TickerStage(Stage, TickerCollector):
         *,
         needed: Collection[str] = (),
     ) -> None:
-        name = exchange.NAME
         markets = [
             TickerMarket(
                 index,
                 symbol,
                 market,
-                sink.topic(f"ticker.{name}.{market}.".encode()),
-                sink.topic(f"trade.{name}.{market}.".encode()),
+                self.topic(sink, exchange, market),
+                self.topic(sink, exchange, market, "trade"),
             )
             for index, (symbol, market) in enumerate(entries)
         ]
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
-        self.start(exchange, entries, sink, needed)
+        Stage.__init__(self, exchange, entries, sink, needed)
         # symbols in the exchange's list of markets, empty = not known yet
         self.listed: frozenset[str] = frozenset()
         self._holes: dict[int, Hole] = {}
@@ -91,21 +100,6 @@ class TickerStage(Stage, TickerCollector):
         self._proofs: dict[int, int] = {}
         # ids that count up by one need no second proof
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
-        self.counts.update(
-            dict.fromkeys(
-                (
-                    "trade_gaps",
-                    "trades_missing",
-                    "trades_filled",
-                    "trades_lost",
-                    "audits",
-                    "trades_remembered",
-                    "volume_gaps",
-                    "volume_unexplained",
-                ),
-                0,
-            )
-        )
 
     def resume(self, memory: Memory, now_ns: int) -> None:
         """Go on where an earlier process ended; called before the first connection."""
@@ -358,10 +352,10 @@ class TickerStage(Stage, TickerCollector):
         # Upbit's and Bithumb's lists do not say it
         if market.suspended:
             self._suspended.add(market.index)
-            self.change(status, "halted", now_ns, "suspended", change="halted")
+            self.change(status, State.HALTED, now_ns, "suspended", change="halted")
         else:
             self._suspended.discard(market.index)
-            self.change(status, "synced", now_ns, "resumed", change="resumed")
+            self.change(status, State.SYNCED, now_ns, "resumed", change="resumed")
 
     def _watch_volume(self, market: TickerMarket, status: Status, now_ns: int) -> None:
         check = self._volumes[market.index]
@@ -409,16 +403,16 @@ class TickerStage(Stage, TickerCollector):
         self.ask(replace(request, context=context), value)
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:
-        since_ns = max(status.subscribed_ns, status.since_ns if status.state == "stale" else 0)
-        if status.state in ("subscribed", "stale") and market.heard_ns >= since_ns:
-            self.change(status, "synced", now_ns)
+        since_ns = max(status.subscribed_ns, status.since_ns if status.state == State.STALE else 0)
+        if status.state in (State.SUBSCRIBED, State.STALE) and market.heard_ns >= since_ns:
+            self.change(status, State.SYNCED, now_ns)
         elif status.symbol not in self.listed:
             self.watch_first_frame(status, market.heard_ns, now_ns)
         elif market.heard_ns < status.subscribed_ns and (
             now_ns - status.subscribed_ns > FIRST_FRAME_NS
-            and status.state in ("subscribed", "stale")
+            and status.state in (State.SUBSCRIBED, State.STALE)
         ):
-            self.change(status, "synced", now_ns, "listed, and quiet so far")
+            self.change(status, State.SYNCED, now_ns, "listed, and quiet so far")
 
     def _watch_connections(self, now_ns: int) -> None:
         """Ask REST whether a connection is mute on which no market is heard."""
@@ -456,7 +450,9 @@ class TickerStage(Stage, TickerCollector):
         if not status.live or market.heard_ns > deadline_ns - SETTLE_NS - MUTE_NS:
             return
         self.counts["stale"] += 1
-        self.change(status, "stale", now_ns, "the stream did not bring the trades that REST has")
+        self.change(
+            status, State.STALE, now_ns, "the stream did not bring the trades that REST has"
+        )
         self.want_reconnect(status, f"{status.market} is mute")
 
     def counters(self) -> dict[str, int | float]:
@@ -469,6 +465,6 @@ class TickerStage(Stage, TickerCollector):
         found["tickers_refused"], found["id_restarts"] = self.tickers_refused, self.id_restarts
         found["volumes_proven"] = sum(check.offset is not None for check in self._volumes)
         found["volume_excess"] = sum(check.excess for check in self._volumes)
-        found["synced"] = sum(status.state == "synced" for status in self.statuses)
+        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
         found["markets"] = len(self.markets)
         return found

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
+from coinspace.constituents import collected, named
 from coinspace.endpoint.history.bulk import Downloads
-from coinspace.endpoint.history.database import Database
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.nulls import Nulls
 from coinspace.endpoint.live.state import Live
-from coinspace.exchanges.constituents import collected, named
 from coinspace.market import as_named, exchange_as_named
+from coinspace.storage.read.pool import Database
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Context:
     """Settings and live objects of one endpoint.
 
     Attributes: dashboard (folder of the built page), nulls (indices without a value), downloads
-    (whole ranges being sent), states (of streams' channels: when made, and the event's data).
+    (whole ranges being sent), settled ((asset, interval) -> how far candles are known to be stored,
+    ns; it never goes back), states (of streams' channels: when made, and the event's data).
     """
 
     settings: Settings
@@ -32,6 +33,7 @@ class Context:
     clock: Clock
     dashboard: Path
     downloads: Downloads = field(init=False)
+    settled: dict[tuple[str, str], int] = field(init=False, default_factory=dict)
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:

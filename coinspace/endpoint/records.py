@@ -16,9 +16,9 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.shown import show
 from coinspace.endpoint.values import decimal, decimals, price, ratio
 from coinspace.method.digits import RATIO_PLACES, rounded, significant
+from coinspace.method.parameters import REGIONS
 from coinspace.method.record import IndexRecord, Valuation, VenueRecord
 
-REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
 CURRENCY = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")

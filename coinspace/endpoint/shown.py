@@ -14,31 +14,24 @@ from coinspace.method.record import Kind, facts
 T = TypeVar("T", bound=Struct)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _age(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-# kind of a field -> its type in an answer, and what makes a value of that type
-_KINDS: dict[Kind, tuple[Any, Callable[[Any], Any] | None]] = {
-    Kind.NAME: (str, None),
-    Kind.NAMES: (list[str], None),
-    Kind.FLAG: (bool, None),
+# kind of a field -> its type in an answer, and how a value of that type is made
+_KINDS: dict[Kind | None, tuple[Any, str]] = {
+    Kind.NAME: (str, "{0}"),
+    Kind.NAMES: (list[str], "{0}"),
+    Kind.FLAG: (bool, "{0}"),
     # beyond 2^53 a JSON number loses digits in many readers
-    Kind.COUNT: (str, _text),
-    Kind.AGE: (AgeMs, _age),
-    Kind.INSTANT: (EpochMs | None, milliseconds),
-    Kind.ROUNDED: (Number, decimal),
-    Kind.EXACT: (Number, price),
-    Kind.PRICE: (Number, price),
-    Kind.SHARE: (Number, ratio),
-    Kind.RATIO: (Number, ratio),
+    Kind.COUNT: (str, "None if {0} is None else str({0})"),
+    Kind.AGE: (AgeMs, "None if {0} is None else int({0})"),
+    Kind.INSTANT: (EpochMs | None, "milliseconds({0})"),
+    Kind.ROUNDED: (Number, "decimal({0})"),
+    Kind.EXACT: (Number, "price({0})"),
+    Kind.PRICE: (Number, "price({0})"),
+    Kind.SHARE: (Number, "ratio({0})"),
+    Kind.RATIO: (Number, "ratio({0})"),
 }
-# model -> (name in the answer, attribute of the record, conversion) of the fields that are derived
-_DERIVED: dict[type[Struct], list[tuple[str, str, Callable[[Any], Any] | None]]] = {}
+_CALLED = {"decimal": decimal, "milliseconds": milliseconds, "price": price, "ratio": ratio}
+# model -> what makes one of a record and of the fields that the model declares
+_MAKERS: dict[type[Struct], Callable[..., Any]] = {}
 
 
 def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
@@ -53,7 +46,7 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
         names = list(own)
         known = {one.served for one in facts(record)}
         fields: list[tuple[str, Any]] = []
-        derived = []
+        values = [f"{name}={name}" for name in names]
 
         def declare(name: str) -> None:
             fields.append((name, own[name]))
@@ -67,10 +60,10 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
         for one in facts(record):
             if one.served in own:
                 declare(one.served)
-            elif one.served and one.kind and one.kind in _KINDS:
-                kind, convert = _KINDS[one.kind]
+            elif one.served and one.kind in _KINDS:
+                kind, value = _KINDS[one.kind]
                 fields.append((one.served, kind | None if one.optional else kind))
-                derived.append((one.served, one.attribute, convert))
+                values.append(f"{one.served}={value.format(f'record.{one.attribute}')}")
         made = msgspec.defstruct(
             model.__name__,
             fields,
@@ -78,7 +71,9 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
             module=model.__module__,
             kw_only=True,
         )
-        _DERIVED[made] = derived
+        # compiled, as a dataclass's methods are: a loop costs as much as the texts themselves
+        source = f"lambda {', '.join(['record', *names])}: made({', '.join(values)})"
+        _MAKERS[made] = eval(source, {"made": made, **_CALLED})
         return made  # type: ignore[return-value]
 
     return extend
@@ -86,7 +81,5 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
 
 def show(model: type[T], record: Struct, **own: Any) -> T:
     """Return an answer that shows a record. Args: own: the fields that the model declares."""
-    for name, attribute, convert in _DERIVED[model]:
-        value = getattr(record, attribute)
-        own[name] = value if convert is None else convert(value)
-    return model(**own)
+    made: T = _MAKERS[model](record, **own)
+    return made

@@ -15,7 +15,6 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.history.database import Database, readonly_address
 from coinspace.endpoint.http import keys as api_keys
 from coinspace.endpoint.http.app import build
 from coinspace.endpoint.http.gate import keys_needed
@@ -26,6 +25,7 @@ from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.routes.platform import reasons
 from coinspace.errors import EndpointError
+from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"

@@ -1,16 +1,37 @@
-"""What Upbit and Bithumb share: the subscribe array, REST books and trades, error bodies."""
+"""What Upbit and Bithumb share: the subscribe array, REST books and trades, errors, recordings."""
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from coinspace.errors import MarketError
-from coinspace.exchanges.exchange import Listing, Refusal, RestBook, RestTrade, finite, plain
-from coinspace.market import market_of_dashed
+from coinspace.exchanges.exchange import (
+    MOST_ID,
+    NOTHING,
+    Heard,
+    Label,
+    Listing,
+    Recording,
+    Refusal,
+    Request,
+    RestBook,
+    RestTrade,
+    Trial,
+    finite,
+    number,
+    plain,
+    shaped,
+    short_name,
+)
+from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.market import ASSETS, Market, market_of_dashed
+
+MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 
 # a time beyond this many ms since the epoch (year 5138) is in µs
 MICROSECONDS_FROM = 100_000_000_000_000
@@ -23,8 +44,20 @@ def milliseconds(timestamp: int) -> int:
     return timestamp // 1000 if timestamp >= MICROSECONDS_FROM else timestamp
 
 
+def market_of(symbol: str) -> Market | None:
+    """Return the market of a symbol such as KRW-BTC."""
+    try:
+        return market_of_dashed(symbol)
+    except MarketError:
+        return None
+
+
 def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
-    """Return the one frame that says everything: a second one would replace it."""
+    """Return the one frame that says everything.
+
+    "WebSocket: usage and errors" of both exchanges: a request takes the place of the one before on
+    the same connection, so that a second frame would end the first one's markets.
+    """
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
 
 
@@ -82,7 +115,11 @@ def read_markets(payload: bytes) -> list[Listing]:
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Judge an error frame: all but rate limits would come again on a new connection."""
+    """Judge an error frame.
+
+    "WebSocket: usage and errors" of both exchanges: an error frame is followed by close 1000. All
+    but rate limits would come again on a new connection: they end the subscription.
+    """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
         error = {"name": str(error)}
@@ -106,3 +143,153 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     text = plain(text)
     passing = status in (418, 429) or status >= 500 or any(w in text.lower() for w in PASSING)
     return Refusal(text, fatal=not passing)
+
+
+# recordings
+
+_TYPE = re.compile(rb'"(?:ty|type)"\s*:\s*"([^"]*)"')
+_CODE = re.compile(rb'"(?:cd|code)"\s*:\s*"([^"]*)"')
+BOOKS = "/v1/orderbook"
+# names of assets in the list of markets
+NAMES = {
+    "BTC": ("비트코인", "Bitcoin"),
+    "ETH": ("이더리움", "Ethereum"),
+    "XRP": ("리플", "XRP"),
+    "SOL": ("솔라나", "Solana"),
+    "USDT": ("테더", "Tether"),
+}
+# keys of the short form of a frame, and those of REST
+LONG = {
+    "cd": "market",
+    "code": "market",
+    "tms": "timestamp",
+    "tas": "total_ask_size",
+    "tbs": "total_bid_size",
+    "obu": "orderbook_units",
+    "ap": "ask_price",
+    "bp": "bid_price",
+    "as": "ask_size",
+    "bs": "bid_size",
+    "lv": "level",
+    "tp": "trade_price",
+    "tv": "trade_volume",
+    "ab": "ask_bid",
+    "ttms": "trade_timestamp",
+    "sid": "sequential_id",
+    "pcp": "prev_closing_price",
+    "cp": "change_price",
+    "op": "opening_price",
+    "hp": "high_price",
+    "lp": "low_price",
+    "atp": "acc_trade_price",
+    "atv": "acc_trade_volume",
+    "atp24h": "acc_trade_price_24h",
+    "atv24h": "acc_trade_volume_24h",
+    "scp": "signed_change_price",
+    "cr": "change_rate",
+    "scr": "signed_change_rate",
+    "td": "trade_date_utc",
+    "ttm": "trade_time_utc",
+    "c": "change",
+}
+
+
+def label(payload: bytes) -> Label:
+    """Tell what a recorded frame is; NOTHING for errors and status."""
+    kind, code = _TYPE.search(payload), _CODE.search(payload)
+    if kind is None or code is None:
+        return NOTHING
+    return Label((short_name(kind[1]),), short_name(code[1]), payload[:1] == b"[")
+
+
+def request_of(path: str) -> Request | None:
+    """Return the request that a recorded answer belongs to."""
+    if not path.startswith(f"{BOOKS}?markets="):
+        return None
+    symbols = path.partition("markets=")[2].split("&")[0].split(",")
+    return Request("compare", path, "orderbook", 0, tuple(symbols))
+
+
+def answer(
+    recording: Recording, path: str, query: Mapping[str, str], bad_code_status: int
+) -> tuple[int, Any]:
+    """Answer a REST request from a recording. Args: bad_code_status: HTTP's, of an unknown code."""
+    if path == "/v1/market/all":
+        return 200, market_list(recording.symbols)
+    codes = [one for one in query.get("markets", query.get("market", "")).upper().split(",") if one]
+    if path not in (BOOKS, "/v1/ticker", "/v1/trades/ticks") or any(
+        code not in recording.symbols for code in codes
+    ):
+        return bad_code_status, {"error": {"name": 404, "message": "Code not found"}}
+    if path == "/v1/trades/ticks":
+        count = number(query.get("count"), 1, 500)
+        rows = shaped(recording.trades(codes[0]) if codes else (), rest_row)
+        if "cursor" in query:
+            before = number(query["cursor"], MOST_ID, MOST_ID)
+            rows = [row for row in rows if int(row.get("sequential_id", 0)) < before]
+        return 200, rows[: -count - 1 : -1]
+    kind = "orderbook" if path == BOOKS else "ticker"
+    frames = (recording.last(kind, code) for code in codes)
+    return 200, shaped((frame for frame in frames if frame is not None), rest_row)
+
+
+def market_list(codes: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the list of markets for the codes of a recording."""
+    rows = []
+    for code in sorted(codes):
+        base = code.partition("-")[2]
+        korean, english = NAMES.get(base, (base, base))
+        rows.append({"market": code, "korean_name": korean, "english_name": english})
+    return rows
+
+
+def rest_row(payload: bytes) -> dict[str, Any]:
+    """Return a recorded frame in the shape of REST: long keys, `market` instead of `code`."""
+    frame = orjson.loads(payload)
+    frame = frame[0] if isinstance(frame, list) else frame
+    row = {LONG.get(key, key): value for key, value in frame.items() if key not in ("ty", "type")}
+    units = row.get("orderbook_units")
+    if units:
+        row["orderbook_units"] = [{LONG.get(k, k): v for k, v in unit.items()} for unit in units]
+    if "trade_timestamp" in row and "sequential_id" in row:
+        row["timestamp"] = row["trade_timestamp"]
+    return row
+
+
+# `probe`
+
+
+def nobody(symbol: str) -> str:
+    """Return a code of the same quote that does not exist."""
+    return f"{symbol.partition('-')[0]}-NOSUCH"
+
+
+def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
+    """Return what is tried: a request without its ticket, and two subscriptions in a row."""
+
+    def closed(heard: Heard) -> tuple[bool, bool]:
+        seen = bool(heard.controls or heard.close)
+        return seen, bool(heard.controls) and heard.close.startswith("1000")
+
+    def replaced(heard: Heard) -> tuple[bool, bool]:
+        return heard.before > 0, not heard.after
+
+    def silent(heard: Heard) -> tuple[bool, bool]:
+        return heard.before > 0, not heard.controls and not heard.close
+
+    url = settings.websocket
+    bad = b'[{"type":"orderbook","codes":["KRW-BTC"]}]'
+    found = [
+        Trial(url, (bad,), {"a bad subscription gives an error frame, then close 1000": closed})
+    ]
+    if symbol:
+        frames = tuple(
+            subscribe_frame([{"type": "orderbook", "codes": [code]}], settings.format)
+            for code in (symbol, nobody(symbol))
+        )
+        facts = {
+            "a second subscription replaces the first": replaced,
+            "an unknown code is silent": silent,
+        }
+        found.append(Trial(url, frames, facts))
+    return found

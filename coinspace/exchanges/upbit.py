@@ -1,48 +1,68 @@
 """Upbit: every book frame is a whole book of 30 levels; trades have unordered unique ids.
 
-Rules that the code relies on:
-
-1. A subscribe frame replaces the one before: one frame per connection says everything.
-2. Unknown codes are silent: a first frame is watched for.
-3. Errors are followed by close 1000 and would come again: they end the subscription.
-4. Idle sockets are cut after 60 s (the documents say 120): a ping every 15 s.
-5. Requests with an Origin header are limited to one per 10 s: none is ever sent.
-6. One bad code fails a whole REST call.
-
-https://docs.upbit.com/kr/reference/general-info
+What the code relies on stands at the code, with the section of the exchange's documentation:
+https://docs.upbit.com/kr (Reference: General info, REST API guide, WebSocket).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coinspace.config import ExchangeSettings
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
+    Identity,
+    Label,
     Limit,
     Listing,
+    Recording,
     Refusal,
     Request,
     RestBook,
     RestTrade,
     Subscription,
+    Trial,
     chunks,
 )
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market, dashed_symbol
 
 NAME = "upbit"
+ORDER = 1
+REGION = "KR"
+QUOTES = ("KRW",)
+SETTINGS = ExchangeSettings(
+    websocket="wss://api.upbit.com/websocket/v1",
+    rest="https://api.upbit.com",
+    markets=korean.MARKETS,
+)
+# same letters, other coin
+IDENTITIES = (Identity(NAME, "TON", "TOKAMAK"),)
+COLOURS = ("#4c8dff", "#1f66e5")
+PROTOCOL = "upbit"
+# "WebSocket: Orderbook": each frame is the whole book
 UPDATES = False
+NAMED_SYMBOLS = False
+BOOK_KIND = "orderbook"
+# "WebSocket: Trade": `sequential_id` says that a trade is unique, not its place in their order
 CONTIGUOUS_TRADES = False
 JOINABLE_TRADES = True
 STREAM_DEPTH = 30
+# "WebSocket: connection": an idle connection ends after 120 s; it was seen to end after 60 s
 PING_INTERVAL_S = 15.0
+SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
+BINARY_FRAMES = True
+# a snapshot comes first, unless the code does not exist: then nothing comes, and nothing says so
+FIRST_FRAMES = True
+# "Rate limits", WebSocket: 5 connections a second; 5 messages a second and 100 a minute. A request
+# with an Origin header may be made once in 10 s: none is ever sent
 CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
+# "Rate limits", REST quotation: 10 a second for each group
 REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
@@ -55,7 +75,7 @@ TRADES = 500
 MARKETS_PER_CALL = 500
 
 
-def parser(capacity: int) -> Any:
+def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
     """Return a frame parser with room for `capacity` levels per side."""
     from coinspace._ext.upbit import UpbitParser
 
@@ -67,10 +87,17 @@ def symbol_of(market: Market) -> str:
     return dashed_symbol(market)
 
 
+def market_of(symbol: str) -> Market | None:
+    """Return the market of a symbol such as KRW-BTC."""
+    return korean.market_of(symbol)
+
+
 def subscriptions(
     settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return the connections to make: one, and one more for grouped far levels (rule 1)."""
+    """Return the connections to make: one whose only frame says everything, and one more for
+    grouped far levels, as a second frame would replace the first.
+    """
     url, names = settings.websocket, tuple(symbols)
     suffix = next((f".{n}" for n in SUFFIXES if settings.depth <= n), "")
     parts: list[dict[str, Any]] = [
@@ -103,7 +130,7 @@ def snapshot_request(symbol: str, levels: int) -> Request:
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for all books, some hundreds in one call."""
+    """Ask for all books, some hundreds in one call; one bad code fails the whole call (404)."""
     return [
         Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)
         for names in chunks(symbols, MARKETS_PER_CALL)
@@ -150,3 +177,46 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """Judge a REST answer, None = it is good."""
     return korean.refusal_of_answer(status, payload)
+
+
+# recordings
+
+
+def label(payload: bytes) -> Label:
+    """Tell what a recorded frame is."""
+    return korean.label(payload)
+
+
+def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
+    """Return nothing: books have no ids, and those of trades are in no order."""
+    return None
+
+
+def request_of(path: str) -> Request | None:
+    """Return the request that a recorded answer belongs to."""
+    return korean.request_of(path)
+
+
+def recorded_book() -> None:
+    """Return nothing: each frame is a whole book."""
+
+
+def answer(
+    recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
+) -> tuple[int, Any]:
+    """Answer a REST request from a recording."""
+    return korean.answer(recording, path, query, bad_code_status=404)
+
+
+# `probe`
+
+
+def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
+    """Return what is tried on connections of their own."""
+    return korean.trials(settings, symbol)
+
+
+def bad_request(symbol: str) -> tuple[str, Request]:
+    """Return a request of which one code does not exist."""
+    request = compare_requests([symbol, korean.nobody(symbol)])[0]
+    return "one bad code fails a whole REST call", request

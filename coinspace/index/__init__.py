@@ -3,7 +3,7 @@ store, explain, verify.
 
 `calculator` turns aggregates into records, `outage` and `backlog` account for missed ticks,
 `memory` reads back what the method remembers, `governance` and `chain` keep definitions and the
-hash chain. `snapshots` and `replay` compute offline, `verify` compares, `commands` are the tools.
-`worker` runs the calculator on the bus and stores its records, `spool` keeps them while nobody
-takes them.
+hash chain. `worker` runs the calculator on the bus and stores its records, `spool` keeps them while
+the database does not take them. `recompute` computes offline and compares,
+`commands` has the tools.
 """

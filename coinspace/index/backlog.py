@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import psycopg
-
-from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
 from coinspace.index.memory import Memory, read_memory, remember
 from coinspace.index.outage import NOT_COMPUTED, Outage
 from coinspace.storage.gaps import FILLED, OPEN
+from coinspace.storage.read.memory import last_tick_ns, open_outages
 from coinspace.storage.records import Row, tick_row
+from coinspace.storage.schema import Connection
 from coinspace.storage.transport import TimestampNanos
 
 KIND = "index"
@@ -146,7 +144,7 @@ class Backlog:
 
 
 def read_entries(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     publisher: str,
     indices: Mapping[str, Index],
     make: Callable[[str], Index],
@@ -159,40 +157,21 @@ def read_entries(
     Raises: StorageError when the database cannot answer.
     """
     entries = []
-    try:
-        rows = connection.execute(
-            "SELECT ts::long, epoch, market, first, last, count FROM gap"
-            " WHERE kind = %s AND publisher = %s AND status = %s ORDER BY first",
-            (KIND, publisher, OPEN),
-        ).fetchall()
-        for found_ns, epoch, asset, first_ns, last_ns, count in rows:
-            index = indices.get(asset)
-            if index is None:
-                index = make(asset)
-                remember(connection, index)
-            step_ns = max((last_ns - first_ns) // max(count - 1, 1), 1)
-            stored = connection.execute(
-                "SELECT max(ts)::long FROM index_tick WHERE asset = %s"
-                " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns",
-                (asset, first_ns, last_ns),
-            ).fetchone()
-            next_ns = stored[0] + step_ns if stored and stored[0] is not None else first_ns
-            memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
-            outage = memory.outage(index, first_ns, last_ns, step_ns)
-            entry = Entry(outage, found_ns, epoch, next_ns, announced=True)
-            if first_ns > index.last_ts_ns:
-                # nothing after it was stored: the outage now known begins before it
-                entry.next_ns = last_ns + outage.step_ns
-                entry.reason = SUPERSEDED
-            entries.append(entry)
-    except psycopg.Error as error:
-        raise StorageError(f"open outages: expected rows of gap, {error}", "gap") from None
+    for found in open_outages(connection, KIND, publisher):
+        asset, first_ns, last_ns = found.market, found.first_ns, found.last_ns
+        index = indices.get(asset)
+        if index is None:
+            index = make(asset)
+            remember(connection, index)
+        step_ns = max((last_ns - first_ns) // max(found.ticks - 1, 1), 1)
+        stored_ns = last_tick_ns(connection, asset, first_ns, last_ns)
+        next_ns = first_ns if stored_ns is None else stored_ns + step_ns
+        memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
+        outage = memory.outage(index, first_ns, last_ns, step_ns)
+        entry = Entry(outage, found.found_ns, found.epoch, next_ns, announced=True)
+        if first_ns > index.last_ts_ns:
+            # nothing after it was stored: the outage now known begins before it
+            entry.next_ns = last_ns + outage.step_ns
+            entry.reason = SUPERSEDED
+        entries.append(entry)
     return entries
-
-
-def first_open_ns(connection: psycopg.Connection[Any]) -> int | None:
-    """Return the first tick of all outages whose records are not all stored, None = no such."""
-    row = connection.execute(
-        "SELECT min(first) FROM gap WHERE kind = %s AND status = %s", (KIND, OPEN)
-    ).fetchone()
-    return None if row is None or row[0] is None else int(row[0])

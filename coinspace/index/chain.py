@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.clock import SECOND_NS
-from coinspace.errors import StorageError
-from coinspace.index.backlog import first_open_ns
+from coinspace.index.backlog import KIND
+from coinspace.storage.read import memory, records
 from coinspace.storage.records import Row
-from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE, Table
+from coinspace.storage.schema import Connection
+from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
 
 DAY_NS = 86_400 * SECOND_NS
 # rows are read in pieces of a day, so that memory stays small
@@ -57,36 +57,18 @@ class Link:
         return {"day": self.day, **{k: v for k, v in asdict(self).items() if k != "day_ns"}}
 
 
-def digest_day(connection: psycopg.Connection[Any], day_ns: int) -> tuple[int, str]:
+def digest_day(connection: Connection, day_ns: int) -> tuple[int, str]:
     """Return the number of a day's records and their digest. Raises: StorageError."""
     hashed = hashlib.sha256()
-    records = 0
-    for table in (INDEX_TICK, INDEX_VENUE):
-        for row in _rows(connection, table, day_ns):
-            hashed.update(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-            records += table is INDEX_TICK
-    return records, hashed.hexdigest()
-
-
-def _rows(
-    connection: psycopg.Connection[Any], table: Table, day_ns: int
-) -> Iterator[tuple[Any, ...]]:
-    columns = ", ".join(
-        f"{name}::long" if kind.startswith("TIMESTAMP") else f'"{name}"'
-        for name, kind in table.columns
-    )
-    order = ", ".join(table.keys)
+    count = 0
     step = DAY_NS // PIECES
-    for start_ns in range(day_ns, day_ns + DAY_NS, step):
-        query = (
-            f"SELECT {columns} FROM {table.name} WHERE ts >= {start_ns}::timestamp_ns"
-            f" AND ts < {start_ns + step}::timestamp_ns ORDER BY {order}"
-        )
-        try:
-            for row in connection.execute(query, binary=True):
-                yield hashed_columns(row, table.hashed)
-        except psycopg.Error as error:
-            raise StorageError(f"records of a day: expected rows, {error}", table.name) from None
+    for table in (INDEX_TICK, INDEX_VENUE):
+        for start_ns in range(day_ns, day_ns + DAY_NS, step):
+            for row in records.whole_rows(connection, table, start_ns, start_ns + step):
+                line = hashed_columns(row, table.hashed)
+                hashed.update(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                count += table is INDEX_TICK
+    return count, hashed.hexdigest()
 
 
 def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
@@ -102,20 +84,16 @@ def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
     return row[:end]
 
 
-def stored_links(connection: psycopg.Connection[Any]) -> list[Link]:
+def stored_links(connection: Connection) -> list[Link]:
     """Return the chain as stored, oldest first, without the days that were reopened."""
-    rows = connection.execute(
-        "SELECT ts::long, records, digest, previous, link FROM index_chain WHERE link != null"
-        " ORDER BY ts"
-    ).fetchall()
-    return [Link(*row) for row in rows]
+    return [Link(*row) for row in records.links(connection)]
 
 
-def make_link(connection: psycopg.Connection[Any], day_ns: int, previous: str) -> Link:
+def make_link(connection: Connection, day_ns: int, previous: str) -> Link:
     """Return the link of a day."""
-    records, digest = digest_day(connection, day_ns)
+    count, digest = digest_day(connection, day_ns)
     link = hashlib.sha256((previous + digest).encode()).hexdigest()
-    return Link(day_ns, records, digest, previous, link)
+    return Link(day_ns, count, digest, previous, link)
 
 
 def reopened(links: list[Link], now_ns: int) -> list[Row]:
@@ -130,23 +108,23 @@ def reopened(links: list[Link], now_ns: int) -> list[Row]:
     ]
 
 
-def missing_days(connection: psycopg.Connection[Any], now_ns: int) -> list[int]:
+def missing_days(connection: Connection, now_ns: int) -> list[int]:
     """Return the closed UTC days with records and without a link, oldest first.
 
     A day is closed once a later tick is stored and no outage in it waits for its records: rows
     that came after the link would break the chain.
     """
     links = stored_links(connection)
-    row = connection.execute("SELECT min(ts)::long, max(ts)::long FROM index_tick").fetchone()
-    if row is None or row[0] is None:
+    span = records.tick_span(connection)
+    if span is None:
         return []
-    first_ns = links[-1].day_ns + DAY_NS if links else row[0] // DAY_NS * DAY_NS
-    open_ns = first_open_ns(connection)
-    end_ns = min(now_ns, row[1], now_ns if open_ns is None else open_ns)
+    first_ns = links[-1].day_ns + DAY_NS if links else span[0] // DAY_NS * DAY_NS
+    open_ns = memory.first_open_ns(connection, KIND)
+    end_ns = min(now_ns, span[1], now_ns if open_ns is None else open_ns)
     return list(range(first_ns, end_ns // DAY_NS * DAY_NS, DAY_NS))
 
 
-def check(connection: psycopg.Connection[Any]) -> Iterator[tuple[Link, list[str]]]:
+def check(connection: Connection) -> Iterator[tuple[Link, list[str]]]:
     """Compute every stored link again; yield it with what is wrong about it."""
     previous = FIRST
     before_ns = None

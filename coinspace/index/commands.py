@@ -1,175 +1,19 @@
-"""`compute-index`, `verify-index`, `verify-chain`: offline, from books or recordings."""
+"""`index-reset-clock` and `verify-chain`: what is stored of the index."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import sys
-import tomllib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 from msgspec import to_builtins
 
-from coinspace.clock import MILLISECOND_NS, check_ms, now_ns
-from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
-from coinspace.errors import CoinSpaceError, ConfigError
-from coinspace.index.calculator import Index
-from coinspace.index.recompute.snapshots import LATEST_MS, SnapshotReader
-from coinspace.market import as_named
-from coinspace.method.record import IndexRecord
-
-
-def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
-    """Put parameters over those of all assets: into the venues' facts and the rate as well.
-
-    Raises: ConfigError naming an unknown key or a value out of range.
-    """
-    index.parameters = index_parameters({**index.parameters.model_dump(), **changes}, "parameters")
-    index.overrides = {
-        asset: {key: value for key, value in own.items() if key not in changes}
-        for asset, own in index.overrides.items()
-    }
-
-
-def read_parameters(path: Path) -> dict[str, Any]:
-    """Read a file of parameters, TOML or JSON. Raises: ConfigError."""
-    try:
-        text = path.read_text()
-        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected parameters as TOML or JSON, {error}") from None
-    return dict(values)
-
-
-@click.command("compute-index")
-@click.argument("feeds", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--snapshots", metavar="FILE|-", help="JSON lines, each one tick with all books")
-@click.option("--mode", type=click.Choice(["integral", "grid"]))
-@click.option("--spacing", type=float, help="grid step, units of base")
-@click.option("--max-spread", type=float, help="D, as a fraction: 0.005 is 0.5 %")
-@click.option("--max-deviation", type=float, help="P, as a fraction")
-@click.option("--lag-ms", type=float, help="age at which a book is delayed")
-@click.option("--min-venues", type=int)
-@click.option("--regions", type=click.Choice(["off", "default"]))
-@click.option("--depth", type=click.Choice(["full", "coverage"]))
-@click.option("--decimals", type=int, help="of the published value")
-@click.option("--cap-band", type=float, help="sample of the size cap, as a fraction")
-@click.option("--cap-min-per-side", type=int, help="levels of that sample at least")
-@click.option("--usd-krw", type=float, help="reference rate for the premium's fiat basis")
-@click.option(
-    "--params",
-    type=click.Path(path_type=Path),
-    help="parameters as TOML or JSON; options win over it",
-)
-@click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
-@click.option("--hash", "hashed", is_flag=True, help="print only number and SHA-256 of the records")
-@config_option
-def compute_index(
-    feeds: tuple[Path, ...],
-    snapshots: str | None,
-    params: Path | None,
-    explain: str | None,
-    hashed: bool,
-    config_path: str | None,
-    **options: Any,
-) -> None:
-    """Compute index records from snapshots of books or from recordings; one JSON line per tick."""
-    if bool(feeds) == bool(snapshots):
-        raise click.UsageError("expected either --snapshots FILE|- or recordings")
-    changes = read_parameters(params) if params else {}
-    changes |= {name: value for name, value in options.items() if value is not None}
-    settings = load(config_path)
-    choose(settings.index, changes)
-    chosen = functools.cache(settings.index.parameters_of)
-    output = Output(_instant(explain) if explain is not None else None, hashed)
-    if snapshots is not None:
-        for record, index in from_snapshots(snapshots, chosen, settings.index):
-            output.take(record, index)
-    else:
-        # recordings need the collectors, whose imports take longer than most snapshots
-        from coinspace.index.recompute.feeds import from_feeds
-
-        replay = from_feeds(feeds, settings, chosen, output.take)
-        if replay.pauses:
-            click.echo(f"{replay.pauses} pauses of the recordings left out", err=True)
-        click.echo(f"{replay.records} records of feeds, {output.records} ticks", err=True)
-    output.finish(explain)
-
-
-class Output:
-    """Where records go: all of them as lines, one of them explained, or only their hash."""
-
-    def __init__(self, wanted_ms: float | None, hashed: bool) -> None:
-        self._wanted_ms = wanted_ms
-        self._hash = hashlib.sha256() if hashed else None
-        self._found = False
-        self.records = 0
-
-    def take(self, record: IndexRecord, index: Index) -> None:
-        """Take the next record; `index` still holds its curve."""
-        self.records += 1
-        if self._wanted_ms is not None:
-            if record.ts_ms == self._wanted_ms:
-                self._found = True
-                write({**to_builtins(record), **index.explain()})
-        elif self._hash is not None:
-            self._hash.update(orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS))
-        else:
-            write(record)
-
-    def finish(self, explain: str | None) -> None:
-        """End the output. Raises: CoinSpaceError without the tick to explain, or without any."""
-        if not self.records:
-            raise CoinSpaceError("compute-index: found no books of an index's markets, so no tick")
-        if self._hash is not None:
-            write({"records": self.records, "sha256": self._hash.hexdigest()})
-        if self._wanted_ms is not None and not self._found:
-            raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
-
-
-def reproducible(record: IndexRecord) -> dict[str, Any]:
-    """Return what two computations of a tick have in common: no latency, no epoch."""
-    found: dict[str, Any] = to_builtins(record) | {"latency_ns": None}
-    for one in found["inputs"].values():
-        del one["epoch"]
-    if not record.repeated:
-        # as the hash was before records had the field
-        del found["repeated"]
-    return found
-
-
-def from_snapshots(
-    path: str, chosen: Callable[[str], IndexParameters], settings: IndexSettings
-) -> Iterator[tuple[IndexRecord, Index]]:
-    """Yield the record of each line. Raises: SnapshotError naming a line."""
-    reader = SnapshotReader(chosen, settings)
-    indices: dict[str, Index] = {}
-    try:
-        stream = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115
-    except OSError as error:
-        raise CoinSpaceError(f"--snapshots {path}: expected a readable file, {error}") from None
-    with stream:
-        for number, raw in enumerate(stream, 1):
-            if not raw.strip():
-                continue
-            aggregate = reader.read(raw.decode("utf-8", "replace"), number)
-            index = indices.get(aggregate.asset)
-            if index is None:
-                index = Index(aggregate.asset, chosen(aggregate.asset))
-                indices[aggregate.asset] = index
-            yield index.compute(aggregate), index
-    if reader.ignored:
-        click.echo(
-            f"{reader.ignored} books ignored: no constituents of the asset",
-            err=True,
-        )
+from coinspace.clock import now_ns
+from coinspace.config import config_option, load
+from coinspace.errors import CoinSpaceError
+from coinspace.index.reset import declare_void, ticks_ahead
+from coinspace.index.store import append_links, checked_links
 
 
 def write(facts: Any) -> None:
@@ -177,103 +21,6 @@ def write(facts: Any) -> None:
     line = orjson.dumps(facts, default=to_builtins, option=orjson.OPT_APPEND_NEWLINE)
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
-
-
-def _instant(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ConfigError(f"--explain: expected a time in ms, was {text!r}") from None
-    try:
-        check_ms(int(number))
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"--explain: expected a time in ms, was {text!r}: {error}") from None
-    return number
-
-
-def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a time given as ms since 1970 or in ISO 8601 (UTC where no zone is named)."""
-    if value is None:
-        return None
-    # a double holds no time in ns
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        number = Decimal("nan")
-    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
-        try:
-            check_ms(int(number))
-        except ValueError as error:
-            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
-        return int(number * MILLISECOND_NS)
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
-    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
-
-
-@click.command("verify-index")
-@click.option(
-    "--feeds",
-    "folder",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="folder of archived raw feeds, searched with its subfolders",
-)
-@click.option("--from", "start_ns", required=True, callback=instant_ns, help="first tick")
-@click.option("--to", "end_ns", required=True, callback=instant_ns, help="first tick not wanted")
-@click.option("--asset", "assets", multiple=True, help="default: all configured")
-@click.option("--restate", is_flag=True, help="write index_recalc rows for errors above 0.10 %")
-@click.option("--operator", default="", help="who restates")
-@click.option("--because", default="", help="why")
-@config_option
-def verify_index(
-    folder: Path,
-    start_ns: int,
-    end_ns: int,
-    assets: tuple[str, ...],
-    restate: bool,
-    operator: str,
-    because: str,
-    config_path: str | None,
-) -> None:
-    """Compute stored records again from archived feeds; exit code 1 where a tick differs.
-
-    Ticks on a grid only: at interval 0 one tick stands for all updates that waited, and which these
-    were is not recorded.
-
-    A published row is never changed: --restate writes rows of their own, which keep the original,
-    for values that were off by more than 0.10 % on the day of the run.
-    """
-    if restate and not (operator and because):
-        raise click.UsageError("--restate: expected --operator and --because too")
-    if (operator or because) and not restate:
-        raise click.UsageError("--operator and --because: expected --restate with them")
-    from coinspace.index.recompute.audit import Restatement, verify
-
-    settings = load(config_path)
-    assets = tuple(dict.fromkeys(as_named(one) for one in assets))
-    unknown = [one for one in assets if one not in settings.index.assets]
-    if unknown:
-        raise ConfigError(
-            f"--asset: expected some of {', '.join(settings.index.assets)}, was"
-            f" {', '.join(unknown)}"
-        )
-    if end_ns <= start_ns:
-        raise ConfigError("--from and --to: expected from before to")
-    verdict = verify(
-        settings,
-        folder,
-        (start_ns, end_ns),
-        list(assets) or settings.index.assets,
-        Restatement(operator, because) if restate else None,
-    )
-    write(verdict.facts())
-    click.echo(verdict.summary(), err=True)
-    if not verdict.good:
-        raise SystemExit(1)
 
 
 @click.command("index-reset-clock")
@@ -289,8 +36,6 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
     """
     if bool(operator) != bool(because):
         raise click.UsageError("expected --operator and --because together")
-    from coinspace.index.reset import declare_void, ticks_ahead
-
     settings, now = load(config_path), now_ns()
     found = (
         declare_void(settings, now, operator, because) if operator else ticks_ahead(settings, now)
@@ -312,8 +57,6 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
 @config_option
 def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
     """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
-    from coinspace.index.recompute.audit import append_links, checked_links
-
     if no_check and not append:
         raise click.UsageError("--no-check: expected --append with it")
     settings = load(config_path)

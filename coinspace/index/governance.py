@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.config import Settings
+from coinspace.constituents import constituents_of
 from coinspace.errors import CoinSpaceError
-from coinspace.exchanges.constituents import constituents_of
 from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,
@@ -20,6 +19,7 @@ from coinspace.method.parameters import (
 )
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read.announced import newest_definitions, operator_actions
 from coinspace.storage.records import Row
 
 LIVE, NEXT = "live", "next"
@@ -79,14 +79,9 @@ def _stored(settings: Settings) -> tuple[dict[tuple[str, str], str], dict[str, s
     # a database that cannot answer makes everything news, which is stored once more
     try:
         with schema.connect(address(settings)) as connection:
-            rows = connection.execute(
-                "SELECT asset, role, definition FROM methodology"
-                " LATEST ON ts PARTITION BY asset, role"
-            ).fetchall()
-            log = connection.execute(
-                "SELECT operator, action, target, detail FROM operator_log ORDER BY ts, entry"
-            ).fetchall()
-    except (CoinSpaceError, psycopg.Error):
+            definitions = newest_definitions(connection)
+            log = operator_actions(connection)
+    except CoinSpaceError:
         return {}, {}
     excluded: dict[str, str] = {}
     for operator, action, target, detail in log:
@@ -94,4 +89,4 @@ def _stored(settings: Settings) -> tuple[dict[tuple[str, str], str], dict[str, s
             excluded[target] = detail if operator == "configuration" else f"{operator}: {detail}"
         elif action == "include":
             excluded.pop(target, None)
-    return {(asset, role): text for asset, role, text in rows}, excluded
+    return definitions, excluded

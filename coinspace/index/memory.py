@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
-
 from coinspace.clock import SECOND_NS
-from coinspace.errors import StorageError
 from coinspace.index.calculator import Index
 from coinspace.index.outage import NOT_COMPUTED, Outage
 from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
+from coinspace.storage.read import memory as stored
+from coinspace.storage.read.announced import targets
 from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET
-from coinspace.storage.tables import INDEX_NEXT, INDEX_TICK, OPERATOR_LOG
+from coinspace.storage.schema import Connection
 
 # how far back the moment is looked for since when a book is as it is
 REFERENCE_NS = 86_400 * SECOND_NS
-APPLY_TIMEOUT_S = 10.0
 # 69 days of ticks after now, of a clock that was ahead while it made them
 AHEAD_MINUTES = 100_000
-# read at once; the rest is read when these are filled
-HOLES = 1000
 # action in operator_log: the records after its time and up to its target, ns, are void
 CLOCK_RESET = "clock_reset"
 
@@ -71,7 +65,7 @@ class Memory:
 
 
 def remember(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     index: Index,
     before_ns: int | None = None,
     *,
@@ -84,135 +78,73 @@ def remember(
         candidate: from index_next, from records of the same parameters alone.
     Raises: StorageError when the database cannot answer.
     """
-    table, parameters = (INDEX_NEXT.name, index.hash) if candidate else (INDEX_TICK.name, None)
+    ticks = stored.Ticks(
+        connection,
+        index.asset,
+        candidate=candidate,
+        parameter_hash=index.hash if candidate else None,
+    )
     window_ns = int(index.parameters.twap_s * SECOND_NS)
-    memory = read_memory(connection, index.asset, window_ns, before_ns, table, parameters)
+    memory = _read(ticks, window_ns, before_ns)
     if memory is not None:
         memory.references = read_references(connection, index.asset, CONSTITUENT, memory.ts_ns)
         memory.give(index)
 
 
 def read_memory(
-    connection: psycopg.Connection[Any],
-    asset: str,
-    window_ns: int,
-    before_ns: int | None = None,
-    table: str = INDEX_TICK.name,
-    parameters: str | None = None,
+    connection: Connection, asset: str, window_ns: int, before_ns: int | None = None
 ) -> Memory | None:
     """Return the memory as of the last stored tick of an asset, without references.
 
-    Args:
-        before_ns: as of the last tick before this one.
-        parameters: hash that the records must have, None = any.
+    Args: before_ns: as of the last tick before this one.
     Returns: None where no tick is stored.
     Raises: StorageError when the database cannot answer.
     """
-    bound = before_ns if before_ns is not None else 2**62
-    where = "asset = %s" + (" AND parameter_hash = %s" if parameters else "")
-    names = (asset, parameters) if parameters else (asset,)
-    with _answers(asset, table):
-        rows = connection.execute(
-            f"SELECT ts::long, flagged, split FROM {table}"
-            f" WHERE {where} AND ts < %s::timestamp_ns ORDER BY ts DESC LIMIT 1",
-            (*names, bound),
-        ).fetchall()
-        if not rows:
-            return None
-        ts_ns, flagged, split = rows[0]
-        ticks = connection.execute(
-            f"SELECT ts::long, value_raw, kr, gl FROM {table} WHERE {where}"
-            " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns ORDER BY ts",
-            (*names, ts_ns - window_ns - SECOND_NS, ts_ns),
-        ).fetchall()
-        null_since = None
-        if not ticks or ticks[-1][1] is None:
-            null_since = _null_since(connection, table, where, names, ts_ns)
-    flags = [name for name in (flagged or "").split(",") if name]
-    return Memory(ts_ns, flags, bool(split), null_since, ticks)
+    return _read(stored.Ticks(connection, asset), window_ns, before_ns)
 
 
-def read_holes(
-    connection: psycopg.Connection[Any], asset: str, step_ns: int, since_ns: int, until_ns: int
-) -> list[tuple[int, int]]:
-    """Return the stretches of ticks without a record between two stored ones: first and last.
-
-    Next to one there must be ticks a step apart: records of another interval are no holes.
-
-    Args: since_ns, until_ns: the ticks before and behind a stretch are in between.
-    Raises: StorageError when the database cannot answer.
-    """
-    with _answers(asset, INDEX_TICK.name):
-        rows = connection.execute(
-            "SELECT before, at FROM (SELECT ts::long AS at,"
-            " lag(ts::long) OVER (ORDER BY ts) AS before,"
-            " lag(ts::long, 2) OVER (ORDER BY ts) AS earlier,"
-            " lead(ts::long) OVER (ORDER BY ts) AS later FROM index_tick"
-            " WHERE asset = %s AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns)"
-            f" WHERE at - before > %s AND (before - earlier = %s OR later - at = %s)"
-            f" AND at <= %s LIMIT {HOLES}",
-            (asset, since_ns, until_ns + step_ns, step_ns, step_ns, step_ns, until_ns),
-        ).fetchall()
-    return [(before_ns + step_ns, at_ns - step_ns) for before_ns, at_ns in rows]
+def _read(ticks: stored.Ticks, window_ns: int, before_ns: int | None) -> Memory | None:
+    last = ticks.last(before_ns)
+    if last is None:
+        return None
+    values = ticks.values(last.ts_ns - window_ns - SECOND_NS, last.ts_ns)
+    null_since = None
+    if not values or values[-1][1] is None:
+        null_since = ticks.null_since(last.ts_ns)
+    return Memory(last.ts_ns, _names(last.flagged), bool(last.split), null_since, values)
 
 
-def _null_since(
-    connection: psycopg.Connection[Any], table: str, where: str, names: tuple[Any, ...], ts_ns: int
-) -> int:
-    last = connection.execute(
-        f"SELECT max(ts)::long FROM {table}"
-        f" WHERE {where} AND value_raw != null AND ts <= %s::timestamp_ns",
-        (*names, ts_ns),
-    ).fetchone()
-    found = connection.execute(
-        f"SELECT min(ts)::long FROM {table} WHERE {where} AND ts > %s::timestamp_ns",
-        (*names, last[0] if last and last[0] is not None else 0),
-    ).fetchone()
-    return int(found[0]) if found and found[0] is not None else ts_ns
+def _names(text: str | None) -> list[str]:
+    return [name for name in (text or "").split(",") if name]
 
 
-def read_ahead(
-    connection: psycopg.Connection[Any], asset: str, after_ns: int
-) -> list[tuple[int, int]]:
+def read_ahead(connection: Connection, asset: str, after_ns: int) -> list[tuple[int, int]]:
     """Return the spans of published ticks after an instant, for each minute the first and the last.
 
     Ticks of a minute have records without a break, unless the clock was set in it.
 
     Raises: StorageError when the database cannot answer.
     """
-    with _answers(asset, INDEX_TICK.name):
-        rows = connection.execute(
-            "SELECT ts::long / 60000000000 AS at_minute,"
-            " min(ts::long) AS first_ns, max(ts::long) AS last_ns"
-            " FROM index_tick WHERE asset = %s AND ts > %s::timestamp_ns"
-            f" AND (reason IS NULL OR reason != '{NOT_COMPUTED}')"
-            f" ORDER BY at_minute LIMIT {AHEAD_MINUTES}",
-            (asset, after_ns),
-        ).fetchall()
-        spans = [(first, last) for _, first, last in rows]
-        if len(rows) == AHEAD_MINUTES:
-            # too many to know each: nothing after them is taken for free
-            spans.append((spans[-1][1], 2**62))
+    spans = stored.minutes_after(connection, asset, after_ns, NOT_COMPUTED, AHEAD_MINUTES)
+    if len(spans) == AHEAD_MINUTES:
+        # too many to know each: nothing after them is taken for free
+        spans.append((spans[-1][1], stored.NO_BOUND_NS))
     return spans
 
 
-def read_resets(connection: psycopg.Connection[Any]) -> list[tuple[int, int]]:
+def read_resets(connection: Connection) -> list[tuple[int, int]]:
     """Return the spans of ticks whose records an operator has declared void.
 
     Each begins when the operator did so: what is after it was of a clock that was ahead.
 
     Raises: StorageError when the database cannot answer.
     """
-    with _answers("all", OPERATOR_LOG.name):
-        rows = connection.execute(
-            "SELECT ts::long, target FROM operator_log WHERE action = %s ORDER BY ts",
-            (CLOCK_RESET,),
-        ).fetchall()
-    return [(at_ns, int(target)) for at_ns, target in rows if (target or "").isdigit()]
+    found = targets(connection, CLOCK_RESET)
+    return [(at_ns, int(target)) for at_ns, target in found if target.isdigit()]
 
 
 def read_references(
-    connection: psycopg.Connection[Any], asset: str, role: str, ts_ns: int
+    connection: Connection, asset: str, role: str, ts_ns: int
 ) -> dict[str, tuple[int, Mids]]:
     """Return what the frozen rule compares with, as of a stored tick.
 
@@ -221,79 +153,35 @@ def read_references(
     Raises: StorageError when the database cannot answer.
     """
     # a venue with any other reason is not compared with others
-    judged = f"(reason IS NULL OR reason IN ('{FROZEN}', '{DEVIATING}'))"
-    where = f"asset = '{asset}' AND role = '{role}'"
+    judged = (FROZEN, DEVIATING)
+    oldest_ns = ts_ns - REFERENCE_NS
     found: dict[str, tuple[int, Mids]] = {}
-    with _answers(asset, "index_venue"):
-        venues = connection.execute(
-            f"SELECT venue, changed_ts::long FROM index_venue WHERE {where}"
-            " AND ts > %s::timestamp_ns AND ts <= %s::timestamp_ns LATEST ON ts PARTITION BY venue",
-            (ts_ns - REFERENCE_NS, ts_ns),
-        ).fetchall()
-        for venue, changed_ns in venues:
-            if changed_ns is None:
-                continue
-            first = connection.execute(
-                f"SELECT min(ts)::long FROM index_venue WHERE {where} AND venue = %s"
-                " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns"
-                f" AND changed_ts = %s::timestamp_ns AND {judged}",
-                (venue, max(changed_ns, ts_ns - REFERENCE_NS), ts_ns, changed_ns),
-            ).fetchone()
-            if first is None or first[0] is None:
-                continue
-            mids = connection.execute(
-                f"SELECT venue, mid FROM index_venue WHERE {where} AND {judged}"
-                " AND ts = %s::timestamp_ns",
-                first,
-                binary=True,
-            ).fetchall()
-            found[venue] = (
-                changed_ns,
-                {name: (mid, None, name.partition("/")[2]) for name, mid in mids},
-            )
+    for venue, changed_ns in stored.changes(connection, asset, role, oldest_ns, ts_ns):
+        key = (asset, role, venue)
+        since_ns = max(changed_ns, oldest_ns)
+        first_ns = stored.first_tick_with_book(connection, key, since_ns, ts_ns, changed_ns, judged)
+        if first_ns is None:
+            continue
+        mids = stored.mids(connection, asset, role, first_ns, judged)
+        found[venue] = (
+            changed_ns,
+            {name: (mid, None, name.partition("/")[2]) for name, mid in mids},
+        )
     return found
 
 
 def read_fx_memory(
-    connection: psycopg.Connection[Any], asset: str, before_ns: int, window_ns: int
+    connection: Connection, asset: str, before_ns: int, window_ns: int
 ) -> dict[str, Any]:
     """Return the FX memory before a tick: accepted rates of the window, flags, references.
 
     Args: asset: any index, since all share the rate.
     Raises: StorageError when the database cannot answer.
     """
-    with _answers(asset, INDEX_TICK.name):
-        rows = connection.execute(
-            "SELECT ts::long, fx, fx_status, fx_flagged FROM index_tick WHERE asset = %s"
-            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND fx_status != null"
-            " ORDER BY ts",
-            (asset, before_ns - window_ns, before_ns),
-            binary=True,
-        ).fetchall()
+    rows = stored.rates(connection, asset, before_ns - window_ns, before_ns)
     if not rows:
         return {"fx": {}}
     window = [(ts_ns, fx) for ts_ns, fx, status, _ in rows if status == "ok" and fx is not None]
-    flagged = [name for name in (rows[-1][3] or "").split(",") if name]
-    references = read_references(connection, FX_ASSET, FX, rows[-1][0])
-    return {"fx": {"window": window, "flagged": flagged, "references": references}}
-
-
-def wait_applied(connection: psycopg.Connection[Any], table: str) -> None:
-    """Wait until what a table acknowledged can be read, for 10 s at most."""
-    deadline = time.monotonic() + APPLY_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with _answers("all", table):
-            row = connection.execute(
-                "SELECT writerTxn, sequencerTxn FROM wal_tables() WHERE name = %s", (table,)
-            ).fetchone()
-        if row is None or row[0] == row[1]:
-            return
-        time.sleep(0.05)
-
-
-@contextmanager
-def _answers(asset: str, table: str) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise StorageError(f"memory of {asset}: expected stored records, {error}", table) from None
+    last_ns, _, _, flagged = rows[-1]
+    references = read_references(connection, FX_ASSET, FX, last_ns)
+    return {"fx": {"window": window, "flagged": _names(flagged), "references": references}}

@@ -6,29 +6,25 @@ are void, each gets its record when its time comes. The void ones are kept in `i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import psycopg
 
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
-from coinspace.errors import CoinSpaceError, StorageError
-from coinspace.index.memory import CLOCK_RESET, wait_applied
+from coinspace.errors import CoinSpaceError
+from coinspace.index.memory import CLOCK_RESET
 from coinspace.index.outage import NOT_COMPUTED, instant
-from coinspace.index.recompute.audit import store
+from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read import records
+from coinspace.storage.read.query import wait_applied
 from coinspace.storage.records import Row
-from coinspace.storage.tables import INDEX_RECALC, INDEX_TICK
+from coinspace.storage.tables import INDEX_RECALC
 
 # a clock that lost its battery says 1970 or the year of the kernel: all history would be void
 FARTHEST_NS = 31 * 86_400 * SECOND_NS
 # ticks just after now may be of another host
 TOLERANCE_NS = 2 * SECOND_NS
-_AHEAD = f"ts > %s::timestamp_ns AND (reason IS NULL OR reason != '{NOT_COMPUTED}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +43,9 @@ class Ahead:
 
 def ticks_ahead(settings: Settings, now_ns: int) -> list[Ahead]:
     """Return what is stored after now. Raises: StorageError when the database cannot answer."""
-    with _database(settings) as connection:
-        rows = connection.execute(
-            "SELECT asset, count(), min(ts::long) AS first_ns, max(ts::long) AS last_ns"
-            f" FROM index_tick WHERE {_AHEAD}"
-            " ORDER BY asset",
-            (now_ns + TOLERANCE_NS,),
-        ).fetchall()
-    return [Ahead(*row) for row in rows]
+    with schema.connect(address(settings)) as connection:
+        found = records.ahead(connection, now_ns + TOLERANCE_NS, NOT_COMPUTED)
+    return [Ahead(*row) for row in found]
 
 
 def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -> list[Ahead]:
@@ -72,10 +63,15 @@ def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -
             f"stored ticks reach to {instant(last_ns)}, expected 31 days after now at most; now is"
             f" {instant(now_ns)}: check the clock of this host"
         )
-    with _database(settings) as connection:
-        # composed here: the database knows no types of parameters in a SELECT's columns
-        cursor = psycopg.ClientCursor(connection)
-        cursor.execute(_copy(), (now_ns, operator, because, now_ns + TOLERANCE_NS))
+    with schema.connect(address(settings)) as connection:
+        records.keep_void(
+            connection,
+            now_ns + TOLERANCE_NS,
+            NOT_COMPUTED,
+            recalc_id=now_ns,
+            operator=operator,
+            because=because,
+        )
         wait_applied(connection, INDEX_RECALC.name)
     ticks = sum(one.ticks for one in found)
     detail = f"{ticks} ticks until {instant(last_ns)} are void: {because}"
@@ -83,21 +79,3 @@ def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -
     symbols: dict[str, str | None] = {"operator": operator, "action": CLOCK_RESET}
     store(settings, [Row("operator_log", now_ns, symbols, columns)])
     return found
-
-
-def _copy() -> str:
-    columns = [f'"{name}"' for name, _ in INDEX_TICK.columns]
-    return (
-        f"INSERT INTO index_recalc ({', '.join(columns)}, original, recalc_id, operator, because)"
-        f" SELECT {', '.join(columns)}, value, %s, %s, %s"
-        f" FROM index_tick WHERE {_AHEAD}"
-    )
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
-    try:
-        with schema.connect(address(settings)) as connection:
-            yield connection
-    except psycopg.Error as error:
-        raise StorageError(f"ticks after now: expected rows, {error}", "index_tick") from None

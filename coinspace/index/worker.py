@@ -23,11 +23,9 @@ from coinspace.index.governance import announce
 from coinspace.index.memory import (
     Memory,
     read_ahead,
-    read_holes,
     read_memory,
     read_resets,
     remember,
-    wait_applied,
 )
 from coinspace.index.outage import Outage, instant
 from coinspace.index.pulse import Pulse
@@ -37,6 +35,8 @@ from coinspace.method.record import IndexRecord, encode
 from coinspace.process import Process, run
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read.memory import holes
+from coinspace.storage.read.query import wait_applied
 from coinspace.storage.records import Row, tick_ns, tick_row, venue_rows
 from coinspace.storage.sender import Sender
 from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
@@ -242,7 +242,7 @@ class Worker:
                 index = self.calculator.index(asset)
                 last = read_memory(connection, asset, 0, self._first_ns[asset])
                 since_ns = min(until_ns - DAY_NS, last.ts_ns if last else until_ns)
-                for first_ns, last_ns in read_holes(connection, asset, step_ns, since_ns, until_ns):
+                for first_ns, last_ns in holes(connection, asset, step_ns, since_ns, until_ns):
                     free_ns = max(first_ns, -(-closed_ns // step_ns) * step_ns)
                     if free_ns <= last_ns:
                         memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)

@@ -75,7 +75,7 @@ class VenueFacts(Struct, array_like=True, gc=False):
         return age // MILLISECOND_NS if age % MILLISECOND_NS == 0 else age / MILLISECOND_NS
 
 
-class FxFacts(Struct):
+class FxFacts(Struct, gc=False):
     """The rate in use, KRW per USDT, and its status (`ok`, `held`, `suspect`, `none`).
 
     `reasons`: venue -> why it does not count (the facts' own reason, frozen or deviating).
@@ -91,7 +91,7 @@ class FxFacts(Struct):
     doubted: float | None = None
 
 
-class Facts(Struct):
+class Facts(Struct, gc=False):
     """The JSON part of the payload; of each ladder its name and its levels per side."""
 
     asset: str

@@ -9,6 +9,7 @@ import orjson
 
 from coinspace._ext.curve import Curve
 from coinspace.config import IndexParameters
+from coinspace.exchanges import every
 
 # raised whenever the same parameters and books can give another value
 METHOD_VERSION = 2
@@ -16,7 +17,7 @@ INDEX_CURRENCY = "USDT"
 FX_CURRENCY = "KRW"
 
 # region of an exchange, and the currency in which the region's own value is computed
-REGIONS = {"upbit": "KR", "bithumb": "KR", "binance": "GL"}
+REGIONS = {one.NAME: one.REGION for one in every()}
 CURRENCIES = {"KR": "KRW", "GL": INDEX_CURRENCY}
 
 

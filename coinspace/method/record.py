@@ -63,6 +63,7 @@ Price = Annotated[float | None, Kind.PRICE]
 Ratio = Annotated[float | None, Kind.RATIO]
 
 
+# Nothing here refers back, so that the garbage collector need not look: a tick makes twenty.
 class VenueRecord(Struct, kw_only=True, gc=False):
     """What the index made of one venue."""
 
@@ -83,7 +84,7 @@ class InputRecord(Struct, kw_only=True, gc=False):
     changed_ns: Annotated[int, Kind.INSTANT, As(column="changed_ts", served=None)] = 0
 
 
-class Valuation(Struct):
+class Valuation(Struct, gc=False):
     """One value over the used venues of a ladder, with everything that qualifies it.
 
     Volumes are in base, prices in `currency`. `value_raw` is unrounded, `value_full` without the
@@ -137,7 +138,7 @@ class LiquidityRecord(Struct, gc=False):
     ask: Price
 
 
-class IndexRecord(Struct, kw_only=True):
+class IndexRecord(Struct, kw_only=True, gc=False):
     """One tick of one index. Fields without a value are those of a tick that was not computed.
 
     `kr` and `gl` are the regions' values in their own currencies, `value_krw` the composite's.

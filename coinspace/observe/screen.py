@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coinspace.clock import SECOND_NS
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.observe.health import Health, all_health
 from coinspace.text import cell, printable
@@ -101,7 +101,7 @@ class StatusScreen:
             if not one.ok
         ]
         state = "; ".join(troubled) or f"{len(healths)} processes ready"
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(now_ns() / SECOND_NS, UTC)
         return f"{now:%Y-%m-%dT%H:%M:%SZ} {values} | {rows:,} rows stored | {state}"
 
     def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:

@@ -171,7 +171,7 @@ def cut_command(
     kinds: tuple[str, ...],
     force: bool,
 ) -> None:
-    """Write part of a recording; books of Binance begin with a snapshot of that moment."""
+    """Write part of a recording; books of updates begin with a snapshot of that moment."""
     _new(target, force)
     with FeedReader(source) as reader:
         first = next(iter(reader), None)

@@ -19,29 +19,17 @@ from typing import BinaryIO
 import click
 import orjson
 
-from coinspace._ext.binance import BinanceParser
-from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.parser import Parser
-from coinspace._ext.upbit import UpbitParser
 from coinspace.config import config_option, load
 from coinspace.errors import FeedError
-from coinspace.market import Market, as_named, joined_symbol
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.market import as_named
 from coinspace.options import EXCHANGE
 from coinspace.recording.format import MAGIC, decode_line
 from coinspace.recording.lines import Inflated, Lines
 
 # more levels per side than any frame holds in practice; beyond it they are dropped and counted
 CAPACITY = 1 << 16
-
-
-def make_parser(exchange: str, markets: Iterable[str] = ()) -> Parser:
-    """Return the parser of an exchange; `markets` ("BTC/USDT") name Binance's symbols."""
-    if exchange == "upbit":
-        return UpbitParser(CAPACITY)
-    if exchange == "bithumb":
-        return BithumbParser(CAPACITY)
-    named = {joined_symbol(Market.parse(text)): text for text in markets if "*" not in text}
-    return BinanceParser(CAPACITY, markets=named)
 
 
 def frames(lines: Iterable[list[bytes]], exchange: str) -> Iterator[list[bytes]]:
@@ -127,7 +115,8 @@ def _last(lines: Lines) -> Iterator[list[bytes]]:
 @click.option(
     "--markets",
     multiple=True,
-    help="markets that name Binance's symbols (BTC/USDT,ETH/USDT) instead of the configured ones",
+    help="markets that name symbols such as BTCUSDT (BTC/USDT,ETH/USDT) instead of the configured"
+    " ones",
 )
 def decode(
     exchange: str, feeds: tuple[Path, ...], config_path: str | None, markets: tuple[str, ...]
@@ -141,10 +130,11 @@ def decode(
     named = [
         as_named(text.strip()) for option in markets for text in option.split(",") if text.strip()
     ]
-    if (exchange == "binance" and not named) or config_path:
+    spoken = exchange_named(exchange)
+    if (spoken.NAMED_SYMBOLS and not named) or config_path:
         configured = load(config_path).exchanges[exchange].markets
         named = named or configured
-    decoder = Decoder(make_parser(exchange, named))
+    decoder = Decoder(spoken.parser(CAPACITY, named))
     stdout = sys.stdout.fileno()
     try:
         for feed in feeds or (Path("-"),):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,26 +12,25 @@ from typing import Any, TypeVar
 import orjson
 
 from coinspace.errors import FeedError
+from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Exchange, RecordedBook
 from coinspace.market import Market, as_named
 from coinspace.recording.format import FeedReader, FeedWriter, Record
-from coinspace.recording.frames import LocalBook, depth_symbol, label
+from coinspace.recording.frames import is_update, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.recording.progress import reading
 
-_IDS = re.compile(rb'"U":(\d+),"u":(\d+)')
-_TRADE = re.compile(rb'"t":(\d+)')
 # ids and their sums stay within 64 bits
 ID_DIGITS = 18
 MOST = (1 << 63) - 1
-SNAPSHOT_LEVELS = 5000
 ERRORS_KEPT = 20
 # kinds, symbols and marks of a feed that are counted by name; the others are counted together
 NAMES_KEPT = 10_000
 OTHER = "other"
 Key = TypeVar("Key")
-# what users call the order books of Binance
-BOOK_KIND, DEPTH = "orderbook", "depth"
+# what users call order books, whatever the exchange's kinds are called
+BOOK_KIND = "orderbook"
 
 
 @dataclass
@@ -172,13 +170,12 @@ def _count_frame(summary: Summary, reader: FeedReader, payload: bytes) -> None:
     what = label(reader.exchange, payload)
     kind = what.kinds[0] if what.kinds else OTHER
     _tally(summary.frames, (kind, what.symbol), (OTHER, ""))
-    if reader.exchange != "binance":
+    if reader.exchange not in EXCHANGES:
         return
-    pattern = _IDS if kind.startswith(DEPTH) else _TRADE if kind == "trade" else None
-    found = pattern.search(payload) if pattern else None
+    found = exchange_named(reader.exchange).ids_of(what, payload)
     if found is None:
         return
-    first, final = found[1], found[found.lastindex or 1]
+    first, final = found
     if max(len(first), len(final)) > ID_DIGITS:
         summary.error(
             f"feed {reader.path}, line {reader.line}: expected ids of {ID_DIGITS} digits at most"
@@ -205,7 +202,7 @@ class Wanted:
     """Which frames of an exchange a user named, and which of the names were found.
 
     symbols: as the exchange spells them, or BTC/KRW. kinds: as the feed has them; "orderbook" means
-    any depth of Binance.
+    books of any kind.
     """
 
     def __init__(self, exchange: str, symbols: Sequence[str], kinds: Sequence[str]) -> None:
@@ -219,7 +216,7 @@ class Wanted:
     def takes(self, record: Record) -> bool:
         """Tell whether a record is wanted; sent frames, marks and other answers always are."""
         if record.direction == "GET" and self.symbols:
-            symbol = depth_symbol(record)
+            symbol = snapshot_symbol(self._exchange, record)
             return symbol is None or symbol in self.symbols
         if record.direction != "<" or not (self.symbols or self.kinds):
             return True
@@ -238,7 +235,7 @@ class Wanted:
 
     def _names(self, kinds: Iterable[str]) -> set[str]:
         names = set(kinds)
-        if self._exchange == "binance" and any(kind.startswith(DEPTH) for kind in names):
+        if any(kind.startswith(exchange_named(self._exchange).BOOK_KIND) for kind in names):
             names.add(BOOK_KIND)
         return names
 
@@ -269,32 +266,32 @@ def cut(
 ) -> int:
     """Write part of a feed; return its records.
 
-    A cut through a Binance feed begins with a snapshot of each book as it was then, so that it can
-    be replayed. symbols, kinds: as `Wanted` takes them.
+    A cut through a feed of updates begins with a snapshot of each book as it was then, so that it
+    can be replayed. symbols, kinds: as `Wanted` takes them.
     Raises: FeedError when the part has no frame, or none of a symbol or kind.
     """
     # the part before the cut is read too, where books have to be carried over it
-    carries = FeedReader(source)
-    binance = carries.exchange == "binance"
-    carries.close()
-    with FeedReader(source, start_ns=0 if binance else start_ns, end_ns=end_ns) as reader:
+    with FeedReader(source) as first:
+        exchange = exchange_named(first.exchange) if first.exchange in EXCHANGES else None
+    carries = exchange is not None and exchange.UPDATES
+    with FeedReader(source, start_ns=0 if carries else start_ns, end_ns=end_ns) as reader:
         header = {**reader.header, "cut_from": source.name}
         wanted = Wanted(reader.exchange, symbols, kinds)
-        books: dict[str, LocalBook] = {}
+        books: dict[str, RecordedBook] = {}
         frames = 0
         with (
             replacing(target) as part,
             reading([reader], f"cut {source.name}"),
             FeedWriter(part, header) as writer,
         ):
-            begun = not (binance and start_ns)
+            begun = not (carries and start_ns)
             for record in reader:
-                if record.received_ns < start_ns:
-                    _carry(books, record)
+                if exchange is not None and record.received_ns < start_ns:
+                    _carry(exchange, books, record)
                     continue
-                if not begun:
+                if exchange is not None and not begun:
                     begun = True
-                    _write_books(writer, books, record.received_ns, wanted.symbols)
+                    _write_books(exchange, writer, books, record.received_ns, wanted.symbols)
                 if wanted.takes(record):
                     writer.write(*record)
                     frames += record.direction == "<"
@@ -304,23 +301,36 @@ def cut(
             return writer.records
 
 
-def _carry(books: dict[str, LocalBook], record: Record) -> None:
-    symbol = depth_symbol(record)
+def _carry(exchange: Exchange, books: dict[str, RecordedBook], record: Record) -> None:
+    symbol = snapshot_symbol(exchange.NAME, record)
     if symbol is not None:
-        books.setdefault(symbol, LocalBook()).restart(record.payload)
+        _book_of(exchange, books, symbol).restart(record.payload)
     elif record.direction == "<":
-        what = label("binance", record.payload)
-        if what.kinds and what.kinds[0] in ("depth", "depth@100ms"):
-            books.setdefault(what.symbol.upper(), LocalBook()).apply(record.payload)
+        what = exchange.label(record.payload)
+        if is_update(exchange, what, record.payload):
+            _book_of(exchange, books, what.symbol.upper()).apply(record.payload)
+
+
+def _book_of(exchange: Exchange, books: dict[str, RecordedBook], symbol: str) -> RecordedBook:
+    if symbol not in books:
+        book = exchange.recorded_book()
+        assert book is not None, f"{exchange.NAME} has updates of books"
+        books[symbol] = book
+    return books[symbol]
 
 
 def _write_books(
-    writer: FeedWriter, books: dict[str, LocalBook], now_ns: int, wanted: set[str]
+    exchange: Exchange,
+    writer: FeedWriter,
+    books: dict[str, RecordedBook],
+    now_ns: int,
+    wanted: set[str],
 ) -> None:
+    levels = exchange.STREAM_DEPTH
     for symbol, book in sorted(books.items()):
         if book.id and (not wanted or symbol in wanted):
-            path = f"/api/v3/depth?symbol={symbol}&limit={SNAPSHOT_LEVELS}"
-            writer.write(now_ns, "GET", path, book.answer(SNAPSHOT_LEVELS))
+            path = exchange.snapshot_request(symbol, levels).path
+            writer.write(now_ns, "GET", path, book.answer(levels))
 
 
 def merge_feeds(sources: Iterable[Path], target: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import click
 import orjson
 import uvloop
 
-from coinspace.config import EXCHANGES
 from coinspace.errors import ConfigError, FeedError
-from coinspace.market import Market, as_named, exchange_as_named
-from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite
-from coinspace.process import configure_logging, die_with_parent
+from coinspace.exchanges import EXCHANGES
+from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite, markets_by_exchange
+from coinspace.process import configure_logging, die_with_parent, stop_event
 from coinspace.recording.format import LAST_NS
 from coinspace.simulator import faults as faults_module
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
@@ -26,17 +24,6 @@ from coinspace.simulator.simulation import Simulation
 from coinspace.tasks import Tasks
 
 FEED_SUFFIX = ".feed.zst"
-
-
-def stop_event(duration_s: float | None) -> asyncio.Event:
-    """Return an event that SIGTERM, SIGINT or the end of the duration sets."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    if duration_s is not None:
-        loop.call_later(duration_s, stopping.set)
-    return stopping
 
 
 async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
@@ -54,39 +41,6 @@ async def serve(server: ExchangeServer, duration_s: float | None = None) -> None
         await tasks.cancel()
     if server.failure is not None:
         raise FeedError(f"the server ended: {server.failure or type(server.failure).__name__}")
-
-
-def chosen_markets(exchanges: tuple[str, ...], markets: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return exchange -> markets of the options; a market may be bound to an exchange with `:`.
-
-    Raises: ConfigError when nothing is left, or a market belongs to none of the exchanges.
-    """
-    chosen: dict[str, list[str]] = {}
-    markets = tuple(_as_named(text) for text in markets)
-    left = set(markets)
-    for exchange in exchanges or EXCHANGES:
-        if not markets:
-            chosen[exchange] = list(DEFAULT_MARKETS[exchange])
-            continue
-        for text in markets:
-            venue, colon, market = text.rpartition(":")
-            if "*" not in market:
-                Market.parse(market)
-            won = market.endswith("/KRW")
-            if venue == exchange or (not colon and won == (exchange != "binance")):
-                chosen.setdefault(exchange, []).append(market)
-                left.discard(text)
-    if left:
-        raise ConfigError(
-            f"markets: expected some for {', '.join(exchanges or EXCHANGES)}, such as BTC/KRW or"
-            f" binance:BTC/USDT, was {', '.join(sorted(left))}"
-        )
-    return chosen
-
-
-def _as_named(text: str) -> str:
-    venue, colon, market = text.rpartition(":")
-    return f"{exchange_as_named(venue)}{colon}{as_named(market)}"
 
 
 def _with_faults(command: click.Command) -> click.Command:
@@ -140,7 +94,11 @@ def simulate(
     duration.
     """
     configure_logging()
-    chosen = chosen_markets(exchanges, markets)
+    chosen = (
+        markets_by_exchange(exchanges, markets)
+        if markets
+        else {name: list(DEFAULT_MARKETS[name]) for name in exchanges or EXCHANGES}
+    )
     patterns = [text for text in markets if "*" in text]
     if patterns:
         raise ConfigError(f"--market: expected markets such as BTC/KRW, was {', '.join(patterns)}")

@@ -86,6 +86,9 @@ class Connection:
         self.is_open = False
         self.data: dict[Any, Any] = {}
         self._slow: deque[tuple[bytes, float]] = deque()
+        # bytes in it
+        self._held = 0
+        self._together_size = 0
         self._slow_task: asyncio.Task[None] | None = None
         self._together: list[bytes] = []
 
@@ -145,31 +148,43 @@ class Connection:
         """Send one frame in n writes with gaps between them; what comes later waits."""
         self.sent += 1
         for part in _cut(encode_frame(self.opcode, payload), n):
-            self._slow.append((part, gap_s))
+            self._wait(part, gap_s)
         if self._slow_task is None or self._slow_task.done():
             slow = self._write_slowly()
             self._slow_task = self._tasks.spawn("slow writing", slow, ends=True)
 
     async def _write_slowly(self) -> None:
-        while self._slow:
+        while self._slow and self.is_open:
             data, gap_s = self._slow.popleft()
+            self._held -= len(data)
             self._write_now(data)
             await asyncio.sleep(gap_s)
 
     def send_together(self, payload: bytes, n: int) -> None:
         """Keep frames until there are n, then send them in one write."""
         self._together.append(payload)
-        if len(self._together) >= n:
+        self._together_size += len(payload)
+        if len(self._together) >= n or self._together_size > BUFFER_LIMIT // 2:
             self.sent += len(self._together)
             self.write(b"".join(encode_frame(self.opcode, one) for one in self._together))
             self._together.clear()
+            self._together_size = 0
 
     def write(self, data: bytes) -> None:
         """Write bytes after those that are still being written slowly."""
         if self._slow:
-            self._slow.append((data, 0.0))
+            self._wait(data, 0.0)
         else:
             self._write_now(data)
+
+    def _wait(self, data: bytes, gap_s: float) -> None:
+        # a fault may hold back more than ever leaves: as a client that does not read
+        self._slow.append((data, gap_s))
+        self._held += len(data)
+        if self._held > BUFFER_LIMIT:
+            self._slow.clear()
+            self._held = 0
+            self.abort()
 
     def _write_now(self, data: bytes) -> None:
         if not self.is_open or self.deaf or self.transport.is_closing():

@@ -23,8 +23,7 @@ from coinspace.simulator.faults import (
     bent,
     parse,
 )
-from coinspace.simulator.rest import Answer, answer
-from coinspace.simulator.session import BinanceSession
+from coinspace.simulator.rest import Answer, answer, rest_of
 from coinspace.simulator.source import Host
 
 ERROR_CLOSE_S = 0.15
@@ -251,12 +250,13 @@ class Disorder:
             case "close":
                 connection.session.end(int(fault.values["code"]), fault.reason, 0.0)
             case "error":
-                connection.reply(_error_frame(connection.exchange))
+                connection.reply(connection.session.error_frame)
                 connection.session.end(1000, "", ERROR_CLOSE_S)
             case "shutdown":
-                if isinstance(connection.session, BinanceSession):
-                    now_ms = self.server.source.now_ns() // 1_000_000
-                    connection.reply(connection.session.shutdown_frame(now_ms))
+                now_ms = self.server.source.now_ns() // 1_000_000
+                announced = connection.session.shutdown_frame(now_ms)
+                if announced is not None:
+                    connection.reply(announced)
                 end = connection.session.end
                 connection.loop.call_later(fault.values["n"], end, 1001, "", 0.0)
 
@@ -336,7 +336,7 @@ class Disorder:
             status = int(fault.values["status"])
             if status:
                 headers = {"Retry-After": str(int(fault.values["retry"]))}
-                return answer(_refusal(exchange, status), status, headers)
+                return answer(rest_of(exchange).refusal(status), status, headers)
         return None
 
     def is_stale(self, exchange: str, path: str, query: dict[str, str]) -> bool:
@@ -386,17 +386,3 @@ async def _until_gone(request: web.Request) -> None:
 
 def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
-
-
-def _error_frame(exchange: str) -> bytes:
-    if exchange == "binance":
-        return orjson.dumps({"error": {"code": 0, "msg": "Unknown property"}, "id": None})
-    message = "Format 이 맞지 않습니다."
-    return orjson.dumps({"error": {"message": message, "name": "WRONG_FORMAT"}})
-
-
-def _refusal(exchange: str, status: int) -> Any:
-    if exchange == "binance":
-        text = "Way too much request weight used; IP banned. Please use WebSocket Streams."
-        return {"code": -1003, "msg": text} if status in (418, 429) else {"code": -1000, "msg": ""}
-    return {"error": {"name": "too_many_requests" if status == 429 else status, "message": ""}}

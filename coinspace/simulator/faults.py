@@ -20,7 +20,7 @@ repeats):
   halfopen  nothing in or out any more           reset     TCP reset
   close     code=1001, reason=TEXT               error     an error frame, then close 1000
   cut       closed without a close frame
-  shutdown  serverShutdown, close n=5 s later (Binance)
+  shutdown  serverShutdown where the exchange announces it, close n=5 s later
 Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
   handshake status=429, ms=DELAY, status=0 never answers
@@ -45,8 +45,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from coinspace.errors import ConfigError
-from coinspace.market import exchange_as_named
+from coinspace.errors import ConfigError, MarketError
+from coinspace.exchanges import EXCHANGES
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.market import Market, exchange_as_named
 
 FRAME_KINDS = {
     "drop",
@@ -99,7 +101,7 @@ KINDS = (
     | REQUEST_KINDS
     | SIMULATED_KINDS
 )
-EXCHANGES = ("upbit", "bithumb", "binance", "*")
+NAMES = (*EXCHANGES, "*")
 CHANNELS = ("orderbook", "ticker", "trade")
 # longest first: "ms" ends with "s"
 UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
@@ -130,7 +132,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "clock": {"by": 3600},
     "budget": {"used": 5000},
 }
-# the size of a level: Upbit's and Bithumb's, Binance's
+# the size of a level, in objects and in pairs
 _SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9.]+)(?=[",}eE])')
 
 
@@ -199,6 +201,15 @@ def seconds(text: str) -> float:
     return float(text)
 
 
+def _symbol(spec: str, exchange: str, text: str) -> str:
+    if "/" not in text or exchange not in EXCHANGES:
+        return text
+    try:
+        return exchange_named(exchange).symbol_of(Market.parse(text))
+    except MarketError as error:
+        raise _wrong(spec, f"a symbol or BASE/QUOTE; {error}") from None
+
+
 def parse(spec: str) -> Fault:
     """Read a fault.
 
@@ -209,8 +220,8 @@ def parse(spec: str) -> Fault:
         raise _wrong(spec, f"a kind out of {', '.join(sorted(KINDS))}, was {kind!r}")
     if rest:
         rest[0] = exchange_as_named(rest[0])
-    if not rest or rest[0] not in EXCHANGES:
-        raise _wrong(spec, f"an exchange out of {', '.join(EXCHANGES)} after the kind")
+    if not rest or rest[0] not in NAMES:
+        raise _wrong(spec, f"an exchange out of {', '.join(NAMES)} after the kind")
     fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))
     allowed = COMMON | OWN.get(kind, set())
     for n, part in enumerate(rest[1:]):
@@ -218,7 +229,7 @@ def parse(spec: str) -> Fault:
         if not equals:
             if n:
                 raise _wrong(spec, f"key=value, was {part!r}")
-            fault.symbol = part.upper().replace("/", "") if rest[0] == "binance" else part.upper()
+            fault.symbol = _symbol(spec, rest[0], part.upper())
             continue
         if key not in allowed:
             raise _wrong(spec, f"a key out of {', '.join(sorted(allowed))}, was {key!r}")

@@ -17,35 +17,21 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from coinspace.clock import now_ns
 from coinspace.errors import FeedError
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import NOTHING, Exchange, Label, RecordedBook, Request
 from coinspace.recording.format import FeedReader, Record
-from coinspace.recording.frames import (
-    Label,
-    LocalBook,
-    depth_symbol,
-    label,
-    unwrapped,
-    wrapped,
-)
+from coinspace.recording.frames import is_update, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.simulator.connection import Connection
-from coinspace.simulator.recorded_answers import (
-    binance_trade,
-    exchange_info,
-    korean_rest,
-    market_list,
-    rows_of,
-    trimmed,
-)
-from coinspace.simulator.rest import MOST_ID, Answer, answer, names_of, number
-from coinspace.simulator.session import BinanceSession
+from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.source import Host
 
 # a collector may send several SUBSCRIBE frames, 300 ms apart because of the message limit
@@ -67,6 +53,39 @@ class Index:
 
     symbols: set[str] = field(default_factory=set)
     snapshots: dict[str, bytes] = field(default_factory=dict)
+
+
+class AskedRecording:
+    """What the answer to one REST request is made from: a run, or what stands before it.
+
+    Args: book: a snapshot of the symbol for a request that comes now.
+    """
+
+    def __init__(
+        self, owner: Playback, exchange: Exchange, symbol: str, book: bytes | None
+    ) -> None:
+        self._owner = owner
+        self._index = owner.indices[exchange.NAME]
+        self._playing = owner.newest(exchange, symbol)
+        self._book = book
+
+    @property
+    def symbols(self) -> set[str]:
+        """The symbols that the recording holds."""
+        return self._index.symbols
+
+    def last(self, kind: str, symbol: str) -> bytes | None:
+        """Return the newest frame of a kind."""
+        return (self._playing or self._owner).last.get((kind, symbol))
+
+    def trades(self, symbol: str) -> Iterable[bytes]:
+        """Return the newest trades' frames, oldest first."""
+        trades = (self._playing or self._owner).trades
+        return trades.get(symbol, trades.get(symbol.lower(), ()))
+
+    def book(self, symbol: str, levels: int) -> bytes | None:
+        """Return the snapshot."""
+        return self._book
 
 
 class Playing:
@@ -141,9 +160,9 @@ class Playing:
             self.played += 1
             await self._frame(exchange, record.payload)
         elif record.direction == "GET":
-            symbol = depth_symbol(record)
+            symbol = snapshot_symbol(exchange, record)
             if symbol is not None:
-                await self._snapshot(symbol)
+                await self._snapshot(exchange, symbol)
 
     async def _frame(self, exchange: str, payload: bytes) -> None:
         what = label(exchange, payload)
@@ -155,43 +174,49 @@ class Playing:
                 continue
             kind = next((k for k in what.kinds if connection.session.wants(k, what.symbol)), None)
             if kind is not None:
-                connection.deliver(_spelled(connection, kind, what, payload), kind, what.symbol)
+                spelled = connection.session.spelled(kind, what, payload)
+                connection.deliver(spelled, kind, what.symbol)
                 self.sent += 1
                 await connection.drain()
 
-    def wants_depth(self, symbol: str) -> bool:
+    def wants_book(self, exchange: Exchange, symbol: str) -> bool:
         """Tell whether a client builds a book of a symbol."""
         return any(
             connection.is_open
-            and isinstance(connection.session, BinanceSession)
-            and any(
-                stream.startswith(f"{symbol.lower()}@depth")
-                for stream in connection.session.streams
-            )
+            and connection.exchange == exchange.NAME
+            and _holds_book(exchange, symbol, connection.session.subscription)
             for connection in self.targets()
         )
 
-    def wanted_depth(self, symbol: str) -> bool:
+    def wanted_book(self, exchange: Exchange, symbol: str) -> bool:
         """Tell whether it is a run of a symbol's book, whoever listens now."""
-        return any(kind.startswith("depth") and name == symbol.lower() for kind, name in self.kinds)
+        return _holds_book(exchange, symbol, self.kinds)
 
-    async def _snapshot(self, symbol: str) -> None:
-        if symbol in self.pending and self.wants_depth(symbol):
-            await self._hold(lambda: symbol not in self.pending, self.owner.hold_s)
-        self.pending.discard(symbol)
+    async def _snapshot(self, exchange: str, symbol: str) -> None:
+        key = exchange, symbol
+        if key in self.pending and self.wants_book(exchange_named(exchange), symbol):
+            await self._hold(lambda: key not in self.pending, self.owner.hold_s)
+        self.pending.discard(key)
 
-    async def depth(self, symbol: str, limit: int) -> bytes | None:
+    async def depth(self, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
         """Return the snapshot for a request that comes now."""
-        if symbol in self.pending:
+        if (exchange.NAME, symbol) in self.pending:
             # early is as good: the client keeps the updates until the stream reaches it
-            self.pending.discard(symbol)
+            self.pending.discard((exchange.NAME, symbol))
             self.notify()
-            return trimmed(self.owner.indices["binance"].snapshots[symbol], limit)
-        return await self.books.at(self.position, symbol, limit)
+            return self.owner.indices[exchange.NAME].snapshots[symbol]
+        return await self.books.at(self.position, exchange, symbol, levels)
+
+
+def _holds_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]]) -> bool:
+    return any(
+        kind.startswith(exchange.BOOK_KIND) and name.upper() == symbol.upper()
+        for kind, name in kinds
+    )
 
 
 class Books:
-    """The books of Binance along recordings: each record is read once, however many ask.
+    """The books along recordings: each record is read once, however many ask.
 
     A request reads on from the place of the one before, in a thread.
     """
@@ -199,7 +224,8 @@ class Books:
     def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
         self._owner = owner
         self._exchanges = exchanges
-        self._books: dict[str, LocalBook] = {}
+        # by exchange and symbol
+        self._books: dict[tuple[str, str], RecordedBook] = {}
         self._readers: list[FeedReader] = []
         self._records: Iterator[tuple[FeedReader, Record]] | None = None
         # read, and of a later place than was asked for
@@ -208,13 +234,13 @@ class Books:
         self._played = 0
         self._lock = asyncio.Lock()
 
-    async def at(self, position: int, symbol: str, limit: int) -> bytes | None:
+    async def at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
         """Return a book after so many records, None where there is none.
 
         Args: position: no less than in the request before.
         """
         async with self._lock:
-            return await asyncio.to_thread(self._at, position, symbol, limit)
+            return await asyncio.to_thread(self._at, position, exchange, symbol, levels)
 
     def close(self) -> None:
         """Let go of the recordings; a later request begins anew."""
@@ -223,11 +249,11 @@ class Books:
         self._readers, self._records, self._ahead = [], None, None
         self._books, self._played = {}, 0
 
-    def _at(self, position: int, symbol: str, limit: int) -> bytes | None:
+    def _at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
         while (found := self._next(position)) is not None:
-            self._take(*found)
-        book = self._books.get(symbol.upper())
-        return book.answer(limit) if book is not None and book.id else None
+            self._take(exchange_named(found[0].exchange), found[1])
+        book = self._books.get((exchange.NAME, symbol.upper()))
+        return book.answer(levels) if book is not None and book.id else None
 
     def _next(self, position: int) -> tuple[FeedReader, Record] | None:
         if self._records is None:
@@ -243,17 +269,24 @@ class Books:
         self._played = played
         return found
 
-    def _take(self, reader: FeedReader, record: Record) -> None:
-        symbol = depth_symbol(record)
+    def _take(self, exchange: Exchange, record: Record) -> None:
+        symbol = snapshot_symbol(exchange.NAME, record)
+        what = exchange.label(record.payload) if record.direction == "<" else NOTHING
+        book = self._book(exchange, symbol or what.symbol)
+        if book is None:
+            return
         if symbol is not None:
-            self._book(symbol).restart(record.payload)
-        elif record.direction == "<" and reader.exchange == "binance":
-            what = label("binance", record.payload)
-            if what.kinds and what.kinds[0] in ("depth@100ms", "depth"):
-                self._book(what.symbol).apply(record.payload)
+            book.restart(record.payload)
+        elif is_update(exchange, what, record.payload):
+            book.apply(record.payload)
 
-    def _book(self, symbol: str) -> LocalBook:
-        return self._books.setdefault(symbol.upper(), LocalBook())
+    def _book(self, exchange: Exchange, symbol: str) -> RecordedBook | None:
+        key = exchange.NAME, symbol.upper()
+        if symbol and exchange.UPDATES and key not in self._books:
+            book = exchange.recorded_book()
+            assert book is not None, f"{exchange.NAME} has updates of books"
+            self._books[key] = book
+        return self._books.get(key)
 
 
 def _keep(
@@ -267,13 +300,9 @@ def _keep(
         trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
 
 
-def _spelled(connection: Connection, kind: str, what: Label, payload: bytes) -> bytes:
-    session = connection.session
-    if isinstance(session, BinanceSession) and session.combined != what.wrapped:
-        if what.wrapped:
-            return unwrapped(payload)
-        return wrapped(f"{what.symbol}@{kind}", payload)
-    return payload
+def _restarts(exchange: Exchange, snapshot: bytes) -> bool:
+    book = exchange.recorded_book()
+    return book is not None and book.restart(snapshot)
 
 
 class Playback:
@@ -319,7 +348,7 @@ class Playback:
         self.on_finish = on_finish
         self.indices: dict[str, Index] = {}
         self.by_exchange: dict[str, list[Path]] = {}
-        self.pending: set[str] = set()
+        self.pending: set[tuple[str, str]] = set()
         # newest frames and trades before the beginning
         self.last: dict[tuple[str, str], bytes] = {}
         self.trades: dict[str, deque[bytes]] = {}
@@ -330,25 +359,26 @@ class Playback:
         self.exchanges = tuple(self.by_exchange)
         self._playing: dict[Key, Playing] = {}
         # snapshots that were asked for before anything played
-        self._asked_early: set[str] = set()
+        self.asked_early: set[tuple[str, str]] = set()
         self._settling: dict[Connection, asyncio.Task[None]] = {}
         # of a request that comes before anything plays
-        self._first_books = Books(self, ("binance",))
+        self._first_books: dict[str, Books] = {}
 
     def _read_index(self, path: Path) -> None:
         with FeedReader(path, start_ns=self.start_ns, end_ns=self.end_ns) as reader:
-            exchange = exchange_named(reader.exchange).NAME
+            module = exchange_named(reader.exchange)
+            exchange = module.NAME
             self.by_exchange.setdefault(exchange, []).append(path)
             index = self.indices.setdefault(exchange, Index())
             for n, record in enumerate(reader):
                 if n >= INDEX_RECORDS:
                     break
-                symbol = depth_symbol(record)
+                symbol = snapshot_symbol(exchange, record)
                 if symbol is not None:
                     # an error is an answer too
-                    if symbol not in index.snapshots and LocalBook().restart(record.payload):
+                    if symbol not in index.snapshots and _restarts(module, record.payload):
                         index.snapshots[symbol] = record.payload
-                        self.pending.add(symbol)
+                        self.pending.add((exchange, symbol))
                 elif record.direction == "<":
                     found = label(exchange, record.payload).symbol
                     if found:
@@ -390,11 +420,12 @@ class Playback:
         """Close what is read; the server has ended the tasks."""
         for playing in self._playing.values():
             playing.books.close()
-        self._first_books.close()
+        for books in self._first_books.values():
+            books.close()
 
     def connected(self, connection: Connection) -> None:
         connection.session.changed = lambda added: self._subscribed(connection)
-        if isinstance(connection.session, BinanceSession) and connection.session.streams:
+        if connection.session.subscription:
             self._subscribed(connection)
 
     def disconnected(self, connection: Connection) -> None:
@@ -450,7 +481,7 @@ class Playback:
 
     def _begin(self, key: Key, exchanges: Sequence[str]) -> Playing:
         playing = self._playing[key] = Playing(self, exchanges, key)
-        playing.pending -= self._asked_early
+        playing.pending -= self.asked_early
         self.server.tasks.spawn("playing", self._run(playing, key), ends=True)
         return playing
 
@@ -474,12 +505,15 @@ class Playback:
 
     # REST
 
-    def _newest(self, exchange: str, symbol: str = "") -> Playing | None:
+    def newest(self, exchange: Exchange, symbol: str) -> Playing | None:
         """Return the run that a request means: one whose clients build the symbol's book, else one
         whose clients did so before they left, else the newest.
         """
-        found = [one for one in self._playing.values() if exchange in one.exchanges]
-        ranked = sorted(found, key=lambda one: (one.wants_depth(symbol), one.wanted_depth(symbol)))
+        found = [one for one in self._playing.values() if exchange.NAME in one.exchanges]
+        ranked = sorted(
+            found,
+            key=lambda one: (one.wants_book(exchange, symbol), one.wanted_book(exchange, symbol)),
+        )
         return ranked[-1] if ranked else None
 
     def keep_snapshots(self, symbol: str) -> None:
@@ -500,71 +534,24 @@ class Playback:
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:
-        first = self.indices[exchange].snapshots.get(query.get("symbol", ""))
-        if stale and first is not None:
-            return answer(trimmed(first, number(query.get("limit"), 100, 5000)))
-        if exchange == "binance":
-            return await self._binance(path, query)
-        return self._korean(exchange, path, query)
+        module = exchange_named(exchange)
+        request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None
+        book = None if request is None else await self._book(module, request, stale=stale)
+        recording = AskedRecording(self, module, query.get("symbol", ""), book)
+        status, content = module.answer(recording, path, query, now_ns())
+        return answer(content, status)
 
-    async def _binance(self, path: str, query: dict[str, str]) -> Answer:
-        index = self.indices["binance"]
-        symbol = query.get("symbol", "")
-        now_ms = now_ns() // 1_000_000
-        if path == "/api/v3/ping":
-            return answer({})
-        if path == "/api/v3/time":
-            return answer({"serverTime": now_ms})
-        if path == "/api/v3/exchangeInfo":
-            asked = names_of(query["symbols"]) if "symbols" in query else [symbol]
-            wanted = {one for one in asked if one} or index.symbols
-            if wanted <= index.symbols:
-                return answer(exchange_info(wanted, now_ms))
-        elif path == "/api/v3/depth":
-            limit = number(query.get("limit"), 100, 5000)
-            playing = self._newest("binance", symbol)
-            snapshot = index.snapshots.get(symbol)
-            if playing is not None:
-                found = await playing.depth(symbol, limit)
-            elif snapshot:
-                self._asked_early.add(symbol)
-                found = trimmed(snapshot, limit)
-            else:
-                found = await self._first_books.at(0, symbol, limit)
-            if found is not None:
-                return answer(found)
-        elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in index.symbols:
-            playing = self._newest("binance", symbol)
-            trades = (playing or self).trades.get(symbol.lower(), ())
-            rows = rows_of(trades, binance_trade)
-            limit = number(query.get("limit"), 500, 1000)
-            if "fromId" in query:
-                first = number(query["fromId"], 0, MOST_ID)
-                return answer([row for row in rows if row["id"] >= first][:limit])
-            return answer(rows[-limit:])
-        if symbol in index.symbols or not path.startswith("/api/v3/"):
-            return answer({"code": -1000, "msg": f"{path} is not in this recording"}, 404)
-        return answer({"code": -1121, "msg": "Invalid symbol."}, 400)
-
-    def _korean(self, exchange: str, path: str, query: dict[str, str]) -> Answer:
-        index = self.indices[exchange]
-        if path == "/v1/market/all":
-            return answer(market_list(index.symbols))
-        status = 200 if exchange == "bithumb" else 404
-        playing = self._newest(exchange)
-        codes = [c for c in query.get("markets", query.get("market", "")).upper().split(",") if c]
-        if path not in ("/v1/orderbook", "/v1/ticker", "/v1/trades/ticks") or any(
-            code not in index.symbols for code in codes
-        ):
-            return answer({"error": {"name": 404, "message": "Code not found"}}, status)
-        state = playing or self
-        if path == "/v1/trades/ticks":
-            count = number(query.get("count"), 1, 500)
-            rows = rows_of(state.trades.get(codes[0], ()) if codes else (), korean_rest)
-            if "cursor" in query:
-                before = number(query["cursor"], MOST_ID, MOST_ID)
-                rows = [row for row in rows if int(row.get("sequential_id", 0)) < before]
-            return answer(rows[: -count - 1 : -1])
-        kind = "orderbook" if path == "/v1/orderbook" else "ticker"
-        known = [state.last[kind, code] for code in codes if (kind, code) in state.last]
-        return answer(rows_of(known, korean_rest))
+    async def _book(self, exchange: Exchange, request: Request, *, stale: bool) -> bytes | None:
+        # a stale one is the first of the recording, however old that is
+        symbol, levels = request.symbols[0], exchange.STREAM_DEPTH
+        snapshot = self.indices[exchange.NAME].snapshots.get(symbol)
+        if stale and snapshot:
+            return snapshot
+        playing = self.newest(exchange, symbol)
+        if playing is not None:
+            return await playing.depth(exchange, symbol, levels)
+        if snapshot:
+            self.asked_early.add((exchange.NAME, symbol))
+            return snapshot
+        books = self._first_books.setdefault(exchange.NAME, Books(self, (exchange.NAME,)))
+        return await books.at(0, exchange, symbol, levels)

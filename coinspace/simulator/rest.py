@@ -11,30 +11,25 @@ Rules (numbered at the code):
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import orjson
 
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.binance import names_of
+from coinspace.exchanges.exchange import MOST_ID, number
+from coinspace.exchanges.korean import NAMES
 from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.engine import Engine
 from coinspace.simulator.markets.korean import KST_S, KoreanMarket
 from coinspace.simulator.markets.market import MILLISECOND_NS, SimulatedMarket, Trade
 from coinspace.simulator.markets.spelling import short
+from coinspace.window import Used
 
 BINANCE_WEIGHT = 6000
 BAN_S = 120
-DIGITS = 18
-MOST_ID = 10**DIGITS
 IGNORED_429 = 10
-KOREAN_NAMES = {
-    "BTC": ("비트코인", "Bitcoin"),
-    "ETH": ("이더리움", "Ethereum"),
-    "XRP": ("리플", "XRP"),
-    "SOL": ("솔라나", "Solana"),
-    "USDT": ("테더", "Tether"),
-}
 CAUTIONS = (
     "PRICE_FLUCTUATIONS",
     "TRADING_VOLUME_SOARING",
@@ -58,23 +53,6 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     return Answer(status, body, headers or {})
 
 
-class Window:
-    """How much was used in the last seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._used: deque[tuple[float, int]] = deque()
-        self.total = 0
-
-    def add(self, now_s: float, amount: int = 1) -> int:
-        """Use an amount and return the total."""
-        self._used.append((now_s, amount))
-        self.total += amount
-        while self._used[0][0] <= now_s - self.seconds:
-            self.total -= self._used.popleft()[1]
-        return self.total
-
-
 class Rest:
     """Base: routes a path to a method; an exchange's class holds its own rules."""
 
@@ -83,6 +61,8 @@ class Rest:
         self.exchange = exchange
         self.limits = limits
         self._markets = engine.markets.get(exchange, {})
+        # what others at the same address use of a limit
+        self.others = 0
 
     @property
     def markets(self) -> dict[str, SimulatedMarket]:
@@ -93,27 +73,15 @@ class Rest:
         """Answer a GET; `now_s` is a monotonic clock for the limits."""
         raise NotImplementedError
 
+    @staticmethod
+    def refusal(status: int) -> Any:
+        """Return the body of an answer that refuses."""
+        raise NotImplementedError
+
 
 def _number(units: int, decimals: int) -> int | float:
     text = short(units, decimals)
     return float(text) if "." in text else int(text)
-
-
-def number(text: str | None, default: int, most: int) -> int:
-    """Return a number of a query; the default where it is none or 0."""
-    if not text or not (text.isascii() and text.isdigit()):
-        return default
-    # a number of more digits is beyond any limit
-    return min(most, int(text)) or default if len(text) <= DIGITS else most
-
-
-def names_of(text: str) -> list[str]:
-    """Return the names of a query's JSON list; empty where it is none."""
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return []
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 class KoreanRest(Rest):
@@ -122,9 +90,13 @@ class KoreanRest(Rest):
     rate = 10
     groups = ("orderbook", "ticker", "trades", "market")
 
+    @staticmethod
+    def refusal(status: int) -> Any:
+        return {"error": {"name": "too_many_requests" if status == 429 else status, "message": ""}}
+
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
-        self._windows = {group: Window(1.0) for group in self.groups}
+        self._windows = {group: Used(1.0) for group in self.groups}
 
     def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
         handlers = {
@@ -171,10 +143,10 @@ class KoreanRest(Rest):
         rows = []
         for symbol, market in self.markets.items():
             base = market.market.base
-            korean, english = KOREAN_NAMES.get(base, (base, base))
+            native, english = NAMES.get(base, (base, base))
             row: dict[str, Any] = {
                 "market": symbol,
-                "korean_name": korean,
+                "korean_name": native,
                 "english_name": english,
             }
             if query.get("is_details", query.get("isDetails")) == "true":
@@ -339,11 +311,15 @@ class BithumbRest(KoreanRest):
 class BinanceRest(Rest):
     """Binance."""
 
+    @staticmethod
+    def refusal(status: int) -> Any:
+        text = "Way too much request weight used; IP banned. Please use WebSocket Streams."
+        return {"code": -1003, "msg": text} if status in (418, 429) else {"code": -1000, "msg": ""}
+
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
-        self._window = Window(60.0)
+        self._window = Used(60.0)
         # weight that other programs of the client's address use in each minute
-        self.others = 0
         self._refused = 0
         self._banned_s = 0.0
 
@@ -576,8 +552,14 @@ class BinanceRest(Rest):
         return self._each(query, row)
 
 
+# by what an exchange's module declares as its PROTOCOL
 REST: dict[str, type[Rest]] = {
     "upbit": KoreanRest,
     "bithumb": BithumbRest,
     "binance": BinanceRest,
 }
+
+
+def rest_of(exchange: str) -> type[Rest]:
+    """Return the kind of an exchange's REST."""
+    return REST[exchange_named(exchange).PROTOCOL]

@@ -1,14 +1,12 @@
 """One server process that speaks each exchange's WebSocket and REST protocol on loopback.
 
-    ws://127.0.0.1:PORT/upbit/websocket/v1    http://127.0.0.1:PORT/upbit/v1/…
-    ws://127.0.0.1:PORT/bithumb/websocket/v1  http://127.0.0.1:PORT/bithumb/v1/…
-    ws://127.0.0.1:PORT/binance/ws, /binance/stream?streams=…  http://127.0.0.1:PORT/binance/api/v3/…
+    ws://127.0.0.1:PORT/EXCHANGE/…    http://127.0.0.1:PORT/EXCHANGE/…
 
-What is served comes from a source: the simulated market or recordings. Connection rules:
-1. Upbit and Bithumb kill a connection that is idle for 60 s, without a close frame.
-2. Binance pings every 20 s and closes with 1008 when no pong came for 60 s, and after 24 h.
-3. Connection attempts are limited: Upbit 5/s, Bithumb 10/s, Binance 300 in 5 min; with an Origin
-   header Upbit allows one request in 10 s.
+What is served comes from a source: the simulated market or recordings. Below the name of an
+exchange stands what the exchange itself has there. The rules of its connections are those that its
+module declares, and those of its session: an exchange that leaves pings to its clients kills a
+connection that is idle for 60 s, without a close frame; one that pings closes with 1008 when no
+pong came for 60 s, and after 24 h. Attempts to connect are limited.
 """
 
 from __future__ import annotations
@@ -24,16 +22,17 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from coinspace.errors import FeedError
+from coinspace.exchanges import EXCHANGES
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
-from coinspace.simulator.rest import Answer, Window, answer
-from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, Session
+from coinspace.simulator.rest import Answer, answer
+from coinspace.simulator.session import Session, session_of
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks, log_failure
+from coinspace.window import Used
 
-EXCHANGES = ("upbit", "bithumb", "binance")
 HOUSEKEEPING_S = 0.5
-ORIGIN_S = 10.0
 BACKLOG = 128
 ACCEPT_AGAIN_S = 0.1
 RECEIVED = 1 << 16
@@ -50,7 +49,7 @@ class ExchangeServer:
         source: a Simulation by default.
         port: 0 = any free one. host: loopback unless asked otherwise.
         limits: whether rates are limited as the exchanges do.
-        idle_s: of Upbit and Bithumb. ping_s, pong_s, life_s: of Binance.
+        idle_s: where clients ping. ping_s, pong_s, life_s: where the server does.
         tls: serve wss:// and https://.
         faults: in force from the start (coinspace.simulator.faults); later ones by
             `disorder.add` or the control address.
@@ -87,12 +86,9 @@ class ExchangeServer:
         self.disorder = Disorder(self)
         self.initial_faults = list(faults)
         self._tls = tls
-        self._attempts = {
-            "upbit": (Window(1.0), 5),
-            "bithumb": (Window(1.0), 10),
-            "binance": (Window(300.0), 300),
-        }
-        self._origin_s = -ORIGIN_S
+        self._attempts = {name: Used(session_of(name).attempts[1]) for name in EXCHANGES}
+        # when the last request with an Origin header was answered
+        self._origins_s: dict[str, float] = {}
         self._runner: web.AppRunner | None = None
         self.tasks = Tasks(self._failed)
         # what ended that nothing can be served without
@@ -164,10 +160,9 @@ class ExchangeServer:
         """Exchange -> {"websocket", "rest"}: what goes into the settings of a collector."""
         secure = "s" if self._tls else ""
         place = f"{self.host}:{self.port}"
-        paths = {"upbit": "/websocket/v1", "bithumb": "/websocket/v1", "binance": ""}
         return {
             name: {
-                "websocket": f"ws{secure}://{place}/{name}{paths[name]}",
+                "websocket": f"ws{secure}://{place}/{name}{session_of(name).path}",
                 "rest": f"http{secure}://{place}/{name}",
             }
             for name in self.source.exchanges
@@ -257,12 +252,12 @@ class ExchangeServer:
         return _response(await self.source.rest(exchange, path, query, stale=stale))
 
     def _refuse_origin(self, exchange: str, request: web.Request) -> web.Response | None:
-        # 3.
-        if not self.limits or exchange != "upbit" or "Origin" not in request.headers:
+        wait_s = session_of(exchange).origin_s
+        if not self.limits or not wait_s or "Origin" not in request.headers:
             return None
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._origin_s >= ORIGIN_S:
-            self._origin_s = now_s
+        if now_s - self._origins_s.get(exchange, -wait_s) >= wait_s:
+            self._origins_s[exchange] = now_s
             return None
         self.counters["refused"] += 1
         text = "Too many API requests."
@@ -270,8 +265,7 @@ class ExchangeServer:
 
     async def _websocket(self, exchange: str, request: web.Request) -> web.StreamResponse:
         now_s = asyncio.get_running_loop().time()
-        window, most = self._attempts[exchange]
-        if window.add(now_s) > most and self.limits:
+        if self._attempts[exchange].add(now_s) > session_of(exchange).attempts[0] and self.limits:
             self.counters["refused"] += 1
             return web.Response(status=429, headers={"Retry-After": "1"})
         if await self.disorder.answered(exchange, request):
@@ -285,9 +279,7 @@ class ExchangeServer:
         session = self._session(connection)
         if session is None:
             return web.Response(status=404)
-        if exchange == "upbit":
-            socket.headers["remaining-req"] = "group=websocket; min=300; sec=4"
-            socket.headers["limit-by-ip"] = "Yes"
+        socket.headers.update(session.headers)
         await socket.prepare(request)
         connection.open(session)
         self.counters["connections"] += 1
@@ -304,24 +296,9 @@ class ExchangeServer:
 
     def _session(self, connection: Connection) -> Session | None:
         path = "/" + connection.request.match_info["path"]
-        send, end = connection.reply, connection.end
-        if connection.exchange == "binance":
-            query = connection.request.query
-            micro = query.get("timeUnit", "").upper() == "MICROSECOND"
-            if path == "/stream":
-                streams = [name for name in query.get("streams", "").split("/") if name]
-                combined = True
-            elif path == "/ws" or path.startswith("/ws/"):
-                streams, combined = [name for name in path[4:].split("/") if name], False
-            else:
-                return None
-            return BinanceSession(
-                send, end, streams, combined=combined, micro=micro, limits=self.limits
-            )
-        if path != "/websocket/v1":
-            return None
-        kind = KoreanSession if connection.exchange == "upbit" else BithumbSession
-        return kind(send, end, limits=self.limits)
+        return session_of(connection.exchange).opened(
+            path, connection.request.query, connection.reply, connection.end, limits=self.limits
+        )
 
     async def _read(self, connection: Connection, socket: web.WebSocketResponse) -> None:
         loop = asyncio.get_running_loop()
@@ -358,12 +335,10 @@ class ExchangeServer:
     def _keep_alive(self, connection: Connection, now_s: float) -> None:
         if connection.deaf:
             return
-        if connection.exchange != "binance":
-            # 1.
+        if not exchange_named(connection.exchange).SERVER_PING_S:
             if now_s - connection.active_s > self.idle_s:
                 connection.abort()
             return
-        # 2.
         if now_s - connection.opened_s > self.life_s:
             connection.session.end(1001, "", 0.0)
         elif connection.unanswered_s is not None and (

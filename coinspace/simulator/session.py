@@ -13,44 +13,27 @@ wants. `KoreanSession` (numbers at the code):
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 import orjson
 
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.binance import unwrapped, wrapped
+from coinspace.exchanges.exchange import Label
 from coinspace.simulator.markets import binance, korean
-from coinspace.simulator.markets.market import Event
+from coinspace.simulator.markets.market import Event, SimulatedMarket
+from coinspace.window import Used
 
 ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
 PARTIAL_DEPTHS = ("5", "10", "20")
+# of a client in one second
+MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
 Send = Callable[[bytes], None]
 End = Callable[[int, str, float], None]
-
-
-class Rolling:
-    """Count messages in rolling windows.
-
-    Args: limits: (seconds, messages allowed) each.
-    """
-
-    def __init__(self, *limits: tuple[float, int]) -> None:
-        self.limits = limits
-        self._times: deque[float] = deque()
-
-    def over(self, now_s: float) -> bool:
-        """Count a message; tell whether it is one too many."""
-        times = self._times
-        times.append(now_s)
-        longest = max(seconds for seconds, _ in self.limits)
-        while times[0] <= now_s - longest:
-            times.popleft()
-        return any(
-            sum(1 for at in times if at > now_s - seconds) > most for seconds, most in self.limits
-        )
 
 
 class Refused(Exception):
@@ -72,8 +55,31 @@ class Session:
     for a close and takes nothing any more.
     """
 
-    exchange = ""
     is_binary = True
+    # path below the exchange's address
+    path = ""
+    # connections in so many seconds
+    attempts: tuple[int, float] = (5, 1.0)
+    # seconds between requests with an Origin header, 0 = they are as good as others
+    origin_s = 0.0
+    # headers of the handshake
+    headers: ClassVar[Mapping[str, str]] = {}
+    # what a session says before it ends for a fault of the client
+    error_frame = b""
+
+    @classmethod
+    def opened(
+        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
+    ) -> Self | None:
+        """Return the session of a URL, None where nothing is served there."""
+        raise NotImplementedError
+
+    @classmethod
+    def recorded(
+        cls, symbols: Sequence[str], ticket: str, send: Send, end: End
+    ) -> tuple[Self, str, bytes | None]:
+        """Return a session of all channels, what its URL adds, and the frame that asks for them."""
+        raise NotImplementedError
 
     def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
         self.send = send
@@ -102,6 +108,26 @@ class Session:
         """Return the frames of a simulated event that this session wants."""
         raise NotImplementedError
 
+    def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
+        """Take the markets that it delivers."""
+
+    def first_frames(
+        self, added: Any, markets: Mapping[str, SimulatedMarket]
+    ) -> Iterator[tuple[bytes, str, str]]:
+        """Yield what a new subscription gets at once: (frame, kind, symbol).
+
+        Args: added: as `changed` got it, None = everything that is subscribed to.
+        """
+        yield from ()
+
+    def spelled(self, kind: str, what: Label, payload: bytes) -> bytes:
+        """Return a recorded frame as this session was asked to spell it."""
+        return payload
+
+    def shutdown_frame(self, now_ms: int) -> bytes | None:
+        """Return the event that announces the end of this connection, None where there is none."""
+        return None
+
     def wants(self, kind: str, symbol: str) -> bool:
         """Tell whether a recorded frame is subscribed to."""
         return (kind, symbol) in self.subscription
@@ -128,7 +154,13 @@ class Channel:
 class KoreanSession(Session):
     """A session of Upbit; Bithumb's differs where it says so."""
 
-    exchange = "upbit"
+    path = "/websocket/v1"
+    origin_s = 10.0
+    headers: ClassVar[Mapping[str, str]] = {
+        "remaining-req": "group=websocket; min=300; sec=4",
+        "limit-by-ip": "Yes",
+    }
+    error_frame = orjson.dumps({"error": {"message": WRONG_FORMAT[1], "name": WRONG_FORMAT[0]}})
     unit_choices: tuple[int, ...] = (1, 5, 15, 30)
     most_units = 30
     formats: tuple[str, ...] = ("DEFAULT", "SIMPLE", "JSON_LIST", "SIMPLE_LIST")
@@ -140,12 +172,31 @@ class KoreanSession(Session):
     no_type = ("NO_TYPE", "type 필드가 존재하지 않습니다.")
     message_limits: tuple[tuple[float, int], ...] = ((1.0, 5), (60.0, 100))
 
+    @classmethod
+    def opened(
+        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
+    ) -> Self | None:
+        return cls(send, end, limits=limits) if path == cls.path else None
+
+    @classmethod
+    def recorded(
+        cls, symbols: Sequence[str], ticket: str, send: Send, end: End
+    ) -> tuple[Self, str, bytes | None]:
+        request = orjson.dumps(
+            [
+                {"ticket": ticket},
+                *({"type": type_, "codes": symbols} for type_ in ("orderbook", "ticker", "trade")),
+                {"format": "DEFAULT"},
+            ]
+        )
+        return cls(send, end), "", request
+
     def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
         super().__init__(send, end, limits=limits)
         self.format = "DEFAULT"
         self.channels: list[Channel] = []
         self._ticket = ""
-        self._rolling = Rolling(*self.message_limits)
+        self._used = [(Used(seconds), most) for seconds, most in self.message_limits]
         self._status_s: float | None = None
         # levels that a symbol's books can be grouped by; None = all
         self.levels_of: Callable[[str], tuple[int, ...] | None] = lambda code: None
@@ -168,7 +219,8 @@ class KoreanSession(Session):
     def on_text(self, text: bytes, now_s: float) -> None:
         if self.ended:
             return
-        if self.limits and self._rolling.over(now_s):
+        used = [one.add(now_s) > most for one, most in self._used]
+        if self.limits and any(used):
             self._error("TOO_MANY_REQUESTS", "Too Many Requests")
         elif text.strip() == b"PING":
             # 4.
@@ -270,6 +322,30 @@ class KoreanSession(Session):
             stream_type,
         )
 
+    def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
+        def levels_of(code: str) -> tuple[int, ...] | None:
+            market = cast("korean.KoreanMarket | None", markets.get(code))
+            return market.levels_supported() if market else None
+
+        self.levels_of = levels_of
+
+    def first_frames(
+        self, added: Sequence[Channel] | None, markets: Mapping[str, SimulatedMarket]
+    ) -> Iterator[tuple[bytes, str, str]]:
+        for channel in self.channels if added is None else added:
+            if channel.silent or not channel.snapshot or channel.type.startswith("candle"):
+                continue
+            for code in channel.codes:
+                market = cast("korean.KoreanMarket | None", markets.get(code))
+                event = market.snapshot(channel.type) if market else None
+                if event is not None:
+                    variant = self.variant(channel, code, self.first_type(code))
+                    yield event.frame(variant), channel.type, code
+
+    def first_type(self, code: str) -> str:
+        """Return the stream type of a code's first frame."""
+        return "SNAPSHOT"
+
     def frames(self, event: Event) -> list[bytes]:
         symbol = event.market.symbol
         return [
@@ -291,7 +367,9 @@ class KoreanSession(Session):
 class BithumbSession(KoreanSession):
     """A session of Bithumb: camelCase flags, at most 15 units, level 1 by default."""
 
-    exchange = "bithumb"
+    attempts = (10, 1.0)
+    origin_s = 0.0
+    headers: ClassVar[Mapping[str, str]] = {}
     unit_choices = tuple(range(1, 16))
     most_units = 15
     formats = ("DEFAULT", "SIMPLE")
@@ -304,6 +382,10 @@ class BithumbSession(KoreanSession):
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
                 raise Refused(*WRONG_FORMAT)
+
+    def first_type(self, code: str) -> str:
+        # seen on the wire: in SIMPLE a REALTIME may come first
+        return "REALTIME" if self.is_simple and code[-1] == "P" else "SNAPSHOT"
 
 
 def parse_stream(stream: str) -> tuple[str, str] | None:
@@ -328,8 +410,33 @@ class BinanceSession(Session):
     µs.
     """
 
-    exchange = "binance"
     is_binary = False
+    attempts = (300, 300.0)
+    error_frame = orjson.dumps({"error": {"code": 0, "msg": "Unknown property"}, "id": None})
+    # streams of a recording
+    channels = ("depth@100ms", "bookTicker", "trade", "ticker")
+
+    @classmethod
+    def opened(
+        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
+    ) -> Self | None:
+        if path == "/stream":
+            streams, combined = query.get("streams", ""), True
+        elif path == "/ws" or path.startswith("/ws/"):
+            streams, combined = path[4:], False
+        else:
+            return None
+        named = [name for name in streams.split("/") if name]
+        micro = query.get("timeUnit", "").upper() == "MICROSECOND"
+        return cls(send, end, named, combined=combined, micro=micro, limits=limits)
+
+    @classmethod
+    def recorded(
+        cls, symbols: Sequence[str], ticket: str, send: Send, end: End
+    ) -> tuple[Self, str, bytes | None]:
+        streams = [f"{symbol.lower()}@{channel}" for symbol in symbols for channel in cls.channels]
+        added = f"/stream?streams={'/'.join(streams)}"
+        return cls(send, end, streams, combined=True), added, None
 
     def __init__(
         self,
@@ -345,10 +452,10 @@ class BinanceSession(Session):
         self.streams: dict[str, tuple[str, str] | None] = {s: parse_stream(s) for s in streams}
         self.combined = combined
         self.micro = micro
-        self._rolling = Rolling((1.0, 5))
+        self._used: Used[float] = Used(1.0)
 
     def _over(self, now_s: float) -> bool:
-        if self.limits and self._rolling.over(now_s):
+        if self.limits and self._used.add(now_s) > MOST_MESSAGES:
             # 6.
             self.end(1008, "Too many requests")
         return self.ended
@@ -409,8 +516,14 @@ class BinanceSession(Session):
     def _error(self, code: int, message: str, number: Any) -> None:
         self.send(orjson.dumps({"error": {"code": code, "msg": message}, "id": number}))
 
+    def spelled(self, kind: str, what: Label, payload: bytes) -> bytes:
+        if self.combined == what.wrapped:
+            return payload
+        if what.wrapped:
+            return unwrapped(payload)
+        return wrapped(f"{what.symbol}@{kind}", payload)
+
     def shutdown_frame(self, now_ms: int) -> bytes:
-        """Return the event that announces the end of this connection."""
         event = {"e": "serverShutdown", "E": now_ms}
         wrapped: dict[str, Any] = {"stream": "!serverShutdown", "data": event}
         return orjson.dumps(wrapped if self.combined else event)
@@ -427,3 +540,16 @@ class BinanceSession(Session):
     def subscription(self) -> frozenset[tuple[str, str]]:
         parts = (stream.partition("@") for stream in self.streams)
         return frozenset((kind, symbol) for symbol, _, kind in parts)
+
+
+# by what an exchange's module declares as its PROTOCOL
+SESSIONS: dict[str, type[Session]] = {
+    "upbit": KoreanSession,
+    "bithumb": BithumbSession,
+    "binance": BinanceSession,
+}
+
+
+def session_of(exchange: str) -> type[Session]:
+    """Return the kind of an exchange's sessions."""
+    return SESSIONS[exchange_named(exchange).PROTOCOL]

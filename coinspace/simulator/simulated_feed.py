@@ -7,17 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.recording.format import FeedWriter
 from coinspace.recording.progress import progress_bar
 from coinspace.simulator.faults import Fault, parse
-from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.engine import START_NS, Engine
-from coinspace.simulator.markets.korean import KoreanMarket
-from coinspace.simulator.markets.market import MILLISECOND_NS, Event
+from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket
 from coinspace.simulator.markets.scenario import Scenario
-from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSession, Session
+from coinspace.simulator.session import session_of
 
 # network and exchange, before a frame is received: 4 to 12 ms
 LATENCY_MS = (4.0, 8.0)
@@ -25,12 +22,6 @@ SNAPSHOT_AFTER_NS = 250 * MILLISECOND_NS
 SNAPSHOT_LEVELS = 1000
 # faults of a scenario that a recording can show: nothing is received meanwhile
 SILENT_FAULTS = {"mute", "stall", "halfopen"}
-BINANCE_CHANNELS = ("depth@100ms", "bookTicker", "trade", "ticker")
-URLS = {
-    "upbit": "wss://api.upbit.com/websocket/v1",
-    "bithumb": "wss://ws-api.bithumb.com/websocket/v1",
-    "binance": "wss://stream.binance.com:9443/stream",
-}
 
 
 class _Tape:
@@ -41,32 +32,19 @@ class _Tape:
         self.exchange = exchange
         self._draw = random.Random(f"{engine.seed}/{exchange}/latency").random
         self._last_ns = engine.start_ns
-        streams = [f"{s.lower()}@{channel}" for s in symbols for channel in BINANCE_CHANNELS]
-        url = URLS[exchange]
-        if exchange == "binance":
-            url += "?streams=" + "/".join(streams)
+        self.session, added, request = session_of(exchange).recorded(
+            symbols, f"coinspace-{engine.seed}", self.receive, _never
+        )
         header = {
             "exchange": exchange,
-            "url": url,
+            "url": exchange_named(exchange).SETTINGS.websocket + added,
             "started_ns": engine.start_ns,
             "simulated": {"seed": engine.seed, "rate": engine.rate},
         }
         self.writer = FeedWriter(path, header)
-        self.session: Session
-        if exchange == "binance":
-            self.session = BinanceSession(self.receive, _never, streams, combined=True)
-            return
-        kind = KoreanSession if exchange == "upbit" else BithumbSession
-        self.session = kind(self.receive, _never)
-        request = orjson.dumps(
-            [
-                {"ticket": f"coinspace-{engine.seed}"},
-                *({"type": type_, "codes": symbols} for type_ in ("orderbook", "ticker", "trade")),
-                {"format": "DEFAULT"},
-            ]
-        )
-        self.writer.write(engine.start_ns, ">", "", request)
-        self.session.on_text(request, 0.0)
+        if request is not None:
+            self.writer.write(engine.start_ns, ">", "", request)
+            self.session.on_text(request, 0.0)
 
     def receive(self, frame: bytes, path: str = "") -> None:
         delay_ns = int((LATENCY_MS[0] + LATENCY_MS[1] * self._draw()) * MILLISECOND_NS)
@@ -119,14 +97,10 @@ def write_feeds(
         tape = tapes[exchange] = _Tape(target, exchange, list(listed), engine)
         tape.now_ns = start_ns
         for market in listed.values():
-            if isinstance(market, BinanceMarket):
+            if market.snapshot_text(1) is not None:
                 engine.at(start_ns + SNAPSHOT_AFTER_NS, None, _snapshot(tape, market))
-            elif isinstance(market, KoreanMarket) and isinstance(tape.session, KoreanSession):
-                for channel in tape.session.channels:
-                    first = market.snapshot(channel.type)
-                    if first is not None:
-                        variant = tape.session.variant(channel, market.symbol, "SNAPSHOT")
-                        tape.receive(first.frame(variant))
+            for frame, _, _ in tape.session.first_frames(None, {market.symbol: market}):
+                tape.receive(frame)
     with progress_bar("simulate", duration_s) as update:
         for second in range(int(duration_s) + 1):
             engine.advance(start_ns + int(min(second, duration_s) * 1e9))
@@ -152,12 +126,12 @@ def _silences(scenario: Scenario | None, start_ns: int) -> list[tuple[int, int, 
     return found
 
 
-def _snapshot(tape: _Tape, market: BinanceMarket) -> Any:
-    path = f"/api/v3/depth?symbol={market.symbol}&limit={SNAPSHOT_LEVELS}"
+def _snapshot(tape: _Tape, market: SimulatedMarket) -> Any:
+    request = exchange_named(tape.exchange).snapshot_request(market.symbol, SNAPSHOT_LEVELS)
 
     def take(now_ns: int) -> None:
         tape.now_ns = now_ns
-        tape.receive(market.book_text(SNAPSHOT_LEVELS).encode(), path)
+        tape.receive((market.snapshot_text(SNAPSHOT_LEVELS) or "").encode(), request.path)
 
     return take
 

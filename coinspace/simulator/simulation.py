@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any
 
 from coinspace.clock import now_ns
+from coinspace.exchanges.binance import trimmed
+from coinspace.exchanges.exchange import number
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.faults import parse
-from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
-from coinspace.simulator.markets.korean import KoreanMarket
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
-from coinspace.simulator.recorded_answers import (
-    trimmed,
-)
-from coinspace.simulator.rest import REST, Answer, BinanceRest, Rest, answer, number
-from coinspace.simulator.session import BithumbSession, Channel, KoreanSession
+from coinspace.simulator.rest import Answer, Rest, answer, rest_of
 from coinspace.simulator.source import Host
 
 # frames of one pump go out together; 10 ms is far below the 100 ms grid of the exchanges
 PUMP_S = 0.01
 # after a pause longer than this (a suspended machine) virtual time jumps instead of rushing
 JUMP_S = 30.0
+KEPT_LEVELS = 5000
 
 
 class Simulation:
@@ -63,7 +60,7 @@ class Simulation:
             on_event=self._on_event,
         )
         self.rests: dict[str, Rest] = {
-            name: REST[name](self.engine, name, limits=server.limits) for name in self.exchanges
+            name: rest_of(name)(self.engine, name, limits=server.limits) for name in self.exchanges
         }
         server.tasks.spawn("market", self._pump())
 
@@ -105,37 +102,18 @@ class Simulation:
                 connection.deliver(frame, kind, symbol)
 
     def connected(self, connection: Connection) -> None:
+        markets = self.engine.markets[connection.exchange]
         session = connection.session
-        if isinstance(session, KoreanSession):
-            markets = self.engine.markets[connection.exchange]
+        session.attach(markets)
 
-            def levels_of(code: str) -> tuple[int, ...] | None:
-                market = cast("KoreanMarket | None", markets.get(code))
-                return market.levels_supported() if market else None
+        def changed(added: Any) -> None:
+            for frame, kind, symbol in session.first_frames(added, markets):
+                connection.deliver(frame, kind, symbol)
 
-            session.levels_of = levels_of
-            session.changed = lambda channels: self._snapshots(connection, channels)
+        session.changed = changed
 
     def disconnected(self, connection: Connection) -> None:
         pass
-
-    def _snapshots(self, connection: Connection, channels: list[Channel]) -> None:
-        session = cast(KoreanSession, connection.session)
-        markets = self.engine.markets[connection.exchange]
-        for channel in channels:
-            if channel.silent or not channel.snapshot:
-                continue
-            for code in channel.codes:
-                market = markets.get(code)
-                event = cast(KoreanMarket, market).snapshot(channel.type) if market else None
-                if event is None or channel.type.startswith("candle"):
-                    continue
-                stream_type = "SNAPSHOT"
-                if isinstance(session, BithumbSession) and session.is_simple and code[-1] == "P":
-                    # seen on the wire: in SIMPLE a REALTIME may come first
-                    stream_type = "REALTIME"
-                frame = event.frame(session.variant(channel, code, stream_type))
-                connection.deliver(frame, channel.type, code)
 
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
@@ -146,9 +124,11 @@ class Simulation:
         return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
 
     def keep_snapshots(self, symbol: str) -> None:
-        for name, market in self.engine.markets.get("binance", {}).items():
-            if not symbol or name == symbol:
-                self._kept[name] = cast(BinanceMarket, market).book_text(5000).encode()
+        for markets in self.engine.markets.values():
+            for name, market in markets.items():
+                text = market.snapshot_text(KEPT_LEVELS) if symbol in ("", name) else None
+                if text is not None:
+                    self._kept[name] = text.encode()
 
     def now_ns(self) -> int:
         return self.engine.now_ns
@@ -159,8 +139,7 @@ class Simulation:
                 markets[symbol].status = status
 
     def use_budget(self, weight: int) -> None:
-        rest = self.rests.get("binance")
-        if isinstance(rest, BinanceRest):
+        for rest in self.rests.values():
             rest.others = weight
 
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:

@@ -18,6 +18,8 @@ from coinspace.storage import retention as terms
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table, View
 
+Connection = psycopg.Connection[Any]
+
 CONNECT_TIMEOUT_S = 5
 NONE: Mapping[str, str] = {}
 # tables of the user's own on the same server are none of our business: they are never read
@@ -42,9 +44,7 @@ class Difference:
 
 
 @contextmanager
-def connect(
-    found: Address, timeout_s: int = CONNECT_TIMEOUT_S
-) -> Iterator[psycopg.Connection[Any]]:
+def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[Connection]:
     """Lend a connection that may write.
 
     Raises: StorageError when there is none to be had, and in place of each psycopg.Error of the
@@ -165,7 +165,7 @@ def resume(found: Address, only: Collection[str] | None = None) -> list[str]:
     return done
 
 
-def _mend(connection: psycopg.Connection[Any], difference: Difference) -> None:
+def _mend(connection: Connection, difference: Difference) -> None:
     try:
         _run(connection, difference.mend, difference.table)
     except StorageError as error:
@@ -174,7 +174,7 @@ def _mend(connection: psycopg.Connection[Any], difference: Difference) -> None:
             raise
 
 
-def _tell_workers(connection: psycopg.Connection[Any], difference: Difference) -> None:
+def _tell_workers(connection: Connection, difference: Difference) -> None:
     for worker in STORED_BY.get(difference.table, ()):
         try:
             connection.execute(
@@ -215,7 +215,7 @@ def differences(
 
 
 def _differences(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     existing: dict[str, _Facts],
     ttl: bool,
     retention: Mapping[str, str],
@@ -255,7 +255,7 @@ def _ttl_differences(
         )
 
 
-def _column_differences(connection: psycopg.Connection[Any], table: Table) -> list[Difference]:
+def _column_differences(connection: Connection, table: Table) -> list[Difference]:
     rows = connection.execute(f"SELECT \"column\", type FROM table_columns('{table.name}')")
     types = dict(rows.fetchall())
     found: list[Difference] = []
@@ -289,7 +289,7 @@ class _Facts:
     ttl: terms.Length
 
 
-def _tables(connection: psycopg.Connection[Any]) -> dict[str, _Facts]:
+def _tables(connection: Connection) -> dict[str, _Facts]:
     rows = connection.execute(
         f"SELECT table_name, dedup, ttlValue, ttlUnit FROM tables() WHERE table_name IN ({OURS})"
     )
@@ -299,14 +299,14 @@ def _tables(connection: psycopg.Connection[Any]) -> dict[str, _Facts]:
     }
 
 
-def _views(connection: psycopg.Connection[Any]) -> dict[str, str]:
+def _views(connection: Connection) -> dict[str, str]:
     rows = connection.execute(
         f"SELECT view_name, view_status FROM materialized_views() WHERE view_name IN ({OURS})"
     )
     return dict(rows.fetchall())
 
 
-def _run(connection: psycopg.Connection[Any], statement: str, table: str) -> str:
+def _run(connection: Connection, statement: str, table: str) -> str:
     try:
         connection.execute(statement)
     except psycopg.Error as error:

@@ -3,41 +3,7 @@
 Prices float64 in quote currency (books) or index currency (ladders), sizes float64 in base, best first.
 """
 
-from libc.stdint cimport int32_t
-from libc.stdint cimport uint32_t
-from libc.stdint cimport uint64_t
-
-cdef extern from "merge.h" nogil:
-    enum:
-        FENCES    # entries of room that a run takes beside its own
-    ctypedef struct Entry:
-        pass
-    ctypedef struct Run:
-        const double* price
-        const double* size
-        Py_ssize_t n
-        double rate
-        double best
-        double worst
-        int32_t venue
-    void entries_of(const Run* run, uint64_t flip, Entry* out) noexcept
-    Entry* merge_runs(
-        Entry* entries, Entry* other, Py_ssize_t* starts, Py_ssize_t* lengths, Py_ssize_t runs
-    ) noexcept
-    void entries_taken(
-        const Entry* entries, Py_ssize_t n, uint64_t flip, const double** sizes, double* price, double* size,
-        int32_t* venue
-    ) noexcept
-
-cdef extern from "narrow.h" nogil:
-    enum:
-        MARGIN    # keys of room that a run takes beside its own
-    ctypedef struct Level:
-        pass
-    bint merge_narrow(
-        const Run* runs, Py_ssize_t count, int32_t venues, double sign, int32_t* keys, int32_t* other, Level* levels,
-        Py_ssize_t* starts, Py_ssize_t* lengths, const Level** next, double* price, double* size, int32_t* venue
-    ) noexcept
+from libc.stdint cimport int32_t, uint64_t
 
 cdef enum:
     BID = 0
@@ -58,6 +24,12 @@ cdef class VenueBook:
     cdef bint swap(self, int side, Py_ssize_t n) noexcept nogil
 
 
+ctypedef struct Level:
+    double price     # in index currency, below zero for bids: the best is the least of both sides
+    double size
+    int32_t venue
+
+
 ctypedef struct Merged:
     uint64_t version    # of a venue's side, 0 = left out
     double rate
@@ -75,22 +47,17 @@ cdef class Ladder:
         # what each side was merged from, per venue
         Merged* merged[2]          # owned
         Py_ssize_t n_merged[2]     # -1 = not merged from books
-        # scratch of the merge of one side, owned: a venue or a run each,
-        Run* runs                  # they point into the books
-        Py_ssize_t* starts         # of each run in the entries or keys
-        Py_ssize_t* lengths
-        const double** sizes
-        const Level** next
-        Py_ssize_t most_venues
-        # a level each
-        Entry* one                 # the runs one behind the other
-        Entry* other
-        int32_t* keys
-        int32_t* other_keys
+        # scratch of the merge of one side, owned: the runs one behind the other, and what a round makes of them
         Level* levels
-        Py_ssize_t most_levels     # fences and margins included
+        Level* other
+        Py_ssize_t most_levels
+        Py_ssize_t* starts         # of each run; one for each venue
+        Py_ssize_t* lengths
+        Py_ssize_t most_venues
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
     cdef int reserve_venues(self, Py_ssize_t n) except -1
-    cdef int reserve_levels(self, Py_ssize_t n, Py_ssize_t runs) except -1
+    cdef int reserve_levels(self, Py_ssize_t n) except -1
+    cdef Py_ssize_t load_runs(self, int side, list books) except -1
+    cdef void merge_neighbours(self, Py_ssize_t runs) noexcept
     cdef Py_ssize_t merge_side(self, int side, list books) except -1

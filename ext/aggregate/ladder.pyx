@@ -1,29 +1,23 @@
 """Venue books in, one ladder out: a merge of sorted sides into memory that is kept between ticks.
 
 Levels of a ladder are ordered by price (best first), then by the position of their venue in the list of books; equal
-prices are not summed, since the size cap works on each venue's own level. narrow.h and merge.h have two ways of merging
-that give the same: the first for many levels where the processor has AVX2, the second for whatever it refuses.
+prices are not summed, since the size cap works on each venue's own level.
 """
 
 import numpy as np
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free
-from cpython.mem cimport PyMem_Malloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython cimport final
-from libc.math cimport isfinite
-from libc.stdint cimport UINT32_MAX
-from libc.stdint cimport int32_t
-from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.math cimport INFINITY, isfinite
+from libc.stdint cimport int32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
 from coinspace._ext.memory cimport grow
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
+    FENCES = 2    # levels of room that a run takes beside its own
 
 # the last version that was given to a book's side or a ladder
 cdef uint64_t _version = 0
@@ -42,16 +36,6 @@ cdef bint _usable(double price, double size) noexcept nogil:
 @final
 cdef class VenueBook:
     """The last state of one venue's book, cleaned: finite, above zero, best first."""
-
-    def __cinit__(self):
-        cdef int side
-        for side in range(2):
-            self.memory[side] = NULL
-            self.spare[side] = NULL
-            self.capacity[side] = 0
-            self.n[side] = 0
-            self.version[side] = 0
-        self.dropped = 0
 
     def __dealloc__(self):
         cdef int side
@@ -180,31 +164,43 @@ cdef inline Py_ssize_t packed_size(Py_ssize_t n) noexcept nogil:
     return 2 * n * <Py_ssize_t>sizeof(double) + padded(n)
 
 
-cdef inline uint64_t flip_of(int side) noexcept nogil:
-    # makes the bits of bids, which fall, rise
-    return ~<uint64_t>0 if side == BID else 0
-
-
-cdef bint run_of(VenueBook book, int side, double rate, int32_t venue, Run* run) noexcept nogil:
-    # whether there is any; a quotient can vanish or overflow at either end
+cdef Py_ssize_t levels_of(VenueBook book, int side, double rate, int32_t venue, Level* out) noexcept nogil:
+    # Write a venue's levels between their fences; returns how many. A quotient can vanish or overflow.
     cdef const double* prices = book.memory[side]
-    cdef Py_ssize_t first = 0, end = book.n[side]
-    while first < end:
-        run.best = prices[first] / rate
-        if _usable(run.best, 1.0):
-            break
-        first += 1
-    while end > first:
-        run.worst = prices[end - 1] / rate
-        if _usable(run.worst, 1.0):
-            break
-        end -= 1
-    run.price = prices + first
-    run.size = prices + book.capacity[side] + first
-    run.n = end - first
-    run.rate = rate
-    run.venue = venue
-    return end > first
+    cdef const double* sizes = prices + book.capacity[side]
+    cdef double sign = 1.0 if side == ASK else -1.0, price
+    cdef Py_ssize_t i, n = 0
+    for i in range(book.n[side]):
+        price = prices[i] / rate
+        if _usable(price, 1.0):
+            out[n].price, out[n].size, out[n].venue = sign * price, sizes[i], venue
+            n += 1
+    set_fences(out, n)
+    return n
+
+
+cdef void set_fences(Level* run, Py_ssize_t n) noexcept nogil:
+    # before and behind a run, where a merge looks when it has taken all of it
+    (run - 1).price, (run + n).price = -INFINITY, INFINITY
+
+
+cdef void merge_two(const Level* a, Py_ssize_t n, const Level* b, Py_ssize_t m, Level* out) noexcept nogil:
+    # Two runs, each between its fences, into one; equal prices: the left run first. Which run is next cannot be
+    # predicted, so it is computed, not branched on. One half is merged from the beginnings and one from the ends: each
+    # step waits for the one before it, and so do only half of them.
+    cdef const Level* last_a = a + n - 1
+    cdef const Level* last_b = b + m - 1
+    cdef Py_ssize_t i, right, left, total = n + m
+    for i in range(total - total // 2):
+        right = b.price < a.price
+        out[i] = (b if right else a)[0]
+        b += right
+        a += 1 - right
+        left = last_b.price < last_a.price
+        out[total - 1 - i] = (last_a if left else last_b)[0]
+        last_a -= left
+        last_b -= 1 - left
+    set_fences(out, total)
 
 
 @final
@@ -212,25 +208,8 @@ cdef class Ladder:
     """Both sides merged over venues: price, size and venue of every level."""
 
     def __cinit__(self):
-        cdef int side
-        for side in range(2):
-            self.price[side] = NULL
-            self.size[side] = NULL
-            self.venue[side] = NULL
-            self.capacity[side] = 0
-            self.n[side] = 0
-            self.merged[side] = NULL
-            self.n_merged[side] = -1
+        self.n_merged[BID] = self.n_merged[ASK] = -1
         self.version = _next_version()
-        self.n_venues = 0
-        self.runs = NULL
-        self.starts = self.lengths = NULL
-        self.sizes = NULL
-        self.next = NULL
-        self.one = self.other = NULL
-        self.keys = self.other_keys = NULL
-        self.levels = NULL
-        self.most_venues = self.most_levels = 0
 
     def __dealloc__(self):
         cdef int side
@@ -239,16 +218,10 @@ cdef class Ladder:
             PyMem_Free(self.size[side])
             PyMem_Free(self.venue[side])
             PyMem_Free(self.merged[side])
-        PyMem_Free(self.runs)
+        PyMem_Free(self.levels)
+        PyMem_Free(self.other)
         PyMem_Free(self.starts)
         PyMem_Free(self.lengths)
-        PyMem_Free(self.sizes)
-        PyMem_Free(self.next)
-        PyMem_Free(self.one)
-        PyMem_Free(self.other)
-        PyMem_Free(self.keys)
-        PyMem_Free(self.other_keys)
-        PyMem_Free(self.levels)
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1:
         cdef Py_ssize_t capacity = max(self.capacity[side], SMALL)
@@ -268,56 +241,60 @@ cdef class Ladder:
             return 0
         for side in range(2):
             grow(<void**>&self.merged[side], n, sizeof(Merged))
-        grow(<void**>&self.runs, n, sizeof(Run))
         grow(<void**>&self.starts, n, sizeof(Py_ssize_t))
         grow(<void**>&self.lengths, n, sizeof(Py_ssize_t))
-        grow(<void**>&self.sizes, n, sizeof(double*))
-        grow(<void**>&self.next, n, sizeof(Level*))
         self.most_venues = n
         return 0
 
-    cdef int reserve_levels(self, Py_ssize_t n, Py_ssize_t runs) except -1:
-        cdef Py_ssize_t most = n + max(<Py_ssize_t>FENCES, <Py_ssize_t>MARGIN) * (runs + 1)
-        if most <= self.most_levels:
+    cdef int reserve_levels(self, Py_ssize_t n) except -1:
+        if n <= self.most_levels:
             return 0
-        most *= 2
-        grow(<void**>&self.one, most, sizeof(Entry))
-        grow(<void**>&self.other, most, sizeof(Entry))
-        grow(<void**>&self.keys, most, sizeof(int32_t))
-        grow(<void**>&self.other_keys, most, sizeof(int32_t))
-        grow(<void**>&self.levels, most, sizeof(Level))
-        self.most_levels = most
+        grow(<void**>&self.levels, 2 * n, sizeof(Level))
+        grow(<void**>&self.other, 2 * n, sizeof(Level))
+        self.most_levels = 2 * n
         return 0
 
-    cdef Py_ssize_t merge_side(self, int side, list books) except -1:
-        # books as noted in `merged`; returns how many levels
-        cdef Py_ssize_t count = 0, n = 0, r, v
-        cdef uint64_t flip = flip_of(side)
+    cdef Py_ssize_t load_runs(self, int side, list books) except -1:
+        # the levels of the books noted in `merged`, one run behind the other; returns how many runs
+        cdef Py_ssize_t runs = 0, end = 0, v
         cdef const Merged* known = self.merged[side]
-        cdef VenueBook book
-        cdef Entry* merged
         for v in range(len(books)):
             if not known[v].version:
                 continue
-            book = books[v]
-            if not run_of(book, side, known[v].rate, <int32_t>v, &self.runs[count]):
-                continue
-            self.sizes[v] = self.runs[count].size
-            n += self.runs[count].n
-            count += 1
-        if not count or merge_narrow(
-            self.runs, count, <int32_t>len(books), 1.0 if side == ASK else -1.0, self.keys, self.other_keys,
-            self.levels, self.starts, self.lengths, self.next, self.price[side], self.size[side], self.venue[side],
-        ):
-            return n
-        n = 0
-        for r in range(count):
-            self.starts[r] = n + FENCES * r + 1
-            self.lengths[r] = self.runs[r].n
-            entries_of(&self.runs[r], flip, self.one + self.starts[r])
-            n += self.runs[r].n
-        merged = merge_runs(self.one, self.other, self.starts, self.lengths, count)
-        entries_taken(merged, n, flip, self.sizes, self.price[side], self.size[side], self.venue[side])
+            self.starts[runs] = end + 1
+            self.lengths[runs] = levels_of(books[v], side, known[v].rate, <int32_t>v, self.levels + end + 1)
+            end += self.lengths[runs] + FENCES
+            runs += 1
+        return runs
+
+    cdef void merge_neighbours(self, Py_ssize_t runs) noexcept:
+        # one round: every two neighbours become one run
+        cdef Py_ssize_t i, begin, n, m
+        for i in range(0, runs, 2):
+            begin, n = self.starts[i], self.lengths[i]
+            if i + 1 < runs:
+                m = self.lengths[i + 1]
+                merge_two(self.levels + begin, n, self.levels + self.starts[i + 1], m, self.other + begin)
+            else:
+                m = 0
+                memcpy(self.other + begin - 1, self.levels + begin - 1, (n + FENCES) * sizeof(Level))
+            self.starts[i // 2], self.lengths[i // 2] = begin, n + m
+        self.levels, self.other = self.other, self.levels
+
+    cdef Py_ssize_t merge_side(self, int side, list books) except -1:
+        # returns how many levels
+        cdef double sign = 1.0 if side == ASK else -1.0
+        cdef Py_ssize_t runs = self.load_runs(side, books), i, n
+        cdef const Level* merged
+        while runs > 1:
+            self.merge_neighbours(runs)
+            runs = (runs + 1) // 2
+        n = self.lengths[0] if runs else 0
+        merged = self.levels + 1
+        for i in range(n):
+            self.price[side][i] = sign * merged[i].price
+            self.size[side][i] = merged[i].size
+            self.venue[side][i] = merged[i].venue
         return n
 
     def merge(self, list books not None, list rates not None):
@@ -361,10 +338,8 @@ cdef class Ladder:
                 continue
             self.version = _next_version()
             self.n_merged[side] = -1
-            if total > <Py_ssize_t>UINT32_MAX:
-                raise ValueError(f"books: expected at most {UINT32_MAX} levels a side, was {total}")
             self.reserve(side, total)
-            self.reserve_levels(total, k)
+            self.reserve_levels(total + FENCES * k)
             self.n[side] = self.merge_side(side, books)
             self.n_merged[side] = k
 

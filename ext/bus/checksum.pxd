@@ -1,7 +1,6 @@
 """XXH64 with seed 0, after its public specification; about 10 GB/s without special instructions."""
 
-from libc.stdint cimport uint32_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef extern from *:

@@ -10,31 +10,16 @@ import os
 
 from contextlib import suppress
 
-from libc.errno cimport EINTR
-from libc.errno cimport errno
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint32_t
-from libc.stdint cimport uint64_t
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from posix.mman cimport MAP_FAILED
-from posix.mman cimport MAP_SHARED
-from posix.mman cimport PROT_READ
-from posix.mman cimport PROT_WRITE
-from posix.mman cimport mmap
-from posix.mman cimport munmap
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
 from coinspace._ext.checksum cimport checksum
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.record cimport HEAD_SIZE
-from coinspace._ext.record cimport Head
-from coinspace._ext.record cimport PREFIX_SIZE
-from coinspace._ext.record cimport Prefix
-from coinspace._ext.record cimport RECORD_MARK
-from coinspace._ext.record cimport SEGMENT_VERSION
-from coinspace._ext.record cimport payload_offset
-from coinspace._ext.record cimport record_size
+from coinspace._ext.message cimport HEADER_SIZE, Header
+from coinspace._ext.record cimport (
+    HEAD_SIZE, Head, PREFIX_SIZE, Prefix, RECORD_MARK, SEGMENT_VERSION, payload_offset, record_size,
+)
 from coinspace._ext.sink cimport Topic
 
 cdef extern from "fcntl.h" nogil:

@@ -3,10 +3,7 @@
 All numbers little-endian; times int64 ns since the epoch, 0 = none; prices in quote currency, sizes in base.
 """
 
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint8_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 cdef enum:
     VERSION = 1

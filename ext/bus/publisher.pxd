@@ -3,8 +3,7 @@
 from libc.stdint cimport int64_t
 
 from coinspace._ext.journal cimport JournalWriter
-from coinspace._ext.sink cimport Sink
-from coinspace._ext.sink cimport Topic
+from coinspace._ext.sink cimport Sink, Topic
 from coinspace._ext.zeromq cimport msg_t
 
 

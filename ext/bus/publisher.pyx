@@ -1,21 +1,13 @@
 """Publish without ever blocking: a full subscriber misses the message, the others get it."""
 
-from libc.errno cimport EAGAIN
-from libc.errno cimport EINTR
+from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
 from coinspace._ext.journal cimport JournalWriter
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_HEARTBEAT
-from coinspace._ext.sink cimport Sink
-from coinspace._ext.sink cimport Topic
-from coinspace._ext.zeromq cimport DONTWAIT
-from coinspace._ext.zeromq cimport SNDMORE
-from coinspace._ext.zeromq cimport XPUB_NODROP
-from coinspace._ext.zeromq cimport msg_t
-from coinspace._ext.zeromq cimport zmq
+from coinspace._ext.message cimport HEADER_SIZE, Header, KIND_HEARTBEAT
+from coinspace._ext.sink cimport Sink, Topic
+from coinspace._ext.zeromq cimport DONTWAIT, SNDMORE, XPUB_NODROP, msg_t, zmq
 
 from coinspace.errors import BusError
 

@@ -2,8 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport Message
+from coinspace._ext.message cimport Header, Message
 from coinspace._ext.zeromq cimport msg_t
 
 

@@ -8,34 +8,17 @@ message or heartbeat of an epoch is not a loss: a late subscriber has not asked 
 cimport cython
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN
-from libc.errno cimport EINTR
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint32_t
-from libc.stdint cimport uint64_t
-from libc.stdint cimport uintptr_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
-from libc.string cimport memset
 
 from coinspace._ext.checksum cimport word64
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_AGGREGATE
-from coinspace._ext.message cimport KIND_HEARTBEAT
-from coinspace._ext.message cimport KIND_ORDERBOOK
-from coinspace._ext.message cimport Message
-from coinspace._ext.message cimport fits
-from coinspace._ext.zeromq cimport DONTWAIT
-from coinspace._ext.zeromq cimport msg_t
-from coinspace._ext.zeromq cimport zmq
+from coinspace._ext.message cimport HEADER_SIZE, Header, KIND_AGGREGATE, KIND_HEARTBEAT, KIND_ORDERBOOK, Message, fits
+from coinspace._ext.zeromq cimport DONTWAIT, msg_t, zmq
 
-from coinspace._ext.sink import KINDS
-from coinspace._ext.sink import TOPIC_LIMIT
-from coinspace.errors import BusError
-from coinspace.errors import MessageError
+from coinspace._ext.sink import KINDS, TOPIC_LIMIT
+from coinspace.errors import BusError, MessageError
 
 # remembered at most: a publisher of garbage must not fill the memory
 CHANNEL_LIMIT = 65_536
@@ -118,7 +101,6 @@ cdef class Receiver:
         self._channels = {}
         self._processes = {}
         self._newest = {}
-        memset(self._recent, 0, sizeof(self._recent))
 
     @property
     def n_processes(self):
@@ -409,7 +391,6 @@ cdef class Receiver:
     cdef int forget(self, int64_t epoch) except -1:
         cdef Channel link
         cdef Channel kept
-        memset(self._recent, 0, sizeof(self._recent))
         for topic in list(self._channels):
             link = self._channels.pop(topic)
             kept = None

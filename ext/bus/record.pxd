@@ -5,14 +5,10 @@ prefix's first word is stored last, so that a record whose writer died has none 
 All numbers little-endian.
 """
 
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint32_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from coinspace._ext.checksum cimport checksum
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
+from coinspace._ext.message cimport HEADER_SIZE, Header
 
 cdef enum:
     HEAD_SIZE = 64

@@ -1,31 +1,16 @@
 """The journal's read side: records in, runs of sequences and messages out; the scans need no GIL."""
 
-from cpython.buffer cimport PyBUF_SIMPLE
-from cpython.buffer cimport PyBuffer_Release
-from cpython.buffer cimport PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
-from libc.stdlib cimport realloc
-from libc.string cimport memcmp
-from libc.string cimport memcpy
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy
 
 from coinspace._ext.checksum cimport checksum
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport Message
-from coinspace._ext.message cimport fits
-from coinspace._ext.record cimport Found
-from coinspace._ext.record cimport HEAD_SIZE
-from coinspace._ext.record cimport Head
-from coinspace._ext.record cimport PREFIX_SIZE
-from coinspace._ext.record cimport Prefix
-from coinspace._ext.record cimport RECORD
-from coinspace._ext.record cimport SEGMENT_VERSION
-from coinspace._ext.record cimport TORN
-from coinspace._ext.record cimport inspect
-from coinspace._ext.record cimport payload_offset
+from coinspace._ext.message cimport HEADER_SIZE, Header, Message, fits
+from coinspace._ext.record cimport (
+    Found, HEAD_SIZE, Head, PREFIX_SIZE, Prefix, RECORD, SEGMENT_VERSION, TORN, inspect, payload_offset,
+)
 
 from coinspace.errors import JournalError
 

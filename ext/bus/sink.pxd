@@ -3,8 +3,7 @@
 `ListSink` keeps them (replays, tests); `coinspace._ext.publisher.ZmqSink` puts them on the bus.
 """
 
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from coinspace._ext.message cimport Header
 

@@ -1,28 +1,14 @@
 """Sinks: number, stamp and hand on messages. One signature for the live bus, replays and tests."""
 
-from cpython.buffer cimport PyBUF_SIMPLE
-from cpython.buffer cimport PyBuffer_Release
-from cpython.buffer cimport PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint8_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint32_t
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_REALTIME
-from posix.time cimport clock_gettime
-from posix.time cimport timespec
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from coinspace._ext.message cimport FLAG_REPEAT
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_ORDERBOOK
-from coinspace._ext.message cimport Message
-from coinspace._ext.message cimport REPEATS_LIMIT
-from coinspace._ext.message cimport REPEATS_SHIFT
-from coinspace._ext.message cimport VERSION
-from coinspace._ext.message cimport expected_size
+from coinspace._ext.message cimport (
+    FLAG_REPEAT, HEADER_SIZE, Header, KIND_ORDERBOOK, Message, REPEATS_LIMIT, REPEATS_SHIFT, VERSION, expected_size,
+)
 
 from coinspace._ext.message import KIND_NAMES
 from coinspace.errors import MessageError

@@ -4,8 +4,7 @@
 rarely. Knows no socket and no clock.
 """
 
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.sink cimport Sink

@@ -1,22 +1,11 @@
 """Frames in, messages per market out: what all collectors share."""
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc
-from libc.stdlib cimport free
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from coinspace._ext.parser cimport CONTROL
-from coinspace._ext.parser cimport END
-from coinspace._ext.parser cimport IGNORED
-from coinspace._ext.parser cimport MALFORMED
-from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport Parser
-from coinspace._ext.parser cimport TICKER
-from coinspace._ext.parser cimport TRADE
+from coinspace._ext.parser cimport CONTROL, END, IGNORED, MALFORMED, ORDERBOOK, Parser, TICKER, TRADE
 from coinspace._ext.sink cimport Sink
 
 # a step back of the exchange's time beyond this is its clock, not an old message that came late

@@ -2,33 +2,42 @@
 
 from libc.stdint cimport int64_t
 
-from coinspace._ext.collector cimport Collector
-from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport Collector, MarketEntry
 from coinspace._ext.message cimport Header
 from coinspace._ext.orderbook cimport OrderBook
 from coinspace._ext.parser cimport Parser
+from coinspace._ext.sequence cimport Sequence
 from coinspace._ext.sink cimport Topic
+
+
+# what a market's book is at the moment
+cdef enum Phase:
+    EMPTY = 0           # nothing is known
+    KEEPING = 1         # updates are kept for a snapshot
+    USED = 2            # the book is complete: what comes is applied and published
+    REFRESHING = 3      # the same, and updates are kept for a deeper snapshot
+    LEFT = 4            # updates are applied and kept, but the price has left the known range: nothing is published
+
+
+# what a book has become
+cdef enum Condition:
+    WHOLE = 1           # the first whole book after a start, a loss or a quarantine
+    CROSSED = 2         # the best bid is not below the best ask
+    RANGE_LEFT = 3      # a side has no known level any more
 
 
 cdef class BookMarket(MarketEntry):
     cdef:
         readonly Topic topic
         readonly OrderBook book          # None for exchanges that send whole books
-        public bint usable               # the book is complete: updates are applied and published
-        public bint buffering            # updates are kept for a snapshot that is under way
+        readonly Sequence sequence       # its place in the exchange's ids
+        public int phase                 # a Phase
         readonly bint quiet              # updates are applied and not published
-        readonly int64_t update_id       # final id of the last update applied
         readonly int64_t changed_ns      # receipt of the last frame that changed the book
         readonly int64_t applied         # books or updates accepted
         readonly int64_t published
         readonly int64_t repeats         # identical to the book before
-        readonly int64_t outdated        # updates that the book already contains
-        int outdated_row                 # of them since the last one that was applied, each with a higher id
-        int64_t outdated_id              # of the last one in that row
-        int64_t outdated_ns              # when that row began, steady
-        public int64_t patience_ns       # how long such a row may last
         readonly int64_t crossed
-        readonly int64_t overlap_skipped  # of the newer of two connections, before it has caught up
         double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
         double *scratch                  # owned: asks on their way into `levels`
         double *extended                 # owned: `levels` with the extension's behind them
@@ -59,7 +68,6 @@ cdef class BookCollector(Collector):
     cdef int take_update(
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1
-    cdef int watch_outdated(self, BookMarket market, int64_t final) except -1
     cdef int apply_update(self, Parser parser, BookMarket market, int64_t received_ns) except -1
     cdef int send_extended(self, BookMarket market, Header *header) except -1
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

@@ -2,44 +2,19 @@
 
 import numpy as np
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint32_t
-from libc.stdlib cimport free
-from libc.stdlib cimport malloc
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
 
-from coinspace._ext.collector cimport Collector
-from coinspace._ext.collector cimport MarketEntry
-from coinspace._ext.collector cimport absurd_time
-from coinspace._ext.collector cimport in_order
-from coinspace._ext.message cimport FLAG_GROUPED
-from coinspace._ext.message cimport FLAG_REPEAT
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_ORDERBOOK
+from coinspace._ext.collector cimport Collector, MarketEntry, absurd_time, in_order
+from coinspace._ext.message cimport FLAG_GROUPED, FLAG_REPEAT, HEADER_SIZE, Header, KIND_ORDERBOOK
 from coinspace._ext.orderbook cimport OrderBook
-from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport Parser
-from coinspace._ext.sink cimport Sink
-from coinspace._ext.sink cimport Topic
-
-# so many updates in a row, over so long a time, that the book already contains: its ids have started again
-OUTDATED_ROW = 5
-OUTDATED_NS = 5_000_000_000
-# ids are far below this; above it arithmetic would overflow
-ID_LIMIT = 1 << 62
-
-cdef int outdated_row_limit = OUTDATED_ROW
-cdef int64_t outdated_ns_limit = OUTDATED_NS
-cdef int64_t id_limit = ID_LIMIT
+from coinspace._ext.parser cimport ORDERBOOK, Parser
+from coinspace._ext.sequence cimport APPLY, CUT, IGNORE, Sequence, possible
+from coinspace._ext.sink cimport Sink, Topic
 
 
 cdef inline double *append(
@@ -64,7 +39,7 @@ cdef class BookMarket(MarketEntry):
         self.levels = <double *>malloc(4 * depth * sizeof(double))
         self.scratch = <double *>malloc(2 * depth * sizeof(double))
         self.extended = <double *>malloc(8 * depth * sizeof(double))
-        self.patience_ns = outdated_ns_limit
+        self.sequence = Sequence()
         if self.extended == NULL or self.levels == NULL or self.scratch == NULL:
             raise MemoryError()
 
@@ -117,13 +92,37 @@ cdef class BookMarket(MarketEntry):
             memcpy(&view[0], self.levels, 2 * (n + m) * sizeof(double))
         return both[:2 * n].reshape(2, n), both[2 * n:].reshape(2, m)
 
+    @property
+    def usable(self):
+        """Whether the book is complete."""
+        return self.phase >= USED
+
+    @property
+    def keeps(self):
+        """Whether updates are kept for a snapshot."""
+        return self.phase == KEEPING or self.phase >= REFRESHING
+
+    @property
+    def update_id(self):
+        """The final id of the last update applied, 0 = there is none."""
+        return self.sequence.last
+
+    @property
+    def outdated(self):
+        """How many updates the book already contained."""
+        return self.sequence.contained
+
+    @property
+    def overlap_skipped(self):
+        """How many updates the newer of two connections brought before it had caught up."""
+        return self.sequence.ahead
+
     def forget(self):
         """Drop the book: nothing of it may be used until a new one is there."""
-        self.usable = False
-        self.update_id = 0
+        self.phase = EMPTY
+        self.sequence.lose()
         self.n_bids = self.n_asks = 0
         self.exchange_ns = 0
-        self.outdated_row = 0
         if self.book is not None:
             self.book.reset()
 
@@ -170,12 +169,13 @@ cdef class BookCollector(Collector):
             market.primary = connection
         if n and m and parser.bid_price[0] >= parser.ask_price[0]:
             market.crossed += 1
-            self.on_crossed(market, received_ns)
+            self.on_condition(market, CROSSED, received_ns)
             return 0
-        if not market.usable:
-            self.on_whole_book(market, received_ns)
+        if market.phase < USED:
+            market.phase = USED
+            self.on_condition(market, WHOLE, received_ns)
         market.exchange_ns = exchange_ns
-        market.update_id = parser.final_update_id
+        market.sequence.last = parser.final_update_id
         if market.same_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m):
             market.repeats += 1
             market.applied += 1
@@ -189,66 +189,46 @@ cdef class BookCollector(Collector):
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1:
         cdef Parser parser = self.parser
+        cdef Sequence sequence = market.sequence
         cdef int64_t first = parser.first_update_id
         cdef int64_t final = parser.final_update_id
-        if first < 0 or first > final or final >= id_limit:
+        cdef int verdict
+        if not possible(first, final):
             self.bad_ids += 1
             return 0
         if parser.cut:
             # what it does not say would stay in the book for ever
-            if not market.usable or final > market.update_id:
-                self.on_truncated(market, first, final)
+            if market.phase < USED or final > sequence.last:
+                self.on_update(market, CUT, b"", first, final, received_ns, connection)
             return 0
-        if market.buffering:
-            self.on_buffered(market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection)
-        if not market.usable:
-            if not market.buffering:
-                self.on_unsynced(market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection)
-            return 0
-        if final <= market.update_id:
-            market.outdated += 1
-            if connection >= market.primary:
-                self.watch_outdated(market, final)
-        elif first > market.update_id + 1:
-            if connection != market.primary:
-                # the newer of two connections is ahead: the older one still delivers what lies between
-                market.overlap_skipped += 1
-                return 0
-            self.on_gap(
-                market, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection,
+        verdict = sequence.judge(
+            first, final, (connection > market.primary) - (connection < market.primary), self.now_ns,
+        )
+        if (verdict != APPLY and verdict != IGNORE) or market.phase >= REFRESHING:
+            self.on_update(
+                market, verdict, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection,
             )
-            return 0
-        else:
+            if verdict != APPLY and verdict != IGNORE:
+                return 0
+        if verdict == APPLY:
             self.apply_update(parser, market, received_ns)
+        elif final > sequence.last:
+            # the older of two connections still delivers what lies between
+            return 0
         if connection > market.primary:
             market.primary = connection
         return 0
 
-    cdef int watch_outdated(self, BookMarket market, int64_t final) except -1:
-        if market.outdated_row == 0:
-            market.outdated_ns = self.now_ns
-        elif final <= market.outdated_id:
-            # the same again, not a sequence of its own
-            return 0
-        market.outdated_id = final
-        market.outdated_row += 1
-        if market.outdated_row >= outdated_row_limit and self.now_ns - market.outdated_ns >= market.patience_ns:
-            market.outdated_row = 0
-            self.on_outdated(market)
-        return 0
-
     cdef int apply_update(self, Parser parser, BookMarket market, int64_t received_ns) except -1:
         cdef OrderBook book = market.book
-        market.outdated_row = 0
-        market.patience_ns = outdated_ns_limit
         book.apply_levels(
             parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
         )
-        market.update_id = parser.final_update_id
+        market.sequence.reach(parser.final_update_id)
         market.exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
         if book.crossed():
             market.crossed += 1
-            self.on_crossed(market, received_ns)
+            self.on_condition(market, CROSSED, received_ns)
             return 0
         if market.quiet:
             return 0
@@ -257,7 +237,7 @@ cdef class BookCollector(Collector):
         market.keep_book()
         if (market.n_bids == 0 and book.bid.known > -INFINITY) or (market.n_asks == 0 and book.ask.known > -INFINITY):
             # what lies beyond the known range is unknown, not empty
-            self.on_range_left(market, received_ns)
+            self.on_condition(market, RANGE_LEFT, received_ns)
             if self.watcher is not None:
                 self.watcher(market, received_ns)
             return 0
@@ -300,7 +280,7 @@ cdef class BookCollector(Collector):
         header.n_asks = <uint32_t>market.n_asks
         header.exchange_ns = market.exchange_ns
         header.received_ns = received_ns
-        header.id = market.update_id
+        header.id = market.sequence.last
         if market.extension is not None and market.extension.usable:
             self.send_extended(market, &header)
         else:
@@ -320,26 +300,26 @@ cdef class BookCollector(Collector):
         self.send_book(market, flags, received_ns)
 
     def load_snapshot(self, BookMarket market not None, bytes payload not None, Py_ssize_t requested):
-        """Read a REST snapshot into the local book.
+        """Read a REST snapshot, which the market's sequence has judged, into the local book.
 
         Returns: the id of its last update, 0 when the payload is not a snapshot (the book is unchanged).
         """
         cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if parser.next() != ORDERBOOK or not parser.snapshot or not 0 < parser.final_update_id < id_limit:
+        if parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0 or not possible(parser.final_update_id, parser.final_update_id):
             return 0
         market.book.load_levels(
             parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
             requested,
         )
-        market.update_id = parser.final_update_id
-        return market.update_id
+        market.phase = USED
+        return parser.final_update_id
 
     def snapshot_id(self, bytes payload not None):
         """Return the id of a REST snapshot's last update, 0 when the payload is not one."""
         cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if parser.next() != ORDERBOOK or not parser.snapshot or not 0 < parser.final_update_id < id_limit:
+        if parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0 or not possible(parser.final_update_id, parser.final_update_id):
             return 0
         return parser.final_update_id
 
@@ -360,40 +340,15 @@ cdef class BookCollector(Collector):
             if kind != ORDERBOOK:
                 return
 
-    def on_whole_book(self, BookMarket market, int64_t received_ns):
-        """Called before the first whole book after a start, a loss or a quarantine; sets `usable`."""
-        raise NotImplementedError(f"{type(self).__name__}.on_whole_book")
-
-    def on_unsynced(
-        self, BookMarket market, bytes frame, int64_t first, int64_t final, int64_t received_ns, int connection,
+    def on_update(
+        self, BookMarket market, int verdict, bytes frame, int64_t first, int64_t final, int64_t received_ns,
+        int connection,
     ):
-        """Called for an update of a book that is not complete."""
-        raise NotImplementedError(f"{type(self).__name__}.on_unsynced")
+        """Called for an update that can neither be applied nor ignored, and for each one while updates are kept beside a
+        book. Args: verdict: see `Sequence`; frame: empty for one that is CUT.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.on_update")
 
-    def on_buffered(
-        self, BookMarket market, bytes frame, int64_t first, int64_t final, int64_t received_ns, int connection,
-    ):
-        """Called for each update while `buffering`."""
-        raise NotImplementedError(f"{type(self).__name__}.on_buffered")
-
-    def on_gap(
-        self, BookMarket market, bytes frame, int64_t first, int64_t final, int64_t received_ns, int connection,
-    ):
-        """Called when updates between the book and this one are missing."""
-        raise NotImplementedError(f"{type(self).__name__}.on_gap")
-
-    def on_truncated(self, BookMarket market, int64_t first, int64_t final):
-        """Called for an update with more levels than there is room for: it cannot be applied."""
-        raise NotImplementedError(f"{type(self).__name__}.on_truncated")
-
-    def on_outdated(self, BookMarket market):
-        """Called when nothing but updates that the book already contains has come for long."""
-        raise NotImplementedError(f"{type(self).__name__}.on_outdated")
-
-    def on_range_left(self, BookMarket market, int64_t received_ns):
-        """Called when a side has no known level any more: the book is not published."""
-        raise NotImplementedError(f"{type(self).__name__}.on_range_left")
-
-    def on_crossed(self, BookMarket market, int64_t received_ns):
-        """Called when the best bid is not below the best ask: the book is not published."""
-        raise NotImplementedError(f"{type(self).__name__}.on_crossed")
+    def on_condition(self, BookMarket market, int condition, int64_t received_ns):
+        """Called when a book becomes WHOLE, CROSSED or RANGE_LEFT; the latter two are not published."""
+        raise NotImplementedError(f"{type(self).__name__}.on_condition")

@@ -1,20 +1,11 @@
 """The WebSocket listener: frames go from picows's read buffer straight into a collector."""
 
-from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytearray cimport PyByteArray_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 from picows import WSProtocolError
-from picows.picows cimport WSCloseCode
-from picows.picows cimport WSFrame
-from picows.picows cimport WSListener
-from picows.picows cimport WSMsgType
-from picows.picows cimport WSTransport
-from posix.time cimport CLOCK_MONOTONIC
-from posix.time cimport CLOCK_REALTIME
-from posix.time cimport clock_gettime
-from posix.time cimport clockid_t
-from posix.time cimport timespec
+from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
 from coinspace._ext.collector cimport Collector
 

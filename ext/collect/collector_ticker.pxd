@@ -2,8 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from coinspace._ext.collector cimport Collector
-from coinspace._ext.collector cimport MarketEntry
+from coinspace._ext.collector cimport Collector, MarketEntry
 from coinspace._ext.message cimport TICKER_FIELDS
 from coinspace._ext.sink cimport Topic
 

@@ -2,37 +2,16 @@
 
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport NAN
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint16_t
-from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc
-from libc.stdlib cimport free
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
 
-from coinspace._ext.collector cimport Collector
-from coinspace._ext.collector cimport MarketEntry
-from coinspace._ext.collector cimport TIME_GOOD
-from coinspace._ext.collector cimport TIME_PAST
-from coinspace._ext.collector cimport in_order
-from coinspace._ext.message cimport FLAG_REST
-from coinspace._ext.message cimport FLAG_SELL
-from coinspace._ext.message cimport FLAG_SNAPSHOT
-from coinspace._ext.message cimport HEADER_SIZE
-from coinspace._ext.message cimport Header
-from coinspace._ext.message cimport KIND_TICKER
-from coinspace._ext.message cimport KIND_TRADE
-from coinspace._ext.message cimport TICKER_FIELDS
-from coinspace._ext.parser cimport CHANGE
-from coinspace._ext.parser cimport LAST
-from coinspace._ext.parser cimport Parser
-from coinspace._ext.parser cimport QUOTE_VOLUME
-from coinspace._ext.parser cimport TICKER
-from coinspace._ext.parser cimport TRADE
-from coinspace._ext.parser cimport VOLUME
-from coinspace._ext.sink cimport Sink
-from coinspace._ext.sink cimport Topic
+from coinspace._ext.collector cimport Collector, MarketEntry, TIME_GOOD, TIME_PAST, in_order
+from coinspace._ext.message cimport (
+    FLAG_REST, FLAG_SELL, FLAG_SNAPSHOT, HEADER_SIZE, Header, KIND_TICKER, KIND_TRADE, TICKER_FIELDS,
+)
+from coinspace._ext.parser cimport CHANGE, LAST, Parser, QUOTE_VOLUME, TICKER, TRADE, VOLUME
+from coinspace._ext.sink cimport Sink, Topic
 
 # values beyond it are no price and no size of any market
 LARGEST = 1e18

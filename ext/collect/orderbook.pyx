@@ -3,8 +3,7 @@
 import numpy as np
 
 from libc.math cimport INFINITY
-from libc.stdlib cimport free
-from libc.stdlib cimport malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memmove
 
 # a level deleted further than this from both ends leaves a hole: moving 64 levels costs what a search costs
@@ -332,18 +331,6 @@ cdef class OrderBook:
             &bids[0, 0] if n else NULL, &bids[1, 0] if n else NULL, n,
             &asks[0, 0] if m else NULL, &asks[1, 0] if m else NULL, m,
         )
-
-    def apply_repeatedly(self, const double[:, :, ::1] bids not None, const double[:, :, ::1] asks not None):
-        """Apply many updates in one call: float64[updates, 2, n] per side, as `apply` does each."""
-        cdef Py_ssize_t k
-        if bids.shape[0] != asks.shape[0] or bids.shape[1] != 2 or asks.shape[1] != 2:
-            raise ValueError("updates: expected the same number of (2, n) blocks on both sides")
-        if not bids.shape[2] or not asks.shape[2]:
-            raise ValueError("updates: expected at least one level per side")
-        for k in range(bids.shape[0]):
-            self.apply_levels(
-                &bids[k, 0, 0], &bids[k, 1, 0], bids.shape[2], &asks[k, 0, 0], &asks[k, 1, 0], asks.shape[2],
-            )
 
     def clear(self):
         """Forget all levels."""

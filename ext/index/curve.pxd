@@ -1,7 +1,6 @@
 """One ladder in; size cap, price-volume curve, utilised depth, value and shares out (methodology 4 to 7, 10)."""
 
-from libc.stdint cimport int32_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int32_t, uint64_t
 
 from coinspace._ext.ladder cimport Ladder
 

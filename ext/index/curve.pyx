@@ -16,26 +16,15 @@ from decimal import Decimal
 
 import numpy as np
 
-from cpython.buffer cimport PyBUF_SIMPLE
-from cpython.buffer cimport PyBuffer_Release
-from cpython.buffer cimport PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free
 from cython cimport final
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY
-from libc.math cimport expm1
-from libc.math cimport floor
-from libc.math cimport frexp
-from libc.math cimport ldexp
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, expm1, floor, frexp, ldexp, sqrt
 from libc.stdint cimport int32_t
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
-from coinspace._ext.ladder cimport ASK
-from coinspace._ext.ladder cimport BID
-from coinspace._ext.ladder cimport Ladder
+from coinspace._ext.ladder cimport ASK, BID, Ladder
 from coinspace._ext.memory cimport grow
 
 OK = 0
@@ -80,7 +69,6 @@ cdef class Curve:
         self, double max_spread, *, double spacing=0.0, bint cut=True, double decay=0.3, double cap_band=0.05,
         Py_ssize_t cap_min_per_side=50, double cap_trim=0.01, double cap_sigmas=5.0,
     ):
-        cdef int side
         self.max_spread = max_spread
         self.spacing = spacing
         self.cut = cut
@@ -89,19 +77,8 @@ cdef class Curve:
         self.cap_min_per_side = cap_min_per_side
         self.cap_trim = cap_trim
         self.cap_sigmas = cap_sigmas
-        for side in range(2):
-            self.price[side] = self.raw[side] = NULL
-            self.venue[side] = NULL
-            self.own_price[side] = self.own_raw[side] = self.size[side] = self.total[side] = NULL
-            self.own_venue[side] = NULL
-            self.capacity[side] = self.n[side] = 0
-        self.falling = self.sample = self.small = self.large = self.sums = NULL
-        self.seen = self.used = NULL
-        self.version = 0
-        self.total_capacity = self.n_venues = 0
         self.low_guess = self.high_guess = 1.0
         self.scale = 1.0
-        self.weighted = False
 
     def __dealloc__(self):
         cdef int side

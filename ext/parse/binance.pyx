@@ -15,51 +15,15 @@
 """
 
 from libc.math cimport NAN
-from libc.string cimport memchr
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 
-from coinspace._ext.parser cimport ABSENT
-from coinspace._ext.parser cimport ACK
-from coinspace._ext.parser cimport ARRAY
-from coinspace._ext.parser cimport ASK
-from coinspace._ext.parser cimport ASK_SIZE
-from coinspace._ext.parser cimport BID
-from coinspace._ext.parser cimport BID_SIZE
-from coinspace._ext.parser cimport DAY_24H
-from coinspace._ext.parser cimport ERROR
-from coinspace._ext.parser cimport FALSE
-from coinspace._ext.parser cimport IGNORED
-from coinspace._ext.parser cimport LAST
-from coinspace._ext.parser cimport LEVELS
-from coinspace._ext.parser cimport LEVEL_PAD
-from coinspace._ext.parser cimport LONG_NUMBER
-from coinspace._ext.parser cimport MALFORMED
-from coinspace._ext.parser cimport NO_TYPE
-from coinspace._ext.parser cimport NUMBER
-from coinspace._ext.parser cimport OBJECT
-from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport Parser
-from coinspace._ext.parser cimport SHUTDOWN
-from coinspace._ext.parser cimport Side
-from coinspace._ext.parser cimport STRING
-from coinspace._ext.parser cimport TICKER
-from coinspace._ext.parser cimport TICKER_SIZE
-from coinspace._ext.parser cimport TINY
-from coinspace._ext.parser cimport TOP
-from coinspace._ext.parser cimport TRADE
-from coinspace._ext.parser cimport TRUE
-from coinspace._ext.parser cimport BAD_LEVEL
-from coinspace._ext.parser cimport WRONG
-from coinspace._ext.parser cimport add_level
-from coinspace._ext.parser cimport is_text
-from coinspace._ext.parser cimport level_number
-from coinspace._ext.parser cimport level_quoted
-from coinspace._ext.parser cimport padded
-from coinspace._ext.parser cimport pairs_falling
-from coinspace._ext.parser cimport pairs_rising
-from coinspace._ext.scan cimport skip_space
-from coinspace._ext.scan cimport skip_value
-from coinspace._ext.scan cimport string_close
+from coinspace._ext.parser cimport (
+    ABSENT, ACK, ARRAY, ASK, ASK_SIZE, BID, BID_SIZE, DAY_24H, ERROR, FALSE, IGNORED, LAST, LEVELS, LEVEL_PAD,
+    LONG_NUMBER, MALFORMED, NO_TYPE, NUMBER, OBJECT, ORDERBOOK, Parser, SHUTDOWN, Side, STRING, TICKER, TICKER_SIZE,
+    TINY, TOP, TRADE, TRUE, BAD_LEVEL, WRONG, add_level, is_text, level_number, level_quoted, padded, pairs_falling,
+    pairs_rising,
+)
+from coinspace._ext.scan cimport skip_space, skip_value, string_close
 
 cdef enum:
     BAD_BIDS = 1

@@ -7,12 +7,8 @@
 5. Frames of the legacy socket (pubwss; `content`, `resmsg`) are refused: its deltas cannot be synchronised.
 """
 
-from coinspace._ext.parser cimport ABSENT
-from coinspace._ext.parser cimport KST_DAY
-from coinspace._ext.parser cimport LEGACY
-from coinspace._ext.upbit cimport CONTENT
-from coinspace._ext.upbit cimport RESULT_MESSAGE
-from coinspace._ext.upbit cimport UpbitParser
+from coinspace._ext.parser cimport ABSENT, KST_DAY, LEGACY
+from coinspace._ext.upbit cimport CONTENT, RESULT_MESSAGE, UpbitParser
 
 
 cdef class BithumbParser(UpbitParser):

@@ -196,76 +196,93 @@ static inline const char *pairs_within(const char *p, const char *bound, Side *s
     return n == before ? p : p - 1;
 }
 
-/* Units of two prices and two sizes, as pairs_within. */
-#define UNITS_WITHIN(NAME, ASK_PRICE, BID_PRICE, ASK_SIZE, BID_SIZE)                                               \
-    static inline const char *NAME(const char *p, const char *bound, Side *asks, Side *bids)                       \
-    {                                                                                                              \
-        Expected ask = {.field = 0, .marks = 1}, bid = ask;                                                        \
-        Shape ask_shape = {0}, bid_shape = {0};                                                                    \
-        __m128i ask_digits, bid_digits;                                                                            \
-        const __m128d bid_sign = _mm_set_pd(-0.0, 0.0);                                                            \
-        __m128d last = _mm_set_pd(bids->n ? -bids->prices[bids->n - 1] : -INFINITY,                                \
-                                  asks->n ? asks->prices[asks->n - 1] : -INFINITY);                                \
-        const __m128d floor = _mm_set_pd(bids->least, asks->least);                                                \
-        long n = 0, room = asks->room - asks->n;                                                                   \
-        double *ask_prices = asks->prices + asks->n, *ask_sizes = asks->sizes + asks->n;                           \
-        double *bid_prices = bids->prices + bids->n, *bid_sizes = bids->sizes + bids->n;                           \
-        if (room > bids->room - bids->n)                                                                           \
-            room = bids->room - bids->n;                                                                           \
-        while (p < bound && n < room) {                                                                            \
-            const char *q = p + sizeof(ASK_PRICE) - 1;                                                             \
-            __m128d prices, sizes, ordered, least, good;                                                           \
-            double ask_divisor, bid_divisor;                                                                       \
-            if (!SAME(p, ASK_PRICE) || !number_expected(q, &ask, &ask_digits))                                     \
-                break;                                                                                             \
-            q += ask.shape.size;                                                                                   \
-            if (!SAME(q, BID_PRICE) || !number_expected(q + sizeof(BID_PRICE) - 1, &bid, &bid_digits))             \
-                break;                                                                                             \
-            q += sizeof(BID_PRICE) - 1 + bid.shape.size;                                                           \
-            prices = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid.divisor, ask.divisor));                    \
-            ordered = _mm_xor_pd(prices, bid_sign);                                                                \
-            if (!SAME(q, ASK_SIZE) || !number_measured(q + sizeof(ASK_SIZE) - 1, &ask_shape, &ask_digits))         \
-                break;                                                                                             \
-            q += sizeof(ASK_SIZE) - 1 + ask_shape.size;                                                            \
-            ask_divisor = DIVISOR[ask_shape.point];                                                                \
-            if (__builtin_expect(!SAME(q, BID_SIZE), 0)) {                                                         \
-                q = exponent_down(q, &ask_shape, &ask_divisor);                                                    \
-                if (q == 0 || !SAME(q, BID_SIZE))                                                                  \
-                    break;                                                                                         \
-            }                                                                                                      \
-            q += sizeof(BID_SIZE) - 1;                                                                             \
-            if (!number_measured(q, &bid_shape, &bid_digits))                                                      \
-                break;                                                                                             \
-            q += bid_shape.size;                                                                                   \
-            bid_divisor = DIVISOR[bid_shape.point];                                                                \
-            if (__builtin_expect(*q != '}', 0)) {                                                                  \
-                q = exponent_down(q, &bid_shape, &bid_divisor);                                                    \
-                if (q == 0 || *q != '}')                                                                           \
-                    break;                                                                                         \
-            }                                                                                                      \
-            sizes = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid_divisor, ask_divisor));                     \
-            good = _mm_and_pd(_mm_cmpge_pd(prices, _mm_set_pd(bid.least, ask.least)), _mm_cmpge_pd(ordered, last));\
-            least = _mm_max_pd(_mm_set_pd(LEAST[bid_shape.whole], LEAST[ask_shape.whole]), floor);                 \
-            if (_mm_movemask_pd(_mm_and_pd(good, _mm_cmpge_pd(sizes, least))) != 3)                                \
-                break;                                                                                             \
-            last = ordered;                                                                                        \
-            _mm_storel_pd(ask_prices + n, prices);                                                                 \
-            _mm_storeh_pd(bid_prices + n, prices);                                                                 \
-            _mm_storel_pd(ask_sizes + n, sizes);                                                                   \
-            _mm_storeh_pd(bid_sizes + n, sizes);                                                                   \
-            n++;                                                                                                   \
-            p = q + 2;                                                                                             \
-            if (p[-1] != ',' || p[0] != '{')                                                                       \
-                break;                                                                                             \
-        }                                                                                                          \
-        asks->n += n;                                                                                              \
-        bids->n += n;                                                                                              \
-        return n == 0 ? p : p - 1;                                                                                 \
-    }
+typedef struct {
+    const char *text;
+    size_t size;
+} Label;
 
-UNITS_WITHIN(units_default_within, "{\"ask_price\":", ",\"bid_price\":", ",\"ask_size\":", ",\"bid_size\":")
-UNITS_WITHIN(units_simple_within, "{\"ap\":", ",\"bp\":", ",\"as\":", ",\"bs\":")
-#undef UNITS_WITHIN
+/* what stands before the numbers of a unit; known where units_within is inlined, so that comparing takes no loop */
+typedef struct {
+    Label ask_price, bid_price, ask_size, bid_size;
+} Labels;
+
+#define LABEL(TEXT) {TEXT, sizeof(TEXT) - 1}
+static const Labels DEFAULT_LABELS = {LABEL("{\"ask_price\":"), LABEL(",\"bid_price\":"),
+                                      LABEL(",\"ask_size\":"), LABEL(",\"bid_size\":")};
+static const Labels SIMPLE_LABELS = {LABEL("{\"ap\":"), LABEL(",\"bp\":"), LABEL(",\"as\":"), LABEL(",\"bs\":")};
+#undef LABEL
+
+static inline __attribute__((always_inline)) int has_label(const char *p, Label label)
+{
+    return memcmp(p, label.text, label.size) == 0;
+}
+
+/* Units of two prices and two sizes, as pairs_within. */
+static inline __attribute__((always_inline)) const char *units_within(const char *p, const char *bound, Side *asks,
+                                                                      Side *bids, Labels labels)
+{
+    Expected ask = {.field = 0, .marks = 1}, bid = ask;
+    Shape ask_shape = {0}, bid_shape = {0};
+    __m128i ask_digits, bid_digits;
+    const __m128d bid_sign = _mm_set_pd(-0.0, 0.0);
+    __m128d last = _mm_set_pd(bids->n ? -bids->prices[bids->n - 1] : -INFINITY,
+                              asks->n ? asks->prices[asks->n - 1] : -INFINITY);
+    const __m128d floor = _mm_set_pd(bids->least, asks->least);
+    long n = 0, room = asks->room - asks->n;
+    double *ask_prices = asks->prices + asks->n, *ask_sizes = asks->sizes + asks->n;
+    double *bid_prices = bids->prices + bids->n, *bid_sizes = bids->sizes + bids->n;
+    if (room > bids->room - bids->n)
+        room = bids->room - bids->n;
+    while (p < bound && n < room) {
+        const char *q = p + labels.ask_price.size;
+        __m128d prices, sizes, ordered, least, good;
+        double ask_divisor, bid_divisor;
+        if (!has_label(p, labels.ask_price) || !number_expected(q, &ask, &ask_digits))
+            break;
+        q += ask.shape.size;
+        if (!has_label(q, labels.bid_price) || !number_expected(q + labels.bid_price.size, &bid, &bid_digits))
+            break;
+        q += labels.bid_price.size + bid.shape.size;
+        prices = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid.divisor, ask.divisor));
+        ordered = _mm_xor_pd(prices, bid_sign);
+        if (!has_label(q, labels.ask_size) || !number_measured(q + labels.ask_size.size, &ask_shape, &ask_digits))
+            break;
+        q += labels.ask_size.size + ask_shape.size;
+        ask_divisor = DIVISOR[ask_shape.point];
+        if (__builtin_expect(!has_label(q, labels.bid_size), 0)) {
+            q = exponent_down(q, &ask_shape, &ask_divisor);
+            if (q == 0 || !has_label(q, labels.bid_size))
+                break;
+        }
+        q += labels.bid_size.size;
+        if (!number_measured(q, &bid_shape, &bid_digits))
+            break;
+        q += bid_shape.size;
+        bid_divisor = DIVISOR[bid_shape.point];
+        if (__builtin_expect(*q != '}', 0)) {
+            q = exponent_down(q, &bid_shape, &bid_divisor);
+            if (q == 0 || *q != '}')
+                break;
+        }
+        sizes = two_numbers(ask_digits, bid_digits, _mm_set_pd(bid_divisor, ask_divisor));
+        good = _mm_and_pd(_mm_cmpge_pd(prices, _mm_set_pd(bid.least, ask.least)), _mm_cmpge_pd(ordered, last));
+        least = _mm_max_pd(_mm_set_pd(LEAST[bid_shape.whole], LEAST[ask_shape.whole]), floor);
+        if (_mm_movemask_pd(_mm_and_pd(good, _mm_cmpge_pd(sizes, least))) != 3)
+            break;
+        last = ordered;
+        _mm_storel_pd(ask_prices + n, prices);
+        _mm_storeh_pd(bid_prices + n, prices);
+        _mm_storel_pd(ask_sizes + n, sizes);
+        _mm_storeh_pd(bid_sizes + n, sizes);
+        n++;
+        p = q + 2;
+        if (p[-1] != ',' || p[0] != '{')
+            break;
+    }
+    asks->n += n;
+    bids->n += n;
+    return n == 0 ? p : p - 1;
+}
 
 /* A loop over what the frame has, then over a padded copy of its last bytes. */
 #define TO_THE_END(LOOP, PAD, OPEN, ...)                                      \
@@ -297,12 +314,12 @@ static inline const char *pairs_rising(const char *p, const char *end, Side *sid
 
 static inline const char *units_default(const char *p, const char *end, Side *asks, Side *bids)
 {
-    TO_THE_END(units_default_within, UNITS_PAD, '{', asks, bids)
+    TO_THE_END(units_within, UNITS_PAD, '{', asks, bids, DEFAULT_LABELS)
 }
 
 static inline const char *units_simple(const char *p, const char *end, Side *asks, Side *bids)
 {
-    TO_THE_END(units_simple_within, UNITS_PAD, '{', asks, bids)
+    TO_THE_END(units_within, UNITS_PAD, '{', asks, bids, SIMPLE_LABELS)
 }
 #undef TO_THE_END
 #else

@@ -1,7 +1,6 @@
 """Numbers of a frame. `number_read` is the one way in for doubles, `integer_read` for ids and times."""
 
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "number.h" nogil:
     ctypedef struct Decimal:

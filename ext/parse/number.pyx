@@ -1,9 +1,7 @@
 """The rare cases of number reading, and Python access to it for tests."""
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free
-from cpython.mem cimport PyMem_Malloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport isfinite
 from libc.string cimport memcpy
 

@@ -7,11 +7,8 @@ Borrowed: `symbol`, `detail` and all values point into the frame or the parser: 
 `begin`.
 """
 
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
 from coinspace._ext.number cimport number_read
 

@@ -7,32 +7,15 @@ else is skipped but checked. Only then, when the kind is known, are the needed s
 import numpy as np
 import orjson
 
-from cpython.buffer cimport PyBUF_SIMPLE
-from cpython.buffer cimport PyBuffer_Release
-from cpython.buffer cimport PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free
-from cpython.mem cimport PyMem_Malloc
-from libc.math cimport NAN
-from libc.math cimport isnan
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.math cimport NAN, isnan
 from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
-from libc.string cimport memcpy
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
-from coinspace._ext.number cimport integer_read
-from coinspace._ext.number cimport NUMBER_PAD
-from coinspace._ext.number cimport PLAIN_PAD
-from coinspace._ext.number cimport number_read
-from coinspace._ext.number cimport number_short
-from coinspace._ext.scan cimport head8
-from coinspace._ext.scan cimport skip_number
-from coinspace._ext.scan cimport skip_space
-from coinspace._ext.scan cimport skip_value
-from coinspace._ext.scan cimport string_close
-from coinspace._ext.scan cimport unescape
+from coinspace._ext.number cimport integer_read, NUMBER_PAD, PLAIN_PAD, number_read, number_short
+from coinspace._ext.scan cimport head8, skip_number, skip_space, skip_value, string_close, unescape
 
 # deepest book that any exchange publishes
 DEFAULT_CAPACITY = 5000

@@ -7,12 +7,7 @@ at most MAX_DEPTH containers), so that a frame is accepted exactly when a JSON l
 
 from libc.stdint cimport uint64_t
 
-from coinspace._ext.number cimport Decimal
-from coinspace._ext.number cimport PLAIN_PAD
-from coinspace._ext.number cimport decimal_exact
-from coinspace._ext.number cimport decimal_round
-from coinspace._ext.number cimport number_plain
-from coinspace._ext.number cimport number_split
+from coinspace._ext.number cimport Decimal, PLAIN_PAD, decimal_exact, decimal_round, number_plain, number_split
 
 cdef enum:
     MAX_DEPTH = 1024    # containers within each other; the usual limit of JSON libraries

@@ -14,46 +14,15 @@
      "stream_type":"SNAPSHOT","level":0}
 """
 
-from libc.math cimport NAN
-from libc.math cimport isnan
+from libc.math cimport NAN, isnan
 from libc.string cimport memcmp
 
-from coinspace._ext.parser cimport ABSENT
-from coinspace._ext.parser cimport CHANGE
-from coinspace._ext.parser cimport ERROR
-from coinspace._ext.parser cimport HIGH
-from coinspace._ext.parser cimport LEVEL_PAD
-from coinspace._ext.parser cimport LAST
-from coinspace._ext.parser cimport LEVELS
-from coinspace._ext.parser cimport LOW
-from coinspace._ext.parser cimport MALFORMED
-from coinspace._ext.parser cimport NO_TYPE
-from coinspace._ext.parser cimport NO_WINDOW
-from coinspace._ext.parser cimport OBJECT
-from coinspace._ext.parser cimport OPEN
-from coinspace._ext.parser cimport ORDERBOOK
-from coinspace._ext.parser cimport QUOTE_VOLUME
-from coinspace._ext.parser cimport STATUS
-from coinspace._ext.parser cimport Side
-from coinspace._ext.parser cimport STRING
-from coinspace._ext.parser cimport TICKER
-from coinspace._ext.parser cimport TICKER_SIZE
-from coinspace._ext.parser cimport TINY
-from coinspace._ext.parser cimport TRADE
-from coinspace._ext.parser cimport TRUE
-from coinspace._ext.parser cimport UTC_DAY
-from coinspace._ext.parser cimport VOLUME
-from coinspace._ext.parser cimport WRONG
-from coinspace._ext.parser cimport add_level
-from coinspace._ext.parser cimport is_text
-from coinspace._ext.parser cimport level_number
-from coinspace._ext.parser cimport padded
-from coinspace._ext.parser cimport unit_default
-from coinspace._ext.parser cimport unit_simple
-from coinspace._ext.parser cimport units_default
-from coinspace._ext.parser cimport units_simple
-from coinspace._ext.scan cimport skip_space
-from coinspace._ext.scan cimport skip_value
+from coinspace._ext.parser cimport (
+    ABSENT, CHANGE, ERROR, HIGH, LEVEL_PAD, LAST, LEVELS, LOW, MALFORMED, NO_TYPE, NO_WINDOW, OBJECT, OPEN, ORDERBOOK,
+    QUOTE_VOLUME, STATUS, Side, STRING, TICKER, TICKER_SIZE, TINY, TRADE, TRUE, UTC_DAY, VOLUME, WRONG, add_level,
+    is_text, level_number, padded, unit_default, unit_simple, units_default, units_simple,
+)
+from coinspace._ext.scan cimport skip_space, skip_value
 
 # slot: name in DEFAULT, name in SIMPLE
 FIELDS = {

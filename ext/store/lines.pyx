@@ -2,22 +2,13 @@
 
 cimport cython
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.bytes cimport PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free
-from cpython.mem cimport PyMem_Realloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.math cimport isnan
-from libc.stdint cimport int64_t
-from libc.stdint cimport uint32_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from coinspace._ext.message cimport KIND_ORDERBOOK
-from coinspace._ext.message cimport KIND_TICKER
-from coinspace._ext.message cimport KIND_TRADE
-from coinspace._ext.message cimport Message
-from coinspace._ext.message cimport TICKER_FIELDS
+from coinspace._ext.message cimport KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message, TICKER_FIELDS
 
 from coinspace._ext.message import TICKER_NAMES
 from coinspace.errors import MessageError
@@ -114,8 +105,6 @@ cdef class Lines:
     """A growing buffer of lines; begin with `size` bytes of room."""
 
     def __cinit__(self, Py_ssize_t size=1 << 16):
-        self._capacity = 0
-        self._data = NULL
         self.room(size)
 
     def __dealloc__(self):

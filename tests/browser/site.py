@@ -21,7 +21,7 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 START_TIMEOUT_S = 150.0
-STOP_TIMEOUT_S = 40.0
+STOP_TIMEOUT_S = 90.0
 HOW_TO_GET_ONE = (
     "no Chromium with ChromeDriver on the PATH: `apt-get install chromium chromium-driver`"
 )
@@ -113,7 +113,7 @@ class Platform:
 
     def get(self, path: str) -> Any:
         """Return a JSON answer."""
-        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
             return orjson.loads(answer.read())
 
     def pid(self, name: str) -> int:

@@ -97,7 +97,7 @@ def test_everything_is_alive_and_nothing_comes_from_elsewhere(
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         "let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 60; return n / (d.length / 4)"
     )
-    wait(lambda: driver.execute_script(inked) > 0.03, 10)
+    wait(lambda: driver.execute_script(inked) > 0.03, 20)
     prices = "return document.querySelectorAll('#ladder .row.bid .price').length"
     assert driver.execute_script(prices) >= 10
     assert driver.find_elements(By.CSS_SELECTOR, "#chart canvas")
@@ -139,16 +139,16 @@ def test_keyboard_language_theme_and_asset(driver: webdriver.Chrome) -> None:
     page.send_keys("t")
     assert driver.execute_script(theme) != before
     page.send_keys("l")
-    wait(lambda: "거래소" in text(driver, "venues-title"), 5)
+    wait(lambda: "거래소" in text(driver, "venues-title"), 20)
     page.send_keys("l")
-    wait(lambda: text(driver, "venues-title") == "Venues", 5)
+    wait(lambda: text(driver, "venues-title") == "Venues", 20)
     page.send_keys("2")
-    wait(lambda: text(driver, "asset-name") == "ETH", 5)
+    wait(lambda: text(driver, "asset-name") == "ETH", 20)
     page.send_keys("c")
     pressed = driver.find_element(By.CSS_SELECTOR, "#style [data-value='candles']")
     assert pressed.get_attribute("aria-pressed") == "true"
     page.send_keys("1")
-    wait(lambda: text(driver, "asset-name") == "BTC" and text(driver, "value") != "–", 10)
+    wait(lambda: text(driver, "asset-name") == "BTC" and text(driver, "value") != "–", 20)
 
 
 def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
@@ -165,7 +165,7 @@ def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
             driver.find_element(By.CSS_SELECTOR, f"#{group} [data-value='{name}']").click()
             chosen = driver.find_element(By.CSS_SELECTOR, f"#{group} [aria-pressed='true']")
             assert chosen.get_attribute("data-value") == name
-            wait(partial(_more, driver, drawn, before), 10)
+            wait(partial(_more, driver, drawn, before), 20)
     for button in driver.find_elements(By.CSS_SELECTOR, "#legend button"):
         button.click()
         assert button.get_attribute("aria-pressed") == "false"
@@ -173,7 +173,7 @@ def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
         assert button.get_attribute("aria-pressed") == "true"
     driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
     rates = "return [...document.querySelectorAll('#pipeline .latency')].map((n) => n.textContent)"
-    wait(lambda: len(driver.execute_script(rates)) >= 6, 10)
+    wait(lambda: len(driver.execute_script(rates)) >= 6, 20)
 
 
 def _more(driver: webdriver.Chrome, script: str, before: int) -> bool:
@@ -186,7 +186,7 @@ def test_small_screens_do_not_scroll_sideways(driver: webdriver.Chrome, width: i
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
         wide = "return document.documentElement.scrollWidth - window.innerWidth"
-        wait(lambda: driver.execute_script(wide) <= 0, 5)
+        wait(lambda: driver.execute_script(wide) <= 0, 20)
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -16,7 +16,7 @@ from coinspace.config import BusSettings, Settings
 
 PROCESS = "orderbook-collector-upbit"
 BOOK = b"orderbook.upbit.BTC/KRW."
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 _epochs = itertools.count(1_000_000_000)
 
 

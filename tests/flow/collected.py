@@ -103,4 +103,4 @@ class Collected(Faults):
         """End every process."""
         super().close()
         self._replay.terminate()
-        self._replay.wait(10)
+        self._replay.wait(60)

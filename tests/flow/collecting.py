@@ -13,6 +13,7 @@ import numpy as np
 
 from coinspace._ext.message import Message
 from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import now_ns
 from coinspace.collector.worker import Worker
 from coinspace.config import Settings, load
 from coinspace.exchanges import exchange as exchange_named
@@ -21,7 +22,9 @@ from coinspace.market import Market
 from coinspace.process import Process
 from coinspace.simulator.server import ExchangeServer
 
-POLL_S = 0.05
+POLL_S = 0.02
+# a busy machine takes its time
+LIMIT_S = 60.0
 
 
 class Collecting:
@@ -59,7 +62,7 @@ class Collecting:
         return self.server.disorder.add(spec)
 
     async def until(
-        self, condition: Callable[[], object], what: str, limit_s: float = 15.0
+        self, condition: Callable[[], object], what: str, limit_s: float = LIMIT_S
     ) -> None:
         """Wait for a condition; fail with what was wanted and the counters."""
         for _ in range(int(limit_s / POLL_S)):
@@ -69,7 +72,7 @@ class Collecting:
         counters = {k: v for k, v in self.worker.counters().items() if v and "{" not in k}
         raise AssertionError(f"not within {limit_s} s: {what}; {self.states} {counters}")
 
-    async def synced(self, limit_s: float = 15.0) -> None:
+    async def synced(self, limit_s: float = LIMIT_S) -> None:
         markets = self.worker.settings.markets
         await self.until(
             # a market has no state before its connection stands
@@ -193,4 +196,4 @@ async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> lis
         aiohttp.ClientSession() as client,
         client.get(server.urls[exchange]["rest"] + request.path) as answer,
     ):
-        return list(spelled.read_trades(request, await answer.read()))
+        return list(spelled.read_trades(request, await answer.read(), now_ns()))

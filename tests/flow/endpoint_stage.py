@@ -256,14 +256,14 @@ def served(folder: Path, *, questdb: Settings | None = None, **more: Any) -> Ite
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield found[0]
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(60)
 
 
-async def until(condition: Any, timeout_s: float = 10.0) -> None:
+async def until(condition: Any, timeout_s: float = 60.0) -> None:
     """Wait for a condition. Raises: AssertionError when it does not come true."""
     deadline = time.monotonic() + timeout_s
     while not condition():

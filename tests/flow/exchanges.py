@@ -61,7 +61,7 @@ class Exchanges:
 
     def kill(self) -> None:
         self.simulator.send_signal(signal.SIGKILL)
-        self.simulator.wait(10)
+        self.simulator.wait(60)
 
     def restart(self) -> None:
         self.simulator = self.spawn("simulate", "--port", str(self.port), "--rate", "0.5")
@@ -78,7 +78,7 @@ class Exchanges:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/control/faults", json.dumps({"fault": spec}).encode()
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 201
 
     def counters(self, stream: str, exchange: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Calls:
         return [line for line in self.lines if line["log_level"] in ("warning", "error")]
 
     async def until(
-        self, condition: Callable[[], object], what: str, limit_s: float = 30.0
+        self, condition: Callable[[], object], what: str, limit_s: float = 60.0
     ) -> None:
         for _ in range(int(limit_s / POLL_S)):
             if condition():
@@ -162,7 +162,7 @@ async def calling(port: int, **options: Any) -> AsyncIterator[Calls]:
             yield calls
         finally:
             await calls.connection.stop()
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
     # a future that nobody asked is reported when it is collected
     import gc
 

@@ -56,7 +56,7 @@ class Platform:
         """Return the API's JSON answer, None while nobody answers, or only with an error."""
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.port}{path}", timeout=5
+                f"http://127.0.0.1:{self.port}{path}", timeout=20
             ) as response:
                 return orjson.loads(response.read())
         except urllib.error.HTTPError as error:

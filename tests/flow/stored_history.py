@@ -73,7 +73,7 @@ def store_history(questdb: Settings) -> Settings:
     found = address(questdb)
     schema.create(found, ttl=False)
     fill(found)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     with psycopg.connect(found.sql, autocommit=True) as connection:
         while True:
             ready = [

@@ -341,7 +341,7 @@ async def test_conflation_keeps_the_newest_book(ipc: Settings) -> None:
         send(publisher, 1, other)
         publisher.publish(publisher.topic(b"trade.upbit.BTC/KRW."), TRADE, np.array([i, 1.0]))
     # the loop must not run meanwhile
-    time.sleep(0.2)  # noqa: ASYNC251
+    time.sleep(0.5)  # noqa: ASYNC251
     await until(lambda: listener.sequences(other)[-1:] == [60], "the newest book")
     assert listener.sequences(b"trade.upbit.BTC/KRW.") == list(range(1, 61))
     for topic in (BOOK, other):
@@ -371,7 +371,7 @@ async def test_conflation_keeps_the_newest_aggregate_and_tells_when_all_is_read(
     for _ in range(200):
         publisher.publish(topic, AGGREGATE, b"12345678")
     # the loop must not run meanwhile
-    time.sleep(0.2)  # noqa: ASYNC251
+    time.sleep(0.5)  # noqa: ASYNC251
     await until(lambda: listener.sequences(topic.name)[-1:] == [200], "the newest aggregate")
     assert len(listener.messages) + listener.counters()["conflated"] == 200
     assert listener.counters()["conflated"] > 150

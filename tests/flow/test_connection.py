@@ -418,7 +418,7 @@ async def test_the_old_link_is_watched_while_the_new_one_is_dialled(
         calls.connection.replace(old.number, "a test")
         await calls.until(lambda: len(doors.callers) == 2, "a new dial")
         doors.callers[0].reset()
-        await calls.until(lambda: not calls.connection.links, "the loss", 5)
+        await calls.until(lambda: not calls.connection.links, "the loss")
         assert calls.reasons[-1] == "connection lost"
         doors.open.set()
         await calls.until(lambda: calls.connection.links, "the new link")

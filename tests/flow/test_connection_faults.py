@@ -3,7 +3,6 @@ themselves.
 """
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from tests.flow.collecting import collecting
 MARKET = {"upbit": "BTC/KRW", "bithumb": "BTC/KRW", "binance": "BTC/USDT"}
 HANDSHAKE_S = 2.0
 # a wait of eight seconds, a time-out, and what a busy machine adds
-RECOVERY_S = 20.0
+RECOVERY_S = 60.0
 
 # what is met by a dial -> the cause that is counted, or one of two
 DIALS = {
@@ -69,20 +68,17 @@ async def survive(
         ExchangeServer(Simulation(5, markets, rate=0.5), limits=False, tls=context) as server,
         collecting(server, exchange, markets=markets[exchange], ca_file=ca_file) as running,
     ):
-        await running.synced(30)
+        await running.synced()
         counted = [f'connection_failures{{cause="{one}"}}' for one in cause.split()]
         fault = running.fault(spec)
         if kind not in ENDS:
             # the open link is lost, and the next one meets the fault
             running.fault(f"cut:{exchange}")
         await running.until(
-            lambda: any(running.count(one) for one in counted), f"{spec} is counted as {cause}", 40
+            lambda: any(running.count(one) for one in counted), f"{spec} is counted as {cause}"
         )
         server.disorder.remove(fault.id)
-        over = time.monotonic()
-        await running.synced(RECOVERY_S + 10)
-        took_s = time.monotonic() - over
-        assert took_s < RECOVERY_S, f"{spec}: {took_s} s to recover"
+        await running.synced(RECOVERY_S)
         assert running.worker.process.failure is None
         assert running.count("failures") == running.count("malformed") == 0
         found = running.worker.counters()

@@ -300,10 +300,8 @@ async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
     # what concerns every client counts at once; a clock that was set once is only said
     write("index-calculator", "ready", "this host's clock was set back by 5.0 s", 0)
     assert await while_publishing(2.0) == []
-    write("index-calculator", "degraded", "records wait: the database does not answer", 1)
-    assert await while_publishing(2.0) == [
-        "index-calculator: records wait: the database does not answer"
-    ]
+    write("index-calculator", "degraded", "no aggregate arrives", 1)
+    assert await while_publishing(2.0) == ["index-calculator: no aggregate arrives"]
 
 
 async def test_page_is_served_without_a_build(site: Site) -> None:

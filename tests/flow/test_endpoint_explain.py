@@ -185,7 +185,7 @@ async def test_a_book_that_is_not_stored_is_named(site: Site) -> None:
         for row in venue_rows(record, fx=False):
             insert(connection, row)
     # the rows are shown once the database has applied them
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (body := await explain(site[1], record))["curve"] is not None:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)

@@ -480,7 +480,7 @@ async def test_a_long_range_waits_for_its_reader(
             writer.write(request.encode())
             # nothing is read: the pages must stop coming out of the database
             asked, quiet = -1, 0
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while quiet < 5:
                     await asyncio.sleep(0.1)
                     quiet = quiet + 1 if endpoint.database.queries == asked else 0

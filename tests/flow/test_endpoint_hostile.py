@@ -57,7 +57,7 @@ class Asker:
 
     def __init__(self, url: str) -> None:
         self._host = urlsplit(url).netloc
-        self._connection = http.client.HTTPConnection(self._host, timeout=20)
+        self._connection = http.client.HTTPConnection(self._host, timeout=60)
         self.statuses: dict[int, int] = {}
 
     def ask(self, target: str, method: str = "GET", body: Any = None, **headers: str) -> int:
@@ -100,7 +100,7 @@ def asker(url: str) -> Iterator[Asker]:
 @pytest.fixture(scope="module")
 def routes(url: str) -> dict[str, list[dict[str, Any]]]:
     """Parameters of each route."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("GET", "/openapi.json")
     paths = orjson.loads(connection.getresponse().read())["paths"]
     connection.close()

@@ -17,7 +17,7 @@ from coinspace.endpoint.routes import streams
 from coinspace.endpoint.worker import Endpoint
 from tests.flow.endpoint_stage import running, settings, until
 
-SOON_S = 20.0
+SOON_S = 60.0
 HANDSHAKE = (
     b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%b\r\n"

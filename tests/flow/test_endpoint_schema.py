@@ -55,11 +55,11 @@ def url(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield urls[0]
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(60)
 
 
 def test_every_route_answers_as_its_document_says(url: str) -> None:
@@ -90,7 +90,7 @@ def _strategy(operation: Any, mode: Any) -> Any:
 def _streams(case: Any, url: str, statuses: set[int]) -> bool:
     """Tell whether the answer was an endless one, which is left after its first line."""
     request = case.as_transport_kwargs(base_url=url)
-    with requests.request(**request, stream=True, timeout=10) as response:
+    with requests.request(**request, stream=True, timeout=60) as response:
         if response.status_code != 200:
             return False
         statuses.add(200)

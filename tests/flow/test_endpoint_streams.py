@@ -21,6 +21,9 @@ from coinspace.endpoint.worker import Endpoint
 from coinspace.method.record import InputRecord
 from tests.flow.endpoint_stage import Stage, running, settings, until
 
+# no limit of the product: a busy machine takes its time
+SOON_S = 60.0
+
 Site = tuple[Stage, Endpoint, aiohttp.ClientSession]
 
 
@@ -42,7 +45,7 @@ class Reader:
         self._parser = EventParser()
         self._events: list[Event] = []
 
-    async def next(self, name: str | None = None, timeout_s: float = 5.0) -> Event:
+    async def next(self, name: str | None = None, timeout_s: float = SOON_S) -> Event:
         """Return the next event (of a name)."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -55,7 +58,7 @@ class Reader:
                     raise ConnectionError("the stream ended")
                 self._events += self._parser.feed(data)
 
-    async def value(self, wanted: str, timeout_s: float = 5.0) -> Event:
+    async def value(self, wanted: str, timeout_s: float = SOON_S) -> Event:
         """Return the next event of an index that has this value."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -183,7 +186,7 @@ async def _until_event(
     name: str,
     between: tuple[str, ...] = ("heartbeat", "index"),
 ) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON_S):
         while True:
             event = await ws.receive_json()
             if event["event"] == name:
@@ -219,14 +222,14 @@ async def test_a_websocket_that_only_errs_is_closed(site: Site) -> None:
         for _ in range(30):
             with contextlib.suppress(ConnectionError, RuntimeError):
                 await ws.send_str("nonsense")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not ws.closed:
                 await ws.receive()
         assert ws.close_code == 1008
     async with site[2].ws_connect("/v1/ws") as ws:
         await ws.receive_json()
         await ws.send_str("x" * 100_000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not ws.closed:
                 await ws.receive()
         assert ws.close_code == 1009
@@ -239,7 +242,7 @@ async def test_a_websocket_that_asks_without_end_is_limited_then_closed(site: Si
             with contextlib.suppress(ConnectionError, RuntimeError):
                 await ws.send_str('{"op":"ping"}')
         names = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not ws.closed:
                 received = await ws.receive()
                 if received.type is aiohttp.WSMsgType.TEXT:
@@ -265,8 +268,8 @@ async def test_a_client_that_never_reads_is_conflated_then_dropped(site: Site) -
         async with stream(session, "indices=BTC") as reader:
             await reader.next("index")
             # the other client reads all the time, with every event or the newest
-            reading = asyncio.create_task(reader.value("424242.5", 60))
-            deadline = time.monotonic() + 25
+            reading = asyncio.create_task(reader.value("424242.5"))
+            deadline = time.monotonic() + SOON_S
             number = 0
             while endpoint.hub.dropped == 0 and time.monotonic() < deadline:
                 number += 1
@@ -295,7 +298,7 @@ async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None
             clients.append(_never_reads(endpoint, path))
         if number % 50 == 0:
             await asyncio.sleep(0.01)
-    await until(lambda: len(endpoint.hub.clients) == 500, 20)
+    await until(lambda: len(endpoint.hub.clients) == 500)
     for number in range(5):
         stage.publish_index("BTC", number + 0.5)
     await asyncio.sleep(0.2)
@@ -306,9 +309,9 @@ async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None
                 socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
             )
         client.close()
-    await until(lambda: not endpoint.hub.clients, 20)
-    await until(lambda: len(asyncio.all_tasks()) <= tasks, 20)
-    await until(lambda: endpoint.server.connections <= connections, 20)
+    await until(lambda: not endpoint.hub.clients)
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+    await until(lambda: endpoint.server.connections <= connections)
     gc.collect()
     assert all(not channel.clients for channel in endpoint.hub.channels.values())
     assert endpoint.hub.left >= 500
@@ -327,12 +330,12 @@ async def test_five_hundred_streams_that_never_read_are_dropped_and_harm_nobody(
         if number % 50 == 0:
             await asyncio.sleep(0.01)
     try:
-        await until(lambda: len(endpoint.hub.clients) == 500, 20)
+        await until(lambda: len(endpoint.hub.clients) == 500)
         for client in clients[1::2]:
             client.sendall(_masked(b'{"op":"subscribe","channels":["index.BTC","venues"]}'))
         async with stream(session, "indices=BTC") as reader:
             number, slowest = 0, 0.0
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + SOON_S
             while endpoint.hub.dropped < 500 and time.monotonic() < deadline:
                 number += 1
                 stage.publish_index("BTC", number + 0.5, reason="x" * 20_000)

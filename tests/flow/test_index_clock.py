@@ -16,8 +16,8 @@ from coinspace.config import Settings, StorageSettings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
 from coinspace.index.commands import index_reset_clock
-from coinspace.index.recompute.audit import append_links, store
 from coinspace.index.reset import declare_void, ticks_ahead
+from coinspace.index.store import append_links, store
 from coinspace.index.worker import Worker
 from coinspace.method.aggregate import Aggregate, FxFacts, encode
 from coinspace.process import Process
@@ -41,6 +41,8 @@ def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Set
     (mine.data / "run").mkdir()
     for table in ("index_tick", "index_venue", "index_recalc", "operator_log", "index_chain"):
         query(mine, f"TRUNCATE TABLE {table}")
+        # the server applies it after its answer
+        wait_for(mine, f"SELECT count() FROM {table}", [(0,)])
     return mine
 
 
@@ -51,7 +53,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 def wait_for(settings: Settings, text: str, wanted: list[tuple[Any, ...]]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := query(settings, text)) != wanted:
         assert time.monotonic() < deadline, f"expected {wanted}, was {found}"
         time.sleep(0.05)

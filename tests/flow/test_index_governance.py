@@ -16,7 +16,7 @@ from coinspace.clock import SECOND_NS
 from coinspace.config import IndexSettings, Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.governance import announce
-from coinspace.index.recompute.audit import store
+from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
@@ -42,7 +42,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 def wait_for(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.05)

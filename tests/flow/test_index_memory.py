@@ -16,16 +16,17 @@ from coinspace.config import IndexParameters, Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.backlog import Backlog, read_entries
 from coinspace.index.calculator import Index
-from coinspace.index.memory import read_fx_memory, read_holes, remember
+from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.outage import Outage
-from coinspace.index.recompute.audit import store
-from coinspace.index.recompute.snapshots import SnapshotReader
+from coinspace.index.store import store
 from coinspace.index.worker import Worker
 from coinspace.method.fx import FxIndex
 from coinspace.method.record import IndexRecord
 from coinspace.process import Process
+from coinspace.recompute.snapshots import SnapshotReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read import memory
 from coinspace.storage.records import FX_ASSET, Row, tick_row, venue_rows
 from tests.unit.index_books import book
 
@@ -49,7 +50,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 def wait_for(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
@@ -391,7 +392,7 @@ def test_holes_between_stored_ticks_are_found_and_other_intervals_are_none(
 
     def holes(since: int, until: int) -> list[tuple[int, int]]:
         with schema.connect(address(settings)) as connection:
-            found = read_holes(
+            found = memory.holes(
                 connection,
                 asset,
                 STEP_NS,

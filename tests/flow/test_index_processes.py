@@ -21,12 +21,14 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
-from coinspace.index.recompute.audit import store
+from coinspace.index.store import store
 from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
 
+# five ticks a second, written 1,000 at a time
+OUTAGE_S = 2400
 PRICES = {"upbit": 140_100_000.0, "bithumb": 140_110_000.0, "binance": 100_000.0}
 
 
@@ -111,7 +113,7 @@ def start(command: str, settings: Settings, **extra: str) -> subprocess.Popen[by
 def stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def rows(settings: Settings, query: str) -> list[tuple[Any, ...]]:
@@ -257,8 +259,10 @@ async def test_at_each_update_whoever_is_behind_skips_to_the_newest(
     assert 0 < len(records) < 50
     assert records[-1]["ts_ms"] >= last_ms
     assert records[-1]["status"] == "ok"
+    # and every book of it is the last one sent
+    since_ms = records[-1]["ts_ms"] - last_ms
     ages = [one["age_ms"] for one in records[-1]["venues"].values()]
-    assert all(0 <= age < 100 for age in ages)
+    assert all(0 <= age <= since_ms + 1 for age in ages), (ages, since_ms)
     health = read_health(settings, behind)
     assert health is not None
     counted = "coalesced" if behind == "orderbook-aggregator" else "conflated"
@@ -271,7 +275,7 @@ async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings
     for table in ("index_tick", "index_venue", "gap"):
         rows(settings, f"TRUNCATE TABLE {table}")
     step_ns = 200 * MILLISECOND_NS
-    begin_ns = (now_ns() - 4200 * SECOND_NS) // step_ns * step_ns
+    begin_ns = (now_ns() - OUTAGE_S * SECOND_NS) // step_ns * step_ns
     before: dict[str, str | None] = {"asset": "BTC", "status": "ok"}
     columns = {"value": 7.0, "value_raw": 7.0, "latency_ns": 42}
     store(settings, [Row("index_tick", begin_ns, before, columns)])
@@ -281,20 +285,22 @@ async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings
     aggregator = start("orderbook-aggregator", settings)
     calculator = start("index-calculator", settings)
     try:
-        await _drive(collectors, lambda: rows(settings, missed)[0][0] > 3000)
+        await _drive(collectors, lambda: rows(settings, missed)[0][0] > OUTAGE_S)
         # the live ticks do not wait for it
-        assert now_ns() - rows(settings, stored)[0][1] < 5 * SECOND_NS
+        assert now_ns() - rows(settings, stored)[0][1] < 10 * SECOND_NS
         assert rows(settings, "SELECT status, count() FROM gap")[0][0] == "open"
         # killed half-way; the next one goes on
         calculator.kill()
         calculator.wait()
-        assert rows(settings, missed)[0][0] < 4200 * 5 - 1000
+        assert rows(settings, missed)[0][0] < OUTAGE_S * 4
         calculator = start("index-calculator", settings)
         still_open = "SELECT count() FROM gap WHERE status = 'open'"
         await _drive(
             collectors,
-            lambda: rows(settings, still_open)[0][0] == 0 and rows(settings, missed)[0][0] > 20_000,
-            90,
+            lambda: (
+                rows(settings, still_open)[0][0] == 0
+                and rows(settings, missed)[0][0] > OUTAGE_S * 5 - 500
+            ),
         )
     finally:
         stop(calculator)
@@ -309,7 +315,7 @@ async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings
     assert set(gaps) == {("index", "index-calculator", "BTC", "filled")}
 
 
-async def _drive(collectors: Collectors, done: Any, timeout_s: float = 40) -> None:
+async def _drive(collectors: Collectors, done: Any, timeout_s: float = 90) -> None:
     started, beaten = time.monotonic(), 0.0
     while not _done(done):
         now = time.monotonic()
@@ -324,7 +330,7 @@ async def _drive(collectors: Collectors, done: Any, timeout_s: float = 40) -> No
 async def _settled(records: list[dict[str, Any]]) -> None:
     # until nothing has come for a while after the last one
     before = -1
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not records or len(records) != before:
         assert time.monotonic() < deadline, "nothing came, or no end of it"
         before = len(records)

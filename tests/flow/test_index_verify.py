@@ -17,7 +17,7 @@ import pytest
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.index import chain
-from coinspace.index.recompute.audit import checked_links, store
+from coinspace.index.store import checked_links, store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
@@ -68,7 +68,7 @@ class Platform:
     async def restart(self, command: str) -> None:
         process = self.started[command]
         process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(process.wait, 30)
+        await asyncio.to_thread(process.wait, 60)
         self.processes.remove(process)
         await asyncio.sleep(PAUSE_S)
         self.started[command] = self.start(command)
@@ -77,7 +77,7 @@ class Platform:
         for process in reversed(self.processes):
             process.send_signal(signal.SIGTERM)
         for process in reversed(self.processes):
-            process.wait(30)
+            process.wait(60)
             if process.stdout is not None:
                 process.stdout.close()
 
@@ -229,7 +229,7 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
 
 
 def wait_for(settings: Settings, text: str, count: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while query(settings, text)[0][0] != count:
         assert time.monotonic() < deadline, text
         time.sleep(0.05)

@@ -45,7 +45,7 @@ def complete(data: Path, table: str) -> bool:
 def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
     with platform(tmp_path) as running:
         wait_for("an index value of every asset", lambda: values(running).keys() == ASSETS, 150)
-        status = wait_for("a healthy status", lambda: healthy(running), 60)
+        status = wait_for("a healthy status", lambda: healthy(running), 120)
         assert len(status["processes"]) == 11
         first = values(running)
         wait_for("the index to move", lambda: values(running) != first)
@@ -83,23 +83,6 @@ def counts(data: Path, table: str) -> int:
     return int(query(data, f"select count() from {table}")[0][0])
 
 
-@pytest.mark.timeout(300)
-def test_killed_processes_come_back(tmp_path: Path) -> None:
-    with platform(tmp_path) as running:
-        wait_for("a healthy status", lambda: healthy(running), 150)
-        before = running.pids()
-        victims = ("orderbook-collector-upbit", "orderbook-aggregator", "index-calculator")
-        for name in victims:
-            os.kill(before[name], 9)
-        wait_for(
-            "the killed ones to come back",
-            lambda: all(running.pids()[name] != before[name] for name in victims),
-        )
-        wait_for("a healthy status again", lambda: healthy(running), 60)
-        old = values(running)
-        wait_for("the index to move again", lambda: old and values(running) not in ({}, old))
-
-
 def test_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -109,7 +92,7 @@ def test_taken_port_is_one_line(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 1

@@ -51,7 +51,7 @@ class Host:
     def problems(self) -> list[str]:
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.running.port}/readyz", timeout=5
+                f"http://127.0.0.1:{self.running.port}/readyz", timeout=20
             ) as answer:
                 return list(orjson.loads(answer.read())["reasons"])
         except urllib.error.HTTPError as error:
@@ -64,7 +64,7 @@ class Host:
             assert self.honest(), f"{what}: {self.value()}"
             return self.fresh()
 
-        wait_for(f"fresh values after {what}", done, 30)
+        wait_for(f"fresh values after {what}", done, 90)
 
 
 @pytest.mark.timeout(400)
@@ -89,16 +89,16 @@ def test_the_clock_is_set_while_everything_runs(
             host.goes_on(what)
         # ticks of the wrong clock lie in the future, and readiness says so with what to do
         shown_reasons = wait_for(
-            "the reason", lambda: [p for p in host.problems() if "future" in p], 30
+            "the reason", lambda: [p for p in host.problems() if "future" in p], 90
         )
         assert "index-reset-clock" in shown_reasons[0]
         shown = running.run("index-reset-clock")
         assert "BTC" in shown.stdout, shown
         done = running.run("index-reset-clock", "--operator", "test", "--because", "a test")
         assert done.returncode == 0, done
-        wait_for("nothing in the future", lambda: not host.problems(), 60)
+        wait_for("nothing in the future", lambda: not host.problems(), 90)
         present_ns = host.now_ns
-        wait_for("ten seconds of ticks", lambda: host.now_ns - present_ns > 10 * 10**9)
+        wait_for("some seconds of ticks", lambda: host.now_ns - present_ns > 6 * 10**9)
         span = f"ts > {present_ns}::timestamp_ns and ts < {host.now_ns - 3 * 10**9}::timestamp_ns"
         found = f"select ts::long from index_tick where asset = 'BTC' and {span}"
         ticks = [row[0] for row in query(tmp_path, found)]

@@ -154,7 +154,7 @@ def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> 
         keeper = health["pid"]
         server = address(settings).pid
         os.kill(keeper, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{server}").exists(), 10)
+        wait_until(lambda: not Path(f"/proc/{server}").exists(), 60)
     finally:
         if not keeper:
             questdb("stop")

@@ -50,7 +50,7 @@ def published(settings: Settings, epoch: int) -> None:
 
 
 async def settled(settings: Settings, from_ns: int, stored: int) -> Report:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         report = reconcile(settings, from_ns, time.time_ns() + 1)
         if report.total.stored >= stored or time.monotonic() > deadline:
@@ -79,7 +79,7 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
     gaps.write_hole(sender, stream, Hole(5, 6, epoch, "test"), gaps.LOST)
     # a filled hole explains nothing
     gaps.write_hole(sender, stream, Hole(8, 8, epoch, "test"), gaps.FILLED)
-    assert await sender.close(20)
+    assert await sender.close(60)
 
     report = await settled(own, epoch, 2 * N - 8 - len(missing))
     total = report.total
@@ -140,7 +140,7 @@ async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
     for topic, first, last in ((TOPIC, N + 1, N + 7), (other, 1, 5)):
         stream = stage.ledger.stream(PUBLISHER, topic, epoch)
         gaps.write_hole(sender, stream, Hole(first, last, epoch + 1, "test"), gaps.LOST)
-    assert await sender.close(20)
+    assert await sender.close(60)
     kept = journal_folder(own, PUBLISHER)
     kept.rename(kept.with_name("gone"))
     report = await settled(own, epoch, N - 4)
@@ -171,8 +171,8 @@ async def test_trades_that_the_exchange_forgot_are_lost_as_many_as_they_are(own:
             closed_ns=since_ns + 5,
             lost=lost,
         )
-    assert await sender.close(20)
-    deadline = time.monotonic() + 20
+    assert await sender.close(60)
+    deadline = time.monotonic() + 60
     while not (report := reconcile(own, epoch, epoch + 100)).lines:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)

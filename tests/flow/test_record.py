@@ -4,6 +4,7 @@ import asyncio
 import math
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from coinspace.collector.commands import books
+from coinspace.collector.tools import capture as capture_module
 from coinspace.collector.tools.capture import Capture, capture, streams_of
-from coinspace.config import ExchangeSettings, load
+from coinspace.config import load
 from coinspace.errors import ConfigError
 from coinspace.exchanges import binance
 from coinspace.exchanges.exchange import Channel
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.recording.format import FeedReader, Record
-from coinspace.recording.frames import depth_symbol, label
+from coinspace.recording.frames import label, snapshot_symbol
 from coinspace.simulator.playback import Playback
 from coinspace.simulator.server import ExchangeServer
 from tests.flow.certificates import make_certificates
@@ -51,14 +54,50 @@ def kinds(exchange: str, records: list[Record]) -> Counter[str]:
     )
 
 
-async def test_recording_all_exchanges(tmp_path: Path) -> None:
+Counters = dict[str, int | float]
+
+
+async def capture_until(
+    enough: Callable[[dict[str, Counters]], bool],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, ExchangeSettings],
+    folder: Path,
+    channels: tuple[Channel, ...],
+) -> dict[str, Counters]:
+    """Record until the counters of all recordings say that it is enough."""
+    made: list[Capture] = []
+
+    class Kept(Capture):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(capture_module, "Capture", Kept)
+    stopping = asyncio.Event()
+    task = asyncio.create_task(
+        capture(settings, folder, channels, stopping, max_bytes=1 << 30, segment_s=60)
+    )
+    while not task.done():
+        counted = {one.name: one.counters() for one in made}
+        if counted and all(counted.values()) and enough(counted):
+            stopping.set()
+            break
+        await asyncio.sleep(0.05)
+    return await task
+
+
+async def test_recording_all_exchanges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def enough(counted: dict[str, Counters]) -> bool:
+        books = counted["binance-orderbook"]
+        return (
+            all(one["frames"] > 10 for one in counted.values())
+            and books["snapshots"] == 4
+            and books["applied"] > 60
+        )
+
     async with ExchangeServer() as server:
         settings = settings_of(server)
-        stopping = asyncio.Event()
-        asyncio.get_running_loop().call_later(3.0, stopping.set)
-        counters = await capture(
-            settings, tmp_path, EVERYTHING, stopping, max_bytes=1 << 30, segment_s=60
-        )
+        counters = await capture_until(enough, monkeypatch, settings, tmp_path, EVERYTHING)
     assert len(counters) == 6
     for exchange in ("upbit", "bithumb", "binance"):
         for name in (f"{exchange}-orderbook", f"{exchange}-ticker-trade"):
@@ -93,7 +132,7 @@ async def replay_continues(path: Path) -> None:
                 last = (await answer.json())["lastUpdateId"]
             applied = 0
             while applied < 10:
-                diff = orjson.loads((await socket.receive(timeout=5)).data)
+                diff = orjson.loads((await socket.receive(timeout=60)).data)
                 if diff["u"] > last:
                     assert diff["U"] <= last + 1
                     last, applied = diff["u"], applied + 1
@@ -168,16 +207,13 @@ async def test_each_connection_has_files_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binance, "STREAMS_PER_CONNECTION", 4)
-    stopping = asyncio.Event()
     async with ExchangeServer() as server:
-        asyncio.get_running_loop().call_later(2.5, stopping.set)
-        counters = await capture(
+        counters = await capture_until(
+            lambda counted: counted["binance-orderbook"]["synced"] == 4,
+            monkeypatch,
             {"binance": settings_of(server)["binance"]},
             tmp_path,
             ("orderbook",),
-            stopping,
-            max_bytes=1 << 30,
-            segment_s=60,
         )
     counted = counters["binance-orderbook"]
     assert (counted["markets"], counted["snapshots"]) == (4, 4)
@@ -186,7 +222,7 @@ async def test_each_connection_has_files_of_its_own(
         _, records = recorded(tmp_path, name)
         # two streams a market, and each market's snapshot beside its frames
         theirs = {label("binance", r.payload).symbol.upper() for r in records if r.direction == "<"}
-        fetched = {symbol for r in records if (symbol := depth_symbol(r))}
+        fetched = {symbol for r in records if (symbol := snapshot_symbol("binance", r))}
         assert len(theirs) == 2
         assert theirs == fetched
         symbols += theirs
@@ -194,22 +230,26 @@ async def test_each_connection_has_files_of_its_own(
 
 
 async def until(one: Capture, condition: Any) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if (counted := one.counters()) and condition(counted):
             return
         await asyncio.sleep(0.05)
     raise AssertionError(one.counters())
 
 
-async def test_patterns_over_tls_with_a_private_authority(tmp_path: Path) -> None:
+async def test_patterns_over_tls_with_a_private_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ca_file, context = make_certificates(tmp_path)
     async with ExchangeServer(tls=context) as server:
         settings = settings_of(server)["upbit"]
         settings.markets, settings.ca_file = ["*/KRW"], ca_file
-        stopping = asyncio.Event()
-        asyncio.get_running_loop().call_later(2.5, stopping.set)
-        await capture(
-            {"upbit": settings}, tmp_path, ("trade",), stopping, max_bytes=1 << 30, segment_s=60
+        await capture_until(
+            lambda counted: counted["upbit-trade"]["frames"] > 10,
+            monkeypatch,
+            {"upbit": settings},
+            tmp_path,
+            ("trade",),
         )
     _, records = recorded(tmp_path, "upbit-trade")
     symbols = {label("upbit", r.payload).symbol for r in records if r.direction == "<"}

@@ -22,7 +22,7 @@ async def served(*arguments: str) -> AsyncIterator[dict[str, Any]]:
         yield orjson.loads(line)
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 async def test_simulate_serves_every_exchange_and_takes_faults() -> None:
@@ -35,15 +35,15 @@ async def test_simulate_serves_every_exchange_and_takes_faults() -> None:
                         [{"ticket": "t"}, {"type": "orderbook", "codes": ["KRW-ETH"]}]
                     )
                     for _ in range(4):
-                        message = await socket.receive(timeout=10)
+                        message = await socket.receive(timeout=60)
                         assert message.type == aiohttp.WSMsgType.BINARY
             url = ready["exchanges"]["binance"]["websocket"] + "/ws/btcusdt@depth@100ms"
             socket = await client.ws_connect(url)
-            assert (await socket.receive(timeout=10)).type == aiohttp.WSMsgType.TEXT
+            assert (await socket.receive(timeout=60)).type == aiohttp.WSMsgType.TEXT
             fault = {"fault": "reset:binance"}
             async with client.post(ready["control"] + "/faults", json=fault) as answer:
                 assert answer.status == 201
-            while (await socket.receive(timeout=10)).type == aiohttp.WSMsgType.TEXT:
+            while (await socket.receive(timeout=60)).type == aiohttp.WSMsgType.TEXT:
                 pass
             assert socket.close_code == 1006
             async with client.get(ready["control"]) as answer:
@@ -63,7 +63,7 @@ async def test_replay_serves_a_simulated_feed(tmp_path: Path) -> None:
         url = ready["exchanges"]["upbit"]["websocket"]
         async with aiohttp.ClientSession() as client, client.ws_connect(url) as socket:
             await socket.send_json([{"ticket": "t"}, {"type": "trade", "codes": ["KRW-BTC"]}])
-            trade = orjson.loads((await socket.receive(timeout=10)).data)
+            trade = orjson.loads((await socket.receive(timeout=60)).data)
             assert (trade["code"], trade["stream_type"]) == ("KRW-BTC", "SNAPSHOT")
 
 

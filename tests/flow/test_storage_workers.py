@@ -53,7 +53,7 @@ def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
             process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
-                process.wait(25)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -71,11 +71,16 @@ def killed(name: str, env: dict[str, str]) -> Iterator[None]:
         process.wait()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not in {timeout_s} s: {condition}"
         await asyncio.sleep(0.05)
+
+
+def counter_of(settings: Settings, name: str, counter: str) -> float:
+    health = read_health(settings, name)
+    return float(health["counters"].get(counter, 0)) if health else 0.0
 
 
 def state_of(settings: Settings, name: str) -> str:
@@ -100,10 +105,14 @@ async def test_books_tickers_and_trades_reach_the_database(
         tickers = Publisher(TICKERS, own.bus, epoch)
         try:
             feeders = [Feeder(books, BOOKS), Feeder(tickers, TICKERS)]
-            for publisher in (books, tickers):
-                publisher.heartbeat()
-            # a subscriber needs a moment to connect; what it misses has no journal here
-            await asyncio.sleep(1.5)
+
+            def heard() -> bool:
+                for publisher in (books, tickers):
+                    publisher.heartbeat()
+                return all(counter_of(own, name, "received") > 0 for name in names)
+
+            # what a subscriber misses before it is connected has no journal here
+            await until(heard)
             for feeder in feeders:
                 feeder.state("synced")
                 feeder.send(300)

@@ -16,6 +16,8 @@ import pytest
 from tests.flow.platform import Platform, environment, free_port, platform, wait_for
 
 COLLECTOR = "ticker-collector-upbit"
+KILLED = (COLLECTOR, "orderbook-collector-upbit", "index-calculator")
+HANGING = "orderbook-aggregator"
 
 
 def alive(pid: int) -> bool:
@@ -76,12 +78,15 @@ def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
             wait_for("a sign of life", lambda: heard(systemd, "WATCHDOG=1"))
             wait_for("index values", lambda: index_value(running), 120)
             pids = running.pids()
-            os.kill(pids[COLLECTOR], signal.SIGKILL)
-            os.kill(pids["orderbook-aggregator"], signal.SIGSTOP)
-            for name in (COLLECTOR, "orderbook-aggregator"):
+            for name in KILLED:
+                os.kill(pids[name], signal.SIGKILL)
+            os.kill(pids[HANGING], signal.SIGSTOP)
+            for name in (*KILLED, HANGING):
                 wait_for(f"a new {name}", partial(restarted, running, name, pids[name]), 90)
             wait_for("a ready platform", lambda: running.get("/readyz"), 90)
-            assert running.run("status").returncode == 0
+            wait_for("a healthy status", lambda: running.run("status").returncode == 0, 90)
+            before = index_value(running)
+            wait_for("moving values", lambda: index_value(running) not in (False, before))
             children = running.pids()
             # what was not read meanwhile fills the socket
             heard(systemd, "")

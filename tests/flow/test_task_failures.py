@@ -132,7 +132,7 @@ def test_a_failed_task_starts_again(
         assert wait_for("a restart of the task", counted) == 1
         assert process.poll() is None
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     said = (tmp_path / "stderr").read_text()
     assert said.count("event='task restarts'") == 1
     assert "Traceback" in said

@@ -36,18 +36,19 @@ from coinspace._ext.segment import (
     select,
 )
 from coinspace.config import load
-from coinspace.endpoint.history import statement
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import UNREADABLE, Request
+from coinspace.exchanges.binance import LocalBook, rest_trade, unwrapped
+from coinspace.exchanges.exchange import UNREADABLE, Request, shaped
+from coinspace.exchanges.korean import rest_row
 from coinspace.method import aggregate
 from coinspace.recording.format import FeedReader, decode_line
-from coinspace.recording.frames import LocalBook, label, unwrapped
+from coinspace.recording.frames import label
 from coinspace.recording.tools import summarise
-from coinspace.simulator.recorded_answers import binance_trade, korean_rest, rows_of
+from coinspace.storage.read import statement
 from tests.fuzz import mutate
 
 STALL_S = 0.1
@@ -185,7 +186,7 @@ def _frames() -> list[Entry]:
 
         def recorded(frame: bytes, name: str = name) -> None:
             label(name, frame)
-            rows_of([unwrapped(frame)], binance_trade if name == "binance" else korean_rest)
+            shaped([unwrapped(frame)], rest_trade if name == "binance" else rest_row)
 
         found.append(Entry(f"recorded frames of {name}", _of(name), recorded, ()))
     return found

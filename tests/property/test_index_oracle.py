@@ -12,7 +12,7 @@ import pytest
 
 from coinspace.config import IndexParameters
 from coinspace.index.calculator import Index
-from coinspace.index.recompute.snapshots import SnapshotReader
+from coinspace.recompute.snapshots import SnapshotReader
 from tests.property.index_oracle import Rules, State, tick
 
 NOW_MS = 1_700_000_000_000

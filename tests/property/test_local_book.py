@@ -248,5 +248,6 @@ def test_a_hundred_thousand_steps_of_a_bad_network() -> None:
     assert counted["confirmed"] > 10
     # and nothing was ever wrong
     assert counted["drifts"] == 0
+    assert counted["impossible_changes"] == 0
     assert counted["crossed"] == 0
     assert counted["failures"] == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from coinspace.config import IndexParameters
 from coinspace.index.calculator import Index
-from coinspace.index.recompute.snapshots import SnapshotReader
+from coinspace.recompute.snapshots import SnapshotReader
 
 # an IndexRecord; a test computes with its numbers and does not ask for None first
 Record = Any

@@ -14,10 +14,15 @@ from coinspace.config import Settings
 NAME, MODE, DATA = sys.argv[1:]
 
 
+def hold_pipes() -> None:
+    """Start what outlives this process and has its stdout and stderr."""
+    holder = subprocess.Popen(["sleep", "600"])
+    Path(DATA, f"holder.{holder.pid}").touch()
+
+
 async def main(running: process.Process) -> None:
     if MODE == "pipe holder":
-        # outlives this process and has its stdout and stderr
-        subprocess.Popen(["sleep", "30"])  # noqa: ASYNC220
+        hold_pipes()
         raise OSError(24, "Too many open files")
     if MODE == "crash":
         os._exit(3)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree import ElementTree
 
 import orjson
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import report
-from benchmarks.chart import chart
-from benchmarks.conditions import told
-from benchmarks.measure import Result, Timing
+from coinspace.bench import commands as bench
+from coinspace.bench import profile, runs
+from coinspace.bench.runs import simulated
 from coinspace.cli import coinspace
 from coinspace.errors import CoinSpaceError
-from coinspace.observe import bench, profile, runs
-from coinspace.observe.runs import simulated
 from coinspace.recording.format import FeedWriter
 
 
@@ -150,130 +146,7 @@ def test_profile_without_its_sampler_says_what_to_install(
 
 
 def test_profile_leaves_out_what_starts_python() -> None:
-    ours = "main (cli.py:3);repeat (coinspace/observe/profile.py:61);run (a/b/runs.py:9);f (x.so)"
+    ours = "main (cli.py:3);repeat (coinspace/bench/profile.py:61);run (a/b/runs.py:9);f (x.so)"
     other = "main (cli.py:3);communicate (subprocess.py:1)"
     read = profile.stacks_of(f"{ours} 7\n{other} 5\n{ours} 2\n\nnonsense\n")
     assert read == {("run (runs.py:9)", "f (x.so)"): 9}
-
-
-def test_report_says_what_was_missed_and_why(tmp_path: Path) -> None:
-    checks = [
-        {"what": "× faster than x", "value": 12.0, "gate": 10.0, "goal": 20.0, "obstacle": "y"},
-        {"what": "× faster than z", "value": 1.0, "gate": 10.0, "goal": None, "obstacle": ""},
-    ]
-    row = {
-        "stage": "parse",
-        "case": "Upbit",
-        "unit": "ns/frame",
-        "input": "generated",
-        "checks": [{**check, "better": "higher", "slack": 0.15} for check in checks],
-        "limits": [],
-        "same": {},
-        "figures": {},
-        "note": "",
-        "command": "make bench",
-        "date": "2026-11-22 00:00",
-        "ns": {"CoinSpace": 10.0, "x": 120.0},
-        "medians": {"CoinSpace": 11.0, "x": 132.0},
-        "ratios": {"CoinSpace": 1.0, "x": 12.0},
-        "rounds": 5,
-        "clock": "thread",
-    }
-    (tmp_path / "row.json").write_bytes(orjson.dumps(row))
-    text = report.results(report.load_rows(tmp_path))
-    assert "| parse | Upbit | × faster than x | 12.0 | ≥ 10 | ≥ 20 | gate |" in text
-    assert "| parse | Upbit | × faster than z | 1.00 | ≥ 10 |  | **missed** |" in text
-    assert "* parse, Upbit, × faster than x: 12.0, goal ≥ 20. y" in text
-    assert "* parse, Upbit, × faster than z: 1.00, gate ≥ 10." in text
-    assert "| x | 132 | 120 | 12.0 |" in text
-    ElementTree.fromstring(chart([row]))
-
-
-def test_report_fails_where_nobody_looked_into_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("RESULTS", "CHART", "README"):
-        monkeypatch.setattr(report, name, tmp_path / name)
-    readme = Path("README.md").read_bytes()
-    (tmp_path / "README").write_text("no marks")
-    result = Result("x", "case", "ns", "made")
-    result.check("speed", 1.0, gate=0.5, goal=2.0, obstacle="measured: y")
-    for reason, code in (("measured: y", 0), ("", 1)):
-        result.checks[0].obstacle = reason
-        monkeypatch.setattr(report, "load_rows", lambda: [row_of(result, tmp_path)])
-        assert report.main() == code
-    assert "why? x, case, speed: say it in obstacles.py" in capsys.readouterr().err
-    assert Path("README.md").read_bytes() == readme
-
-
-def test_a_reason_quotes_the_rows_own_figures(tmp_path: Path) -> None:
-    result = Result("x", "case", "ns", "made", Timing({"CoinSpace": [5.0], "x, y": [1234.0]}))
-    text = "ours {CoinSpace}, theirs {x, y}, {load} and {speed}; {other}"
-    result.check("speed", 1.5, goal=2.0, obstacle=text)
-    result.figures["load"] = 2
-    row = row_of(result, tmp_path)
-    found = report.reason(row, report.checks_of(row)[0])
-    assert found == "ours 5.00, theirs 1,234, 2 and 1.50; (not measured)"
-
-
-def test_report_tells_a_missed_gate_and_an_unusual_slack(tmp_path: Path) -> None:
-    result = Result("x", "case", "ns", "made")
-    result.check("speed", 15.0, gate=18, goal=40, obstacle="y")
-    result.check("exponent", 1.28, gate=1.1, better="lower", slack=0.05, obstacle="y")
-    result.check("allocations", 0, gate=0, better="lower", slack=0)
-    lines = report.summary([row_of(result, tmp_path)])
-    assert "| x | case | speed | 15.0 | ≥ 18 | ≥ 40 | **missed** |" in lines
-    assert "| x | case | exponent | 1.28 | ≤ 1.1 (noise 5%) |  | **missed** |" in lines
-    assert "| x | case | allocations | 0 | ≤ 0 (exact) |  | gate |" in lines
-
-
-def test_summary_shows_the_same_work_and_what_else_was_compared(tmp_path: Path) -> None:
-    ns = {"CoinSpace": [10.0], "CoinSpace, parser": [2.0], "a": [300.0], "a, more": [400.0]}
-    result = Result("parse", "Binance", "ns", "made", Timing(ns))
-    result.check("× faster than a (parse)", 150.0, gate=95)
-    result.check("× faster than a, more, both", 80.0)
-    result.check("× faster than a, more", 40.0)
-    lines = report.headline([row_of(result, tmp_path)])
-    assert (
-        lines[-1]
-        == "| parse | Binance | 10.0 ns | 40.0× a, more (80.0 both), 30.0× a (150 parse) |"
-    )
-
-
-def test_conditions_are_told_once_where_rows_agree(tmp_path: Path) -> None:
-    rows = [row_of(Result("x", f"case {i}", "ns", "made"), tmp_path) for i in range(4)]
-    [same] = {row["conditions"]["machine"] for row in rows}
-    assert "processors" in same
-    for row in rows:
-        row["conditions"] |= {"commit": "abc", "load": 1.0}
-    rows[2]["conditions"] |= {"commit": "abc-dirty", "load": 2.5}
-    del rows[3]["conditions"]
-    lines = told(rows)
-    assert lines.count(f"* machine: {same}") == 1
-    assert "* commit: abc" in lines
-    assert "* commit of x, case 2: abc-dirty" in lines
-    assert "* load when a row was saved: 1.0 to 2.5" in lines
-    assert "* not known of x, case 3" in lines
-    assert not any("case 0" in line for line in lines)
-    assert "load 2.5." in "\n".join(report.details(rows[2]))
-
-
-def row_of(result: Result, folder: Path) -> report.Row:
-    row: report.Row = orjson.loads(result.save(folder).read_bytes())
-    return row
-
-
-def test_report_needs_measurements(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="found none; run `make bench` first"):
-        report.load_rows(tmp_path)
-
-
-def test_readme_is_changed_only_between_its_marks(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(f"before\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nafter\n")
-    assert report.write_readme([], path)
-    assert path.read_text().startswith("before\n")
-    assert path.read_text().endswith("after\n")
-    assert "old" not in path.read_text()
-    path.write_text("no marks")
-    assert not report.write_readme([], path)

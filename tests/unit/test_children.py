@@ -66,11 +66,18 @@ async def test_a_child_whose_log_cannot_be_written_is_drained_and_restarted(
     await wait_for("more lines", lambda: child.log.lost > lost + 200)
 
 
+def end_holders(folder: Path) -> None:
+    for path in folder.glob("holder.*"):
+        os.kill(int(path.suffix[1:]), signal.SIGKILL)
+
+
 async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
     watching: Supervisor, tmp_path: Path
 ) -> None:
     child = launch(watching, "pipe holder")
     await wait_for("a restart", lambda: child.restarts)
+    await watching.stop()
+    end_holders(tmp_path)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
@@ -109,7 +116,7 @@ async def test_a_stopped_child_is_restarted_only_after_the_limit(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "HANG_TERM_S", 0.2)
-    watching.settings.supervisor.hang_s = 6.0
+    watching.settings.supervisor.hang_s = 5.0
     child = launch(watching, "good")
     pid = await wait_for("readiness", lambda: child.ready and child.pid)
     os.kill(pid, signal.SIGSTOP)
@@ -189,7 +196,7 @@ async def test_a_fault_of_the_supervisor_stops_everything(watching: Supervisor) 
         raise ValueError("broken")
 
     watching.tasks.spawn("part", broken())
-    await asyncio.wait_for(watching.stopping.wait(), 5)
+    await asyncio.wait_for(watching.stopping.wait(), 60)
     assert isinstance(watching.failure, ValueError)
 
 

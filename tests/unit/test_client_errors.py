@@ -53,7 +53,7 @@ class Server:
     def close(self) -> None:
         with socket.create_connection(self._socket.getsockname()):
             pass
-        self._thread.join(10)
+        self._thread.join(60)
         self._socket.close()
 
 
@@ -284,4 +284,4 @@ async def test_a_stream_of_rubbish_ends_without_reconnecting() -> None:
         async with AsyncClient(server.url) as client:
             events = client.stream(indices=["BTC"], reconnect=False)
             with pytest.raises(ConnectionLost):
-                await asyncio.wait_for(anext(events), 20)
+                await asyncio.wait_for(anext(events), 60)

@@ -130,6 +130,15 @@ def upbit() -> Bench:
 # synchronisation of a local book
 
 
+def test_a_wanted_snapshot_is_announced_at_once(binance: Bench) -> None:
+    announced: list[int] = []
+    binance.stage.wanted = lambda: announced.append(binance.now)
+    binance.frame(update(11, 12))
+    binance.frame(update(13, 14))
+    assert len(announced) == 1, "one wish, announced with the first update"
+    assert [request.purpose for request in binance.stage.take_requests()] == ["snapshot"]
+
+
 def test_states_follow_the_synchronisation(binance: Bench) -> None:
     binance.sync()
     found = [(s["previous"], s["state"]) for s in binance.states()]

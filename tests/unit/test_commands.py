@@ -9,10 +9,9 @@ import structlog
 
 from coinspace.cli import COMMANDS, coinspace, main
 from coinspace.market import as_named
-from coinspace.options import EXCHANGE
+from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.recording.format import FeedWriter
 from coinspace.simulator import faults
-from coinspace.simulator.commands import chosen_markets
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
 from coinspace.simulator.simulated_feed import write_feeds
 
@@ -246,7 +245,8 @@ def test_a_feed_that_is_cut_gets_a_word(
 
 def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
     given = ("btc/krw", "Binance:eth/usdt", "*/krw")
-    assert chosen_markets((), given) == chosen_markets((), ("BTC/KRW", "binance:ETH/USDT", "*/KRW"))
+    wanted = ("BTC/KRW", "binance:ETH/USDT", "*/KRW")
+    assert markets_by_exchange((), given) == markets_by_exchange((), wanted)
     assert faults.parse("clock:Binance:by=1s").exchange == "binance"
     assert EXCHANGE.convert("Binance", None, None) == "binance"
     with pytest.raises(click.BadParameter, match="'upbit', 'bithumb', 'binance'"):

@@ -10,8 +10,8 @@ from coinspace.cli import coinspace
 from coinspace.config import Settings, load
 from coinspace.config_file import default_toml, masked
 from coinspace.errors import ConfigError
-from coinspace.index.commands import read_parameters
 from coinspace.preflight import check_start
+from coinspace.recompute.commands import read_parameters
 
 
 @pytest.fixture(autouse=True)

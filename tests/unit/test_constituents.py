@@ -17,7 +17,7 @@ from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.cli import coinspace
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
-from coinspace.exchanges.constituents import collected, constituents_of
+from coinspace.constituents import collected, constituents_of
 from coinspace.index.governance import definition
 from coinspace.method.aggregate import Aggregate
 from tests.unit.index_books import NOW_MS, book, rate_books

@@ -117,7 +117,7 @@ def test_it_streams() -> None:
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["name"] == "ack"
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

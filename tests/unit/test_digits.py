@@ -19,10 +19,10 @@ from coinspace.config import IndexParameters
 from coinspace.endpoint.records import index_value, served
 from coinspace.endpoint.routes.history import points
 from coinspace.endpoint.values import decimal, price
-from coinspace.index.recompute.verify import Comparison, Verdict
 from coinspace.method.digits import rounded, significant
 from coinspace.method.parameters import parameter_hash
 from coinspace.method.record import IndexRecord, decode
+from coinspace.recompute.verify import Comparison, Verdict
 from coinspace.storage.records import comparable, tick_row
 
 NOW_MS = 1_700_000_000_000

@@ -17,7 +17,8 @@ import pytest
 from pydantic import BaseModel
 
 from coinspace.client import Client
-from coinspace.config import ExchangeSettings, Settings, load
+from coinspace.config import Settings, load
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.preflight import check_start
 from tests import documents
 from tests.documents import ROOT, Block, Document

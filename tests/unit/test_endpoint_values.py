@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from coinspace.endpoint.values import decimal, decimals, parse_instant, price
 from coinspace.errors import ConfigError
-from coinspace.index.commands import instant_ns, verify_index
 from coinspace.method.digits import significant
+from coinspace.recompute.commands import instant_ns, verify_index
 from coinspace.storage.commands import _time_ns
 
 

@@ -1,17 +1,18 @@
 """What the exchange modules say and read, without a socket."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from coinspace.config import EXCHANGES, load
+from coinspace.config import load
 from coinspace.errors import ConfigError
-from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import Exchange, Request
-from coinspace.exchanges.registry import day_ns, identity, summable
+from coinspace.exchanges import EXCHANGES, exchange
+from coinspace.exchanges.exchange import Exchange, Request, day_ns
+from coinspace.exchanges.identity import identity, summable
 from coinspace.market import Market
 
 SETTINGS = load().exchanges
@@ -21,7 +22,7 @@ def names_of(module: Any) -> list[str]:
     """Return constants and functions in the order of the file."""
     source = Path(inspect.getfile(module)).read_text().splitlines()
     wanted = {name for name in (*Exchange.__annotations__, *vars(Exchange)) if name[0] != "_"}
-    found = [line.split("(")[0].removeprefix("def ").split(" ")[0] for line in source]
+    found = [re.split(r"[(: ]", line.removeprefix("def "))[0] for line in source]
     return [name for name in found if name in wanted]
 
 

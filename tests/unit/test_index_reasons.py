@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from coinspace.cli import coinspace
 from coinspace.errors import CoinSpaceError
-from coinspace.index.recompute.snapshots import SnapshotError
+from coinspace.recompute.snapshots import SnapshotError
 from tests.unit.index_books import NOW_MS, Run, book, rate_books, reason
 
 

@@ -22,8 +22,6 @@ from coinspace.endpoint.shown import show, shows
 from coinspace.errors import MessageError
 from coinspace.index.calculator import Index
 from coinspace.index.chain import hashed_columns
-from coinspace.index.commands import reproducible
-from coinspace.index.recompute.verify import recalc_row
 from coinspace.index.spool import Spool
 from coinspace.method import aggregate as aggregates
 from coinspace.method.aggregate import Aggregate
@@ -35,6 +33,8 @@ from coinspace.method.record import (
     decode,
     encode,
 )
+from coinspace.recompute.commands import reproducible
+from coinspace.recompute.verify import recalc_row
 from coinspace.storage.records import Row, comparable, read_record, tick_row, venue_rows
 from coinspace.storage.tables import (
     INDEX_NEXT,
@@ -204,7 +204,7 @@ def test_what_is_no_record_is_refused(payload: bytes) -> None:
         decode(payload)
 
 
-class Wider(IndexRecord, kw_only=True):
+class Wider(IndexRecord, kw_only=True, gc=False):
     """A record with one field more of each way to store it."""
 
     spread: Price = None

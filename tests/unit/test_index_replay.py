@@ -13,10 +13,10 @@ from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
-from coinspace.index.commands import compute_index, verify_index
-from coinspace.index.recompute.feeds import opened, sources
-from coinspace.index.recompute.offline import FeedReplay
 from coinspace.method.record import IndexRecord
+from coinspace.recompute.commands import compute_index, verify_index
+from coinspace.recompute.feeds import opened, sources
+from coinspace.recompute.offline import FeedReplay
 from coinspace.simulator.markets.engine import START_NS
 from coinspace.simulator.simulated_feed import write_feeds
 

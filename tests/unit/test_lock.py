@@ -56,4 +56,4 @@ def test_a_process_runs_once_on_a_data_folder(tmp_path: Path) -> None:
             os.close(hold(tmp_path / "run" / "other.lock", "other"))
         finally:
             first.terminate()
-            assert first.wait(30) == 0
+            assert first.wait(60) == 0

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from benchmarks.measure import OURS, Result, Timing, compare, gated, growth
+from benchmarks.measure import Result, gated, growth
+from coinspace.bench.measure import OURS, Timing, compare
 
 
 class Fixture:

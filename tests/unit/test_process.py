@@ -66,7 +66,7 @@ def start(
             process.kill()
 
 
-def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := check()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -101,7 +101,7 @@ def test_sigterm_ends_a_process_whose_stderr_nobody_reads(tmp_path: Path) -> Non
         os.close(reader)
         wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert health(tmp_path)["state"] == "stopped"
 
 
@@ -113,7 +113,7 @@ def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
         wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
         beats(tmp_path)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(reader)
 
 
@@ -127,7 +127,7 @@ def test_stderr_that_takes_nothing_stops_nothing(tmp_path: Path, what: str) -> N
             ready(tmp_path)
             wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
 
 
 def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
         ready(tmp_path)
         assert health(tmp_path)["counters"]["health_failures"] >= 1
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read().count(b"health file not written") == 1
 
@@ -152,7 +152,7 @@ def test_a_run_folder_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "run")
         ready(tmp_path)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
         assert "counter_failures" in health(tmp_path)["reason"]
         wait_for("two", lambda: health(tmp_path)["counters"]["counter_failures"] >= 2)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         said = process.stderr.read()
     assert said.count(b"counters not read") == 1
@@ -184,7 +184,7 @@ FAILING = {
 def test_failed_work_ends_its_process_with_a_reason(tmp_path: Path, what: str) -> None:
     body = f"running.ready()\n{FAILING[what]}"
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
         assert process.stderr is not None
         said = process.stderr.read()
     assert said.count(b"task failed") == 1
@@ -198,7 +198,7 @@ def test_an_error_that_ends_main_is_the_last_reason(tmp_path: Path) -> None:
     with start(tmp_path, end="raise OSError(24, 'Too many open files')") as process:
         ready(tmp_path)
         process.terminate()
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
     assert health(tmp_path)["reason"] == "OSError: [Errno 24] Too many open files"
 
 
@@ -208,7 +208,7 @@ def test_a_failed_callback_is_logged_and_counted(tmp_path: Path) -> None:
         ready(tmp_path)
         wait_for("the count", lambda: health(tmp_path)["counters"]["loop_errors"] == 1)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         said = process.stderr.read()
     assert said.count(b"callback failed") == 1
@@ -218,9 +218,9 @@ def test_a_failed_callback_is_logged_and_counted(tmp_path: Path) -> None:
 LIMITS = "process.STOP_LIMIT_S = {}; process.THREADS_LIMIT_S = 0.5"
 HANGING = {
     "coroutine": ("", "await asyncio.Event().wait()", 0.5, 1),
-    "blocked loop": ("", "time.sleep(60)", 0.5, 1),
+    "blocked loop": ("", "time.sleep(600)", 0.5, 1),
     "thread": (
-        "asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)",
+        "asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)",
         "",
         15,
         0,
@@ -234,7 +234,7 @@ def test_sigterm_ends_a_process_whatever_hangs(tmp_path: Path, what: str) -> Non
     with start(tmp_path, body=body, end=end, patch=LIMITS.format(limit_s)) as process:
         ready(tmp_path)
         process.terminate()
-        assert process.wait(20) == code
+        assert process.wait(60) == code
 
 
 def test_sigterm_ends_a_process_whose_loop_hangs(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_sigterm_ends_a_process_whose_loop_hangs(tmp_path: Path) -> None:
     with start(tmp_path, body=body, patch=LIMITS.format(0.5)) as process:
         wait_for("a ready process", lambda: health(tmp_path).get("state") == "ready")
         process.terminate()
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
 
 
 def test_repeated_work_that_hangs_ends_its_process(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_repeated_work_that_hangs_ends_its_process(tmp_path: Path) -> None:
     body += "\nfrom coinspace.tasks import Repeat"
     body += "\nRepeat(asyncio.get_running_loop(), 'beat', 0.1, beat)"
     with start(tmp_path, body=body) as process:
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
     assert health(tmp_path)["reason"].startswith("bad failed: TimeoutError")
 
 
@@ -297,14 +297,14 @@ running.spawn('change', change())
         assert health(small_disk)["counters"]["health_failures"] > 10
         fill(filler)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_signs_of_life_for_systemd(tmp_path: Path) -> None:
     for address in (str(tmp_path / "notify"), f"@coinspace-test-{os.getpid()}"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind("\0" + address[1:] if address[0] == "@" else address)
-            listener.settimeout(30)
+            listener.settimeout(60)
             environment = {
                 **os.environ,
                 "NOTIFY_SOCKET": address,
@@ -323,7 +323,7 @@ def test_signs_of_life_for_systemd(tmp_path: Path) -> None:
                 process.terminate()
                 while "STOPPING=1" not in said:
                     said += listener.recv(4096).decode().splitlines()
-                assert process.wait(10) == 0
+                assert process.wait(60) == 0
             assert said.count("READY=1") == 1
             assert "STATUS=ready" in said
 
@@ -339,7 +339,7 @@ running.log.info("hello", what=Bad())
         ready(tmp_path)
         assert wait_for("count", lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert b"hello" in process.stderr.read()
 

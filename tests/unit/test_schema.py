@@ -14,12 +14,6 @@ def test_keys_are_columns_and_contain_the_time(table: Table) -> None:
     assert names[-1] == "ts"
 
 
-def test_records_for_ever_have_no_ttl() -> None:
-    for table in TABLES:
-        if table.name.startswith(("index", "gap", "methodology", "operator", "state")):
-            assert table.ttl == "", table.name
-
-
 def test_every_kind_of_record_has_the_columns_of_a_tick() -> None:
     tick = dict(INDEX_TICK.columns)
     for other in (INDEX_NEXT, INDEX_RECALC):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coinspace.endpoint.history.statement import check
-from coinspace.errors import EndpointError
+from coinspace.errors import StorageError
+from coinspace.storage.read.statement import check
 
 READING = [
     "SELECT 1",
@@ -106,7 +106,7 @@ def test_reading_is_passed_on(text: str) -> None:
 
 @pytest.mark.parametrize("text", OTHERS, ids=lambda text: repr(text[:40]))
 def test_the_rest_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(EndpointError) as caught:
+    with pytest.raises(StorageError) as caught:
         check(text)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)

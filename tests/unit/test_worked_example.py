@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from coinspace.index.commands import compute_index
+from coinspace.recompute.commands import compute_index
 
 NOW_MS = 1_700_000_000_000
 LINE = {

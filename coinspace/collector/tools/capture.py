@@ -15,8 +15,9 @@ import structlog
 from coinspace._ext.sink import ListSink
 from coinspace.clock import now_ns
 from coinspace.collector.collection import Collection, numbered
-from coinspace.config import ExchangeSettings, TuningSettings
+from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import CHANNELS, Channel, Stream
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.recording.recorder import Recorder
 
 CLEAR_S = 0.25

@@ -10,11 +10,9 @@ from typing import Any
 from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.sync import Condition
 from coinspace.collector.tools.offline import RecordLike, Replay
-from coinspace.errors import MarketError
-from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
-from coinspace.market import market_of_dashed
 
 # messages are not wanted here, only the books
 SINK_LIMIT = 1000
@@ -96,7 +94,7 @@ class TopCheck:
 def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, bool]:
     """Return the symbols of all book frames of a feed, in order of appearance.
 
-    Returns: symbol -> whether its books are partial ones alone (Binance's `@depth20`).
+    Returns: symbol -> whether its books are partial ones alone (such as `@depth20`).
     """
     parser = exchange.parser(exchange.STREAM_DEPTH)
     found: dict[str, bool | None] = {}
@@ -113,17 +111,13 @@ def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, b
 
 
 def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
-    """Return a symbol's market; None for a Binance symbol that nobody names, and for no symbol."""
-    if symbol in named or exchange.UPDATES:
-        return named.get(symbol)
-    try:
-        return str(market_of_dashed(symbol))
-    except MarketError:
-        return None
+    """Return a symbol's market; None for a symbol that says none and that nobody names."""
+    market = exchange.market_of(symbol)
+    return named.get(symbol) or (None if market is None else str(market))
 
 
 class PartialBooks(BookCollector):
-    """Binance's partial books: each frame is a whole book of a few levels."""
+    """Partial books beside updates: each frame is a whole book of a few levels."""
 
     def __init__(self, exchange: Exchange, symbols: list[str], sink: ListSink) -> None:
         markets = [
@@ -138,11 +132,9 @@ class PartialBooks(BookCollector):
         ]
         super().__init__(exchange.parser(PARTIAL_DEPTH), sink, markets, updates=False)
 
-    def on_whole_book(self, market: BookMarket, received_ns: int) -> None:
-        market.usable = True
-
-    def on_crossed(self, market: BookMarket, received_ns: int) -> None:
-        market.forget()
+    def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
+        if condition == Condition.CROSSED:
+            market.forget()
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
         """Leave it to the stage of the local books, which reads the same frames."""
@@ -163,7 +155,7 @@ class Books:
 
     def __init__(
         self,
-        exchange: str,
+        exchange: Exchange,
         symbols: dict[str, bool],
         named: dict[str, str],
         on_line: Callable[[Line], None],
@@ -171,7 +163,7 @@ class Books:
         check: bool = False,
         on_mismatch: Callable[[Line], None] = lambda line: None,
     ) -> None:
-        self.exchange = exchange_named(exchange)
+        self.exchange = exchange
         self.result = Checked()
         self._on_line = on_line
         self._names = {symbol: market_name(self.exchange, symbol, named) for symbol in symbols}
@@ -187,8 +179,7 @@ class Books:
             self.partial.watcher = self._on_book
         depth = 1 if self.exchange.UPDATES else self.exchange.STREAM_DEPTH
         self.stage = OrderBookStage(self.exchange, entries, self._sink, depth=depth)
-        self.stage.on_book = self._on_book
-        self.stage.watch_books()
+        self.stage.comparison.watch(self._on_book)
         self._checks = {symbol: TopCheck(self.result, on_mismatch) for symbol in symbols if check}
         self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
         self._replay = Replay(self.stage)
@@ -245,7 +236,7 @@ class Books:
             n_bids, n_asks = bids.shape[1], asks.shape[1]
             bid = (float(bids[0, 0]), float(bids[1, 0])) if n_bids else None
             ask = (float(asks[0, 0]), float(asks[1, 0])) if n_asks else None
-            # whole books of Upbit and Bithumb have no ids, partial ones of Binance do
+            # whole books have no ids, partial ones beside updates do
             update_id = market.update_id or None
         else:
             n_bids, n_asks = market.book.n_bids, market.book.n_asks

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
-from coinspace.config import ExchangeSettings
 from coinspace.errors import ConfigError, ConnectError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import UNREADABLE, Listing
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import orjson
 
 from coinspace.clock import SECOND_NS
-from coinspace.exchanges.binance import COMPARISONS
-from coinspace.exchanges.exchange import Exchange, Request
 
 # the stage's watchdogs run on the feed's clock this often
 TIMER_NS = SECOND_NS // 4
 CONNECTION = 1
-
-_DEPTH = re.compile(r"/api/v3/depth\?(?:.*&)?symbol=([^&]+)(?:.*&limit=(\d+))?")
-_LIMIT = re.compile(r"[?&]limit=(\d+)")
-# levels of a snapshot whose request did not say how many
-DEFAULT_LIMIT = 100
 
 
 class RecordLike(Protocol):
@@ -33,22 +24,6 @@ class RecordLike(Protocol):
     def path(self) -> str: ...
     @property
     def payload(self) -> bytes: ...
-
-
-def answered(exchange: Exchange, path: str) -> Request | None:
-    """Return the request that an answer in a feed belongs to, None for one that no stage reads."""
-    if exchange.NAME == "binance":
-        found = _DEPTH.match(path)
-        if found:
-            limit = _LIMIT.search(path)
-            levels = int(limit.group(1)) if limit else DEFAULT_LIMIT
-            purpose: Any = "compare" if levels in COMPARISONS else "snapshot"
-            return Request(purpose, path, "weight", 0, (found.group(1),), levels)
-        return None
-    if path.startswith("/v1/orderbook?markets="):
-        symbols = path.partition("markets=")[2].split("&")[0].split(",")
-        return Request("compare", path, "orderbook", 0, tuple(symbols))
-    return None
 
 
 class Replay:
@@ -84,7 +59,7 @@ class Replay:
         if direction == "<":
             self.stage.on_frame(record.payload, now_ns, self.connection)
         elif direction == "GET":
-            request = answered(self.stage.exchange, record.path)
+            request = self.stage.exchange.request_of(record.path)
             if request is not None:
                 self.stage.on_answer(request, record.payload, now_ns)
 
@@ -101,11 +76,3 @@ class Replay:
         if self.live:
             self.live = False
             self.stage.on_disconnected(self.connection, "mark in the feed", now_ns)
-
-
-def replay_feed(records: Iterable[RecordLike], stage: Any) -> Replay:
-    """Run all records through a stage; its messages are in its sink."""
-    replay = Replay(stage)
-    for record in records:
-        replay.feed(record)
-    return replay

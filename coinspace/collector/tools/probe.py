@@ -29,10 +29,16 @@ from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.markets import resolve
 from coinspace.collector.orderbook import snapshot_levels
-from coinspace.config import ExchangeSettings
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges import korean
-from coinspace.exchanges.exchange import CHANNELS, Exchange, RestTrade, Stream
+from coinspace.exchanges.exchange import (
+    CHANNELS,
+    Exchange,
+    Heard,
+    RestTrade,
+    Stream,
+    Trial,
+)
+from coinspace.exchanges.settings import ExchangeSettings
 
 Verdict = Literal["pass", "fail", "unseen"]
 ORDERBOOK, TICKER, TRADE, CONTROL, MALFORMED = 1, 2, 3, 5, 7
@@ -43,6 +49,8 @@ UNKNOWN_SYMBOL_S = 5.0
 SNAPSHOT_S = 3.0
 # for what should not come
 SILENCE_S = 2.0
+# how late a ping of the server may be
+PING_LATE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +214,8 @@ class Probe:
                         self._trade_ids = set(seen.trade_ids)
                     elif self.exchange.UPDATES and symbols:
                         await self._check_snapshot(symbols[0])
-            await self._check_errors(symbols)
+            for trial in self.exchange.trials(self.settings, symbols[0] if symbols else ""):
+                await self._try(trial)
             await self._check_rest(symbols)
         finally:
             await self._fetcher.close()
@@ -269,9 +278,9 @@ class Probe:
         return seen
 
     def _judge_stream(self, stream: Stream, symbols: list[str], seen: Seen) -> None:
-        add, korean = self._add, not self.exchange.UPDATES
+        add = self._add
         frames = sum(seen.opcodes.values())
-        opcode = "BINARY" if korean else "TEXT"
+        opcode = "BINARY" if self.exchange.BINARY_FRAMES else "TEXT"
         add(
             f"{stream}: frames are {opcode}",
             frames > 0,
@@ -285,10 +294,10 @@ class Probe:
             f"{frames} frames, {len(seen.malformed)} malformed {seen.malformed[:1]}",
         )
         add(f"{stream}: pings are answered", seen.pongs > 0, True, f"{seen.pongs} pongs")
-        if not korean:
+        if self.exchange.SERVER_PING_S:
             add(
-                f"{stream}: the server pings every 20 s",
-                self.seconds > 25,
+                f"{stream}: the server pings every {self.exchange.SERVER_PING_S:g} s",
+                self.seconds > self.exchange.SERVER_PING_S + PING_LATE_S,
                 seen.pings > 0,
                 f"{seen.pings} pings in {self.seconds:g} s",
             )
@@ -298,7 +307,7 @@ class Probe:
                 add(
                     f"{label}: every market sends a first frame",
                     frames > 0,
-                    not silent or not korean,
+                    not silent or not self.exchange.FIRST_FRAMES,
                     f"silent: {', '.join(silent)}" if silent else f"{len(symbols)} markets",
                 )
         add(
@@ -398,72 +407,30 @@ class Probe:
             f"{book.version} in {first} to {last}, {len(book.bids)} bids",
         )
 
-    async def _check_errors(self, symbols: list[str]) -> None:
-        if self.exchange.UPDATES:
-            await self._check_silent_unknown()
-            return
+    async def _try(self, trial: Trial) -> None:
         seen = Seen()
-        watcher = await self._connect(self.settings.websocket, seen)
+        watcher = await self._connect(trial.url, seen)
         if watcher is None:
             return
-        watcher.transport.send(WSMsgType.TEXT, b'[{"type":"orderbook","codes":["KRW-BTC"]}]')
-        try:
-            await asyncio.wait_for(watcher.closed.wait(), UNKNOWN_SYMBOL_S)
-        except TimeoutError:
-            watcher.transport.disconnect()
-        self._add(
-            "a bad subscription gives an error frame, then close 1000",
-            bool(seen.controls or seen.close),
-            bool(seen.controls) and seen.close.startswith("1000"),
-            f"{seen.controls[:1]} close {seen.close or 'none'}",
-        )
-        if symbols:
-            await self._check_subscriptions(symbols[0])
-
-    async def _check_subscriptions(self, symbol: str) -> None:
-        # a second frame replaces the first; a code that does not exist is silent
-        seen = Seen()
-        watcher = await self._connect(self.settings.websocket, seen)
-        if watcher is None:
-            return
-        nobody = f"{symbol.partition('-')[0]}-NOSUCH"
-        for codes in ([symbol], [nobody]):
-            parts = [{"type": "orderbook", "codes": codes}]
-            watcher.transport.send(
-                WSMsgType.TEXT, korean.subscribe_frame(parts, self.settings.format)
-            )
+        before = 0
+        for frame in trial.frames:
+            before = seen.kinds[ORDERBOOK]
+            watcher.transport.send(WSMsgType.TEXT, frame)
             await asyncio.sleep(SILENCE_S / 2)
-        before = seen.kinds[ORDERBOOK]
-        try:
-            await asyncio.wait_for(watcher.closed.wait(), SILENCE_S)
-        except TimeoutError:
-            watcher.transport.disconnect()
-        late = seen.kinds[ORDERBOOK] - before
-        detail = f"{before} books before, {late} after, {seen.controls[:1]} {seen.close}"
-        self._add("a second subscription replaces the first", before > 0, not late, detail)
-        self._add(
-            "an unknown code is silent", before > 0, not seen.controls and not seen.close, detail
-        )
-
-    async def _check_silent_unknown(self) -> None:
-        seen = Seen()
-        base = self.settings.websocket.rstrip("/")
-        watcher = await self._connect(f"{base}/stream", seen)
-        if watcher is None:
-            return
-        watcher.transport.send(
-            WSMsgType.TEXT, b'{"method":"SUBSCRIBE","params":["nosuchsymbol@depth@100ms"],"id":7}'
-        )
+        if len(trial.frames) > 1:
+            # what the frame before asked for may have been on its way
+            before = seen.kinds[ORDERBOOK]
         try:
             await asyncio.wait_for(watcher.closed.wait(), UNKNOWN_SYMBOL_S)
         except TimeoutError:
             watcher.transport.disconnect()
-        self._add(
-            "an unknown stream is acknowledged and silent",
-            bool(seen.controls),
-            seen.controls[:1] == [{"result": None, "id": 7}] and not seen.kinds[ORDERBOOK],
-            f"{seen.controls[:1]}",
+        heard = Heard(before, seen.kinds[ORDERBOOK] - before, seen.controls, seen.close)
+        detail = (
+            f"{heard.before} books before, {heard.after} after, {heard.controls[:1]}"
+            f" close {heard.close or 'none'}"
         )
+        for name, judged in trial.facts.items():
+            self._add(name, *judged(heard), detail)
 
     async def _check_rest(self, symbols: list[str]) -> None:
         if not symbols:
@@ -479,7 +446,7 @@ class Probe:
                 read: list[Any] = (
                     list(self.exchange.read_books(request, payload))
                     if request.purpose == "compare"
-                    else list(self.exchange.read_trades(request, payload))
+                    else list(self.exchange.read_trades(request, payload, now_ns()))
                 )
             except (RefusedError, ValueError, KeyError, TypeError) as error:
                 self._add(label, True, False, f"{error!r}")
@@ -509,7 +476,8 @@ class Probe:
         if request is None:
             return
         try:
-            read = self.exchange.read_trades(request, await self._fetcher.get(request))
+            payload = await self._fetcher.get(request)
+            read = self.exchange.read_trades(request, payload, now_ns())
         except (RefusedError, ValueError, KeyError, TypeError) as error:
             self._add("older trades by REST", True, False, f"{error!r}")
             return
@@ -529,13 +497,7 @@ class Probe:
         self._add("older trades by REST", bool(older), read[:1] == older[:1], detail)
 
     async def _check_bad_code(self, symbol: str) -> None:
-        if self.exchange.UPDATES:
-            request = self.exchange.compare_requests(["NOSUCHSYMBOL"])[0]
-            name = "an unknown symbol is refused by REST"
-        else:
-            nobody = f"{symbol.partition('-')[0]}-NOSUCH"
-            request = self.exchange.compare_requests([symbol, nobody])[0]
-            name = "one bad code fails a whole REST call"
+        name, request = self.exchange.bad_request(symbol)
         try:
             answer = (await self._fetcher.get(request))[:80].decode(errors="replace")
             self._add(name, True, False, answer)

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from coinspace.exchanges import every
+
 FOLDER = Path(__file__).parent
 DIST = FOLDER / "dist"
 NPM_TIMEOUT_S = 300
@@ -37,6 +39,7 @@ LICENCES = {
 }
 PAGES = ("index.html", "docs.html")
 PLACEHOLDER = "{{assets}}"
+STYLE = "style.css"
 
 
 class BuildError(Exception):
@@ -49,12 +52,23 @@ def sources() -> list[Path]:
     return sorted(found)
 
 
+def exchange_colours() -> str:
+    """Return the CSS of the exchanges' colours, on a dark page and on a light one."""
+    themes = (":root", '[data-theme="light"]')
+    rules = []
+    for number, theme in enumerate(themes):
+        colours = " ".join(f"--venue-{one.NAME}: {one.COLOURS[number]};" for one in every())
+        rules.append(f"{theme} {{ {colours} }}\n")
+    return "".join(rules)
+
+
 def stamp() -> str:
     """Return a digest of all that goes into the page."""
     digest = hashlib.sha256()
     for path in [*sources(), *(FOLDER / name for name in PAGES), FOLDER / "package-lock.json"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update(Path(__file__).read_bytes())
+    digest.update(exchange_colours().encode())
     return digest.hexdigest()[:16]
 
 
@@ -71,6 +85,8 @@ def build(*, force: bool = False) -> bool:
     assets.mkdir(parents=True)
     for path in sources():
         shutil.copyfile(path, assets / path.name)
+    with (assets / STYLE).open("a") as style:
+        style.write(exchange_colours())
     for name, target in {**LIBRARIES, **LICENCES}.items():
         source = modules / name
         if source.is_file():

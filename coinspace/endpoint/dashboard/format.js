@@ -62,11 +62,9 @@ export function rate(value) {
   return value >= 100 ? value.toFixed(0) : value.toFixed(1);
 }
 
-const known = ["upbit", "bithumb", "binance"];
-
 /** The CSS variable of an exchange's colour. */
 export function venueColour(exchange) {
-  return `var(--${known.includes(exchange) ? exchange : "other"})`;
+  return `var(--venue-${exchange}, var(--other))`;
 }
 
 /** The value of a CSS variable now, for canvases. */
@@ -76,5 +74,5 @@ export function cssColour(name) {
 
 /** The colour of an exchange now, for canvases. */
 export function venueCanvasColour(exchange) {
-  return cssColour(`--${known.includes(exchange) ? exchange : "other"}`);
+  return cssColour(`--venue-${exchange}`) || cssColour("--other");
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_type_hints
 
 from blacksheep.contents import StreamedContent
@@ -32,7 +32,7 @@ RETRY_S = 10
 
 # time: int ms; instant: a datetime
 Kind = Literal["time", "instant", "number", "text", "integer", "flag"]
-Columns = dict[str, Kind]
+Columns = Mapping[str, Kind]
 Rows = list[dict[str, Any]]
 Pages = AsyncIterator[Rows]
 

@@ -20,8 +20,6 @@ from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, index_parameters
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.history import queries as history
-from coinspace.endpoint.history.database import Row
 from coinspace.endpoint.live.books import SIZE_PLACES
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import CurveLevel, CurveSegment, PriceVolumeCurve
@@ -30,6 +28,8 @@ from coinspace.endpoint.values import decimal, price, ratio
 from coinspace.method.aggregate import COMPOSITE, decode
 from coinspace.method.composite import evaluate, explain
 from coinspace.method.parameters import FX_CURRENCY, INDEX_CURRENCY, make_curve, parameter_hash
+from coinspace.storage.read import history
+from coinspace.storage.read.pool import Row
 
 # more says nothing to a reader, and a request must not format ten thousand levels
 CURVE_ROWS = 500

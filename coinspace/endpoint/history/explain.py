@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import curve
-from coinspace.endpoint.history import queries as history
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Explanation, Input, PriceVolumeCurve
 from coinspace.endpoint.records import constituents, index_value
 from coinspace.endpoint.shown import show
 from coinspace.method.record import IndexRecord
+from coinspace.storage.read import history
 from coinspace.storage.records import CONSTITUENT, read_record
 
 

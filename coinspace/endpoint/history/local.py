@@ -13,8 +13,7 @@ import orjson
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.history import bulk, sql
-from coinspace.endpoint.history.database import Database, readonly_address
+from coinspace.endpoint.history import bulk
 from coinspace.endpoint.http import keys as api_keys
 from coinspace.endpoint.http.app import build
 from coinspace.endpoint.http.keys import Keys
@@ -22,6 +21,8 @@ from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.state import Live
 from coinspace.errors import EndpointError
+from coinspace.storage.read.pool import Database, readonly_address
+from coinspace.storage.read.select import check_reader, pages_of
 from coinspace.tasks import Tasks
 
 # whoever asks by hand waits as long as they like
@@ -79,9 +80,9 @@ async def select(
 
     Raises: EndpointError with what the database says against it.
     """
-    sql.check_reader(settings)
+    check_reader(settings)
     async with database(settings) as found:
-        pages = sql.pages(found, text)
+        pages = pages_of(found, text, bulk.PAGE_ROWS)
         if media is None:
             rows: bulk.Rows = []
             async for _, page in pages:

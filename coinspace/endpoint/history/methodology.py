@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 
 from coinspace.clock import MILLISECOND_NS
+from coinspace.constituents import constituents_of
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.history import queries as history
-from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import Definition, Methodology
-from coinspace.exchanges.constituents import constituents_of
+from coinspace.errors import StorageError
 from coinspace.method.parameters import METHOD_VERSION, parameter_hash
+from coinspace.storage.read import history
 
 ANNOUNCED_LIMIT = 200
 
@@ -24,7 +24,7 @@ async def described(context: Context) -> Methodology:
     try:
         rows = await history.definitions(context.database, ANNOUNCED_LIMIT)
         announced = [_announced(row) for row in rows]
-    except Problem:
+    except StorageError:
         announced = None
     return Methodology(
         interval_ms=index.interval_ms,

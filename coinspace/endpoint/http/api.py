@@ -1,15 +1,16 @@
 """The table of routes: one strict binder for parameters, one description for OpenAPI.
 
-A route is a function of a request and one parameters struct that holds path and query values
-together. Values are converted by msgspec against the struct; unknown names, repeated names and
-values that do not fit are answered with 400 before the function runs. The framework's own
+A route is a function of the context, a request and one parameters struct that holds path and query
+values together. Values are converted by msgspec against the struct; unknown names, repeated names
+and values that do not fit are answered with 400 before the function runs. The framework's own
 binding is not used: it has no strict mode, and what it binds it cannot describe.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,7 +19,8 @@ from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from blacksheep.server.application import Application
 
-from coinspace.endpoint.http.connection import App
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.http.connection import App, Receive, Scope, Send
 from coinspace.endpoint.http.problem import TYPES, Problem, operator_needed
 from coinspace.endpoint.values import decode_hook
 
@@ -26,7 +28,8 @@ JSON = "application/json"
 QUERY_LIMIT = 4096
 FIELDS_LIMIT = 32
 
-Handler = Callable[[Request, Any], Awaitable[Response]]
+Handler = Callable[[Context, Request, Any], Awaitable[Response]]
+WebSocket = Callable[[Context, Scope, Receive, Send], Awaitable[None]]
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,13 +66,13 @@ class Operation(msgspec.Struct, frozen=True):
         return re.findall(r"{(\w+)}", self.path)
 
 
-class Api:
-    """Collects operations and installs them into the application."""
+class Routes:
+    """The table of one module's routes, filled by its decorators."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         # what answers a WebSocket, by path
-        self.websockets: dict[str, App] = {}
+        self.websockets: dict[str, WebSocket] = {}
 
     def get(
         self,
@@ -107,24 +110,49 @@ class Api:
 
         return register
 
+    def websocket(self, path: str) -> Callable[[WebSocket], WebSocket]:
+        """Register what answers a WebSocket."""
+
+        def register(handler: WebSocket) -> WebSocket:
+            self.websockets[path] = handler
+            return handler
+
+        return register
+
+
+class Api:
+    """All tables of routes, bound to what they share.
+
+    Attributes: operations: in the order of the document; websockets: what answers one, by path.
+    """
+
+    def __init__(self, context: Context, tables: Iterable[Routes]) -> None:
+        self._context = context
+        self.operations: list[Operation] = []
+        self.websockets: dict[str, App] = {}
+        for table in tables:
+            self.operations += table.operations
+            for path, handler in table.websockets.items():
+                self.websockets[path] = functools.partial(handler, context)
+
     def install(self, app: Application) -> None:
         """Add every operation to the application's router."""
         for operation in self.operations:
-            app.router.add_get(operation.path, _bound(operation))
+            app.router.add_get(operation.path, _bound(operation, self._context))
 
 
-def _bound(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+def _bound(operation: Operation, context: Context) -> Callable[[Request], Awaitable[Response]]:
     kind, handler = operation.parameters, operation.handler
     if kind is Nothing:
 
         async def handle(request: Request) -> Response:
             if request.scope["query_string"]:
                 bind(request, kind)
-            return await handler(request, None)
+            return await handler(context, request, None)
     else:
 
         async def handle(request: Request) -> Response:
-            return await handler(request, bind(request, kind))
+            return await handler(context, request, bind(request, kind))
 
     return _for_operators(operation.path, handle) if operation.operator else handle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -16,22 +17,14 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Api
 from coinspace.endpoint.http.gate import Gate
 from coinspace.endpoint.http.keys import Keys
-from coinspace.endpoint.http.problem import Problem
-from coinspace.endpoint.routes import (
-    books,
-    history,
-    indices,
-    market,
-    page,
-    platform,
-    streams,
-)
+from coinspace.endpoint.http.problem import Problem, of_storage
+from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
+from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout, StorageError
 
 # below this an answer fits into one packet anyway
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
-LATEST_PATH = "/v1/indices/"
 
 
 def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
@@ -39,12 +32,10 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
     # the framework logs every handled error at info; ours are counted instead
     logging.getLogger("blacksheep.server").disabled = True
     app = Application(router=Router())
-    api = Api()
-    for module in (indices, history, books, market, platform):
-        module.add(api, context)
-    streams.add(api, context)
+    modules = (indices, history, books, market, platform, streams)
+    api = Api(context, [module.routes for module in modules])
     api.install(app)
-    page.add(api, context, app)
+    page.install(app, api, context)
     _handle_errors(app)
     use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
 
@@ -53,15 +44,7 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
         raw = path.encode("utf-8", "replace").lower()
         return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
 
-    assets = frozenset(context.settings.index.assets)
-
-    def ready(path: str) -> bytes | None:
-        asset = path.removeprefix(LATEST_PATH)
-        if asset not in assets or len(asset) == len(path):
-            return None
-        latest = context.live.indices.get(asset)
-        return None if latest is None else latest.body(context.now_ms(), context.stale_ms)
-
+    ready = functools.partial(indices.at_hand, context)
     gate = Gate(app, context.settings.endpoint, keys, api.websockets, known_path, ready)
     return gate, app, api
 
@@ -71,6 +54,9 @@ def _handle_errors(app: Application) -> None:
 
     async def problem(_: Any, request: Request, error: Problem) -> Response:
         return error.response()
+
+    async def storage_error(_: Any, request: Request, error: StorageError) -> Response:
+        return of_storage(error).response()
 
     async def http_error(_: Any, request: Request, error: HTTPException) -> Response:
         if error.status == 404:
@@ -88,6 +74,8 @@ def _handle_errors(app: Application) -> None:
         return _unknown_route(request).response()
 
     app.exceptions_handlers[Problem] = problem
+    for kind in (DatabaseUnavailable, QueryTimeout, NoSuchTable):
+        app.exceptions_handlers[kind] = storage_error
     for status in (400, 404):
         app.exceptions_handlers[status] = http_error
     app.exceptions_handlers[HTTPException] = http_error

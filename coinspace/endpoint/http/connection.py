@@ -22,6 +22,7 @@ import httptools
 import structlog
 
 from coinspace.endpoint.http.problem import MEDIA, Problem
+from coinspace.errors import StorageError
 from coinspace.tasks import Tasks
 
 CONNECTION = "coinspace.connection"
@@ -551,9 +552,9 @@ class Exchange:
         state = self.connection.state
         try:
             await state.app(self.scope, self.receive, self.send)
-        except Problem as problem:
+        except (Problem, StorageError) as error:
             # in the middle of an answer: the database went away, or the disk filled
-            state.log.warning("answer cut", path=self.scope["path"][:200], reason=problem.detail)
+            state.log.warning("answer cut", path=self.scope["path"][:200], reason=str(error))
             self._failed()
         except Exception as error:
             state.log.error(

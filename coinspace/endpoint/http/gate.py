@@ -36,7 +36,7 @@ class Gate:
     Args:
         websockets: what answers a WebSocket, by path.
         paths: tells whether there is a route.
-        ready: returns an answer that is at hand.
+        ready: returns the body of an answer that a route has at hand.
     """
 
     def __init__(
@@ -75,8 +75,7 @@ class Gate:
             await refuse(scope, problem, send, self._cors(scope))
             return
         if scope["method"] == "GET" and not scope["query_string"]:
-            # the route that programs ask most has its bytes at hand: the framework's own way to
-            # the same answer costs as much again as the server
+            # checked as any other request is; only the framework's way to the route is saved
             body = self._ready(scope["path"])
             if body is not None:
                 length = (b"content-length", b"%d" % len(body))

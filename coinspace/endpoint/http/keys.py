@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import EndpointError
 
@@ -104,7 +105,7 @@ class Keys:
         identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         digest = hashlib.sha256(secret.encode()).hexdigest()
         self._keys[identity] = Key(
-            id=identity, name=name, role=role, digest=digest, created=int(time.time())
+            id=identity, name=name, role=role, digest=digest, created=now_ns() // SECOND_NS
         )
         self._write()
         return f"cs_{identity}_{secret}"
@@ -117,7 +118,7 @@ class Keys:
                 f"key: expected an id that `coinspace keys list` shows, was {identity!r}"
             )
         if not key.revoked:
-            key.revoked = int(time.time())
+            key.revoked = now_ns() // SECOND_NS
             self._write()
         return key
 

@@ -9,8 +9,12 @@ from blacksheep.contents import Content
 from blacksheep.exceptions import HTTPException
 from blacksheep.messages import Response
 
+from coinspace.errors import DatabaseUnavailable, QueryTimeout, StorageError
+
 MEDIA = b"application/problem+json"
 TYPE_PREFIX = "urn:coinspace:problem:"
+# a restart of the database takes about this long
+DATABASE_RETRY_S = 3
 
 # name: (status, title); the name is part of the public type and never changes
 TYPES: dict[str, tuple[int, str]] = {
@@ -82,6 +86,12 @@ class Problem(HTTPException):
 def operator_needed(what: str) -> Problem:
     """Return the problem of a reader's key that asks for what only operators see."""
     return Problem("role-required", f"{what}: expected a key with role operator, was a reader's")
+
+
+def of_storage(error: StorageError) -> Problem:
+    """Return the problem of a database that cannot answer."""
+    names = {DatabaseUnavailable: "database-unavailable", QueryTimeout: "query-timeout"}
+    return retry_later(names.get(type(error), "not-ready"), str(error), DATABASE_RETRY_S)
 
 
 def retry_later(name: str, detail: str, seconds: int) -> Problem:

@@ -6,9 +6,9 @@ from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import FUTURE_MS
 from coinspace.endpoint.models import Venue, Venues
-from coinspace.endpoint.records import REGIONS
 from coinspace.endpoint.values import decimal, milliseconds, price, ratio
-from coinspace.exchanges.registry import identity
+from coinspace.exchanges.identity import identity
+from coinspace.method.parameters import REGIONS
 from coinspace.method.record import VenueRecord
 
 # two of a collector's heartbeats are 2 s apart

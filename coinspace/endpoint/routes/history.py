@@ -12,15 +12,17 @@ from msgspec import Meta, Struct
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.history import queries as history
 from coinspace.endpoint.history.explain import live_explanation, stored_explanation
 from coinspace.endpoint.history.ranges import next_link, span
-from coinspace.endpoint.http.api import Api, encode, json_answer, with_etag
+from coinspace.endpoint.http.api import Routes, encode, json_answer, with_etag
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
 from coinspace.endpoint.records import CURRENCY, column, served
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor
+from coinspace.storage.read import history
+
+routes = Routes()
 
 MINUTE_MS = 60_000
 # rows reach the views within this time; until then a candle may still change
@@ -28,6 +30,8 @@ SETTLE_MS = 10_000
 IMMUTABLE = "max-age=31536000, immutable"
 
 PRICES = ("open", "high", "low", "close", "kr", "gl")
+
+STORED = ("unknown-asset", "database-unavailable", "query-timeout", "not-ready")
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
@@ -65,148 +69,145 @@ class ExplainQuery(Struct, forbid_unknown_fields=True):
     ts: Instant | None = None
 
 
-def add(api: Api, context: Context) -> None:
-    """Register the routes."""
-    database = context.database
-    # (asset, interval) -> how far the store was known to have gone on, ns; it never goes back
-    settled: dict[tuple[str, str], int] = {}
-    stored = ("unknown-asset", "database-unavailable", "query-timeout", "not-ready")
+@routes.get(
+    "/v1/indices/{asset}/values",
+    ValuesQuery,
+    answer=IndexPage,
+    tag="indices",
+    media=bulk.FORMATS,
+    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+)
+async def values(context: Context, request: Request, query: ValuesQuery) -> Response:
+    """Every value of an index in [start, end), nulls with their reason included.
 
-    @api.get(
-        "/v1/indices/{asset}/values",
-        ValuesQuery,
-        answer=IndexPage,
-        tag="indices",
-        media=bulk.FORMATS,
-        problems=(*stored, "invalid-cursor", "not-acceptable", "too-many-downloads"),
-    )
-    async def values(request: Request, query: ValuesQuery) -> Response:
-        """Every value of an index in [start, end), nulls with their reason included.
-
-        Without `start` the last minute. JSON comes in pages; CSV, Arrow and Parquet (by
-        `Accept`) carry the whole range at once.
-        """
-        asset = context.check_asset(query.asset)
-        start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
-        media = bulk.accepted(request)
-        if media != bulk.JSON:
-            pages = bulk.paged(
-                lambda after: _value_rows(context, asset, start, end, after),
-                lambda rows, _: rows[-1]["ns"],
-            )
-            name = bulk.file_name((asset, "index", str(start), str(end)), media)
-            return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
-        first_ns = history.ns(start)
-        if query.cursor is not None:
-            (last_ns,) = decode_cursor(query.cursor, int)
-            first_ns = max(first_ns, last_ns + 1)
-        digits = context.decimals(asset)
-        rows = await history.values(database, asset, first_ns, history.ns(end), query.limit + 1)
-        cursor = encode_cursor(rows[query.limit - 1]["ns"]) if len(rows) > query.limit else None
-        page = IndexPage(
-            asset=asset,
-            currency=CURRENCY,
-            start=start,
-            end=end,
-            values=points(rows[: query.limit], digits),
-            cursor=cursor,
-            next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
+    Without `start` the last minute. JSON comes in pages; CSV, Arrow and Parquet (by
+    `Accept`) carry the whole range at once.
+    """
+    asset = context.check_asset(query.asset)
+    start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
+    media = bulk.accepted(request)
+    if media != bulk.JSON:
+        pages = bulk.paged(
+            lambda after: _value_rows(context, asset, start, end, after),
+            lambda rows, _: rows[-1]["ns"],
         )
-        return json_answer(encode(page), (b"vary", b"Accept"))
-
-    @api.get(
-        "/v1/indices/{asset}/ohlc",
-        CandlesQuery,
-        answer=CandlePage,
-        tag="indices",
-        media=bulk.FORMATS,
-        problems=(*stored, "invalid-cursor", "not-acceptable", "too-many-downloads"),
-        headers=(("If-None-Match", "ETag of the answer that the client has"),),
+        name = bulk.file_name((asset, "index", str(start), str(end)), media)
+        return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
+    first_ns = history.ns(start)
+    if query.cursor is not None:
+        (last_ns,) = decode_cursor(query.cursor, int)
+        first_ns = max(first_ns, last_ns + 1)
+    digits = context.decimals(asset)
+    rows = await history.values(context.database, asset, first_ns, history.ns(end), query.limit + 1)
+    cursor = encode_cursor(rows[query.limit - 1]["ns"]) if len(rows) > query.limit else None
+    page = IndexPage(
+        asset=asset,
+        currency=CURRENCY,
+        start=start,
+        end=end,
+        values=points(rows[: query.limit], digits),
+        cursor=cursor,
+        next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
     )
-    async def ohlc(request: Request, query: CandlesQuery) -> Response:
-        """Candles of an index over [start, end), widened to whole intervals.
+    return json_answer(encode(page), (b"vary", b"Accept"))
 
-        An interval without values is there with nulls: nothing is filled in. A page of closed
-        candles never changes and may be cached for ever.
-        """
-        asset = context.check_asset(query.asset)
-        length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
-        start, end = span(query.start, query.end, context.now_ms(), query.limit * length)
-        start, end = start // length * length, -(-end // length) * length
-        if query.start is None:
-            # the newest candle is begun; it takes the place of the one at the other end
-            start = max(start, end - query.limit * length)
-        media = bulk.accepted(request)
-        if media != bulk.JSON:
-            pages = bulk.paged(
-                lambda after: _candle_rows(context, asset, query.interval, start, end, after),
-                lambda rows, _: rows[-1]["ts"],
-            )
-            name = bulk.file_name((asset, query.interval, str(start), str(end)), media)
-            return await bulk.answer(context.downloads, request, media, CANDLE_COLUMNS, pages, name)
-        first = start
-        if query.cursor is not None:
-            (position,) = decode_cursor(query.cursor, int)
-            if position % length or not start <= position < end:
-                raise Problem(
-                    "invalid-cursor", "cursor: expected that of the same range", parameter="cursor"
-                )
-            first = position
-        last = min(end, first + query.limit * length)
-        digits = context.decimals(asset)
-        rows = await history.candles(
-            database, asset, query.interval, history.ns(first), history.ns(last)
-        )
-        now = context.now_ms()
-        cursor = encode_cursor(last) if last < end else None
-        page = CandlePage(
-            asset=asset,
-            currency=CURRENCY,
-            interval=query.interval,
-            start=first,
-            end=last,
-            candles=whole(rows, first, last, length, now, digits),
-            cursor=cursor,
-            next=_next(
-                f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval
-            ),
-        )
-        body = encode(page)
-        control = "no-cache"
-        if last + SETTLE_MS <= now:
-            key = (asset, query.interval)
-            if settled.get(key, 0) < history.ns(last):
-                settled[key] = await history.stored_until(database, asset, query.interval)
-            if settled[key] >= history.ns(last):
-                # the store has gone on behind this page: nothing of it is still on the way
-                scope = "public" if request.scope.get("coinspace.key") is None else "private"
-                control = f"{scope}, {IMMUTABLE}"
-        answer = with_etag(request, body, hashlib.sha256(body).hexdigest()[:24], control)
-        answer.add_header(b"vary", b"Accept")
-        return answer
 
-    @api.get(
-        "/v1/indices/{asset}/explain",
-        ExplainQuery,
-        answer=Explanation,
-        tag="indices",
-        problems=(*stored, "no-data"),
+@routes.get(
+    "/v1/indices/{asset}/ohlc",
+    CandlesQuery,
+    answer=CandlePage,
+    tag="indices",
+    media=bulk.FORMATS,
+    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    headers=(("If-None-Match", "ETag of the answer that the client has"),),
+)
+async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Response:
+    """Candles of an index over [start, end), widened to whole intervals.
+
+    An interval without values is there with nulls: nothing is filled in. A page of closed
+    candles never changes and may be cached for ever.
+    """
+    asset = context.check_asset(query.asset)
+    length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
+    start, end = span(query.start, query.end, context.now_ms(), query.limit * length)
+    start, end = start // length * length, -(-end // length) * length
+    if query.start is None:
+        # the newest candle is begun; it takes the place of the one at the other end
+        start = max(start, end - query.limit * length)
+    media = bulk.accepted(request)
+    if media != bulk.JSON:
+        pages = bulk.paged(
+            lambda after: _candle_rows(context, asset, query.interval, start, end, after),
+            lambda rows, _: rows[-1]["ts"],
+        )
+        name = bulk.file_name((asset, query.interval, str(start), str(end)), media)
+        return await bulk.answer(context.downloads, request, media, CANDLE_COLUMNS, pages, name)
+    first = start if query.cursor is None else _position(query.cursor, start, end, length)
+    last = min(end, first + query.limit * length)
+    rows = await history.candles(
+        context.database, asset, query.interval, history.ns(first), history.ns(last)
     )
-    async def explain(request: Request, query: ExplainQuery) -> Response:
-        """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.
+    now = context.now_ms()
+    cursor = encode_cursor(last) if last < end else None
+    page = CandlePage(
+        asset=asset,
+        currency=CURRENCY,
+        interval=query.interval,
+        start=first,
+        end=last,
+        candles=whole(rows, first, last, length, now, context.decimals(asset)),
+        cursor=cursor,
+        next=_next(f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval),
+    )
+    body = encode(page)
+    control = "no-cache"
+    if last + SETTLE_MS <= now and await _is_settled(context, asset, query.interval, last):
+        scope = "public" if request.scope.get("coinspace.key") is None else "private"
+        control = f"{scope}, {IMMUTABLE}"
+    answer = with_etag(request, body, hashlib.sha256(body).hexdigest()[:24], control)
+    answer.add_header(b"vary", b"Accept")
+    return answer
 
-        The newest tick's curve is that of its own summed book. A past tick's is made again from
-        the books as stored: `levels_missing` and `difference` say how near that is.
-        """
-        asset = context.check_asset(query.asset)
-        latest = context.live.indices.get(asset)
-        if latest is not None and query.ts in (None, latest.ts_ms):
-            return json_answer(encode(live_explanation(context, latest)))
-        at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
-        found = await stored_explanation(context, asset, at_ns)
-        if found is None:
-            raise Problem("no-data", f"no {asset} tick is stored within a minute before that time")
-        return json_answer(encode(found))
+
+def _position(cursor: str, start: int, end: int, length: int) -> int:
+    (position,) = decode_cursor(cursor, int)
+    if position % length or not start <= position < end:
+        raise Problem(
+            "invalid-cursor", "cursor: expected that of the same range", parameter="cursor"
+        )
+    return int(position)
+
+
+async def _is_settled(context: Context, asset: str, interval: str, last: int) -> bool:
+    # once the store has gone on behind a page, nothing of it is still on the way
+    key, last_ns = (asset, interval), history.ns(last)
+    if context.settled.get(key, 0) < last_ns:
+        context.settled[key] = await history.stored_until(context.database, asset, interval)
+    return context.settled[key] >= last_ns
+
+
+@routes.get(
+    "/v1/indices/{asset}/explain",
+    ExplainQuery,
+    answer=Explanation,
+    tag="indices",
+    problems=(*STORED, "no-data"),
+)
+async def explain(context: Context, request: Request, query: ExplainQuery) -> Response:
+    """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.
+
+    The newest tick's curve is that of its own summed book. A past tick's is made again from
+    the books as stored: `levels_missing` and `difference` say how near that is.
+    """
+    asset = context.check_asset(query.asset)
+    latest = context.live.indices.get(asset)
+    if latest is not None and query.ts in (None, latest.ts_ms):
+        return json_answer(encode(live_explanation(context, latest)))
+    at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
+    found = await stored_explanation(context, asset, at_ns)
+    if found is None:
+        raise Problem("no-data", f"no {asset} tick is stored within a minute before that time")
+    return json_answer(encode(found))
 
 
 def points(

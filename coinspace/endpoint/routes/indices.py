@@ -9,12 +9,16 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
 from coinspace.endpoint.http.problem import retry_later
 from coinspace.endpoint.live.executable import executable
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
 from coinspace.endpoint.values import price
+
+routes = Routes()
+
+LATEST_PATH = "/v1/indices/"
 
 Asset = Annotated[str, Meta(description="base asset", examples=["BTC"], max_length=20)]
 
@@ -38,81 +42,97 @@ class OfAsset(Struct, forbid_unknown_fields=True):
     asset: Asset
 
 
-def add(api: Api, context: Context) -> None:
-    """Register the routes."""
-    live = context.live
-
-    def latest(asset: str) -> Latest:
-        asset = context.check_asset(asset)
-        found = live.indices.get(asset)
-        if found is None:
-            raise retry_later("not-ready", f"no {asset} index value has arrived yet", 1)
-        return found
-
-    @api.get("/v1/indices", Nothing, answer=Indices, tag="indices")
-    async def indices(request: Request, _: None) -> Response:
-        """The newest value of every index."""
-        now, stale = context.now_ms(), context.stale_ms
-        assets = context.settings.index.assets
-        found = [live.indices[asset] for asset in assets if asset in live.indices]
-        missing = [asset for asset in assets if asset not in live.indices]
-        body = b'{"indices":[%b],"missing":%b}' % (
-            b",".join(one.body(now, stale) for one in found),
-            encode(missing),
-        )
-        return json_answer(body)
-
-    @api.get(
-        "/v1/indices/{asset}",
-        OfAsset,
-        answer=LatestIndexValue,
-        tag="indices",
-        problems=("unknown-asset", "not-ready"),
+@routes.get("/v1/indices", Nothing, answer=Indices, tag="indices")
+async def indices(context: Context, request: Request, _: None) -> Response:
+    """The newest value of every index."""
+    live, now, stale = context.live, context.now_ms(), context.stale_ms
+    assets = context.settings.index.assets
+    found = [live.indices[asset] for asset in assets if asset in live.indices]
+    missing = [asset for asset in assets if asset not in live.indices]
+    body = b'{"indices":[%b],"missing":%b}' % (
+        b",".join(one.body(now, stale) for one in found),
+        encode(missing),
     )
-    async def index(request: Request, parameters: OfAsset) -> Response:
-        """The newest value of an index, with status, age and constituents.
+    return json_answer(body)
 
-        A null value carries its reason; nothing is carried forward. `stale` says that the value
-        cannot be relied on as the newest: no tick has arrived for longer than ticks may take
-        (`old`, `silent`), or its time lies in the future (`future`): a clock is or was wrong.
-        """
-        return json_answer(latest(parameters.asset).body(context.now_ms(), context.stale_ms))
 
-    @api.get(
-        "/v1/premium/{asset}",
-        PremiumQuery,
-        answer=PremiumValue,
-        tag="indices",
-        problems=("unknown-asset", "not-ready"),
+@routes.get(
+    LATEST_PATH + "{asset}",
+    OfAsset,
+    answer=LatestIndexValue,
+    tag="indices",
+    problems=("unknown-asset", "not-ready"),
+)
+async def index(context: Context, request: Request, parameters: OfAsset) -> Response:
+    """The newest value of an index, with status, age and constituents.
+
+    A null value carries its reason; nothing is carried forward. `stale` says that the value
+    cannot be relied on as the newest: no tick has arrived for longer than ticks may take
+    (`old`, `silent`), or its time lies in the future (`future`): a clock is or was wrong.
+    """
+    return json_answer(_body(context, _latest(context, parameters.asset)))
+
+
+@routes.get(
+    "/v1/premium/{asset}",
+    PremiumQuery,
+    answer=PremiumValue,
+    tag="indices",
+    problems=("unknown-asset", "not-ready"),
+)
+async def premium(context: Context, request: Request, parameters: PremiumQuery) -> Response:
+    """The Korean premium now, with the regional values that it comes from.
+
+    `executable` has what both directions leave, fees paid, at the configured sizes, or at
+    `size` alone when one is asked for; null where the books do not hold the size.
+    """
+    found = _latest(context, parameters.asset)
+    value, record, now = found.value, found.record, context.now_ms()
+    usable = value.premium is not None and value.premium.coin is not None
+    reason = None if usable else record.reason or "no_regional_value"
+    stale = found.stale_reason(now, context.stale_ms)
+    parts = value.premium
+    if parts is not None and parameters.size is not None:
+        asked = executable(context, found, parameters.size)
+        parts = replace(parts, executable=[asked] if asked is not None else [])
+    answer = PremiumValue(
+        asset=value.asset,
+        ts=value.ts,
+        age_ms=found.age_ms(now),
+        stale=stale is not None,
+        stale_reason=stale,
+        status="ok" if usable else "null",
+        reason=reason,
+        kr=value.kr,
+        gl=value.gl,
+        fx=price(record.fx),
+        fx_status=record.fx_status,
+        premium=parts,
+        constituents=value.constituents,
     )
-    async def premium(request: Request, parameters: PremiumQuery) -> Response:
-        """The Korean premium now, with the regional values that it comes from.
+    return json_answer(encode(answer))
 
-        `executable` has what both directions leave, fees paid, at the configured sizes, or at
-        `size` alone when one is asked for; null where the books do not hold the size.
-        """
-        found = latest(parameters.asset)
-        value, record, now = found.value, found.record, context.now_ms()
-        usable = value.premium is not None and value.premium.coin is not None
-        reason = None if usable else record.reason or "no_regional_value"
-        stale = found.stale_reason(now, context.stale_ms)
-        parts = value.premium
-        if parts is not None and parameters.size is not None:
-            asked = executable(context, found, parameters.size)
-            parts = replace(parts, executable=[asked] if asked is not None else [])
-        answer = PremiumValue(
-            asset=value.asset,
-            ts=value.ts,
-            age_ms=found.age_ms(now),
-            stale=stale is not None,
-            stale_reason=stale,
-            status="ok" if usable else "null",
-            reason=reason,
-            kr=value.kr,
-            gl=value.gl,
-            fx=price(record.fx),
-            fx_status=record.fx_status,
-            premium=parts,
-            constituents=value.constituents,
-        )
-        return json_answer(encode(answer))
+
+def at_hand(context: Context, path: str) -> bytes | None:
+    """Return the body of `/v1/indices/{asset}` by its path, None = the route answers.
+
+    Programs ask nothing else so often, and the framework's way to the same bytes costs 19 of 51 µs.
+    """
+    if not path.startswith(LATEST_PATH):
+        return None
+    latest = context.live.indices.get(path[len(LATEST_PATH) :])
+    if latest is None or latest.value.asset not in context.settings.index.assets:
+        return None
+    return _body(context, latest)
+
+
+def _body(context: Context, latest: Latest) -> bytes:
+    return latest.body(context.now_ms(), context.stale_ms)
+
+
+def _latest(context: Context, asset: str) -> Latest:
+    asset = context.check_asset(asset)
+    found = context.live.indices.get(asset)
+    if found is None:
+        raise retry_later("not-ready", f"no {asset} index value has arrived yet", 1)
+    return found

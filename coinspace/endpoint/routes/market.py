@@ -10,14 +10,16 @@ from msgspec import Meta, Struct
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.history import queries as history
 from coinspace.endpoint.history.ranges import next_link, span
-from coinspace.endpoint.http.api import Api, encode, json_answer
+from coinspace.endpoint.http.api import Routes, encode, json_answer
 from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
 from coinspace.endpoint.routes.history import MINUTE_MS, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
 from coinspace.market import as_named
+from coinspace.storage.read import history
+
+routes = Routes()
 
 ExchangeName = Annotated[str, Meta(max_length=40, examples=["upbit"])]
 MarketName = Annotated[str, Meta(max_length=41, description="BASE/QUOTE", examples=["BTC/KRW"])]
@@ -51,97 +53,92 @@ class TradesQuery(Struct, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-def add(api: Api, context: Context) -> None:
-    """Register the routes."""
+def _chosen(context: Context, query: TickersQuery | TradesQuery) -> list[tuple[str, str]]:
+    # what is asked for takes the names that it has here
+    exchange, name = query.exchange, query.market
+    if exchange is not None:
+        exchange = query.exchange = context.check_exchange(exchange)
+    if name is not None:
+        name = query.market = as_named(name)
+    if exchange is not None and name is not None:
+        return [context.check_market(exchange, name)]
+    found = [
+        (one, other)
+        for one, other in context.all_markets()
+        if exchange in (None, one) and name in (None, other)
+    ]
+    if not found and name is not None:
+        context.check_market(next(iter(context.settings.exchanges)), name)
+    return found
 
-    def chosen(query: TickersQuery | TradesQuery) -> list[tuple[str, str]]:
-        # what is asked for takes the names that it has here
-        exchange, name = query.exchange, query.market
-        if exchange is not None:
-            exchange = query.exchange = context.check_exchange(exchange)
-        if name is not None:
-            name = query.market = as_named(name)
-        if exchange is not None and name is not None:
-            return [context.check_market(exchange, name)]
-        found = [
-            (one, other)
-            for one, other in context.all_markets()
-            if exchange in (None, one) and name in (None, other)
-        ]
-        if not found and name is not None:
-            context.check_market(next(iter(context.settings.exchanges)), name)
-        return found
 
-    @api.get(
-        "/v1/tickers", TickersQuery, answer=Tickers, tag="market", problems=("unknown-market",)
-    )
-    async def tickers(request: Request, query: TickersQuery) -> Response:
-        """The newest ticker of every market asked for, with age and state."""
-        messages = [context.live.tickers.get(key) for key in chosen(query)]
-        found = [market.ticker(context, one) for one in messages if one is not None]
-        return json_answer(encode(Tickers(found)))
+@routes.get("/v1/tickers", TickersQuery, answer=Tickers, tag="market", problems=("unknown-market",))
+async def tickers(context: Context, request: Request, query: TickersQuery) -> Response:
+    """The newest ticker of every market asked for, with age and state."""
+    messages = [context.live.tickers.get(key) for key in _chosen(context, query)]
+    found = [market.ticker(context, one) for one in messages if one is not None]
+    return json_answer(encode(Tickers(found)))
 
-    @api.get(
-        "/v1/trades",
-        TradesQuery,
-        answer=TradePage,
-        tag="market",
-        media=bulk.FORMATS,
-        problems=(
-            "unknown-market",
-            "database-unavailable",
-            "query-timeout",
-            "not-ready",
-            "invalid-cursor",
-            "not-acceptable",
-            "too-many-downloads",
-        ),
-    )
-    async def trades(request: Request, query: TradesQuery) -> Response:
-        """Trades, oldest first: the newest ones, or those stored in [start, end)."""
-        keys = chosen(query)
-        media = bulk.accepted(request)
-        stored = query.start is not None or query.end is not None or query.cursor is not None
-        if not stored and media == bulk.JSON:
-            newest = [one for key in keys for one in context.live.trades.get(key, ())]
-            newest.sort(key=lambda one: (one.exchange_ns or one.received_ns, one.id))
-            page = TradePage(
-                [market.trade(context, one) for one in newest[-query.limit :]], None, None
-            )
-            return json_answer(encode(page), (b"vary", b"Accept"))
-        start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
-        where = {
-            name: value
-            for name, value in (("exchange", query.exchange), ("market", query.market))
-            if value is not None
-        }
 
-        async def read(after: tuple[int, int, int] | None, limit: int) -> list[dict[str, Any]]:
-            return await history.trades(
-                context.database, where, history.ns(start), history.ns(end), after, limit
-            )
-
-        if media != bulk.JSON:
-            pages = bulk.paged(lambda after: read(after, bulk.PAGE_ROWS), history.trades_after)
-            name = bulk.file_name((*where.values(), "trades", str(start), str(end)), media)
-            return await bulk.answer(
-                context.downloads, request, media, TRADE_COLUMNS, _in_ms(pages), name
-            )
-        after = None
-        if query.cursor is not None:
-            last_ns, last_id, count = decode_cursor(query.cursor, int, int, int)
-            after = (last_ns, last_id, min(count, 1000))
-        found = await read(after, query.limit + 1)
-        shown, cursor = found[: query.limit], None
-        if len(found) > query.limit:
-            cursor = encode_cursor(*history.trades_after(shown, after))
-        given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-        page = TradePage(
-            [_trade(row) for row in shown],
-            cursor,
-            next_link("/v1/trades", given) if cursor else None,
-        )
+@routes.get(
+    "/v1/trades",
+    TradesQuery,
+    answer=TradePage,
+    tag="market",
+    media=bulk.FORMATS,
+    problems=(
+        "unknown-market",
+        "database-unavailable",
+        "query-timeout",
+        "not-ready",
+        "invalid-cursor",
+        "not-acceptable",
+        "too-many-downloads",
+    ),
+)
+async def trades(context: Context, request: Request, query: TradesQuery) -> Response:
+    """Trades, oldest first: the newest ones, or those stored in [start, end)."""
+    keys = _chosen(context, query)
+    media = bulk.accepted(request)
+    stored = query.start is not None or query.end is not None or query.cursor is not None
+    if not stored and media == bulk.JSON:
+        newest = [one for key in keys for one in context.live.trades.get(key, ())]
+        newest.sort(key=lambda one: (one.exchange_ns or one.received_ns, one.id))
+        page = TradePage([market.trade(context, one) for one in newest[-query.limit :]], None, None)
         return json_answer(encode(page), (b"vary", b"Accept"))
+    start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
+    where = {
+        name: value
+        for name, value in (("exchange", query.exchange), ("market", query.market))
+        if value is not None
+    }
+
+    async def read(after: tuple[int, int, int] | None, limit: int) -> list[dict[str, Any]]:
+        return await history.trades(
+            context.database, where, history.ns(start), history.ns(end), after, limit
+        )
+
+    if media != bulk.JSON:
+        pages = bulk.paged(lambda after: read(after, bulk.PAGE_ROWS), history.trades_after)
+        name = bulk.file_name((*where.values(), "trades", str(start), str(end)), media)
+        return await bulk.answer(
+            context.downloads, request, media, TRADE_COLUMNS, _in_ms(pages), name
+        )
+    after = None
+    if query.cursor is not None:
+        last_ns, last_id, count = decode_cursor(query.cursor, int, int, int)
+        after = (last_ns, last_id, min(count, 1000))
+    found = await read(after, query.limit + 1)
+    shown, cursor = found[: query.limit], None
+    if len(found) > query.limit:
+        cursor = encode_cursor(*history.trades_after(shown, after))
+    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
+    page = TradePage(
+        [_trade(row) for row in shown],
+        cursor,
+        next_link("/v1/trades", given) if cursor else None,
+    )
+    return json_answer(encode(page), (b"vary", b"Accept"))
 
 
 async def _in_ms(pages: bulk.Pages) -> bulk.Pages:

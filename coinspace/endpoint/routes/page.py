@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import mimetypes
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 from blacksheep.contents import Content
@@ -22,37 +24,51 @@ IMMUTABLE = b"public, max-age=31536000, immutable"
 REVALIDATE = b"no-cache"
 mimetypes.add_type("text/javascript", ".js")
 
+Given = TypeVar("Given")
+Handler = Callable[[Request], Awaitable[Response]]
 
-def add(api: Api, context: Context, app: Application) -> None:
-    """Register the routes; call it last, the document describes the routes before it."""
-    folder = context.dashboard
 
-    @functools.cache
-    def described() -> bytes:
-        return orjson.dumps(document(api))
+def install(app: Application, api: Api, context: Context) -> None:
+    """Add the routes, which the document of the API leaves out."""
+    described = functools.cache(lambda: orjson.dumps(document(api)))
+    app.router.add_get("/openapi.json", _with(openapi, described))
+    app.router.add_get("/", _with(page, context.dashboard))
+    app.router.add_get("/docs", _with(docs, context.dashboard))
+    app.router.add_get("/assets/{version}/{name}", _with(asset, context.dashboard))
 
-    async def openapi(request: Request) -> Response:
-        return _bytes(request, described(), b"application/json", REVALIDATE)
 
-    async def page(request: Request) -> Response:
-        return _file(request, folder, "index.html") or _plain(request, PAGE_MISSING)
+def _with(answer: Callable[[Request, Given], Response], given: Given) -> Handler:
+    # the router marks what it is given, which neither a method nor a partial function allows
+    async def handle(request: Request) -> Response:
+        return answer(request, given)
 
-    async def docs(request: Request) -> Response:
-        return _file(request, folder, "docs.html") or _plain(request, DOCS_MISSING)
+    return handle
 
-    async def asset(request: Request) -> Response:
-        values = request.route_values or {}
-        version, name = values.get("version") or "", values.get("name") or ""
-        # the version is a folder's name: nothing else can be in it
-        found = _file(request, folder / "assets" / version, name) if version.isalnum() else None
-        if found is None:
-            raise Problem("unknown-route", f"no file {name[:100]!r} in the page")
-        return found
 
-    app.router.add_get("/openapi.json", openapi)
-    app.router.add_get("/", page)
-    app.router.add_get("/docs", docs)
-    app.router.add_get("/assets/{version}/{name}", asset)
+def openapi(request: Request, described: Callable[[], bytes]) -> Response:
+    """Answer with the document of the API, which is made when it is first asked for."""
+    return _bytes(request, described(), b"application/json", REVALIDATE)
+
+
+def page(request: Request, folder: Path) -> Response:
+    """Answer with the page, or with how to build it."""
+    return _file(request, folder, "index.html") or _plain(request, PAGE_MISSING)
+
+
+def docs(request: Request, folder: Path) -> Response:
+    """Answer with the API's documentation, or with how to build it."""
+    return _file(request, folder, "docs.html") or _plain(request, DOCS_MISSING)
+
+
+def asset(request: Request, folder: Path) -> Response:
+    """Answer with a file of the page."""
+    values = request.route_values or {}
+    version, name = values.get("version") or "", values.get("name") or ""
+    # the version is a folder's name: nothing else can be in it
+    found = _file(request, folder / "assets" / version, name) if version.isalnum() else None
+    if found is None:
+        raise Problem("unknown-route", f"no file {name[:100]!r} in the page")
+    return found
 
 
 def _file(request: Request, folder: Path, name: str) -> Response | None:

@@ -9,10 +9,9 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.history import queries as history
 from coinspace.endpoint.history.methodology import described
 from coinspace.endpoint.history.ranges import next_link, span
-from coinspace.endpoint.http.api import Api, Nothing, encode, json_answer
+from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.health import PROMETHEUS, exposition, platform_problems, processes
 from coinspace.endpoint.live.venues import venues as all_venues
@@ -28,6 +27,9 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.routes.history import Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
 from coinspace.market import as_named
+from coinspace.storage.read import history
+
+routes = Routes()
 
 READY_RETRY_S = "1"
 DAY_MS = 24 * 3600 * 1000
@@ -83,98 +85,101 @@ def reasons(context: Context) -> list[str]:
     return found
 
 
-def add(api: Api, context: Context) -> None:
-    """Register the routes."""
+@routes.get("/v1/venues", Nothing, answer=Venues, tag="platform")
+async def venues(context: Context, request: Request, _: None) -> Response:
+    """Every venue: state and reason, age of its book, share in the index."""
+    return json_answer(encode(all_venues(context)))
 
-    @api.get("/v1/venues", Nothing, answer=Venues, tag="platform")
-    async def venues(request: Request, _: None) -> Response:
-        """Every venue: state and reason, age of its book, share in the index."""
-        return json_answer(encode(all_venues(context)))
 
-    @api.get(
-        "/v1/gaps",
-        GapsQuery,
-        answer=GapPage,
-        tag="platform",
-        problems=(
-            "unknown-market",
-            "database-unavailable",
-            "query-timeout",
+@routes.get(
+    "/v1/gaps",
+    GapsQuery,
+    answer=GapPage,
+    tag="platform",
+    problems=(
+        "unknown-market",
+        "database-unavailable",
+        "query-timeout",
+        "not-ready",
+        "invalid-cursor",
+    ),
+)
+async def gaps(context: Context, request: Request, query: GapsQuery) -> Response:
+    """Detected losses and outages of [start, end), newest first; by default of the last day."""
+    if query.exchange is not None:
+        query.exchange = context.check_exchange(query.exchange)
+    if query.market is not None:
+        query.market = as_named(query.market)
+    start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
+    last_ns, skipped = history.ns(end), 0
+    if query.cursor is not None:
+        # several gaps can be found in one instant: the cursor counts those already shown
+        last_ns, skipped = decode_cursor(query.cursor, int, int)
+        last_ns, skipped = min(last_ns + 1, history.ns(end)), min(skipped, 10_000)
+    where = {
+        name: value
+        for name in ("exchange", "market", "kind", "status")
+        if (value := getattr(query, name)) is not None
+    }
+    rows = await history.gaps(
+        context.database, where, history.ns(start), last_ns, query.limit + 1 + skipped
+    )
+    rows = rows[skipped:]
+    shown, cursor = rows[: query.limit], None
+    if len(rows) > query.limit:
+        newest = shown[-1]["ns"]
+        same = sum(1 for row in shown if row["ns"] == newest)
+        if last_ns == newest + 1:
+            same += skipped
+        cursor = encode_cursor(newest, same)
+    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
+    page = GapPage([gap(row) for row in shown], cursor, next_link("/v1/gaps", given))
+    if cursor is None:
+        page.next = None
+    return json_answer(encode(page))
+
+
+@routes.get("/v1/methodology", Nothing, answer=Methodology, tag="platform")
+async def methodology(context: Context, request: Request, _: None) -> Response:
+    """How the indices are computed: parameters, their hash, constituents, and what was before.
+
+    `announced` is null while the database cannot be read.
+    """
+    return json_answer(encode(await described(context)))
+
+
+@routes.get("/v1/pipeline", Nothing, answer=Pipeline, tag="platform", operator=True)
+async def pipeline(context: Context, request: Request, _: None) -> Response:
+    """Every process of the platform with its state and counters."""
+    return json_answer(encode(processes(context)))
+
+
+@routes.get("/livez", Nothing, answer=Liveness, tag="platform", public=True)
+async def livez(context: Context, request: Request, _: None) -> Response:
+    """The process answers."""
+    return json_answer(b'{"state":"ok"}')
+
+
+@routes.get(
+    "/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",), public=True
+)
+async def readyz(context: Context, request: Request, _: None) -> Response:
+    """Whether live values are served and stored: 503 with reasons and remedies when not."""
+    found = reasons(context) + platform_problems(context)
+    if found:
+        raise Problem(
             "not-ready",
-            "invalid-cursor",
-        ),
-    )
-    async def gaps(request: Request, query: GapsQuery) -> Response:
-        """Detected losses and outages of [start, end), newest first; by default of the last day."""
-        if query.exchange is not None:
-            query.exchange = context.check_exchange(query.exchange)
-        if query.market is not None:
-            query.market = as_named(query.market)
-        start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
-        last_ns, skipped = history.ns(end), 0
-        if query.cursor is not None:
-            # several gaps can be found in one instant: the cursor counts those already shown
-            last_ns, skipped = decode_cursor(query.cursor, int, int)
-            last_ns, skipped = min(last_ns + 1, history.ns(end)), min(skipped, 10_000)
-        where = {
-            name: value
-            for name in ("exchange", "market", "kind", "status")
-            if (value := getattr(query, name)) is not None
-        }
-        rows = await history.gaps(
-            context.database, where, history.ns(start), last_ns, query.limit + 1 + skipped
+            "; ".join(found),
+            headers={"Retry-After": READY_RETRY_S},
+            state="degraded",
+            reasons=found,
         )
-        rows = rows[skipped:]
-        shown, cursor = rows[: query.limit], None
-        if len(rows) > query.limit:
-            newest = shown[-1]["ns"]
-            same = sum(1 for row in shown if row["ns"] == newest)
-            if last_ns == newest + 1:
-                same += skipped
-            cursor = encode_cursor(newest, same)
-        given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-        page = GapPage([gap(row) for row in shown], cursor, next_link("/v1/gaps", given))
-        if cursor is None:
-            page.next = None
-        return json_answer(encode(page))
+    return json_answer(encode(Readiness("ready", [])))
 
-    @api.get("/v1/methodology", Nothing, answer=Methodology, tag="platform")
-    async def methodology(request: Request, _: None) -> Response:
-        """How the indices are computed: parameters, their hash, constituents, and what was before.
 
-        `announced` is null while the database cannot be read.
-        """
-        return json_answer(encode(await described(context)))
-
-    @api.get("/v1/pipeline", Nothing, answer=Pipeline, tag="platform", operator=True)
-    async def pipeline(request: Request, _: None) -> Response:
-        """Every process of the platform with its state and counters."""
-        return json_answer(encode(processes(context)))
-
-    @api.get("/livez", Nothing, answer=Liveness, tag="platform", public=True)
-    async def livez(request: Request, _: None) -> Response:
-        """The process answers."""
-        return json_answer(b'{"state":"ok"}')
-
-    @api.get(
-        "/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",), public=True
-    )
-    async def readyz(request: Request, _: None) -> Response:
-        """Whether live values are served and stored: 503 with reasons and remedies when not."""
-        found = reasons(context) + platform_problems(context)
-        if found:
-            raise Problem(
-                "not-ready",
-                "; ".join(found),
-                headers={"Retry-After": READY_RETRY_S},
-                state="degraded",
-                reasons=found,
-            )
-        return json_answer(encode(Readiness("ready", [])))
-
-    @api.get("/metrics", Nothing, tag="platform", media=(PROMETHEUS,), operator=True)
-    async def metrics(request: Request, _: None) -> Response:
-        """Counters of all processes as Prometheus reads them."""
-        body = exposition(context).encode()
-        content = Content(PROMETHEUS.encode(), body)
-        return Response(200, [(b"cache-control", b"no-store")], content)
+@routes.get("/metrics", Nothing, tag="platform", media=(PROMETHEUS,), operator=True)
+async def metrics(context: Context, request: Request, _: None) -> Response:
+    """Counters of all processes as Prometheus reads them."""
+    body = exposition(context).encode()
+    content = Content(PROMETHEUS.encode(), body)
+    return Response(200, [(b"cache-control", b"no-store")], content)

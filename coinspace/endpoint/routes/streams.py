@@ -21,7 +21,7 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Api, encode
+from coinspace.endpoint.http.api import Routes, encode
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.http.problem import Problem, operator_needed, retry_later
 from coinspace.endpoint.live.books import consolidated
@@ -31,6 +31,8 @@ from coinspace.endpoint.live.health import processes
 from coinspace.endpoint.live.hub import Client, Event, Kind
 from coinspace.endpoint.live.market import ticker
 from coinspace.endpoint.live.venues import venues
+
+routes = Routes()
 
 EVENT_STREAM = "text/event-stream"
 # browsers reconnect by themselves after this
@@ -135,86 +137,86 @@ def check_role(scope: Any, names: set[str]) -> None:
         raise operator_needed(OPERATOR_CHANNEL)
 
 
-def add(api: Api, context: Context) -> None:
-    """Register the routes."""
+@routes.get(
+    "/v1/stream",
+    StreamQuery,
+    tag="streams",
+    media=(EVENT_STREAM,),
+    problems=("unknown-asset", "unknown-market", "too-many-streams"),
+    headers=(("Last-Event-ID", "id of the last event received: resume behind it"),),
+)
+async def stream(context: Context, request: Request, parameters: StreamQuery) -> Response:
+    """Live events as server-sent events.
+
+    Events: `index`, `book`, `ticker`, `trade`, `venues`, `gaps`, `pipeline` carry the JSON
+    of the route of that name; `heartbeat` proves life; `gap` says that events were lost
+    (resume impossible, or a slow client's trades), `shutdown` that the server stops. A
+    stream begins with the newest state of each channel. A client that reads slowly gets
+    the newest state instead of every one.
+    """
     hub = context.hub
-
-    @api.get(
-        "/v1/stream",
-        StreamQuery,
-        tag="streams",
-        media=(EVENT_STREAM,),
-        problems=("unknown-asset", "unknown-market", "too-many-streams"),
-        headers=(("Last-Event-ID", "id of the last event received: resume behind it"),),
+    names = channels(
+        context,
+        parameters.indices,
+        parameters.books,
+        parameters.tickers,
+        parameters.trades,
+        parameters.platform,
     )
-    async def stream(request: Request, parameters: StreamQuery) -> Response:
-        """Live events as server-sent events.
+    check_role(request.scope, names)
+    hub.check_room()
+    headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+    if request.scope.get("coinspace.head"):
+        return Response(200, [*headers, (b"content-type", EVENT_STREAM.encode())])
+    origin = connection(request.scope)
+    given = request.get_first_header(b"last-event-id")
+    last_id = given.decode("latin-1") if given else parameters.last_event_id
+    kind: Kind = "sse" if request.scope["http_version"] == "1.1" else "text"
 
-        Events: `index`, `book`, `ticker`, `trade`, `venues`, `gaps`, `pipeline` carry the JSON
-        of the route of that name; `heartbeat` proves life; `gap` says that events were lost
-        (resume impossible, or a slow client's trades), `shutdown` that the server stops. A
-        stream begins with the newest state of each channel. A client that reads slowly gets
-        the newest state instead of every one.
-        """
-        names = channels(
-            context,
-            parameters.indices,
-            parameters.books,
-            parameters.tickers,
-            parameters.trades,
-            parameters.platform,
-        )
-        check_role(request.scope, names)
-        hub.check_room()
-        headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-        if request.scope.get("coinspace.head"):
-            return Response(200, [*headers, (b"content-type", EVENT_STREAM.encode())])
-        origin = connection(request.scope)
-        given = request.get_first_header(b"last-event-id")
-        last_id = given.decode("latin-1") if given else parameters.last_event_id
-        kind: Kind = "sse" if request.scope["http_version"] == "1.1" else "text"
-
-        async def body() -> AsyncIterator[bytes]:
-            # the first chunk takes the head of the answer with it; from then on the hub writes
-            # to the connection itself
-            yield b"retry: %d\n\n" % RETRY_MS
-            client = hub.join(origin, kind, names)
-            try:
-                begin(context, client, names, last_id)
-                await client.closed
-            finally:
-                hub.leave(client, "left")
-
-        return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
-
-    @api.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
-    async def websocket_route(request: Request, _: None) -> Response:
-        """Live events over a WebSocket, with subscribing and unsubscribing on the way.
-
-        Client messages are JSON: `{"op":"subscribe","channels":["index.BTC"]}` (with
-        `last_event_id` to resume), `{"op":"unsubscribe","channels":[…]}`, `{"op":"ping"}`; an `id`
-        comes back with the answer. Channels: `index.ASSET`, `book.ASSET`,
-        `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `venues`, `gaps`, `pipeline`.
-        Server messages are `{"event":…,"id":…,"channel":…,"data":…}` with the events of
-        `/v1/stream`, and `hello`, `subscribed`, `unsubscribed`, `pong`, `error` (a problem).
-        """
-        raise Problem(
-            "upgrade-required",
-            "expected a WebSocket handshake (Upgrade: websocket), was a plain request",
-            headers={"Upgrade": "websocket"},
-        )
-
-    async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
-        hub.check_room()
-        await receive()
-        await send({"type": "websocket.accept"})
-        client = hub.join(connection(scope), "websocket", set())
+    async def body() -> AsyncIterator[bytes]:
+        # the first chunk takes the head of the answer with it; from then on the hub writes
+        # to the connection itself
+        yield b"retry: %d\n\n" % RETRY_MS
+        client = hub.join(origin, kind, names)
         try:
-            await _converse(context, scope, receive, send, client)
+            begin(context, client, names, last_id)
+            await client.closed
         finally:
             hub.leave(client, "left")
 
-    api.websockets["/v1/ws"] = websocket
+    return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
+
+
+@routes.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
+async def websocket_route(context: Context, request: Request, _: None) -> Response:
+    """Live events over a WebSocket, with subscribing and unsubscribing on the way.
+
+    Client messages are JSON: `{"op":"subscribe","channels":["index.BTC"]}` (with
+    `last_event_id` to resume), `{"op":"unsubscribe","channels":[…]}`, `{"op":"ping"}`; an `id`
+    comes back with the answer. Channels: `index.ASSET`, `book.ASSET`,
+    `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `venues`, `gaps`, `pipeline`.
+    Server messages are `{"event":…,"id":…,"channel":…,"data":…}` with the events of
+    `/v1/stream`, and `hello`, `subscribed`, `unsubscribed`, `pong`, `error` (a problem).
+    """
+    raise Problem(
+        "upgrade-required",
+        "expected a WebSocket handshake (Upgrade: websocket), was a plain request",
+        headers={"Upgrade": "websocket"},
+    )
+
+
+@routes.websocket("/v1/ws")
+async def websocket(context: Context, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a WebSocket until its client leaves."""
+    hub = context.hub
+    hub.check_room()
+    await receive()
+    await send({"type": "websocket.accept"})
+    client = hub.join(connection(scope), "websocket", set())
+    try:
+        await _converse(context, scope, receive, send, client)
+    finally:
+        hub.leave(client, "left")
 
 
 async def _converse(

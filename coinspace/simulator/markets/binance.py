@@ -50,7 +50,6 @@ class Top(NamedTuple):
 class BinanceMarket(SimulatedMarket):
     """A market of Binance."""
 
-    exchange = "binance"
     levels = 1500
     level_worth = 6000.0
     trade_worth = 900.0
@@ -58,11 +57,11 @@ class BinanceMarket(SimulatedMarket):
     trades = 8.0
     thinning = 0.004
 
-    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+    def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
         self.update_id = 0
         self.bids_changed: dict[int, int] = {}
         self.asks_changed: dict[int, int] = {}
-        super().__init__(engine, market, symbol)
+        super().__init__(engine, exchange, market, symbol)
         self.update_id = 50_000_000_000 + int(self.draw() * 1e10)
         self.window_id = self.update_id + 1
         self.second: Diff | None = None
@@ -207,6 +206,9 @@ class BinanceMarket(SimulatedMarket):
             f'"bids":[{self._levels(self.bids.top(depth))}],'
             f'"asks":[{self._levels(self.asks.top(depth))}]}}'
         )
+
+    def snapshot_text(self, levels: int) -> str:
+        return self.book_text(levels)
 
     def _book_ticker(self, top: Top) -> str:
         price, size = self.spell_price, self.spell_size

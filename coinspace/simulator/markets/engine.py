@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Any
 
-from coinspace.market import Market, dashed_symbol, joined_symbol
+from coinspace.exchanges import every
+from coinspace.exchanges import exchange as exchange_named
+from coinspace.market import Market
 from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.korean import BithumbMarket, UpbitMarket
 from coinspace.simulator.markets.market import WINDOW_NS, Event, SimulatedMarket
@@ -15,15 +17,12 @@ from coinspace.simulator.markets.scenario import Scenario
 
 # 2026-11-02 00:00 UTC: recordings start here unless told otherwise, so that they never differ
 START_NS = 1_793_577_600_000_000_000
-DEFAULT_MARKETS = {
-    "upbit": ["BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW", "USDT/KRW"],
-    "bithumb": ["BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW", "USDT/KRW"],
-    "binance": ["BTC/USDT", "ETH/USDT", "XRP/USDT", "SOL/USDT"],
-}
-KINDS: dict[str, tuple[type[SimulatedMarket], Callable[[Market], str]]] = {
-    "upbit": (UpbitMarket, dashed_symbol),
-    "bithumb": (BithumbMarket, dashed_symbol),
-    "binance": (BinanceMarket, joined_symbol),
+DEFAULT_MARKETS = {one.NAME: list(one.SETTINGS.markets) for one in every()}
+# by what an exchange's module declares as its PROTOCOL
+MARKETS: dict[str, type[SimulatedMarket]] = {
+    "upbit": UpbitMarket,
+    "bithumb": BithumbMarket,
+    "binance": BinanceMarket,
 }
 
 
@@ -61,11 +60,12 @@ class Engine:
         self.markets: dict[str, dict[str, SimulatedMarket]] = {}
         self.at(start_ns + STEP_NS, None, self._step)
         for exchange, listed in parsed.items():
-            kind, spell = KINDS[exchange]
+            module = exchange_named(exchange)
+            kind = MARKETS[module.PROTOCOL]
             self.markets[exchange] = {}
             for market in listed:
-                symbol = spell(market)
-                simulated = kind(self, market, symbol)
+                symbol = module.symbol_of(market)
+                simulated = kind(self, exchange, market, symbol)
                 self.markets[exchange][symbol] = simulated
                 first = start_ns + WINDOW_NS + simulated.phase_ns
                 self.at(first, simulated, None)

@@ -107,14 +107,17 @@ class KoreanMarket(SimulatedMarket):
 
     zone_s = 0
     depth = 30
+    padded = ""
+    volume = ""
+    no_date = ""
     default_level = 0
     grouping: ClassVar[tuple[int, ...]] = (10, 100, 1000)
     premium = 0.0006
 
-    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+    def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
         if market.base in THIN:
             self.levels = self.depth - 8
-        super().__init__(engine, market, symbol)
+        super().__init__(engine, exchange, market, symbol)
         self.day = Day(self)
         self.top: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
         self.book_ns = self.now_ns
@@ -267,9 +270,8 @@ class KoreanMarket(SimulatedMarket):
     def ticker_fields(self, trade: Trade) -> list[tuple[str, str, str]]:
         """Return (long key, short key, text) of a ticker, without type, code and stream type."""
         day, decimals = self.day, self.size_decimals
-        plain, exact = self.prices["short"], self.prices["fixed"]
-        padded = exact if self.exchange == "upbit" else plain
-        volume = self.sizes["fixed" if self.exchange == "upbit" else "short"]
+        plain, padded = self.prices["short"], self.prices[self.padded]
+        volume = self.sizes[self.volume]
         change, units = self.change(trade.tick)
         before = self.price_units(day.previous)
         rate = units * 10**10 // before
@@ -309,7 +311,7 @@ class KoreanMarket(SimulatedMarket):
             ("lowest_52_week_date", "l52wdt", f'"{year(260)}"'),
             ("market_state", "ms", '"ACTIVE"'),
             ("is_trading_suspended", "its", "false" if self.status == "active" else "true"),
-            ("delisting_date", "dd", "null" if self.exchange == "upbit" else '""'),
+            ("delisting_date", "dd", self.no_date),
             ("market_warning", "mw", '"NONE"'),
             ("timestamp", "tms", str(at_ms + 38)),
         ]
@@ -331,7 +333,9 @@ class KoreanMarket(SimulatedMarket):
 class UpbitMarket(KoreanMarket):
     """A market of Upbit."""
 
-    exchange = "upbit"
+    # spellings of yesterday's price and of what is measured against it, and of a volume
+    padded, volume = "fixed", "fixed"
+    no_date = "null"
     size_decimals = 8
     level_worth = 2500.0
     quotes = 20.0
@@ -413,7 +417,8 @@ class UpbitMarket(KoreanMarket):
 class BithumbMarket(KoreanMarket):
     """A market of Bithumb."""
 
-    exchange = "bithumb"
+    padded, volume = "short", "short"
+    no_date = '""'
     zone_s = KST_S
     depth = 15
     default_level = 1
@@ -424,11 +429,11 @@ class BithumbMarket(KoreanMarket):
     levels = 160
     premium = 0.0003
 
-    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+    def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
         # 5. ids start at a number of 19 digits that is the market's own
         self._id = 0
         self._quiet = False
-        super().__init__(engine, market, symbol)
+        super().__init__(engine, exchange, market, symbol)
 
     def next_trade_id(self) -> int:
         if not self._id:

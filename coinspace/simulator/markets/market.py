@@ -79,11 +79,11 @@ class World(Protocol):
 class SimulatedMarket:
     """Base of the exchanges' markets.
 
-    Attributes: tick (price of one tick in units of 10^-price_decimals), size_decimals (a size
-    counts units of 10^-size_decimals), bids, asks, clock_ms (how wrong the exchange's clock is).
+    Attributes: exchange (its name), tick (price of one tick in units of 10^-price_decimals),
+    size_decimals (a size counts units of 10^-size_decimals), bids, asks, clock_ms (how wrong the
+    exchange's clock is).
     """
 
-    exchange = ""
     price_decimals = 0
     size_decimals = 8
     tick = 1
@@ -96,8 +96,9 @@ class SimulatedMarket:
     trades = 3.0
     premium = 0.0
 
-    def __init__(self, engine: World, market: Market, symbol: str) -> None:
+    def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
         self.engine = engine
+        self.exchange = exchange
         self.market = market
         self.symbol = symbol
         self.draw = random.Random(f"{engine.seed}/{self.exchange}/{market}").random
@@ -122,6 +123,10 @@ class SimulatedMarket:
     def encode(self, event: Event, variant: Any) -> bytes:
         """Spell an event's frame."""
         raise NotImplementedError
+
+    def snapshot_text(self, levels: int) -> str | None:
+        """Return the book as a snapshot by REST; None where each frame is a whole book."""
+        return None
 
     def tell_window(self) -> None:
         """Tell what the exchange pushes at the end of a window."""

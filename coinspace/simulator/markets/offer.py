@@ -5,8 +5,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from coinspace.config import Settings
+from coinspace.constituents import collected
 from coinspace.errors import ConfigError
-from coinspace.exchanges.constituents import collected
 from coinspace.market import Market
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 
+from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
@@ -54,7 +55,7 @@ class _Keeper:
         self._process = process
         self._server = server
         self._restarts = 0
-        self._backoff_s = FIRST_BACKOFF_S
+        self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self._ready_at = time.monotonic()
         self._probe_at = 0.0
         self._hung = 0
@@ -115,20 +116,16 @@ class _Keeper:
         self._restarts += 1
         self._process.degraded(f"QuestDB ended with exit code {self._server.poll()}; restarting it")
         if time.monotonic() - self._ready_at > SETTLED_S:
-            self._backoff_s = FIRST_BACKOFF_S
+            self._backoff.reset()
         try:
             self._server.spawn()
             await asyncio.to_thread(self._server.wait_ready)
         except (CoinSpaceError, OSError) as error:
             self._process.degraded(str(error))
-            await self._back_off()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._process.stopping.wait(), self._backoff.next())
         else:
             self.announce()
-
-    async def _back_off(self) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._process.stopping.wait(), self._backoff_s)
-        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
 
 
 def uptime_s(started_ns: int, now_ns: int) -> float:

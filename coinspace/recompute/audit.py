@@ -1,35 +1,32 @@
-"""Checks of what is stored: recomputing records from archived feeds, and the daily hash chain."""
+"""A check of what is stored: its records computed again from archived feeds."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.commands import quiet_logs
 from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
-from coinspace.index import chain
-from coinspace.index.memory import read_fx_memory, remember, wait_applied
-from coinspace.index.recompute.feeds import opened, sources
-from coinspace.index.recompute.offline import FeedReplay
-from coinspace.index.recompute.verify import Comparison, Verdict, recalc_row
+from coinspace.index.chain import DAY_NS
+from coinspace.index.memory import read_fx_memory, remember
+from coinspace.index.store import store
 from coinspace.method.parameters import parameter_hash
+from coinspace.recompute.feeds import opened, sources
+from coinspace.recompute.offline import FeedReplay
+from coinspace.recompute.verify import Comparison, Verdict, recalc_row
 from coinspace.recording.format import FeedReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.read import announced, records
 from coinspace.storage.records import Row, tick_ns
-from coinspace.storage.sender import Sender
+from coinspace.storage.schema import Connection
 
 # recomputed before the first compared tick, for what is remembered beyond the stored memory
 WARM_UP_NS = 120 * SECOND_NS
-STORE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def verify(
 
 
 def in_force(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     settings: Settings,
     assets: list[str],
     bounds: tuple[int, int],
@@ -115,21 +112,12 @@ def in_force(
     found = {}
     for asset in assets:
         now = found[asset] = settings.index.parameters_of(asset)
-        rows = connection.execute(
-            "SELECT DISTINCT parameter_hash FROM index_tick WHERE asset = %s"
-            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND value != null",
-            (asset, *bounds),
-        ).fetchall()
-        hashes = {one for (one,) in rows}
+        hashes = records.parameter_hashes(connection, asset, *bounds)
         if len(hashes) != 1 or parameter_hash(now, depths) in hashes:
             continue
-        row = connection.execute(
-            "SELECT definition FROM methodology WHERE asset = %s AND parameter_hash = %s"
-            " ORDER BY ts DESC LIMIT 1",
-            (asset, hashes.pop()),
-        ).fetchone()
-        if row is not None:
-            definition = orjson.loads(row[0])
+        text = announced.definition(connection, asset, hashes.pop())
+        if text is not None:
+            definition = orjson.loads(text)
             found[asset] = index_parameters(definition["parameters"], f"index of {asset}")
     return found
 
@@ -141,7 +129,7 @@ def _begins_ns(path: Path) -> int:
 
 def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int:
     now = now_ns()
-    day_ns = now // chain.DAY_NS * chain.DAY_NS
+    day_ns = now // DAY_NS * DAY_NS
     rows = [
         recalc_row(record, original, by.operator, by.because, now)
         for record, original in comparison.restated
@@ -154,46 +142,3 @@ def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int
         [*rows, Row("operator_log", now, {"operator": by.operator, "action": "restate"}, entry)],
     )
     return len(rows)
-
-
-def store(settings: Settings, rows: list[Row]) -> None:
-    """Store rows and wait for it. Raises: CoinSpaceError when it takes too long."""
-    sender = Sender(settings, "index-tools")
-    sender.start()
-    for row in rows:
-        sender.row(row.table, symbols=row.symbols, columns=row.columns, at_ns=row.at_ns)
-    sender.seal()
-    deadline = time.monotonic() + STORE_TIMEOUT_S
-    while sender.pending and time.monotonic() < deadline:
-        time.sleep(0.02)
-    left, trouble = sender.pending, sender.trouble
-    sender.abort()
-    if left:
-        raise CoinSpaceError(
-            f"{left} rows: expected to be stored within {STORE_TIMEOUT_S:g} s, {trouble}"
-        )
-
-
-def append_links(settings: Settings) -> int:
-    """Add the links of closed UTC days that have none. Returns: how many."""
-    with schema.connect(address(settings)) as connection:
-        early = chain.reopened(chain.stored_links(connection), now_ns())
-        if early:
-            store(settings, early)
-            wait_applied(connection, "index_chain")
-        links = chain.stored_links(connection)
-        previous = links[-1].link if links else chain.FIRST
-        days = chain.missing_days(connection, now_ns())
-        for day_ns in days:
-            link = chain.make_link(connection, day_ns, previous)
-            store(settings, [link.row()])
-            previous = link.link
-        if days:
-            wait_applied(connection, "index_chain")
-    return len(days)
-
-
-def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
-    """Yield every stored day with what is wrong about it."""
-    with schema.connect(address(settings)) as connection:
-        yield from chain.check(connection)

@@ -20,8 +20,10 @@ from coinspace._ext.collector import Collector
 from coinspace._ext.message import ORDERBOOK, STATE, Message
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.bench.wire import Wire
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
+from coinspace.clock import now_ns
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.tools.offline import Replay
 from coinspace.config import Settings
@@ -29,7 +31,6 @@ from coinspace.errors import CoinSpaceError, MarketError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.index.calculator import IndexCalculator
 from coinspace.market import market_of_dashed
-from coinspace.observe.wire import Wire
 from coinspace.recording.format import FeedReader, Record
 from coinspace.storage.rows import Venue, store_orderbook
 from coinspace.storage.sender import Sender
@@ -217,7 +218,7 @@ class Link:
     def __init__(self, settings: Settings, on_message: Callable[[Message], object]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="cs-")
         endpoint = f"ipc://{self._folder.name}/bench.ipc"
-        self.publisher = Publisher("bench", settings.bus, time.time_ns(), endpoint=endpoint)
+        self.publisher = Publisher("bench", settings.bus, now_ns(), endpoint=endpoint)
         wanted = [b"orderbook.", b"state."]
         self._subscriber = Subscriber([endpoint], wanted, on_message, bus=settings.bus)
         self._loop = asyncio.new_event_loop()

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
-from coinspace.errors import StorageError
 from coinspace.index.outage import NOT_COMPUTED
 from coinspace.method.record import IndexRecord, Kind, VenueRecord, facts
+from coinspace.storage.read import records
 from coinspace.storage.records import FX_ASSET, Row, comparable, read, tick_ns, tick_row
+from coinspace.storage.schema import Connection
 from coinspace.storage.tables import INDEX_TICK
 
 # differences printed in full
@@ -76,7 +76,7 @@ class Stored:
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], assets: list[str], start_ns: int, end_ns: int
+        self, connection: Connection, assets: list[str], start_ns: int, end_ns: int
     ) -> None:
         self.ticks: dict[tuple[str, int], dict[str, Any]] = {}
         self.venues: dict[tuple[str, int], dict[str, VenueRecord]] = {}
@@ -127,7 +127,7 @@ class Comparison:
 
     def __init__(
         self,
-        connection: psycopg.Connection[Any],
+        connection: Connection,
         assets: list[str],
         start_ns: int,
         end_ns: int,
@@ -191,23 +191,10 @@ def _stored_whole(name: str, stored: Mapping[str, Any], record: IndexRecord) -> 
     return name in MEANT and stored.get(name) == getattr(record, MEANT[name])
 
 
-def _ticks(
-    connection: psycopg.Connection[Any], asset: str, start_ns: int, end_ns: int
-) -> list[dict[str, Any]]:
+def _ticks(connection: Connection, asset: str, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
     names = [name for name, _ in INDEX_TICK.columns if name not in UNASKED]
-    columns = ", ".join(f'"{name}"' for name in names)
-    try:
-        rows = connection.execute(
-            f"SELECT ts::long, {columns} FROM index_tick WHERE asset = %s"
-            " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
-            (asset, start_ns, end_ns),
-            binary=True,
-        ).fetchall()
-    except psycopg.Error as error:
-        raise StorageError(f"records of {asset}: expected rows, {error}", "index_tick") from None
     found = []
-    for row in rows:
-        values = dict(zip(["ts", *names], row, strict=True))
+    for values in records.tick_rows(connection, asset, names, start_ns, end_ns):
         siblings = orjson.loads(values.pop("siblings") or "{}")
         for name, value in values.items():
             # an empty text is stored as null
@@ -218,23 +205,14 @@ def _ticks(
 
 
 def _venues(
-    connection: psycopg.Connection[Any], start_ns: int, end_ns: int
+    connection: Connection, start_ns: int, end_ns: int
 ) -> tuple[dict[tuple[str, int], dict[str, VenueRecord]], dict[int, dict[str, Input]]]:
-    try:
-        rows = connection.execute(
-            f"SELECT asset, ts::long, venue, received_ts::long, {', '.join(VENUE_COLUMNS)}"
-            " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
-            (start_ns, end_ns),
-            binary=True,
-        ).fetchall()
-    except psycopg.Error as error:
-        raise StorageError(f"venues: expected rows, {error}", "index_venue") from None
     found: dict[tuple[str, int], dict[str, VenueRecord]] = {}
     inputs: dict[int, dict[str, Input]] = {}
-    for asset, ts_ns, venue, received_ns, *values in rows:
-        stored = read(VenueRecord, dict(zip(VENUE_COLUMNS, values, strict=True)))
-        inputs.setdefault(ts_ns, {})[venue] = Input(received_ns or 0, stored.reason)
-        found.setdefault((asset, ts_ns), {})[venue] = stored
+    for row in records.venue_rows(connection, VENUE_COLUMNS, start_ns, end_ns):
+        stored = read(VenueRecord, row.columns)
+        inputs.setdefault(row.ts_ns, {})[row.venue] = Input(row.received_ns or 0, stored.reason)
+        found.setdefault((row.asset, row.ts_ns), {})[row.venue] = stored
     return found, inputs
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from coinspace.errors import EndpointError
+from coinspace.errors import StorageError
 
 SIZE_LIMIT = 100_000
 KINDS = ("SELECT", "WITH", "EXPLAIN", "SHOW", "DECLARE")
@@ -70,15 +70,15 @@ TOKEN = re.compile(
 
 
 def check(text: str) -> None:
-    """Check one statement. Raises: EndpointError saying what is not passed on."""
+    """Check one statement. Raises: StorageError saying what is not passed on."""
     if len(text) > SIZE_LIMIT:
-        raise EndpointError(f"sql: expected at most {SIZE_LIMIT} characters, was {len(text)}")
+        raise StorageError(f"sql: expected at most {SIZE_LIMIT} characters, was {len(text)}")
     if "\0" in text:
-        raise EndpointError("sql: expected text without NUL, where the server stops to read")
+        raise StorageError("sql: expected text without NUL, where the server stops to read")
     words = _words(text)
     kind = next((word for word in words if word != "("), "")
     if kind.upper() not in KINDS:
-        raise EndpointError(
+        raise StorageError(
             f"sql: expected a statement that reads, one of {', '.join(KINDS)}, was {kind[:40]!r}"
         )
     _check_kinds(words)
@@ -86,20 +86,20 @@ def check(text: str) -> None:
         plain = name.rpartition(".")[2]
         called = following == "(" and not SYMBOL.fullmatch(name) and plain.lower() not in CALLED
         if called or INSIDE.fullmatch(plain):
-            raise EndpointError(f"sql: expected functions of tables and values, was {name[:40]!r}")
+            raise StorageError(f"sql: expected functions of tables and values, was {name[:40]!r}")
 
 
 def _check_kinds(words: list[str]) -> None:
     upper = [word.upper() for word in words]
     if upper[0] == "EXPLAIN" and not set(upper[1:2]) <= {"SELECT", "WITH", "DECLARE", "("}:
-        raise EndpointError("sql: expected EXPLAIN of a SELECT")
+        raise StorageError("sql: expected EXPLAIN of a SELECT")
     for at, word in enumerate(upper):
         if word == "SHOW" and (at == 0 or upper[at - 1] == "("):
             shown = upper[at + 1] if at + 1 < len(upper) else ""
             if shown not in SHOWN:
-                raise EndpointError(f"sql: expected SHOW of {', '.join(SHOWN)}, was {shown[:40]!r}")
+                raise StorageError(f"sql: expected SHOW of {', '.join(SHOWN)}, was {shown[:40]!r}")
         if word == ";" and at + 1 < len(upper):
-            raise EndpointError("sql: expected one statement, was more after ';'")
+            raise StorageError("sql: expected one statement, was more after ';'")
 
 
 def _words(text: str) -> list[str]:
@@ -107,11 +107,11 @@ def _words(text: str) -> list[str]:
     for found in TOKEN.finditer(text):
         kind = found.lastgroup
         if kind == "other" and found["other"] in "'\"":
-            raise EndpointError(f"sql: expected a closing {found['other']}, was none")
+            raise StorageError(f"sql: expected a closing {found['other']}, was none")
         if kind == "other" and text.startswith("/*", found.start()):
-            raise EndpointError("sql: expected a closing */, was none")
+            raise StorageError("sql: expected a closing */, was none")
         if kind in ("word", "quoted", "other"):
             words.append(found[kind])
     if not words:
-        raise EndpointError("sql: expected a statement, was none")
+        raise StorageError("sql: expected a statement, was none")
     return words

@@ -25,9 +25,10 @@ from typing import Any
 import click
 import orjson
 
+from coinspace.bench.measure import compare
+from coinspace.bench.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.options import Finite
 from coinspace.process import configure_logging
 
@@ -41,19 +42,8 @@ ANY_PROCESS = ctypes.c_ulong(-1)
 # what of a flame graph's file py-spy writes, by the file's suffix
 FORMATS = {".svg": "flamegraph", ".json": "speedscope"}
 # the frame in which a stage is passed over again and again; the ones around it start Python
-OUTERMOST = "repeat (coinspace/observe/profile.py"
+OUTERMOST = "repeat (coinspace/bench/profile.py"
 _PLACE = re.compile(r" \((.*?)([^/()]+)\)$")
-
-
-def rate(prepared: Run, seconds: float) -> float:
-    """Return the CPU ns per event, without anybody watching."""
-    prepared.run()
-    passes, start = 0, time.thread_time_ns()
-    end = time.monotonic() + seconds
-    while passes == 0 or time.monotonic() < end:
-        prepared.run()
-        passes += 1
-    return (time.thread_time_ns() - start) / passes / prepared.events
 
 
 def repeat(prepared: Run, watcher: subprocess.Popen[str]) -> None:
@@ -168,7 +158,9 @@ def profile(
         check_writable(flame)
     prepared = prepare(stage, sources(list(feeds)), load(config_path))
     try:
-        ns = rate(prepared, seconds / 2)
+        slot_ns = round(seconds / 2 * 1e9)
+        timing = compare({stage: prepared.run}, events=prepared.events, rounds=1, slot_ns=slot_ns)
+        ns = timing.least(stage)
         with tempfile.TemporaryDirectory(prefix="coinspace-") as folder:
             raw = Path(folder) / "stacks.txt"
             sampled(prepared, seconds, "raw", raw)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
-from coinspace.endpoint.history.database import Database, Row
+from coinspace.storage.read.pool import Database, Row
 from coinspace.storage.tables import INDEX_VENUE, TIME
 
 MINUTE_NS = 60 * SECOND_NS

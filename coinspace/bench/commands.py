@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import platform
-import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from coinspace import __version__
+from coinspace.bench.measure import compare
+from coinspace.bench.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.runs import STAGES, Run, check_writable, prepare, sources
 from coinspace.process import configure_logging
 
 ROUNDS = 7
 # a round shorter than this measures the clock
-ROUND_S = 0.2
+ROUND_NS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +39,12 @@ class Measured:
 
 
 def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
-    """Pass over the input in rounds, gc off, on the CPU time of this thread."""
-    prepared.run()
-    start = time.thread_time_ns()
-    prepared.run()
-    once_ns = max(time.thread_time_ns() - start, 1)
-    repeats = max(1, round(ROUND_S * 1e9 / once_ns))
-    found: list[float] = []
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            start = time.thread_time_ns()
-            for _ in range(repeats):
-                prepared.run()
-            found.append((time.thread_time_ns() - start) / repeats / prepared.events)
-    finally:
-        gc.enable()
-    least = min(found)
+    """Pass over the input in rounds."""
+    stage = prepared.stage
+    timing = compare({stage: prepared.run}, events=prepared.events, rounds=rounds, slot_ns=ROUND_NS)
+    ns = timing.least(stage)
     return Measured(
-        prepared.stage,
-        prepared.input,
-        prepared.unit,
-        prepared.events,
-        least,
-        statistics.median(found),
-        1e9 / least,
+        stage, prepared.input, prepared.unit, prepared.events, ns, timing.median(stage), 1e9 / ns
     )
 
 
@@ -136,11 +115,11 @@ def bench(
         output.write_bytes(written)
 
 
-@bench.command()
+@bench.command("compare")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option("--fail", type=float, help="exit 1 when a stage is slower by more than so many %")
-def compare(before: Path, after: Path, fail: float | None) -> None:
+def compare_files(before: Path, after: Path, fail: float | None) -> None:
     """Compare two files of `bench --json`, taken on the same machine."""
     old, new = (_read(path) for path in (before, after))
     if not old.keys() & new.keys():

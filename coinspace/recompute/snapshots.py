@@ -29,8 +29,8 @@ from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, IndexSettings
+from coinspace.constituents import counts
 from coinspace.errors import CoinSpaceError, MarketError
-from coinspace.exchanges.constituents import counts
 from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, FxFacts, VenueFacts
 from coinspace.method.fx import FxIndex

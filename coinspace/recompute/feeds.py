@@ -13,13 +13,13 @@ from coinspace.collector.markets import resolve
 from coinspace.collector.tools.checker import symbols_of
 from coinspace.collector.tools.offline import Replay
 from coinspace.config import IndexParameters, Settings
+from coinspace.constituents import assets_with, collected, named
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.constituents import assets_with, collected, named
 from coinspace.index.calculator import Index
-from coinspace.index.recompute.offline import FeedReplay
 from coinspace.market import Market
 from coinspace.method.record import IndexRecord
+from coinspace.recompute.offline import FeedReplay
 from coinspace.recording.format import FeedReader
 
 

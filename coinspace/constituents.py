@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
-from coinspace.config import CONSTITUENTS, EXCHANGES, IndexSettings, Settings
-from coinspace.exchanges.registry import assets_of, names_of
+from coinspace.config import CONSTITUENTS, IndexSettings, Settings
+from coinspace.exchanges import EXCHANGES
+from coinspace.exchanges.identity import assets_of, names_of
 from coinspace.market import FX_MARKET, RATED_QUOTES, Market
 
 

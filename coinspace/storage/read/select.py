@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import postgres
 
 from coinspace.config import Settings
-from coinspace.endpoint.history import bulk, statement
-from coinspace.endpoint.history.database import Database
-from coinspace.endpoint.http.problem import Problem
-from coinspace.errors import EndpointError
+from coinspace.errors import DatabaseUnavailable, QueryTimeout, StorageError
+from coinspace.storage.read import statement
+from coinspace.storage.read.pool import Database, Row
 
+Kind = Literal["number", "integer", "flag", "instant", "text"]
+Columns = dict[str, Kind]
 # PostgreSQL's name of a type -> kind of column; any other is written as text
-KINDS: dict[str, bulk.Kind] = {
+KINDS: dict[str, Kind] = {
     "float4": "number",
     "float8": "number",
     "int2": "integer",
@@ -26,50 +27,50 @@ KINDS: dict[str, bulk.Kind] = {
     "timestamp": "instant",
     "timestamptz": "instant",
 }
-Page = tuple[bulk.Columns, bulk.Rows]
+Page = tuple[Columns, list[Row]]
 
 
 def check_reader(settings: Settings) -> None:
-    """Raise EndpointError when the only user known may write: SQL of anybody must not."""
+    """Raise StorageError when the only user known may write: SQL of anybody must not."""
     storage = settings.storage
     if storage.sql and not storage.readonly_sql:
-        raise EndpointError(
+        raise StorageError(
             "storage.readonly_sql: expected the address of a user that can only read, was none;"
             " `query sql` runs as no other"
         )
 
 
-async def pages(database: Database, text: str) -> AsyncIterator[Page]:
-    """Yield the columns with each page of rows, one page at least, in bounded memory.
+async def pages_of(database: Database, text: str, size: int) -> AsyncIterator[Page]:
+    """Yield the columns with each page of `size` rows, one page at least, in bounded memory.
 
-    Raises: EndpointError for a statement that does not only read, or with what the database says
+    Raises: StorageError for a statement that does not only read, or with what the database says
     against it.
     """
     statement.check(text)
     try:
         async with database.connection() as connection:
             cursor = connection.cursor()
-            columns: bulk.Columns = {}
-            rows: bulk.Rows = []
+            columns: Columns = {}
+            rows: list[Row] = []
             # given as bytes: a statement of a user's own has no parts to bind
             async for row in cursor.stream(text.encode(), binary=True):
                 if not columns:
                     columns = _columns(cursor)
                 rows.append({name: _value(value) for name, value in row.items()})
-                if len(rows) == bulk.PAGE_ROWS:
+                if len(rows) == size:
                     yield columns, rows
                     rows = []
             yield columns or _columns(cursor), rows
-    except Problem as problem:
+    except (DatabaseUnavailable, QueryTimeout) as error:
         if database.error:
-            raise EndpointError(f"the database cannot be read: {database.error}") from None
-        raise EndpointError(problem.detail) from None
+            raise StorageError(f"the database cannot be read: {database.error}") from None
+        raise error
     except psycopg.Error as error:
-        raise EndpointError(f"sql: {str(error).splitlines()[0]}") from None
+        raise StorageError(f"sql: {str(error).splitlines()[0]}") from None
 
 
-def _columns(cursor: psycopg.AsyncCursor[Any]) -> bulk.Columns:
-    columns: bulk.Columns = {}
+def _columns(cursor: psycopg.AsyncCursor[Any]) -> Columns:
+    columns: Columns = {}
     for column in cursor.description or ():
         kind = postgres.types.get(column.type_code)
         columns[column.name] = KINDS.get(kind.name, "text") if kind is not None else "text"

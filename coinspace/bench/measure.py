@@ -1,0 +1,111 @@
+"""Measure what candidates cost beside each other: `coinspace bench`, `profile` and `make bench`.
+
+Machines are shared and noisy: candidates run interleaved in one process, their order rotated each
+round, on the CPU time of this thread, and what is compared is the median of the per-round ratios.
+Figures in ns are the least over the rounds, which load cannot lower.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+OURS = "CoinSpace"
+# a slot shorter than this is lost in the noise of the clock and the caches
+SLOT_NS = 4_000_000
+ROUNDS = 25
+# more than any candidate has in one block, less than what glibc never keeps (32 MiB)
+SETTLING_BYTES = 24 << 20
+
+Clock = Literal["thread", "process", "wall"]
+CLOCKS: dict[Clock, Callable[[], int]] = {
+    "thread": time.thread_time_ns,
+    "process": time.process_time_ns,
+    "wall": time.perf_counter_ns,
+}
+
+
+@dataclass(slots=True)
+class Timing:
+    """What the candidates of one comparison cost.
+
+    ns: candidate -> ns per event of each round; index i is the same round for all.
+    """
+
+    ns: dict[str, list[float]]
+    clock: Clock = "thread"
+
+    def least(self, name: str) -> float:
+        """Return the least ns per event: what the work costs undisturbed."""
+        return min(self.ns[name])
+
+    def median(self, name: str) -> float:
+        """Return the median ns per event of the rounds."""
+        return statistics.median(self.ns[name])
+
+    def ratios(self, name: str, ours: str = OURS) -> list[float]:
+        """Return how many times `name`'s cost is ours, of each round."""
+        return [a / b for a, b in zip(self.ns[name], self.ns[ours], strict=True)]
+
+    def ratio(self, name: str, ours: str = OURS) -> float:
+        """Return how many times `name`'s cost is ours: the median of the per-round ratios."""
+        return statistics.median(self.ratios(name, ours))
+
+
+def compare(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    events: int | Mapping[str, int],
+    rounds: int = ROUNDS,
+    clock: Clock = "thread",
+    slot_ns: int = SLOT_NS,
+) -> Timing:
+    """Time the candidates interleaved, in an order that rotates each round, gc off.
+
+    Args:
+        candidates: name -> one pass over the input (64 or more different frames: a branch
+            predictor learns a single one). A pass that keeps what it makes measures the allocator.
+        events: frames, messages or rows of one pass, or one number for each candidate.
+        slot_ns: the least time of one slot; a faster pass is repeated within it.
+    """
+    _settle_allocator()
+    now = CLOCKS[clock]
+    counts = {name: events if isinstance(events, int) else events[name] for name in candidates}
+    repeats = {name: _repeats(call, now, slot_ns) for name, call in candidates.items()}
+    ns: dict[str, list[float]] = {name: [] for name in candidates}
+    order = list(candidates)
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name in order:
+                call = candidates[name]
+                times = range(repeats[name])
+                start = now()
+                for _ in times:
+                    call()
+                ns[name].append((now() - start) / (repeats[name] * counts[name]))
+            order.append(order.pop(0))
+    finally:
+        if was_enabled:
+            gc.enable()
+    return Timing(ns, clock)
+
+
+def _settle_allocator() -> None:
+    # glibc gives freed blocks back to the kernel until a larger one was freed: numpy's arrays would
+    # be paid for by page fault in a young process, and cost a third less in one that has lived
+    bytearray(SETTLING_BYTES)
+
+
+def _repeats(call: Callable[[], object], now: Callable[[], int], slot_ns: int) -> int:
+    call()  # warm: first calls fill caches and intern keys
+    start = now()
+    call()
+    return max(1, math.ceil(slot_ns / max(now() - start, 1)))

@@ -1,0 +1,70 @@
+"""Which asset an exchange's base name stands for, and since when: what may be summed.
+
+A name means the asset of the same name unless an entry says otherwise. Entries are dated, because
+names are given again: the book of a day belongs to the asset that the name meant on that day.
+What holds on one exchange stands in its module as `IDENTITIES`, what holds on all of them here.
+Sources: the exchanges' listing notices; ccxt's lists of common currencies for the collisions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from coinspace import exchanges
+from coinspace.exchanges.exchange import OPEN_NS, Identity, day_ns
+
+# exchange of the entries that hold everywhere
+ALL = "*"
+Registry = tuple[Identity, ...]
+EVERYWHERE: Registry = (
+    # LUNA was given to the new chain on 2022-05-28; the old one has been LUNC since
+    Identity(ALL, "LUNA", "LUNC", 1.0, 0, day_ns("2022-05-28")),
+)
+
+
+@cache
+def declared() -> Registry:
+    """Return the entries of all exchanges."""
+    return (*(one for module in exchanges.every() for one in module.IDENTITIES), *EVERYWHERE)
+
+
+def identity(exchange: str, name: str, at_ns: int, registry: Registry | None = None) -> Identity:
+    """Return what a base name means on an exchange at a time; an entry of the exchange goes
+    first.
+    """
+    for where in (exchange, ALL):
+        for entry in declared() if registry is None else registry:
+            if (
+                entry.exchange == where
+                and entry.name == name
+                and entry.from_ns <= at_ns < entry.to_ns
+            ):
+                return entry
+    return Identity(exchange, name, name)
+
+
+def is_renamed(exchange: str, name: str, registry: Registry | None = None) -> bool:
+    """Tell whether a base name ever means something else than one unit of itself."""
+    entries = declared() if registry is None else registry
+    return any(one.name == name and one.exchange in (exchange, ALL) for one in entries)
+
+
+def assets_of(exchange: str, name: str, registry: Registry | None = None) -> tuple[str, ...]:
+    """Return every asset that a base name means at some time, in the order of their names."""
+    registry = declared() if registry is None else registry
+    entries = [one for one in registry if one.name == name and one.exchange in (exchange, ALL)]
+    times = {0, *(one.from_ns for one in entries), *(one.to_ns for one in entries)} - {OPEN_NS}
+    return tuple(sorted({identity(exchange, name, at_ns, registry).asset for at_ns in times}))
+
+
+def names_of(exchange: str, asset: str, registry: Registry | None = None) -> tuple[str, ...]:
+    """Return every base name that means an asset on an exchange, at least at times."""
+    registry = declared() if registry is None else registry
+    names = {asset, *(one.name for one in registry if one.asset == asset)}
+    return tuple(sorted(one for one in names if asset in assets_of(exchange, one, registry)))
+
+
+def summable(exchange: str, name: str, asset: str, at_ns: int) -> float:
+    """Return the multiplier with which a name counts towards an asset, 0 = it is another one."""
+    found = identity(exchange, name, at_ns)
+    return found.multiplier if found.asset == asset else 0.0

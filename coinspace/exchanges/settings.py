@@ -1,0 +1,89 @@
+"""The section of an exchange in the configuration. Its defaults stand in the exchange's module."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from coinspace.config_sources import Names
+from coinspace.errors import MarketError
+from coinspace.market import Market
+from coinspace.section import STRICT, UserPath
+
+
+class ExchangeSettings(BaseModel):
+    """One exchange: where it is and what to collect."""
+
+    model_config = STRICT
+
+    websocket: str
+    rest: str
+    markets: list[str]
+    depth: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=5000,
+            description="published levels per side; 500 of Binance reach as far as 15 to 30 of the"
+            " Korean exchanges, 1000 double the journal",
+        ),
+    ] = 30
+    snapshot_depth: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=5000,
+            description="levels of a REST snapshot (exchanges of diffs), 100 or more;"
+            " 0 = the next step above ten times the depth",
+        ),
+    ] = 0
+    record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
+    format: Annotated[
+        Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
+        Field(description="spelling of Upbit's and Bithumb's frames; lists only Upbit's"),
+    ] = "SIMPLE"
+    microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
+    group_levels: Annotated[
+        dict[str, int],
+        Names(str.upper),
+        Field(description="market -> price grouping of a second Upbit book that extends the depth"),
+    ] = {}
+    stale_after_s: Annotated[
+        float, Field(gt=4, le=3600, description="silence after which a book counts as stale")
+    ] = 20.0
+    compare_interval_s: Annotated[
+        float, Field(ge=5, le=86_400, description="seconds between REST comparisons of all books")
+    ] = 60.0
+    ca_file: Annotated[
+        UserPath | None, Field(description="PEM file of the only certificate authorities to trust")
+    ] = None
+
+    @field_validator("snapshot_depth")
+    @classmethod
+    def _snapshot_depth(cls, levels: int) -> int:
+        # fewer cost the same
+        if 0 < levels < 100:
+            raise ValueError(f"expected 0 or at least 100, was {levels}")
+        return levels
+
+    @field_validator("markets")
+    @classmethod
+    def _markets(cls, markets: list[str]) -> list[str]:
+        return [_market(one) for one in markets]
+
+    @field_validator("group_levels")
+    @classmethod
+    def _group_levels(cls, levels: dict[str, int]) -> dict[str, int]:
+        return {_market(market): level for market, level in levels.items()}
+
+
+def _market(text: str) -> str:
+    # a market or a pattern, in any case of letters
+    text = text.strip().upper()
+    if "*" not in text:
+        try:
+            Market.parse(text)
+        except MarketError as error:
+            raise ValueError(str(error)) from None
+    return text

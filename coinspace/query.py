@@ -1,0 +1,251 @@
+"""`coinspace query`: a running endpoint is asked, or the database without one."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from coinspace.clock import MILLISECOND_NS, now_ns
+from coinspace.config import Settings, config_option, load
+from coinspace.endpoint.history import bulk
+from coinspace.endpoint.values import parse_instant
+from coinspace.errors import EndpointError
+from coinspace.text import cell
+
+FORMATS = ("table", "json", "csv", "arrow", "parquet")
+MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
+# what can be asked for -> (route, parameters it takes); {} is the subject
+SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "indices": ("/v1/indices", ()),
+    "index": ("/v1/indices/{}", ()),
+    "values": ("/v1/indices/{}/values", ("start", "end", "limit")),
+    "ohlc": ("/v1/indices/{}/ohlc", ("start", "end", "limit", "interval")),
+    "explain": ("/v1/indices/{}/explain", ("ts",)),
+    "premium": ("/v1/premium/{}", ("size",)),
+    "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
+    "tickers": ("/v1/tickers", ("exchange", "market")),
+    "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
+    "venues": ("/v1/venues", ()),
+    "gaps": ("/v1/gaps", ("exchange", "market", "start", "end", "limit")),
+    "methodology": ("/v1/methodology", ()),
+    "pipeline": ("/v1/pipeline", ()),
+    "sql": ("{}", ("limit",)),
+}
+BULK = ("values", "ohlc", "trades", "sql")
+# what is stored; the rest is only known while it happens
+STORED = ("values", "ohlc", "explain", "orderbook", "trades", "gaps", "methodology", "sql")
+SQL_ROWS = 1000
+TIMES = ("ts", "received", "exchange_time", "since", "closed", "effective")
+
+
+def endpoint_url(settings: Settings) -> str:
+    """Return where this machine's endpoint serves."""
+    written = settings.data / "run" / "index-endpoint.url"
+    if written.is_file():
+        return written.read_text().strip()
+    return settings.endpoint.url
+
+
+@click.command()
+@click.argument("what", type=click.Choice(list(SUBJECTS)))
+@click.argument("subject", required=False)
+@click.option("--format", "form", type=click.Choice(FORMATS), default=None, help="of the output")
+@click.option("--json", "as_json", is_flag=True, help="same as --format json")
+@click.option("--output", type=click.Path(), default="-", help="file, - for stdout")
+@click.option("--database", is_flag=True, help="read the database itself, without an endpoint")
+@click.option("--start", help="epoch ms or ISO 8601 with a zone")
+@click.option("--end", help="epoch ms or ISO 8601 with a zone; not part of the range")
+@click.option("--ts", help="instant of an explanation")
+@click.option("--at", help="instant of a past order book")
+@click.option("--interval", help="1s, 1m, 5m, 1h or 1d")
+@click.option("--exchange")
+@click.option("--market")
+@click.option("--levels", type=int)
+@click.option("--within", type=float, help="percent of the middle: depth at this distance too")
+@click.option("--size", type=float, help="the premium that is left when this size is traded")
+@click.option("--limit", type=click.IntRange(min=1), help="rows of a table or of JSON")
+@click.option("--url", help="the endpoint; by default this machine's")
+@click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
+@config_option
+def query(
+    what: str,
+    subject: str | None,
+    form: str | None,
+    as_json: bool,
+    output: str,
+    database: bool,
+    url: str | None,
+    key: str | None,
+    config_path: str | None,
+    **given: Any,
+) -> None:
+    """Print indices, books and history, e.g. `query ohlc BTC --interval 1m --format csv`.
+
+    SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a single venue's order book, or the
+    statement of `query sql "SELECT …"`, which runs as the database's read-only user. With
+    --database everything that is stored is read without an endpoint.
+    """
+    route, parameters = _question(what, subject, database, given)
+    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
+    if form in MEDIA and what not in BULK:
+        raise EndpointError(f"query {what}: expected table or json, was {form}")
+    if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
+        raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
+    if form in MEDIA:
+        # these carry the whole range
+        parameters.pop("limit", None)
+    settings = load(config_path)
+    if what == "sql":
+        parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
+    elif database:
+        from coinspace.endpoint.history.local import answer
+
+        parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
+    else:
+        parts = _ask(url or endpoint_url(settings), key, route, parameters, form)
+    if form in MEDIA:
+        _write(output, parts)
+        return
+    body = orjson.loads(b"".join(parts))
+    if form == "table":
+        _write(output, [render(body).encode()])
+    else:
+        _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+
+
+def _question(
+    what: str, subject: str | None, database: bool, given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    # the route with its subject, and the parameters that were given
+    route, takes = SUBJECTS[what]
+    if "{}" in route and not subject:
+        wanted = "a SELECT statement" if what == "sql" else "an asset such as BTC"
+        raise EndpointError(f"query {what}: expected {wanted}, was none")
+    if "{}" not in route and subject:
+        raise EndpointError(f"query {what}: expected no subject, was {subject!r}")
+    parameters = {name: value for name, value in given.items() if value is not None}
+    for name in parameters:
+        if name not in takes:
+            known = ", ".join(f"--{one}" for one in takes) or "none"
+            raise EndpointError(f"query {what}: no option --{name} here, expected some of {known}")
+    for name in ("start", "end", "ts", "at"):
+        if name in parameters:
+            try:
+                parse_instant(parameters[name])
+            except ValueError as error:
+                raise EndpointError(f"--{name}: {error}") from None
+    if database:
+        _check_stored(what, parameters)
+    return route.format(subject), parameters
+
+
+def _check_stored(what: str, parameters: dict[str, Any]) -> None:
+    if what not in STORED:
+        raise EndpointError(
+            f"query {what} --database: expected one of {', '.join(STORED)}; the newest {what} is"
+            " only known to a running endpoint"
+        )
+    if what == "orderbook" and "at" not in parameters:
+        raise EndpointError("query orderbook --database: expected --at, was none")
+    if what == "trades" and not parameters.keys() & {"start", "end"}:
+        # without a range the route means the newest trades on the bus
+        parameters["end"] = str(now_ns() // MILLISECOND_NS)
+
+
+def _ask(
+    url: str, key: str | None, route: str, parameters: dict[str, Any], form: str
+) -> Iterator[bytes]:
+    from coinspace.client import Client
+
+    with Client(url, key=key) as client:
+        yield from client.chunks(route, accept=MEDIA.get(form, bulk.JSON), **parameters)
+
+
+def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
+    with asyncio.Runner() as runner:
+        try:
+            while (part := runner.run(_next(parts))) is not None:
+                yield part
+        finally:
+            runner.run(parts.aclose())  # type: ignore[attr-defined]
+
+
+async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(parts, None)
+
+
+def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
+    from coinspace.endpoint.history.local import select
+
+    return _iterate(select(settings, text, MEDIA.get(form), limit))
+
+
+def _form_of(output: str) -> str:
+    ending = Path(output).suffix.removeprefix(".")
+    return ending if ending in FORMATS else "json"
+
+
+def _write(output: str, parts: Iterable[bytes]) -> None:
+    if output == "-":
+        for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
+    # a file is there whole or not at all
+    path = Path(output)
+    part_path = path.with_name(f".{path.name}.part")
+    try:
+        with part_path.open("wb") as file:
+            file.writelines(parts)
+        part_path.replace(path)
+    finally:
+        part_path.unlink(missing_ok=True)
+    click.echo(f"wrote {output}", err=True)
+
+
+def render(body: dict[str, Any]) -> str:
+    """Return an answer as text: its facts, then a table of the list that it holds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=(text := io.StringIO()), width=200 if not sys.stdout.isatty() else None)
+    lists = {name: one for name, one in body.items() if one and _is_rows(one)}
+    facts = {name: one for name, one in body.items() if not isinstance(one, list | dict)}
+    if facts:
+        shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, one in facts.items():
+            shown.add_row(cell(name), cell(_cell(name, one)))
+        console.print(shown)
+    for name, one in body.items():
+        if one == []:
+            console.print(cell(f"{name}: none"))
+    for title, rows in lists.items():
+        names = [name for name in rows[0] if not isinstance(rows[0][name], list | dict)]
+        table = Table(title=cell(title), box=None, title_justify="left", padding=(0, 2, 0, 0))
+        for name in names:
+            table.add_column(cell(name), justify="left" if name in TIMES else "right")
+        for row in rows:
+            table.add_row(*(cell(_cell(name, row.get(name))) for name in names))
+        console.print(table)
+    return text.getvalue()
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and isinstance(value[0], dict)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in TIMES and isinstance(value, int):
+        moment = datetime.fromtimestamp(value / 1000, UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,50 @@
+"""Announced definitions of the index (`methodology`) and operators' actions (`operator_log`)."""
+
+from __future__ import annotations
+
+from coinspace.storage.read.query import rows, value
+from coinspace.storage.schema import Connection
+from coinspace.storage.tables import METHODOLOGY, OPERATOR_LOG
+
+
+def newest_definitions(connection: Connection) -> dict[tuple[str, str], str]:
+    """Return the newest definition, as JSON text, of each asset and role."""
+    found = rows(
+        connection,
+        METHODOLOGY.name,
+        "SELECT asset, role, definition FROM methodology LATEST ON ts PARTITION BY asset, role",
+    )
+    return {(asset, role): text for asset, role, text in found}
+
+
+def definition(connection: Connection, asset: str, parameter_hash: str) -> str | None:
+    """Return the newest definition, as JSON text, with a hash of parameters."""
+    found: str | None = value(
+        connection,
+        METHODOLOGY.name,
+        "SELECT definition FROM methodology WHERE asset = %s AND parameter_hash = %s"
+        " ORDER BY ts DESC LIMIT 1",
+        (asset, parameter_hash),
+    )
+    return found
+
+
+def operator_actions(connection: Connection) -> list[tuple[str, str, str, str]]:
+    """Return (operator, action, target, detail) of all actions, oldest first."""
+    found = rows(
+        connection,
+        OPERATOR_LOG.name,
+        "SELECT operator, action, target, detail FROM operator_log ORDER BY ts, entry",
+    )
+    return [(operator, action, target, detail) for operator, action, target, detail in found]
+
+
+def targets(connection: Connection, action: str) -> list[tuple[int, str]]:
+    """Return (time in ns, target) of each time that operators took an action, oldest first."""
+    found = rows(
+        connection,
+        OPERATOR_LOG.name,
+        "SELECT ts::long, target FROM operator_log WHERE action = %s ORDER BY ts",
+        (action,),
+    )
+    return [(at_ns, target or "") for at_ns, target in found]

@@ -1,0 +1,251 @@
+"""What an index calculator goes on with: its last ticks, references of books, open outages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from coinspace.storage.read.query import rows, value
+from coinspace.storage.schema import Connection
+from coinspace.storage.tables import GAP, INDEX_NEXT, INDEX_TICK, INDEX_VENUE
+
+# a bound behind every tick
+NO_BOUND_NS = 2**62
+# read at once; the rest is read when these are filled
+HOLES = 1000
+
+
+class LastTick(NamedTuple):
+    """The last stored tick of an index."""
+
+    ts_ns: int
+    flagged: str | None
+    split: bool | None
+
+
+class OpenOutage(NamedTuple):
+    """An open row of `gap`; first and last are ticks, ns."""
+
+    found_ns: int
+    epoch: int
+    market: str
+    first_ns: int
+    last_ns: int
+    ticks: int
+
+
+class Ticks:
+    """The stored ticks of one index.
+
+    Args:
+        candidate: of `index_next` instead of `index_tick`.
+        parameter_hash: of the records that count, None = all.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        asset: str,
+        *,
+        candidate: bool = False,
+        parameter_hash: str | None = None,
+    ) -> None:
+        self._connection = connection
+        self._table = (INDEX_NEXT if candidate else INDEX_TICK).name
+        self._where = "asset = %s"
+        self._values: tuple[Any, ...] = (asset,)
+        if parameter_hash is not None:
+            self._where += " AND parameter_hash = %s"
+            self._values += (parameter_hash,)
+
+    def last(self, before_ns: int | None = None) -> LastTick | None:
+        """Return the last tick before an instant, None where there is none."""
+        found = rows(
+            self._connection,
+            self._table,
+            f"SELECT ts::long, flagged, split FROM {self._table}"
+            f" WHERE {self._where} AND ts < %s::timestamp_ns ORDER BY ts DESC LIMIT 1",
+            (*self._values, NO_BOUND_NS if before_ns is None else before_ns),
+        )
+        return LastTick(*found[0]) if found else None
+
+    def values(
+        self, first_ns: int, last_ns: int
+    ) -> list[tuple[int, float | None, float | None, float | None]]:
+        """Return (ts_ns, value_raw, kr, gl) of a range, both ends included, oldest first."""
+        found = rows(
+            self._connection,
+            self._table,
+            f"SELECT ts::long, value_raw, kr, gl FROM {self._table} WHERE {self._where}"
+            " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns ORDER BY ts",
+            (*self._values, first_ns, last_ns),
+        )
+        return [(ts_ns, value, kr, gl) for ts_ns, value, kr, gl in found]
+
+    def null_since(self, ts_ns: int) -> int:
+        """Return the first of the ticks without a value that last until `ts_ns`."""
+        last = value(
+            self._connection,
+            self._table,
+            f"SELECT max(ts)::long FROM {self._table}"
+            f" WHERE {self._where} AND value_raw != null AND ts <= %s::timestamp_ns",
+            (*self._values, ts_ns),
+        )
+        first = value(
+            self._connection,
+            self._table,
+            f"SELECT min(ts)::long FROM {self._table} WHERE {self._where}"
+            " AND ts > %s::timestamp_ns",
+            (*self._values, last or 0),
+        )
+        return ts_ns if first is None else int(first)
+
+
+def last_tick_ns(connection: Connection, asset: str, first_ns: int, last_ns: int) -> int | None:
+    """Return the last stored tick of a range, both ends included."""
+    found: int | None = value(
+        connection,
+        INDEX_TICK.name,
+        "SELECT max(ts)::long FROM index_tick WHERE asset = %s"
+        " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns",
+        (asset, first_ns, last_ns),
+    )
+    return found
+
+
+def holes(
+    connection: Connection, asset: str, step_ns: int, since_ns: int, until_ns: int
+) -> list[tuple[int, int]]:
+    """Return the stretches of ticks without a record between two stored ones: first and last.
+
+    Next to one there must be ticks a step apart: records of another interval are no holes.
+
+    Args: since_ns, until_ns: the ticks before and behind a stretch are in between.
+    """
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        "SELECT before, at FROM (SELECT ts::long AS at,"
+        " lag(ts::long) OVER (ORDER BY ts) AS before,"
+        " lag(ts::long, 2) OVER (ORDER BY ts) AS earlier,"
+        " lead(ts::long) OVER (ORDER BY ts) AS later FROM index_tick"
+        " WHERE asset = %s AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns)"
+        " WHERE at - before > %s AND (before - earlier = %s OR later - at = %s)"
+        f" AND at <= %s LIMIT {HOLES}",
+        (asset, since_ns, until_ns + step_ns, step_ns, step_ns, step_ns, until_ns),
+    )
+    return [(before_ns + step_ns, at_ns - step_ns) for before_ns, at_ns in found]
+
+
+def minutes_after(
+    connection: Connection, asset: str, after_ns: int, not_reason: str, limit: int
+) -> list[tuple[int, int]]:
+    """Return (first, last) tick of each minute after an instant, but of those with a reason."""
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        "SELECT ts::long / 60000000000 AS at_minute,"
+        " min(ts::long) AS first_ns, max(ts::long) AS last_ns"
+        " FROM index_tick WHERE asset = %s AND ts > %s::timestamp_ns"
+        " AND (reason IS NULL OR reason != %s)"
+        f" ORDER BY at_minute LIMIT {int(limit)}",
+        (asset, after_ns, not_reason),
+    )
+    return [(first_ns, last_ns) for _, first_ns, last_ns in found]
+
+
+def changes(
+    connection: Connection, asset: str, role: str, after_ns: int, ts_ns: int
+) -> list[tuple[str, int]]:
+    """Return (venue, since when its book is as it is) as of a tick."""
+    found = rows(
+        connection,
+        INDEX_VENUE.name,
+        "SELECT venue, changed_ts::long FROM index_venue WHERE asset = %s AND role = %s"
+        " AND ts > %s::timestamp_ns AND ts <= %s::timestamp_ns LATEST ON ts PARTITION BY venue",
+        (asset, role, after_ns, ts_ns),
+    )
+    return [(venue, changed_ns) for venue, changed_ns in found if changed_ns is not None]
+
+
+def first_tick_with_book(
+    connection: Connection,
+    key: tuple[str, str, str],
+    first_ns: int,
+    last_ns: int,
+    changed_ns: int,
+    reasons: Sequence[str],
+) -> int | None:
+    """Return the first tick of a range at which a venue counted with the book since `changed_ns`.
+
+    Args:
+        key: asset, role, venue.
+        reasons: with which a venue counts, too.
+    """
+    found: int | None = value(
+        connection,
+        INDEX_VENUE.name,
+        "SELECT min(ts)::long FROM index_venue WHERE asset = %s AND role = %s AND venue = %s"
+        " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns AND changed_ts = %s::timestamp_ns"
+        f" AND {_reasons(reasons)}",
+        (*key, first_ns, last_ns, changed_ns, *reasons),
+    )
+    return found
+
+
+def mids(
+    connection: Connection, asset: str, role: str, ts_ns: int, reasons: Sequence[str]
+) -> list[tuple[str, float | None]]:
+    """Return (venue, mid) of the venues that counted at a tick."""
+    found = rows(
+        connection,
+        INDEX_VENUE.name,
+        "SELECT venue, mid FROM index_venue WHERE asset = %s AND role = %s"
+        f" AND {_reasons(reasons)} AND ts = %s::timestamp_ns",
+        (asset, role, *reasons, ts_ns),
+        binary=True,
+    )
+    return [(venue, mid) for venue, mid in found]
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    return f"(reason IS NULL OR reason IN ({', '.join(['%s'] * len(reasons))}))"
+
+
+def rates(
+    connection: Connection, asset: str, first_ns: int, end_ns: int
+) -> list[tuple[int, float | None, str, str | None]]:
+    """Return (ts_ns, fx, fx_status, fx_flagged) of the ticks of [first, end) with a rate."""
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        "SELECT ts::long, fx, fx_status, fx_flagged FROM index_tick WHERE asset = %s"
+        " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND fx_status != null"
+        " ORDER BY ts",
+        (asset, first_ns, end_ns),
+        binary=True,
+    )
+    return [(ts_ns, fx, status, flagged) for ts_ns, fx, status, flagged in found]
+
+
+def open_outages(connection: Connection, kind: str, publisher: str) -> list[OpenOutage]:
+    """Return the open rows of `gap` of a kind and publisher, the earliest outage first."""
+    found = rows(
+        connection,
+        GAP.name,
+        "SELECT ts::long, epoch, market, first, last, count FROM gap"
+        " WHERE kind = %s AND publisher = %s AND status = 'open' ORDER BY first",
+        (kind, publisher),
+    )
+    return [OpenOutage(*row) for row in found]
+
+
+def first_open_ns(connection: Connection, kind: str) -> int | None:
+    """Return the first tick of all open outages of a kind, None = there is none."""
+    found: int | None = value(
+        connection,
+        GAP.name,
+        "SELECT min(first) FROM gap WHERE kind = %s AND status = 'open'",
+        (kind,),
+    )
+    return found

@@ -1,0 +1,224 @@
+"""A pool of connections of the database user that can only read; values are always bound.
+
+A failed connection is answered at once for a second, so that a database that is down costs
+nobody the whole time-out and is tried again soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.numeric import Int8BinaryDumper
+from psycopg_pool import AsyncConnectionPool
+
+from coinspace.config import Settings
+from coinspace.errors import CoinSpaceError, DatabaseUnavailable, NoSuchTable, QueryTimeout
+from coinspace.storage.questdb.address import address
+from coinspace.storage.schema import first_line
+
+CONNECT_TIMEOUT_S = 3
+RETRY_AFTER_S = 1.0
+# getconn's own time-out; ours, which a failed connection cuts short, is always the shorter one
+NO_TIMEOUT_S = 86_400.0
+
+# failed connections are counted here, and said once by whoever asked
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+Row = dict[str, Any]
+
+
+def readonly_address(settings: Settings) -> str:
+    """Return the address of the database user that can only read."""
+    # asked at each connection: the private server may start later than we do
+    return address(settings).readonly_sql
+
+
+class Connection(psycopg.AsyncConnection[Row]):
+    """A connection that says why it could not be made."""
+
+    @classmethod
+    async def connect(  # type: ignore[override]
+        cls,
+        conninfo: str = "",
+        *,
+        find: Callable[[], str],
+        on_failure: Callable[[Exception], None],
+        **options: Any,
+    ) -> Connection:
+        """Connect to what `find` returns now; the pool hears of failures, its waiters would not."""
+        try:
+            return await super().connect(find(), **options)
+        except (psycopg.Error, OSError, CoinSpaceError) as error:
+            on_failure(error)
+            raise
+
+
+class Database:
+    """Read-only connections, a number of them at most.
+
+    Args: address returns the postgresql:// URL now, or raises CoinSpaceError when there is none.
+    """
+
+    def __init__(self, address: Callable[[], str], *, size: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            connection_class=Connection,
+            kwargs={
+                "find": address,
+                "on_failure": self._connecting_failed,
+                "autocommit": True,
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "row_factory": dict_row,
+                # the server keeps no prepared statements between pooled uses
+                "prepare_threshold": None,
+            },
+            min_size=0,
+            max_size=size,
+            open=False,
+            configure=_configure,
+            # longer, its pauses between two attempts would grow to minutes
+            reconnect_timeout=RETRY_AFTER_S,
+        )
+        self._waiting: set[asyncio.Timeout] = set()
+        self._down_until = 0.0
+        # whether a connection has failed since the idle ones were made anew
+        self._suspect = False
+        self.error: str | None = None
+        self.queries = self.failures = self.timeouts = 0
+        self.query_seconds = 0.0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection; one that failed or was interrupted is closed, not reused.
+
+        How long the borrower may take is its own matter: a time-out around a `yield` would also
+        count what happens between two rows, and cancel whoever waits at that moment.
+        Raises: DatabaseUnavailable when the database cannot be reached, QueryTimeout when no
+            connection becomes free, NoSuchTable.
+        """
+        connection = await self._take()
+        started = time.monotonic()
+        self.queries += 1
+        whole = False
+        try:
+            yield connection
+            whole = True
+            self.error = None
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            # a time-out is the borrower's own, not a connection that failed
+            if isinstance(error, TimeoutError):
+                raise
+            self._failed(error)
+            raise self._unavailable() from None
+        except psycopg.Error as error:
+            # the server's answer: it can be asked again
+            whole = True
+            if "table does not exist" in str(error):
+                # tables appear when the storage workers first run
+                raise NoSuchTable("the database has no such table yet") from None
+            raise
+        finally:
+            self.query_seconds += time.monotonic() - started
+            await self._give_back(connection, whole)
+
+    async def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement with bound values.
+
+        Raises: as `connection`, and QueryTimeout when the database takes too long.
+        """
+        try:
+            async with self.connection() as connection, asyncio.timeout(self.timeout_s):
+                cursor = await connection.execute(sql, values, binary=True)
+                return await cursor.fetchall()
+        except TimeoutError:
+            raise self._timed_out(
+                f"the database took more than {self.timeout_s:g} s; ask for a shorter range"
+            ) from None
+
+    async def one(self, sql: str, values: Sequence[Any] = ()) -> Row | None:
+        """Return the first row, None where there is none."""
+        found = await self.rows(sql, values)
+        return found[0] if found else None
+
+    async def _take(self) -> Connection:
+        if self._down:
+            raise self._unavailable()
+        limit = asyncio.timeout(self.timeout_s)
+        try:
+            async with limit:
+                self._waiting.add(limit)
+                if self._pool.closed:
+                    await self._pool.open()
+                if self._suspect:
+                    # where the server has ended, the idle connections have ended with it
+                    self._suspect = False
+                    await self._pool.drain()
+                return await self._pool.getconn(NO_TIMEOUT_S)
+        except TimeoutError:
+            if self._down:
+                raise self._unavailable() from None
+            raise self._timed_out(f"no connection was free for {self.timeout_s:g} s") from None
+        finally:
+            self._waiting.discard(limit)
+
+    async def _give_back(self, connection: Connection, whole: bool) -> None:
+        if not whole:
+            await connection.close()
+        await self._pool.putconn(connection)
+
+    def _connecting_failed(self, error: Exception) -> None:
+        self._failed(error)
+        now = asyncio.get_running_loop().time()
+        for limit in self._waiting:
+            limit.reschedule(now)
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        self._suspect = True
+        self.error = first_line(error)
+        self._down_until = time.monotonic() + RETRY_AFTER_S
+
+    @property
+    def _down(self) -> bool:
+        return time.monotonic() < self._down_until
+
+    def _timed_out(self, text: str) -> QueryTimeout:
+        self.timeouts += 1
+        return QueryTimeout(text)
+
+    def _unavailable(self) -> DatabaseUnavailable:
+        return DatabaseUnavailable("history cannot be read now; latest values are still served")
+
+    async def ping(self) -> bool:
+        """Tell whether the database answers."""
+        try:
+            await self.rows("SELECT 1 one")
+        except (DatabaseUnavailable, QueryTimeout):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close all connections; the pool cannot be used again."""
+        if not self._pool.closed:
+            await self._pool.close()
+
+    def counters(self) -> dict[str, int | float]:
+        """Counters for the health file."""
+        return {
+            "queries": self.queries,
+            "query_failures": self.failures,
+            "query_timeouts": self.timeouts,
+            "query_seconds": round(self.query_seconds, 3),
+        }
+
+
+async def _configure(connection: Connection) -> None:
+    # by its size alone a small number would be a smallint, which QuestDB takes for no time
+    connection.adapters.register_dumper(int, Int8BinaryDumper)

@@ -1,0 +1,154 @@
+"""Whole records of a range, the chain over their days, and those that lie in the future."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from coinspace.errors import StorageError
+from coinspace.storage.read.query import rows, stream
+from coinspace.storage.schema import Connection, first_line
+from coinspace.storage.tables import INDEX_CHAIN, INDEX_RECALC, INDEX_TICK, INDEX_VENUE, Table
+
+_AHEAD = "ts > %s::timestamp_ns AND (reason IS NULL OR reason != %s)"
+
+
+class VenueRow(NamedTuple):
+    """A row of `index_venue`. columns: those asked for."""
+
+    asset: str
+    ts_ns: int
+    venue: str
+    received_ns: int | None
+    columns: dict[str, Any]
+
+
+class AheadRow(NamedTuple):
+    """The ticks of one index that lie in the future."""
+
+    asset: str
+    ticks: int
+    first_ns: int
+    last_ns: int
+
+
+def whole_rows(
+    connection: Connection, table: Table, start_ns: int, end_ns: int
+) -> Iterator[tuple[Any, ...]]:
+    """Yield all columns of a table's rows of [start, end), times as ns, ordered by its keys."""
+    columns = ", ".join(
+        f"{name}::long" if kind.startswith("TIMESTAMP") else f'"{name}"'
+        for name, kind in table.columns
+    )
+    return stream(
+        connection,
+        table.name,
+        f"SELECT {columns} FROM {table.name} WHERE ts >= %s::timestamp_ns"
+        f" AND ts < %s::timestamp_ns ORDER BY {', '.join(table.keys)}",
+        (start_ns, end_ns),
+        binary=True,
+    )
+
+
+def links(connection: Connection) -> list[tuple[int, int, str, str, str]]:
+    """Return (day_ns, records, digest, previous, link) of each day of the chain, oldest first.
+
+    Days that were reopened are left out.
+    """
+    found = rows(
+        connection,
+        INDEX_CHAIN.name,
+        "SELECT ts::long, records, digest, previous, link FROM index_chain WHERE link != null"
+        " ORDER BY ts",
+    )
+    return [(day_ns, *rest) for day_ns, *rest in found]
+
+
+def tick_span(connection: Connection) -> tuple[int, int] | None:
+    """Return the first and the last tick of all indices, None where there is none."""
+    found = rows(connection, INDEX_TICK.name, "SELECT min(ts)::long, max(ts)::long FROM index_tick")
+    return (found[0][0], found[0][1]) if found and found[0][0] is not None else None
+
+
+def tick_rows(
+    connection: Connection, asset: str, names: Sequence[str], start_ns: int, end_ns: int
+) -> list[dict[str, Any]]:
+    """Return named columns of an index's ticks of [start, end), and `ts` in ns."""
+    columns = ", ".join(f'"{name}"' for name in names)
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        f"SELECT ts::long, {columns} FROM index_tick WHERE asset = %s"
+        " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
+        (asset, start_ns, end_ns),
+        binary=True,
+    )
+    return [dict(zip(("ts", *names), row, strict=True)) for row in found]
+
+
+def venue_rows(
+    connection: Connection, names: Sequence[str], start_ns: int, end_ns: int
+) -> list[VenueRow]:
+    """Return named columns of the venues of all ticks of [start, end)."""
+    columns = ", ".join(f'"{name}"' for name in names)
+    found = rows(
+        connection,
+        INDEX_VENUE.name,
+        f"SELECT asset, ts::long, venue, received_ts::long, {columns}"
+        " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
+        (start_ns, end_ns),
+        binary=True,
+    )
+    return [
+        VenueRow(asset, ts_ns, venue, received_ns, dict(zip(names, values, strict=True)))
+        for asset, ts_ns, venue, received_ns, *values in found
+    ]
+
+
+def parameter_hashes(connection: Connection, asset: str, start_ns: int, end_ns: int) -> set[str]:
+    """Return the hashes of the parameters that the values of [start, end) were made with."""
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        "SELECT DISTINCT parameter_hash FROM index_tick WHERE asset = %s"
+        " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND value != null",
+        (asset, start_ns, end_ns),
+    )
+    return {one for (one,) in found}
+
+
+def ahead(connection: Connection, after_ns: int, not_reason: str) -> list[AheadRow]:
+    """Return what is stored after an instant, by asset, but for ticks with a reason."""
+    found = rows(
+        connection,
+        INDEX_TICK.name,
+        "SELECT asset, count(), min(ts::long) AS first_ns, max(ts::long) AS last_ns"
+        f" FROM index_tick WHERE {_AHEAD} ORDER BY asset",
+        (after_ns, not_reason),
+    )
+    return [AheadRow(*row) for row in found]
+
+
+def keep_void(
+    connection: Connection,
+    after_ns: int,
+    not_reason: str,
+    *,
+    recalc_id: int,
+    operator: str,
+    because: str,
+) -> None:
+    """Copy what is stored after an instant to `index_recalc`. Raises: StorageError."""
+    names = ", ".join(f'"{name}"' for name, _ in INDEX_TICK.columns)
+    statement = (
+        f"INSERT INTO index_recalc ({names}, original, recalc_id, operator, because)"
+        f" SELECT {names}, value, %s, %s, %s FROM index_tick WHERE {_AHEAD}"
+    )
+    try:
+        # composed here: the database knows no types of parameters in a SELECT's columns
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute(statement, (recalc_id, operator, because, after_ns, not_reason))
+    except psycopg.Error as error:
+        raise StorageError(f"void ticks: refused, {first_line(error)}", INDEX_RECALC.name) from None

@@ -1,0 +1,288 @@
+"""The read-only connections as they are lent, on a real server and over a line that is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from coinspace.config import Settings
+from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout, StorageError
+from coinspace.storage.questdb.address import address
+from coinspace.storage.read.pool import CONNECT_TIMEOUT_S, RETRY_AFTER_S, Database
+
+# long enough for a loaded machine, and no test waits for it
+TIMEOUT_S = 20.0
+# a query that the server cannot answer in any test's time
+SLOW = "SELECT count() FROM long_sequence(1_000_000_000_000) WHERE rnd_double() < 0.5"
+
+
+class Line:
+    """A TCP line to the server that can be cut, refused and mended."""
+
+    def __init__(self, target: str) -> None:
+        self._target = urlsplit(target)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._port = 0
+        self.made = 0
+        self.silent = False
+
+    def url(self) -> str:
+        found = self._target
+        return f"postgresql://{found.username}:{found.password}@127.0.0.1:{self._port}{found.path}"
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """End every connection and refuse others."""
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.made += 1
+        self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            if self.silent:
+                await reader.read()
+                return
+            host, port = self._target.hostname or "", self._target.port
+            back_reader, back_writer = await asyncio.open_connection(host, port)
+            self._writers.add(back_writer)
+            await asyncio.gather(_copy(reader, back_writer), _copy(back_reader, writer))
+            self._writers.discard(back_writer)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    writer.transport.abort()
+
+
+@pytest.fixture
+async def line(questdb: Settings) -> AsyncIterator[Line]:
+    found = Line(address(questdb).readonly_sql)
+    await found.open()
+    yield found
+    await found.cut()
+
+
+Make = Callable[..., Database]
+
+
+@pytest.fixture
+async def make(line: Line) -> AsyncIterator[Make]:
+    made: list[Database] = []
+
+    def one(size: int = 1, timeout_s: float = TIMEOUT_S) -> Database:
+        made.append(Database(line.url, size=size, timeout_s=timeout_s))
+        return made[-1]
+
+    yield one
+    for database in made:
+        await database.close()
+
+
+async def answers(database: Database) -> None:
+    """Wait until the database answers again."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await database.ping():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_connection_is_used_again(line: Line, make: Make) -> None:
+    database = make(size=4)
+    for _ in range(3):
+        assert await database.rows("SELECT 1 one") == [{"one": 1}]
+    assert line.made == 1
+    assert (database.queries, database.failures, database.timeouts) == (3, 0, 0)
+
+
+async def test_no_more_connections_than_places(line: Line, make: Make) -> None:
+    database = make(size=2)
+    await asyncio.gather(*(database.rows("SELECT 1 one") for _ in range(20)))
+    assert line.made <= 2
+
+
+async def test_values_are_bound_and_small_numbers_are_times(make: Make) -> None:
+    text = "'; DROP TABLE trade; --"
+    assert await make().rows("SELECT %s::varchar text", (text,)) == [{"text": text}]
+    found = await make().one("SELECT %s::timestamp_ns::long ns", (7,))
+    assert found == {"ns": 7}
+
+
+async def test_the_user_cannot_write(make: Make) -> None:
+    with pytest.raises(psycopg.Error, match=r"(?i)denied|permission|read.only"):
+        await make().rows("CREATE TABLE written (ts timestamp) timestamp(ts)")
+
+
+async def test_a_borrower_takes_its_time(make: Make) -> None:
+    """The query time-out ends a query, not what happens between two rows."""
+    database = make(timeout_s=0.5)
+    await answers(database)
+    async with database.connection() as connection:
+        await asyncio.sleep(1.0)
+        await connection.execute("SELECT 1")
+    assert database.timeouts == 0
+
+
+async def test_a_generator_may_stop_between_rows(line: Line, make: Make) -> None:
+    """A time-out around a yield would hit whoever waits then: here, the sleep."""
+    database = make(timeout_s=0.5)
+    await answers(database)
+
+    async def rows() -> AsyncIterator[int]:
+        async with database.connection():
+            yield 1
+            yield 2
+
+    found = rows()
+    assert await anext(found) == 1
+    await asyncio.sleep(1.0)
+    assert await anext(found) == 2
+    await found.aclose()  # type: ignore[attr-defined]
+    # one that stopped in the middle is not used again, and its place is free
+    await answers(database)
+    assert line.made == 2
+
+
+async def test_a_query_that_takes_too_long_ends(make: Make) -> None:
+    database = make(timeout_s=0.5)
+    await answers(database)
+    with pytest.raises(QueryTimeout, match=r"took more than 0\.5 s"):
+        await database.rows(SLOW)
+    # it is no failure of the database: others go on at once
+    assert database.error is None
+    assert database.timeouts == 1
+    await answers(database)
+
+
+async def test_waiting_for_a_connection_ends(make: Make) -> None:
+    database = make(timeout_s=0.5)
+    await answers(database)
+    async with database.connection():
+        with pytest.raises(QueryTimeout, match=r"no connection was free for 0\.5 s"):
+            await database.rows("SELECT 1")
+    await answers(database)
+
+
+async def test_a_cancelled_wait_takes_no_connection(make: Make) -> None:
+    database = make()
+    async with database.connection():
+        waiting = asyncio.ensure_future(database.rows("SELECT 1 one"))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert await database.rows("SELECT 1 one") == [{"one": 1}]
+
+
+async def test_a_time_out_of_the_borrower_is_its_own(make: Make) -> None:
+    database = make()
+    with pytest.raises(TimeoutError):
+        async with database.connection(), asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+    assert (database.failures, database.error) == (0, None)
+
+
+async def test_a_table_that_is_not_there_yet(line: Line, make: Make) -> None:
+    database = make()
+    with pytest.raises(NoSuchTable):
+        await database.rows("SELECT * FROM nobody_made_it")
+    assert await database.rows("SELECT 1 one") == [{"one": 1}]
+    assert line.made == 1
+
+
+async def test_nobody_waits_for_a_server_that_refuses(line: Line, make: Make) -> None:
+    database = make(size=2)
+    await line.cut()
+    started = time.monotonic()
+    found = await asyncio.gather(
+        *(database.rows("SELECT 1") for _ in range(5)), return_exceptions=True
+    )
+    assert [type(one) for one in found] == [DatabaseUnavailable] * 5
+    # and for a second not even a connection is tried
+    failures = database.failures
+    with pytest.raises(DatabaseUnavailable):
+        await database.rows("SELECT 1")
+    assert time.monotonic() - started < TIMEOUT_S / 2
+    assert database.failures >= failures >= 1
+    assert database.error
+    await line.open()
+    await answers(database)
+    assert database.error is None
+
+
+async def test_a_server_that_does_not_answer_costs_the_time_of_connecting(
+    line: Line, make: Make
+) -> None:
+    line.silent = True
+    database = make(timeout_s=4 * CONNECT_TIMEOUT_S)
+    with pytest.raises(DatabaseUnavailable):
+        await database.rows("SELECT 1")
+    assert database.timeouts == 0
+
+
+async def test_no_address_is_no_connection() -> None:
+    def none() -> str:
+        raise StorageError("no private QuestDB runs")
+
+    database = Database(none, size=1, timeout_s=TIMEOUT_S)
+    with pytest.raises(DatabaseUnavailable):
+        await database.rows("SELECT 1")
+    assert database.error == "no private QuestDB runs"
+    await database.close()
+
+
+async def test_after_a_restart_one_failure_is_all(line: Line, make: Make) -> None:
+    """The idle connections of a server that has ended are not tried one after another."""
+    database = make(size=4)
+    all_lent = asyncio.Barrier(4)
+
+    async def hold() -> None:
+        async with database.connection():
+            await all_lent.wait()
+
+    await asyncio.gather(*(hold() for _ in range(4)))
+    assert line.made == 4
+    await line.cut()
+    await line.open()
+    with pytest.raises(DatabaseUnavailable):
+        await database.rows("SELECT 1")
+    await asyncio.sleep(RETRY_AFTER_S)
+    found = await asyncio.gather(*(database.rows("SELECT 1 one") for _ in range(4)))
+    assert found == [[{"one": 1}]] * 4
+    assert database.failures == 1
+
+
+async def test_a_closed_pool_refuses(make: Make) -> None:
+    database = make()
+    await answers(database)
+    await database.close()
+    with pytest.raises(psycopg.Error):
+        await database.rows("SELECT 1")
