@@ -277,3 +277,19 @@ def test_a_file_that_holds_no_keys_is_refused_by_name(tmp_path: Path, content: b
     # whoever has read keys before goes on with them
     known._checked = -1e9
     assert known.find(key) is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "counted"),
+    [
+        (b"203.0.113.9:51001", "203.0.113.9"),
+        (b"[2001:db8::1]:4000", "2001:db8::/64"),
+        (b"[2001:db8::2]", "2001:db8::/64"),
+        (b"1.2.3.4, 203.0.113.9:1", "203.0.113.9"),
+        (b"[]:1", ""),
+    ],
+)
+def test_a_client_is_counted_without_the_port_that_its_proxy_writes(
+    written: bytes, counted: str
+) -> None:
+    assert group(Proxies(["127.0.0.1"]).client("127.0.0.1", [written])) == counted

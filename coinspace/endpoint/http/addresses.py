@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 
 from coinspace.errors import EndpointError
 
 # whoever has one address of IPv6 has as a rule the whole network of this length
 IPV6_PREFIX = 64
+# some proxies write the client's port, too, which each connection has another of
+_WITH_PORT = re.compile(r"\[([^]]*)\](?::\d+)?|([\d.]+):\d+")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -74,4 +77,6 @@ class Proxies:
         reported = b",".join(forwarded).decode("latin-1").split(",") if forwarded else []
         while reported and self.trusted(address):
             address = reported.pop().strip()[:64]
+            if (found := _WITH_PORT.fullmatch(address)) is not None:
+                address = found[2] or found[1]
         return address
