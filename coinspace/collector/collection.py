@@ -1,6 +1,6 @@
-"""One stage of one exchange bound to sockets, REST and time; where its messages go is not asked.
+"""One stage of one exchange, connected to sockets, REST and clocks. Its messages go to any sink.
 
-A collector's process puts its publisher behind it; `record` nothing at all, only recorders.
+In a collector's process the sink is the publisher. `record` adds recorders and drops the messages.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
 
 TIMER_S = 0.25
-# a market list is asked for again so often
+# time between two requests for the market list
 MARKETS_INTERVAL_NS = 60 * SECOND_NS
 # wait between attempts to get the market list that patterns need
 MARKETS_RETRY_S = 5.0
-# bytes of a comparison beyond which it is read in a thread, not in the way of frames
+# a larger answer of a comparison, in bytes, is read in a thread, so that frames do not wait
 LARGE_ANSWER = 1 << 16
-# changes of one list that become messages
+# changes of one market list that become messages at most
 EVENTS_LIMIT = 500
 # how long open connections may take to close
 STOP_S = 3.0
 
-# makes the recorder of a connection, numbered from 0; None = nothing is recorded
+# makes the recorder of a connection, whose number starts at 0; None = nothing is recorded
 Recorders = Callable[[int], Recorder | None]
 
 
 def numbered(name: str, number: int) -> str:
-    """Return what the archive of a connection is called: orderbook, orderbook2 …"""
+    """Return the name of a connection's archive: orderbook, orderbook2 …"""
     return f"{name}{number + 1}" if number else name
 
 
 class Health(Protocol):
-    """Who is told how it goes: a `Process`, or whoever stands in for one."""
+    """Receives the state of a collection: a `Process`, or a substitute for one."""
 
     stopping: asyncio.Event
 
@@ -75,9 +75,9 @@ class Health(Protocol):
 
 
 def tls_context(settings: ExchangeSettings) -> ssl.SSLContext | None:
-    """Return how certificates are verified; None for exchanges without TLS (simulated ones).
+    """Return how certificates are verified; None for an exchange without TLS (a simulated one).
 
-    Raises: ConfigError when the file of authorities cannot be read.
+    Raises: ConfigError when `ca_file` cannot be read.
     """
     if not (settings.websocket.startswith("wss:") or settings.rest.startswith("https:")):
         return None
@@ -94,8 +94,8 @@ class Collection:
 
     Args:
         channels: what to subscribe to, the stream's own channels by default.
-        assets: those of the index, whose markets are asked for first.
-        recorders: a feed holds one connection's frames, so each connection gets its own.
+        assets: assets of the index. Their markets are requested first.
+        recorders: make a recorder for each connection: a feed has the frames of one connection.
     """
 
     def __init__(
@@ -140,13 +140,13 @@ class Collection:
         self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
         self._markets_ns = -MARKETS_INTERVAL_NS
-        # market -> since when it has not been synced, on the monotonic clock
+        # market -> time since which it is not synced, by the monotonic clock
         self._unsynced_ns: dict[str, int] = {}
         self._symbols: frozenset[str] = frozenset()
         self._fetching = False
 
     async def start(self) -> None:
-        """Connect; returns once the connections are being made.
+        """Start all connections; return before they are open.
 
         Raises: ConfigError when no market is left to collect.
         """
@@ -171,7 +171,7 @@ class Collection:
         self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
-        """Called when the stage is there and before anything reaches it."""
+        """Prepare the new stage; called before it gets any data."""
 
     async def stop(self) -> None:
         """Close everything."""
@@ -185,7 +185,7 @@ class Collection:
             await asyncio.to_thread(recorder.close)
 
     def _connect(self, subscription: Subscription, connects: Window) -> None:
-        # grouped books in a feed would pass for fine ones
+        # grouped books are not recorded: a reader of the feed could not tell them from fine ones
         recorder = None if subscription.grouped else self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
@@ -201,11 +201,11 @@ class Collection:
         )
         self.connections.append(connection)
         name = f"connection {len(self.connections)}"
-        # it ends when it was refused for good, which `problems` says
+        # the task ends when the exchange refused the subscription for good; `problems` reports it
         self._tasks.spawn(name, connection.run(), ends=True)
 
     def _record(self, request: Request, received_ns: int, payload: bytes) -> None:
-        # an answer goes where the frames of its market are
+        # an answer is recorded in the feed that has the frames of its market
         symbol = request.symbols[0] if request.symbols else ""
         recorder = self._recorder_of.get(symbol) or next(iter(self.recorders), None)
         if recorder is not None:
@@ -230,7 +230,7 @@ class Collection:
         return self.grouped
 
     async def _first_list(self) -> list[Listing] | None:
-        # None = told to stop before there was one
+        # None = the process was stopped before a list came
         while True:
             try:
                 payload = await self.fetcher.get(self.exchange.markets_request())
@@ -258,7 +258,7 @@ class Collection:
         self._report()
 
     def _fetch_soon(self) -> None:
-        # one look for all that is wanted while a frame, an answer or a look at the time is handled
+        # one call of `_fetch` serves everything that one event asked for
         if not self._fetching:
             self._fetching = True
             asyncio.get_running_loop().call_soon(self._fetch)
@@ -276,9 +276,9 @@ class Collection:
             self.health.ready()
 
     def problems(self) -> list[str]:
-        """Return what is wrong, in words."""
+        """Return the problems as texts."""
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
-        # a market that the exchange has halted is as it should be
+        # a market that the exchange has halted is no problem
         fine = (State.SYNCED, State.HALTED)
         missing = [s for s in self.stage.statuses if s.state not in fine]
         self._note_unsynced(missing)
@@ -312,7 +312,7 @@ class Collection:
         if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
             return self._on_books(request, payload)
         self.stage.on_answer(request, payload, received_ns)
-        # what waited for room may leave
+        # the answer may have made room for requests that wait
         self._fetch_soon()
         return None
 
@@ -326,18 +326,18 @@ class Collection:
 
     async def _on_list(self, payload: bytes) -> None:
         try:
-            # thousands of markets: not in the way of frames
+            # a list of thousands of markets is read in a thread, so that frames do not wait
             listings = await asyncio.to_thread(self.exchange.read_markets, payload)
             events = self.market_list.update(listings)
         except UNREADABLE as error:
-            self.log.warning("market list not readable", error=repr(error))
+            self.log.warning("market list cannot be read", error=repr(error))
             return
         if isinstance(self.stage, TickerStage):
             self.stage.listed = frozenset(listing.symbol for listing in listings)
-        # those of markets that are collected here go first
+        # changes of collected markets come first
         events.sort(key=lambda event: event.listing.symbol not in self._symbols)
         if len(events) > EVENTS_LIMIT:
-            self.log.warning("market list", changes=len(events), reported=EVENTS_LIMIT)
+            self.log.warning("market list changed", changes=len(events), reported=EVENTS_LIMIT)
         for event in events[:EVENTS_LIMIT]:
             self.stage.on_listing(event.change, event.listing, monotonic_ns())
 
@@ -347,7 +347,7 @@ class Collection:
             self._fetch_soon()
 
     def counters(self) -> dict[str, int | float]:
-        """Return everything counted here."""
+        """Return all counters of the collection."""
         found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counts}
         parts = [connection.counters() for connection in self.connections]
         parts += [recorder.counters() for recorder in self.recorders]
@@ -374,7 +374,7 @@ def make_stage(
 ) -> OrderBookStage | TickerStage:
     """Return the stage of a stream over (symbol, market) pairs.
 
-    Args: assets: those of the index, whose markets are asked for first.
+    Args: assets: assets of the index. Their markets are requested first.
     """
     needed = needed_markets(exchange, entries, assets)
     if stream == "ticker":

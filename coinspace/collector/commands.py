@@ -29,7 +29,7 @@ from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
 
-# what `record` can be told to leave out
+# channels that `record` can record
 RECORDED = ("orderbook", "ticker", "trade")
 # lines written at once
 CHUNK = 1000
@@ -43,18 +43,18 @@ class Output:
         self._lines: list[bytes] = []
 
     def line(self, line: dict[str, Any]) -> None:
-        """Write one line, or nothing when quiet."""
+        """Write one line unless --quiet is set."""
         if not self.quiet:
             self.always(line)
 
     def always(self, line: dict[str, Any]) -> None:
-        """Write one line."""
+        """Write one line in any case."""
         self._lines.append(orjson.dumps(line))
         if len(self._lines) >= CHUNK:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is kept."""
+        """Write the lines that wait."""
         if self._lines:
             sys.stdout.buffer.write(b"\n".join(self._lines) + b"\n")
             self._lines.clear()
@@ -62,12 +62,12 @@ class Output:
 
 
 def named_symbols(exchange: Exchange, markets: Iterable[str]) -> dict[str, str]:
-    """Return symbol -> market of the markets that are no patterns."""
+    """Return symbol -> market, without patterns such as `*/KRW`."""
     return {exchange.symbol_of(Market.parse(text)): text for text in markets if "*" not in text}
 
 
 def quiet_logs(level: int = logging.ERROR) -> None:
-    """Keep the stages' state changes off stderr: the output says what matters."""
+    """Log nothing below `level`: state changes of the stages would hide the output."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -79,7 +79,7 @@ def quiet_logs(level: int = logging.ERROR) -> None:
 @click.option("--final", is_flag=True, help="print the whole books at the end of each feed")
 @click.option("--check", is_flag=True, help="compare with the feed's bookTicker events")
 @click.option("--quiet", is_flag=True, help="no line per update")
-@click.option("--markets", default="", help="BTC/USDT,…: names of symbols such as BTCUSDT")
+@click.option("--markets", default="", help="names for symbols such as BTCUSDT: BTC/USDT,…")
 @config_option
 def books(
     feeds: tuple[Path, ...],
@@ -89,12 +89,12 @@ def books(
     markets: str,
     config_path: str | None,
 ) -> None:
-    """Print a feed's top of book per update, one JSON line each.
+    """Print the best prices of a feed after each book update, one JSON line per update.
 
-    bids and asks are the numbers of levels held. With --check a last line per feed counts matches
-    and mismatches with the bookTicker event whose id is the largest not beyond the update's, gaps
-    and crossed books; the exit code is 1 when any of the last three is not 0, or nothing was
-    compared. A feed without an update of a book is an error.
+    bids and asks are numbers of levels. --check compares each update with the newest bookTicker
+    event whose id is not above the update's id. A last line per feed then counts matches,
+    mismatches, gaps and crossed books. The exit code is 1 when there is a mismatch, a gap or a
+    crossed book, or when nothing was compared. A feed without a book update is an error.
     """
     quiet_logs()
     settings = load(config_path)
@@ -103,7 +103,7 @@ def books(
     given = [as_named(text.strip()) for text in markets.split(",") if text.strip()]
     unknown = dict.fromkeys(text for text in given if "*" not in text)
     for path in feeds:
-        with FeedReader(path) as reader, reading([reader], f"look through {path.name}"):
+        with FeedReader(path) as reader, reading([reader], f"read {path.name}"):
             exchange = exchange_named(reader.exchange)
             symbols = symbols_of(exchange, reader)
         named = named_symbols(exchange, settings.exchanges[exchange.NAME].markets)
@@ -134,8 +134,8 @@ def books(
         f"{total.updates} updates, {total.gaps} gaps, {total.crossed} crossed,"
         f" {total.malformed} malformed frames"
         + (
-            f"; {total.matches} of {total.updates} agree with bookTicker,"
-            f" {total.mismatches} do not, {total.unchecked} without one"
+            f"; bookTicker: {total.matches} matches, {total.mismatches} mismatches,"
+            f" {total.unchecked} not compared"
             if check
             else ""
         ),
@@ -143,11 +143,14 @@ def books(
     )
     if unknown:
         asked = " or ".join(one.NAME.capitalize() for one in every() if one.NAMED_SYMBOLS)
-        raise ConfigError(f"--markets: found no {asked} frame of {', '.join(unknown)}")
+        raise ConfigError(
+            f"--markets: expected markets of the feeds, found no {asked} frame of"
+            f" {', '.join(unknown)}"
+        )
     if not total.updates:
-        raise FeedError("books: found no update of an order book to print")
+        raise FeedError("books: expected order book updates in the feeds, found none")
     if check and not total.matches + total.mismatches:
-        raise FeedError("--check: found no bookTicker event to compare a book with")
+        raise FeedError("--check: expected bookTicker events in the feeds, found none to compare")
     if check and (total.mismatches or total.gaps or total.crossed):
         raise SystemExit(1)
 
@@ -157,7 +160,7 @@ def books(
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per market")
 @config_option
 def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
-    """List what an exchange offers."""
+    """List the markets of an exchange."""
     listings = asyncio.run(listed(exchange, load(config_path).exchanges[exchange]))
     if not listings:
         raise ConnectError(f"market list of {exchange}: expected markets, was empty", exchange)
@@ -166,7 +169,7 @@ def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
 
 
 def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
-    """Spell a list of markets."""
+    """Return a list of markets as lines, sorted by quote and base."""
     for listing in sorted(listings, key=lambda one: (one.market.quote, one.market.base)):
         if as_json:
             yield orjson.dumps(
@@ -190,16 +193,16 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
     default=30.0,
     type=SECONDS,
     show_default=True,
-    help="how long to watch each exchange",
+    help="time for which each exchange is watched",
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per fact")
 @config_option
 def probe(
     exchanges: tuple[str, ...], seconds: float, as_json: bool, config_path: str | None
 ) -> None:
-    """Check the facts that the code relies on, against the exchanges themselves.
+    """Check on the exchanges the facts that the code relies on.
 
-    Prints pass, fail or unseen for each fact; the exit code is 1 when one fails, or none was seen.
+    Prints pass, fail or unseen for each fact. The exit code is 1 when one fails or none passes.
     """
     from coinspace.collector.tools.probe import run_probe
 
@@ -225,13 +228,13 @@ def probe(
 @click.option("--market", "markets", multiple=True, help="BTC/KRW, binance:BTC/USDT or */KRW")
 @click.option("--channel", "channels", multiple=True, type=click.Choice(RECORDED), default=RECORDED)
 @click.option("--output", type=click.Path(path_type=Path), help="folder [default: data/archive]")
-@click.option("--duration", type=SECONDS, help="seconds; until stopped by default")
+@click.option("--duration", type=SECONDS, help="seconds [default: until stopped]")
 @click.option(
     "--max-bytes",
     default=4 << 30,
     type=click.IntRange(min=1 << 20),
     show_default=True,
-    help="of all files together",
+    help="limit for all files together",
 )
 @click.option(
     "--segment",
@@ -239,7 +242,7 @@ def probe(
     default=3600.0,
     type=SECONDS,
     show_default=True,
-    help="seconds a file",
+    help="seconds per file",
 )
 def record(
     config_path: str | None,
@@ -253,10 +256,11 @@ def record(
 ) -> None:
     """Record raw frames of exchanges into feed files until stopped.
 
-    Exchanges, markets and addresses come from the configuration unless given. Each connection has
-    files of its own: order books (with the stream of best prices that `books --check` needs, where
-    there is one) and tickers with trades. Prints the counters of each as one JSON line at the
-    end. The exit code is 1 when a connection received nothing.
+    Exchanges and markets come from the configuration unless they are given here. Each connection
+    has its own files: one for order books, one for tickers and trades. The files of order books
+    also have the best prices that `books --check` needs, where the exchange sends them. At the end
+    the counters of each connection are printed as JSON. The exit code is 1 when a connection
+    received nothing.
     """
     from coinspace.collector.tools.capture import capture
 
@@ -289,4 +293,4 @@ def record(
     click.echo(orjson.dumps(counted))
     empty = [name for name, counters in counted.items() if not counters.get("frames")]
     if empty:
-        raise CoinSpaceError(f"record: nothing was received for {', '.join(empty)}")
+        raise CoinSpaceError(f"record: expected frames, received none for {', '.join(empty)}")

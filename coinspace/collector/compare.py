@@ -1,8 +1,8 @@
-"""Books held against the exchange's own REST, which nothing but drift can contradict.
+"""Comparison of books with the exchange's REST books, to find books that have drifted.
 
-An answer is nearly always older than the newest book of a busy market, so the books published while
-it is awaited are kept, and the answer is compared with the one of its own version. One that is
-ahead of the stream waits until the stream gets there.
+A REST book is nearly always older than the newest book of a busy market. All books that are
+published while a request waits are therefore kept, and the REST book is compared with the one of
+the same version. A REST book that is ahead of the stream waits until the stream has reached it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from coinspace.collector.stage import State, Status
 from coinspace.collector.sync import Phase
 from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
 
-# a market silent for this long is compared by REST …
+# a market that is silent for this long is compared with REST, all such markets in one call
 SILENT_NS = 4 * SECOND_NS
-# … at most every so often, all such markets in one call
+# shortest time between two comparisons of a silent market
 COMPARE_AGAIN_NS = 5 * SECOND_NS
-# a book that REST contradicts gets this long to catch up on its own
+# time for the stream to catch up when REST is ahead or differs
 GRACE_NS = 3 * SECOND_NS
-# an answer that has not come by then is not waited for
+# longest wait for an answer
 ANSWER_NS = 15 * SECOND_NS
-# books kept per market while REST is asked, to find the one of its answer
+# books kept per market while a request waits
 HISTORY = 256
-# levels of them
+# levels per side of a kept book
 COMPARED_LEVELS = 100
-# so many answers over so long a time that are behind the book: the book is suspected
+# a book is suspected after this many answers in a row, over this time, that are behind it
 SUSPECT_AFTER = 3
 SUSPECT_NS = 10 * SECOND_NS
 
@@ -47,11 +47,11 @@ class Version(NamedTuple):
     asks: NDArray[np.float64]
 
     def agrees(self, book: RestBook) -> bool:
-        """Tell whether REST has the same levels, as far as both go."""
-        for ours, theirs in zip((self.bids, self.asks), (book.bids, book.asks), strict=True):
-            n = min(ours.shape[1], len(theirs))
-            other = np.array(theirs[:n], dtype=np.float64).reshape(n, 2).T
-            if not np.array_equal(ours[:, :n], other):
+        """Return whether REST has the same levels, down to the end of the shorter side."""
+        for kept, by_rest in zip((self.bids, self.asks), (book.bids, book.asks), strict=True):
+            n = min(kept.shape[1], len(by_rest))
+            other = np.array(by_rest[:n], dtype=np.float64).reshape(n, 2).T
+            if not np.array_equal(kept[:, :n], other):
                 return False
         return True
 
@@ -83,40 +83,40 @@ class Compared(Protocol):
 
 
 class Comparison:
-    """Asks REST for books, compares them with those of a stage, and reports what drifted."""
+    """Requests books by REST, compares them with the books of a stage and reports drifted ones."""
 
     def __init__(self, stage: Compared) -> None:
         self._stage = stage
-        # books that REST contradicts: index -> (the REST book, when it must have come true)
-        self._doubts: dict[int, tuple[RestBook, int]] = {}
-        # while REST is asked: index -> (when it was, the books published since)
+        # suspected books: index -> (the REST book, time until which the stream must have it)
+        self._suspects: dict[int, tuple[RestBook, int]] = {}
+        # requested books: index -> (time of the request, books published since)
         self._asked: dict[int, tuple[int, deque[Version]]] = {}
-        # called with (market, received_ns) for every book published
+        # called with (market, received_ns) for each published book
         self._on_book: Callable[[BookMarket, int], None] | None = None
-        # answers in a row that were older than the book when they were asked for, and since when
+        # index -> (answers in a row that were older than the book at the request, since when)
         self._behind: dict[int, tuple[int, int]] = {}
         names = ("compares", "unmatched", "confirmed", "doubts", "drifts", "suspected")
         stage.counts.update(dict.fromkeys(names, 0))
 
     def watch(self, on_book: Callable[[BookMarket, int], None]) -> None:
-        """Call a function with every book published."""
+        """Call a function with each published book."""
         self._on_book = on_book
         self._watch_books()
 
     def forget(self, market: BookMarket) -> None:
-        """Drop the doubt about a book that is there no more."""
-        self._doubts.pop(market.index, None)
+        """Stop suspecting a book that was dropped."""
+        self._suspects.pop(market.index, None)
 
     def on_timer(self, now_ns: int) -> None:
-        """Give up what has not been answered, and judge what has not come true."""
+        """Forget requests without an answer and judge suspected books."""
         if self._asked:
             self._forget_asked(now_ns)
-        if self._doubts:
-            self._judge_doubts(now_ns)
+        if self._suspects:
+            self._judge_suspects(now_ns)
 
     def ask(self, symbols: list[str]) -> None:
-        """Ask REST for books."""
-        # one that was refused before could spoil the others' answer
+        """Request books by REST."""
+        # a market that was refused before could make REST refuse the whole call
         known = [symbol for symbol in symbols if not self._stage.is_absent(symbol)]
         alone = [symbol for symbol in symbols if self._stage.is_absent(symbol)]
         for part in ([known] if known else []) + [[symbol] for symbol in alone]:
@@ -124,7 +124,7 @@ class Comparison:
                 self._stage.ask(request, Value.COMPARE)
 
     def asked(self, request: Request) -> None:
-        """Keep the books that are published until the answer is there."""
+        """Keep all books that are published until the answer comes."""
         for symbol in request.symbols:
             market = self._stage.entry(symbol)
             if market is not None:
@@ -134,15 +134,15 @@ class Comparison:
         self._watch_books()
 
     def refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
-        """Find the market that a refused comparison was refused for."""
+        """Find the market for which a comparison was refused."""
         if not refusal.fatal:
-            # it passes by itself, and comparisons come again
+            # the cause passes, and comparisons are repeated anyway
             return
         symbols = request.symbols
         if len(symbols) == 1:
             self._stage.absent(self._stage.of(symbols)[0], now_ns)
             return
-        # one bad market fails the whole call: it is found by halves
+        # one bad market fails the whole call: halving the call finds it
         middle = len(symbols) // 2
         for part in (symbols[:middle], symbols[middle:]):
             for half in self._stage.exchange.compare_requests(part):
@@ -167,11 +167,11 @@ class Comparison:
         if asked is None:
             return
         self._remember(market, asked[1])
-        doubt = self._doubts.get(market.index)
-        if doubt is not None and doubt[0].version == asked[1][-1].version:
-            # the stream has come to where REST was
-            del self._doubts[market.index]
-            self._compare_with(market, doubt[0], self._stage.now_ns)
+        suspect = self._suspects.get(market.index)
+        if suspect is not None and suspect[0].version == asked[1][-1].version:
+            # the stream has reached the REST book
+            del self._suspects[market.index]
+            self._compare_with(market, suspect[0], self._stage.now_ns)
 
     def _remember(self, market: BookMarket, books: deque[Version]) -> None:
         bids, asks = market.top()
@@ -179,16 +179,16 @@ class Comparison:
         books.append(Version(self._version(market), bids[:, :n].copy(), asks[:, :n].copy()))
 
     def take(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
-        """Compare a book with that of REST."""
+        """Compare a market's book with a REST book."""
         self._stage.counts["compares"] += 1
         if not market.usable:
             return
         if book.version <= self._version(market):
             self._compare_with(market, book, now_ns)
-        elif market.index not in self._doubts:
+        elif market.index not in self._suspects:
             # REST may be a moment ahead of the stream
             self._stage.counts["doubts"] += 1
-            self._doubts[market.index] = (book, now_ns + GRACE_NS)
+            self._suspects[market.index] = (book, now_ns + GRACE_NS)
 
     def _compare_with(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
         _, books = self._asked.pop(market.index, (0, deque()))
@@ -198,23 +198,23 @@ class Comparison:
             self._remember(market, books)
             same = [books[-1]]
         if not same:
-            # between two updates, or before the first one that was kept
+            # the version of REST lies between two updates or before the first kept book
             self._stage.counts["unmatched"] += 1
             self._judge_unmatched(market, book, books, now_ns)
         elif any(one.agrees(book) for one in same):
             self._confirm(market, now_ns)
         elif self._stage.updates:
             self._drift(market, now_ns)
-        elif market.index not in self._doubts:
-            # a book may change twice in one ms; the next one is right anyway
+        elif market.index not in self._suspects:
+            # versions are in ms, and a book may change twice in one ms: wait for the next book
             self._stage.counts["doubts"] += 1
-            self._doubts[market.index] = (book, now_ns + GRACE_NS)
+            self._suspects[market.index] = (book, now_ns + GRACE_NS)
 
     def _judge_unmatched(
         self, market: BookMarket, book: RestBook, books: deque[Version], now_ns: int
     ) -> None:
         if self._newest(market).agrees(book):
-            # whatever their ids and times say
+            # the levels are the same, so ids and times do not matter
             self._confirm(market, now_ns)
             return
         if book.version >= (books[0].version if books else self._version(market)):
@@ -224,7 +224,7 @@ class Comparison:
         self._behind[market.index] = (times + 1, since_ns)
         if times + 1 < SUSPECT_AFTER or now_ns - since_ns < SUSPECT_NS:
             return
-        # again and again older than the book was before: one of both has started anew
+        # REST is older than the book again and again: the ids or times of one have started again
         del self._behind[market.index]
         self._stage.counts["suspected"] += 1
         self._stage.suspect(market, now_ns, "REST stays behind the book")
@@ -239,20 +239,20 @@ class Comparison:
         self._behind.pop(market.index, None)
         status = self._stage.statuses[market.index]
         status.confirmed_ns = now_ns
-        self._doubts.pop(market.index, None)
+        self._suspects.pop(market.index, None)
         left = market.phase == Phase.LEFT
         if status.state == State.STALE and not left:
             self._stage.change(status, State.SYNCED, now_ns, "confirmed by REST")
         if now_ns - market.heard_ns > SILENT_NS and market.applied and not left:
             self._stage.publish_again(market, REPEAT | REST, self._stage.wall_ns(now_ns))
 
-    def _judge_doubts(self, now_ns: int) -> None:
-        for index, (book, deadline_ns) in list(self._doubts.items()):
+    def _judge_suspects(self, now_ns: int) -> None:
+        for index, (book, deadline_ns) in list(self._suspects.items()):
             market = self._stage.markets[index]
             if self._version(market) > book.version:
-                del self._doubts[index]
+                del self._suspects[index]
             elif now_ns >= deadline_ns:
-                del self._doubts[index]
+                del self._suspects[index]
                 self._drift(market, now_ns)
 
     def _drift(self, market: BookMarket, now_ns: int) -> None:

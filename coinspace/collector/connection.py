@@ -1,9 +1,8 @@
-"""One subscription kept alive: dial, subscribe, watch, replace before it ends.
+"""One subscription kept alive: dial, subscribe, watch, replace before the end.
 
-A `Link` is one WebSocket; a `Connection` keeps one Link open, and for a moment two when it
-replaces one (make before break). Whatever ends a link is noticed at once, also while another one
-is dialled. All decisions about time are in `limits`; all data goes from the listener straight into
-the stage.
+A `Link` is one WebSocket. A `Connection` keeps one link open; while it replaces a link, two are
+open for a moment (make before break). The end of a link is noticed at once, also while another
+one is dialled. `limits` decides about times. Data goes from the listener straight into the stage.
 """
 
 from __future__ import annotations
@@ -40,40 +39,40 @@ from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
 from coinspace.recording.recorder import Recorder
 from coinspace.tuning import tune_socket
 
-# for all of a dial: resolving, TCP, TLS and the handshake
+# for a whole dial: resolving, TCP, TLS and handshake
 HANDSHAKE_TIMEOUT_S = 10.0
-# the next address is tried beside one that does not answer within
+# an address that does not answer within this time: the next one is tried beside it
 NEXT_ADDRESS_S = 0.25
 PONG_TIMEOUT_S = 10.0
 # how long the peer may take to end a connection after our close frame
 CLOSE_TIMEOUT_S = 2.0
-# how long both connections live when one replaces the other
+# longest time for which both links are open when one replaces the other
 OVERLAP_S = 10.0
 OVERLAP_POLL_S = 0.05
 POLL_S = 1.0
-# replaced this long before its known end, so that the overlap is not cut short
+# a link is replaced this long before its known end, so that the overlap is not cut short
 LIFETIME_MARGIN_S = 600.0
-# no permission to connect before then, when 418 or 429 come without a time
+# waits after HTTP 418 and 429 when the answer names no time
 BAN_S = 120.0
 BLOCK_S = 10.0
 # the longest ban that an exchange is known to give
 LONGEST_BLOCK_S = 3 * 86_400.0
 SWITCHING_PROTOCOLS = 101
-# a subscription that was refused for good is tried again after this time: what an exchange could
-# not do for a moment sounds the same
+# a subscription that was refused for good is tried again after this time: a short fault of the
+# exchange gives the same error
 REFUSED_S = 60.0
-# what a handshake is answered while the exchange is not in service
+# status of a handshake during maintenance of the exchange
 MAINTENANCE = 503
 
-# picows logs what a peer does wrong, some of it with a traceback; it is counted here instead
+# picows logs faults of the peer, some with a traceback; they are counted here instead
 _SILENT = logging.getLogger("picows.coinspace")
 _SILENT.setLevel(logging.CRITICAL + 1)
 
 
 class DialError(Exception):
-    """A dial that failed by what the other side did.
+    """A dial failed because of the other side.
 
-    Attributes: cause: of `Connection.failures`. retry_after_s: what the other side asked for.
+    Attributes: cause: a key of `Connection.failures`. retry_after_s: wait that the peer asked for.
     """
 
     def __init__(self, cause: str, reason: str, retry_after_s: float = 0.0) -> None:
@@ -83,13 +82,13 @@ class DialError(Exception):
 
 
 class Link:
-    """One WebSocket connection and what became of it.
+    """One WebSocket connection and the reason of its end.
 
     Attributes:
-        step: what a dial waits for.
-        wish: why we end it, "" = we do not.
-        leaving: a replacement is on its way, so its end is no new failure.
-        error: an error of ours that ended it.
+        step: step of the dial that is under way.
+        end_reason: why CoinSpace ends the link, "" = CoinSpace does not end it.
+        leaving: the link is being replaced, so its end is no new failure.
+        error: internal error that ended the link.
     """
 
     def __init__(self, number: int) -> None:
@@ -98,12 +97,12 @@ class Link:
         self.transport: WSTransport | None = None
         self.listener: FrameListener | None = None
         self.opened_ns = 0
-        self.wish = ""
+        self.end_reason = ""
         self.leaving = False
         self.error: Exception | None = None
         self.refused = ""
-        # frames that wait to be recorded behind those of the link before
-        self.held: list[tuple[int, bytes]] = []
+        # frames that are recorded after the last frame of the link before
+        self.waiting: list[tuple[int, bytes]] = []
         self.on_opened: Callable[[], None] = lambda: None
         self.on_closed: Callable[[], None] = lambda: None
         self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
@@ -116,9 +115,9 @@ class Link:
     # the socket
 
     async def connect(self, url: WSParsedURL, rotate: int) -> socket.socket:
-        """Return a socket that is connected to one of a host's addresses.
+        """Return a socket that is connected to one of the host's addresses.
 
-        Args: rotate: how many addresses were tried in vain, for the order.
+        Args: rotate: number of failed dials; the order of the addresses is rotated by it.
         """
         self.step = "address"
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -133,17 +132,17 @@ class Link:
         return self._socket
 
     def abandon(self) -> None:
-        """Give up a dial, however far it has come."""
+        """Give up a dial at any step."""
         self._abandoned = True
         if self.transport is not None:
             self.transport.disconnect(False)
         elif self._socket is not None:
-            # picows keeps the transport to itself until the handshake is answered
+            # picows does not give out the transport before the handshake is answered
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._socket = None
 
-    # what the listener reports
+    # reports of the listener
 
     def on_open(self, transport: WSTransport) -> None:
         self.transport = transport
@@ -169,46 +168,46 @@ class Link:
     def on_failure(self, error: Exception, frame: bytes) -> None:
         self.on_failed_frame(error, frame)
 
-    def hold(self, received_ns: int, frame: bytes) -> None:
-        """Keep a frame for the recorder."""
-        self.held.append((received_ns, frame))
+    def keep_frame(self, received_ns: int, frame: bytes) -> None:
+        """Keep a frame until it can be recorded."""
+        self.waiting.append((received_ns, frame))
 
     # the end
 
     @property
     def delivered(self) -> bool:
-        """Whether it brought any data."""
+        """Whether the link brought any data."""
         return self.listener is not None and self.listener.frames > 0
 
     def end(self, reason: str, code: WSCloseCode = WSCloseCode.OK) -> None:
-        """Close from our side; the peer answers with a close frame of its own."""
-        if not self.wish and self.transport is not None:
-            self.wish = reason
+        """Send a close frame; the peer answers with its own close frame."""
+        if not self.end_reason and self.transport is not None:
+            self.end_reason = reason
             self.transport.send_close(code)
             self._abort_later()
 
     def look(self) -> None:
-        """Notice that picows has sent a close frame: for a broken protocol or a missing pong."""
+        """Check whether picows has sent a close frame (broken protocol or missing pong)."""
         if self.transport is not None and self.transport.is_close_frame_sent:
             self._abort_later()
 
     def _abort_later(self) -> None:
-        # whoever does not close its side would keep the connection for as long as it likes
+        # a peer that does not close its side would keep the connection open for ever
         if not self._is_ending and self.transport is not None:
             self._is_ending = True
             loop = asyncio.get_running_loop()
             loop.call_later(CLOSE_TIMEOUT_S, self.transport.disconnect, False)
 
     def outcome(self) -> tuple[str, str]:
-        """Return what ended it: a cause of `failures`, and the reason in words."""
+        """Return why the link ended: a cause of `failures`, and the reason as text."""
         if self.refused:
             return "refused", f"refused: {self.refused}"
-        if self.wish:
-            return "ended", self.wish
+        if self.end_reason:
+            return "ended", self.end_reason
         if self.error is not None:
             return "internal", f"internal error: {self.error!r}"
         if self.listener is not None and self.listener.stuck:
-            return "stuck", "the exchange does not read what is sent to it"
+            return "stuck", "the exchange does not read our frames"
         if isinstance(self._broken, WSProtocolError):
             return "protocol", f"protocol error {int(self._broken.code)}: {self._broken}"
         if self._broken is not None:
@@ -222,7 +221,7 @@ class Link:
 
 
 class Receiver(Protocol):
-    """What a connection needs of a stage, besides being a compiled collector."""
+    """Methods that a connection needs of a stage, which is also a compiled collector."""
 
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None: ...
     def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None: ...
@@ -234,17 +233,17 @@ class Receiver(Protocol):
 
 
 class Connection:
-    """Keeps one subscription delivering until `stop`.
+    """Keeps one subscription alive until `stop`.
 
     Attributes:
-        links: those that are open, the newest last.
-        fatal: what the exchange said when it refused the subscription for good, None once it
-            delivers.
-        failures: dials and links that failed, by cause: address, connect, timeout, tls, http,
+        links: open links, the newest last.
+        fatal: the refusal when the exchange refused the subscription for good, None once data
+            comes.
+        failures: failed dials and links, by cause: address, connect, timeout, tls, http,
             handshake; lost, closed, protocol, no_pong, stuck, refused, internal.
     """
 
-    # numbers of links count up over all connections of the process: a newer one is larger
+    # number of the newest link; numbers count up over all connections of the process
     _numbers = 0
 
     def __init__(
@@ -294,15 +293,15 @@ class Connection:
                 link.abandon()
 
     async def stop(self) -> None:
-        """Close all links; `run` returns."""
+        """Close all links, so that `run` returns."""
         self._stopping = True
         self._wake.set()
         self._end_links()
 
     def replace(self, number: int, reason: str) -> None:
-        """Ask for a new link in place of one of ours, made before that is given up."""
+        """Replace a link of this connection; the old link ends after the new one is open."""
         if self.links and self.links[-1].number == number:
-            self._wish(reason)
+            self._want_replacement(reason)
 
     @property
     def _goes_on(self) -> bool:
@@ -318,7 +317,7 @@ class Connection:
                 await self._sleep(POLL_S)
                 self._look()
         except Exception as error:
-            # a fault of ours must not end the collection of these markets
+            # an internal error must not end the collection of these markets
             self._internal(error)
         self._report()
 
@@ -345,9 +344,7 @@ class Connection:
     # dialling
 
     async def _dial(self) -> Link | None:
-        """Make a link and send its subscription; None when that failed, after which the dialer
-        waits.
-        """
+        """Open a link and send its subscription; None when that failed or was stopped."""
         if not self.links:
             self.stage.on_connecting(self.subscription.symbols, monotonic_ns())
         while self._goes_on and (wait_ns := self._wait_ns()) > 0:
@@ -376,7 +373,7 @@ class Connection:
             raise
         finally:
             if not is_ready:
-                # no live link that nobody owns, and none without a subscription
+                # no link stays open without an owner or without a subscription
                 link.abandon()
         return link
 
@@ -385,16 +382,16 @@ class Connection:
         return max(self.dialer.wait_ns(now), self._connects.wait_ns(now))
 
     def _opened(self, link: Link) -> None:
-        # the first frames may stand in the same buffer as the handshake: the stage must know the
-        # link by then
+        # the first frames may come in the same buffer as the handshake: the stage must know the
+        # link before them
         self.dialer.opened(link.opened_ns)
-        # what was wished of older links is fulfilled
+        # this link is the replacement that was wanted
         self._replace = ""
         if self._recorder is not None and link.listener is not None:
             if not self.links:
                 self._recorder.mark("connect")
-            # of two links the newer one may be ahead, which would pass for a gap in the feed
-            link.listener.recorder = link.hold if self.links else self._recorder.frame
+            # the newer of two links may be ahead, which would look like a gap in the feed
+            link.listener.recorder = link.keep_frame if self.links else self._recorder.frame
         self.links.append(link)
         self.stage.on_connected(link.number, self.subscription.symbols, monotonic_ns())
 
@@ -403,19 +400,19 @@ class Connection:
         limit = asyncio.timeout(HANDSHAKE_TIMEOUT_S)
         try:
             async with limit:
-                # no Origin header: picows sends only what it is given
+                # no Origin header: picows sends only the headers that it is given
                 transport, _ = await ws_connect(
                     lambda request, response: link.listener,
                     self.subscription.url,
                     ssl_context=self._ssl,
-                    # ours covers it
+                    # `limit` covers it
                     websocket_handshake_timeout=None,
                     socket_factory=lambda url: link.connect(url, self.dialer.failures),
                     logger_name=_SILENT,
-                    # its transports register a closed socket when a connection is reset at once
+                    # aiofastnet registers a closed socket when a connection is reset at once
                     use_aiofastnet=False,
                     enable_auto_ping=True,
-                    # by the listener, which counts a ping as a sign of life
+                    # the listener answers pings: it counts them as a sign of life
                     enable_auto_pong=False,
                     auto_ping_idle_timeout=self.exchange.PING_INTERVAL_S,
                     auto_ping_reply_timeout=min(PONG_TIMEOUT_S, self.exchange.PING_INTERVAL_S),
@@ -432,7 +429,7 @@ class Connection:
         if link.error is not None:
             raise link.error
         if link.transport is None:
-            # picows returns as if all were well
+            # picows reports no error in this case
             raise DialError("handshake", "closed before the handshake was answered")
         tune_socket(transport.underlying_transport.get_extra_info("socket"), self._tuning)
 
@@ -449,9 +446,9 @@ class Connection:
             causes = {"address": "address", "TCP connection": "connect"}
             cause = causes.get(link.step, "tls" if self._ssl is not None else "handshake")
             return DialError(cause, printable(str(error)) or type(error).__name__)
-        # whatever picows makes of an answer that is none
+        # any other error: picows could not read the answer
         text = str(error) if isinstance(error, WSError) else repr(error)
-        return DialError("handshake", f"answer to the handshake not understood: {printable(text)}")
+        return DialError("handshake", f"expected a WebSocket handshake, was {printable(text)}")
 
     def _refused(self, status: int, headers: Any) -> DialError:
         retry_after = _seconds(headers.get("Retry-After"))
@@ -486,29 +483,29 @@ class Connection:
     # replacing
 
     def _due(self, newest: Link) -> bool:
-        """Tell whether the newest link is to be replaced."""
-        if newest.wish or len(self.links) > 1:
-            # one that is closing is waited for, so that there are never more than two
+        """Return whether the newest link is to be replaced."""
+        if newest.end_reason or len(self.links) > 1:
+            # wait for a closing link, so that never more than two are open
             return False
         life_ns = int((self.exchange.LIFETIME_S - LIFETIME_MARGIN_S) * SECOND_NS)
         if self.exchange.LIFETIME_S and monotonic_ns() - newest.opened_ns > life_ns:
-            self._wish("lifetime")
+            self._want_replacement("lifetime")
         return bool(self._replace)
 
-    def _wish(self, reason: str) -> None:
+    def _want_replacement(self, reason: str) -> None:
         if self._replace:
             return
         self._replace = reason
         newest = self.links[-1]
         if not newest.leaving:
-            # for the dialer it ends now: after a short life, the new one has to wait
+            # for the dialer the link ends now: after a short life the next dial has to wait
             newest.leaving = True
             self.dialer.lost(monotonic_ns(), delivered=newest.delivered)
         self._replacement_log.add(reason)
         self._wake.set()
 
     async def _succeed(self, old: Link) -> None:
-        """Make a new link before the old one is given up. That one may be lost meanwhile."""
+        """Open a new link, then end the old one. The old link may be lost meanwhile."""
         reason = self._replace
         new = await self._dial()
         if new is None:
@@ -521,13 +518,13 @@ class Connection:
                 return
             await asyncio.sleep(OVERLAP_POLL_S)
         if old in self.links and self._goes_on:
-            # the new one did not live long enough
-            self._wish(reason)
+            # the new link was lost before it caught up
+            self._want_replacement(reason)
 
     # the end of a link
 
     def _closed(self, link: Link) -> None:
-        """Take the news that a link has ended, for whatever reason."""
+        """Handle the end of a link."""
         if link not in self.links:
             return
         self.links.remove(link)
@@ -540,33 +537,33 @@ class Connection:
     def _gone(self, link: Link) -> None:
         self._check_refusal(link)
         cause, reason = link.outcome()
-        by_us = bool(link.wish and not link.refused)
+        by_us = bool(link.end_reason and not link.refused)
         if not by_us and link.error is None:
             self._note(cause, reason)
         if not self.links:
             self._replace = ""
         if not by_us and not link.leaving and self._is_newest(link):
-            # the first dial after a loss is made at once when the connection had been a good one
+            # the dialer dials at once when the lost link had lived long enough
             wait_s = REFUSED_S if link.refused and self.fatal is not None else 0.0
             self.dialer.lost(monotonic_ns(), wait_s, delivered=link.delivered)
         if self._recorder is not None:
             if self.links:
-                self._record_held(self.links[0])
+                self._record_waiting(self.links[0])
             else:
-                # a replay takes this for the loss of all markets, so not when another link goes on
+                # only without another link: for a replay this mark is the loss of all markets
                 self._recorder.mark("disconnect", reason=reason)
         self.stage.on_disconnected(link.number, reason, monotonic_ns())
 
     def _is_newest(self, link: Link) -> bool:
         return all(link.number > other.number for other in self.links)
 
-    def _record_held(self, link: Link) -> None:
+    def _record_waiting(self, link: Link) -> None:
         if self._recorder is None or link.listener is None:
             return
         link.listener.recorder = self._recorder.frame
-        for received_ns, frame in link.held:
+        for received_ns, frame in link.waiting:
             self._recorder.frame(received_ns, frame)
-        link.held.clear()
+        link.waiting.clear()
 
     # reports
 
@@ -575,19 +572,17 @@ class Connection:
         self._failure_log.add(reason)
 
     def _report(self) -> None:
-        """Log what failed or was replaced, once a minute at most."""
+        """Log failures and replacements, at most once a minute."""
         now = monotonic_ns()
         if (failed := self._failure_log.take(now)) is not None:
-            often, reason = failed
             self.log.warning(
-                f"connection failed {often}".rstrip(),
+                "connection failed",
                 url=self.subscription.url[:80],
-                reason=reason,
+                **failed,
                 retry_in_s=round(self.dialer.wait_ns(now) / SECOND_NS, 1),
             )
         if (replaced := self._replacement_log.take(now)) is not None:
-            often, reason = replaced
-            self.log.info(f"replacing connection {often}".rstrip(), reason=reason)
+            self.log.info("replacing connection", **replaced)
 
     def _internal(self, error: Exception) -> None:
         self.failures["internal"] += 1
@@ -595,14 +590,14 @@ class Connection:
         self.dialer.lost(monotonic_ns())
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until the time is over or something has happened to a link."""
+        """Sleep until the time is over or a link has changed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
         self._wake.clear()
 
     def counters(self) -> dict[str, int | float]:
-        """Return what this connection counted."""
+        """Return all counters of this connection."""
         counted: dict[str, int | float] = {
             "connect_failures": self.connect_failures,
             "replacements": self.replacements,
@@ -614,12 +609,12 @@ class Connection:
 
 
 def printable(text: str) -> str:
-    """Return a text of the exchange with everything escaped that a terminal would act on."""
+    """Return a text of the exchange with control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _seconds(text: Any) -> float:
-    # Retry-After in seconds; its date form is not sent by these exchanges
+    # Retry-After in seconds: the exchanges do not send its date form
     try:
         seconds = float(text)
     except (TypeError, ValueError):

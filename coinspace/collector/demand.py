@@ -1,9 +1,9 @@
-"""What a stage wants from REST: each wish once, the most valuable first, no more than the budget.
+"""REST requests that a stage wants: each once, the most valuable first, within the budget.
 
-A wish waits here and not in the queue of the fetcher, so that a more valuable one can pass it until
-the moment at which it leaves. Comparisons have a part of the budget of their own, spread evenly:
-they prove that a connection on which nobody trades still delivers. Of the rest, deeper snapshots
-leave a part to books that are missing.
+A wanted request waits here and not in the queue of the fetcher, so that a more valuable one can
+overtake it until the last moment. Comparisons have their own part of the budget, spread evenly:
+they prove that a connection without trades still delivers. Deeper snapshots use only a part of the
+rest, so that missing books always find room.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from coinspace.clock import SECOND_NS
 from coinspace.collector.limits import Window, shared
 from coinspace.exchanges.exchange import Exchange, Limit, Request, Stream
 
-# an answer that has not come by then is not waited for
+# longest wait for an answer
 LOST_NS = 5 * SECOND_NS
 
 
 class Value(IntEnum):
-    """Why something is wanted; the lowest first."""
+    """Why a request is wanted; the lowest value is sent first."""
 
-    # books that were never there, of markets that the index needs; then of others
+    # the first book of a market that has updates
     FIRST = 0
-    # of markets that have not had an update either
+    # the first book of a market without an update so far
     QUIET = 1
-    # books that were lost, trades that are missing
+    # lost books and missing trades
     REPAIR = 2
     COMPARE = 3
     # more levels than the first snapshot had
     DEEPEN = 4
 
 
-# requests that may be unanswered at a time: a market with updates must not wait behind hundreds
-# that have none
+# requests that may wait for an answer at a time: a market with updates must not wait behind
+# hundreds of markets without any
 IN_FLIGHT = {
     Value.FIRST: 16,
     Value.QUIET: 4,
@@ -44,28 +44,29 @@ IN_FLIGHT = {
     Value.COMPARE: 8,
     Value.DEEPEN: 4,
 }
-# the part of the budget that a value may use, and the seconds over which it is spread at most
+# value -> its part of the budget, and the longest window in seconds over which it is spread
 PARTS = {Value.COMPARE: (0.25, 5.0), Value.DEEPEN: (0.4, 60.0)}
-# the part that all but comparisons may use together
+# part of the budget for all requests except comparisons
 OTHERS = 0.75
 
-# one wish for each purpose and set of symbols
+# purpose and symbols: each pair is wanted once
 Key = tuple[str, tuple[str, ...]]
 
 
 def budget(exchange: Exchange, stream: Stream) -> dict[str, Limit]:
-    """Return what one stream's process may use of an exchange's limits, by group."""
+    """Return the limits of one stream's process, by group."""
     limits = exchange.REST_LIMITS
     if len(limits) == 1:
-        # counted by kind, each kind is one stream's own but for the rare market list
+        # both streams count against the only group
         return {name: shared(limit, stream) for name, limit in limits.items()}
+    # each group belongs to one stream, except for the rare market list
     return dict(limits)
 
 
 class Demand:
-    """The wishes of one stage.
+    """The wanted requests of one stage.
 
-    Args: limits: by group, what this stage may use.
+    Args: limits: limits of this stage, by group.
     """
 
     def __init__(self, limits: Mapping[str, Limit]) -> None:
@@ -75,19 +76,21 @@ class Demand:
             for value, (share, spread_s) in PARTS.items()
         }
         self._others = {group: Window(_part(limit, OTHERS)) for group, limit in limits.items()}
-        # by rank: the wishes in the order in which they came
+        # rank -> wanted requests in order of arrival
         self._waiting: dict[int, dict[Key, Request]] = {rank: {} for rank in range(2 * len(Value))}
         self._rank_of: dict[Key, int] = {}
-        # asked and not answered: since when, and why
+        # requests without an answer: key -> (time of the request, value)
         self._asked: dict[Key, tuple[int, Value]] = {}
 
     def __len__(self) -> int:
         return len(self._rank_of)
 
     def add(self, request: Request, value: Value, needed: bool, now_ns: int) -> bool:
-        """Wish for an answer; `needed`: the index needs it. Returns: whether the wish is new.
+        """Add a wanted request; return whether it is new.
 
-        A wish for the same that waits already takes the higher of both ranks.
+        An equal request that waits already takes the higher of both ranks.
+
+        Args: needed: whether the index needs the answer.
         """
         key = _key(request)
         rank = 2 * value + (not needed)
@@ -103,18 +106,18 @@ class Demand:
         return before is None
 
     def remove(self, request: Request) -> None:
-        """Forget a wish that waits."""
+        """Remove a request that waits."""
         key = _key(request)
         rank = self._rank_of.pop(key, None)
         if rank is not None:
             del self._waiting[rank][key]
 
     def done(self, request: Request) -> None:
-        """An answer, or the news that there will be none, has come."""
+        """Note that a request was answered or has failed."""
         self._asked.pop(_key(request), None)
 
     def take(self, now_ns: int) -> list[Request]:
-        """Return what may be asked for now."""
+        """Return the requests that may be sent now."""
         if not self._rank_of:
             return []
         for key in list(self._asked):
@@ -124,13 +127,13 @@ class Demand:
         for rank, waiting in self._waiting.items():
             value = Value(rank // 2)
             if value == Value.DEEPEN and incomplete:
-                # every book first
+                # all missing books come first
                 break
             while waiting and self._in_flight(value) < IN_FLIGHT[value]:
                 key, request = next(iter(waiting.items()))
                 windows = self._windows_of(request.group, value)
                 if any(window.wait_ns(now_ns, request.weight) for window in windows):
-                    # what has less value has less room as well, but for comparisons
+                    # lower values have no more room; only comparisons have their own part
                     break
                 for window in windows:
                     window.take(now_ns, request.weight)

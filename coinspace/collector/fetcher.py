@@ -1,7 +1,7 @@
 """REST requests within the exchange's limits.
 
-The stages decide what is worth asking for, and in which order; here it is asked. An answer costs no
-more than its bound: it is read and inflated up to it and refused beyond.
+The stages decide what to request and in which order. The fetcher sends the requests. An answer is
+read and inflated up to a bound in bytes and refused beyond it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from coinspace.exchanges.exchange import (
 from coinspace.tasks import Tasks
 
 TIMEOUT_S = 10.0
-# bytes that an answer may have, as sent and inflated: several times what the exchanges send, and
-# little enough to be read as JSON within 50 ms
+# largest answer in bytes, as sent and inflated: several times what the exchanges send, and small
+# enough to be read as JSON within 50 ms
 ANSWER_BYTES: dict[Purpose, int] = {
     "snapshot": 4 << 20,
     "compare": 4 << 20,
@@ -40,16 +40,16 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "markets": 8 << 20,
 }
 INFLATED_AT_ONCE = 1 << 20
-# wait when 429 or 418 come without Retry-After, or with one longer than any documented ban
+# wait after HTTP 429 and 418 without Retry-After, or with one longer than any documented ban
 BLOCK_S = 10.0
 BAN_S = 120.0
 LONGEST_BLOCK_S = 3 * 86_400.0
-# requests kept per group: the stages hold theirs back, so this many are a fault
+# requests queued per group: more are a fault, because the stages limit their requests themselves
 QUEUE_LIMIT = 512
 # requests of one group that wait for an answer at a time
 PARALLEL = 4
 LOG_INTERVAL_NS = 60 * SECOND_NS
-# an exchange counts what was used from minute to minute; its `Date` is up to a second late
+# an exchange counts the used weight per minute; its `Date` is up to a second late
 MINUTE_S = 60.0
 MINUTE_SLACK_S = 1.0
 USED_DIGITS = 9
@@ -59,12 +59,12 @@ Refused = Callable[[Request, Refusal, int], None]
 
 
 class Fetcher:
-    """Fulfils a stage's requests.
+    """Sends a stage's requests.
 
     Args:
-        on_answer, on_refused: called with (request, payload or refusal, steady clock), one of them
-            once for each request that was submitted.
-        limits: by group, the exchange's own by default.
+        on_answer, on_refused: called with (request, payload or refusal, monotonic ns); one of both
+            is called once for each submitted request.
+        limits: by group; the exchange's limits by default.
         recorder: None, or called with (request, received_ns, payload).
     """
 
@@ -88,12 +88,12 @@ class Fetcher:
         self._ssl = ssl_context
         limits = limits or exchange.REST_LIMITS
         self._windows = {name: Window(limit) for name, limit in limits.items()}
-        # what is left to this address, whoever else asks from it
+        # shared by all programs of this address
         self._budgets = {
             name: Budget(limit.count) for name, limit in exchange.ADDRESS_LIMITS.items()
         }
         self._queues: dict[str, deque[Request]] = {name: deque() for name in self._windows}
-        # queued or on their way
+        # queued or sent
         self._pending: set[Request] = set()
         self._workers = dict.fromkeys(self._windows, 0)
         self._tasks = Tasks(self._failed)
@@ -102,7 +102,7 @@ class Fetcher:
         self.log = structlog.get_logger(f"rest-{exchange.NAME}")
 
     def submit(self, request: Request) -> None:
-        """Queue a request; one that is queued or on its way already is not made twice."""
+        """Queue a request, unless the same request is queued or sent already."""
         if request in self._pending:
             self.counts["rest_repeated"] += 1
             return
@@ -116,7 +116,7 @@ class Fetcher:
         self._work(request.group)
 
     async def close(self) -> None:
-        """Give up what is queued."""
+        """Drop all queued requests."""
         await self._tasks.cancel()
         if self._session is not None:
             await self._session.close()
@@ -148,8 +148,8 @@ class Fetcher:
         if wait_ns:
             self.counts["rest_budget_waits"] += 1
             text = (
-                f"this address has used {budget.used} of {budget.count} in this minute, other"
-                " programs included: requests wait for the next one"
+                f"all programs of this address have used {budget.used} of {budget.count} in this"
+                " minute: requests wait for the next minute"
             )
             self._warn("rest budget", request, text)
         return wait_ns
@@ -161,12 +161,12 @@ class Fetcher:
         text = headers.get(self.exchange.ADDRESS_LIMITS[group].header, "")
         if text.isascii() and text.isdigit() and len(text) <= USED_DIGITS:
             left_s = MINUTE_S - _exchange_s(headers) % MINUTE_S + MINUTE_SLACK_S
-            budget.said(int(text), monotonic_ns(), left_s)
+            budget.report(int(text), monotonic_ns(), left_s)
 
     async def _get(self, request: Request) -> bytes:
         limit = ANSWER_BYTES[request.purpose]
         try:
-            # a redirect would take the question to whatever host the answer names
+            # a redirect is not followed: the answer could name any host
             async with self._open().get(
                 self.base + request.path, allow_redirects=False
             ) as response:
@@ -191,7 +191,7 @@ class Fetcher:
             return payload
         self.counts["rest_refusals"] += 1
         if status in (418, 429):
-            # a header is exact; Upbit, and bans of Binance, say it in the body
+            # the header is exact; Upbit, and Binance for bans, name the time in the body
             wait_s = _retry_after(headers.get("Retry-After")) or _plausible(
                 block_s(payload, _exchange_s(headers))
             )
@@ -212,7 +212,7 @@ class Fetcher:
 
     def _block(self, status: int, group: str, refusal: Refusal, wait_s: float) -> Refusal:
         wait_s = wait_s or (BAN_S if status == 418 else BLOCK_S)
-        # a ban is for the address, whatever was asked
+        # a ban (418) covers all requests of the address
         for name, window in self._windows.items():
             if status == 418 or name == group:
                 window.block(monotonic_ns() + int(wait_s * SECOND_NS))
@@ -249,16 +249,16 @@ class Fetcher:
             try:
                 self.recorder(request, now_ns(), payload)
             except Exception as error:
-                # the answer is as good as without a recording
+                # a failed recording does not spoil the answer
                 self._error(request, error)
         try:
             taken = self._on_answer(request, payload, monotonic_ns())
             if taken is not None:
                 await taken
         except Exception as error:
-            # a fault in one answer must not end the requests behind it
+            # an error in one answer must not end the requests behind it
             self._error(request, error)
-            self._refuse(request, Refusal("the answer was not handled", fatal=False))
+            self._refuse(request, Refusal("internal error in an answer", fatal=False))
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         try:
@@ -270,7 +270,7 @@ class Fetcher:
         self.counts["rest_errors"] += 1
         if self._may_log("error"):
             self.log.error(
-                "answer not handled",
+                "internal error in answer",
                 path=request.path[:120],
                 error=plain(repr(error)),
                 exc_info=error,
@@ -278,7 +278,7 @@ class Fetcher:
 
     def _failed(self, name: str, error: BaseException) -> None:
         self.counts["rest_errors"] += 1
-        self.log.error("request task ended", task=name, error=plain(repr(error)))
+        self.log.error("request task failed", task=name, error=plain(repr(error)))
         self._work(name.removeprefix("rest-"))
 
     def _warn(self, event: str, request: Request, text: str) -> None:
@@ -286,7 +286,7 @@ class Fetcher:
             self.log.warning(event, path=request.path[:120], text=text)
 
     def _may_log(self, what: str) -> bool:
-        # one line a minute for each of a few causes
+        # at most one line a minute per cause
         now = monotonic_ns()
         if now - self._logged_ns.get(what, now - LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
             return False
@@ -303,7 +303,7 @@ class Fetcher:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
                 headers={"Accept": "application/json", "Accept-Encoding": "gzip, deflate"},
                 requote_redirect_url=False,
-                # inflated here, where the size is bounded
+                # `inflate` bounds the size
                 auto_decompress=False,
             )
         return self._session
@@ -322,10 +322,10 @@ class OversizedError(Exception):
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding.
+    """Undo a Content-Encoding; inflate at most a little more than `limit` bytes.
 
-    Raises: OversizedError beyond `limit` bytes, of which no more are made; ValueError for an
-        encoding that was not asked for; zlib.error for a damaged body.
+    Raises: OversizedError beyond `limit` bytes; ValueError for an encoding that was not requested
+        or a body that is cut short; zlib.error for a damaged body.
     """
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise ValueError(f"Content-Encoding: expected gzip or deflate, was {encoding[:40]!r}")
@@ -339,12 +339,12 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
             raise OversizedError
         body = inflater.unconsumed_tail
     if not inflater.eof:
-        raise ValueError("the compressed answer is cut short")
+        raise ValueError("answer: expected a whole compressed body, was cut short")
     return bytes(out)
 
 
 def _retry_after(text: str | None) -> float:
-    # in seconds; its date form is not sent by these exchanges
+    # in seconds: the exchanges do not send the date form
     try:
         seconds = float(text or 0)
     except ValueError:
@@ -357,7 +357,7 @@ def _plausible(seconds: float) -> float:
 
 
 def _exchange_s(headers: Mapping[str, str]) -> float:
-    # our own clock may be wrong
+    # the clock of this host may be wrong
     try:
         return parsedate_to_datetime(headers["Date"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):

@@ -1,7 +1,7 @@
 """Grouped books of a second subscription: their far levels extend the books of the first.
 
-Upbit sends 30 levels whatever the grouping, so grouped ones reach further. A group that touches the
-fine levels is left out, so no order counts twice; messages that hold groups carry the GROUPED flag.
+Upbit sends 30 levels at any grouping, so grouped levels reach further. A group that touches the
+fine levels is left out, so that no order counts twice. Messages with groups have the flag GROUPED.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class GroupedBooks(BookCollector):
         self._log = structlog.get_logger(f"grouped-{exchange.NAME}")
 
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None:
-        """Do nothing: the fine books tell their markets' state."""
+        """Do nothing: the stage of the fine books reports the states."""
 
     def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None:
-        """Do nothing: as above."""
+        """Do nothing: the stage of the fine books reports the states."""
 
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
         """Note a connection."""
@@ -51,7 +51,7 @@ class GroupedBooks(BookCollector):
             self._live[symbol].add(connection)
 
     def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None:
-        """Stop extending books that nothing delivers any more."""
+        """Drop the books that no connection delivers any more."""
         for market in self.markets:
             live = self._live[market.symbol.decode()]
             live.discard(connection)
@@ -59,22 +59,22 @@ class GroupedBooks(BookCollector):
                 market.forget()
 
     def caught_up(self, connection: int) -> bool:
-        """Tell whether a newer connection has delivered every book."""
+        """Return whether a newer connection has delivered every book."""
         return all(market.primary == connection for market in self.markets)
 
     def take_refusal(self, connection: int) -> Refusal | None:
-        """Return what the exchange said when it sent an error on a connection, once."""
+        """Return the error that the exchange sent on a connection, once."""
         return self._refusals.pop(connection, None)
 
     def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
         if condition == Condition.CROSSED:
-            # groups can cross at the touch; far from it they are as good
+            # groups can cross at the best prices; the next book may be good again
             market.forget()
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
         detail = orjson.loads(frame)
         if detail.get("error"):
-            # such as a grouping that the market does not have
+            # for example a grouping that the market does not have
             refusal = self._refusals[connection] = self._exchange.refusal_of_frame(detail)
             self._log.error("refused by the exchange", text=refusal.text, fatal=refusal.fatal)
 
@@ -82,5 +82,5 @@ class GroupedBooks(BookCollector):
         self._log.warning("malformed frame", head=repr(frame[:120]))
 
     def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
-        """Log an error of ours."""
-        self._log.error("frame not handled", error=repr(error))
+        """Log an internal error."""
+        self._log.error("internal error in frame", error=repr(error))

@@ -1,9 +1,10 @@
-"""Stretches in which trades may be missing, and which trades of a REST answer belong there.
+"""Holes in the trades of a market, and which trades of a REST answer fill them.
 
-* Ids that count up by one (Binance): exactly those that are not there.
-* Ids that REST and the stream share (Upbit): those that the stream has not brought.
-* Ids that they do not share (Bithumb): told by what a trade is, its time, price, size and side, and
-  only at times that the stream has not covered, or where the volume of the day proves it.
+* Ids count up by one (Binance): the trades whose ids are missing.
+* REST and the stream have the same ids (Upbit): the trades that the stream has not brought.
+* REST and the stream have different ids (Bithumb): trades are matched by time, price, size and
+  side. They are filled only at times that the stream has not covered, or where the volume of the
+  day proves that they are missing.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ FRESH_NS = 5 * SECOND_NS
 
 # (exchange_ns, price, size, sell) of a published trade
 Published = tuple[int, float, float, bool]
-# the same as REST tells it, whose times are whole ms
+# (exchange ms, price, size, sell), as REST reports a trade
 What = tuple[int, float, float, bool]
 
 
 class Ids(Protocol):
-    """Ids of trades that were published."""
+    """Ids of published trades."""
 
     def __contains__(self, id: int, /) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Ids that are not there: from `first` to `last`, `count` of them."""
+    """Missing ids: `count` ids from `first` to `last`."""
 
     first: int
     last: int
@@ -41,11 +42,11 @@ class Missing:
 
 
 def missing(first: int, last: int, known: Sequence[int]) -> Missing | None:
-    """Return which ids from first to last are not known, None = all are.
+    """Return the missing ids from first to last, None = none is missing.
 
-    Costs what `known` costs, whatever the distance of first and last.
+    The time depends on the length of `known`, not on the distance of first and last.
 
-    Args: known: those within the range, in order, without repeats.
+    Args: known: known ids within the range, ascending, without repeats.
     """
     count = last - first + 1 - len(known)
     if count <= 0:
@@ -63,13 +64,13 @@ def missing(first: int, last: int, known: Sequence[int]) -> Missing | None:
 
 @dataclass(slots=True, eq=False)
 class Hole:
-    """A stretch in which trades may be missing.
+    """A span of time or ids in which trades may be missing.
 
     Attributes:
-        first_id, last_id: for contiguous ids, else 0. missing: ids between them that are not there.
-        from_ns, to_ns: exchange times of the trades around it; to_ns 0 = still open.
-        volume: what must be missing, 0 = not known.
-        ask_ns: when to ask REST, 0 = not yet. answers: what it said so far, newest first.
+        from_ns, to_ns: exchange times of the trades around the hole; to_ns 0 = still open.
+        first_id, last_id: for contiguous ids, else 0. missing: number of missing ids in between.
+        volume: volume that is missing, 0 = not known.
+        ask_ns: when to ask REST, 0 = not yet. answers: trade lists so far, newest first.
     """
 
     reason: str
@@ -84,20 +85,20 @@ class Hole:
     answers: list[list[RestTrade]] = field(default_factory=list)
 
     def again(self, ask_ns: int) -> None:
-        """Ask anew at a time."""
+        """Ask REST again at a time, and forget the answers."""
         self.answers.clear()
         self.asked, self.ask_ns = False, ask_ns
 
     def trades(self) -> list[RestTrade]:
-        """Return all that REST said, oldest first."""
+        """Return the trades of all answers, oldest first."""
         return [trade for answer in reversed(self.answers) for trade in answer]
 
     def reached(self) -> bool:
-        """Tell whether the answers go back to the beginning."""
+        """Return whether the answers reach the beginning of the hole."""
         if not self.answers[-1] or (
             len(self.answers) > 1 and self.answers[-1][0] == self.answers[-2][0]
         ):
-            # there are no older trades
+            # REST has no older trades
             return True
         oldest = self.answers[-1][0]
         if self.first_id:
@@ -107,14 +108,14 @@ class Hole:
 
 @dataclass(slots=True)
 class Found:
-    """What belongs into a hole; lost: trades that REST does not know any more (at least)."""
+    """Trades that fill a hole. lost: trades that REST does not have any more (at least)."""
 
     trades: list[RestTrade]
     lost: int = 0
 
 
 def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> Found:
-    """Fill a hole of ids that count up by one; those `known` within it are there already."""
+    """Fill a hole of ids that count up by one. known: ids within it that were published."""
     there = set(known)
     wanted = [
         trade
@@ -126,7 +127,7 @@ def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> 
 
 
 def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
-    """Fill a hole where REST and stream share ids; those not `known` are missing."""
+    """Fill a hole where REST and stream share ids: trades that are not `known` are missing."""
     settled_ns = hole.to_ns or now_ns - FRESH_NS
     wanted = [
         trade
@@ -138,7 +139,7 @@ def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> F
 
 
 def audit(trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
-    """Return what the stream should have brought since the oldest trade that both know."""
+    """Return trades that the stream has not brought since the oldest trade that both have."""
     begin = next((i for i, trade in enumerate(trades) if trade.trade_id in known), len(trades))
     return Found(
         [
@@ -150,12 +151,12 @@ def audit(trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
 
 
 def what(trade: RestTrade) -> What:
-    """Return what a trade is, without its id."""
+    """Return time, price, size and side of a trade."""
     return (trade.exchange_ns // MILLISECOND_NS, trade.price, trade.size, trade.sell)
 
 
 def counted(published: Iterable[Published]) -> Counter[What]:
-    """Return how often each trade was published."""
+    """Return the number of times that each trade was published."""
     return Counter(
         (exchange_ns // MILLISECOND_NS, price, size, sell)
         for exchange_ns, price, size, sell in published
@@ -163,34 +164,34 @@ def counted(published: Iterable[Published]) -> Counter[What]:
 
 
 def between(hole: Hole, trades: Sequence[RestTrade], published: Sequence[Published]) -> Found:
-    """Fill a hole by time: trades strictly between the last one before and the first one after.
+    """Fill a hole by time: trades between the last one before and the first one after.
 
-    Others at the very ms of those two are missing as well when REST tells the times of these two
-    as the stream did.
+    Trades in the same ms as one of these two are missing too when REST has the two trades with the
+    times that the stream gave.
     """
-    ours = counted(published)
-    told = {what(trade) for trade in trades}
+    streamed = counted(published)
+    by_rest = {what(trade) for trade in trades}
     begin_ns = hole.from_ns
     inside_ns = [
         exchange_ns for exchange_ns, *_ in published if hole.from_ns < exchange_ns < hole.to_ns
     ]
     if inside_ns and not all(
-        one in told
-        for one in ours
+        one in by_rest
+        for one in streamed
         if hole.from_ns // MILLISECOND_NS < one[0] < hole.to_ns // MILLISECOND_NS
     ):
-        # REST tells our own trades otherwise, so only what lies behind all of them is taken
+        # REST gives published trades other times, so only trades after all of them are taken
         begin_ns = max(inside_ns)
     edges = {begin_ns // MILLISECOND_NS, hole.to_ns // MILLISECOND_NS}
-    sure = {ms for ms in edges if any(one[0] == ms and one in told for one in ours)}
+    sure = {ms for ms in edges if any(one[0] == ms and one in by_rest for one in streamed)}
     wanted = []
     for trade in trades:
         kind = what(trade)
         inside = begin_ns < trade.exchange_ns < hole.to_ns and kind[0] not in edges
         if not inside and kind[0] not in sure:
             continue
-        if ours[kind]:
-            ours[kind] -= 1
+        if streamed[kind]:
+            streamed[kind] -= 1
         else:
             wanted.append(trade)
     beyond = bool(trades) and trades[0].exchange_ns > begin_ns and trades[0] in wanted
@@ -200,15 +201,13 @@ def between(hole: Hole, trades: Sequence[RestTrade], published: Sequence[Publish
 def by_volume(
     hole: Hole, trades: Sequence[RestTrade], published: Iterable[Published], tolerance: float
 ) -> Found:
-    """Fill a hole in the middle of a stream: what was not published, if its volume is the missing
-    one.
-    """
-    ours = counted(published)
+    """Fill a hole of a known volume: trades that were not published, if their sum matches it."""
+    streamed = counted(published)
     wanted = []
     for trade in trades:
         kind = what(trade)
-        if ours[kind]:
-            ours[kind] -= 1
+        if streamed[kind]:
+            streamed[kind] -= 1
         elif hole.from_ns <= trade.exchange_ns <= hole.to_ns:
             wanted.append(trade)
     if abs(sum(trade.size for trade in wanted) - hole.volume) > tolerance:

@@ -1,6 +1,6 @@
-"""Policies without I/O: rolling-window limits, when to dial again, what of it to log.
+"""Policies without I/O: limits over rolling windows, when to dial again, which failures to log.
 
-All times here are durations, so they are ns of the monotonic clock.
+All times are ns of the monotonic clock, because they measure durations.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from coinspace.window import Used
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 JITTER = 0.2
-# a connection that lived this long was a good one: the next wait starts small again
+# a connection that lived this long was good: the next wait starts small again
 STABLE_NS = 30 * SECOND_NS
-# after a shorter one that delivered data, so many failures count at most: 4 s are waited
+# failures that count at most after a shorter connection that delivered data: the wait is 4 s
 DELIVERED_FAILURES = 2
 # failures are logged at most once in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
 
 
-# the exchange counts by address, and each of its two streams has a process of its own
+# the exchange counts per address, and each of its two streams has its own process
 SHARES: dict[Stream, float] = {"orderbook": 0.75, "ticker": 0.25}
 
 
 def shared(limit: Limit, stream: Stream) -> Limit:
-    """Return a stream's part of a limit that both of an exchange's processes are under."""
+    """Return one stream's part of a limit that both processes of an exchange share."""
     count = int(limit.count * SHARES[stream])
     if count:
         return replace(limit, count=count)
-    # less than one: as rarely
+    # less than one unit: one unit in a longer window
     return Limit(1, limit.seconds / (limit.count * SHARES[stream]))
 
 
 class Window:
-    """At most `limit.count` units in any `limit.seconds`: strict, no bursts beyond."""
+    """At most `limit.count` units in any `limit.seconds`, without bursts."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -60,7 +60,7 @@ class Window:
             over -= used
             if over <= 0:
                 break
-        # more units than the limit itself allows: when the window is empty
+        # more units than the limit allows at all: wait until the window is empty
         return max(blocked, last_ns + self._span_ns - now_ns)
 
     def take(self, now_ns: int, units: int = 1) -> None:
@@ -68,27 +68,27 @@ class Window:
         self._used.add(now_ns, units)
 
     def block(self, until_ns: int) -> None:
-        """Let nothing through until then: the exchange said so."""
+        """Let nothing through until then, because the exchange demands it."""
         self._blocked_ns = max(self._blocked_ns, until_ns)
 
 
 class Budget:
-    """What all programs of this address may use together in a minute, as the exchange counts it.
+    """Budget of all programs of this address in one minute, as the exchange counts it.
 
-    The exchange names in each answer what has been used of it, by whomever. Its minutes begin with
-    those of the clock; until its next one begins, no more is asked than is left.
+    Each answer of the exchange names what all programs have used. The minutes are those of the
+    exchange's clock. Until the next minute begins, no more is requested than is left.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        # as the exchange said last, 0 = it has said nothing about this minute
+        # as the exchange reported last, 0 = no report in this minute
         self.used = 0
         self._until_ns = 0
-        # asked, and not answered yet
+        # units of requests without an answer
         self._asked = 0
 
     def wait_ns(self, now_ns: int, units: int) -> int:
-        """Return how long to wait before `units` more are asked, 0 = now."""
+        """Return how long to wait before `units` more are requested, 0 = now."""
         if now_ns >= self._until_ns:
             self.used = 0
         if not self.used or self.used + self._asked + units <= self.count:
@@ -100,20 +100,20 @@ class Budget:
         self._asked += units
 
     def done(self, units: int) -> None:
-        """Note that a request has ended, one way or the other."""
+        """Note that a request was answered or has failed."""
         self._asked -= units
 
-    def said(self, used: int, now_ns: int, left_s: float) -> None:
-        """Take what the exchange counts, in a minute that ends in `left_s`."""
+    def report(self, used: int, now_ns: int, left_s: float) -> None:
+        """Take the count of the exchange for a minute that ends in `left_s` seconds."""
         if now_ns >= self._until_ns:
             self.used = 0
-        # answers overtake each other
+        # answers can overtake each other
         self.used = max(self.used, used)
         self._until_ns = now_ns + int(left_s * SECOND_NS)
 
 
 class Dialer:
-    """Says when the next connection attempt may be made."""
+    """Decides when the next dial may be made."""
 
     def __init__(self, seed: int | None = None) -> None:
         self._random = random.Random(seed)
@@ -123,7 +123,7 @@ class Dialer:
 
     @property
     def failures(self) -> int:
-        """Attempts that failed since the last good connection."""
+        """Failed dials since the last good connection."""
         return self._backoff.failures
 
     def wait_ns(self, now_ns: int) -> int:
@@ -131,20 +131,20 @@ class Dialer:
         return max(0, self._not_before_ns - now_ns)
 
     def opened(self, now_ns: int) -> None:
-        """The connection is open."""
+        """Note that the connection is open."""
         self._opened_ns = now_ns
 
     def lost(self, now_ns: int, retry_after_s: float = 0.0, *, delivered: bool = False) -> float:
-        """The attempt failed or the connection ended; return the seconds to wait.
+        """Note a failed dial or the end of a connection; return the seconds to wait.
 
         Args:
-            retry_after_s: what the exchange asked for, a lower bound.
-            delivered: the connection brought data, so the exchange is there.
+            retry_after_s: wait that the exchange asked for, a lower bound.
+            delivered: the connection brought data, so the exchange works.
         """
         good = self._opened_ns and now_ns - self._opened_ns >= STABLE_NS
         self._opened_ns = 0
         if good:
-            # the first dial after a good connection is made at once
+            # after a good connection the first dial is made at once
             self._backoff.reset()
             wait = retry_after_s
         else:
@@ -157,7 +157,7 @@ class Dialer:
 
 
 class FailureLog:
-    """Turns the failures of one connection into at most one report a minute."""
+    """Sums up the failures of one connection, for at most one log line a minute."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -169,13 +169,13 @@ class FailureLog:
         self._count += 1
         self._reason = reason
 
-    def take(self, now_ns: int) -> tuple[str, str] | None:
-        """Return how often it failed, in words, and the last reason; None when nothing is due."""
+    def take(self, now_ns: int) -> dict[str, int | str] | None:
+        """Return the facts of a log line: the last reason, and how often; None = none is due."""
         since_ns = None if self._reported_ns is None else now_ns - self._reported_ns
         if not self._count or (since_ns is not None and since_ns < LOG_INTERVAL_NS):
             return None
-        often = ""
+        facts: dict[str, int | str] = {"reason": self._reason}
         if self._count > 1 and since_ns is not None:
-            often = f"{self._count} times in the last {since_ns / SECOND_NS:.0f} s"
+            facts |= {"times": self._count, "within_s": round(since_ns / SECOND_NS)}
         self._count, self._reported_ns = 0, now_ns
-        return often, self._reason
+        return facts

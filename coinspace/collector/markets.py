@@ -1,4 +1,4 @@
-"""Which markets to collect: patterns against the exchange's list, and what changes in that list."""
+"""Which markets to collect: patterns over the exchange's list, and changes of that list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coinspace.exchanges.exchange import Exchange, Listing
 from coinspace.exchanges.identity import assets_of
 from coinspace.market import Market
 
-# in which Korean prices become dollars
+# converts Korean prices to dollars
 RATE = "USDT/KRW"
 
 Change = Literal["listed", "delisted", "halted", "resumed"]
@@ -27,7 +27,7 @@ class Event:
 
 
 def has_patterns(markets: list[str]) -> bool:
-    """Tell whether the exchange's list is needed to know the markets."""
+    """Return whether the exchange's list is needed to know the markets."""
     return any("*" in market for market in markets)
 
 
@@ -36,8 +36,8 @@ def resolve(
 ) -> list[tuple[str, str]]:
     """Return (symbol, market) pairs without repeats, in the order of the settings.
 
-    Args: listings: the exchange's list, needed when there are patterns such as `*/KRW`.
-    Raises: ConfigError when nothing is left to collect.
+    Args: listings: the exchange's list, needed for patterns such as `*/KRW`.
+    Raises: ConfigError when no market is left to collect.
     """
     found: dict[str, str] = {}
     for text in markets:
@@ -50,7 +50,7 @@ def resolve(
                 found.setdefault(listing.symbol, name)
     if not found:
         raise ConfigError(
-            f"exchanges.{exchange.NAME}.markets: expected a market that {exchange.NAME} offers,"
+            f"exchanges.{exchange.NAME}.markets: expected markets that {exchange.NAME} offers,"
             f" was {markets!r}; `coinspace markets {exchange.NAME}` lists them"
         )
     return list(found.items())
@@ -59,7 +59,7 @@ def resolve(
 def needed_markets(
     exchange: Exchange, entries: Iterable[tuple[str, str]], assets: Iterable[str]
 ) -> frozenset[str]:
-    """Return the markets that the index of some assets needs: theirs, and the rate's own."""
+    """Return the markets that the index of some assets needs, and the market of the rate."""
     wanted = set(assets)
     needed = set()
     for _, name in entries:
@@ -69,27 +69,27 @@ def needed_markets(
     return frozenset(needed)
 
 
-# markets that a list can have: several times what the largest exchange offers
+# longest list of markets: several times what the largest exchange offers
 LISTINGS_LIMIT = 20_000
 
 
 class MarketList:
-    """The exchange's list as last seen; `update` tells what changed."""
+    """The newest list of the exchange; `update` returns its changes."""
 
     def __init__(self) -> None:
         self.listings: dict[str, Listing] = {}
         self.updates = 0
 
     def update(self, listings: list[Listing]) -> list[Event]:
-        """Take a new list and return the changes; the first list changes nothing.
+        """Take a new list and return the changes; the first list gives no change.
 
-        An empty list is taken for an error of the exchange and changes nothing.
+        An empty list counts as an error of the exchange and changes nothing.
 
-        Raises: ValueError for a list that is longer than any exchange's.
+        Raises: ValueError for a list that is too long.
         """
         if len(listings) > LISTINGS_LIMIT:
             raise ValueError(
-                f"expected at most {LISTINGS_LIMIT} markets in the list, was {len(listings)}"
+                f"market list: expected at most {LISTINGS_LIMIT} markets, was {len(listings)}"
             )
         if not listings:
             return []

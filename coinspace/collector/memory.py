@@ -1,7 +1,7 @@
-"""What a ticker collector's own journal remembers of the time before its start.
+"""The trades before a start, read from the end of the ticker collector's own journal.
 
-A message is journalled before it is published, so this is exactly what the bus got, however the
-process ended. The trades that the exchange made meanwhile are then asked for as after a reconnect.
+A message is written to the journal before it is published. The journal therefore has exactly the
+messages of the bus, even after a crash. Trades since its end are requested as after a reconnect.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from coinspace.bus.segments import SegmentFile, segment_paths
 from coinspace.clock import SECOND_NS
 from coinspace.errors import JournalError
 
-# trades kept per market: more than one REST list holds
+# trades kept per market: more than one REST list has
 KEPT = 2000
-# read from the end: a start must not wait for the whole journal
+# bytes read from the end: a start must not wait for the whole journal
 READ_BYTES = 64 << 20
-# a process that ended sooner may not have filled its first hole
+# a process that lived shorter may not have filled its first hole
 SETTLED_NS = 30 * SECOND_NS
 
 
@@ -29,9 +29,9 @@ class Memory:
     """The end of a journal.
 
     Attributes:
-        trades: market -> its last trades, in order of publishing.
-        markets: all that were collected.
-        since_ns: receipt of the oldest message read; a market without a trade made none since.
+        trades: market -> its last trades, in order of publication.
+        markets: all collected markets.
+        since_ns: receipt of the oldest message read; markets without a trade had none since then.
         lives: epoch of a process -> receipt of its first and last message.
     """
 
@@ -52,8 +52,9 @@ class Memory:
             self.lives[message.epoch] = (first_ns, message.received_ns)
 
     def settled_ns(self, market: str) -> int:
-        """Return the exchange's time of the last trade by a process that lived long enough to ask
-        REST for what the one before it had missed; 0 = none.
+        """Return the exchange's time of the newest trade whose past is complete, 0 = none.
+
+        Its process lived long enough to fill by REST what the process before had missed.
         """
         for trade in reversed(self.trades.get(market, ())):
             first_ns, last_ns = self.lives[trade.epoch]
@@ -63,7 +64,7 @@ class Memory:
 
 
 def read_memory(folder: Path) -> Memory:
-    """Read the end of a journal folder; damaged segments are as good as missing."""
+    """Read the end of a journal folder; damaged segments are skipped."""
     parts: list[bytes] = []
     size = 0
     for path in reversed(segment_paths(folder)):

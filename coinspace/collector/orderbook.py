@@ -1,9 +1,8 @@
-"""The order book stage: whole books that replace each other, or local books of updates.
+"""The order book stage: whole books that replace each other, or local books with updates.
 
-A local book goes through the phases of `sync.Phase`: updates are kept until a snapshot is there,
-the snapshot is loaded, then the kept updates are applied, then the live ones. Which update or
-snapshot fits is judged by the market's `Sequence`; an update that does not lets this symbol alone
-begin anew.
+A local book goes through the phases of `sync.Phase`: updates are kept until a snapshot comes, the
+snapshot is loaded, the kept updates are applied, then the live ones. The market's `Sequence` judges
+which updates and snapshots fit. After an update that does not fit, only this market is rebuilt.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request,
 
 # levels kept per side of a local book, published or not
 BOOK_CAPACITY = 16384
-# how long a subscribed symbol may be quiet before its snapshot is asked for without an update
+# a subscribed market that is quiet for this long gets a snapshot without an update
 QUIET_START_NS = SECOND_NS
-# part of a minute's budget that the first snapshots of all markets may cost, and those of the
-# markets that the index needs: the others' are small, and made deeper later
+# parts of a minute's budget for the first snapshots of all markets, and of the markets that the
+# index needs: the other first snapshots are small and are made deeper later
 FIRST_SHARE = 0.5
 NEEDED_SHARE = 0.2
 # a book that crosses again within this time waits before its next snapshot
 CROSSED_NS = 30 * SECOND_NS
 CROSSED_WAIT_NS = 5 * SECOND_NS
-# the longest time for which updates of ids that the book already has are borne
+# longest time for which updates are ignored because the book already has their ids
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
 
-# levels of a snapshot for each published one: a price that leaves the range of the snapshot makes
-# the book unknown until the next one
+# levels of a snapshot per published level: when the price leaves the range of the snapshot, the
+# book is unknown until the next snapshot
 ROOM = 10
 
 
 def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
-    """Return the levels that a snapshot is asked for.
+    """Return the number of levels to request for a snapshot.
 
-    Args: wanted: by the settings, 0 = so many that the price has room to move.
+    Args: wanted: the number in the settings, 0 = enough for the price to move.
     """
     steps = exchange.SNAPSHOT_STEPS
     return wanted or next((step for step in steps if step >= ROOM * depth), exchange.STREAM_DEPTH)
 
 
 class OrderBookStage(Stage, BookCollector):
-    """Books of one exchange from frames and REST answers."""
+    """Makes the books of one exchange from frames and REST answers."""
 
     stream = "orderbook"
     counted = (
@@ -90,7 +89,7 @@ class OrderBookStage(Stage, BookCollector):
     ) -> None:
         updates = exchange.UPDATES
         depth = min(depth, exchange.STREAM_DEPTH)
-        # room for the largest update, however shallow the snapshots are
+        # room for the largest update, even when snapshots are shallow
         parser, kept = (exchange.parser(exchange.STREAM_DEPTH) for _ in range(2))
         markets = [
             BookMarket(
@@ -119,7 +118,7 @@ class OrderBookStage(Stage, BookCollector):
         self._recovery_ns = 0
 
     def _affordable(self, markets: int, share: float) -> int:
-        # the most levels that snapshots of so many markets may have
+        # the deepest snapshots that this part of the budget allows for so many markets
         steps = [levels for levels in self.exchange.SNAPSHOT_STEPS if levels < self.snapshot_depth]
         for levels in (self.snapshot_depth, *reversed(steps)):
             request = self.exchange.snapshot_request("", levels)
@@ -208,7 +207,7 @@ class OrderBookStage(Stage, BookCollector):
         elif request.purpose == "snapshot" and self.updates:
             market = self.markets[self._positions[request.symbols[0]]]
             self.syncs[market.index].requested = True
-            # of a book in use, updates are kept while a snapshot is on its way
+            # while a snapshot is requested, updates are kept, also beside a book in use
             if market.phase in (Phase.EMPTY, Phase.USED):
                 self._move(market, Phase.REFRESHING if market.usable else Phase.KEEPING)
 
@@ -216,10 +215,10 @@ class OrderBookStage(Stage, BookCollector):
         sync, sequence = self.syncs[market.index], market.sequence
         verdict = sequence.keep(update.first, update.final, believed, self.now_ns)
         if verdict in (Verdict.GAP, Verdict.RESTARTED):
-            # of what came before, no snapshot can make a book together with this
+            # no snapshot fits both the older updates and this one
             sync.clear()
         if verdict == Verdict.RESTARTED:
-            # nothing but ids that are lower than what came before: they have started again
+            # all ids are below the earlier ones: they have started again
             self.counts["suspected"] += 1
         if verdict != Verdict.IGNORE:
             dropped = sync.add(update)
@@ -228,12 +227,12 @@ class OrderBookStage(Stage, BookCollector):
                 self.counts["buffer_dropped"] += dropped
         self.counts["buffered"] += 1
         if market.usable:
-            # the same gap is found and counted there
+            # `on_update` finds and counts the gap of a book in use
             return
         if verdict == Verdict.GAP:
             self.counts["gaps"] += 1
             self.mark("gap", self.statuses[market.index], found=update.first)
-        # a market that has updates passes those that have none
+        # a market with updates overtakes markets without
         self._request(market, self.now_ns)
 
     def _restart(self, market: BookMarket, now_ns: int, reason: str, **details: Any) -> None:
@@ -250,7 +249,7 @@ class OrderBookStage(Stage, BookCollector):
         self.counts["gaps"] += 1
         self.counts["truncated_updates"] += 1
         self.mark("gap", self.statuses[market.index], expected=first, found=final + 1)
-        self._restart(market, self.now_ns, "an update is larger than expected")
+        self._restart(market, self.now_ns, "update larger than expected")
         market.sequence.floor = final
 
     def _restarted(self, market: BookMarket) -> None:
@@ -265,12 +264,12 @@ class OrderBookStage(Stage, BookCollector):
         sync, status = self.syncs[market.index], self.statuses[market.index]
         silent = market.heard_ns <= sync.drifted_ns
         if self.updates and not (sync.drifted_ns and silent):
-            # only this book is built anew
+            # only this book is rebuilt
             sync.drifted_ns = now_ns
             self._restart(market, now_ns, reason)
             market.sequence.trust()
             return
-        # a whole book comes with a new connection, and so do updates that have stopped
+        # a new connection brings a whole book, or the updates that have stopped
         sync.drifted_ns = 0
         self._forget(market)
         market.sequence.trust()
@@ -289,7 +288,7 @@ class OrderBookStage(Stage, BookCollector):
         if self.updates:
             sync = self.syncs[market.index]
             if sync.crossed_ns and self.now_ns - sync.crossed_ns < CROSSED_NS:
-                # the exchange itself says so: snapshots in a row would not help
+                # the exchange's own data is crossed: more snapshots would not help
                 sync.not_before_ns = self.now_ns + CROSSED_WAIT_NS
             sync.crossed_ns = self.now_ns
             self._restart(market, self.now_ns, "crossed")
@@ -302,7 +301,7 @@ class OrderBookStage(Stage, BookCollector):
             self.counts["ranges_left"] += 1
             status = self.statuses[market.index]
             self.change(status, State.STALE, self.now_ns, "price left the known range")
-        # the updates go on and are kept, for a snapshot that reaches around the price again
+        # updates are kept for a snapshot that covers the price again
         self._move(market, Phase.LEFT)
         self._request(market, self.now_ns)
 
@@ -316,7 +315,7 @@ class OrderBookStage(Stage, BookCollector):
         last = self.snapshot_id(payload)
         if last == 0:
             self.counts["unreadable_answers"] += 1
-            self._snapshot_failed(market, now_ns, "snapshot not readable")
+            self._snapshot_failed(market, now_ns, "snapshot cannot be read")
             return
         refresh, reached, before = market.usable, market.update_id, sync.levels
         left = market.phase == Phase.LEFT
@@ -375,7 +374,7 @@ class OrderBookStage(Stage, BookCollector):
     def _snapshot_too_old(self, market: BookMarket, verdict: int, now_ns: int) -> None:
         self.counts["stale_snapshots"] += 1
         if verdict == Verdict.RESTARTED:
-            # what the stream had is suspected now, not REST
+            # now the ids of the stream are suspected, not REST
             self.counts["suspected"] += 1
             self.syncs[market.index].clear()
         self._snapshot_failed(market, now_ns, "snapshot older than the updates")
@@ -406,7 +405,7 @@ class OrderBookStage(Stage, BookCollector):
                 self.on_books(request, books, now_ns)
 
     def on_books(self, request: Request, books: list[RestBook], now_ns: int) -> None:
-        """Take the answer of a comparison, read elsewhere."""
+        """Take the books of a comparison, which another thread has read."""
         self.now_ns = now_ns
         self.demand.done(request)
         for book in books:
@@ -416,7 +415,7 @@ class OrderBookStage(Stage, BookCollector):
                 self.comparison.take(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
-        """Take the news that a request was refused or could not be made."""
+        """Handle a request that was refused or failed."""
         self.counts["refused_requests"] += 1
         self.now_ns = now_ns
         self.demand.done(request)
@@ -436,7 +435,7 @@ class OrderBookStage(Stage, BookCollector):
     # time
 
     def on_timer(self, now_ns: int) -> None:
-        """Look after everything that happens by not happening; called a few times a second."""
+        """Run all watchdogs; called a few times a second."""
         self.now_ns = now_ns
         silent: list[str] = []
         everything = now_ns - self._all_compared_ns > self.compare_ns
@@ -464,7 +463,7 @@ class OrderBookStage(Stage, BookCollector):
         self.comparison.on_timer(now_ns)
 
     def _proofs(self) -> dict[int, int]:
-        # by connection: when it was last known to deliver, by a frame or by REST that agrees
+        # connection -> last proof that it delivers: a frame, or a book that REST confirms
         proofs: dict[int, int] = {}
         for market, status in zip(self.markets, self.statuses, strict=True):
             known_ns = max(market.heard_ns, status.confirmed_ns, status.subscribed_ns)
@@ -477,7 +476,7 @@ class OrderBookStage(Stage, BookCollector):
             if sync.announce_ns and now_ns >= sync.announce_ns:
                 sync.announce_ns = 0
                 if market.heard_ns < sync.loaded_ns:
-                    # nobody traded since the snapshot: it is the book
+                    # no update since the snapshot: the snapshot is the book
                     self.publish_book(market, REST, self.wall_ns(now_ns))
             if sync.early is not None and (
                 self.snapshot_id(sync.early[1]) <= market.update_id
@@ -494,7 +493,7 @@ class OrderBookStage(Stage, BookCollector):
             self._begin(market, now_ns)
 
     def _watch_age(self, market: BookMarket, status: Status, proof_ns: int, now_ns: int) -> None:
-        # silence of a market is no fault; silence of all that its connection delivers is one
+        # one silent market is normal; silence of all markets of a connection is a fault
         known_ns = max(proof_ns, status.subscribed_ns)
         if status.state == State.SYNCED and now_ns - known_ns > self.stale_ns:
             self.counts["stale"] += 1
@@ -507,7 +506,7 @@ class OrderBookStage(Stage, BookCollector):
             self.want_reconnect(status, f"{status.market} is stale")
         elif status.state == State.STALE and market.usable and now_ns - known_ns < SILENT_NS:
             if market.phase == Phase.LEFT and market.n_bids and market.n_asks:
-                # the price has come back before a snapshot has
+                # the price has come back before the snapshot came
                 self._move(market, Phase.REFRESHING)
             if market.phase != Phase.LEFT:
                 self.change(status, State.SYNCED, now_ns)

@@ -1,11 +1,11 @@
-"""What both stages of an exchange share: states as messages, requests for REST, judgement of
-control frames.
+"""Parts that both stages of an exchange share: states as messages, REST requests, control frames.
 
-A stage is sans-I/O. In come frames, answers and the time; out go messages into a sink and wishes
-that a worker (or nobody, in a replay) fulfils: `take_requests`, `take_reconnects`.
+A stage does no I/O. It takes frames, answers and the time. It gives messages to a sink, and wanted
+requests and reconnects (`take_requests`, `take_reconnects`), which a worker makes and a replay
+ignores.
 
-Every `now_ns` is the steady clock, by which durations are measured; frames bring the wall clock of
-their receipt as well, which is published. In a replay the feed's time is both.
+Every `now_ns` is the monotonic clock, which measures durations. A frame also has the wall clock of
+its receipt, which is published. In a replay both are the feed's time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, St
 
 
 class State(StrEnum):
-    """What is published of a market."""
+    """Published state of a market."""
 
     CONNECTING = "connecting"
     SUBSCRIBED = "subscribed"
@@ -38,40 +38,40 @@ class State(StrEnum):
     HALTED = "halted"
 
 
-# states that follow from a connection's
+# states that follow from the connection
 LINK_STATES = frozenset({State.CONNECTING, State.SUBSCRIBED, State.DISCONNECTED})
-# states that follow from what a connection brings
+# states that follow from the data
 DATA_STATES = frozenset({State.BUFFERING, State.SYNCED, State.STALE, State.QUARANTINED})
-# a connection can end and an exchange can halt a market at any time; beside that, states change so
+# allowed changes; besides, a connection can end and a market can be halted at any time
 CHANGES: dict[State, frozenset[State]] = {
     State.CONNECTING: frozenset({State.CONNECTING, State.SUBSCRIBED}),
     State.SUBSCRIBED: DATA_STATES | {State.SUBSCRIBED},
     **dict.fromkeys(DATA_STATES, DATA_STATES | {State.SUBSCRIBED}),
     State.DISCONNECTED: frozenset({State.CONNECTING, State.SUBSCRIBED}),
-    # what is listed again may bring data at once
+    # a market that is listed again may bring data at once
     State.HALTED: frozenset({State.CONNECTING, State.SUBSCRIBED}) | DATA_STATES,
 }
 ANY_TIME = frozenset({State.DISCONNECTED, State.HALTED})
 
 
 def may_change(before: State, after: State) -> bool:
-    """Tell whether a market's state may follow another one."""
+    """Return whether a market's state may follow another one."""
     return before == after or after in ANY_TIME or after in CHANGES[before]
 
 
-# bad frames are all counted; one of them is logged in this time
+# all bad frames are counted; at most one is logged in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120
-# an unknown symbol is silent on all three exchanges
+# longest wait for a first frame: the exchanges report no error for an unknown symbol
 FIRST_FRAME_NS = 10 * SECOND_NS
-# a market that REST does not know is asked for again, alone, after this time, doubling
+# a market that REST does not know is requested again, alone, after this wait, which doubles
 ABSENT_NS = 30 * SECOND_NS
 ABSENT_LIMIT_NS = 3600 * SECOND_NS
 
 
 @dataclass(slots=True)
 class Status:
-    """One market's state and what its watchdogs need."""
+    """State of one market, and times for its watchdogs."""
 
     market: str
     symbol: str
@@ -83,33 +83,33 @@ class Status:
     # connections that deliver this market
     live: set[int] = field(default_factory=set)
     subscribed_ns: int = 0
-    # last time at which the data was known to be right: a frame, or REST that agrees
+    # last time at which REST or a snapshot confirmed the book
     confirmed_ns: int = 0
 
 
 @dataclass(slots=True)
 class Absence:
-    """How long REST is not asked for a market, and for how long after the next refusal."""
+    """Time until which REST is not asked for a market, and the wait that led to it."""
 
     until_ns: int
     wait_ns: int = ABSENT_NS
 
 
 class Stage:
-    """Mixin of a compiled collector: what it does besides the hot path."""
+    """Mixin of a compiled collector: everything outside the hot path."""
 
     stream: Stream
-    # what a subclass counts besides what all stages do
+    # counters of a subclass besides those of all stages
     counted: ClassVar[tuple[str, ...]] = ()
     exchange: Exchange
     sink: Sink
     now_ns: int
-    # the wall clock; None where `now_ns` runs with it
+    # the wall clock; None where `now_ns` is the wall clock too
     wall: Clock | None = None
 
     @classmethod
     def topic(cls, sink: Sink, exchange: Exchange, market: str, kind: str = "") -> Any:
-        """Return the topic of a market's messages, the stream's own by default."""
+        """Return the topic of a market's messages. Args: kind: the stream by default."""
         return sink.topic(f"{kind or cls.stream}.{exchange.NAME}.{market}.".encode())
 
     def __init__(
@@ -119,9 +119,9 @@ class Stage:
         sink: Sink,
         needed: Collection[str] = (),
     ) -> None:
-        """Take (symbol, market) pairs; called when the compiled side is there.
+        """Take (symbol, market) pairs; called after the `__init__` of the compiled side.
 
-        Args: needed: markets that the index needs, whose wishes go first.
+        Args: needed: markets that the index needs. Their requests come first.
         """
         self.exchange = exchange
         self.log = structlog.get_logger(f"{self.stream}-{exchange.NAME}")
@@ -132,14 +132,14 @@ class Stage:
         self._positions = {status.symbol: i for i, status in enumerate(self.statuses)}
         self.needed = frozenset(needed)
         self.demand = Demand(budget(exchange, self.stream))
-        # by index: markets that REST refused, because they are delisted or not there yet
+        # index -> absence of a market that REST refused: it is delisted or not listed yet
         self._absent: dict[int, Absence] = {}
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
         self._logged_ns: dict[str, int] = {}
-        # called when something is wanted, so that it need not wait for the next look
+        # called for each new wanted request, so that it need not wait for the timer
         self.wanted: Callable[[], None] = lambda: None
-        # told of losses, for a recording: (name, symbol, facts)
+        # called with (name, symbol, facts) for each loss, so that a recording marks it
         self.marker: Callable[[str, str, dict[str, Any]], None] | None = None
         self.counts: dict[str, int] = dict.fromkeys(
             (
@@ -162,7 +162,7 @@ class Stage:
         )
 
     def wall_ns(self, now_ns: int) -> int:
-        """Return the wall clock at an event, for what is published."""
+        """Return the wall clock of an event, for publication."""
         return self.wall() if self.wall is not None else now_ns
 
     # states
@@ -170,13 +170,15 @@ class Stage:
     def change(
         self, status: Status, state: State, now_ns: int, reason: str | None = None, **details: Any
     ) -> None:
-        """Move a market to a state; the change is a message."""
+        """Change a market's state and publish the change."""
         if status.state == state and status.reason == reason and not details:
             return
         previous, status.state, status.reason = status.state, state, reason
         if not may_change(previous, state):
             self.counts["impossible_changes"] += 1
-            self.log.error("impossible change", market=status.market, state=state, before=previous)
+            self.log.error(
+                "impossible state change", market=status.market, state=state, before=previous
+            )
         wall_ns = self.wall_ns(now_ns)
         if previous != state:
             status.since_ns, status.since_wall_ns = now_ns, wall_ns
@@ -193,7 +195,7 @@ class Stage:
         self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
         level = self.log.info if state == State.SYNCED else self.log.warning
         if state in LINK_STATES or (previous in (*LINK_STATES, "buffering") and not reason):
-            # its connection logs that, for all of its markets at once
+            # the connection logs the same for all of its markets at once
             level = self.log.debug
         level("state", market=status.market, state=state, reason=reason, **details)
 
@@ -203,26 +205,26 @@ class Stage:
         return {status.market: status.state for status in self.statuses}
 
     def mark(self, name: str, status: Status, **facts: Any) -> None:
-        """Tell a recording of a loss at this place."""
+        """Mark a loss in the recording."""
         if self.marker is not None:
             self.marker(name, status.symbol, facts)
 
     # connections
 
     def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None:
-        """A connection for these symbols is being made."""
+        """Note that a connection for these symbols is dialled."""
         for status in self.of(symbols):
             if not status.live:
                 self.change(status, State.CONNECTING, now_ns)
 
     def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None:
-        """A connection for these symbols could not be made."""
+        """Note that a dial for these symbols failed."""
         for status in self.of(symbols):
             if not status.live:
                 self.change(status, State.CONNECTING, now_ns, reason)
 
     def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None:
-        """A connection is open and its subscription sent. Numbers of connections count up."""
+        """Note that a connection is open. Numbers of connections count up."""
         self.counts["connects"] += 1
         for status in self.of(symbols):
             first = not status.live
@@ -234,7 +236,7 @@ class Stage:
                 self.on_subscribed(status, now_ns)
 
     def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None:
-        """A connection ended. Markets that another one still delivers go on."""
+        """Note the end of a connection. Markets of another live connection go on."""
         self.counts["disconnects"] += 1
         self._reconnects.pop(connection, None)
         for status in self.statuses:
@@ -250,9 +252,7 @@ class Stage:
             self.change(status, State.DISCONNECTED, now_ns, reason)
 
     def caught_up(self, connection: int) -> bool:
-        """Tell whether a newer connection has delivered every market that an older one still
-        does.
-        """
+        """Return whether a new connection has delivered every market that an older one delivers."""
         return all(
             self.entry_of(status).primary == connection or len(status.live) == 1
             for status in self.statuses
@@ -268,21 +268,21 @@ class Stage:
         return self.markets[self._positions[status.symbol]]  # type: ignore[attr-defined]
 
     def on_subscribed(self, status: Status, now_ns: int) -> None:
-        """A market got its first connection."""
+        """Called when a market has got its first connection."""
 
     def on_unsubscribed(self, status: Status, now_ns: int) -> None:
-        """A market lost its last connection."""
+        """Called when a market has lost its last connection."""
 
-    # wishes
+    # wanted requests and reconnects
 
     def ask(self, request: Request, value: Value) -> None:
-        """Wish for a REST answer."""
+        """Add a REST request to the wanted ones."""
         needed = any(status.market in self.needed for status in self.of(request.symbols))
         if self.demand.add(request, value, needed, self.now_ns):
             self.wanted()
 
     def take_requests(self) -> list[Request]:
-        """Return the REST requests that may be made now, the most valuable first."""
+        """Return the REST requests that may be sent now, the most valuable first."""
         taken = self.demand.take(self.now_ns)
         self.counts["requests"] += len(taken)
         for request in taken:
@@ -290,18 +290,18 @@ class Stage:
         return taken
 
     def on_asked(self, request: Request) -> None:
-        """A wish becomes a request."""
+        """Called when a wanted request is about to be sent."""
 
     def on_unreadable(self, request: Request, error: Exception, now_ns: int) -> None:
-        """Count and, once a minute, log an answer of an unexpected shape."""
+        """Count an answer that cannot be read; log at most one a minute."""
         self.demand.done(request)
         self.counts["unreadable_answers"] += 1
         if self.may_log("unreadable", now_ns):
             path, text = request.path[:HEAD_BYTES], plain(repr(error))
-            self.log.warning("answer not readable", path=path, error=text)
+            self.log.warning("answer cannot be read", path=path, error=text)
 
     def absent(self, status: Status, now_ns: int) -> None:
-        """Leave a market that REST does not know out of the next requests."""
+        """Leave a market that REST does not know out of requests for a while."""
         index = self._positions[status.symbol]
         before = self._absent.get(index)
         wait_ns = min(2 * before.wait_ns, ABSENT_LIMIT_NS) if before else ABSENT_NS
@@ -311,16 +311,16 @@ class Stage:
         )
 
     def is_absent(self, symbol: str) -> bool:
-        """Tell whether REST did not know a market when it was last asked."""
+        """Return whether REST refused a market at the last request."""
         return self._positions[symbol] in self._absent
 
     def may_ask(self, index: int, now_ns: int) -> bool:
-        """Tell whether REST may be asked for a market."""
+        """Return whether REST may be asked for a market."""
         absence = self._absent.get(index)
         return absence is None or now_ns >= absence.until_ns
 
     def want_reconnect(self, status: Status, reason: str) -> None:
-        """Wish for new connections in place of those that deliver a market."""
+        """Ask for new connections in place of those that deliver a market."""
         for connection in status.live:
             self._reconnects.setdefault(connection, reason)
 
@@ -330,20 +330,20 @@ class Stage:
         return taken
 
     def take_refusal(self, connection: int) -> Refusal | None:
-        """Return what the exchange said when it sent an error on a connection, once."""
+        """Return the error that the exchange sent on a connection, once."""
         return self._refusals.pop(connection, None)
 
     # rare frames
 
     def may_log(self, what: str, now_ns: int) -> bool:
-        """Tell whether something that can repeat is due to be logged."""
+        """Return whether an event that can repeat may be logged now."""
         if now_ns - self._logged_ns.get(what, -LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
             return False
         self._logged_ns[what] = now_ns
         return True
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
-        """Count and, once a minute, log a frame that cannot be read."""
+        """Log a frame that cannot be read, at most one a minute."""
         if self.may_log("malformed", self.now_ns):
             self.log.warning(
                 "malformed frame",
@@ -353,13 +353,15 @@ class Stage:
             )
 
     def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
-        """Count and log an error of ours while a frame was read: the connection goes on."""
+        """Count and log an internal error in a frame; the connection goes on."""
         self.counts["failures"] += 1
         if self.may_log("failure", now_ns):
-            self.log.error("frame not handled", error=repr(error), head=repr(frame[:HEAD_BYTES]))
+            self.log.error(
+                "internal error in frame", error=repr(error), head=repr(frame[:HEAD_BYTES])
+            )
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
-        """Read a frame that is no market data."""
+        """Read a frame without market data."""
         try:
             detail = orjson.loads(frame)
         except orjson.JSONDecodeError:
@@ -381,12 +383,12 @@ class Stage:
     # the exchange's list of markets
 
     def on_listing(self, change: str, listing: Listing, now_ns: int) -> None:
-        """Take a change of the exchange's list: halted and delisted markets of ours change their
-        state.
-        """
+        """Take a change of the exchange's list; collected markets change their state."""
         self.counts["listing_events"] += 1
         known = listing.symbol in self._positions
-        self.log.info("market list", change=change, market=str(listing.market), collected=known)
+        self.log.info(
+            "market list changed", change=change, market=str(listing.market), collected=known
+        )
         if not known:
             topic = self.sink.topic(f"state.{self.exchange.NAME}.{listing.market}.".encode())
             status = Status(str(listing.market), listing.symbol, topic, state=State.DISCONNECTED)
@@ -410,13 +412,13 @@ class Stage:
             self.change(status, state, now_ns, change, change=change)
             self._absent.pop(self._positions[listing.symbol], None)
             if change == "listed":
-                # the subscription of before may not reach it
+                # the old subscription may not cover it
                 self.want_reconnect(status, f"{status.market} is listed again")
 
     # watchdogs
 
     def watch_first_frame(self, status: Status, heard_ns: int, now_ns: int) -> None:
-        """Tell a market that has been silent since its subscription."""
+        """Mark a market stale that has been silent since its subscription."""
         if (
             status.live
             and heard_ns < status.subscribed_ns
@@ -433,7 +435,7 @@ class Stage:
             )
 
     def counters(self) -> dict[str, int | float]:
-        """Return everything counted, by name."""
+        """Return all counters by name."""
         compiled: Any = self
         found: dict[str, int | float] = {
             "frames": compiled.frames,

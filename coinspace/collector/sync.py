@@ -1,6 +1,6 @@
-"""What a local book needs beside its place in the ids: kept updates and the fate of snapshots.
+"""Kept updates and requested snapshots of a local book.
 
-The rules are in `coinspace._ext.sequence`; what follows from a verdict is in `orderbook`.
+`coinspace._ext.sequence` has the rules for ids; `orderbook` acts on its verdicts.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import NamedTuple
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.exchanges.exchange import Request
 
-# 100 s of updates every 100 ms; a snapshot takes about one
+# updates of 100 s, one every 100 ms; a snapshot takes about 1 s
 BUFFER_UPDATES = 1000
 BUFFER_BYTES = 16 << 20
-# wait between snapshots that did not fit, doubling
+# wait after a snapshot that did not fit; it doubles up to the limit
 RETRY_NS = 200 * MILLISECOND_NS
 RETRY_LIMIT_NS = 30 * SECOND_NS
-# so many failures in a row put a symbol into quarantine until one succeeds
+# failures in a row after which a market is quarantined until a snapshot fits
 QUARANTINE_AFTER = 5
-# a new snapshot is taken before the known range shrinks below 1 % around the mid …
+# a new snapshot is requested when the known range shrinks to this share around the mid …
 REFRESH_SPAN = 0.012
-# … or, where even a fresh snapshot is narrower than that, to this part of what it had
+# … or to this part of the range of the last fresh snapshot, if that is less
 REFRESH_SHARE = 0.75
 REFRESH_INTERVAL_NS = 30 * SECOND_NS
 
 
 class Verdict(IntEnum):
-    """What a book's sequence says of an update or a snapshot."""
+    """Verdict of a book's sequence on an update or a snapshot; see `sequence.pxd`."""
 
     APPLY = 1
     IGNORE = 2
@@ -41,7 +41,7 @@ class Verdict(IntEnum):
 
 
 class Condition(IntEnum):
-    """What a book has become."""
+    """New condition of a book; see `collector_book.pxd`."""
 
     WHOLE = 1
     CROSSED = 2
@@ -49,11 +49,11 @@ class Condition(IntEnum):
 
 
 class Phase(IntEnum):
-    """What a market's book is at the moment.
+    """Phase of a market's book.
 
     EMPTY: nothing is known. KEEPING: updates are kept for a snapshot. USED: the book is complete.
-    REFRESHING: it is, and updates are kept for a deeper snapshot. LEFT: it is, but the price has
-    left the known range, so that nothing is published.
+    REFRESHING: the book is complete, and updates are kept for a deeper snapshot. LEFT: the price
+    has left the known range: updates are kept, and the book is not published.
     """
 
     EMPTY = 0
@@ -63,7 +63,7 @@ class Phase(IntEnum):
     LEFT = 4
 
 
-# a book is lost from every phase; the others follow each other so
+# allowed changes; every phase can change to EMPTY
 PHASES: dict[Phase, frozenset[Phase]] = {
     Phase.EMPTY: frozenset({Phase.KEEPING, Phase.USED}),
     Phase.KEEPING: frozenset({Phase.EMPTY, Phase.USED}),
@@ -84,39 +84,39 @@ class Update(NamedTuple):
 
 @dataclass(slots=True)
 class Sync:
-    """One symbol's kept updates and snapshots."""
+    """Kept updates and snapshots of one symbol."""
 
     buffer: deque[Update] = field(default_factory=deque)
     buffer_bytes: int = 0
-    # a snapshot is on its way, or waits for the stream
+    # a snapshot is requested, or it waits for the stream
     requested: bool = False
     # levels of the last snapshot
     levels: int = 0
-    # the book has differed from REST, and no update has come since
+    # when the book last differed from REST, 0 = it has not
     drifted_ns: int = 0
-    # the book has been crossed
+    # when the book was last crossed, 0 = never
     crossed_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
     loaded_ns: int = 0
-    # known range of the last snapshot when it was fresh, as a share of the mid
+    # known range right after the last snapshot, as a share of the mid
     fresh_span: float = 0.0
-    # a book nobody has updated yet is published as it was fetched at this time
+    # when the loaded snapshot is published if no update comes before, 0 = not at all
     announce_ns: int = 0
     lost_ns: int = 0
-    # an answer that is ahead of the stream, and since when
+    # a snapshot that is ahead of the stream, and when it came
     early: tuple[Request, bytes] | None = None
     early_ns: int = 0
 
     def add(self, update: Update) -> int:
-        """Keep an update; return how many older ones were dropped to stay within the bound."""
+        """Keep an update; return the number of older ones that were dropped for room."""
         self.buffer.append(update)
         self.buffer_bytes += len(update.frame)
         dropped = 0
         while len(self.buffer) > BUFFER_UPDATES or (
             self.buffer_bytes > BUFFER_BYTES and len(self.buffer) > 1
         ):
-            # what is left still fits a snapshot that is new enough
+            # the rest still fits a snapshot that is new enough
             self.buffer_bytes -= len(self.buffer.popleft().frame)
             dropped += 1
         return dropped
@@ -127,16 +127,16 @@ class Sync:
         self.buffer_bytes = 0
 
     def failed(self, now_ns: int) -> None:
-        """A snapshot did not come or did not fit: wait longer each time."""
+        """Note a snapshot that failed or did not fit; the wait doubles each time."""
         self.requested = False
         wait = min(RETRY_NS << min(self.failures, 20), RETRY_LIMIT_NS)
         self.failures += 1
         self.not_before_ns = now_ns + wait
 
     def narrow(self, span: float, now_ns: int) -> bool:
-        """Tell whether the known range has become so narrow that a new snapshot is due."""
+        """Return whether the known range is so narrow that a new snapshot is due."""
         if span > min(REFRESH_SPAN, REFRESH_SHARE * self.fresh_span) or self.requested:
             return False
-        # a range that the price has left is useless, so it is asked for sooner
+        # a range that the price has left is useless, so the wait is shorter
         wait = REFRESH_INTERVAL_NS if span > 0 else REFRESH_INTERVAL_NS // 10
         return now_ns - self.loaded_ns > wait and now_ns >= self.not_before_ns

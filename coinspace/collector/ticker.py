@@ -1,22 +1,20 @@
 """The ticker stage: tickers and trades of one exchange, every trade once.
 
-How a missing trade is found:
+How missing trades are found:
 
-* Binance: ids count up by one, so a jump is a gap; the REST list fills it by id.
+* Binance: ids count up by one, so a jump is a gap. The REST list fills it by id.
 * Upbit: ids are unique and unordered. After each new connection, and once a minute, the REST list
-  of the newest trades is compared with the ids that the stream brought.
-* Bithumb: REST ids are of another space and are never joined. After a new connection the REST
-  trades whose times lie between the last streamed trade before and the first one after are the
-  missing ones.
-* Upbit and Bithumb: the volume that the exchange has summed since midnight grows by what was
-  published; when it does not, trades of the connection itself are missing.
+  of the newest trades is compared with the ids of the stream.
+* Bithumb: REST and stream have different ids. After a new connection the missing trades are the
+  REST trades whose times lie between the last streamed trade before and the first one after.
+* Upbit and Bithumb: the volume since midnight, as the exchange sums it, must grow by the published
+  volume. If it grows by more, the stream has left out trades.
 
-Nobody trades: that is no fault, however long it takes. The connection answers for itself by its
-pings. What pings do not show is a stream that is mute although they are answered: when all markets
-of a connection are silent, REST is asked for the trades of one; a trade that the stream did not
-bring is the proof, and the connection is replaced.
+A market without trades is normal. Pings prove that a connection is alive, but not that its stream
+delivers. When all markets of a connection are silent, REST is therefore asked for the trades of one
+of them. If REST has a trade that the stream has not brought, the connection is replaced.
 
-A process that starts goes on where the journal of the one before ends, as after a reconnect.
+A new process continues where the journal of the process before ends, as after a reconnect.
 """
 
 from __future__ import annotations
@@ -36,23 +34,23 @@ from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
-# wait before REST is asked what was missed: the stream may still bring it
+# wait before REST is asked for missing trades: the stream may still bring them
 SETTLE_NS = 2 * SECOND_NS
-# wait before a hole is asked for again after a refusal
+# wait before REST is asked again after a refusal
 RETRY_NS = 10 * SECOND_NS
 AUDIT_NS = 60 * SECOND_NS
-# all markets of a connection are silent for so long before REST is asked whether it is mute
+# when all markets of a connection are silent for this long, REST is asked whether it is mute
 MUTE_NS = 60 * SECOND_NS
-# a trade of REST is newer than one of the stream by more than their times may differ
+# times of REST and stream may differ by this much; a trade is newer only beyond it
 NEWER_NS = SECOND_NS
-# REST lists that one hole may take
+# REST lists per hole at most
 ANSWERS = 20
-# both streams of a market have told what they know when nothing came for so long
+# ticker and trades of a market agree with each other when nothing came for this long
 QUIET_NS = 100 * MILLISECOND_NS
 
 
 class TickerStage(Stage, TickerCollector):
-    """Tickers and trades of one exchange from frames and REST answers."""
+    """Takes tickers and trades of one exchange from frames and REST answers."""
 
     stream = "ticker"
     counted = (
@@ -87,22 +85,23 @@ class TickerStage(Stage, TickerCollector):
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
         Stage.__init__(self, exchange, entries, sink, needed)
-        # symbols in the exchange's list of markets, empty = not known yet
+        # symbols in the exchange's list of markets, empty = not read yet
         self.listed: frozenset[str] = frozenset()
         self._holes: dict[int, Hole] = {}
         self._audited_ns = [0] * len(markets)
-        # markets whose tickers say that they are suspended
+        # indexes of markets that are suspended according to their tickers
         self._suspended: set[int] = set()
-        # by index: the newest trade that REST had, and when the stream must have brought it
+        # index -> exchange's time of the newest REST trade
         self._rest_ns: dict[int, int] = {}
+        # index -> time until which the stream must bring the newest REST trade
         self._suspects: dict[int, int] = {}
-        # by connection: when REST was asked whether it is mute
+        # connection -> when REST was asked whether it is mute
         self._proofs: dict[int, int] = {}
-        # ids that count up by one need no second proof
+        # markets whose ids count up by one need no check of the volume
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
 
     def resume(self, memory: Memory, now_ns: int) -> None:
-        """Go on where an earlier process ended; called before the first connection."""
+        """Continue where the earlier process ended; called before the first connection."""
         for market in self.markets:
             trades = memory.trades.get(market.market, ())
             for trade in trades:
@@ -118,7 +117,7 @@ class TickerStage(Stage, TickerCollector):
             if self.contiguous and (ids := sorted({trade.id for trade in trades})):
                 missing = holes.missing(ids[0], ids[-1], ids)
                 if missing is not None:
-                    # a hole that the earlier process did not come to fill
+                    # the earlier process ended before it filled this hole
                     hole.first_id, hole.last_id = missing.first, missing.last
                     hole.ask_ns = now_ns + SETTLE_NS
                     self.counts["trade_gaps"] += 1
@@ -133,14 +132,14 @@ class TickerStage(Stage, TickerCollector):
         market.awaiting = True
         hole = self._holes.get(index)
         if hole is not None:
-            # an open hole keeps its older beginning and ends later
+            # an open hole keeps its beginning and ends later
             hole.to_ns, hole.volume = 0, 0.0
         elif market.trade_ns:
             self._holes[index] = Hole("reconnect", market.trade_ns)
 
     def on_subscribed(self, status: Status, now_ns: int) -> None:
         index = self._positions[status.symbol]
-        # told again on the new connection
+        # the new connection sends the state again
         self._suspended.discard(index)
         hole = self._holes.get(index)
         if hole is not None:
@@ -152,10 +151,10 @@ class TickerStage(Stage, TickerCollector):
         self, market: TickerMarket, first: int, last: int, received_ns: int
     ) -> None:
         status = self.statuses[market.index]
-        # of two connections the newer one may be ahead, and the older one brings what lies between
+        # the newer of two connections may be ahead; the older one brings the trades in between
         overlap = len(status.live) > 1
         if not overlap:
-            self._tell_missing(status, Missing(first, last, last - first + 1), self.now_ns)
+            self._report_missing(status, Missing(first, last, last - first + 1), self.now_ns)
         known = self._holes.get(market.index)
         if known is not None and known.first_id:
             first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
@@ -168,7 +167,7 @@ class TickerStage(Stage, TickerCollector):
             ask_ns=self.now_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
         )
 
-    def _tell_missing(self, status: Status, missing: Missing, now_ns: int) -> None:
+    def _report_missing(self, status: Status, missing: Missing, now_ns: int) -> None:
         self.counts["trade_gaps"] += 1
         self.counts["trades_missing"] += missing.count
         self.mark("gap", status, expected=missing.first, found=missing.last + 1)
@@ -191,7 +190,7 @@ class TickerStage(Stage, TickerCollector):
             return
         hole = request.context if isinstance(request.context, Hole) else None
         if hole is not None and self._holes.get(market.index) is not hole:
-            # it has grown since, and is asked for again
+            # the hole has grown since the request, and is requested again
             return
         try:
             wall_ns = self.wall_ns(now_ns)
@@ -221,7 +220,7 @@ class TickerStage(Stage, TickerCollector):
             self._close(market, hole, now_ns)
 
     def _sound(self, trade: RestTrade, wall_ns: int) -> bool:
-        # the same checks as for the stream's trades
+        # the same checks as for trades of the stream
         reason = ""
         if not 0 <= trade.trade_id < ID_LIMIT:
             reason = "id"
@@ -257,7 +256,7 @@ class TickerStage(Stage, TickerCollector):
             missing = hole.volume - (market.traded - before)
             if abs(missing) > tolerance:
                 self.counts["volume_unexplained"] += 1
-                self.log.warning("volume not explained", market=market.market, missing=missing)
+                self.log.warning("missing volume not found", market=market.market, volume=missing)
             else:
                 missing = 0.0
             self._volumes[market.index].settle(missing)
@@ -298,9 +297,7 @@ class TickerStage(Stage, TickerCollector):
         )
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
-        """Take the news that a request was refused or could not be made: it is asked again
-        later, or what older lists would have told is lost.
-        """
+        """Handle a request that was refused or failed: ask again later, or close the hole."""
         self.counts["refused_requests"] += 1
         self.now_ns = now_ns
         self.demand.done(request)
@@ -311,7 +308,7 @@ class TickerStage(Stage, TickerCollector):
         if refusal.fatal and hole.answers:
             self._close(market, hole, now_ns)
         elif refusal.fatal:
-            # a market that REST does not know, or not any more
+            # REST does not know the market
             self.absent(self.statuses[market.index], now_ns)
             hole.again(self._absent[market.index].until_ns)
         else:
@@ -320,7 +317,7 @@ class TickerStage(Stage, TickerCollector):
     # time
 
     def on_timer(self, now_ns: int) -> None:
-        """Look after everything that happens by not happening; called a few times a second."""
+        """Run all watchdogs; called a few times a second."""
         self.now_ns = now_ns
         self._watch_connections(now_ns)
         for market, status in zip(self.markets, self.statuses, strict=True):
@@ -349,7 +346,7 @@ class TickerStage(Stage, TickerCollector):
         return self.exchange.JOINABLE_TRADES and not self.contiguous and market.trades > 0
 
     def _watch_suspension(self, market: TickerMarket, status: Status, now_ns: int) -> None:
-        # Upbit's and Bithumb's lists do not say it
+        # the lists of Upbit and Bithumb do not report suspensions
         if market.suspended:
             self._suspended.add(market.index)
             self.change(status, State.HALTED, now_ns, "suspended", change="halted")
@@ -385,14 +382,14 @@ class TickerStage(Stage, TickerCollector):
                 del self._holes[market.index]
                 return
             hole.reason, hole.first_id, hole.last_id = "gap", missing.first, missing.last
-            self._tell_missing(status, missing, now_ns)
+            self._report_missing(status, missing, now_ns)
         if not hole.to_ns and not hole.first_id:
             if self.contiguous:
-                # the first trade after tells by its id whether anything is missing
+                # the id of the first trade after the reconnect shows whether trades are missing
                 del self._holes[market.index]
                 return
             if market.awaiting:
-                # the stream's first trade bounds what was missed; it has not come yet
+                # the hole ends with the stream's first trade, which has not come yet
                 hole.ask_ns = now_ns + SETTLE_NS
                 return
             hole.to_ns = market.resumed_ns
@@ -415,7 +412,7 @@ class TickerStage(Stage, TickerCollector):
             self.change(status, State.SYNCED, now_ns, "listed, and quiet so far")
 
     def _watch_connections(self, now_ns: int) -> None:
-        """Ask REST whether a connection is mute on which no market is heard."""
+        """Ask REST whether a silent connection is mute."""
         loudest: dict[int, int] = {}
         for index, (market, status) in enumerate(zip(self.markets, self.statuses, strict=True)):
             for connection in status.live:
@@ -440,7 +437,7 @@ class TickerStage(Stage, TickerCollector):
         if not trades:
             return
         newest_ns = max(trade.exchange_ns for trade in trades)
-        # without a trade to compare with, the first list is what the next one is compared with
+        # without a streamed trade, the next REST list is compared with this one
         known_ns = max(market.trade_ns, self._rest_ns.get(market.index, 0)) or newest_ns
         self._rest_ns[market.index] = newest_ns
         if newest_ns - known_ns > NEWER_NS:

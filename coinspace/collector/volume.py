@@ -1,9 +1,9 @@
-"""Whether trades are complete, told by the volume that the exchange itself has summed.
+"""Check that trades are complete, by the volume of the day that the exchange sums itself.
 
-A ticker says how much was traded since midnight. Minus what was published, that is a constant as
-long as no trade is missing. The two streams run ahead of each other by moments, so the difference
-is only looked at while both are quiet, and a new one is believed when it comes back after further
-trades and tickers.
+A ticker has the volume since midnight. This volume minus the published volume is constant as long
+as no trade is missing. Tickers and trades come at slightly different times. The difference is
+therefore computed only while both are quiet, and a new difference is believed only when it is the
+same again after further trades and tickers.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ from dataclasses import dataclass
 # sizes are whole multiples of 1e-8; the rest is the rounding of sums in float64
 SMALLEST = 5e-9
 ROUNDING = 1e-12
-# so many looks at more published than traded: another day's count, or trades published twice
+# checks after which a published volume above the exchange's is accepted: the exchange counts
+# another day, or trades were published twice
 PATIENCE = 10
 
 
 @dataclass(slots=True)
 class VolumeCheck:
-    """One market's account.
+    """Volumes of one market.
 
     Attributes:
-        offset: volume of the day minus what was published; None = not known yet.
-        proven_ns: exchange's time of the newest trade when both agreed last, 0 = never.
-        excess: volume that was published and that the exchange does not know of.
+        offset: volume of the day minus published volume, None = not known yet.
+        proven_ns: exchange's time of the newest trade at the last agreement, 0 = never.
+        excess: volume that was published beyond the exchange's volume.
     """
 
     offset: float | None = None
     proven_ns: int = 0
     excess: float = 0.0
     _day: float = 0.0
-    # the difference that waits for its confirmation, and how far both streams were then
+    # a difference that is not confirmed yet, and the numbers of trades and tickers at that time
     _seen: float = math.nan
     _trades: int = 0
     _tickers: int = 0
     _ahead: int = 0
 
     def look(self, day: float, published: float, trades: int, tickers: int, trade_ns: int) -> float:
-        """Compare while both streams are quiet; return the volume that is missing, 0 = none known.
+        """Compare the volumes while both streams are quiet; return the missing volume, 0 = none.
 
         Args:
-            day: the ticker's volume since midnight. published: by this process, since its start.
-            trades, tickers: received so far. trade_ns: exchange's time of the newest trade.
+            day: the ticker's volume since midnight. published: volume since the process started.
+            trades, tickers: numbers received so far. trade_ns: exchange's time of the newest trade.
         """
         if math.isnan(day):
             return 0.0
         tolerance = self.tolerance(day, published)
         if day < self._day - tolerance:
-            # midnight: the count began anew
+            # midnight: the exchange's sum has started again
             self.forget()
         self._day = day
         difference = day - published
@@ -75,20 +76,20 @@ class VolumeCheck:
         return 0.0
 
     def settle(self, missing: float) -> None:
-        """Go on after a hole: `missing` is what could not be filled."""
+        """Continue after a hole. Args: missing: volume that could not be filled."""
         if self.offset is not None:
             self.offset += missing
         self._seen = math.nan
 
     def forget(self) -> None:
-        """Begin anew: nothing links what comes to what was."""
+        """Start again without a known offset."""
         self.offset, self.proven_ns, self._seen, self._day, self._ahead = None, 0, math.nan, 0.0, 0
 
     @staticmethod
     def tolerance(day: float, published: float) -> float:
-        """Return the difference that is no trade."""
+        """Return the largest difference that is only rounding."""
         return SMALLEST + ROUNDING * max(day, published)
 
     def _agree(self, difference: float, trade_ns: int) -> None:
-        # each agreement takes the rounding of the sums along
+        # each agreement absorbs the rounding of the sums
         self.offset, self.proven_ns, self._seen, self._ahead = difference, trade_ns, math.nan, 0

@@ -1,4 +1,4 @@
-"""The collector processes: one exchange, one stage, its connections and its REST requests."""
+"""The collector processes: each has one exchange, one stage, its connections and REST requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def process_name(stream: Stream, exchange: str) -> str:
 
 
 class Worker(Collection):
-    """A collection that publishes on the bus and reports for its process."""
+    """A collection that publishes on the bus and reports the health of its process."""
 
     def __init__(self, settings: Settings, exchange: str, stream: Stream, process: Process) -> None:
         self.process = process
@@ -46,16 +46,16 @@ class Worker(Collection):
         )
 
     async def start(self) -> None:
-        """Connect; returns once the connections are being made.
+        """Start all connections; return before they are open.
 
         Raises: ConfigError when no market is left to collect.
         """
-        # what is published before the waiting subscribers are there, they would have to fetch
+        # subscribers would have to fetch messages that are published before they are connected
         await asyncio.sleep(SETTLE_S)
         await super().start()
 
     async def prepare(self) -> None:
-        """Go on where the process before this one ended, and let the health file tell."""
+        """Continue where the earlier process ended; start heartbeats and counters."""
         if isinstance(self.stage, TickerStage) and self.publisher.journal is not None:
             folder = journal_folder(self.process.settings, self.name)
             self.stage.resume(await asyncio.to_thread(read_memory, folder), monotonic_ns())
@@ -63,28 +63,28 @@ class Worker(Collection):
         self.publisher.start_heartbeats(asyncio.get_running_loop(), lambda: self.stage.states)
 
     async def stop(self) -> None:
-        """Close everything; messages that are queued leave."""
+        """Close everything after all queued messages are sent."""
         await super().stop()
         if self.stage is not None:
             self.publisher.heartbeat(self.stage.states)
         self.publisher.close()
 
     def problems(self) -> list[str]:
-        """Return what is wrong, in words: the collection's problems and the journal's."""
+        """Return the problems of the collection and of the journal as texts."""
         journal = self.publisher.problem
         return super().problems() + (
-            [f"messages are not written down: {journal}"] if journal else []
+            [f"messages are not written to the journal: {journal}"] if journal else []
         )
 
     def counters(self) -> dict[str, int | float]:
-        """Return everything counted in this process."""
+        """Return all counters of this process."""
         return {**super().counters(), **self.publisher.counters()}
 
 
 def open_recorder(
     settings: Settings, exchange: str, stream: Stream, number: int
 ) -> Recorder | None:
-    """Return the archive of a connection's raw frames when the settings ask for one."""
+    """Return a recorder of a connection's raw frames, None unless the settings ask for one."""
     chosen = settings.exchanges[exchange]
     if not chosen.record:
         return None
@@ -93,7 +93,7 @@ def open_recorder(
 
 
 def start_command(stream: Stream, exchange: str, config_path: str | None) -> None:
-    """Run a collector until it is told to stop."""
+    """Run a collector until it is stopped."""
     settings = load(config_path)
 
     async def main(process: Process) -> None:
@@ -108,7 +108,7 @@ def start_command(stream: Stream, exchange: str, config_path: str | None) -> Non
 
 
 def collector_command(stream: Stream) -> Callable[[Any], click.Command]:
-    """Make the click command of one stream."""
+    """Return a decorator that makes the click command of one stream."""
 
     def decorate(function: Any) -> click.Command:
         named = click.argument("exchange", type=EXCHANGE)(config_option(function))
@@ -119,11 +119,11 @@ def collector_command(stream: Stream) -> Callable[[Any], click.Command]:
 
 @collector_command("orderbook")
 def orderbook_collector(exchange: str, config_path: str | None) -> None:
-    """Collect one exchange's order books onto the bus."""
+    """Collect one exchange's order books and publish them on the bus."""
     start_command("orderbook", exchange, config_path)
 
 
 @collector_command("ticker")
 def ticker_collector(exchange: str, config_path: str | None) -> None:
-    """Collect one exchange's tickers and trades onto the bus."""
+    """Collect one exchange's tickers and trades and publish them on the bus."""
     start_command("ticker", exchange, config_path)

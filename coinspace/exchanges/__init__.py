@@ -1,8 +1,8 @@
-"""What each exchange speaks: URLs, symbols, subscribe frames, REST requests, limits. No I/O.
+"""What is true of each exchange: URLs, symbols, subscriptions, REST requests, limits. No I/O.
 
-A module of this folder that declares its own name as `NAME` is an exchange; no other place lists
-them. A folder `coinspace_exchanges` on `sys.path` adds its modules, so that an exchange
-can be tried, or shipped, without a change of this package.
+A module of this folder whose `NAME` is its own name is an exchange; there is no other list of them.
+Modules of a folder `coinspace_exchanges` on `sys.path` are added, so that a new exchange needs no
+change in this package.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def _found() -> dict[str, Exchange]:
 
 
 _MODULES = _found()
-# in the order in which they are listed
+# names in the order of `ORDER`
 EXCHANGES = tuple(_MODULES)
 
 
 def every() -> list[Exchange]:
-    """Return the module of each exchange, in the order in which they are listed."""
+    """Return the modules of all exchanges, in the order of `ORDER`."""
     return list(_MODULES.values())
 
 
 def exchange(name: str) -> Exchange:
-    """Return the module of an exchange. Raises: ConfigError for a name that does not exist."""
+    """Return the module of an exchange. Raises: ConfigError for an unknown name."""
     if name not in _MODULES:
         raise ConfigError(f"exchange: expected one of {', '.join(EXCHANGES)}, was {name!r}")
     return _MODULES[name]

@@ -1,6 +1,6 @@
-"""Binance spot: book updates every 100 ms against a REST snapshot; trade ids count up by one.
+"""Binance spot: a REST snapshot and book updates every 100 ms; trade ids count up by one.
 
-What the code relies on stands at the code, with the section of the exchange's documentation:
+Comments name the section of the exchange's documentation that the code relies on:
 https://developers.binance.com/docs/binance-spot-api-docs (WebSocket Streams, REST API).
 """
 
@@ -53,14 +53,14 @@ SETTINGS = ExchangeSettings(
     websocket="wss://stream.binance.com:9443",
     rest="https://api.binance.com",
     markets=[f"{base}/USDT" for base in ASSETS],
-    # In recordings of BTC and ETH, 500 levels reach to 0.15 % and 0.35 % of the price: as far as
-    # the 15 and 30 levels of the Korean venues, beyond which a curve with `depth = "coverage"` does
-    # not look. Where this exchange stands alone, values differ from those with 1,000 levels by
-    # 8 ppm (BTC) and 19 ppm (ETH) in the median, with 200 by 26 and 20. A message has 32 bytes a
-    # level, and is most of what the journal holds.
+    # In recordings of BTC and ETH, 500 levels reach 0.15 % and 0.35 % of the price: as far as the
+    # 15 and 30 levels of the Korean venues. A curve with `depth = "coverage"` does not look
+    # further. Where Binance is the only venue, values with 500 levels differ from those with 1,000
+    # levels by 8 ppm (BTC) and 19 ppm (ETH) in the median; with 200 levels by 26 and 20 ppm. A
+    # message has 32 bytes per level, and these messages fill most of the journal.
     depth=500,
 )
-# names that hold a number of units
+# names that mean several units of an asset
 IDENTITIES = (
     Identity(NAME, "1000SATS", "SATS", 1000.0),
     Identity(NAME, "1000CAT", "CAT", 1000.0),
@@ -69,38 +69,38 @@ IDENTITIES = (
 )
 COLOURS = ("#f0c93d", "#c49a00")
 PROTOCOL = "binance"
-# "How to manage a local order book correctly" (WebSocket Streams): updates have to be applied to a
-# snapshot by REST
+# "How to manage a local order book correctly" (WebSocket Streams): updates are applied to a REST
+# snapshot
 UPDATES = True
-# BTCUSDT cannot be split: the list of markets decides
+# BTCUSDT does not show where its base ends: the list of markets has base and quote
 NAMED_SYMBOLS = True
 BOOK_KIND = "depth"
 CONTIGUOUS_TRADES = True
 JOINABLE_TRADES = True
 STREAM_DEPTH = 5000
 PING_INTERVAL_S = 20.0
-# "General WSS information": the server sends a ping frame every 20 s and ends a connection from
-# which no pong came within a minute
+# "General WSS information": the server sends a ping frame every 20 s and ends a connection without
+# a pong within a minute
 SERVER_PING_S = 20.0
 # "General WSS information": a connection is valid for 24 hours; it may end earlier, announced by
 # `serverShutdown`
 LIFETIME_S = 24 * 3600.0
 BINARY_FRAMES = False
-# a stream of a quiet market stays silent
+# the stream of a quiet market sends nothing at first
 FIRST_FRAMES = False
 # "WebSocket limits": 300 connections per address in 5 minutes
 CONNECT_LIMIT = Limit(300, 300.0)
-# "WebSocket limits": 5 incoming messages a second, where pings, pongs and JSON controls count;
-# 300 ms apart leaves room for a pong in every second
+# "WebSocket limits": 5 incoming messages a second; pings, pongs and JSON controls count. One
+# message per 300 ms leaves room for a pong in every second
 MESSAGE_LIMITS = (Limit(1, 0.3),)
-# "Limits" (REST API): 6,000 of weight a minute; 80 % of it are used
+# "Limits" (REST API): weight 6,000 a minute, of which CoinSpace uses 80 %
 REST_LIMITS = {"weight": Limit(4800, 60.0)}
-# of the 6,000: below it are our two processes, above it what is on its way to others
+# of the 6,000 of all programs; the rest is room for requests of others that are under way
 ADDRESS_LIMITS = {"weight": AddressLimit("X-MBX-USED-WEIGHT-1M", 5400)}
 
 # "WebSocket limits": a connection listens to at most 1,024 streams
 STREAMS_PER_CONNECTION = 1000
-# longer URLs are asked for by SUBSCRIBE frames of as many streams each
+# streams in the URL; SUBSCRIBE frames with as many each ask for the others
 STREAMS_PER_FRAME = 100
 STREAMS: dict[Channel, str] = {
     "orderbook": "depth@100ms",
@@ -111,11 +111,11 @@ STREAMS: dict[Channel, str] = {
 # "Order book" (REST API, Market Data endpoints): levels asked for -> weight
 DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 SNAPSHOT_STEPS = tuple(levels for levels, _ in DEPTH_WEIGHTS)
-# levels of a snapshot whose request did not say how many
+# levels of a snapshot when the request names no number
 DEFAULT_LEVELS = 100
 TRADES = 1000
-# levels that a comparison asks for, as many as cost the least weight; a snapshot never asks for so
-# many, nor for what older recordings compared
+# levels of a comparison, at the least weight. No snapshot has 99 levels, so a recorded request for
+# them is a comparison, as is one for 5 levels in older recordings
 COMPARED = 99
 COMPARISONS = (COMPARED, 5)
 
@@ -123,7 +123,7 @@ COMPARISONS = (COMPARED, 5)
 def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
     """Return a frame parser with room for `capacity` levels per side.
 
-    Args: markets: those whose symbols it can name.
+    Args: markets: markets that the parser can name from their symbols.
     """
     from coinspace._ext.binance import BinanceParser
 
@@ -132,12 +132,12 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
 
 
 def symbol_of(market: Market) -> str:
-    """Spell a market."""
+    """Return the symbol of a market."""
     return joined_symbol(market)
 
 
 def market_of(symbol: str) -> Market | None:
-    """Return nothing: a symbol does not say where its base ends."""
+    """Return None: a symbol does not show where its base ends."""
     return None
 
 
@@ -147,8 +147,8 @@ def subscriptions(
     """Return the connections to make, each with at most 1,000 streams.
 
     "Live subscribing/unsubscribing to streams": streams in the URL need no message; SUBSCRIBE adds
-    to them. A stream that does not exist is acknowledged like any other and stays silent, so a
-    first frame is watched for.
+    further ones. A stream that does not exist is acknowledged like any other and stays silent, so
+    the stage watches for a first frame.
     """
     kinds = [STREAMS[channel] for channel in channels]
     base = settings.websocket.rstrip("/").removesuffix("/stream").removesuffix("/ws")
@@ -167,26 +167,26 @@ def subscriptions(
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Ask for a snapshot of at most 5,000 levels per side."""
+    """Request a snapshot of at most 5,000 levels per side."""
     weight = next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
     path = f"/api/v3/depth?symbol={symbol}&limit={levels}"
     return Request("snapshot", path, "weight", weight, (symbol,), levels)
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for the best levels of each book: the answer names an update id, not a symbol."""
+    """Request the best levels of each book: the answer has an update id and no symbol."""
     path = f"/api/v3/depth?limit={COMPARED}&symbol="
     return [Request("compare", path + symbol, "weight", 5, (symbol,)) for symbol in symbols]
 
 
 def trades_request(symbol: str) -> Request:
-    """Ask for the newest trades."""
+    """Request the newest trades."""
     path = f"/api/v3/trades?symbol={symbol}&limit={TRADES}"
     return Request("trades", path, "weight", 25, (symbol,))
 
 
 def older_trades_request(before: RestTrade) -> Request | None:
-    """Ask for the trades before one."""
+    """Request the trades before a trade, None when there are none."""
     first = max(0, before.trade_id - TRADES)
     count = before.trade_id - first
     if not count:
@@ -196,7 +196,7 @@ def older_trades_request(before: RestTrade) -> Request | None:
 
 
 def markets_request() -> Request:
-    """Ask for everything that is offered."""
+    """Request the list of all markets."""
     return Request("markets", "/api/v3/exchangeInfo?permissions=SPOT", "weight", 20)
 
 
@@ -229,21 +229,21 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
 
 
 def read_markets(payload: bytes) -> list[Listing]:
-    """Read the answer of a markets request: the only place that says base and quote of a symbol."""
+    """Read the answer of a markets request: only it has the base and quote of a symbol."""
     listings = []
     for entry in orjson.loads(payload)["symbols"]:
         try:
             symbol, status = str(entry["symbol"]), str(entry["status"])
             market = Market.parse(f"{entry['baseAsset']}/{entry['quoteAsset']}")
         except MarketError:
-            # assets with letters beyond A-Z exist; nothing here trades them
+            # some assets have letters beyond A-Z; CoinSpace does not collect them
             continue
         listings.append(Listing(symbol, market, status == "TRADING", plain(status)))
     return listings
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Judge an error frame, flat or wrapped."""
+    """Return the refusal of an error frame, flat or wrapped."""
     error = detail.get("error", detail)
     if not isinstance(error, dict):
         error = {"msg": str(error)}
@@ -252,10 +252,10 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
 
 
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
-    """Judge a REST answer, None = it is good.
+    """Return the refusal of a REST answer, None = the answer is good.
 
-    "IP Limits" (REST API): 429 says that a limit is broken, 418 that the address is banned because
-    it went on; "HTTP Return Codes": 403 is the firewall, 5xx is the exchange's own fault.
+    "IP Limits" (REST API): 429 = a limit is broken, 418 = the address is banned because it went on.
+    "HTTP Return Codes": 403 = the firewall, 5xx = a fault of the exchange.
     """
     if status == 200:
         return None
@@ -276,7 +276,7 @@ _EVENT = re.compile(rb'^\s*\{\s*"e"\s*:\s*"([^"]*)".{0,60}?"s"\s*:\s*"([^"]*)"')
 _TOP = re.compile(rb'^\s*\{\s*"u"\s*:\s*\d+\s*,\s*"s"\s*:\s*"([^"]*)"')
 _UPDATE_IDS = re.compile(rb'"U"\s*:\s*(\d+)\s*,\s*"u"\s*:\s*(\d+)')
 _TRADE_ID = re.compile(rb'"t"\s*:\s*(\d+)')
-# stream names that an event of the raw form can have come by
+# event of a raw frame -> names of streams that send it
 EVENTS = {
     "depthUpdate": ("depth@100ms", "depth", "depth@1000ms"),
     "trade": ("trade",),
@@ -288,7 +288,7 @@ RECENT_UPDATES = 1000
 
 
 def label(payload: bytes) -> Label:
-    """Tell what a recorded frame is; NOTHING for acknowledgements, errors, status."""
+    """Return the label of a recorded frame; NOTHING for acknowledgements, errors and status."""
     found = _STREAM.match(payload)
     if found is not None:
         symbol, _, kind = short_name(found[1]).partition("@")
@@ -313,7 +313,7 @@ def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
 def unwrapped(payload: bytes) -> bytes:
     """Return the data of a combined frame."""
     found = _STREAM.match(payload)
-    # the last brace is the wrapper's, or the frame is cut
+    # the last brace belongs to the wrapper, unless the frame is cut short
     return payload[found.end() :].removesuffix(b"}") if found else payload
 
 
@@ -323,9 +323,7 @@ def wrapped(stream: str, payload: bytes) -> bytes:
 
 
 def request_of(path: str) -> Request | None:
-    """Return the request that a recorded answer belongs to. The few levels of a comparison are not
-    the book.
-    """
+    """Return the request that a recorded answer belongs to: a snapshot or a comparison."""
     place, _, text = path.partition("?")
     query = dict(parse_qsl(text))
     if place != "/api/v3/depth" or not query.get("symbol"):
@@ -336,12 +334,12 @@ def request_of(path: str) -> Request | None:
 
 
 def recorded_book() -> RecordedBook:
-    """Return a book that recorded snapshots and updates make."""
+    """Return a book that is built from recorded snapshots and updates."""
     return LocalBook()
 
 
 class LocalBook:
-    """A book from a snapshot and updates, to answer for any moment of a recording."""
+    """A book from a snapshot and updates, which answers requests at any moment of a recording."""
 
     def __init__(self) -> None:
         self.id = 0
@@ -351,7 +349,7 @@ class LocalBook:
         self._recent: deque[bytes] = deque(maxlen=RECENT_UPDATES)
 
     def restart(self, snapshot: bytes) -> bool:
-        """Take a recorded snapshot; return False for an answer that is none, such as an error."""
+        """Take a recorded snapshot; return False for an answer that is not one, as an error."""
         try:
             book = orjson.loads(snapshot)
             found = _id(book["lastUpdateId"]), _levels(book["bids"]), _levels(book["asks"])
@@ -388,7 +386,7 @@ class LocalBook:
                     side.pop(price, None)
 
     def answer(self, limit: int) -> bytes:
-        """Return the book as REST does."""
+        """Return the book as the JSON of a REST answer."""
         bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))[:limit]
         asks = sorted(self.asks.items(), key=lambda level: float(level[0]))[:limit]
         return orjson.dumps({"lastUpdateId": self.id, "bids": bids, "asks": asks})
@@ -396,7 +394,7 @@ class LocalBook:
 
 def _id(value: object) -> int:
     if type(value) is not int or value <= 0:
-        raise ValueError("an update id is a number above 0")
+        raise ValueError("update id: expected a number above 0")
     return value
 
 
@@ -404,13 +402,13 @@ def _levels(value: Any) -> dict[str, str]:
     levels = {}
     for price, size, *_ in value:
         if not (0 < float(price) < math.inf and 0 <= float(size) < math.inf):
-            raise ValueError("a level has a price above 0 and a size")
+            raise ValueError("level: expected a price above 0 and a size")
         levels[str(price)] = str(size)
     return levels
 
 
 def trimmed(snapshot: bytes, limit: int) -> bytes:
-    """Return a recorded snapshot, verbatim unless it has more levels than were asked for."""
+    """Return a recorded snapshot, cut to `limit` levels per side."""
     book = orjson.loads(snapshot)
     if max(len(book["bids"]), len(book["asks"])) <= limit:
         return snapshot
@@ -451,7 +449,7 @@ def answer(
 
 
 def names_of(text: str) -> list[str]:
-    """Return the names of a query's JSON list; empty where it is none."""
+    """Return the names in a query's JSON list, none for another text."""
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -460,7 +458,7 @@ def names_of(text: str) -> list[str]:
 
 
 def exchange_info(symbols: Iterable[str], now_ms: int) -> dict[str, Any]:
-    """Return exchangeInfo with what a recording tells: names only, split at the known quotes."""
+    """Return exchangeInfo for the symbols of a recording, split at the known quotes."""
     rows = []
     for symbol in sorted(symbols):
         quote = next(
@@ -482,7 +480,7 @@ def exchange_info(symbols: Iterable[str], now_ms: int) -> dict[str, Any]:
 
 
 def rest_trade(payload: bytes) -> dict[str, Any]:
-    """Return a recorded trade in the shape of REST."""
+    """Return a recorded trade in the form of REST."""
     trade = orjson.loads(unwrapped(payload))
     return {
         "id": int(trade["t"]),
@@ -498,7 +496,7 @@ def rest_trade(payload: bytes) -> dict[str, Any]:
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return what is tried: a stream that does not exist."""
+    """Return the trial of `probe`: a stream that does not exist."""
 
     def silent(heard: Heard) -> tuple[bool, bool]:
         acknowledged = heard.controls[:1] == [{"result": None, "id": 7}]

@@ -1,6 +1,6 @@
-"""Bithumb (second generation): whole books of 15 levels with µs times, many of them exact repeats.
+"""Bithumb (second generation): whole books of 15 levels with times in µs; half of them repeats.
 
-What the code relies on stands at the code, with the section of the exchange's documentation:
+Comments name the section of the exchange's documentation that the code relies on:
 https://apidocs.bithumb.com (Public API, WebSocket).
 """
 
@@ -40,17 +40,17 @@ SETTINGS = ExchangeSettings(
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
 )
-# same letters, other coin
+# the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "ALT", "ARCHLOOT"),)
 COLOURS = ("#ff9147", "#df6a13")
 PROTOCOL = "bithumb"
-# "WebSocket: Orderbook": each frame is the whole book. Half of them repeat the one before; a level
-# of size 0 is dust and is not there
+# "WebSocket: Orderbook": each frame is the whole book. Half of the frames repeat the one before. A
+# level of size 0 is dust and is left out
 UPDATES = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
 CONTIGUOUS_TRADES = False
-# ids of REST trades are not those of the stream
+# REST trades and streamed trades have different ids
 JOINABLE_TRADES = False
 STREAM_DEPTH = 15
 # "WebSocket: connection": an idle connection ends after 60 s
@@ -58,23 +58,23 @@ PING_INTERVAL_S = 15.0
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True
-# a snapshot comes first, unless the code does not exist: then nothing comes, and nothing says so
+# each market sends a snapshot first; an unknown code sends nothing, not even an error
 FIRST_FRAMES = True
 # "Rate limits", WebSocket: 10 connections a second; beyond it the address is blocked for 10
-# minutes, so half of it is used
+# minutes, so CoinSpace uses half of it
 CONNECT_LIMIT = Limit(5, 1.0)
-# not published; Upbit's
+# not published: the limits of Upbit
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
-# "Rate limits", Public API: 150 a second; a block takes a minute, so far less is used
+# "Rate limits", Public API: 150 a second; a block lasts a minute, so CoinSpace uses a third
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
 FORMATS = ("SIMPLE", "DEFAULT")
 KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
-# a trade further in the future than this has a KST time
+# a trade further in the future than this has a time in KST
 FUTURE_NS = 3600 * 1_000_000_000
-# more markets than this are refused in one call of another kind; books are asked the same way
+# the limit of another kind of call, used here for calls for books
 MARKETS_PER_CALL = 200
 TRADES = 200
 
@@ -87,7 +87,7 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
 
 
 def symbol_of(market: Market) -> str:
-    """Spell a market."""
+    """Return the symbol of a market."""
     return dashed_symbol(market)
 
 
@@ -99,7 +99,7 @@ def market_of(symbol: str) -> Market | None:
 def subscriptions(
     settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return the one connection to make. Raises: ConfigError for a format that is Upbit's own."""
+    """Return the only connection. Raises: ConfigError for a format that only Upbit has."""
     if settings.format not in FORMATS:
         raise ConfigError(
             f"exchanges.bithumb.format: expected {' or '.join(FORMATS)}, was {settings.format!r}"
@@ -109,18 +109,18 @@ def subscriptions(
         {"type": channel, "codes": list(names)} for channel in channels if channel != "top"
     ]
     # "WebSocket: Orderbook": `level` starts at 1. It is left out: its default 1 means no grouping,
-    # other values are refused
+    # and other values are refused
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Ask for one whole book."""
+    """Request one whole book."""
     return Request("snapshot", f"/v1/orderbook?markets={symbol}", "orderbook", 1, (symbol,))
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for all books, in one call where the exchange allows it."""
+    """Request all books in as few calls as possible."""
     return [
         Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)
         for names in chunks(symbols, MARKETS_PER_CALL)
@@ -128,18 +128,18 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Ask for the newest trades."""
+    """Request the newest trades."""
     path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
     return Request("trades", path, "trade", 1, (symbol,))
 
 
 def older_trades_request(before: RestTrade) -> Request | None:
-    """Ask for the trades before one: no way is documented."""
+    """Return None: no request for older trades is documented."""
     return None
 
 
 def markets_request() -> Request:
-    """Ask for everything that is offered."""
+    """Request the list of all markets."""
     return Request("markets", "/v1/market/all?isDetails=true", "market")
 
 
@@ -149,12 +149,12 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
 
 
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
-    """Read the answer of a trades request, oldest first, times corrected.
+    """Read the answer of a trades request, oldest first, with corrected times.
 
-    "Trades" (Public API) calls `timestamp` a time in ms; it was seen to be KST wall time written as
-    UTC, 9 hours ahead.
+    "Trades" (Public API) documents `timestamp` as a time in ms. In real answers it was KST written
+    as UTC, 9 hours ahead.
 
-    Args: wall_ns: the time of the answer; without it no time is corrected.
+    Args: wall_ns: time of the answer; 0 = times are not corrected.
     """
     return [
         replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
@@ -170,12 +170,12 @@ def read_markets(payload: bytes) -> list[Listing]:
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Judge an error frame."""
+    """Return the refusal of an error frame."""
     return korean.refusal_of_frame(detail)
 
 
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
-    """Judge a REST answer, None = it is good."""
+    """Return the refusal of a REST answer, None = the answer is good."""
     return korean.refusal_of_answer(status, payload)
 
 
@@ -183,12 +183,12 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
 
 
 def label(payload: bytes) -> Label:
-    """Tell what a recorded frame is."""
+    """Return the label of a recorded frame."""
     return korean.label(payload)
 
 
 def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
-    """Return nothing: books have no ids, and those of trades are in no order."""
+    """Return None: books have no ids, and ids of trades have no order."""
     return None
 
 
@@ -198,7 +198,7 @@ def request_of(path: str) -> Request | None:
 
 
 def recorded_book() -> None:
-    """Return nothing: each frame is a whole book."""
+    """Return None: each frame is a whole book."""
 
 
 def answer(
@@ -212,11 +212,11 @@ def answer(
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return what is tried on connections of their own."""
+    """Return the trials of `probe`."""
     return korean.trials(settings, symbol)
 
 
 def bad_request(symbol: str) -> tuple[str, Request]:
-    """Return a request of which one code does not exist."""
-    request = compare_requests([symbol, korean.nobody(symbol)])[0]
+    """Return a request with one code that does not exist."""
+    request = compare_requests([symbol, korean.unknown_code(symbol)])[0]
     return "one bad code fails a whole REST call", request

@@ -1,6 +1,7 @@
-"""The vocabulary of an exchange module: what each exchange of this folder defines.
+"""The names that each exchange module of this folder defines, and their types.
 
-Nothing here does I/O. A module says what to send and how to read; the collectors send and receive.
+Nothing here does I/O. A module defines what to send and how to read it; the collectors send and
+receive.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 
 Stream = Literal["orderbook", "ticker"]
-# what can be subscribed to; top: best prices of their own, where an exchange has such a channel
+# channels of a subscription; top: best prices, where an exchange has a channel for them
 Channel = Literal["orderbook", "top", "ticker", "trade"]
 Purpose = Literal["snapshot", "compare", "trades", "markets"]
 
-# what a stage reads of its stream
-# what `read_books`, `read_trades` and `read_markets` raise for an answer of another shape
+# errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+# channels that each stage needs
 CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),
     "ticker": ("ticker", "trade"),
 }
 
 
-# characters kept of what an exchange says
+# characters kept of a text of an exchange
 TEXT_LIMIT = 200
 # versions of books are far below this
 VERSION_LIMIT = 1 << 62
@@ -45,9 +46,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class AddressLimit:
-    """What all programs of one address may use together in a minute of the clock.
+    """Limit of all programs of one address together, in one minute of the clock.
 
-    Attributes: header: of each answer, says how much has been used. count: where we stop asking.
+    Attributes: header: the header of each answer with the used weight. count: weight at which
+        CoinSpace stops requesting.
     """
 
     header: str
@@ -56,9 +58,7 @@ class AddressLimit:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One connection: its URL, the frames to send once it is open, and the symbols it then
-    delivers.
-    """
+    """One connection: its URL, the frames to send when it is open, and the symbols it delivers."""
 
     url: str
     frames: tuple[bytes, ...]
@@ -75,14 +75,15 @@ class Request:
     group: str
     weight: int = 1
     symbols: tuple[str, ...] = ()
-    # what the stage wants to remember until the answer, never sent
+    # data of the stage, kept until the answer and never sent
     context: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RestBook:
-    """A book by REST. `version` orders it against streamed ones: ms of its change, or an update id.
+    """A book by REST.
 
+    version: the book's place among streamed books: an update id, or its time in ms.
     bids, asks: (price, size), best first, sizes > 0.
     """
 
@@ -98,7 +99,7 @@ class RestBook:
 
 @dataclass(frozen=True, slots=True)
 class RestTrade:
-    """A trade by REST; `trade_id` is in the REST id space of the exchange."""
+    """A trade by REST; `trade_id` is the id that REST gives it."""
 
     symbol: str
     trade_id: int
@@ -110,7 +111,7 @@ class RestTrade:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A market that an exchange offers; `trading` is false while it is halted or winding down."""
+    """A market that an exchange offers; `trading` is false while the market is halted."""
 
     symbol: str
     market: Market
@@ -120,11 +121,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an exchange refused something.
+    """Why an exchange refused a request or a subscription.
 
     Attributes:
-        fatal: repeating the same request would be refused again.
-        retry_after_s: how long to wait at least, 0 = not said.
+        fatal: the exchange would refuse the same request again.
+        retry_after_s: shortest wait in seconds, 0 = not known.
     """
 
     text: str
@@ -136,16 +137,16 @@ OPEN_NS = 2**63 - 1
 
 
 def day_ns(text: str) -> int:
-    """Return the beginning of a UTC day, `2022-05-28`, in ns."""
+    """Return the beginning of a UTC day such as `2022-05-28`, in ns."""
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a base name means on one exchange from `from_ns` until before `to_ns`.
+    """Meaning of a base name on one exchange from `from_ns` until before `to_ns`.
 
     multiplier: units of the asset in one unit of the name (1000SATS is 1000 SATS). Prices are
-    divided and sizes multiplied by it.
+    divided by it and sizes multiplied.
     """
 
     exchange: str
@@ -157,10 +158,10 @@ class Identity:
 
 
 class Label(NamedTuple):
-    """What a recorded frame is.
+    """Kind and symbol of a recorded frame.
 
-    kinds: names by which it may be subscribed. symbol: as subscriptions spell it. wrapped: whether
-    the frame stands in an envelope.
+    kinds: channel names that send such a frame. symbol: as subscriptions spell it. wrapped:
+    whether the frame is in an envelope.
     """
 
     kinds: tuple[str, ...]
@@ -173,42 +174,42 @@ NOTHING = Label((), "", False)
 
 
 class RecordedBook(Protocol):
-    """A book rebuilt from recorded frames, to answer for any moment of a recording."""
+    """A book rebuilt from recorded frames, which answers requests at any moment of a recording."""
 
     id: int
 
     def restart(self, snapshot: bytes) -> bool:
-        """Take a recorded snapshot; return False for an answer that is none, such as an error."""
+        """Take a recorded snapshot; return False for an answer that is not one, as an error."""
 
     def apply(self, payload: bytes) -> None:
         """Take an update unless it is older than the book, or malformed."""
 
     def answer(self, limit: int) -> bytes:
-        """Return the book as REST does."""
+        """Return the book as the JSON of a REST answer."""
 
 
 class Recording(Protocol):
-    """What an answer to a REST request can be made from while a recording is played."""
+    """Recorded data from which REST requests are answered while a recording is played."""
 
     @property
     def symbols(self) -> Collection[str]:
-        """The symbols that the recording holds, as REST spells them."""
+        """The symbols of the recording, as REST spells them."""
 
     def last(self, kind: str, symbol: str) -> bytes | None:
-        """Return the newest frame of a kind."""
+        """Return the newest frame of a kind, None when there is none."""
 
     def trades(self, symbol: str) -> Iterable[bytes]:
-        """Return the newest trades' frames, oldest first."""
+        """Return the frames of the newest trades, oldest first."""
 
     def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return a snapshot for a request that comes now."""
+        """Return a snapshot of this moment, None when there is none."""
 
 
 class Heard(NamedTuple):
-    """What a trial connection of `probe` brought.
+    """Data that a trial connection of `probe` delivered.
 
-    before, after: book frames until the last frame of the trial was sent and answered, and later.
-    controls: frames that are no market data. close: code and reason, "" = still open.
+    before, after: numbers of book frames until the last frame of the trial was answered, and later.
+    controls: frames without market data. close: code and reason, "" = still open.
     """
 
     before: int
@@ -218,9 +219,9 @@ class Heard(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Frames that `probe` sends on a connection of its own, and what must follow.
+    """Frames that `probe` sends on a separate connection, and the facts that must follow.
 
-    facts: name -> whether it was seen at all, and whether it holds.
+    facts: name -> function that returns whether the fact was seen, and whether it is true.
     """
 
     url: str
@@ -232,54 +233,54 @@ class Exchange(Protocol):
     """The names of an exchange module, in their order."""
 
     NAME: str
-    # place where exchanges are listed
+    # position in lists of exchanges
     ORDER: int
-    # KR or GL: venues of a region are judged against each other before all are
+    # KR or GL: venues are compared within their region first, then over all regions
     REGION: str
-    # the main currency of its books first: markets in it count in the index by default
+    # quote currencies; markets in the first one count in the index by default
     QUOTES: tuple[str, ...]
-    # its section of the configuration
+    # defaults of its section of the configuration
     SETTINGS: ExchangeSettings
     # base names that mean another asset, or several units
     IDENTITIES: tuple[Identity, ...]
-    # on a dark page and on a light one
+    # on a dark page and on a light page
     COLOURS: tuple[str, str]
-    # which of the simulator's servers speaks as it does
+    # name of the server in the simulator that speaks the exchange's protocol
     PROTOCOL: str
     # books come as updates to a snapshot, so that a local book is kept
     UPDATES: bool
-    # symbols do not say base and quote: only a list of markets tells them
+    # symbols do not show base and quote: only the list of markets has them
     NAMED_SYMBOLS: bool
-    # how the kinds of recorded book frames begin
+    # beginning of the kinds of recorded book frames
     BOOK_KIND: str
-    # trade ids count up by one, so that a missing one shows
+    # trade ids count up by one, so that a missing id shows a gap
     CONTIGUOUS_TRADES: bool
-    # REST trades carry the ids of streamed ones, so that they may be joined
+    # REST trades have the ids of streamed trades, so that both can be joined
     JOINABLE_TRADES: bool
     # deepest book of the stream, levels per side
     STREAM_DEPTH: int
     PING_INTERVAL_S: float
-    # how often the server pings, 0 = it leaves that to us
+    # time between two pings of the server, 0 = the server sends none
     SERVER_PING_S: float
-    # a connection's longest life, 0 = no known limit
+    # longest life of a connection, 0 = no known limit
     LIFETIME_S: float
-    # whether frames are binary, or text
+    # whether frames are binary or text
     BINARY_FRAMES: bool
-    # whether each market sends a frame at once, however quiet it is
+    # whether each market sends a frame at once, even a quiet one
     FIRST_FRAMES: bool
     CONNECT_LIMIT: Limit
-    # frames that we may send on one connection
+    # frames that may be sent on one connection
     MESSAGE_LIMITS: tuple[Limit, ...]
     # by group
     REST_LIMITS: dict[str, Limit]
-    # by group, where answers say it
+    # by group, where answers report the used weight
     ADDRESS_LIMITS: dict[str, AddressLimit]
-    # levels that snapshots can have at less weight than the deepest, fewest first
+    # numbers of levels that a snapshot request can name, ascending by weight
     SNAPSHOT_STEPS: tuple[int, ...]
 
     def parser(self, capacity: int, markets: Iterable[str] = ()) -> Any: ...
     def symbol_of(self, market: Market) -> str: ...
-    # None = no market's symbol, or one that does not say its market
+    # None = not a symbol of a market, or a symbol that does not show its market
     def market_of(self, symbol: str) -> Market | None: ...
     def subscriptions(
         self, settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
@@ -287,7 +288,7 @@ class Exchange(Protocol):
     def snapshot_request(self, symbol: str, levels: int) -> Request: ...
     def compare_requests(self, symbols: Sequence[str]) -> list[Request]: ...
     def trades_request(self, symbol: str) -> Request: ...
-    # None = the exchange does not tell
+    # None = the exchange gives no older trades
     def older_trades_request(self, before: RestTrade) -> Request | None: ...
     def markets_request(self) -> Request: ...
     def read_books(self, request: Request, payload: bytes) -> list[RestBook]: ...
@@ -303,11 +304,11 @@ class Exchange(Protocol):
     def label(self, payload: bytes) -> Label: ...
     # first and last id of a frame, None = its ids do not count up
     def ids_of(self, label: Label, payload: bytes) -> tuple[bytes, bytes] | None: ...
-    # the request that a recorded answer belongs to, None = one that no stage reads
+    # the request that a recorded answer belongs to, None = no stage reads the answer
     def request_of(self, path: str) -> Request | None: ...
     # None = each frame is a whole book
     def recorded_book(self) -> RecordedBook | None: ...
-    # status and content of the answer to a request while a recording is played
+    # HTTP status and content of the answer to a request while a recording is played
     def answer(
         self, recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
     ) -> tuple[int, Any]: ...
@@ -315,21 +316,21 @@ class Exchange(Protocol):
     # `probe`
 
     def trials(self, settings: ExchangeSettings, symbol: str) -> list[Trial]: ...
-    # what is checked, and a request that must be refused
+    # name of the fact, and a request that the exchange must refuse
     def bad_request(self, symbol: str) -> tuple[str, Request]: ...
 
 
-# digits of a number in a query that are read
+# longest number of a query, in digits
 DIGITS = 18
 MOST_ID = 10**DIGITS
-# what malformed bytes raise where fields are read
+# errors of reading fields from malformed bytes
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError)
-# bytes of a name in a frame: what is longer is no symbol
+# longest name in a frame, in bytes: a longer one is not a symbol
 NAME_SIZE = 64
 
 
 def number(text: str | None, default: int, most: int) -> int:
-    """Return a number of a query; the default where it is none or 0."""
+    """Return the number in a query, at most `most`; the default for 0 or another text."""
     if not text or not (text.isascii() and text.isdigit()):
         return default
     # a number of more digits is beyond any limit
@@ -337,14 +338,14 @@ def number(text: str | None, default: int, most: int) -> int:
 
 
 def short_name(raw: bytes) -> str:
-    """Return a name of a recorded frame."""
+    """Return a name of a recorded frame, cut to NAME_SIZE bytes."""
     return raw[:NAME_SIZE].decode(errors="replace")
 
 
 def shaped(
     frames: Iterable[bytes], shape: Callable[[bytes], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return recorded frames in the shape of REST, without the malformed ones."""
+    """Return recorded frames in the form of REST, without malformed ones."""
     rows = []
     for payload in frames:
         try:
@@ -355,13 +356,13 @@ def shaped(
 
 
 def plain(text: str) -> str:
-    """Return text from outside as one short printable line, for logs, states and terminals."""
+    """Return a text from outside as one short printable line, for logs, states and terminals."""
     cut = text[:TEXT_LIMIT]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if len(text) <= TEXT_LIMIT else f"{shown} …"
 
 
-# when a refusal ends: "until" a time in ms or s since 1970 or of ISO 8601, or "for" how long
+# the end of a refusal: "until" and a time (ms or s since 1970, or ISO 8601), or a duration
 _UNTIL = re.compile(
     r"\buntil\W{1,3}(?:(\d{13}|\d{10})(?!\d)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?"
     r"(?:Z|[+-]\d\d:\d\d)))",
@@ -373,14 +374,14 @@ _FOR = re.compile(
     re.IGNORECASE,
 )
 _FOR_UNITS_S = (1, 60, 3600)
-# what is read of a refusal's text
+# bytes that are read of a refusal's text
 BLOCK_TEXT = 2000
 
 
 def block_s(payload: bytes, exchange_s: float) -> float:
-    """Return for how long a refusal (429, 418) says that nothing will be answered, 0 = not said.
+    """Return how long a refusal (HTTP 429, 418) lasts in seconds, 0 = not in its text.
 
-    Args: exchange_s: now by the exchange's clock, s since 1970.
+    Args: exchange_s: the present time of the exchange's clock, s since 1970.
     """
     text = payload[:BLOCK_TEXT].decode(errors="replace")
     if match := _UNTIL.search(text):

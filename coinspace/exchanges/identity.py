@@ -1,9 +1,9 @@
-"""Which asset an exchange's base name stands for, and since when: what may be summed.
+"""Which asset a base name means on an exchange at a time, so that only equal assets are summed.
 
-A name means the asset of the same name unless an entry says otherwise. Entries are dated, because
-names are given again: the book of a day belongs to the asset that the name meant on that day.
-What holds on one exchange stands in its module as `IDENTITIES`, what holds on all of them here.
-Sources: the exchanges' listing notices; ccxt's lists of common currencies for the collisions.
+A name means the asset of the same name unless an entry defines another one. Entries have dates,
+because names are used again: a book belongs to the asset that the name meant on its day.
+`IDENTITIES` of an exchange's module has the entries of that exchange, EVERYWHERE those of all.
+Sources: listing notices of the exchanges; ccxt's lists of common currencies for collisions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from coinspace import exchanges
 from coinspace.exchanges.exchange import OPEN_NS, Identity, day_ns
 
-# exchange of the entries that hold everywhere
+# exchange of entries for all exchanges
 ALL = "*"
 Registry = tuple[Identity, ...]
 EVERYWHERE: Registry = (
@@ -29,9 +29,7 @@ def declared() -> Registry:
 
 
 def identity(exchange: str, name: str, at_ns: int, registry: Registry | None = None) -> Identity:
-    """Return what a base name means on an exchange at a time; an entry of the exchange goes
-    first.
-    """
+    """Return the meaning of a base name at a time; an entry of the exchange comes first."""
     for where in (exchange, ALL):
         for entry in declared() if registry is None else registry:
             if (
@@ -44,13 +42,13 @@ def identity(exchange: str, name: str, at_ns: int, registry: Registry | None = N
 
 
 def is_renamed(exchange: str, name: str, registry: Registry | None = None) -> bool:
-    """Tell whether a base name ever means something else than one unit of itself."""
+    """Return whether a base name ever means anything but one unit of the asset of that name."""
     entries = declared() if registry is None else registry
     return any(one.name == name and one.exchange in (exchange, ALL) for one in entries)
 
 
 def assets_of(exchange: str, name: str, registry: Registry | None = None) -> tuple[str, ...]:
-    """Return every asset that a base name means at some time, in the order of their names."""
+    """Return every asset that a base name means at any time, sorted by name."""
     registry = declared() if registry is None else registry
     entries = [one for one in registry if one.name == name and one.exchange in (exchange, ALL)]
     times = {0, *(one.from_ns for one in entries), *(one.to_ns for one in entries)} - {OPEN_NS}
@@ -58,13 +56,13 @@ def assets_of(exchange: str, name: str, registry: Registry | None = None) -> tup
 
 
 def names_of(exchange: str, asset: str, registry: Registry | None = None) -> tuple[str, ...]:
-    """Return every base name that means an asset on an exchange, at least at times."""
+    """Return every base name that means an asset on an exchange at any time."""
     registry = declared() if registry is None else registry
     names = {asset, *(one.name for one in registry if one.asset == asset)}
     return tuple(sorted(one for one in names if asset in assets_of(exchange, one, registry)))
 
 
 def summable(exchange: str, name: str, asset: str, at_ns: int) -> float:
-    """Return the multiplier with which a name counts towards an asset, 0 = it is another one."""
+    """Return the multiplier of a name for an asset, 0 = the name means another asset."""
     found = identity(exchange, name, at_ns)
     return found.multiplier if found.asset == asset else 0.0

@@ -33,14 +33,14 @@ from coinspace.market import ASSETS, Market, market_of_dashed
 
 MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 
-# a time beyond this many ms since the epoch (year 5138) is in µs
+# a larger time is in µs: in ms it would be the year 5138
 MICROSECONDS_FROM = 100_000_000_000_000
-# names of refusals that pass by themselves, whatever their spelling
+# parts of the names of refusals that pass by themselves
 PASSING = ("too_many_request", "too many request", "teapot")
 
 
 def milliseconds(timestamp: int) -> int:
-    """Return ms of a time in ms or µs."""
+    """Return a time in ms or µs as ms."""
     return timestamp // 1000 if timestamp >= MICROSECONDS_FROM else timestamp
 
 
@@ -53,10 +53,10 @@ def market_of(symbol: str) -> Market | None:
 
 
 def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
-    """Return the one frame that says everything.
+    """Return the frame that subscribes to everything.
 
-    "WebSocket: usage and errors" of both exchanges: a request takes the place of the one before on
-    the same connection, so that a second frame would end the first one's markets.
+    "WebSocket: usage and errors" of both exchanges: a request replaces the request before on the
+    same connection, so a second frame would end the markets of the first.
     """
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
 
@@ -98,7 +98,7 @@ def read_trades(payload: bytes) -> list[RestTrade]:
 
 
 def read_markets(payload: bytes) -> list[Listing]:
-    """Read `/v1/market/all`; what is not offered any more is absent there."""
+    """Read `/v1/market/all`, which has only the markets that are offered now."""
     listings = []
     for entry in orjson.loads(payload):
         try:
@@ -115,10 +115,10 @@ def read_markets(payload: bytes) -> list[Listing]:
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Judge an error frame.
+    """Return the refusal of an error frame.
 
-    "WebSocket: usage and errors" of both exchanges: an error frame is followed by close 1000. All
-    but rate limits would come again on a new connection: they end the subscription.
+    "WebSocket: usage and errors" of both exchanges: close 1000 follows an error frame. Errors other
+    than rate limits would come again on a new connection, so they are fatal.
     """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
@@ -128,7 +128,10 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
 
 
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
-    """Judge a REST answer; Bithumb sends errors with status 200, so the body decides too."""
+    """Return the refusal of a REST answer, None = the answer is good.
+
+    Bithumb sends errors with status 200, so the body decides too.
+    """
     error: Any = None
     if payload[:20].lstrip()[:1] == b"{":
         try:
@@ -150,7 +153,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
 _TYPE = re.compile(rb'"(?:ty|type)"\s*:\s*"([^"]*)"')
 _CODE = re.compile(rb'"(?:cd|code)"\s*:\s*"([^"]*)"')
 BOOKS = "/v1/orderbook"
-# names of assets in the list of markets
+# base -> Korean and English name in the list of markets
 NAMES = {
     "BTC": ("비트코인", "Bitcoin"),
     "ETH": ("이더리움", "Ethereum"),
@@ -158,7 +161,7 @@ NAMES = {
     "SOL": ("솔라나", "Solana"),
     "USDT": ("테더", "Tether"),
 }
-# keys of the short form of a frame, and those of REST
+# key of a short frame -> key of REST
 LONG = {
     "cd": "market",
     "code": "market",
@@ -195,7 +198,7 @@ LONG = {
 
 
 def label(payload: bytes) -> Label:
-    """Tell what a recorded frame is; NOTHING for errors and status."""
+    """Return the label of a recorded frame; NOTHING for errors and status."""
     kind, code = _TYPE.search(payload), _CODE.search(payload)
     if kind is None or code is None:
         return NOTHING
@@ -213,7 +216,10 @@ def request_of(path: str) -> Request | None:
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], bad_code_status: int
 ) -> tuple[int, Any]:
-    """Answer a REST request from a recording. Args: bad_code_status: HTTP's, of an unknown code."""
+    """Answer a REST request from a recording.
+
+    Args: bad_code_status: HTTP status for an unknown code.
+    """
     if path == "/v1/market/all":
         return 200, market_list(recording.symbols)
     codes = [one for one in query.get("markets", query.get("market", "")).upper().split(",") if one]
@@ -234,7 +240,7 @@ def answer(
 
 
 def market_list(codes: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the list of markets for the codes of a recording."""
+    """Return the list of markets of a recording."""
     rows = []
     for code in sorted(codes):
         base = code.partition("-")[2]
@@ -244,7 +250,7 @@ def market_list(codes: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def rest_row(payload: bytes) -> dict[str, Any]:
-    """Return a recorded frame in the shape of REST: long keys, `market` instead of `code`."""
+    """Return a recorded frame in the form of REST: long keys, `market` instead of `code`."""
     frame = orjson.loads(payload)
     frame = frame[0] if isinstance(frame, list) else frame
     row = {LONG.get(key, key): value for key, value in frame.items() if key not in ("ty", "type")}
@@ -259,13 +265,13 @@ def rest_row(payload: bytes) -> dict[str, Any]:
 # `probe`
 
 
-def nobody(symbol: str) -> str:
+def unknown_code(symbol: str) -> str:
     """Return a code of the same quote that does not exist."""
     return f"{symbol.partition('-')[0]}-NOSUCH"
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return what is tried: a request without its ticket, and two subscriptions in a row."""
+    """Return the trials of `probe`: a request without a ticket, and two subscriptions in a row."""
 
     def closed(heard: Heard) -> tuple[bool, bool]:
         seen = bool(heard.controls or heard.close)
@@ -285,7 +291,7 @@ def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
     if symbol:
         frames = tuple(
             subscribe_frame([{"type": "orderbook", "codes": [code]}], settings.format)
-            for code in (symbol, nobody(symbol))
+            for code in (symbol, unknown_code(symbol))
         )
         facts = {
             "a second subscription replaces the first": replaced,

@@ -1,4 +1,4 @@
-"""The section of an exchange in the configuration. Its defaults stand in the exchange's module."""
+"""The section of an exchange in the configuration. The exchange's module has its defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coinspace.section import STRICT, UserPath
 
 
 class ExchangeSettings(BaseModel):
-    """One exchange: where it is and what to collect."""
+    """Addresses of one exchange and what to collect."""
 
     model_config = STRICT
 
@@ -25,8 +25,8 @@ class ExchangeSettings(BaseModel):
         Field(
             ge=1,
             le=5000,
-            description="published levels per side; 500 of Binance reach as far as 15 to 30 of the"
-            " Korean exchanges, 1000 double the journal",
+            description="published levels per side; 500 levels of Binance reach as far as 15 to 30"
+            " of the Korean exchanges; 1000 levels double the journal",
         ),
     ] = 30
     snapshot_depth: Annotated[
@@ -34,23 +34,23 @@ class ExchangeSettings(BaseModel):
         Field(
             ge=0,
             le=5000,
-            description="levels of a REST snapshot (exchanges of diffs), 100 or more;"
-            " 0 = the next step above ten times the depth",
+            description="levels of a REST snapshot (exchanges that send updates), 100 or more;"
+            " 0 = the next step from ten times the depth on",
         ),
     ] = 0
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
     format: Annotated[
         Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
-        Field(description="spelling of Upbit's and Bithumb's frames; lists only Upbit's"),
+        Field(description="format of Upbit's and Bithumb's frames; only Upbit has the lists"),
     ] = "SIMPLE"
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
     group_levels: Annotated[
         dict[str, int],
         Names(str.upper),
-        Field(description="market -> price grouping of a second Upbit book that extends the depth"),
+        Field(description="market -> price group of a second Upbit book that extends the depth"),
     ] = {}
     stale_after_s: Annotated[
-        float, Field(gt=4, le=3600, description="silence after which a book counts as stale")
+        float, Field(gt=4, le=3600, description="seconds of silence until a book is stale")
     ] = 20.0
     compare_interval_s: Annotated[
         float, Field(ge=5, le=86_400, description="seconds between REST comparisons of all books")
@@ -62,7 +62,7 @@ class ExchangeSettings(BaseModel):
     @field_validator("snapshot_depth")
     @classmethod
     def _snapshot_depth(cls, levels: int) -> int:
-        # fewer cost the same
+        # fewer levels cost the same weight
         if 0 < levels < 100:
             raise ValueError(f"expected 0 or at least 100, was {levels}")
         return levels
@@ -79,7 +79,7 @@ class ExchangeSettings(BaseModel):
 
 
 def _market(text: str) -> str:
-    # a market or a pattern, in any case of letters
+    # a market or a pattern, in upper or lower case
     text = text.strip().upper()
     if "*" not in text:
         try:

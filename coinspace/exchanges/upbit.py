@@ -1,6 +1,6 @@
-"""Upbit: every book frame is a whole book of 30 levels; trades have unordered unique ids.
+"""Upbit: every book frame is a whole book of 30 levels; trade ids are unique and unordered.
 
-What the code relies on stands at the code, with the section of the exchange's documentation:
+Comments name the section of the exchange's documentation that the code relies on:
 https://docs.upbit.com/kr (Reference: General info, REST API guide, WebSocket).
 """
 
@@ -39,7 +39,7 @@ SETTINGS = ExchangeSettings(
     rest="https://api.upbit.com",
     markets=korean.MARKETS,
 )
-# same letters, other coin
+# the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "TON", "TOKAMAK"),)
 COLOURS = ("#4c8dff", "#1f66e5")
 PROTOCOL = "upbit"
@@ -47,19 +47,19 @@ PROTOCOL = "upbit"
 UPDATES = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
-# "WebSocket: Trade": `sequential_id` says that a trade is unique, not its place in their order
+# "WebSocket: Trade": `sequential_id` is unique, but does not give the order of trades
 CONTIGUOUS_TRADES = False
 JOINABLE_TRADES = True
 STREAM_DEPTH = 30
-# "WebSocket: connection": an idle connection ends after 120 s; it was seen to end after 60 s
+# "WebSocket: connection": an idle connection ends after 120 s; in practice after 60 s
 PING_INTERVAL_S = 15.0
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True
-# a snapshot comes first, unless the code does not exist: then nothing comes, and nothing says so
+# each market sends a snapshot first; an unknown code sends nothing, not even an error
 FIRST_FRAMES = True
 # "Rate limits", WebSocket: 5 connections a second; 5 messages a second and 100 a minute. A request
-# with an Origin header may be made once in 10 s: none is ever sent
+# with an Origin header is allowed only once in 10 s, so CoinSpace sends no Origin header
 CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # "Rate limits", REST quotation: 10 a second for each group
@@ -67,11 +67,11 @@ REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", 
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
-# depths that a code's suffix can ask for; any other number gives 30
+# depths that the suffix of a code can ask for; any other number gives 30 levels
 SUFFIXES = (1, 5, 15)
-# a recent-trades call returns this many at most (assumed by clients, not documented)
+# trades per call at most (known from other clients, not documented)
 TRADES = 500
-# an answer with more books takes too long to take
+# an answer with more books takes too long to read
 MARKETS_PER_CALL = 500
 
 
@@ -83,7 +83,7 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
 
 
 def symbol_of(market: Market) -> str:
-    """Spell a market."""
+    """Return the symbol of a market."""
     return dashed_symbol(market)
 
 
@@ -95,8 +95,9 @@ def market_of(symbol: str) -> Market | None:
 def subscriptions(
     settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return the connections to make: one whose only frame says everything, and one more for
-    grouped far levels, as a second frame would replace the first.
+    """Return one connection with one frame for everything, and one more for grouped books.
+
+    A second frame on the same connection would replace the first.
     """
     url, names = settings.websocket, tuple(symbols)
     suffix = next((f".{n}" for n in SUFFIXES if settings.depth <= n), "")
@@ -123,14 +124,14 @@ def subscriptions(
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Ask for one whole book."""
+    """Request one whole book."""
     return Request(
         "snapshot", f"/v1/orderbook?markets={symbol}&count={levels}", "orderbook", 1, (symbol,)
     )
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
-    """Ask for all books, some hundreds in one call; one bad code fails the whole call (404)."""
+    """Request all books, up to 500 in one call; one bad code fails the whole call (HTTP 404)."""
     return [
         Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)
         for names in chunks(symbols, MARKETS_PER_CALL)
@@ -138,19 +139,19 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Ask for the newest trades."""
+    """Request the newest trades."""
     path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
     return Request("trades", path, "trade", 1, (symbol,))
 
 
 def older_trades_request(before: RestTrade) -> Request | None:
-    """Ask for the trades before one."""
+    """Request the trades before a trade."""
     request = trades_request(before.symbol)
     return replace(request, path=f"{request.path}&cursor={before.trade_id}")
 
 
 def markets_request() -> Request:
-    """Ask for everything that is offered."""
+    """Request the list of all markets."""
     return Request("markets", "/v1/market/all?is_details=true", "market")
 
 
@@ -170,12 +171,12 @@ def read_markets(payload: bytes) -> list[Listing]:
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Judge an error frame."""
+    """Return the refusal of an error frame."""
     return korean.refusal_of_frame(detail)
 
 
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
-    """Judge a REST answer, None = it is good."""
+    """Return the refusal of a REST answer, None = the answer is good."""
     return korean.refusal_of_answer(status, payload)
 
 
@@ -183,12 +184,12 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
 
 
 def label(payload: bytes) -> Label:
-    """Tell what a recorded frame is."""
+    """Return the label of a recorded frame."""
     return korean.label(payload)
 
 
 def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
-    """Return nothing: books have no ids, and those of trades are in no order."""
+    """Return None: books have no ids, and ids of trades have no order."""
     return None
 
 
@@ -198,7 +199,7 @@ def request_of(path: str) -> Request | None:
 
 
 def recorded_book() -> None:
-    """Return nothing: each frame is a whole book."""
+    """Return None: each frame is a whole book."""
 
 
 def answer(
@@ -212,11 +213,11 @@ def answer(
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return what is tried on connections of their own."""
+    """Return the trials of `probe`."""
     return korean.trials(settings, symbol)
 
 
 def bad_request(symbol: str) -> tuple[str, Request]:
-    """Return a request of which one code does not exist."""
-    request = compare_requests([symbol, korean.nobody(symbol)])[0]
+    """Return a request with one code that does not exist."""
+    request = compare_requests([symbol, korean.unknown_code(symbol)])[0]
     return "one bad code fails a whole REST call", request

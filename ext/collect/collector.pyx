@@ -1,4 +1,4 @@
-"""Frames in, messages per market out: what all collectors share."""
+"""Base of all collectors: frames in, messages per market out."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
@@ -8,19 +8,19 @@ from libc.string cimport memcmp
 from coinspace._ext.parser cimport CONTROL, END, IGNORED, MALFORMED, ORDERBOOK, Parser, TICKER, TRADE
 from coinspace._ext.sink cimport Sink
 
-# a step back of the exchange's time beyond this is its clock, not an old message that came late
+# a larger step back of the exchange's time is a step of its clock, not an old message that came late
 CLOCK_STEP_NS = 60_000_000_000
-# after this long without an accepted message an older time is believed
+# an older time is believed after this long without an accepted message
 PATIENCE_NS = 5_000_000_000
-# Times of the exchange are believed in a range about receipt. Back: a quiet market's last trade, told at the
-# subscription, can be years old, and recordings are played back years later.
+# Oldest believed time before receipt: the last trade of a quiet market, sent after the subscription, can be years old,
+# and recordings are played years later.
 PAST_NS = 10 * 365 * 86_400 * 1_000_000_000
-# Ahead: more than clocks that somebody looks after differ. Trades and tickers beyond it are refused: a fill goes by
-# the newest time. A book is right whatever its time, so only an absurd one is left out of it.
+# Newest believed time after receipt: maintained clocks differ by less. Later trades and tickers are refused, because
+# missing trades are found by the newest time. A later book is published: only an absurd time is left out of it.
 FUTURE_NS = 600 * 1_000_000_000
-# so many in a row beyond that are no mistake of single messages: the exchange's clock was set, or ours was wrong …
+# after this many later times in a row, the exchange's clock was set or the clock of this host was wrong …
 TOO_NEW_ROW = 20
-# … which is believed up to any error of a time zone
+# … and such times are believed up to this difference, which covers a wrong time zone
 CLOCK_ERROR_NS = 86_400 * 1_000_000_000
 
 cdef int64_t past_ns = PAST_NS
@@ -107,7 +107,7 @@ cdef class Collector:
         return NULL
 
     def entry(self, str symbol not None):
-        """Return the market of a symbol, None when it is not collected."""
+        """Return the entry of a symbol, None when it is not collected."""
         cdef bytes spelled = symbol.encode()
         cdef void *found = self.find(PyBytes_AS_STRING(spelled), PyBytes_GET_SIZE(spelled))
         return <MarketEntry>found if found != NULL else None
@@ -153,7 +153,7 @@ cdef class Collector:
             self.lead_ns = received_ns - self.now_ns
         if exchange_ns < received_ns - past_ns:
             return TIME_PAST
-        # a step of our own clock does not move this limit
+        # a step of this host's wall clock does not move this limit
         if exchange_ns <= self.now_ns + self.lead_ns + future_ns:
             self.too_new = 0
             return TIME_GOOD
@@ -165,7 +165,7 @@ cdef class Collector:
         return TIME_GOOD
 
     def newest_ns(self, int64_t received_ns):
-        """Return the latest time of the exchange that is believed now. Args: received_ns: the wall clock."""
+        """Return the newest time of the exchange that is believed now. Args: received_ns: the wall clock."""
         return self.now_ns + (self.lead_ns if self.timed else received_ns - self.now_ns) + future_ns
 
     cdef int take(
@@ -174,16 +174,16 @@ cdef class Collector:
         raise NotImplementedError(f"{type(self).__name__}.take")
 
     def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0, int64_t now_ns=0):
-        """Read one frame: the same path as live, for replays and tests.
+        """Read one frame on the same path as live frames; for replays and tests.
 
-        Args: now_ns: the steady clock, 0 = it runs with the wall clock.
+        Args: now_ns: the monotonic clock, 0 = the same as received_ns.
         """
         self.feed(
             PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), received_ns, now_ns or received_ns, connection,
         )
 
     def on_control(self, bytes frame, int64_t received_ns, int connection):
-        """Called for acks, errors, status and shutdown frames."""
+        """Called for acknowledgements, errors, status and shutdown frames."""
         raise NotImplementedError(f"{type(self).__name__}.on_control")
 
     def on_malformed(self, bytes frame, int64_t received_ns, int connection):

@@ -1,4 +1,4 @@
-"""Order books: whole ones replaced, or updates applied to a local book; published per accepted frame."""
+"""Order books: whole books that replace each other, or local books with updates. Each accepted frame is published."""
 
 from libc.stdint cimport int64_t
 
@@ -10,16 +10,16 @@ from coinspace._ext.sequence cimport Sequence
 from coinspace._ext.sink cimport Topic
 
 
-# what a market's book is at the moment
+# phase of a market's book
 cdef enum Phase:
     EMPTY = 0           # nothing is known
     KEEPING = 1         # updates are kept for a snapshot
-    USED = 2            # the book is complete: what comes is applied and published
+    USED = 2            # the book is complete: updates are applied and published
     REFRESHING = 3      # the same, and updates are kept for a deeper snapshot
-    LEFT = 4            # updates are applied and kept, but the price has left the known range: nothing is published
+    LEFT = 4            # the price has left the known range: updates are applied and kept, nothing is published
 
 
-# what a book has become
+# new condition of a book
 cdef enum Condition:
     WHOLE = 1           # the first whole book after a start, a loss or a quarantine
     CROSSED = 2         # the best bid is not below the best ask
@@ -32,15 +32,15 @@ cdef class BookMarket(MarketEntry):
         readonly OrderBook book          # None for exchanges that send whole books
         readonly Sequence sequence       # its place in the exchange's ids
         public int phase                 # a Phase
-        readonly bint quiet              # updates are applied and not published
+        readonly bint quiet              # updates are applied, but not published
         readonly int64_t changed_ns      # receipt of the last frame that changed the book
-        readonly int64_t applied         # books or updates accepted
+        readonly int64_t applied         # accepted books or updates
         readonly int64_t published
-        readonly int64_t repeats         # identical to the book before
+        readonly int64_t repeats         # books that were identical to the one before
         readonly int64_t crossed
         double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
-        double *scratch                  # owned: asks on their way into `levels`
-        double *extended                 # owned: `levels` with the extension's behind them
+        double *scratch                  # owned: sizes before they are copied into `levels`
+        double *extended                 # owned: `levels` followed by the levels of the extension
         public BookMarket extension      # None, or a grouped book whose far levels are appended
         public double grouping           # of a grouped book: the width of its price groups
         readonly Py_ssize_t n_bids
@@ -57,10 +57,10 @@ cdef class BookMarket(MarketEntry):
 cdef class BookCollector(Collector):
     cdef:
         readonly bint updates            # the exchange sends updates
-        readonly int64_t bad_ids         # updates whose ids cannot be
-        readonly int64_t bad_times       # times that cannot be: the book is published without one
+        readonly int64_t bad_ids         # updates with impossible ids
+        readonly int64_t bad_times       # absurd times: the book is published without its time
         Parser kept                      # reads snapshots and kept frames
-        public bint silent               # books are kept and not published
+        public bint silent               # books are kept, but not published
         public object watcher            # None, or called with (BookMarket, received_ns) after each accepted book
 
     cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept

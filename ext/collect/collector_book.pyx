@@ -26,7 +26,7 @@ cdef inline double *append(
 
 
 cdef class BookMarket(MarketEntry):
-    """One market's book. `capacity` > 0 keeps a local book of as many levels per side."""
+    """One market's book. Args: capacity: levels per side of a local book, 0 = the exchange sends whole books."""
 
     def __cinit__(self, int index, str symbol, str market, Topic topic, Py_ssize_t depth, Py_ssize_t capacity=0):
         if depth < 1:
@@ -73,7 +73,7 @@ cdef class BookMarket(MarketEntry):
         return 0
 
     cdef int keep_book(self) noexcept:
-        # sizes go behind the prices actually written, which are fewer than `depth` when the known range is short
+        # sizes follow the prices directly: a short known range has fewer than `depth` prices
         cdef Py_ssize_t n = self.book.copy_bids(self.levels, self.scratch, self.depth)
         memcpy(self.levels + n, self.scratch, n * sizeof(double))
         cdef Py_ssize_t m = self.book.copy_asks(self.levels + 2 * n, self.scratch, self.depth)
@@ -104,21 +104,21 @@ cdef class BookMarket(MarketEntry):
 
     @property
     def update_id(self):
-        """The final id of the last update applied, 0 = there is none."""
+        """The final id of the last applied update, 0 = there is none."""
         return self.sequence.last
 
     @property
     def outdated(self):
-        """How many updates the book already contained."""
+        """Number of updates that the book already contained."""
         return self.sequence.contained
 
     @property
     def overlap_skipped(self):
-        """How many updates the newer of two connections brought before it had caught up."""
+        """Number of updates of the newer of two connections that were ahead of the book."""
         return self.sequence.ahead
 
     def forget(self):
-        """Drop the book: nothing of it may be used until a new one is there."""
+        """Drop the book; it is not usable until a new one comes."""
         self.phase = EMPTY
         self.sequence.lose()
         self.n_bids = self.n_asks = 0
@@ -128,14 +128,14 @@ cdef class BookMarket(MarketEntry):
 
 
 cdef class BookCollector(Collector):
-    """Books of one exchange. Subclasses say what to do when a book cannot go on."""
+    """Books of one exchange. Subclasses decide what to do when a book is lost."""
 
     def __init__(
         self, Parser parser not None, Sink sink not None, list markets not None, *, bint updates, Parser kept=None,
     ):
         Collector.__init__(self, parser, sink, markets)
         self.updates = updates
-        # a frame may be half read when a snapshot or a kept frame is
+        # a second parser, because a frame may be half read when a snapshot or a kept frame is read
         self.kept = parser if kept is None else kept
 
     cdef int take(
@@ -146,7 +146,7 @@ cdef class BookCollector(Collector):
             return 0
         if self.updates:
             if self.parser.snapshot:
-                # a partial book beside the updates: the local book already has it
+                # a partial book in a stream of updates: the local book already has its levels
                 self.ignored += 1
                 return 0
             return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
@@ -197,7 +197,7 @@ cdef class BookCollector(Collector):
             self.bad_ids += 1
             return 0
         if parser.cut:
-            # what it does not say would stay in the book for ever
+            # the book would keep the levels that the cut update does not change for ever
             if market.phase < USED or final > sequence.last:
                 self.on_update(market, CUT, b"", first, final, received_ns, connection)
             return 0
@@ -213,7 +213,7 @@ cdef class BookCollector(Collector):
         if verdict == APPLY:
             self.apply_update(parser, market, received_ns)
         elif final > sequence.last:
-            # the older of two connections still delivers what lies between
+            # the older of two connections still delivers the updates in between
             return 0
         if connection > market.primary:
             market.primary = connection
@@ -236,7 +236,7 @@ cdef class BookCollector(Collector):
         market.changed_ns = received_ns
         market.keep_book()
         if (market.n_bids == 0 and book.bid.known > -INFINITY) or (market.n_asks == 0 and book.ask.known > -INFINITY):
-            # what lies beyond the known range is unknown, not empty
+            # levels beyond the known range are unknown, not absent
             self.on_condition(market, RANGE_LEFT, received_ns)
             if self.watcher is not None:
                 self.watcher(market, received_ns)
@@ -250,7 +250,7 @@ cdef class BookCollector(Collector):
         cdef Py_ssize_t m = market.n_asks
         cdef Py_ssize_t bids = 0
         cdef Py_ssize_t asks = 0
-        # a group that reaches into the fine levels would count them twice: it is left out
+        # a group that reaches into the fine levels would count their orders twice: it is left out
         while bids < far.n_bids and n and far.levels[bids] > market.levels[n - 1] - far.grouping:
             bids += 1
         cdef const double *far_asks = far.levels + 2 * far.n_bids
@@ -291,22 +291,26 @@ cdef class BookCollector(Collector):
         return 0
 
     def publish_again(self, BookMarket market not None, int flags, int64_t received_ns):
-        """Publish the last accepted book once more: proof that it still holds."""
+        """Publish the last accepted book again, as proof that it is still right."""
         self.send_book(market, flags, received_ns)
 
     def publish_book(self, BookMarket market not None, int flags, int64_t received_ns):
-        """Publish the local book as it stands."""
+        """Publish the local book in its present state."""
         market.keep_book()
         self.send_book(market, flags, received_ns)
 
     def load_snapshot(self, BookMarket market not None, bytes payload not None, Py_ssize_t requested):
-        """Read a REST snapshot, which the market's sequence has judged, into the local book.
+        """Load a REST snapshot, which the market's sequence has accepted, into the local book.
 
+        Args: requested: levels per side that were requested.
         Returns: the id of its last update, 0 when the payload is not a snapshot (the book is unchanged).
         """
         cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0 or not possible(parser.final_update_id, parser.final_update_id):
+        if (
+            parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0
+            or not possible(parser.final_update_id, parser.final_update_id)
+        ):
             return 0
         market.book.load_levels(
             parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
@@ -319,7 +323,10 @@ cdef class BookCollector(Collector):
         """Return the id of a REST snapshot's last update, 0 when the payload is not one."""
         cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0 or not possible(parser.final_update_id, parser.final_update_id):
+        if (
+            parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0
+            or not possible(parser.final_update_id, parser.final_update_id)
+        ):
             return 0
         return parser.final_update_id
 
@@ -344,11 +351,12 @@ cdef class BookCollector(Collector):
         self, BookMarket market, int verdict, bytes frame, int64_t first, int64_t final, int64_t received_ns,
         int connection,
     ):
-        """Called for an update that can neither be applied nor ignored, and for each one while updates are kept beside a
-        book. Args: verdict: see `Sequence`; frame: empty for one that is CUT.
+        """Called for an update that can neither be applied nor ignored, and for each update that is kept beside a book.
+
+        Args: verdict: see `Sequence`. frame: empty for CUT.
         """
         raise NotImplementedError(f"{type(self).__name__}.on_update")
 
     def on_condition(self, BookMarket market, int condition, int64_t received_ns):
-        """Called when a book becomes WHOLE, CROSSED or RANGE_LEFT; the latter two are not published."""
+        """Called when a book becomes WHOLE, CROSSED or RANGE_LEFT; CROSSED and RANGE_LEFT are not published."""
         raise NotImplementedError(f"{type(self).__name__}.on_condition")

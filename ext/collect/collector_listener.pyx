@@ -9,7 +9,7 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_
 
 from coinspace._ext.collector cimport Collector
 
-# a longer message, in one frame or in many, is no market data
+# largest message in bytes, in one frame or in several: market data is far smaller
 MAX_MESSAGE = 16 << 20
 cdef Py_ssize_t _max_message = MAX_MESSAGE
 
@@ -24,25 +24,26 @@ cdef class FrameListener(WSListener):
     """Feeds one connection's frames to a collector.
 
     `owner` gets the rare events:
-        on_open(transport), on_close(code, reason): a close frame of the peer,
-        on_lost(error): the connection has ended, error = what broke the protocol, or None,
-        on_failure(error, frame): an error of ours.
+        on_open(transport),
+        on_close(code, reason): the peer sent a close frame,
+        on_lost(error): the connection has ended; error: the broken rule of the protocol, or None,
+        on_failure(error, frame): an internal error.
     `recorder`: None, or called with (received_ns, frame bytes) for every frame.
 
-    Any frame of the peer answers our ping.
+    Any frame of the peer counts as an answer to a ping.
     """
     cdef:
         readonly Collector collector
         readonly int connection
-        readonly int64_t frames          # messages of data
+        readonly int64_t frames          # data messages
         readonly int64_t bytes_received
-        readonly int64_t failures        # exceptions while a frame was read
-        readonly bint stuck              # ended because the peer does not read
+        readonly int64_t failures        # internal errors in frames
+        readonly bint stuck              # the connection was ended because the peer does not read
         public object recorder
         object _owner
-        WSTransport _transport           # while it is connected
-        bint _is_broken                  # the peer broke the protocol, what it sends is not read
-        bytearray _parts                 # of a message in several frames, None = whole frames
+        WSTransport _transport           # None = not connected
+        bint _is_broken                  # the peer broke the protocol: its frames are not read any more
+        bytearray _parts                 # parts of a message in several frames, None = no such message
 
     def __init__(self, Collector collector not None, int connection, owner, recorder=None):
         self.collector = collector
@@ -52,7 +53,7 @@ cdef class FrameListener(WSListener):
 
     cpdef on_ws_connected(self, WSTransport transport):
         self._transport = transport
-        # carries what broke the protocol; asyncio logs a traceback when nobody asks for it
+        # has the protocol error; asyncio would log a traceback if its exception were never read
         transport.disconnected_future.add_done_callback(self._on_ended)
         self._owner.on_open(transport)
 
@@ -85,12 +86,12 @@ cdef class FrameListener(WSListener):
             self.close(transport, frame)
 
     cdef int refuse(self, WSCloseCode code, str reason) except -1:
-        # picows sends the code and disconnects
+        # picows sends the close code and disconnects
         self._is_broken = True
         raise WSProtocolError(code, reason)
 
     cdef int join(self, WSFrame frame) except -1:
-        # the size of a bytearray grows in steps, so many small parts cost no more than few large
+        # a bytearray grows in steps, so many small parts cost no more than a few large ones
         if PyByteArray_GET_SIZE(self._parts) + frame.payload_size > _max_message:
             self.refuse(WSCloseCode.MESSAGE_TOO_BIG, f"a message in parts is larger than {_max_message}")
         self._parts += PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size)
@@ -103,7 +104,7 @@ cdef class FrameListener(WSListener):
     cdef int close(self, WSTransport transport, WSFrame frame) except -1:
         cdef int code = <int>frame.get_close_code()
         self._owner.on_close(code, frame.get_close_reason() or "")
-        # the same code back; a frame without a code is answered with the ordinary one
+        # answer with the same code, or with 1000 when the frame has none
         transport.send_close(<WSCloseCode>(code or 1000))
         transport.disconnect()
         return 0
@@ -113,7 +114,7 @@ cdef class FrameListener(WSListener):
         cdef int64_t now_ns = read_clock(CLOCK_MONOTONIC)
         self.frames += 1
         self.bytes_received += size
-        # neither a frame nor a recorder may end a connection
+        # an error in a frame or in the recorder must not end the connection
         if self.recorder is not None:
             whole = PyBytes_FromStringAndSize(frame, size)
             try:
@@ -132,7 +133,7 @@ cdef class FrameListener(WSListener):
         return 0
 
     cpdef pause_writing(self):
-        # we send next to nothing: the peer does not read, and its pings would fill our memory
+        # CoinSpace sends very little: the peer does not read, and answers to its pings would fill the memory
         self.stuck = True
         self._transport.disconnect(False)
 

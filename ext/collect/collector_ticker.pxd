@@ -1,4 +1,4 @@
-"""Tickers and trades: each trade is published once, whatever connection or REST answer it comes from."""
+"""Tickers and trades: each trade is published once, even when several connections or REST answers have it."""
 
 from libc.stdint cimport int64_t
 
@@ -16,7 +16,7 @@ cdef enum:
     BAD_PAST = 4
     BAD_FUTURE = 5
     N_REFUSALS = 6
-    RECENT = 512             # trades kept per market: more than the REST list that they are compared with
+    RECENT = 512             # trades kept per market: more than the REST lists that are compared with them
 
 
 cdef struct RecentTrade:
@@ -27,11 +27,11 @@ cdef struct RecentTrade:
 
 
 cdef class RecentIds:
-    """The last ids seen, between `window` and twice as many."""
+    """The last ids, between `window` and 2 * `window` of them."""
     cdef:
         int64_t *newer           # owned: open addressing, id + 1, 0 = free
         int64_t *older           # owned: the generation before
-        Py_ssize_t count         # in `newer`
+        Py_ssize_t count         # ids in `newer`
         readonly Py_ssize_t window
         size_t mask
 
@@ -44,26 +44,26 @@ cdef class TickerMarket(MarketEntry):
     cdef:
         readonly Topic ticker_topic
         readonly Topic trade_topic
-        readonly RecentIds ids           # trades already published
-        readonly int64_t trade_id        # largest so far, -1 = none yet
+        readonly RecentIds ids           # ids of published trades
+        readonly int64_t trade_id        # largest id so far, -1 = none yet
         readonly int64_t trade_ns        # exchange's time of the newest trade
-        int older_row                    # streamed trades in a row that are far older than that
-        int64_t stray_id                 # of the last trade whose id does not belong to the sequence
-        int stray_row                    # so many of them followed each other
+        int older_row                    # streamed trades in a row that are far older than trade_ns
+        int64_t stray_id                 # last id outside the sequence of ids
+        int stray_row                    # ids outside the sequence, in a row
         readonly int64_t trade_received_ns
         public bint awaiting             # no trade has come since the last subscription
-        readonly int64_t resumed_ns      # exchange's time of the first trade after it
-        readonly double traded           # base volume of all trades published, to compare with day_volume
-        readonly double day_volume       # the newest ticker's, NaN = none sent
-        readonly bint suspended          # the newest ticker says so
+        readonly int64_t resumed_ns      # exchange's time of the first trade since the last subscription
+        readonly double traded           # base volume of all published trades, to compare with day_volume
+        readonly double day_volume       # of the newest ticker, NaN = none sent
+        readonly bint suspended          # of the newest ticker
         readonly int64_t tickers
         readonly int64_t ticker_repeats
         readonly int64_t trades
         readonly int64_t trades_by_rest
         readonly int64_t duplicates
         double ticker[TICKER_FIELDS]
-        RecentTrade kept[RECENT]         # a ring
-        int64_t n_kept                   # since the start
+        RecentTrade kept[RECENT]         # a ring of the last trades
+        int64_t n_kept                   # trades put into the ring since the start
 
     cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed) noexcept
     cdef bint strays(self, int64_t id) noexcept
@@ -72,9 +72,9 @@ cdef class TickerMarket(MarketEntry):
 cdef class TickerCollector(Collector):
     cdef:
         readonly bint contiguous         # trade ids count up by one
-        int64_t refused[N_REFUSALS]      # trades, by reason
+        int64_t refused[N_REFUSALS]      # refused trades, by reason
         readonly int64_t tickers_refused
-        readonly int64_t id_restarts     # sequences of trade ids that began anew
+        readonly int64_t id_restarts     # sequences of trade ids that started again
 
     cdef int judge_trade(self, double price, double size, int64_t id) noexcept
     cdef bint sound_ticker(self, int64_t received_ns) noexcept

@@ -13,13 +13,14 @@ from coinspace._ext.message cimport (
 from coinspace._ext.parser cimport CHANGE, LAST, Parser, QUOTE_VOLUME, TICKER, TRADE, VOLUME
 from coinspace._ext.sink cimport Sink, Topic
 
-# values beyond it are no price and no size of any market
+# limit of prices and sizes: no market reaches it
 LARGEST = 1e18
-# ids are far below this; above it arithmetic would overflow
+# limit of ids: real ids are far below it, and above it arithmetic would overflow
 ID_LIMIT = 1 << 62
-# ids that count up by one do not jump further than this over any outage
+# ids that count up by one do not jump further than this, even over a long outage
 ID_DISTANCE = 100_000_000
-# so many trades in a row with ids that follow each other elsewhere: the sequence has begun anew there
+# after this many ids in a row that follow each other outside the sequence (far above or below it), the sequence has
+# started again there
 FAR_ROW = 3
 LOW_ROW = 50
 REFUSALS = ("", "price", "size", "id", "past", "future")
@@ -29,7 +30,7 @@ cdef int64_t id_limit = ID_LIMIT
 cdef int64_t id_distance = ID_DISTANCE
 cdef int far_row = FAR_ROW
 cdef int low_row = LOW_ROW
-# trades this much older than the newest one are late, or the newest one's time was wrong
+# a trade that is older than the newest one by more than this is late, or the time of the newest one was wrong
 cdef int64_t late_ns = 60_000_000_000
 
 
@@ -63,7 +64,7 @@ cdef class RecentIds:
         free(self.older)
 
     cdef bint has(self, int64_t id) noexcept:
-        # 0 marks a free slot, and is the first id of a market
+        # the table has id + 1: 0 marks a free slot and is also a valid id
         return id >= 0 and (table_has(self.newer, self.mask, id + 1) or table_has(self.older, self.mask, id + 1))
 
     cdef bint put(self, int64_t id) noexcept:
@@ -89,7 +90,7 @@ cdef class RecentIds:
         return self.has(id)
 
     def between(self, int64_t first, int64_t last):
-        """Return those from first to last, in order."""
+        """Return the known ids from first to last, ascending."""
         cdef size_t slot
         found = []
         for slot in range(self.mask + 1):
@@ -118,7 +119,7 @@ cdef class TickerMarket(MarketEntry):
         self.day_volume = NAN
 
     cdef bint strays(self, int64_t id) noexcept:
-        # whether the id lies outside the sequence; after some that follow each other there, it does not any more
+        # whether the id lies outside the sequence; after a row of such ids the sequence continues with them
         cdef bint far = id - self.trade_id > id_distance
         if self.trade_id < 0 or (id > self.trade_id and not far):
             self.stray_row = 0
@@ -140,7 +141,7 @@ cdef class TickerMarket(MarketEntry):
             self.trade_ns = exchange_ns
             self.older_row = 0
         elif streamed and self.trade_ns - exchange_ns > late_ns:
-            # one is late; two say that the newest one's time was wrong
+            # one trade is late; two in a row show that the time of the newest one was wrong
             self.older_row += 1
             if self.older_row > 1:
                 self.trade_ns = exchange_ns
@@ -148,7 +149,7 @@ cdef class TickerMarket(MarketEntry):
         return 0
 
     def recent(self):
-        """Return the last 512 trades at most, in order of arrival: (exchange_ns, price, size, sell)."""
+        """Return at most the last 512 trades in order of arrival: (exchange_ns, price, size, sell)."""
         cdef int64_t i
         return [
             (self.kept[i % RECENT].exchange_ns, self.kept[i % RECENT].price, self.kept[i % RECENT].size,
@@ -157,10 +158,10 @@ cdef class TickerMarket(MarketEntry):
         ]
 
     def remember(self, int64_t exchange_ns, double price, double size, int flags, int64_t id):
-        """Take a trade that an earlier process published: it counts as known."""
+        """Take a trade that an earlier process published, so that it is not published again."""
         if self.ids.put(id):
             self.keep(exchange_ns, price, size, flags & FLAG_SELL, False)
-            # as live, REST ids do not move the stream's position
+            # REST ids do not move the stream's position, as on the live path
             if not flags & FLAG_REST and id > self.trade_id:
                 self.trade_id = id
 
@@ -185,12 +186,12 @@ cdef class TickerCollector(Collector):
         return 0
 
     def refusals(self):
-        """Return how many trades were refused, by reason."""
+        """Return the numbers of refused trades by reason."""
         cdef int i
         return {REFUSALS[i]: self.refused[i] for i in range(1, N_REFUSALS)}
 
     def refuse(self, str reason not None):
-        """Count a trade that was refused before it came here."""
+        """Count a trade that the caller has refused."""
         self.refused[REFUSALS.index(reason)] += 1
 
     cdef int judge_trade(self, double price, double size, int64_t id) noexcept:
@@ -209,7 +210,7 @@ cdef class TickerCollector(Collector):
         if parser.exchange_ns and self.judge_time(parser.exchange_ns, received_ns) != TIME_GOOD:
             return False
         for i in range(TICKER_FIELDS):
-            # a market's first day has no open price yet: what is no price is not there
+            # a value that cannot be a price is absent: a market has no open price on its first day
             if i != CHANGE and i != VOLUME and i != QUOTE_VOLUME and not 0 < parser.ticker[i] < largest:
                 parser.ticker[i] = NAN
         return True
@@ -228,7 +229,7 @@ cdef class TickerCollector(Collector):
             market.tickers and parser.exchange_ns == market.exchange_ns
             and memcmp(market.ticker, parser.ticker, sizeof(market.ticker)) == 0
         ):
-            # the same ticker from the other one of two connections
+            # the same ticker from the other of two connections
             market.ticker_repeats += 1
             return 0
         memcpy(market.ticker, parser.ticker, sizeof(market.ticker))
@@ -253,7 +254,7 @@ cdef class TickerCollector(Collector):
         if fault != GOOD_TRADE:
             self.refused[fault] += 1
             return 0
-        # an older one does not tell from when on the stream is complete again
+        # an older trade does not show from when on the stream is complete again
         if market.awaiting and parser.exchange_ns >= market.trade_ns:
             market.awaiting = False
             market.resumed_ns = parser.exchange_ns
@@ -302,9 +303,9 @@ cdef class TickerCollector(Collector):
         self, TickerMarket market not None, double price, double size, bint sell, int64_t id, int64_t exchange_ns,
         int64_t received_ns,
     ):
-        """Publish a trade that REST knows and the stream did not bring; return whether it was new.
+        """Publish a REST trade that the stream did not bring; return whether it was new.
 
-        The id must be in the stream's id space when the exchange's REST ids can be joined.
+        The id must be an id of the stream where REST and stream have the same ids.
         """
         cdef int64_t newest = market.trade_id
         if not market.ids.put(id):
@@ -313,10 +314,10 @@ cdef class TickerCollector(Collector):
         self.send_trade(
             market, price, size, FLAG_REST | (FLAG_SELL if sell else 0), id, exchange_ns, received_ns,
         )
-        # REST ids must not move the stream's position: it may be another id space
+        # REST ids must not move the stream's position: the stream may have other ids
         market.trade_id = newest
         return True
 
     def on_missing_trades(self, TickerMarket market, int64_t first, int64_t last, int64_t received_ns):
-        """Called before a trade is published whose predecessors first…last have not come."""
+        """Called before a trade is published when the trades first to last before it are missing."""
         raise NotImplementedError(f"{type(self).__name__}.on_missing_trades")

@@ -6,18 +6,18 @@ from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memmove
 
-# a level deleted further than this from both ends leaves a hole: moving 64 levels costs what a search costs
+# a level deleted further than this from both ends leaves a hole: moving 64 levels costs as much as a search
 cdef enum:
     HOLE_DISTANCE = 64
-    # how far a new level looks for a hole before it moves the shorter part of the side
+    # a new level looks for a hole up to this distance before it moves the shorter part of the side
     HOLE_REACH = 16
 
-# more than any exchange has: the bytes of a side can always be counted
+# largest capacity, more than any exchange has: the size of a side in bytes cannot overflow
 MOST_LEVELS = 1 << 24
 
 
 cdef int side_open(Side *side, Py_ssize_t limit, double sign) except -1:
-    # a quarter of the limit as free room at each end, so that recentring is rare
+    # free room of a quarter of the limit at each end, so that recentring is rare
     side.limit = limit
     side.room = limit + limit // 2 + 16
     side.sign = sign
@@ -37,7 +37,7 @@ cdef inline void side_clear(Side *side) noexcept nogil:
 
 
 cdef inline Py_ssize_t side_find(const Side *side, double key) noexcept nogil:
-    # index of the first level at or better than key: gallop away from the best, then bisect
+    # index of the first level at or better than key: growing steps away from the best level, then bisection
     cdef const double *keys = side.key
     cdef Py_ssize_t low = side.low
     cdef Py_ssize_t better = side.high
@@ -81,7 +81,7 @@ cdef inline void side_shift(Side *side, Py_ssize_t start, Py_ssize_t end, Py_ssi
 
 
 cdef inline void side_narrow(Side *side) noexcept nogil:
-    # a level was dropped from the far end: what lies beyond the last one kept is unknown from now on
+    # a level was dropped at the far end: everything beyond the last kept level is unknown from now on
     if side.key[side.low] > side.known:
         side.known = side.key[side.low]
 
@@ -126,7 +126,7 @@ cdef inline void side_delete(Side *side, Py_ssize_t i) noexcept nogil:
 
 
 cdef inline bint side_fill_hole(Side *side, Py_ssize_t i, double key, double size) noexcept nogil:
-    # put a level before i into the nearest hole, moving only what lies between
+    # put a level before i into the nearest hole; only the levels in between move
     cdef Py_ssize_t hole
     cdef Py_ssize_t step
     for step in range(HOLE_REACH):
@@ -161,7 +161,7 @@ cdef inline void side_set(Side *side, double price, double size) noexcept nogil:
             if side.size[i] != 0:
                 side_delete(side, i)
             return
-    # removing a level that is not there is normal: it lay outside the snapshot
+    # deleting an absent level is normal: it lay outside the snapshot
     elif not size > 0:
         return
     full = side.high - side.low - side.holes >= side.limit
@@ -173,7 +173,7 @@ cdef inline void side_set(Side *side, double price, double size) noexcept nogil:
         side.low += 1
         side_trim(side)
         if i < side.high and side.key[i] == key:
-            # the level comes back where it had left a hole
+            # the level fills the hole that it left
             side.holes -= 1
             side.size[i] = size
             side_narrow(side)
@@ -218,7 +218,7 @@ cdef inline Py_ssize_t side_copy(const Side *side, double *price, double *size, 
     cdef const double *keys = side.key + side.high - 1
     cdef const double *sizes = side.size + side.high - 1
     cdef double sign = side.sign
-    # the known part reaches from the best to `known`: one look at the last level usually tells
+    # usually the farthest level is within the known range, so one comparison is enough
     if n and side.key[side.low] < side.known:
         n = side.high - side_find(side, side.known)
     if side.holes == 0:
@@ -239,7 +239,7 @@ cdef inline Py_ssize_t side_copy(const Side *side, double *price, double *size, 
 
 
 cdef class OrderBook:
-    """A book of at most `capacity` levels per side; levels beyond it are dropped from the far end and counted."""
+    """A book of at most `capacity` levels per side; further levels are dropped at the far end and counted."""
 
     def __cinit__(self, Py_ssize_t capacity=16384):
         if not 1 <= capacity <= MOST_LEVELS:
@@ -291,7 +291,7 @@ cdef class OrderBook:
 
     cdef double known_span(self) noexcept:
         if self.bid.high == self.bid.low or self.ask.high == self.ask.low:
-            # an empty side of a cut snapshot means that nothing near the touch is known
+            # an empty side of a cut snapshot: nothing near the best prices is known
             return INFINITY if self.bid.known == -INFINITY and self.ask.known == -INFINITY else 0.0
         cdef double bid = self.bid.key[self.bid.high - 1]
         cdef double ask = -self.ask.key[self.ask.high - 1]
@@ -305,8 +305,8 @@ cdef class OrderBook:
 
         Args:
             bids, asks: float64[2, n], row 0 prices, row 1 sizes, any order.
-            requested: levels per side that the snapshot was asked for; a side with as many is known
-                only as far as it reaches. 0 = the snapshot is the whole book.
+            requested: levels per side that were requested; a side with as many is known only down
+                to its last level. 0 = the snapshot is the whole book.
         """
         cdef const double[:, ::1] b = np.ascontiguousarray(bids, dtype=np.float64)
         cdef const double[:, ::1] a = np.ascontiguousarray(asks, dtype=np.float64)
@@ -337,7 +337,7 @@ cdef class OrderBook:
         self.reset()
 
     def top(self, Py_ssize_t depth):
-        """Return (bids, asks) as float64[2, n] copies, best first, n ≤ depth, of the known range only."""
+        """Return the known levels (bids, asks) as float64[2, n] copies, best first, n ≤ depth."""
         n = min(depth, self.n_bids)
         m = min(depth, self.n_asks)
         bids = np.empty((2, n))
@@ -349,7 +349,7 @@ cdef class OrderBook:
         return bids[:, :n], asks[:, :m]
 
     def levels(self):
-        """Return (bids, asks) as float64[2, n] copies, best first, with the levels outside the known range."""
+        """Return all levels (bids, asks) as float64[2, n] copies, best first, also outside the known range."""
         cdef double bid_known = self.bid.known
         cdef double ask_known = self.ask.known
         self.bid.known = self.ask.known = -INFINITY
@@ -371,7 +371,7 @@ cdef class OrderBook:
 
     @property
     def n_bids(self):
-        """Levels held, those outside the known range included."""
+        """Number of levels, with those outside the known range."""
         return self.bid.high - self.bid.low - self.bid.holes
 
     @property
@@ -407,5 +407,5 @@ cdef class OrderBook:
 
     @property
     def levels_dropped(self):
-        """Levels beyond the capacity since the book was made."""
+        """Number of levels dropped because of the capacity since the book was made."""
         return self.bid.dropped + self.ask.dropped

@@ -7,9 +7,9 @@ from coinspace._ext.parser cimport Parser
 cdef class BinanceParser(Parser):
     cdef:
         dict markets               # symbol to market, for `decode`
-        const char *stream         # the wrapper's stream name; empty where there is no wrapper
+        const char *stream         # stream name of the wrapper; empty without a wrapper
         const char *stream_end
-        int bid_slot               # whose array the side holds
+        int bid_slot               # slot whose array the bids were read from
         int ask_slot
         int bad_sides              # sides of a diff with an impossible level, as bits
 

@@ -3,13 +3,14 @@
 1. Prices and sizes are strings.
 2. A combined stream wraps the payload: `{"stream":"btcusdt@depth20","data":{…}}`.
 3. `depthUpdate` is a diff with absolute sizes, 0 = delete; `U`..`u` are its first and final update ids.
-4. Partial depth names neither symbol nor time; the symbol is the wrapper's stream up to `@`, in capitals.
+4. Partial depth has neither symbol nor time; the symbol is the wrapper's stream up to `@`, in capitals.
 5. bookTicker has neither event name nor time.
-6. `m` true = the buyer is the maker = the taker sold. `T` is a trade's own time.
-7. Times are ms, or µs with `timeUnit=MICROSECOND`: told by the magnitude.
-8. Errors come flat (`code`, `msg`) or wrapped (`error`); acks have `result` null, subscription lists an array.
-9. `!miniTicker@arr` holds several messages in one frame.
-10. `b` and `a` are levels, prices or order ids, depending on the event: their text decides only when it is known.
+6. `m` true = the buyer is the maker = the taker sold. `T` is the time of the trade.
+7. Times are ms, or µs with `timeUnit=MICROSECOND`; the magnitude shows the unit.
+8. Errors are flat (`code`, `msg`) or wrapped (`error`); `result` is null in acknowledgements, an array in subscription
+   lists.
+9. `!miniTicker@arr` has several messages in one frame.
+10. `b` and `a` are levels, prices or order ids, depending on the event. They are converted when the event is known.
 
     {"e":"depthUpdate","E":1672515782136,"s":"BNBBTC","U":157,"u":160,"b":[["0.0024","10"]],"a":[["0.0026","100"]]}
 """
@@ -65,7 +66,7 @@ FIELDS = (
     "T", "m", "c", "o", "h", "l", "v", "result", "id", "code", "msg", "error",
 )
 
-# ticker field to slot, in the order of TickerField; LAST is read first
+# slot of each ticker field, in the order of the fields (LAST first)
 cdef int TICKER_SLOTS[11]
 TICKER_SLOTS[:] = [S_c, S_o, S_h, S_l, S_v, S_q, S_p, S_b, S_B, S_a, S_A]
 
@@ -91,7 +92,7 @@ cdef class BinanceParser(Parser):
         return self.markets.get(symbol)
 
     cdef int single(self, const char *p) noexcept:
-        # the wrapper as written today; any other shape is read in two passes
+        # the wrapper as Binance writes it today; any other form is read in two passes
         cdef const char *end = self.end
         cdef const char *stream = p + 11
         cdef const char *close
@@ -138,7 +139,7 @@ cdef class BinanceParser(Parser):
         return self._payload()
 
     cdef int _stream_symbol(self) noexcept:
-        # "btcusdt@depth20@100ms": capitals of what stands before the first @
+        # "btcusdt@depth20@100ms": the part before the first @, in capitals
         cdef const char *p = self.stream
         cdef const char *end = self.stream_end
         cdef const char *at = <const char*>memchr(p, c'@', <size_t>(end - p)) if p < end else NULL
@@ -176,7 +177,7 @@ cdef class BinanceParser(Parser):
             self.detail_size = 18
             return IGNORED
         if self.slots.type[S_RESULT] == OBJECT:
-            # an answer of the request socket: a book or a price that nobody asked for here
+            # an answer of the request socket, such as a book or a price; CoinSpace sends no such requests
             self.detail = RESPONSE
             self.detail_size = 8
             return IGNORED
@@ -200,7 +201,7 @@ cdef class BinanceParser(Parser):
         return self.ignore(S_EVENT)
 
     cdef int _symbol(self) noexcept:
-        # the event's own symbol; 0 or MALFORMED
+        # read the symbol of the event; return 0 or MALFORMED
         cdef int state = 1 if self.slots.type[S_SYMBOL] == STRING else 0 if self.slots.type[S_SYMBOL] == ABSENT else -1
         self.symbol = self.slots.at[S_SYMBOL]
         self.symbol_size = self.slots.to[S_SYMBOL] - self.slots.at[S_SYMBOL]
@@ -212,7 +213,7 @@ cdef class BinanceParser(Parser):
         cdef int slot = bids if self.slots.type[bids] != LEVELS else asks
         if self.slots.type[slot] != LEVELS:
             return self.needs(0 if self.slots.type[slot] == ABSENT else -1, slot)
-        # an unknown array that has another event's name may have overwritten a side: read it again
+        # another array, under the name of another event, may have overwritten a side: read the side again
         if self.bid_slot != bids:
             self.levels(bids, self.slots.at[bids])
         if self.ask_slot != asks:
@@ -230,7 +231,7 @@ cdef class BinanceParser(Parser):
         if self.as_time(S_TIME, &self.exchange_ns) < 0:
             return self.fail(WRONG, S_TIME, self.slots.at[S_TIME])
         if self.bad_sides:
-            # applied or left out, the level would make the book wrong; the gap that a refused diff leaves is repaired
+            # the book would be wrong with or without the level; a refused diff leaves a gap, which is repaired
             return self.fail(BAD_LEVEL, S_b if self.bad_sides & BAD_BIDS else S_a, self.message_at)
         self.snapshot = False
         return ORDERBOOK
@@ -310,7 +311,7 @@ cdef class BinanceParser(Parser):
         while True:
             p = self._pairs(p, falling, whole, &unread)
             if unread:
-                # one level in any shape, then the template again
+                # one level in any form, then the template again
                 self.template_misses += 1
                 p = self._level(p, &price, &size)
                 if p is NULL:
@@ -328,7 +329,8 @@ cdef class BinanceParser(Parser):
             p = skip_space(p + 1, end)
 
     cdef const char *_pairs(self, const char *p, bint falling, bint whole, bint *unread) noexcept:
-        # levels as written today. Returns: behind the last one, or p where the first has another shape: `unread`
+        # levels as Binance writes them today. Returns: the place behind the last one; p and `unread` when the first has
+        # another form
         cdef const char *end = self.end
         cdef const char *at
         cdef const char *after
@@ -340,7 +342,7 @@ cdef class BinanceParser(Parser):
         side.sizes = self.bid_size if falling else self.ask_size
         side.n = self.n_bids if falling else self.n_asks
         side.room = self.capacity
-        # a diff's zero is a deletion and stays
+        # size 0 deletes a level in a diff, so it is kept there
         side.least = TINY if whole else 0.0
         after = pairs_falling(p, end, &side) if falling else pairs_rising(p, end, &side)
         if falling:
@@ -366,7 +368,7 @@ cdef class BinanceParser(Parser):
         return 0
 
     cdef const char *_level(self, const char *p, double *price, double *size) noexcept:
-        # one `[price, size]` with spaces anywhere; further elements, as older versions sent them, are skipped
+        # one `[price, size]` with spaces anywhere; further elements, which older versions sent, are skipped
         cdef const char *end = self.end
         cdef const char *at
         if p >= end or p[0] != c'[':

@@ -1,4 +1,4 @@
-"""Bithumb's frames: Upbit's format with differences."""
+"""Bithumb's frames: a variant of Upbit's format."""
 
 from coinspace._ext.upbit cimport UpbitParser
 

@@ -1,10 +1,10 @@
-"""Bithumb WebSocket frames of the current generation (https://apidocs.bithumb.com): Upbit's format with differences.
+"""Bithumb WebSocket frames of the current generation (https://apidocs.bithumb.com): a variant of Upbit's format.
 
-1. A book's `timestamp` is µs (16 digits), everything else ms: the unit is told by the magnitude.
-2. At most 15 units; dust levels have a real price and size 0, thin sides price 0 and size 0: both are dropped.
+1. A book's `timestamp` is µs (16 digits), all other times are ms; the magnitude shows the unit.
+2. At most 15 units. Dust levels have a real price and size 0, padding has price 0 and size 0; both are dropped.
 3. Open, high, low and change of a ticker count from 00:00 KST.
 4. `sequential_id` has 18 to 19 digits.
-5. Frames of the legacy socket (pubwss; `content`, `resmsg`) are refused: its deltas cannot be synchronised.
+5. Frames of the legacy socket (pubwss; `content`, `resmsg`) are refused: its deltas cannot be synchronised with a book.
 """
 
 from coinspace._ext.parser cimport ABSENT, KST_DAY, LEGACY

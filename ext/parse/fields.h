@@ -1,15 +1,15 @@
-/* Fields of an object as an exchange sends them again and again: the same keys in the same order, each with a plain
-   value and a comma or the closing brace right behind it. What is expected is learned from the fields themselves.
+/* Fast reading of the fields that an exchange sends again and again: the same keys in the same order, each with a plain
+   value and a comma or the closing brace right behind it. The expected keys and values are learned from earlier fields.
 
-   Anything else ends the loop and the caller reads that field on its key-order-free path: an exchange that changes its
-   format costs speed, never correctness. */
+   Any other field ends the loop, and the caller reads it on its path for any order of keys. A changed format of an
+   exchange therefore costs speed, never correctness. */
 #ifndef COINSPACE_FIELDS_H
 #define COINSPACE_FIELDS_H
 
 #include "number.h"
 #include "text.h"
 
-/* what a slot holds; null counts as absent, as on the wire */
+/* type of a slot's value; null counts as absent */
 enum {
     ABSENT = 0,
     STRING = 1,      /* at..to is the text between the quotes, escapes resolved */
@@ -18,7 +18,7 @@ enum {
     FALSE = 4,
     OBJECT = 5,      /* at..to is the whole text, checked */
     ARRAY = 6,
-    LEVELS = 7,      /* read into the sides */
+    LEVELS = 7,      /* levels, read into the sides */
     LONG_NUMBER = 8  /* at..to is the text, checked */
 };
 
@@ -35,34 +35,34 @@ typedef struct {
     double number[SLOTS];
 } Slots;
 
-/* What a value looked like: a string between its quotes, or a number without sign and exponent. Whatever is learned,
-   a value that has it is one. */
+/* Look of a value: a string between its quotes, or a number without sign and exponent. A text with a learned look is
+   always a valid value. */
 typedef struct {
-    unsigned field; /* bit per byte of the value and the one behind it */
-    unsigned marks; /* its point, and what stands behind it */
-    unsigned stop;  /* what stands behind it */
-    char at_whole;  /* the point, or what stood behind it */
+    unsigned field; /* bit for each byte of the value and for the byte behind it */
+    unsigned marks; /* bits of the point and of the byte behind the value */
+    unsigned stop;  /* bit of the byte behind the value */
+    char at_whole;  /* the point, or the byte behind a number without a point */
     long whole;     /* bytes before the point */
-    long fraction;  /* behind it */
-    long size;      /* a string's at most 15, a number's 31 */
+    long fraction;  /* bytes behind the point */
+    long size;      /* bytes: at most 15 of a string, 31 of a number */
 } Look;
 
-/* marks that no byte has */
+/* a look that no value has */
 static const Look NO_LOOK = {.field = 0, .marks = 1, .stop = 1};
 
-/* One key of the table: those that an exchange names, then those seen on the wire. */
+/* One key of the table: first the keys that a parser reads, then other keys seen in frames. */
 typedef struct Key {
-    struct Key *next;    /* the key that followed it last: the first guess for the next one, or NULL */
+    struct Key *next;    /* the key that followed last time, which is expected again; or NULL */
     long size;           /* bytes of `text` */
     long slot;           /* -1 = not read */
-    Look look;           /* of the value that it had last */
-    /* aligned, so that each is compared from where it is */
+    Look look;           /* look of its last value */
+    /* aligned, so that they are compared without a copy */
     char text[KEY_TEXT] __attribute__((aligned(16))); /* `"key":` */
     char mask[KEY_TEXT] __attribute__((aligned(16))); /* ones for each byte of `text` */
 } Key;
 
 #if defined(__SSE4_1__)
-/* 16 bytes at p; `near`: those from `end` on are zero, and not looked at. */
+/* 16 bytes at p. `near`: bytes from `end` on are not read and give zero. */
 static inline __m128i load16(const char *p, const char *end, int near)
 {
     static const int8_t SHIFT[48] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
@@ -87,7 +87,7 @@ static inline int string_same(const char *p, const char *end, int near, const Lo
            (not_plain(load16(p, end, near)) & look->field) == look->stop && p[look->size] == '"';
 }
 
-/* bit per byte of 32 that is no digit */
+/* bit for each of 32 bytes that is not a digit */
 static inline unsigned no_digits32(const char *p, const char *end, int near, unsigned first)
 {
     return first | no_digits(digits_of(load16(p + 16, end, near))) << 16;
@@ -103,14 +103,14 @@ static inline int number_same(const char *p, const char *end, int near, const Lo
     return (others & look->field) == look->marks && p[look->whole] == look->at_whole && (*p != '0' || look->whole == 1);
 }
 
-/* The value of a number that was the same. */
+/* The value of a number for which `number_same` is true. */
 static inline double number_value(const char *p, const char *end, int near, const Look *look)
 {
     return digits_value(digits_of(load16(p, end, near)), (size_t)look->size, (size_t)look->fraction) /
            EXACT_POWERS[look->fraction];
 }
 
-/* Remember what a value looks like, p to `after`: checked, and with a byte of the frame behind it. */
+/* Learn the look of a value from p to `after`, which was checked and has a byte of the frame behind it. */
 static inline void value_learn(Look *look, const char *p, const char *after, const char *end, int near)
 {
     const int quoted = *p == '"';
@@ -133,7 +133,7 @@ static inline void value_learn(Look *look, const char *p, const char *after, con
     look->at_whole = p[whole];
 }
 #else
-/* Portable: keys are expected, values are not. */
+/* Portable: only keys are expected, not values. */
 static inline int key_same(const char *p, const char *end, int near, const Key *key)
 {
     (void)near;
@@ -166,16 +166,16 @@ static inline void value_learn(Look *look, const char *p, const char *after, con
 }
 #endif
 
-/* Whether the key stands at p, where any may. */
+/* Whether the key is at p. */
 static inline int key_follows(const char *p, const char *frame, const char *end, const Key *key)
 {
     return key && end - frame >= PLAIN_PAD && key_same(p, end, 1, key);
 }
 
-/* Read the field at p where it has this key and a plain value. Where the value looks as it did last time, its size is
-   not taken from its bytes, so that the processor runs ahead to the next field: 134 ns a trade of Upbit instead of
-   174, 2026-11. `near`: less than PLAIN_PAD bytes stand behind the key, and only what looks as before is read.
-   Returns: the place behind the value, within the frame; NULL where it is another field. */
+/* Read the field at p when it has this key and a plain value. When the value looks as last time, its size does not
+   depend on its bytes, so the processor can start with the next field early: 134 ns per trade of Upbit instead of
+   174 ns, 2026-11. `near`: less than PLAIN_PAD bytes follow the key, and only a value with the last look is read.
+   Returns: the place behind the value, within the frame; NULL for another field. */
 static inline __attribute__((always_inline)) const char *field_expected(const char *p, const char *end, int near,
                                                                         Key *key, Slots *slots)
 {
@@ -235,8 +235,8 @@ static inline __attribute__((always_inline)) const char *field_expected(const ch
     return after;
 }
 
-/* Read fields as long as they are the expected ones, p at a key of the object; `last`: the key before it, then that of
-   the last field read. Returns: the place behind the last value, a comma or a closing brace; p where none was read. */
+/* Read fields as long as they are the expected ones. p: at a key of the object. `last`: the key before p, then the key
+   of the last field read. Returns: the comma or closing brace behind the last value; p when no field was read. */
 static inline const char *fields_expected(const char *p, const char *frame, const char *end, Key **last, Slots *slots)
 {
     const char *done = p, *after;
@@ -244,10 +244,10 @@ static inline const char *fields_expected(const char *p, const char *frame, cons
     if (end - frame < PLAIN_PAD)
         return p;
     while ((next = (*last)->next) != 0) {
-        /* written out twice, so that only the last fields of a frame ask where it ends */
+        /* two calls, so that only the last fields of a frame check for its end */
         after = end - p >= next->size + PLAIN_PAD ? field_expected(p, end, 0, next, slots)
                                                   : field_expected(p, end, 1, next, slots);
-        /* what a slot was given by a value with something else behind it, the caller reads again */
+        /* another byte follows the value: the caller reads the field and its slot again */
         if (after == 0 || (*after != ',' && *after != '}'))
             break;
         *last = next;

@@ -1,11 +1,11 @@
-/* Levels as the exchanges write them today, two numbers at a time.
+/* Fast reading of levels as the exchanges write them today, two numbers at a time.
 
-   Both numbers of a pair stand in one vector each, are aligned by their shapes, and become doubles together: one
-   multiplication, one addition, one division for two numbers, exact as in number.h. Prices of one side mostly have
-   one shape, so that of the level before is expected, which lets the processor run ahead of the digits; sizes vary
-   and are measured. Each loop reads levels until one is out of the ordinary in any way (layout, number, order, value,
-   room) and returns the place behind the last one it read, the first one's where it read none: the caller's slower
-   paths go on from there. Without SSE4.1 nothing is read here. */
+   Each number of a pair is loaded into one vector and aligned by its shape. Both become doubles together, with one
+   multiplication, one addition and one division, exact as in number.h. Prices of one side mostly have the same shape,
+   so the shape of the last price is expected, and the processor need not wait for the digits. Sizes vary, so their
+   shapes are measured. Each loop reads levels until one is unusual (layout, number, order, value, room). It returns
+   the place behind the last level that it read, or p when it read none. The caller's slower path continues there.
+   Without SSE4.1 nothing is read here. */
 #ifndef COINSPACE_LEVELS_H
 #define COINSPACE_LEVELS_H
 
@@ -20,52 +20,52 @@ typedef struct {
     double *sizes;
     long n;
     long room;
-    double least; /* the size that a level has at least */
+    double least; /* smallest size of a level */
 } Side;
 
-/* above 0, and no subnormal, which would be slow to compare */
+/* above 0; not a subnormal number, because comparing those is slow */
 static const double TINY = 1e-300;
 
 #if defined(__SSE4_1__)
 
 enum {
     VECTOR = 16,
-    /* what a pair and a unit may look at from their first byte: keys, numbers that fill their vectors, what follows */
+    /* bytes that reading a pair or a unit may load from its first byte on: keys, full vectors, the bytes behind */
     PAIRS_PAD = 2 + VECTOR + 3 + VECTOR + 8,
     UNITS_PAD = 13 + 13 + 12 + 12 + 4 * VECTOR + 16,
-    /* `point` of a number without one */
+    /* `point` of a number without a point */
     NO_POINT = 16
 };
 
-/* bytes -16 to 15: at `size` the order that aligns a number of `size` bytes to the right */
+/* from ORDER + size on: the shuffle that aligns a number of `size` bytes to the right */
 static const int8_t ORDER[32] = {-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1,
                                  0,   1,   2,   3,   4,   5,   6,   7,  8,  9,  10, 11, 12, 13, 14, 15};
-/* at `point`: what is added to the order so that digits before the point close up over it */
+/* from CLOSE_UP + point on: added to the shuffle, so that digits before the point move over it */
 static const int8_t CLOSE_UP[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-/* by `point`, the digits behind it: none is no number */
+/* by `point` = digits behind the point: with no digit it is not a number */
 static const double DIVISOR[NO_POINT + 1] = {NAN, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7, 1e8,
                                              1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1};
-/* by digits before the point: with more than one the first is not 0; none, and more than fit, are left alone */
+/* by digits before the point: the smallest value, as several digits do not begin with 0; INFINITY = not read here */
 static const double LEAST[VECTOR + 1] = {INFINITY, 0,   1e1, 1e2,  1e3,  1e4,  1e5,  1e6,     1e7,
                                          1e8,      1e9, 1e10, 1e11, 1e12, 1e13, 1e14, INFINITY};
 typedef struct {
     size_t whole; /* digits before the point */
     size_t size;
-    size_t point; /* digits behind it, NO_POINT */
+    size_t point; /* digits behind the point, or NO_POINT */
 } Shape;
 
-/* A shape that is expected again, with what follows from it. */
+/* A shape that is expected again, with values derived from it. */
 typedef struct {
     Shape shape;
-    unsigned field; /* bit per byte of the number and the one behind it */
-    unsigned marks; /* those that are no digits */
+    unsigned field; /* bit for each byte of the number and for the byte behind it */
+    unsigned marks; /* bits of `field` that are not digits */
     char at_whole;
     __m128i order;
     double divisor;
     double least;
 } Expected;
 
-/* 0 where the number does not end within the vector */
+/* Measure a shape. Returns: 0 when the number does not end within the vector. */
 static inline int shape_measure(const char *p, unsigned others, Shape *shape)
 {
     const size_t whole = (unsigned)__builtin_ctz(others | 1u << VECTOR);
@@ -89,7 +89,7 @@ static inline __m128i shape_order(const Shape *shape)
                         _mm_loadu_si128((const __m128i *)(CLOSE_UP + shape->point)));
 }
 
-/* The number at p, aligned, expected to look like the last one; what to expect is learned when it does not. */
+/* Align the number at p, which is expected to have the last shape; learn its shape when it has another one. */
 static inline int number_expected(const char *p, Expected *expected, __m128i *aligned)
 {
     const __m128i digits = digits_at(p);
@@ -110,7 +110,7 @@ static inline int number_expected(const char *p, Expected *expected, __m128i *al
     return 1;
 }
 
-/* The number at p, aligned. */
+/* Align the number at p after measuring its shape. */
 static inline int number_measured(const char *p, Shape *shape, __m128i *aligned)
 {
     const __m128i digits = digits_at(p);
@@ -120,7 +120,7 @@ static inline int number_measured(const char *p, Shape *shape, __m128i *aligned)
     return 1;
 }
 
-/* Behind an exponent at p as in `6.1E-8`, which goes into the divisor; NULL when it is not such a one. */
+/* Put an exponent at p as in `6.1E-8` into the divisor. Returns: its end, NULL when it is not such an exponent. */
 static inline const char *exponent_down(const char *p, const Shape *shape, double *divisor)
 {
     unsigned power;
@@ -139,7 +139,7 @@ static inline const char *exponent_down(const char *p, const Shape *shape, doubl
     return p;
 }
 
-/* Two aligned numbers of at most 15 digits, divided: each rounded once. */
+/* Values of two aligned numbers of at most 15 digits; each is rounded once, by the division. */
 static inline __m128d two_numbers(__m128i a, __m128i b, __m128d divisors)
 {
     const __m128i by_two = _mm_set1_epi16(10 + (1 << 8)), by_four = _mm_set1_epi32(100 + (1 << 16));
@@ -157,7 +157,7 @@ static inline int all_at_least(__m128d values, __m128d least)
     return _mm_movemask_pd(_mm_cmpge_pd(values, least)) == 3;
 }
 
-/* `["price","size"]` and a comma, again and again; `bound`: p may be read up to PAIRS_PAD behind it. */
+/* Read `["price","size"]` and a comma, again and again. `bound`: PAIRS_PAD bytes behind it are readable. */
 static inline const char *pairs_within(const char *p, const char *bound, Side *side, int falling)
 {
     Expected price = {.field = 0, .marks = 1};
@@ -192,7 +192,7 @@ static inline const char *pairs_within(const char *p, const char *bound, Side *s
             break;
     }
     side->n = n;
-    /* not over the comma behind the last level */
+    /* the comma behind the last level is not read */
     return n == before ? p : p - 1;
 }
 
@@ -201,7 +201,7 @@ typedef struct {
     size_t size;
 } Label;
 
-/* what stands before the numbers of a unit; known where units_within is inlined, so that comparing takes no loop */
+/* texts before the numbers of a unit; constants where units_within is inlined, so that comparing takes no loop */
 typedef struct {
     Label ask_price, bid_price, ask_size, bid_size;
 } Labels;
@@ -217,7 +217,7 @@ static inline __attribute__((always_inline)) int has_label(const char *p, Label 
     return memcmp(p, label.text, label.size) == 0;
 }
 
-/* Units of two prices and two sizes, as pairs_within. */
+/* Read units of two prices and two sizes, as pairs_within reads pairs. */
 static inline __attribute__((always_inline)) const char *units_within(const char *p, const char *bound, Side *asks,
                                                                       Side *bids, Labels labels)
 {
@@ -284,7 +284,7 @@ static inline __attribute__((always_inline)) const char *units_within(const char
     return n == 0 ? p : p - 1;
 }
 
-/* A loop over what the frame has, then over a padded copy of its last bytes. */
+/* Run a loop over the frame, then over a padded copy of its last bytes. */
 #define TO_THE_END(LOOP, PAD, OPEN, ...)                                      \
     char copy[2 * (PAD)];                                                     \
     const char *rest = p, *done;                                              \

@@ -2,7 +2,7 @@
 
    A number of at most 16 bytes is read with one vector load. Its mantissa has at most 15 digits, so one
    multiplication or division by a power of ten up to 10^22 rounds once and is exact (Clinger 1990).
-   All others go through `number_split` and the caller's slow path. No byte at or after `end` is read. */
+   All other numbers go through `number_split` and the caller's slow path. No byte at or after `end` is read. */
 #ifndef COINSPACE_NUMBER_H
 #define COINSPACE_NUMBER_H
 
@@ -14,16 +14,16 @@
 #endif
 
 enum {
-    /* bytes that `number_short` may look at from its first: callers make sure that they are there */
+    /* bytes that `number_short` may read from the first byte on: the caller makes sure that they are readable */
     NUMBER_PAD = 24,
-    /* the same of `number_plain` */
+    /* the same for `number_plain` */
     PLAIN_PAD = 32
 };
 
 static const double EXACT_POWERS[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                         1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
-/* 19 digits always fit; more are counted in the exponent, and `inexact` tells that some were not zero */
+/* 19 digits always fit; further digits count in the exponent, and `inexact` is set when one of them is not zero */
 enum { MANTISSA_DIGITS = 19, EXPONENT_LIMIT = 1000000000 };
 
 typedef struct {
@@ -39,7 +39,7 @@ static inline int is_digit(char c)
 }
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-/* 1 when 8 bytes at p are digits, whose value is then in `out`; three multiplications instead of eight. */
+/* Read 8 digits at p into `out`, with three multiplications instead of eight. Returns: 0 when one is not a digit. */
 static inline int eight_digits(const char *p, uint64_t *out)
 {
     uint64_t w;
@@ -62,7 +62,7 @@ static inline int eight_digits(const char *p, uint64_t *out)
 }
 #endif
 
-/* Read -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)? exactly; NULL when the text is something else. */
+/* Read -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)? exactly. Returns: its end, NULL for another text. */
 static const char *number_split(const char *p, const char *end, Decimal *out)
 {
     uint64_t mantissa = 0;
@@ -74,7 +74,7 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
         return 0;
     if (*p == '0' && p + 1 < end && is_digit(p[1]))
         return 0;
-    /* not from a zero on: leading zeros are no digits of the mantissa */
+    /* not from a leading zero on: leading zeros do not count as digits of the mantissa */
     while (end - p >= 8 && digits + 8 <= MANTISSA_DIGITS && (digits || *p != '0') && eight_digits(p, &eight)) {
         mantissa = mantissa * 100000000 + eight;
         digits += 8;
@@ -129,10 +129,10 @@ static const char *number_split(const char *p, const char *end, Decimal *out)
     return p;
 }
 
-/* The end of a number that is written plainly, without sign and exponent, in less than 32 bytes, the point among the
-   first 16; NULL when it is another one, or none. PLAIN_PAD bytes at p must be readable. */
+/* The end of a plain number: no sign, no exponent, less than 32 bytes, the point within the first 16 bytes. NULL for
+   another number or text. PLAIN_PAD bytes at p must be readable. */
 #if defined(__SSE4_1__)
-/* 16 bytes as digits */
+/* 16 bytes minus '0' */
 static inline __m128i digits_of(__m128i text)
 {
     return _mm_sub_epi8(text, _mm_set1_epi8('0'));
@@ -143,7 +143,7 @@ static inline __m128i digits_at(const char *p)
     return digits_of(_mm_loadu_si128((const __m128i *)p));
 }
 
-/* bit per byte that is no digit */
+/* bit for each byte that is not a digit */
 static inline unsigned no_digits(__m128i digits)
 {
     return (unsigned)_mm_movemask_epi8(_mm_adds_epu8(digits, _mm_set1_epi8(0x7f - 9)));
@@ -175,8 +175,8 @@ static inline const char *number_plain(const char *p)
 }
 #endif
 
-/* A number without sign of at most 15 bytes before its exponent: its end, NULL when it is another one, or none.
-   `value` may be NULL: then only the end is looked for. NUMBER_PAD bytes at p must be readable. */
+/* The end of a number without sign and with at most 15 bytes before its exponent; NULL for another number or text.
+   `value` may be NULL when only the end is wanted. NUMBER_PAD bytes at p must be readable. */
 #if defined(__SSE4_1__)
 static const uint8_t ALIGN_RIGHT[32] __attribute__((aligned(32))) = {
     0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
@@ -185,11 +185,11 @@ static const uint8_t LAST_BYTES[32] __attribute__((aligned(32))) = {
     0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,
     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
-/* The digits of `size` bytes, at most 15, as a number without its point, which stands before the last `fraction`. */
+/* The digits of `size` bytes (at most 15) as a number without its point, which is before the last `fraction` bytes. */
 static inline double digits_value(__m128i digits, size_t size, size_t fraction)
 {
     __m128i aligned = _mm_shuffle_epi8(digits, _mm_loadu_si128((const __m128i *)(ALIGN_RIGHT + size)));
-    /* what stands before the point one byte further, over it */
+    /* move the digits before the point by one byte, over the point */
     if (fraction)
         aligned = _mm_blendv_epi8(_mm_slli_si128(aligned, 1), aligned,
                                   _mm_loadu_si128((const __m128i *)(LAST_BYTES + fraction)));
@@ -244,7 +244,7 @@ static inline const char *number_short(const char *p, double *value)
     return p;
 }
 #else
-/* Portable: the same numbers, a digit at a time. */
+/* Portable: the same numbers, one digit at a time. */
 static inline const char *number_short(const char *p, double *value)
 {
     Decimal d;
@@ -261,7 +261,7 @@ static inline const char *number_short(const char *p, double *value)
 #endif
 
 #if defined(__SIZEOF_INT128__)
-/* mantissa / 10^places, rounded once, for a mantissa of up to 64 bits that is not 0 and up to 19 places. */
+/* mantissa / 10^places, rounded once; the mantissa is not 0, and there are at most 19 places. */
 static __attribute__((noinline, unused)) double divided_exactly(uint64_t mantissa, unsigned places)
 {
     static const uint64_t POWERS[20] = {1ULL,
@@ -284,27 +284,27 @@ static __attribute__((noinline, unused)) double divided_exactly(uint64_t mantiss
                                         100000000000000000ULL,
                                         1000000000000000000ULL,
                                         10000000000000000000ULL};
-    /* both with their highest bit set, so that the quotient has 64 bits */
+    /* shift both until their highest bit is set, so that the quotient has 64 bits */
     const int up = __builtin_clzll(mantissa), down = __builtin_clzll(POWERS[places]);
     const uint64_t m = mantissa << up, d = POWERS[places] << down;
     const int over = m >= d;
     const unsigned __int128 dividend = (unsigned __int128)m << (64 - over);
     const uint64_t quotient = (uint64_t)(dividend / d);
-    /* 53 bits stay; the one below them and whether anything follows decide, ties go to the even one */
+    /* 53 bits stay; the next bit and the rest decide about rounding, ties go to the even number */
     const uint64_t half = quotient >> 10 & 1, rest = (quotient & 0x3ff) | (uint64_t)(dividend % d != 0);
     const uint64_t kept = (quotient >> 11) + (half & ((uint64_t)(rest != 0) | (quotient >> 11 & 1)));
-    /* exponent of the quotient: m and d were shifted, the quotient by 64 - over, 11 bits are gone */
+    /* exponent of the quotient: m and d were shifted, the dividend by 64 - over, and 11 bits were dropped */
     const int exponent = 11 + down - up - (64 - over);
     uint64_t bits = (uint64_t)(1023 + 52 + exponent) << 52;
     double value;
-    /* a carry out of the 53 bits is a power of two: it becomes the next exponent by itself */
+    /* a carry out of the 53 bits is a power of two: the addition moves it into the exponent */
     bits += kept - (1ULL << 52);
     memcpy(&value, &bits, 8);
     return value;
 }
 #endif
 
-/* 1 and the value where one rounding is enough. */
+/* Compute the value when one rounding is enough. Returns: whether it is. */
 static inline int decimal_exact(const Decimal *d, double *value)
 {
     double v;
@@ -328,7 +328,7 @@ static inline int decimal_exact(const Decimal *d, double *value)
     return 1;
 }
 
-/* 1 and the value of a text of 16 to 18 digits: ids and times in microseconds. */
+/* Read a text of 16 to 18 digits: an id or a time in microseconds. Returns: whether it is one. */
 static inline int digits_integer(const char *p, const char *end, int64_t *out)
 {
     uint64_t upper, lower;
@@ -344,7 +344,7 @@ static inline int digits_integer(const char *p, const char *end, int64_t *out)
     return 1;
 }
 
-/* 1 when the value is an integer within int64, which `out` then holds exactly: 1.0 and 1E3 are integers. */
+/* Convert to int64 exactly; 1.0 and 1E3 are integers. Returns: 0 when the value is not an integer within int64. */
 static inline int decimal_integer(const Decimal *d, int64_t *out)
 {
     uint64_t m = d->mantissa;

@@ -1,4 +1,4 @@
-"""Numbers of a frame. `number_read` is the one way in for doubles, `integer_read` for ids and times."""
+"""Numbers of a frame: `number_read` for doubles, `integer_read` for ids and times."""
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -9,8 +9,8 @@ cdef extern from "number.h" nogil:
         int negative
         int inexact
     enum:
-        NUMBER_PAD      # bytes that number_short may look at
-        PLAIN_PAD       # bytes that number_plain may look at
+        NUMBER_PAD      # bytes that number_short may read
+        PLAIN_PAD       # bytes that number_plain may read
     const char *number_plain(const char *p) noexcept
     const char *number_short(const char *p, double *value) noexcept
     const char *number_split(const char *p, const char *end, Decimal *out) noexcept
@@ -18,12 +18,12 @@ cdef extern from "number.h" nogil:
     int digits_integer(const char *p, const char *end, int64_t *out) noexcept
     int decimal_integer(const Decimal *d, int64_t *out) noexcept
 
-# the rare rest: more digits than a double's mantissa, or powers beyond 10^22; 0 = not finite
+# rare numbers: more digits than the mantissa of a double, or powers beyond 10^22. Returns: 0 = not finite
 cdef bint decimal_round(const Decimal *d, const char *p, const char *end, double *value) noexcept
 
 
 cdef inline const char *number_read(const char *p, const char *end, double *value) noexcept:
-    """Read the JSON number at p. Returns: its end, or NULL when it is none or not finite."""
+    """Read the JSON number at p. Returns: its end, NULL when there is no number or it is not finite."""
     cdef Decimal d
     cdef const char *after
     if end - p >= NUMBER_PAD:
@@ -39,6 +39,6 @@ cdef inline const char *number_read(const char *p, const char *end, double *valu
 
 
 cdef inline bint integer_read(const char *p, const char *end, int64_t *value) noexcept:
-    """Read the text p to end as an integer in any spelling (`1.0`, `1E3`). Returns: whether it is one in int64."""
+    """Read the text p to end as an integer in any spelling (`1.0`, `1E3`). Returns: whether it is an int64."""
     cdef Decimal d
     return digits_integer(p, end, value) or (number_split(p, end, &d) == end and decimal_integer(&d, value))

@@ -10,7 +10,7 @@ cdef extern from "Python.h":
 
 
 cdef double _text_to_double(const char *p, Py_ssize_t size) except? -1.0:
-    # CPython's own conversion wants a closing zero; overflow gives infinity when no exception is named
+    # CPython's conversion needs a closing zero byte; too large a number raises OverflowError
     cdef char stack[128]
     cdef char *copy = stack
     if size >= <Py_ssize_t>sizeof(stack):
@@ -35,7 +35,7 @@ cdef bint decimal_round(const Decimal *d, const char *p, const char *end, double
 
 
 def parse_float(bytes text not None):
-    """Return the double of a whole JSON number.
+    """Return a whole JSON number as a double.
 
     Raises: ValueError when the text is not one JSON number or not finite.
     """
@@ -48,7 +48,7 @@ def parse_float(bytes text not None):
 
 
 def parse_int(bytes text not None):
-    """Return the integer of a whole JSON number in any spelling.
+    """Return a whole JSON number in any spelling as an integer.
 
     Raises: ValueError when it is not an integer within int64.
     """
@@ -61,9 +61,9 @@ def parse_int(bytes text not None):
 
 
 def parse_start(bytes text not None):
-    """Return the double of the JSON number that a text begins with, and the number's size in bytes.
+    """Return the JSON number at the beginning of a text as a double, and its size in bytes.
 
-    Raises: ValueError when it begins with none, or with one that is not finite.
+    Raises: ValueError when there is no number or it is not finite.
     """
     cdef const char *p = PyBytes_AS_STRING(text)
     cdef double value = 0

@@ -1,10 +1,10 @@
-"""What a parser makes of an exchange's frame. One subclass per exchange; the collectors read these fields.
+"""The messages of an exchange's frame, as fields that the collectors read. Each exchange has a subclass.
 
 Use: `parser.begin(frame, size)`, then `while parser.next(): …` reads one message after the other.
 A frame that is cut short, is not JSON or lacks a needed field gives MALFORMED.
 
-Borrowed: `symbol`, `detail` and all values point into the frame or the parser: they end with the frame or the next
-`begin`.
+Borrowed: `symbol`, `detail` and all values point into the frame or the parser. They are valid as long as the frame and
+until the next `begin`.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -19,13 +19,13 @@ cdef enum:
     TRADE = 3        # symbol, exchange_ns, price, size, sell, trade_id, snapshot
     TOP = 4          # symbol, final_update_id, ticker[bid..ask_size]
     CONTROL = 5      # control, detail
-    IGNORED = 6      # detail: the valid frame's type
+    IGNORED = 6      # detail: the type of the valid frame
     MALFORMED = 7    # reason, offset
 
 cdef enum:
     STATUS = 1       # detail: the frame
     ACK = 2          # detail: the frame
-    ERROR = 3        # detail: the frame; the exchange's own error object is its "error" where it is wrapped
+    ERROR = 3        # detail: the frame; a wrapped error object is its field "error"
     SHUTDOWN = 4     # detail: the message
 
 cdef enum:
@@ -50,26 +50,26 @@ cdef enum:
     TICKER_SIZE = 11
 
 cdef enum:
-    KEYS = 200       # in the table: read, and seen
-    KEY_SIZE = 29    # bytes of the longest key read
+    KEYS = 200       # keys in the table: keys to read, and other keys seen
+    KEY_SIZE = 29    # bytes of the longest key in the table
     BUCKETS = 1024   # of the key table; a power of two
 
 cdef enum:
     SYNTAX = 1       # not JSON, or cut short
-    TRAILING = 2     # JSON, then something else
+    TRAILING = 2     # other bytes after the JSON
     NO_OBJECT = 3
     NO_MESSAGE = 4   # an empty list
-    NO_TYPE = 5      # nothing tells what the message is
-    MISSING = 6      # fault_slot
-    WRONG = 7        # fault_slot
-    LEGACY = 8       # a socket generation that is not spoken
+    NO_TYPE = 5      # no field shows the kind of the message
+    MISSING = 6      # the field fault_slot is missing
+    WRONG = 7        # the field fault_slot has an unexpected value
+    LEGACY = 8       # a frame of a legacy socket, which is not supported
     BAD_LEVEL = 9    # fault_slot: a diff with a price <= 0 or a size < 0
 
 cdef extern from "fields.h" nogil:
     enum:
         SLOTS           # fields that one parser can read by name
-        KEY_TEXT        # bytes of a remembered key with its quotes and colon
-    # what a slot holds; null counts as absent, as on the wire
+        KEY_TEXT        # bytes of a key in the table, with its quotes and colon
+    # type of a slot's value; null counts as absent
     enum:
         ABSENT
         STRING          # at..to is the text between the quotes, escapes resolved
@@ -78,7 +78,7 @@ cdef extern from "fields.h" nogil:
         FALSE
         OBJECT          # at..to is the whole text, checked
         ARRAY
-        LEVELS          # read into the sides
+        LEVELS          # levels, read into the sides
         LONG_NUMBER     # at..to is the text, checked
     # the fields of an object, by slot
     ctypedef struct Slots:
@@ -86,29 +86,29 @@ cdef extern from "fields.h" nogil:
         const char **at
         const char **to
         double *number
-    # what a value looked like
+    # look of a value
     ctypedef struct Look:
         pass
     Look NO_LOOK
     void value_learn(Look *look, const char *p, const char *after, const char *end, bint near) noexcept
-    # one key of the table: those that an exchange names, then those seen on the wire
+    # one key of the table: first the keys that a parser reads, then other keys seen in frames
     ctypedef struct Key:
-        Key *next           # the key that followed it last: the first guess for the next one
+        Key *next           # the key that followed last time, which is expected again; or NULL
         Py_ssize_t size     # bytes of `text`
         long slot           # -1 = not read
-        Look look           # of the value that it had last
+        Look look           # look of its last value
         char *text          # `"key":`
         char *mask          # ones for each byte of `text`
-    # whether the key, which may be NULL, stands at p
+    # whether the key, which may be NULL, is at p
     bint key_follows(const char *p, const char *frame, const char *end, const Key *key) noexcept
-    # read fields as long as they are the expected ones; return the place behind the last value, p where none was read
+    # read fields as long as they are the expected ones; return the place behind the last value, p when none was read
     const char *fields_expected(
         const char *p, const char *frame, const char *end, Key **last, Slots *slots,
     ) noexcept
 
 cdef extern from "unit.h" nogil:
     enum:
-        LEVEL_PAD       # bytes that a template may look at
+        LEVEL_PAD       # bytes that a template may read
     const char *unit_default(const char *p, double *values) noexcept
     const char *unit_simple(const char *p, double *values) noexcept
     const char *level_quoted(const char *p, double *price, double *size) noexcept
@@ -119,9 +119,9 @@ cdef extern from "levels.h" nogil:
         double *sizes
         long n
         long room
-        double least     # the size that a level has at least
-    double TINY          # more than 0
-    # read levels as long as they are ordinary; return the place behind the last one, p where they read none
+        double least     # smallest size of a level
+    double TINY          # smallest number that counts as above 0
+    # read levels as long as they have the usual form; return the place behind the last one, p when none was read
     const char *pairs_falling(const char *p, const char *end, Side *side) noexcept
     const char *pairs_rising(const char *p, const char *end, Side *side) noexcept
     const char *units_default(const char *p, const char *end, Side *asks, Side *bids) noexcept
@@ -132,65 +132,65 @@ cdef class Parser:
         readonly Py_ssize_t capacity       # levels per side
         readonly int kind
         const char *symbol
-        Py_ssize_t symbol_size             # 0 = the frame names none
+        Py_ssize_t symbol_size             # 0 = the frame has no symbol
         readonly int64_t exchange_ns       # 0 = none sent
-        readonly bint snapshot             # book: the whole book; trade: stream type SNAPSHOT
+        readonly bint snapshot             # of a book: it is whole; of a trade: stream type SNAPSHOT
         readonly int64_t first_update_id   # 0 = none sent
         readonly int64_t final_update_id   # 0 = none sent
-        # levels, best first, owned: price[i] goes with size[i]; room for twice the capacity, to sort
+        # owned: levels, best first; size[i] belongs to price[i]; room for twice the capacity, for sorting
         double *bid_price
         double *bid_size
         double *ask_price
         double *ask_size
         readonly Py_ssize_t n_bids
         readonly Py_ssize_t n_asks
-        double *scratch                    # of sort_levels, for one side
+        double *scratch                    # for sort_levels, one side
         int unsorted                       # sides whose levels came out of order: bit 1 bids, bit 0 asks
-        int cut                            # sides with more levels than the capacity: the same bits
+        int cut                            # sides with more levels than the capacity, same bits
         readonly double price
         readonly double size
         readonly bint sell                 # the taker sold
         readonly int64_t trade_id
         double ticker[11]                  # NaN = none sent
-        readonly double day_volume         # ticker: traded since the exchange's midnight, NaN = none sent
-        readonly bint suspended            # ticker: the exchange says that nobody trades there
+        readonly double day_volume         # ticker: volume since the exchange's midnight, NaN = none sent
+        readonly bint suspended            # ticker: the exchange has suspended trading
         readonly int window
         readonly int control
         const char *detail
         Py_ssize_t detail_size
         # counters since construction
         readonly int64_t malformed
-        readonly int64_t levels_dropped    # beyond capacity, from the far end
-        readonly int64_t template_misses   # units read on the key-order-free path
+        readonly int64_t levels_dropped    # levels beyond the capacity, at the far end
+        readonly int64_t template_misses   # levels read on the path for any form
 
-        # the frame being read
+        # the present frame
         const char *frame
         const char *end
-        const char *cursor                 # list frames: the next element
-        const char *list_end               # behind the list's bracket; NULL = no list open
-        const char *message_at             # the object being read
+        const char *cursor                 # next element of a list
+        const char *list_end               # behind the list's bracket; NULL = no open list
+        const char *message_at             # the present object
         const char *message_to
         bint started
         Slots slots
-        uint64_t nulls                     # bit per slot whose value was null
-        uint64_t level_slots               # bit per slot whose array `levels` reads
-        int depth                          # containers open around the fields being read
+        uint64_t nulls                     # bit for each slot whose value was null
+        uint64_t level_slots               # bit for each slot whose array `levels` reads
+        int depth                          # open containers around the present fields
         int fault
         int fault_slot
         const char *fault_at
         # keys by name
-        Key keys[KEYS]                     # 0 to 2: the beginnings of objects at each depth
+        Key keys[KEYS]                     # 0 to 2: beginnings of objects at each depth
         int n_keys
         unsigned char buckets[BUCKETS]     # index into keys, 0 = none
         uint64_t key_factor
         tuple slot_names
-        # text that had to be copied: resolved escapes, capitals; as large as two frames, so it never moves
+        # copied text: resolved escapes, capitals; as large as two frames, so that it never moves
         char *room
         Py_ssize_t room_size
         Py_ssize_t room_used
-        bint has_ids                       # the exchange's books carry update ids
-        bytes held                         # the frame that Python gave, kept until the next one
-        Py_buffer view                     # the same of a frame that is not bytes
+        bint has_ids                       # the exchange's books have update ids
+        bytes held                         # a frame from Python, kept until the next one
+        Py_buffer view                     # the same for a frame that is not `bytes`
         dict names                         # bytes symbol -> (symbol, market)
 
     cdef int begin(self, const char *frame, Py_ssize_t size) except -1
@@ -214,7 +214,7 @@ cdef class Parser:
     cdef int control_message(self, int control) noexcept
     cdef int ignore(self, int slot) noexcept
     cdef char *take_room(self, Py_ssize_t size) noexcept
-    # to be provided: one object frame; the fields read; a level array; the market of a symbol
+    # for subclasses to override: a frame with one object; the fields; an array of levels; the market of a symbol
     cdef int single(self, const char *p) noexcept
     cdef int message(self) noexcept
     cdef const char *levels(self, int slot, const char *p) noexcept
@@ -235,14 +235,14 @@ cdef class Parser:
     cdef object _detail(self)
 
 
-# best first, equal prices in order of arrival; all but `capacity` levels go from the far end. Returns: levels left
+# sort best first, equal prices in order of arrival, and drop levels beyond `capacity`. Returns: levels left
 cdef Py_ssize_t sort_levels(
     double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, bint falling, double *scratch,
 ) noexcept
 
 
 cdef inline bint is_text(Parser parser, int slot, const char *text, Py_ssize_t size) noexcept:
-    """Whether a slot holds this string; `size` a constant, so that no function is called to compare."""
+    """Return whether a slot has this string; `size` is a constant, so that comparing needs no call."""
     return (
         parser.slots.type[slot] == STRING and parser.slots.to[slot] - parser.slots.at[slot] == size
         and memcmp(parser.slots.at[slot], text, <size_t>size) == 0
@@ -250,7 +250,7 @@ cdef inline bint is_text(Parser parser, int slot, const char *text, Py_ssize_t s
 
 
 cdef inline const char *padded(const char *p, const char *end, char *copy) noexcept:
-    """Return p where a template may read on from it, else `copy` (2 * LEVEL_PAD bytes) with the frame's end."""
+    """Return p when LEVEL_PAD bytes follow, else `copy` (2 * LEVEL_PAD bytes) with the end of the frame."""
     if end - p >= LEVEL_PAD:
         return p
     memset(copy, 0, 2 * LEVEL_PAD)
@@ -259,7 +259,7 @@ cdef inline const char *padded(const char *p, const char *end, char *copy) noexc
 
 
 cdef inline int add_level(Parser parser, bint falling, double price, double size) noexcept:
-    """Add a level to a side: in order as it comes; out of order it waits for `settle` at the end of the side."""
+    """Add a level to a side; levels out of order are sorted by `settle` at the end of the side."""
     cdef double *prices = parser.bid_price if falling else parser.ask_price
     cdef double *sizes = parser.bid_size if falling else parser.ask_size
     cdef Py_ssize_t n = parser.n_bids if falling else parser.n_asks
@@ -284,7 +284,7 @@ cdef inline int add_level(Parser parser, bint falling, double price, double size
 
 
 cdef inline const char *level_number(Parser parser, const char *p, double *out) noexcept:
-    """Read a number, in quotes or not. Returns: its end, NULL when it is none."""
+    """Read a number with or without quotes. Returns: its end, NULL for another text."""
     cdef const char *end = parser.end
     cdef const char *after
     if p >= end or p[0] != c'"':

@@ -1,7 +1,7 @@
-"""The exchange-independent half of the parsers: frames, lists, fields by name, conversions, Python's view.
+"""The part of the parsers that is the same for all exchanges: frames, lists, fields, conversions, access from Python.
 
-A frame's object is scanned once: each key that the exchange's table knows puts its value into a slot, everything
-else is skipped but checked. Only then, when the kind is known, are the needed slots converted: so any key order works.
+An object is scanned once: the value of each key in the exchange's table goes into a slot, all other fields are skipped
+and checked. When the kind is known, the needed slots are converted. Therefore any order of keys works.
 """
 
 import numpy as np
@@ -17,13 +17,13 @@ from libc.string cimport memcmp, memcpy, memset
 from coinspace._ext.number cimport integer_read, NUMBER_PAD, PLAIN_PAD, number_read, number_short
 from coinspace._ext.scan cimport head8, skip_number, skip_space, skip_value, string_close, unescape
 
-# deepest book that any exchange publishes
+# levels of the deepest book of any exchange
 DEFAULT_CAPACITY = 5000
-# more than any exchange has: the bytes of a side can always be counted
+# largest capacity, more than any exchange has: the size of a side in bytes cannot overflow
 MOST_LEVELS = 1 << 24
-# 2^53: below it every integer is a double
+# 2^53: every integer below it is exact as a double
 cdef double EXACT_INTEGERS = 9007199254740992.0
-# distinct symbols remembered with their market; an exchange has under 4,000
+# symbols kept with their market; an exchange has under 4,000
 NAMES_LIMIT = 8192
 
 KIND_NAMES = ("end", "orderbook", "ticker", "trade", "top", "control", "ignored", "malformed")
@@ -38,7 +38,7 @@ cdef inline bint _before(double a, double b, bint falling) noexcept:
 cdef Py_ssize_t sort_levels(
     double *prices, double *sizes, Py_ssize_t n, Py_ssize_t capacity, bint falling, double *scratch,
 ) noexcept:
-    # merge sort from below: stable, and no worse than n log n for any frame
+    # bottom-up merge sort: stable, and at most n log n for any frame
     cdef double *price_from = prices
     cdef double *size_from = sizes
     cdef double *price_to = scratch
@@ -82,7 +82,7 @@ cdef list _pairs(const double *prices, const double *sizes, Py_ssize_t n):
 
 
 cdef enum:
-    FIRST_KEY = 3    # places in the key table before the first key
+    FIRST_KEY = 3    # entries of the key table before the first key
 
 
 cdef inline uint64_t _key_hash(uint64_t head, Py_ssize_t size, uint64_t factor) noexcept:
@@ -92,8 +92,8 @@ cdef inline uint64_t _key_hash(uint64_t head, Py_ssize_t size, uint64_t factor) 
 cdef class Parser:
     """Base of the exchanges' parsers; see parser.pxd for the fields.
 
-    Args: capacity: levels kept per side; further ones are dropped from the far end and counted.
-    Raises: ValueError when capacity is not positive.
+    Args: capacity: levels kept per side; further levels are dropped at the far end and counted.
+    Raises: ValueError when capacity is outside 1 to MOST_LEVELS.
     """
 
     exchange = ""
@@ -112,7 +112,7 @@ cdef class Parser:
         self.scratch = self.bid_price + 8 * capacity
         self.day_volume = NAN
         self.names = {}
-        # the beginnings of objects are no keys
+        # the entries for beginnings of objects are not keys
         for i in range(FIRST_KEY):
             self.keys[i].slot = -1
 
@@ -122,17 +122,17 @@ cdef class Parser:
         PyMem_Free(self.room)
 
     cdef int name_slots(self, tuple names, dict keys) except -1:
-        """Build the key table: names of slots for reasons, and the spellings of each key with its slot."""
+        """Build the key table. Args: names: of slots, for `reason`. keys: each spelling of a key -> its slot."""
         cdef bytes key
         self.slot_names = names
         if len(keys) > 2 * SLOTS or len(names) > SLOTS:
-            raise ValueError("more keys than the table holds")
+            raise ValueError(f"keys: expected at most {2 * SLOTS} of {SLOTS} slots, was {len(keys)} of {len(names)}")
         self.n_keys = FIRST_KEY
         for key, slot in keys.items():
             if len(key) > KEY_SIZE:
                 raise ValueError(f"key {key!r} is longer than {KEY_SIZE} bytes")
             self._add_key(PyBytes_AS_STRING(key), len(key), slot)
-        # the first odd factor that gives every key a bucket of its own: one probe per look-up
+        # take the first odd factor that gives every key its own bucket: one probe per look-up
         self.key_factor = <uint64_t>0x9E3779B97F4A7C15ULL
         while not self._fill_buckets():
             self.key_factor = self.key_factor * <uint64_t>6364136223846793005ULL + 2
@@ -168,7 +168,7 @@ cdef class Parser:
         return True
 
     cdef Key *_find_key(self, const char *key, const char *end, Py_ssize_t size) noexcept:
-        """Return a key's place in the table, one seen for the first time gets one; where there is none: keys[0]."""
+        """Return a key's entry in the table, a new one for an unknown key; keys[0] when there is no room."""
         cdef uint64_t bucket
         cdef Key *found
         if size > KEY_SIZE or size == 0:
@@ -184,7 +184,7 @@ cdef class Parser:
         return found if found.size == size + 3 and memcmp(found.text + 1, key, <size_t>size) == 0 else self.keys
 
     cdef char *take_room(self, Py_ssize_t size) noexcept:
-        """Return `size` bytes that live until the next `begin`, NULL when there is no memory."""
+        """Return `size` bytes that are valid until the next `begin`, NULL when there is no memory."""
         cdef Py_ssize_t needed = 2 * (self.end - self.frame)
         if self.room_used == 0 and self.room_size < needed:
             PyMem_Free(self.room)
@@ -207,7 +207,7 @@ cdef class Parser:
         return 0
 
     cdef int next(self) except -1:
-        """Read the next message. Returns: its kind, END when the frame holds no more."""
+        """Read the next message. Returns: its kind, END when the frame has no more."""
         cdef const char *p
         cdef const char *after
         cdef const char *at
@@ -221,7 +221,7 @@ cdef class Parser:
             if p < self.end and p[0] == c'{':
                 self.kind = self.single(p)
             elif p < self.end and p[0] == c'[':
-                # the whole list is checked first: a frame that is cut short gives no message at all
+                # the whole list is checked first, so that a frame that is cut short gives no message at all
                 after = skip_value(p, self.end, 0, &at)
                 if after is NULL:
                     self.kind = self.fail(SYNTAX, 0, at)
@@ -253,7 +253,7 @@ cdef class Parser:
         return self.message()
 
     cdef int open_list(self, const char *p, const char *end) noexcept:
-        """Read the first message of a checked list at p, which ends before `end`; `next` reads the others."""
+        """Read the first message of a checked list that begins at p and ends before `end`; `next` reads the others."""
         p = skip_space(p + 1, end)
         if p[0] == c']':
             return self.fail(NO_MESSAGE, 0, p)
@@ -289,7 +289,7 @@ cdef class Parser:
         return 0
 
     cdef const char *scan(self, const char *p, int depth) noexcept:
-        """Read an object's fields into their slots, p behind its brace. Returns: its end, NULL when it is not JSON."""
+        """Read an object's fields into slots. p: behind its brace. Returns: its end, NULL when it is not JSON."""
         cdef const char *end = self.end
         cdef const char *after
         cdef Key *last = &self.keys[depth if depth < FIRST_KEY else 0]
@@ -298,7 +298,7 @@ cdef class Parser:
         if p < end and p[0] == c'}':
             return p + 1
         while True:
-            # exchanges write the same fields in the same order again and again: try those that followed last time
+            # exchanges mostly write the same fields in the same order: try the fields that followed last time
             after = fields_expected(p, self.frame, end, &last, &self.slots)
             if after != p:
                 if after[0] == c'}':
@@ -317,9 +317,9 @@ cdef class Parser:
             p += 1
 
     cdef const char *key_at(self, const char *p, const char **key, Py_ssize_t *size, bint *escaped) noexcept:
-        """Read a key in any shape. Returns: the place behind its colon, NULL when it is not JSON.
+        """Read a key in any form. Returns: the place behind its colon, NULL when it is not JSON.
 
-        `key`: its text, in `room` where it was escaped.
+        Args: key: gets its text, which is in `room` when it was escaped.
         """
         cdef const char *end = self.end
         cdef const char *close
@@ -342,7 +342,7 @@ cdef class Parser:
         return p + 1 if p < end and p[0] == c':' else NULL
 
     cdef const char *_field(self, const char *p, int depth, Key **last) noexcept:
-        # one field in any shape. Returns: the end of its value
+        # read one field in any form. Returns: the end of its value
         cdef const char *end = self.end
         cdef const char *text
         cdef const char *at
@@ -357,13 +357,13 @@ cdef class Parser:
                 return NULL
             at = self.room + self.room_size
             key = self._find_key(text, at if escaped else end, size)
-            # a key that needs escapes is none to compare with
+            # a key with escapes cannot be compared byte by byte
             last[0].next = key if key != self.keys and not escaped else NULL
         last[0] = key
         text = p
         p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(<int>key.slot, text, depth)
         if p is NULL:
-            # no value: it may stand behind a space, where no exchange writes one
+            # no value at once: there may be space before it, although no exchange writes any
             p = skip_space(text, end)
             if p == text:
                 return NULL
@@ -371,7 +371,7 @@ cdef class Parser:
             p = skip_value(text, end, depth, &at) if key.slot < 0 else self.value(<int>key.slot, text, depth)
             if p is NULL:
                 return NULL
-        # the look of a value shows in the byte behind it
+        # a look includes the byte behind the value
         if p < end and end - self.frame >= PLAIN_PAD:
             value_learn(&key.look, text, p, end, True)
         return p
@@ -401,7 +401,7 @@ cdef class Parser:
                 self.slots.to[slot] = copy + unescape(p + 1, after, copy)
             return after + 1
         if c == c'-' or c'0' <= c <= c'9':
-            # a long one (an id) is made a double only when a double is asked for
+            # a long number (an id) is converted to a double only when a double is needed
             after = number_short(p, &self.slots.number[slot]) if end - p >= NUMBER_PAD else NULL
             self.slots.type[slot] = NUMBER
             if after is NULL:
@@ -411,7 +411,7 @@ cdef class Parser:
             after = self.levels(slot, p)
             self.slots.type[slot] = LEVELS
             if after is NULL:
-                # not levels; JSON of another kind is the message's matter
+                # not levels: other JSON is judged when the message is read
                 after = skip_value(p, end, depth, &at)
                 self.slots.type[slot] = ARRAY
         else:
@@ -435,7 +435,7 @@ cdef class Parser:
         return 0
 
     cdef Py_ssize_t settle(self, bint falling) noexcept:
-        """Bring a side that came out of order into order. Returns: its levels."""
+        """Sort a side if it came out of order. Returns: the number of its levels."""
         cdef Py_ssize_t n = self.n_bids if falling else self.n_asks
         cdef Py_ssize_t left = n
         cdef int side = 1 << falling
@@ -453,7 +453,7 @@ cdef class Parser:
         return left
 
     cdef const char *escaped_number(self, const char *p, double *out) noexcept:
-        # a string that is no plain number: its characters may still be escapes of one
+        # the string is not a plain number, but it may be a number with escaped characters
         cdef bint escaped
         cdef const char *close = string_close(p + 1, self.end, &escaped)
         cdef const char *to
@@ -475,18 +475,18 @@ cdef class Parser:
         return MALFORMED
 
     cdef int _fail_syntax(self, const char *p) noexcept:
-        # the fast path only says that something is wrong: walk again to find where
+        # the fast path does not report the place of the error: scan again to find it
         cdef const char *at = NULL
         cdef const char *after = skip_value(p, self.end, 0, &at)
         return self.fail(SYNTAX, 0, at if after is NULL else after)
 
     cdef int needs(self, int state, int slot) noexcept:
-        """Turn the state that `as_…` returned for a needed slot into 0 or MALFORMED."""
+        """Convert the result of `as_…` for a needed slot to 0 or MALFORMED."""
         if state > 0:
             return 0
         return self.fail(MISSING if state == 0 else WRONG, slot, self.message_at if state == 0 else self.slots.at[slot])
 
-    # ---- slots to values: 1 = good, 0 = absent, -1 = something else ----
+    # ---- slots to values: 1 = good, 0 = absent, -1 = another value ----
 
     cdef int as_number(self, int slot, double *out) noexcept:
         cdef int type = self.slots.type[slot]
@@ -495,7 +495,7 @@ cdef class Parser:
             return 1
         cdef const char *at = self.slots.at[slot]
         if type == STRING or type == LONG_NUMBER:
-            # text within the frame may be read beyond its end; text in the room may not
+            # bytes behind a text may be read within the frame, but not in `room`
             if at >= self.frame and self.end - at >= NUMBER_PAD and number_short(at, out) == self.slots.to[slot]:
                 return 1
             return 1 if number_read(at, self.slots.to[slot], out) == self.slots.to[slot] else -1
@@ -505,7 +505,7 @@ cdef class Parser:
         cdef int type = self.slots.type[slot]
         cdef double whole
         if type == NUMBER:
-            # at most 15 digits: a double that is an integer is the text's own value
+            # at most 15 digits: an integral double has exactly the value of the text
             whole = self.slots.number[slot]
             if whole < EXACT_INTEGERS and whole == <double><int64_t>whole:
                 out[0] = <int64_t>whole
@@ -515,7 +515,7 @@ cdef class Parser:
         return 0 if type == ABSENT else -1
 
     cdef int as_time(self, int slot, int64_t *out) noexcept:
-        """A UNIX time of any unit as ns; the unit is told by the magnitude, which is unambiguous from 1973 on."""
+        """Read a UNIX time of any unit as ns. Its magnitude shows the unit, unambiguously from 1973 on."""
         cdef int64_t time = 0
         cdef int state = self.as_integer(slot, &time)
         out[0] = 0
@@ -524,7 +524,7 @@ cdef class Parser:
         if time < 0:
             return -1
         if time < <int64_t>100_000_000_000:
-            # seconds; below 9.2e9 they fit
+            # seconds; more than 9.2e9 s would overflow
             if time > <int64_t>9_000_000_000:
                 return -1
             out[0] = time * 1_000_000_000
@@ -540,14 +540,14 @@ cdef class Parser:
             out[0] = time
         return 1
 
-    # ---- to be provided by each exchange ----
+    # ---- overridden by each exchange ----
 
     cdef int message(self) noexcept:
-        """Turn the slots of one object into a message. Returns: its kind."""
+        """Make a message from the slots of one object. Returns: its kind."""
         return self.fail(NO_TYPE, 0, self.message_at)
 
     cdef const char *levels(self, int slot, const char *p) noexcept:
-        """Read a level array into the sides. Returns: its end, NULL when it is not one."""
+        """Read an array of levels into the sides. Returns: its end, NULL for another array."""
         return NULL
 
     cdef object market(self, str symbol):
@@ -565,10 +565,10 @@ cdef class Parser:
         self.detail_size = self.slots.to[slot] - self.slots.at[slot]
         return IGNORED
 
-    # ---- Python's view ----
+    # ---- access from Python ----
 
     cdef int hold(self, frame) except -1:
-        # until the next frame, so that properties read after `parse` never see freed memory
+        # keep the frame until the next one, so that properties never read freed memory after `parse`
         if self.view.buf is not NULL:
             PyBuffer_Release(&self.view)
             self.view.buf = NULL
@@ -582,7 +582,7 @@ cdef class Parser:
     def parse(self, frame not None):
         """Read a whole frame (any bytes-like object).
 
-        Returns: the number of messages; the fields are those of the last one.
+        Returns: the number of messages; the fields have the values of the last one.
         """
         cdef int n = 0
         cdef int last = END
@@ -605,7 +605,7 @@ cdef class Parser:
 
     @property
     def symbol_name(self):
-        """The exchange's spelling of the market, None where the frame names none; a copy."""
+        """The exchange's spelling of the market, None when the frame has no symbol; a copy."""
         return self._names()[0]
 
     @property
@@ -645,20 +645,20 @@ cdef class Parser:
         if self.fault == WRONG:
             return f"{name}: unexpected value"
         if self.fault == LEGACY:
-            return "frame of the legacy socket, which is not spoken"
+            return "expected a frame of the current socket, was one of the legacy socket"
         if self.fault == BAD_LEVEL:
             return f"{name}: expected prices above 0 and sizes of at least 0"
-        return "nothing tells what kind of message it is"
+        return "expected a field that shows the kind of message, found none"
 
     @property
     def offset(self):
-        """Byte of the last frame where reading it failed."""
+        """Index of the byte of the last frame at which reading failed."""
         if self.frame <= self.fault_at <= self.end:
             return self.fault_at - self.frame
         return self.message_at - self.frame
 
     cdef tuple _names(self):
-        # symbol and market as text; remembered because a book names the same few again and again
+        # symbol and market as texts, kept because the same few symbols come again and again
         if self.symbol_size == 0:
             return None, None
         cdef bytes key = PyBytes_FromStringAndSize(self.symbol, self.symbol_size)
@@ -735,6 +735,6 @@ cdef class Parser:
         detail = orjson.loads(PyBytes_FromStringAndSize(self.detail, self.detail_size))
         error = detail.get("error")
         if self.control == ERROR and isinstance(error, dict):
-            # wrapped and flat errors look the same; what stood beside the error (an id) stays
+            # make a wrapped error like a flat one; fields beside the error, such as an id, stay
             detail = {**error, **{key: value for key, value in detail.items() if key != "error"}}
         return detail

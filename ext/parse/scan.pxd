@@ -1,8 +1,8 @@
-"""Walking over JSON text without building anything. All functions return the position after what they read, NULL
-when the text is not JSON; none reads at or after `end`.
+"""Skipping over JSON text without building objects.
 
-Strict: what is skipped is checked as fully as what is read (escapes, UTF-8, number grammar, finite numbers,
-at most MAX_DEPTH containers), so that a frame is accepted exactly when a JSON library accepts it.
+All functions return the place behind the text that they read, NULL when the text is not JSON. None reads at or after
+`end`. Skipped text is checked as fully as text that is read (escapes, UTF-8, number grammar, finite numbers, at most
+MAX_DEPTH containers), so a frame is accepted exactly when a JSON library accepts it.
 """
 
 from libc.stdint cimport uint64_t
@@ -10,24 +10,24 @@ from libc.stdint cimport uint64_t
 from coinspace._ext.number cimport Decimal, PLAIN_PAD, decimal_exact, decimal_round, number_plain, number_split
 
 cdef enum:
-    MAX_DEPTH = 1024    # containers within each other; the usual limit of JSON libraries
+    MAX_DEPTH = 1024    # nested containers; the usual limit of JSON libraries
 
 cdef extern from "text.h" nogil:
     uint64_t load8(const char *p) noexcept
     const char *plain_end(const char *p, const char *end) noexcept
     uint64_t head8(const char *p, const char *end, long size) noexcept
 
-# the closing quote of a string that holds escapes or characters beyond ASCII, checked; p is within the string
+# the closing quote of a string with escapes or characters beyond ASCII, which are checked; p is within the string
 cdef const char *string_close_slow(const char *p, const char *end, bint *escaped) noexcept
-# bytes written to `out` (never more than end - p) for a checked string's text p to end
+# write the text p to end of a checked string to `out` without escapes. Returns: bytes written, at most end - p
 cdef Py_ssize_t unescape(const char *p, const char *end, char *out) noexcept
-# `at` is set to the offending byte when NULL is returned; depth: containers already open
+# `at`: the offending byte when NULL is returned. depth: number of open containers
 cdef const char *skip_container(const char *p, const char *end, int depth, const char **at) noexcept
 cdef const char *skip_literal(const char *p, const char *end) noexcept
 
 
 cdef inline const char *skip_space(const char *p, const char *end) noexcept:
-    # one comparison where there is none, as always but in a changed format
+    # one comparison when there is no space, which is the normal case
     while p < end and <unsigned char>p[0] <= c' ' and (
         p[0] == c' ' or p[0] == c'\n' or p[0] == c'\r' or p[0] == c'\t'
     ):
@@ -55,14 +55,14 @@ cdef inline const char *skip_number(const char *p, const char *end) noexcept:
     after = number_split(p, end, &d)
     if after is NULL:
         return NULL
-    # only a large power or hundreds of digits can overflow: then the value decides
+    # only a large power or hundreds of digits can overflow: then the value is computed
     if d.exponent > 280 and not decimal_exact(&d, &value) and not decimal_round(&d, p, after, &value):
         return NULL
     return after
 
 
 cdef inline const char *skip_value(const char *p, const char *end, int depth, const char **at) noexcept:
-    """Skip one value whose first character is at p."""
+    """Skip the value whose first character is at p."""
     cdef const char *after
     cdef bint escaped
     if p >= end:

@@ -1,10 +1,10 @@
-"""The cold half of walking over JSON text: escapes, UTF-8, containers."""
+"""Skipping over JSON text, the rare parts: escapes, UTF-8, containers."""
 
 from libc.string cimport memcmp
 
 
 cdef inline int _hex(const char *p) noexcept:
-    """Four hex digits as a number, -1 when they are none."""
+    """Return four hex digits as a number, -1 for other characters."""
     cdef int value = 0
     cdef int i
     cdef int c
@@ -23,7 +23,7 @@ cdef inline int _hex(const char *p) noexcept:
 
 
 cdef const char *_escape_end(const char *p, const char *end) noexcept:
-    # p is at the backslash; a surrogate must be the first half of a pair
+    # p: at the backslash. A surrogate must be the first half of a pair
     cdef int code
     if end - p < 2:
         return NULL
@@ -48,7 +48,7 @@ cdef const char *_escape_end(const char *p, const char *end) noexcept:
 
 
 cdef const char *_utf8_end(const char *p, const char *end) noexcept:
-    # one character of two to four bytes in its shortest form, no surrogate, at most U+10FFFF
+    # one character of two to four bytes: shortest form, not a surrogate, at most U+10FFFF
     cdef unsigned int lead = <unsigned char>p[0]
     cdef unsigned int second
     cdef int size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
@@ -164,7 +164,7 @@ cdef const char *_key_end(const char *p, const char *end, const char **at) noexc
 
 
 cdef const char *skip_container(const char *p, const char *end, int depth, const char **at) noexcept:
-    # iterative, one byte per open container (1 = object): no frame can exhaust the stack
+    # a loop with one byte per open container (1 = object), so that no frame can exhaust the stack
     cdef unsigned char objects[MAX_DEPTH]
     cdef int outer = depth
     cdef char c
@@ -195,7 +195,7 @@ cdef const char *skip_container(const char *p, const char *end, int depth, const
             p = skip_value(p, end, depth, at)
             if p is NULL:
                 return NULL
-        # a value ended: close what ends here, or go on to the next value
+        # a value has ended: close the containers that end here, or go to the next value
         while True:
             if depth == outer:
                 return p

@@ -1,4 +1,4 @@
-/* Bytes of a frame: the vector loops of the scanner, bounded so that no byte at or after `end` is read. */
+/* Vector loops over the bytes of a frame. No byte at or after `end` is read. */
 #ifndef COINSPACE_TEXT_H
 #define COINSPACE_TEXT_H
 
@@ -17,8 +17,8 @@ static inline uint64_t load8(const char *p)
 }
 
 #if defined(__SSE2__)
-/* Bit per byte that ends or complicates a string: a quote, a backslash, a control character or a byte of a multi-byte
-   character. */
+/* Bit for each byte that is not plain text of a string: a quote, a backslash, a control character or a byte of a
+   multi-byte character. */
 static inline unsigned not_plain(__m128i text)
 {
     const __m128i marks =
@@ -28,7 +28,7 @@ static inline unsigned not_plain(__m128i text)
 }
 #endif
 
-/* The first such byte at or after p; `end` where there is none. */
+/* The first byte at or after p that is not plain; `end` when there is none. */
 static inline const char *plain_end(const char *p, const char *end)
 {
 #if defined(__SSE2__)
@@ -44,8 +44,7 @@ static inline const char *plain_end(const char *p, const char *end)
     return p;
 }
 
-/* The quote that closes a plain string of at most 16 bytes, NULL where it is another one. 17 bytes at p must be
-   readable. */
+/* The quote that closes a plain string of at most 16 bytes, NULL for another string. 17 bytes at p must be readable. */
 static inline const char *quote_near(const char *p)
 {
 #if defined(__SSE2__)
@@ -56,7 +55,7 @@ static inline const char *quote_near(const char *p)
     return *p == '"' ? p : 0;
 }
 
-/* The first `size` bytes of p as one word, zero beyond; 8 bytes are loaded only where the frame has them. */
+/* The first `size` bytes at p as one word, padded with zeros; 8 bytes are loaded only when the frame has them. */
 static inline uint64_t head8(const char *p, const char *end, long size)
 {
     uint64_t word = 0;

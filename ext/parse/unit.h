@@ -1,18 +1,18 @@
 /* Templates: the bytes of one level as the exchanges write it today, with numbers in between.
 
-   Any other byte gives NULL and the caller reads the level on its key-order-free path: an exchange that changes its
-   format costs speed, never correctness. LEVEL_PAD bytes at p must be readable. */
+   Any other byte gives NULL, and the caller reads the level on its path for any order of keys. A changed format of an
+   exchange therefore costs speed, never correctness. LEVEL_PAD bytes at p must be readable. */
 #ifndef COINSPACE_UNIT_H
 #define COINSPACE_UNIT_H
 
 #include "number.h"
 
 enum {
-    /* the longest unit (keys, and four numbers with exponents) and what the last number may look at */
+    /* the longest unit (keys, and four numbers with exponents) and the bytes that reading its last number may load */
     LEVEL_PAD = 4 * (13 + 19) + NUMBER_PAD
 };
 
-/* the length is a constant wherever this is used, so it becomes one or two compares */
+/* the length is always a constant, so this becomes one or two comparisons */
 #define SAME(p, literal) (memcmp((p), (literal), sizeof(literal) - 1) == 0)
 #define EXPECT(literal)           \
     if (!SAME(p, literal))        \
@@ -23,7 +23,7 @@ enum {
     if (p == 0)                   \
         return 0;
 
-/* number_short, and longer numbers that one rounding makes exact (sizes of cheap coins have 16 digits) */
+/* number_short, and longer numbers that need only one rounding (sizes of cheap coins have 16 digits) */
 static inline const char *number_padded(const char *p, double *value)
 {
     Decimal d;
@@ -31,7 +31,7 @@ static inline const char *number_padded(const char *p, double *value)
     if (__builtin_expect(after != 0, 1))
         return after;
     after = number_split(p, p + NUMBER_PAD, &d);
-    /* a number that fills the pad may go on behind it */
+    /* a number that fills the padding may continue behind it */
     return after && after < p + NUMBER_PAD && decimal_exact(&d, value) ? after : 0;
 }
 

@@ -1,4 +1,4 @@
-"""Upbit's frames. Bithumb's current generation speaks the same format and derives from this."""
+"""Upbit's frames. The parser of Bithumb, whose format is nearly the same, is derived from this one."""
 
 from libc.stdint cimport int64_t
 
@@ -33,7 +33,7 @@ cdef enum:
 cdef class UpbitParser(Parser):
     cdef int day                       # window of the exchange's tickers
 
-    cdef int other(self) noexcept      # a frame that is no book, trade or ticker
+    cdef int other(self) noexcept      # a frame that is not a book, trade or ticker
     cdef int _orderbook(self) noexcept
     cdef int _trade(self) noexcept
     cdef int _ticker(self) noexcept

@@ -1,13 +1,13 @@
 """Upbit WebSocket frames (https://docs.upbit.com/kr/reference/websocket-guide): DEFAULT, SIMPLE and their lists.
 
-1. Every order book is a whole book; unit i pairs the i-th best ask with the i-th best bid.
+1. Every order book is a whole book; unit i has the i-th best ask and the i-th best bid.
 2. Thin sides are padded with price 0 and size 0: levels with price <= 0 or size <= 0 are dropped, per side.
 3. Numbers come in any spelling (`137002000`, `109950000.0`, `1.16539E8`, `6E-8`).
-4. `sequential_id` exceeds 2^53: an exact int64.
-5. `timestamp` of a book is the time of its last change, ms; `trade_timestamp` the trade's own time, ms.
-6. Open, high, low and change of a ticker count from 00:00 UTC, its volumes over 24 h; `day_volume` counts from 00:00
-   too, so that two tickers of a day tell what was traded in between.
-7. A list format wraps one or more messages in an array.
+4. `sequential_id` exceeds 2^53, so it is read as an exact int64.
+5. `timestamp` of a book is the time of its last change; `trade_timestamp` is the time of the trade. Both are ms.
+6. Open, high, low and change of a ticker count from 00:00 UTC, its volumes over 24 h. `day_volume` counts from 00:00
+   too, so two tickers of a day show how much was traded in between.
+7. The list formats wrap one or more messages in an array.
 
     {"type":"orderbook","code":"KRW-BTC","timestamp":1790134742106,"total_ask_size":…,"total_bid_size":…,
      "orderbook_units":[{"ask_price":1.16539E8,"bid_price":1.16538E8,"ask_size":0.02054761,"bid_size":0.08120946},…],
@@ -24,7 +24,7 @@ from coinspace._ext.parser cimport (
 )
 from coinspace._ext.scan cimport skip_space, skip_value
 
-# slot: name in DEFAULT, name in SIMPLE
+# slot -> name in DEFAULT, name in SIMPLE
 FIELDS = {
     TYPE: ("type", "ty"),
     CODE: ("code", "cd"),
@@ -66,7 +66,7 @@ TICKER_SLOTS[5] = TickerSlot(PRICE_24H, QUOTE_VOLUME)
 
 
 cdef inline int _unit_field(const char *key, Py_ssize_t size) noexcept:
-    """0 ask price, 1 bid price, 2 ask size, 3 bid size, -1 anything else."""
+    """Return 0 for the ask price, 1 bid price, 2 ask size, 3 bid size, -1 for another key."""
     if size == 2:
         if key[1] == c'p':
             return 0 if key[0] == c'a' else 1 if key[0] == c'b' else -1
@@ -124,7 +124,7 @@ cdef class UpbitParser(Parser):
         return self.fail(NO_TYPE, 0, self.message_at)
 
     cdef int _head(self) noexcept:
-        # the symbol; 0 or MALFORMED
+        # read the symbol; return 0 or MALFORMED
         cdef int state = 1 if self.slots.type[CODE] == STRING else 0 if self.slots.type[CODE] == ABSENT else -1
         self.symbol = self.slots.at[CODE]
         self.symbol_size = self.slots.to[CODE] - self.slots.at[CODE]
@@ -169,7 +169,7 @@ cdef class UpbitParser(Parser):
             return self.fail(WRONG, TIMESTAMP, self.slots.at[TIMESTAMP])
         for i in range(1, TICKER_SIZE):
             self.ticker[i] = NAN
-        # either may be gone one day
+        # two fields show a suspension; the exchange may remove one of them
         self.suspended = self.slots.type[SUSPENDED] == TRUE or (
             self.slots.type[MARKET_STATE] == STRING and not is_text(self, MARKET_STATE, b"ACTIVE", 6)
         )
@@ -198,7 +198,7 @@ cdef class UpbitParser(Parser):
         while p < end and p[0] == c'{':
             p = self._units(p, &unread)
             if unread:
-                # one unit in any shape, then the template again
+                # one unit in any form, then the template again
                 self.template_misses += 1
                 p = self._unit(p + 1)
                 if p is NULL:
@@ -217,7 +217,8 @@ cdef class UpbitParser(Parser):
         return NULL
 
     cdef const char *_units(self, const char *p, bint *unread) noexcept:
-        # units as written today. Returns: behind the last one, or p where the first has another shape: `unread`
+        # units as Upbit writes them today. Returns: the place behind the last one; p and `unread` when the first has
+        # another form
         cdef const char *end = self.end
         cdef const char *at
         cdef const char *after
@@ -248,7 +249,7 @@ cdef class UpbitParser(Parser):
         return 0
 
     cdef const char *_unit(self, const char *p) noexcept:
-        # one unit in any key order, p behind its brace
+        # one unit in any order of keys. p: behind its brace
         cdef const char *end = self.end
         cdef const char *key
         cdef Py_ssize_t size
@@ -267,7 +268,7 @@ cdef class UpbitParser(Parser):
             value = p
             if field >= 0:
                 p = level_number(self, p, &values[field])
-                # of two entries for one key the last counts, as in any JSON library
+                # the last of two entries for one key counts, as in any JSON library
                 seen = seen | 1 << field if p is not NULL else seen & ~(1 << field)
             if field < 0 or p is NULL:
                 p = skip_value(value, end, self.depth + 2, &at)

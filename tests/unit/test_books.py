@@ -71,7 +71,7 @@ def test_legacy_recording_is_refused_with_counts(feeds: Path) -> None:
     assert (total["updates"], total["malformed"]) == (0, 98)
 
 
-def test_symbols_that_nobody_names_have_no_market(feeds: Path) -> None:
+def test_symbols_without_a_name_have_no_market(feeds: Path) -> None:
     path = feeds / "binance-btc-eth-dot-20210404.feed.zst"
     lines, _ = run(path, "--quiet", "--final")
     assert {line["symbol"]: line["market"] for line in lines}["DOTUSDT"] is None
@@ -123,7 +123,7 @@ def partial(update_id: int, bid: str, size: str, asks: int = 5) -> bytes:
     return orjson.dumps({"stream": "ethusdt@depth5@100ms", "data": data})
 
 
-def test_partial_books_are_books_of_their_own(tmp_path: Path) -> None:
+def test_partial_books_are_separate_books(tmp_path: Path) -> None:
     """Each frame is the whole book; a symbol that has updates too is rebuilt from those."""
     writer = FeedWriter(tmp_path / "x.feed.zst", {"exchange": "binance"})
     writer.write(1, "<", "", partial(10, "99", "1"))
@@ -164,7 +164,7 @@ def test_a_best_price_that_arrives_after_its_update_still_judges_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "#coinspace-feed 9 {}\n"])
-def test_a_file_that_is_no_feed_is_a_clear_error(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_feed_is_a_clear_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.feed"
     path.write_text(text)
     result = CliRunner().invoke(books, [str(path)])

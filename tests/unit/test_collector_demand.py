@@ -1,4 +1,4 @@
-"""What the order book stages ask of REST: virtual time, the real windows of the exchange."""
+"""REST requests of the order book stages: virtual time, real limits of the exchange."""
 
 import random
 from collections import Counter, deque
@@ -138,7 +138,7 @@ def test_hundreds_of_markets_run_steadily_within_the_budget(count: int, quiet: i
 
 
 @pytest.mark.parametrize("quiet", [200, 450])
-def test_450_books_are_there_within_90_s_and_deeper_in_the_background(quiet: int) -> None:
+def test_450_books_are_complete_within_90_s_and_deeper_later(quiet: int) -> None:
     world = Exchange(450, quiet)
     world.run(90)
     assert len(world.synced_ns) == 450
@@ -158,7 +158,7 @@ def test_markets_of_the_index_come_first_and_deep() -> None:
     assert world.asked[5].context == 100
 
 
-def test_a_lost_book_passes_every_comparison_that_waits() -> None:
+def test_a_lost_book_overtakes_every_comparison_that_waits() -> None:
     world = Exchange(400, 350)
     world.run(120)
     assert len(world.stage.demand) > 50
@@ -192,7 +192,7 @@ def test_a_silent_connection_is_stale_as_a_whole_and_replaced() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_order_of_wishes_stays_within_the_limit_and_loses_none(seed: int) -> None:
+def test_any_order_of_wanted_requests_stays_within_the_limit_and_loses_none(seed: int) -> None:
     rng = random.Random(seed)
     demand = Demand({"weight": Limit(1200, 60.0)})
     window = Window(Limit(1200, 60.0))
@@ -225,7 +225,7 @@ def test_any_order_of_wishes_stays_within_the_limit_and_loses_none(seed: int) ->
     assert len(got) > 100
 
 
-def test_a_wish_takes_the_higher_of_two_ranks() -> None:
+def test_a_wanted_request_takes_the_higher_of_two_ranks() -> None:
     demand = Demand({"weight": Limit(100, 60.0)})
     demand.add(binance.snapshot_request("A", 100), Value.REPAIR, False, T0)
     demand.add(binance.snapshot_request("B", 100), Value.DEEPEN, False, T0)
@@ -302,7 +302,7 @@ class Korean:
 
 @pytest.mark.parametrize("name", ["upbit", "bithumb"])
 @pytest.mark.parametrize("bad", [1, 3])
-def test_bad_members_are_found_and_the_others_keep_their_proof(name: str, bad: int) -> None:
+def test_bad_markets_are_found_and_the_others_stay_confirmed(name: str, bad: int) -> None:
     symbols = [f"KRW-M{i:02d}" for i in range(40)]
     world = Korean(name, symbols)
     world.run(20)
@@ -325,7 +325,7 @@ def test_a_market_that_comes_back_is_found_again(name: str) -> None:
     world = Korean(name, ["KRW-AAA", "KRW-BBB"], gone={"KRW-BBB"})
     world.run(60)
     assert world.stage.counters()["absent_markets"] == 1
-    # without a word of the list of markets, when its time is over
+    # without a change of the list of markets, when its wait is over
     world.gone = set()
     world.run(120)
     assert world.stage.counters()["absent_markets"] == 0
@@ -342,7 +342,7 @@ def test_a_market_that_comes_back_is_found_again(name: str) -> None:
     assert world.reconnects == ["BBB/KRW is listed again"]
 
 
-def test_a_refusal_that_passes_by_itself_suspects_no_market() -> None:
+def test_a_refusal_that_passes_by_itself_makes_no_market_suspected() -> None:
     world = Korean("upbit", ["KRW-AAA", "KRW-BBB"])
     world.exchange = exchange("upbit")
     world.run(10)
@@ -354,7 +354,7 @@ def test_a_refusal_that_passes_by_itself_suspects_no_market() -> None:
     assert world.stage.counters()["absent_markets"] == 0
 
 
-def test_a_binance_market_that_rest_does_not_know_costs_less_and_less() -> None:
+def test_a_binance_market_that_rest_does_not_know_is_requested_less_and_less() -> None:
     world = Exchange(3, 3)
     gone = "C001USDT"
     refusal = binance.refusal_of_answer(400, b'{"code":-1121,"msg":"Invalid symbol."}')

@@ -256,7 +256,7 @@ def test_a_gap_among_kept_updates_drops_what_came_before(binance: Bench) -> None
     assert binance.books()[-1].bids.tolist() == [[100, 99, 98], [1, 2, 7]]
 
 
-def test_a_crossed_book_is_not_published_and_built_anew(binance: Bench) -> None:
+def test_a_crossed_book_is_not_published_and_is_rebuilt(binance: Bench) -> None:
     binance.sync()
     count = len(binance.books())
     binance.frame(update(13, 13, [(101, 1)]))
@@ -264,7 +264,7 @@ def test_a_crossed_book_is_not_published_and_built_anew(binance: Bench) -> None:
     assert binance.state() == "buffering"
     assert binance.states()[-1]["reason"] == "crossed"
     assert binance.stage.counters()["crossed"] == 1
-    # no update since: the next snapshot is the book, told once nobody corrects it
+    # no update since: the next snapshot is the book and is published after a quiet second
     binance.answer(snapshot(13))
     assert binance.state() == "synced"
 
@@ -303,7 +303,7 @@ def test_an_unreadable_snapshot_is_counted_and_asked_for_again(binance: Bench) -
     assert binance.state() == "synced"
 
 
-def test_a_refused_snapshot_waits_and_a_wrong_symbol_is_said(binance: Bench) -> None:
+def test_a_refused_snapshot_waits_and_a_wrong_symbol_is_reported(binance: Bench) -> None:
     binance.frame(update(11, 12))
     (request,) = binance.requests("snapshot")
     binance.stage.on_refused(request, Refusal("HTTP 503", fatal=False), binance.now)
@@ -322,7 +322,7 @@ def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> 
     stage.answer(snapshot(11, *deep))
     stage.frame(update(13, 13, [(900, 1)], [(1100, 1)]))
     assert stage.books()[-1].bids[0].tolist() == [1000, 997, 994, 991, 988]
-    # the price walks to the edge of what the snapshot told
+    # the price walks to the edge of the snapshot
     stage.frame(update(14, 14, [(1000, 0), (997, 0), (994, 0)]), after_ms=31_000)
     stage.timer()
     (request,) = stage.requests("snapshot")
@@ -346,7 +346,7 @@ def test_a_side_that_is_unknown_is_not_published_as_empty() -> None:
     stage.frame(update(11, 12))
     stage.answer(snapshot(11))
     count = len(stage.books())
-    # both asks that the snapshot told are traded away; 105 lies beyond them
+    # both asks of the snapshot are traded away; 105 lies beyond them
     stage.frame(update(13, 13, [], [(101, 0), (102, 0), (105, 1)]))
     assert len(stage.books()) == count
     assert stage.state() == "stale"
@@ -375,7 +375,7 @@ def test_a_price_that_comes_back_needs_no_snapshot() -> None:
     assert stage.state() == "synced"
 
 
-def test_disconnect_takes_the_book_away(binance: Bench) -> None:
+def test_a_disconnect_drops_the_book(binance: Bench) -> None:
     binance.sync()
     binance.stage.on_disconnected(1, "connection lost", binance.now)
     assert binance.state() == "disconnected"
@@ -422,7 +422,7 @@ def test_repeats_are_published_with_a_flag(upbit: Bench) -> None:
     assert books[1].exchange_ns - books[0].exchange_ns == 100_000_000
 
 
-def test_padding_and_zero_sizes_are_no_levels(upbit: Bench) -> None:
+def test_padding_and_zero_sizes_are_left_out(upbit: Bench) -> None:
     upbit.frame(whole(0))
     (book,) = upbit.books("BTC/KRW")
     assert (book.n_bids, book.n_asks) == (2, 1)
@@ -435,7 +435,7 @@ def test_an_older_book_never_replaces_a_newer_one(upbit: Bench) -> None:
     assert upbit.stage.counters()["backwards"] == 1
 
 
-def test_a_clock_that_was_put_back_is_believed(upbit: Bench) -> None:
+def test_an_exchange_clock_that_was_set_back_is_believed(upbit: Bench) -> None:
     upbit.frame(whole(3 * 3_600_000))
     upbit.frame(whole(0, size=2.0))
     assert len(upbit.books("BTC/KRW")) == 2
@@ -487,7 +487,7 @@ def rest_book(ms: int, size: float = 1.0) -> bytes:
     )
 
 
-def test_a_silent_market_is_compared_within_ten_seconds_and_proves_to_live(upbit: Bench) -> None:
+def test_a_silent_market_is_compared_within_ten_seconds_and_confirmed(upbit: Bench) -> None:
     upbit.frame(whole(0))
     upbit.timer(0.1)
     # the periodic comparison of everything comes first
@@ -509,7 +509,7 @@ def test_a_market_that_rest_contradicts_is_stale_and_its_connection_replaced(upb
     upbit.timer(5)
     (request, *_) = upbit.requests("compare")
     upbit.stage.on_answer(request, rest_book(3000, size=9.0), upbit.now)
-    # the stream gets a moment to come up with it
+    # the stream gets a moment to bring it
     upbit.timer(2)
     assert upbit.state("BTC/KRW") == "synced"
     upbit.timer(2)
@@ -551,7 +551,7 @@ def compare(bench: Bench) -> Request:
     raise AssertionError("no comparison")
 
 
-def test_a_local_book_that_differs_from_rest_is_built_anew(binance: Bench) -> None:
+def test_a_local_book_that_differs_from_rest_is_rebuilt(binance: Bench) -> None:
     binance.sync()
     request = compare(binance)
     binance.frame(update(13, 13, [(98, 4)]))
@@ -580,7 +580,7 @@ def test_rest_is_compared_with_the_book_of_its_own_update(binance: Bench) -> Non
     assert binance.state() == "buffering"
 
 
-def test_rest_that_is_ahead_is_compared_when_the_stream_gets_there(binance: Bench) -> None:
+def test_a_rest_book_that_is_ahead_is_compared_when_the_stream_reaches_it(binance: Bench) -> None:
     binance.sync()
     request = compare(binance)
     binance.stage.on_answer(request, snapshot(15, [(100, 9), (99, 2)]), binance.now)
@@ -604,7 +604,7 @@ def test_an_answer_between_two_updates_proves_nothing(binance: Bench) -> None:
     assert binance.stage.counts["drifts"] == 0
 
 
-def test_an_answer_that_never_comes_is_not_waited_for(binance: Bench) -> None:
+def test_waiting_for_an_answer_ends(binance: Bench) -> None:
     binance.sync()
     compare(binance)
     watched = []
@@ -616,7 +616,7 @@ def test_an_answer_that_never_comes_is_not_waited_for(binance: Bench) -> None:
     assert not watched[-1]
 
 
-def test_silence_since_the_subscription_is_told_with_the_symbol(upbit: Bench) -> None:
+def test_silence_since_the_subscription_is_reported_with_the_symbol(upbit: Bench) -> None:
     upbit.timer(9)
     assert upbit.state("BTC/KRW") == "subscribed"
     upbit.timer(2)
@@ -627,7 +627,7 @@ def test_silence_since_the_subscription_is_told_with_the_symbol(upbit: Bench) ->
     assert upbit.state("BTC/KRW") == "synced"
 
 
-def test_no_frame_and_no_rest_make_a_book_stale_and_control_frames_do_not_help(
+def test_a_book_without_frames_and_rest_is_stale_in_spite_of_control_frames(
     upbit: Bench,
 ) -> None:
     upbit.frame(whole(0))
@@ -743,7 +743,7 @@ def test_a_step_of_the_wall_clock_changes_what_is_published_and_no_timer(
 # deltas are never cut, and ids are not believed for ever
 
 
-def test_an_update_larger_than_the_room_starts_its_symbol_anew(binance: Bench) -> None:
+def test_an_update_larger_than_the_room_rebuilds_its_market(binance: Bench) -> None:
     binance.sync()
     room = binance.stage.parser.capacity
     published = len(binance.books())
@@ -753,7 +753,7 @@ def test_an_update_larger_than_the_room_starts_its_symbol_anew(binance: Bench) -
     assert binance.state() == "buffering"
     assert binance.stage.counts["truncated_updates"] == binance.stage.counts["gaps"] == 1
     binance.frame(update(15, 15, [(98, 1)]))
-    # a snapshot of before does not know what the large update said
+    # an older snapshot does not have the levels of the large update
     binance.answer(snapshot(13))
     assert binance.state() == "buffering"
     binance.timer(1)
@@ -840,7 +840,7 @@ def test_an_id_at_the_edge_of_64_bits_does_not_stop_a_book(binance: Bench) -> No
     assert (binance.state(), binance.books()[-1].id) == ("synced", last)
 
 
-def test_repeated_old_updates_are_no_new_sequence(binance: Bench) -> None:
+def test_repeated_old_updates_are_not_a_new_sequence(binance: Bench) -> None:
     binance.sync()
     for _ in range(100):
         binance.frame(update(1, 2), after_ms=1000)
@@ -867,7 +867,7 @@ def test_after_a_reconnect_an_answer_older_than_what_was_published_is_refused(
     assert binance.state() == "synced"
 
 
-def test_old_answers_without_end_make_what_the_stream_had_suspected(binance: Bench) -> None:
+def test_old_snapshots_without_end_make_the_ids_of_the_stream_suspected(binance: Bench) -> None:
     binance.sync()
     binance.stage.on_disconnected(1, "lost", binance.now)
     binance.stage.on_connected(2, binance.symbols, binance.now)
@@ -881,7 +881,7 @@ def test_old_answers_without_end_make_what_the_stream_had_suspected(binance: Ben
     assert binance.stage.counts["stale_snapshots"] < 12
 
 
-def test_a_clock_of_the_exchange_that_was_ahead_and_is_corrected_stops_no_book(
+def test_an_exchange_clock_that_was_ahead_and_is_corrected_stops_no_book(
     upbit: Bench,
 ) -> None:
     for ahead_s in (30, 3600, 30 * 365 * 86_400):

@@ -59,15 +59,15 @@ def test_failures_are_reported_at_once_and_then_once_a_minute_with_their_number(
     log = FailureLog()
     assert log.take(0) is None
     log.add("refused")
-    assert log.take(5 * S) == ("", "refused")
+    assert log.take(5 * S) == {"reason": "refused"}
     for second in range(6, 65):
         log.add(f"lost {second}")
         assert log.take(second * S) is None
-    assert log.take(66 * S) == ("59 times in the last 61 s", "lost 64")
+    assert log.take(66 * S) == {"reason": "lost 64", "times": 59, "within_s": 61}
     assert log.take(200 * S) is None
     # the first one after a quiet time is reported at once again
     log.add("refused")
-    assert log.take(201 * S) == ("", "refused")
+    assert log.take(201 * S) == {"reason": "refused"}
 
 
 def test_a_window_never_lets_more_through_in_any_stretch() -> None:
@@ -82,7 +82,7 @@ def test_a_window_never_lets_more_through_in_any_stretch() -> None:
         assert passed[i + 5] - passed[i] >= S
 
 
-def test_weights_count_and_blocks_hold() -> None:
+def test_weights_count_and_blocks_are_kept() -> None:
     window = Window(Limit(4800, 60.0))
     for _ in range(19):
         assert window.wait_ns(0, 250) == 0
@@ -107,7 +107,7 @@ def listing(text: str, trading: bool = True) -> Listing:
     return Listing(f"{market.quote}-{market.base}", market, trading)
 
 
-def test_patterns_choose_from_what_is_offered() -> None:
+def test_patterns_choose_from_the_offered_markets() -> None:
     offered = [listing("BTC/KRW"), listing("ETH/KRW"), listing("ETH/BTC"), listing("X/KRW", False)]
     chosen = resolve(exchange("upbit"), ["ETH/BTC", "*/KRW"], offered)
     assert chosen == [("BTC-ETH", "ETH/BTC"), ("KRW-BTC", "BTC/KRW"), ("KRW-ETH", "ETH/KRW")]

@@ -1,4 +1,4 @@
-"""The ticker stage without sockets: every trade once, and what becomes of the missing ones."""
+"""The ticker stage without sockets: every trade is published once, missing trades are filled."""
 
 import random
 from decimal import Decimal
@@ -140,7 +140,7 @@ def korean_rest(id: int, ms: int = 0) -> dict[str, Any]:
     }
 
 
-def test_a_trade_carries_price_size_taker_and_time(binance: Bench) -> None:
+def test_a_trade_has_price_size_taker_and_time(binance: Bench) -> None:
     binance.frame(trade(7, 40, maker=True))
     (message,) = binance.trades()
     assert message.values.tolist() == [100.5, 0.25]
@@ -175,14 +175,14 @@ def test_a_jump_of_binance_ids_is_filled_by_rest(binance: Bench) -> None:
     assert counters["trade_gaps"] == binance.stage.counters()["trade_gaps"] == 1
 
 
-def test_what_rest_does_not_have_any_more_is_lost_and_counted(binance: Bench) -> None:
+def test_trades_that_rest_does_not_have_any_more_are_counted_as_lost(binance: Bench) -> None:
     binance.frame(trade(5))
     binance.frame(trade(100))
     binance.timer(1)
     binance.answer([rest_trade(id) for id in range(90, 105)])
     older = binance.request()
     assert older.path == "/api/v3/historicalTrades?symbol=BTCUSDT&limit=90&fromId=0"
-    # such as a key that it wants
+    # for example because it demands a key
     binance.stage.on_refused(older, Refusal("HTTP 401", fatal=True), binance.now)
     counters = binance.stage.counters()
     assert (counters["trades_filled"], counters["trades_lost"]) == (10, 84)
@@ -213,7 +213,7 @@ def test_a_refused_request_is_made_again(binance: Bench) -> None:
     assert sorted(binance.ids()) == [5, 6, 7]
 
 
-def test_upbit_ids_need_no_order_and_the_snapshot_trade_is_no_second_one(upbit: Bench) -> None:
+def test_upbit_ids_need_no_order_and_the_snapshot_trade_is_published_once(upbit: Bench) -> None:
     big = 17_510_687_993_360_001
     upbit.frame(korean(big + 5, 0, "SNAPSHOT"))
     upbit.frame(korean(big, 10))
@@ -291,7 +291,7 @@ def test_older_lists_are_asked_for_until_the_hole_is_full(binance: Bench) -> Non
     assert binance.stage.counts["trades_lost"] == 0
 
 
-def test_a_hole_that_grows_while_rest_is_asked_is_filled_whole(binance: Bench) -> None:
+def test_a_hole_that_grows_during_a_request_is_filled_completely(binance: Bench) -> None:
     binance.frame(trade(5))
     binance.frame(trade(7))
     binance.timer(1)
@@ -306,7 +306,7 @@ def test_a_hole_that_grows_while_rest_is_asked_is_filled_whole(binance: Bench) -
     assert binance.stage.counts["trades_lost"] == 0
 
 
-def test_a_newer_connection_that_is_ahead_is_no_gap(binance: Bench) -> None:
+def test_a_newer_connection_that_is_ahead_gives_no_gap(binance: Bench) -> None:
     binance.frame(trade(5))
     binance.connect(2)
     binance.frame(trade(8), 2)
@@ -319,7 +319,7 @@ def test_a_newer_connection_that_is_ahead_is_no_gap(binance: Bench) -> None:
     assert binance.stage.counts["trade_gaps"] == 0
 
 
-def test_what_neither_of_two_connections_brings_is_a_gap(binance: Bench) -> None:
+def test_trades_that_neither_of_two_connections_brings_are_a_gap(binance: Bench) -> None:
     binance.frame(trade(5))
     binance.connect(2)
     binance.frame(trade(9), 2)
@@ -427,7 +427,7 @@ def test_a_hole_that_a_short_lived_process_did_not_fill_is_filled_by_the_next(
         row["ask_bid"] = "BID"
     third.answer(rows)
     filled = [(t.exchange_ns - T0) // 1_000_000 for t in third.trades() if t.flags & REST]
-    # where REST's times are not the stream's, only what lies behind all of ours is taken
+    # where REST has other times than the stream, only trades after all published ones are taken
     assert filled == ([45_000, 55_000] if not shift_ms else [51_003, 55_003])
 
 
@@ -454,7 +454,7 @@ def test_bithumb_trades_of_the_same_ms_are_missed_too_where_rest_shows_both(
     "said",
     [{"is_trading_suspended": True}, {"market_state": "PREVIEW"}, {"market_state": "DELISTED"}],
 )
-def test_a_suspension_is_told_by_the_ticker(upbit: Bench, said: dict[str, Any]) -> None:
+def test_a_ticker_reports_a_suspension(upbit: Bench, said: dict[str, Any]) -> None:
     fine = {"is_trading_suspended": False, "market_state": "ACTIVE"}
     upbit.frame(day(0, 1.0) | fine)
     upbit.timer(0.25)
@@ -463,7 +463,7 @@ def test_a_suspension_is_told_by_the_ticker(upbit: Bench, said: dict[str, Any]) 
     upbit.timer(0.25)
     assert upbit.stage.states == {"BTC/KRW": "halted"}
     assert upbit.told()[-1]["change"] == "halted"
-    # it is silent now, as it should be
+    # its silence is normal now
     upbit.timer(100)
     assert upbit.stage.states == {"BTC/KRW": "halted"}
     upbit.frame(day(2000, 1.0))
@@ -523,7 +523,7 @@ def test_bithumb_fills_a_dropped_trade_when_the_volume_proves_it(bithumb: Bench)
     assert bithumb.stage.counts["volume_unexplained"] == 0
 
 
-def test_bithumb_fills_nothing_that_the_volume_does_not_prove(bithumb: Bench) -> None:
+def test_bithumb_fills_no_trade_without_proof_by_the_volume(bithumb: Bench) -> None:
     volume = traded(bithumb, range(1, 5), 1000.0)
     traded(bithumb, range(5, 9), volume, dropped=(6,))
     bithumb.timer(6)
@@ -612,9 +612,7 @@ def silent(bench: Bench, seconds: int) -> list[Request]:
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_a_market_in_which_nobody_trades_is_no_fault(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_market_without_trades_is_normal(name: str, request: pytest.FixtureRequest) -> None:
     bench: Bench = request.getfixturevalue(name)
     bench.frame(FIRST[name])
     bench.timer(1)
@@ -630,7 +628,7 @@ def test_a_market_in_which_nobody_trades_is_no_fault(
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_a_stream_that_does_not_bring_what_rest_has_is_replaced(
+def test_a_stream_without_the_trades_that_rest_has_is_replaced(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     bench: Bench = request.getfixturevalue(name)
@@ -653,7 +651,7 @@ def test_a_stream_that_does_not_bring_what_rest_has_is_replaced(
     assert set(bench.stage.states.values()) == {"synced"}
 
 
-def test_a_trade_that_is_still_on_its_way_is_no_proof_of_a_mute_stream(binance: Bench) -> None:
+def test_a_trade_that_is_still_on_its_way_does_not_prove_a_mute_stream(binance: Bench) -> None:
     binance.frame(trade(1))
     (asked,) = silent(binance, 62)
     binance.stage.on_answer(asked, orjson.dumps([rest_trade(2, 62_000)]), binance.now)
@@ -663,7 +661,7 @@ def test_a_trade_that_is_still_on_its_way_is_no_proof_of_a_mute_stream(binance: 
     assert binance.stage.take_reconnects() == {}
 
 
-def test_one_market_that_is_heard_speaks_for_its_connection() -> None:
+def test_one_market_with_frames_proves_that_its_connection_delivers() -> None:
     sink = ListSink(1)
     pairs = [("BTCUSDT", "BTC/USDT"), ("ETHUSDT", "ETH/USDT")]
     stage = TickerStage(exchange("binance"), pairs, sink)
@@ -675,7 +673,7 @@ def test_one_market_that_is_heard_speaks_for_its_connection() -> None:
         assert stage.take_requests() == []
 
 
-def test_a_listed_market_that_is_quiet_from_the_start_is_no_fault(binance: Bench) -> None:
+def test_a_listed_market_that_is_quiet_from_the_start_is_normal(binance: Bench) -> None:
     binance.stage.listed = frozenset({"BTCUSDT"})
     silent(binance, 9)
     assert binance.stage.states == {"BTC/USDT": "subscribed"}
@@ -704,7 +702,7 @@ def test_recent_ids_forget_the_oldest_only() -> None:
     assert 2**62 in ids
 
 
-# values that cannot be
+# impossible values
 
 CENTURY_MS = 100 * 365 * 86_400_000
 NAMES = ("binance", "upbit", "bithumb")
@@ -766,7 +764,7 @@ BAD_TRADES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("reason", "values"), BAD_TRADES)
-def test_a_trade_that_cannot_be_is_refused_and_disturbs_nothing(
+def test_an_impossible_trade_is_refused_and_disturbs_nothing(
     name: str, reason: str, values: dict[str, Any]
 ) -> None:
     bench = one(name)
@@ -913,7 +911,7 @@ def test_an_overlap_of_ten_million_ids_is_counted_exactly(binance: Bench) -> Non
         ([*range(10, 15), *range(16, 21)], Missing(15, 15, 1)),
     ],
 )
-def test_missing_ids_are_told_by_their_edges(known: list[int], found: Missing | None) -> None:
+def test_missing_ids_are_found_from_the_known_ids(known: list[int], found: Missing | None) -> None:
     assert missing(10, 20, known) == found
 
 

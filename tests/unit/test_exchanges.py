@@ -38,7 +38,7 @@ def test_an_unknown_exchange_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["upbit", "bithumb"])
-def test_one_subscribe_frame_says_everything(name: str) -> None:
+def test_one_frame_subscribes_to_everything(name: str) -> None:
     spelled = exchange(name)
     (books,) = spelled.subscriptions(SETTINGS[name], ("orderbook",), ["KRW-BTC", "KRW-ETH"])
     (frame,) = books.frames
@@ -57,7 +57,7 @@ def test_bithumb_never_sends_a_level_and_upbit_asks_for_none() -> None:
     assert orjson.loads(one.frames[0])[1]["level"] == 0
 
 
-def test_lists_are_asked_of_upbit_only() -> None:
+def test_only_upbit_has_the_list_formats() -> None:
     settings = SETTINGS["upbit"].model_copy(update={"format": "SIMPLE_LIST"})
     (one,) = exchange("upbit").subscriptions(settings, ("trade",), ["KRW-BTC"])
     assert orjson.loads(one.frames[0])[-1] == {"format": "SIMPLE_LIST"}
@@ -71,7 +71,7 @@ def test_upbit_depth_goes_into_the_codes() -> None:
     assert orjson.loads(frame)[1]["codes"] == ["KRW-BTC.5"]
 
 
-def test_upbit_grouped_books_have_a_connection_of_their_own() -> None:
+def test_upbit_grouped_books_have_their_own_connection() -> None:
     settings = SETTINGS["upbit"].model_copy(update={"group_levels": {"BTC/KRW": 10000}})
     fine, grouped = exchange("upbit").subscriptions(
         settings, ("orderbook",), ["KRW-BTC", "KRW-ETH"]
@@ -104,7 +104,7 @@ def test_binance_streams_go_into_the_url_and_the_rest_into_frames() -> None:
     assert max(len(orjson.loads(f)["params"]) for one in several for f in one.frames) == 100
 
 
-def test_binance_snapshots_weigh_what_the_exchange_says() -> None:
+def test_binance_snapshots_have_the_weights_of_the_exchange() -> None:
     weights = [
         exchange("binance").snapshot_request("X", n).weight for n in (5, 100, 500, 1000, 5000)
     ]
@@ -117,7 +117,7 @@ def test_korean_books_are_compared_in_one_call_as_far_as_it_goes() -> None:
     assert [len(r.symbols) for r in exchange("bithumb").compare_requests(symbols)] == [200, 200, 50]
 
 
-def test_bithumb_errors_hide_behind_status_200() -> None:
+def test_bithumb_sends_errors_with_status_200() -> None:
     body = b'{"error":{"name":404,"message":"Code not found"}}'
     refusal = exchange("bithumb").refusal_of_answer(200, body)
     assert refusal is not None
@@ -138,7 +138,7 @@ def test_bithumb_errors_hide_behind_status_200() -> None:
         ("binance", 429, False),
     ],
 )
-def test_what_passes_by_itself_is_not_fatal(name: str, status: int, fatal: bool) -> None:
+def test_a_refusal_that_passes_by_itself_is_not_fatal(name: str, status: int, fatal: bool) -> None:
     refusal = exchange(name).refusal_of_answer(status, b'{"code":-1121,"msg":"Invalid symbol."}')
     assert refusal is not None
     assert refusal.fatal is fatal
@@ -153,14 +153,14 @@ def test_error_frames_of_all_shapes_are_judged() -> None:
     assert not binance.refusal_of_frame({"error": {"code": 3, "msg": "Too many requests"}}).fatal
 
 
-def test_rest_books_leave_padding_out_and_know_microseconds() -> None:
+def test_rest_books_have_no_padding_and_may_have_microseconds() -> None:
     unit = {"ask_price": 101, "bid_price": 100, "ask_size": 1, "bid_size": 0}
     entry = {"market": "KRW-BTC", "timestamp": 1790133505546514, "orderbook_units": [unit]}
     (book,) = exchange("bithumb").read_books(Request("compare", "", "", 0), orjson.dumps([entry]))
     assert (book.version, book.bids, book.asks) == (1790133505546, [], [(101.0, 1.0)])
 
 
-def test_bithumb_rest_trades_in_kst_are_put_right() -> None:
+def test_bithumb_rest_trades_in_kst_are_corrected() -> None:
     now_ms = 1_790_000_000_000
     entry = {
         "market": "KRW-BTC",

@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class World:
-    """A fetcher with what it told."""
+    """A fetcher with what it reported."""
 
     def __init__(self, fetcher_of: Callable[..., Fetcher]) -> None:
         self.answers: list[bytes] = []
@@ -134,7 +134,7 @@ def test_an_error_while_an_answer_is_taken_ends_nothing(failing: str) -> None:
 
     world = serve(body(b"{}", status=400 if failing == "refused" else 200), act)
     assert world.fetcher.counts["rest_errors"] == 11
-    # a stage that failed to take an answer is told that it has none
+    # the stage that failed on an answer gets a refusal
     assert len(world.refusals) == (11 if failing == "answer" else 0)
 
 
@@ -169,7 +169,7 @@ def test_compressed_answers_are_read(encoding: str) -> None:
     assert world.answers == [content] * 3
 
 
-def test_an_answer_that_inflates_without_end_costs_its_bound() -> None:
+def test_an_answer_that_inflates_without_end_stops_at_its_bound() -> None:
     bomb = gzip.compress(b"0" * (256 << 20), 9)
 
     async def act(world: World) -> None:
@@ -199,7 +199,7 @@ def test_a_plain_answer_without_end_is_refused() -> None:
     assert world.fetcher.counts["rest_oversized"] == 3
 
 
-def test_inflating_stops_at_its_bound_and_names_what_is_wrong() -> None:
+def test_inflating_stops_at_its_bound_and_names_the_fault() -> None:
     with pytest.raises(ValueError, match="gzip or deflate"):
         inflate(b"x", "br", 10)
     with pytest.raises(ValueError, match="cut short"):
@@ -236,7 +236,7 @@ def test_a_redirect_is_refused_and_not_followed() -> None:
     assert {refusal.fatal for refusal in world.refusals} == {False}
 
 
-def test_what_an_exchange_says_is_one_printable_line() -> None:
+def test_a_text_of_an_exchange_becomes_one_printable_line() -> None:
     said = json.dumps({"code": 1, "msg": "\x1b[31mRED\n[/x]\u202e" + "a" * 100_000}).encode()
     world = serve(body(said, status=400), three)
     text = world.refusals[0].text
@@ -278,7 +278,7 @@ ODD = [
 
 @pytest.mark.parametrize("name", ["binance", "upbit", "bithumb"])
 @pytest.mark.parametrize("payload", ODD)
-def test_an_answer_of_an_odd_shape_is_a_counted_refusal(name: str, payload: bytes) -> None:
+def test_an_answer_of_an_unknown_form_is_counted_and_refused(name: str, payload: bytes) -> None:
     spelled = exchange(name)
     symbol, market = ("BTCUSDT", "BTC/USDT") if name == "binance" else ("KRW-BTC", "BTC/KRW")
     now = 1_790_000_000 * SECOND_NS
@@ -332,7 +332,7 @@ NOW_S = 1_790_000_000.0
         ("retry in 1 h", 3600),
         ("10분 동안 차단됩니다", 600),
         ("30초 후", 30),
-        # a time that is over, and what is none
+        # a time that is over, and texts without a time
         ("banned until 1789999999999", 0),
         ("banned until 2026-99-21T14:14:20Z", 0),
         ("banned until 17900006000001", 0),
@@ -350,7 +350,7 @@ def test_a_refusal_says_how_long_it_lasts(text: str, seconds: float) -> None:
     assert block_s(body, NOW_S) == pytest.approx(seconds)
 
 
-# the exchange's clock, which alone judges its own times: ours is years off
+# times of the exchange are judged by its own clock: the clock of this host is years off
 DATE = "Mon, 21 Sep 2026 14:13:20 GMT"
 
 
@@ -373,30 +373,30 @@ def test_a_block_lasts_as_long_as_header_or_body_say(
     assert refusal.retry_after_s == pytest.approx(expected)
 
 
-def test_a_budget_that_others_use_up_is_kept() -> None:
+def test_a_budget_counts_the_use_by_other_programs() -> None:
     budget = Budget(5400)
     # nothing is known yet
     assert budget.wait_ns(0, 250) == 0
-    budget.said(100, 0, 30.0)
+    budget.report(100, 0, 30.0)
     assert budget.wait_ns(1, 250) == 0
     # another program of this address
-    budget.said(5000, SECOND_NS, 29.0)
+    budget.report(5000, SECOND_NS, 29.0)
     assert budget.wait_ns(SECOND_NS, 250) == 0
     budget.take(250)
     assert budget.wait_ns(SECOND_NS, 250) == 29 * SECOND_NS
     assert budget.wait_ns(SECOND_NS, 100) == 0
     # an answer that was overtaken
-    budget.said(200, 2 * SECOND_NS, 28.0)
+    budget.report(200, 2 * SECOND_NS, 28.0)
     assert budget.wait_ns(2 * SECOND_NS, 250) == 28 * SECOND_NS
     budget.done(250)
     assert budget.wait_ns(2 * SECOND_NS, 250) == 0
-    budget.said(10**9, 2 * SECOND_NS, 28.0)
+    budget.report(10**9, 2 * SECOND_NS, 28.0)
     assert budget.wait_ns(2 * SECOND_NS, 1) == 28 * SECOND_NS
     # the next minute
     assert budget.wait_ns(30 * SECOND_NS, 250) == 0
 
 
-def test_requests_wait_for_the_minute_in_which_this_address_may_ask_again() -> None:
+def test_requests_wait_for_the_next_minute_of_the_budget() -> None:
     at: list[float] = []
 
     async def handler(_: web.Request) -> web.Response:
@@ -417,7 +417,7 @@ def test_requests_wait_for_the_minute_in_which_this_address_may_ask_again() -> N
 
 
 @pytest.mark.parametrize("said", ["", "-1", "1e9", "\u0663", "9" * 40, "5,400", "nan"])
-def test_what_is_no_weight_holds_nothing_up(said: str) -> None:
+def test_a_header_without_a_weight_delays_nothing(said: str) -> None:
     headers = {"X-MBX-USED-WEIGHT-1M": said}
 
     async def act(world: World) -> None:

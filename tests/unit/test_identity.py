@@ -48,14 +48,14 @@ def names(aggregate: Aggregate) -> list[str]:
     return [venue.name for venue in aggregate.venues]
 
 
-def test_the_same_letters_of_another_coin_are_not_summed() -> None:
+def test_the_same_name_of_another_asset_is_not_summed() -> None:
     books = {("binance", "TON/USDT"): (3.0, 10.0), ("upbit", "TON/USDT"): (900.0, 10.0)}
     found = aggregates(["TON", "TOKAMAK"], books)
     assert names(found["TON"]) == ["binance:TON/USDT"]
     assert names(found["TOKAMAK"]) == ["upbit:TON/USDT"]
 
 
-def test_a_name_that_holds_many_units_is_summed_in_units_of_its_asset() -> None:
+def test_a_name_that_means_many_units_is_summed_in_units_of_its_asset() -> None:
     found = aggregates(["SATS"], {("binance", "1000SATS/USDT"): (0.25, 8.0)})
     (venue,) = found["SATS"].venues
     assert venue.bid == pytest.approx(0.00025, rel=1e-12)
@@ -70,7 +70,7 @@ def test_the_day_decides_what_a_name_means() -> None:
     assert (names(after["LUNC"]), names(after["LUNA"])) == ([], ["binance:LUNA/USDT"])
 
 
-def test_an_entry_of_the_exchange_goes_before_one_for_all() -> None:
+def test_an_entry_of_the_exchange_comes_before_one_for_all() -> None:
     registry = (Identity("*", "A", "B"), Identity("upbit", "A", "C", to_ns=100))
     assert identity("upbit", "A", 50, registry).asset == "C"
     assert identity("upbit", "A", 100, registry).asset == "B"

@@ -18,7 +18,7 @@ def prices(levels: np.ndarray) -> list[float]:
     return [float(price) for price in levels[0]]
 
 
-def test_levels_come_best_first_whatever_the_order_they_went_in() -> None:
+def test_levels_come_best_first_in_any_order_of_input() -> None:
     book = OrderBook()
     book.load(side((9, 1), (10, 2), (8, 3)), side((12, 1), (11, 2), (13, 3)))
     assert book.bids.tolist() == [[10, 9, 8], [2, 1, 3]]
@@ -88,7 +88,7 @@ def test_an_empty_side_of_a_cut_book_has_no_span() -> None:
     assert book.span == 0
 
 
-def test_levels_beyond_the_capacity_go_from_the_far_end_and_narrow_the_known_range() -> None:
+def test_levels_beyond_the_capacity_are_dropped_at_the_far_end_and_narrow_the_known_range() -> None:
     book = OrderBook(3)
     book.load(side((10, 1), (9, 1), (8, 1)), side())
     assert book.known_range[0] == float("-inf")
@@ -124,14 +124,14 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("capacity", [0, -1, (1 << 24) + 1, 1 << 60, (1 << 63) - 1])
-def test_a_capacity_whose_bytes_cannot_be_counted_is_refused(capacity: int) -> None:
+def test_a_capacity_whose_size_in_bytes_overflows_is_refused(capacity: int) -> None:
     for kind in (OrderBook, UpbitParser):
         with pytest.raises(ValueError, match="capacity: expected 1 to"):
             kind(capacity)
 
 
 @pytest.mark.parametrize("count", [1 << 57, 1 << 60, 1 << 62, (1 << 63) - 1])
-def test_what_a_collector_cannot_hold_is_refused(count: int) -> None:
+def test_a_depth_without_memory_is_refused(count: int) -> None:
     topic = Topic(b"orderbook.upbit.BTC/KRW.")
     with pytest.raises(MemoryError):
         RecentIds(count)

@@ -55,7 +55,7 @@ def book(*units: dict[str, float]) -> dict[str, Any]:
         (b"null", "expected an object or a list of objects"),
         (b'"orderbook"', "expected an object or a list of objects"),
         (b"[]", "expected messages, was an empty list"),
-        (b"{}", "nothing tells what kind of message it is"),
+        (b"{}", "expected a field that shows the kind of message, found none"),
         (b'{"type":"trade"', "frame cut short"),
         (b'{"type":"trade"}x', "expected the end of the frame behind the message"),
         (b'{"type":"trade"}{}', "expected the end of the frame behind the message"),
@@ -193,7 +193,7 @@ def test_levels_of_a_diff(level: list[Any], kind: str) -> None:
         (10**30, "malformed"),
     ],
 )
-def test_units_of_time_are_told_by_magnitude(time: float, ns: object) -> None:
+def test_the_magnitude_of_a_time_shows_its_unit(time: float, ns: object) -> None:
     message = one(BinanceParser(), {**DIFF, "E": time})
     assert message.get("exchange_ns", message["kind"]) == ns
 

@@ -1,1 +1,1 @@
-"""Tools on top of the collectors: record, check, probe. No live process imports them."""
+"""Tools that use the collectors: record, check, probe. No live process imports them."""

@@ -1,7 +1,7 @@
-"""Record exchanges: the collectors themselves, with recorders and without a bus.
+"""Record exchanges with the collectors themselves, with recorders and without a bus.
 
-So a recording holds what a collector gets: its subscriptions, snapshots, comparisons and fills by
-REST, reconnects and their marks.
+A recording therefore has everything that a collector gets: subscriptions, frames, snapshots,
+comparisons and trades by REST, and marks of reconnects.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ CLEAR_S = 0.25
 
 
 class Watch:
-    """Told how a collection goes, in the place of a process."""
+    """Receives the state of a collection in place of a process."""
 
     def __init__(self, name: str, stopping: asyncio.Event) -> None:
         self.stopping = stopping
         self._log = structlog.get_logger(f"record-{name}")
         self._reason: str | None = None
-        # what ended a task of the collection, None while all run
+        # the error that ended a task of the collection, None while all tasks run
         self.failure: BaseException | None = None
 
     def failed(self, name: str, error: BaseException) -> None:
-        """A task of the collection ended by an error: the recording ends."""
+        """End the recording, because a task of the collection has failed."""
         self._log.error("task failed", task=name, error=repr(error), exc_info=error)
         self.failure = self.failure or error
         self.stopping.set()
 
     def ready(self) -> None:
-        """All markets deliver."""
+        """Log that all markets deliver."""
         if self._reason is not None:
             self._reason = None
-            self._log.info("recording")
+            self._log.info("data complete")
 
     def degraded(self, reason: str) -> None:
-        """Something is missing."""
+        """Log that data is missing."""
         if reason != self._reason:
             self._reason = reason
-            self._log.warning("not complete", reason=reason)
+            self._log.warning("data missing", reason=reason)
 
 
 def streams_of(channels: Iterable[Channel]) -> dict[Stream, tuple[Channel, ...]]:
-    """Return stream -> chosen channels; best prices come with the books that they judge."""
+    """Return stream -> chosen channels; best prices are recorded with the books."""
     wanted = set(channels)
     if "orderbook" in wanted:
         wanted.add("top")
@@ -86,7 +86,7 @@ class Capture:
     ) -> None:
         name = "-".join(channel for channel in channels if channel != "top")
         self.name = f"{exchange}-{name}"
-        # nobody reads the messages; the stages make them to know what to ask for
+        # the messages are dropped; the stage only has to know what to request
         self._sink = ListSink(now_ns())
         self._watch = Watch(self.name, stopping)
         self.collection = Collection(
@@ -111,7 +111,7 @@ class Capture:
     async def run(self) -> None:
         """Record until the event is set.
 
-        Raises: ConfigError when no market is left to record, what ended a task of the collection.
+        Raises: ConfigError when no market is left to record; the error of a task that failed.
         """
         try:
             await self.collection.start()
@@ -124,7 +124,7 @@ class Capture:
             raise self._watch.failure
 
     def counters(self) -> dict[str, int | float]:
-        """Return what was counted, without the counts of each market."""
+        """Return all counters, without those of single markets."""
         if self.collection.stage is None:
             return {}
         found = self.collection.counters()
@@ -132,7 +132,7 @@ class Capture:
 
 
 async def _recorded(one: Capture, stopping: asyncio.Event) -> None:
-    # one that ends by an error ends all: a recording with a part missing is none
+    # an error in one recording ends all of them: no part may be missing
     try:
         await one.run()
     finally:
@@ -149,7 +149,7 @@ async def capture(
     segment_s: float,
     tuning: TuningSettings | None = None,
 ) -> dict[str, dict[str, int | float]]:
-    """Record several exchanges until `stopping`; return the counters by recording.
+    """Record several exchanges until `stopping` is set; return the counters by recording.
 
     Raises: ConfigError when an exchange offers none of its markets.
     """

@@ -1,4 +1,4 @@
-"""A feed's books, update by update, and their comparison with the feed's own best prices."""
+"""Rebuild a feed's books update by update and compare them with the feed's best prices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coinspace.collector.sync import Condition
 from coinspace.collector.tools.offline import RecordLike, Replay
 from coinspace.exchanges.exchange import Exchange
 
-# messages are not wanted here, only the books
+# messages kept before they are dropped: only the books are needed here
 SINK_LIMIT = 1000
 BOOK, TOP = 1, 4
 # levels of the deepest partial book
@@ -25,10 +25,9 @@ Line = dict[str, Any]
 
 @dataclass(slots=True)
 class Checked:
-    """How a feed's books compare with its bookTicker events.
+    """Result of comparing a feed's books with its bookTicker events.
 
-    unchecked: updates before the first such event. unsynced: book frames that belong to no
-    complete book.
+    unchecked: updates before the first such event.
     """
 
     updates: int = 0
@@ -40,15 +39,15 @@ class Checked:
     malformed: int = 0
 
     def add(self, other: Checked) -> None:
-        """Sum two results."""
+        """Add another result."""
         for name, count in asdict(other).items():
             setattr(self, name, getattr(self, name) + count)
 
 
 class TopCheck:
-    """Compares each update with the best prices whose id is the largest not beyond the update's.
+    """Compares each update with the newest best prices whose id is not above the update's id.
 
-    Such an event can arrive after the update, so an update waits until a later event shows up.
+    Their event can arrive after the update, so an update waits until a later event comes.
     """
 
     def __init__(self, result: Checked, on_mismatch: Callable[[Line], None]) -> None:
@@ -72,7 +71,7 @@ class TopCheck:
             self._judge()
 
     def end(self) -> None:
-        """Judge what still waits."""
+        """Judge the updates that still wait."""
         while self._updates:
             self._judge()
 
@@ -92,9 +91,9 @@ class TopCheck:
 
 
 def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, bool]:
-    """Return the symbols of all book frames of a feed, in order of appearance.
+    """Return the symbols of a feed's book frames, in order of appearance.
 
-    Returns: symbol -> whether its books are partial ones alone (such as `@depth20`).
+    Returns: symbol -> whether all its books are partial ones (such as `@depth20`).
     """
     parser = exchange.parser(exchange.STREAM_DEPTH)
     found: dict[str, bool | None] = {}
@@ -111,13 +110,13 @@ def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, b
 
 
 def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
-    """Return a symbol's market; None for a symbol that says none and that nobody names."""
+    """Return a symbol's market; None when neither the symbol nor `named` gives it."""
     market = exchange.market_of(symbol)
     return named.get(symbol) or (None if market is None else str(market))
 
 
 class PartialBooks(BookCollector):
-    """Partial books beside updates: each frame is a whole book of a few levels."""
+    """Partial books in a feed of updates: each frame is a whole book of a few levels."""
 
     def __init__(self, exchange: Exchange, symbols: list[str], sink: ListSink) -> None:
         markets = [
@@ -137,17 +136,17 @@ class PartialBooks(BookCollector):
             market.forget()
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
-        """Leave it to the stage of the local books, which reads the same frames."""
+        """Do nothing: the stage of the local books reads the same frames."""
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
-        """Leave it to the stage of the local books, which counts the same frames."""
+        """Do nothing: the stage of the local books counts the same frames."""
 
 
 class Books:
     """Rebuilds the books of one feed.
 
     Args:
-        symbols: as `symbols_of` finds them.
+        symbols: the result of `symbols_of`.
         named: symbol -> market, for exchanges whose symbols cannot be split.
         on_line: gets one dictionary per applied update.
         check: compare with bookTicker events.
@@ -203,11 +202,11 @@ class Books:
 
     @property
     def markets(self) -> list[BookMarket]:
-        """All books, local and partial ones."""
+        """All local and partial books."""
         return [*self.stage.markets, *(self.partial.markets if self.partial else ())]
 
     def final(self) -> list[Line]:
-        """Return each market's book as it stands at the end, every level that is held."""
+        """Return each market's book at the end, with all its levels."""
         lines = []
         for market in self.markets:
             bids, asks = market.top() if market.book is None else market.book.levels()
@@ -236,7 +235,7 @@ class Books:
             n_bids, n_asks = bids.shape[1], asks.shape[1]
             bid = (float(bids[0, 0]), float(bids[1, 0])) if n_bids else None
             ask = (float(asks[0, 0]), float(asks[1, 0])) if n_asks else None
-            # whole books have no ids, partial ones beside updates do
+            # whole books have no ids, partial books have
             update_id = market.update_id or None
         else:
             n_bids, n_asks = market.book.n_bids, market.book.n_asks

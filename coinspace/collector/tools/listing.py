@@ -1,4 +1,4 @@
-"""What an exchange offers, asked once: for commands, beside any collector."""
+"""The markets of an exchange, requested once for a command, without a collector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coinspace.market import Market
 
 
 async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
-    """Return the markets of an exchange. Raises: ConnectError."""
+    """Return the markets of an exchange. Raises: ConnectError when the list cannot be read."""
     spelled = exchange_named(exchange)
     fetcher = Fetcher(
         spelled,
@@ -38,9 +38,9 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
 
 
 async def check_offered(exchange: str, settings: ExchangeSettings) -> None:
-    """Check that the exchange offers each of the markets named in the settings.
+    """Check that the exchange offers each market that the settings name.
 
-    Raises: ConfigError naming those that it does not offer, ConnectError.
+    Raises: ConfigError with the markets that are not offered; ConnectError as `listed`.
     """
     named = [text for text in settings.markets if "*" not in text]
     if not named:
@@ -50,6 +50,6 @@ async def check_offered(exchange: str, settings: ExchangeSettings) -> None:
     missing = [text for text in named if spelled.symbol_of(Market.parse(text)) not in symbols]
     if missing:
         raise ConfigError(
-            f"markets: expected some that {exchange} offers, was {', '.join(missing)};"
+            f"markets: expected markets that {exchange} offers, was {', '.join(missing)};"
             f" `coinspace markets {exchange}` lists them"
         )

@@ -1,4 +1,4 @@
-"""Feeds straight into a stage, without sockets: the same objects as live, the feed's clock."""
+"""Play a feed into a stage without sockets, with the objects of the live path and feed time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import orjson
 
 from coinspace.clock import SECOND_NS
 
-# the stage's watchdogs run on the feed's clock this often
+# time between two runs of the stage's watchdogs, by the feed's clock
 TIMER_NS = SECOND_NS // 4
 CONNECTION = 1
 
@@ -27,7 +27,7 @@ class RecordLike(Protocol):
 
 
 class Replay:
-    """Drive one stage with the records of one connection, in their order.
+    """Plays the records of one connection into a stage, in their order.
 
     The mark of a disconnect ends the connection; the next frame begins a new one.
     """
@@ -52,7 +52,7 @@ class Replay:
         if now_ns - self.timer_ns >= TIMER_NS:
             self.timer_ns = now_ns
             self.stage.on_timer(now_ns)
-            # nobody fulfils wishes here: what was asked for then stands in the feed
+            # no requests are sent here: the feed has the answers of the recorded requests
             for request in self.stage.take_requests():
                 self.stage.demand.done(request)
             self.stage.take_reconnects()

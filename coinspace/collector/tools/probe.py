@@ -1,7 +1,7 @@
-"""`coinspace probe`: watch an exchange for a while and judge every fact that the code relies on.
+"""`coinspace probe`: watch an exchange for a while and check every fact that the code relies on.
 
-A fact is a name, a verdict and what was seen. "unseen" means that the time was too short or the
-market too quiet to tell.
+A fact has a name, a verdict and a detail. "unseen" means that the time was too short or the market
+too quiet for a verdict.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ ORDERBOOK, TICKER, TRADE, CONTROL, MALFORMED = 1, 2, 3, 5, 7
 # clocks of exchange and host may differ by this much
 CLOCK_TOLERANCE_NS = 5 * SECOND_NS
 UNKNOWN_SYMBOL_S = 5.0
-# around a snapshot, before and after it
+# updates are collected for this time around a snapshot
 SNAPSHOT_S = 3.0
-# for what should not come
+# wait for frames that should not come
 SILENCE_S = 2.0
-# how late a ping of the server may be
+# longest delay of a ping of the server
 PING_LATE_S = 5.0
 
 
@@ -63,13 +63,13 @@ class Fact:
 
 
 def judge(name: str, seen: bool, good: bool, detail: str) -> Fact:
-    """Return the verdict: unseen, else pass or fail."""
+    """Return a fact: unseen, or pass or fail."""
     return Fact(name, ("pass" if good else "fail") if seen else "unseen", detail)
 
 
 @dataclass(slots=True)
 class Seen:
-    """What one connection delivered."""
+    """Data that one connection delivered."""
 
     opcodes: Counter[str] = field(default_factory=Counter)
     kinds: Counter[int] = field(default_factory=Counter)
@@ -98,7 +98,7 @@ class Seen:
 
 
 class Watcher(WSListener):
-    """Notes what arrives; slow and thorough."""
+    """Notes everything that arrives; slow and thorough."""
 
     def __init__(self, exchange: Exchange, seen: Seen) -> None:
         self.parser = exchange.parser(exchange.STREAM_DEPTH)
@@ -185,7 +185,7 @@ class Watcher(WSListener):
 
 
 class Probe:
-    """Judges one exchange."""
+    """Checks the facts of one exchange."""
 
     def __init__(self, name: str, settings: ExchangeSettings, seconds: float) -> None:
         self.exchange = exchange_named(name)
@@ -203,7 +203,7 @@ class Probe:
         )
 
     async def run(self) -> list[Fact]:
-        """Check everything; nothing raises, a failure is a fact."""
+        """Check everything; a failure is a fact, not an exception."""
         try:
             symbols = await self._check_markets()
             for stream in ("orderbook", "ticker"):
@@ -363,7 +363,7 @@ class Probe:
             self._add("trade times are in µs", len(ids) > 10, seen.finest_ns <= 1_000, trades)
 
     def _judge_volumes(self, seen: Seen) -> None:
-        # the difference comes back after further trades, unless some were missed
+        # the difference is constant over further trades, unless trades are missing
         proven = failed = 0
         for days in seen.days.values():
             steady: dict[float, set[float]] = {}
@@ -418,7 +418,7 @@ class Probe:
             watcher.transport.send(WSMsgType.TEXT, frame)
             await asyncio.sleep(SILENCE_S / 2)
         if len(trial.frames) > 1:
-            # what the frame before asked for may have been on its way
+            # frames for the first subscription may still have been on their way
             before = seen.kinds[ORDERBOOK]
         try:
             await asyncio.wait_for(watcher.closed.wait(), UNKNOWN_SYMBOL_S)
@@ -465,7 +465,7 @@ class Probe:
         self._add(
             "REST trades carry the ids of the stream"
             if wanted
-            else "REST trades have ids of their own",
+            else "REST trades have other ids than the stream",
             len(self._trade_ids) > 10,
             bool(shared) == wanted,
             f"{shared} of {len(trades)}",
@@ -481,7 +481,7 @@ class Probe:
         except (RefusedError, ValueError, KeyError, TypeError) as error:
             self._add("older trades by REST", True, False, f"{error!r}")
             return
-        # ids tell where they count up; the time elsewhere
+        # ids order the trades where they count up; elsewhere the time does
         by_id = self.exchange.CONTIGUOUS_TRADES
         older = [
             trade
