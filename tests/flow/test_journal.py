@@ -131,7 +131,7 @@ def test_a_killed_writer_loses_nothing_that_it_published(tmp_path: Path, kills: 
     # a later writer finds the folder free and keeps what the dead ones wrote
     reader = JournalReader(folder)
     reader.refresh()
-    assert set(reader.held()) == set(expected)
+    assert set(reader.ranges()) == set(expected)
     assert reader.damaged == {}
 
 

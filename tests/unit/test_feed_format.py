@@ -194,7 +194,7 @@ def test_a_file_that_inflates_without_end_is_refused_within_bounds(
     tracemalloc.start()
     try:
         with (
-            pytest.raises(FeedError, match="inflates more than"),
+            pytest.raises(FeedError, match="decompresses to more than"),
             FeedReader(path) as reader,
         ):
             for _ in reader:

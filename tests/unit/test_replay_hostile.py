@@ -225,7 +225,7 @@ def test_one_unreadable_message_costs_itself(
     reader = JournalReader(written.folder)
     reader.refresh()
     epoch = written.publisher.epoch
-    assert reader.held()[epoch][BOOK] == [(1, 10), (11, N + 1)]
+    assert reader.ranges()[epoch][BOOK] == [(1, 10), (11, N + 1)]
     chunk = reader.fetch(BOOK, epoch, 1, N + 1)
     assert (chunk.n_records, chunk.missing) == (N - 1, [(10, 11)])
 
