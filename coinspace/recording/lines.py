@@ -36,7 +36,7 @@ class Inflated:
     def __init__(self, source: BinaryIO, on_read: Callable[[], None] = lambda: None) -> None:
         self._read: Callable[[int], bytes] = source.read1  # type: ignore[attr-defined]
         self._on_read = on_read
-        # `read`, not `read1`: a pipe may deliver less than the four bytes of the magic number at once
+        # `read`, not `read1`: a pipe may deliver fewer than the four bytes of the magic number
         self._head = source.read(len(MAGIC))
         self.is_zstd = self._head == MAGIC
         self.torn = False

@@ -22,7 +22,7 @@ import structlog
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
 from coinspace.bus.journal import is_written, journal_folder
-from coinspace.bus.journal_client import Fetched, Contents, JournalClient
+from coinspace.bus.journal_client import Contents, Fetched, JournalClient
 from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
@@ -256,12 +256,12 @@ class CatchUp:
         if contents is None:
             publisher.inventory_at = 0.0
             return
-        heard = self._stage.epochs.get(publisher.name)
+        current = self._stage.epochs.get(publisher.name)
         finished = self._stage.ledger.finished.get(publisher.name, set())
         for epoch, topics in contents.ranges.items():
             # the newest messages of a running writer are still on their way; its heartbeats
             # report them
-            if (epoch == heard and not unseen) or epoch in finished:
+            if (epoch == current and not unseen) or epoch in finished:
                 continue
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1

@@ -172,7 +172,7 @@ async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_p
 
 
 @pytest.mark.timeout(180)
-async def test_a_mended_table_is_stored_again_whoever_mended_it(
+async def test_a_repaired_table_is_stored_again_whoever_repaired_it(
     questdb: Settings, tmp_path: Path
 ) -> None:
     """Whoever mends a table may die before what was damaged is stored again."""
@@ -198,9 +198,9 @@ async def test_a_mended_table_is_stored_again_whoever_mended_it(
             await until(lambda: found()[0] == 108, 90)
         before = found()
         connection.execute("alter table orderbook alter column bid_size type boolean")
-        # the server applies a change of columns in its own time, this one and the mending one
-        await until(lambda: schema.mend(address(questdb), {"orderbook"}, ttl=False))
-        await until(lambda: not schema.mend(address(questdb), {"orderbook"}, ttl=False))
+        # the server applies a change of columns in its own time, this one and the repairing one
+        await until(lambda: schema.repair(address(questdb), {"orderbook"}, ttl=False))
+        await until(lambda: not schema.repair(address(questdb), {"orderbook"}, ttl=False))
         await until(lambda: found() != before)
         assert damages() == [("open",)]
         with running(name, env):

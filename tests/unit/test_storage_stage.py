@@ -8,7 +8,7 @@ import pytest
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
-from coinspace.storage.outages import OWED_LIMIT, Outage
+from coinspace.storage.outages import UNWRITTEN_LIMIT, Outage
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -322,20 +322,20 @@ def test_outages_wait_in_bounded_memory_while_none_can_be_written() -> None:
     made = stage(rows)
     topic = b"state.upbit.BTC/KRW."
     stream = made.ledger.stream(PUBLISHER, topic, 7)
-    for number in range(OWED_LIMIT + 10):
+    for number in range(UNWRITTEN_LIMIT + 10):
         facts = {"state": ("halted", "synced")[number % 2], "since_ns": START_NS + number}
         payload = orjson.dumps(facts)
         head = encode_header(STATE, payload_size=len(payload), epoch=7, sequence=number + 1)
         made.outages.on_state(PUBLISHER, stream, Message.decode(topic, head, payload), START_NS)
     assert made.counters()["outages_dropped"] == 0
-    for number in range(2 * OWED_LIMIT):
+    for number in range(2 * UNWRITTEN_LIMIT):
         outage = Outage(7, START_NS + number, "x", START_NS + number + 1)
         made.outages._write((PUBLISHER, "upbit", "BTC/KRW"), outage)
-    assert len(made.outages._owed) == OWED_LIMIT
+    assert len(made.outages._unwritten) == UNWRITTEN_LIMIT
     assert made.counters()["outages_dropped"] > 0
     rows.room = 1 << 30
     made.settle()
-    assert len(rows.of("gap")) == OWED_LIMIT
+    assert len(rows.of("gap")) == UNWRITTEN_LIMIT
 
 
 def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
