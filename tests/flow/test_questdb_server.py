@@ -182,7 +182,9 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path, questdb: Settings) -> Non
         ManagedServer(settings).start()
 
 
-def test_missing_jar_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_jar_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(tmp_path / "none.jar"))
     with pytest.raises(ConfigError, match="expected a jar file"):
         runtime.jar()

@@ -195,7 +195,7 @@ async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_pa
         assert len(await rows_of(connection, query, taken + 1)) == taken + 1
 
 
-async def test_a_value_that_no_column_holds_is_the_callers_error(
+async def test_a_value_that_cannot_be_stored_raises_an_error(
     created: Settings, tmp_path: Path
 ) -> None:
     sender = Sender(own(created, tmp_path), "callers")

@@ -140,7 +140,9 @@ async def test_books_tickers_and_trades_reach_the_database(
 
 
 @pytest.mark.timeout(120)
-async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_path: Path) -> None:
+async def test_messages_that_no_worker_received_are_stored(
+    questdb: Settings, tmp_path: Path
+) -> None:
     """Publishers that end at once, and one that dies: their journals are all that is left."""
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
@@ -172,7 +174,7 @@ async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_p
 
 
 @pytest.mark.timeout(180)
-async def test_a_repaired_table_is_stored_again_whoever_repaired_it(
+async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
     questdb: Settings, tmp_path: Path
 ) -> None:
     """Whoever mends a table may die before what was damaged is stored again."""

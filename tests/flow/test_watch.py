@@ -110,7 +110,7 @@ async def test_drift_is_named_and_only_repaired_by_its_owner(created: Settings) 
         ("TABLE state", "0, 'bulk update failed and will be rolled back'"),
     ],
 )
-async def test_what_the_server_suspended_is_resumed_once_there_is_room(
+async def test_tables_suspended_by_the_server_are_resumed_once_the_disk_has_room(
     kind: str, error: str, created: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kind.rpartition(" ")[2]
@@ -141,7 +141,9 @@ async def test_what_the_server_suspended_is_resumed_once_there_is_room(
             connection.execute(f"ALTER {kind} RESUME WAL")
 
 
-async def test_what_a_person_suspended_stays_until_the_command(created: Settings) -> None:
+async def test_tables_suspended_by_a_person_stay_suspended_until_the_command(
+    created: Settings,
+) -> None:
     found = address(created)
     with schema.connect(found) as connection:
         connection.execute("ALTER TABLE state SUSPEND WAL")

@@ -76,7 +76,7 @@ def sequences(folder: Path, topic: bytes = BOOK) -> list[int]:
     return [m.sequence for m in read_journal(folder) if m.topic == topic]
 
 
-def test_what_was_written_reads_back(written: Written) -> None:
+def test_written_messages_are_read_back(written: Written) -> None:
     written.send(3)
     state = written.publisher.topic(b"state.upbit.BTC/KRW.")
     written.publisher.publish(state, STATE, b'{"state":"synced"}', received_ns=5, id=9)
@@ -258,7 +258,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     written.close()
 
 
-def test_a_journal_that_reaches_back_too_little_says_so_once(tmp_path: Path) -> None:
+def test_a_journal_that_is_too_short_is_reported_once(tmp_path: Path) -> None:
     with capture_logs() as lines:
         written = Written(tmp_path)
         written.send(14_000)
@@ -374,7 +374,7 @@ def run_command(settings: Settings, *args: str) -> tuple[int, list[dict[str, obj
     return result.exit_code, rows, result.stdout
 
 
-def test_the_commands_tell_what_is_there(tmp_path: Path) -> None:
+def test_the_commands_print_the_contents_of_the_journal(tmp_path: Path) -> None:
     written = Written(tmp_path)
     written.send(10)
     written.send(4, OTHER)

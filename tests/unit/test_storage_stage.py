@@ -76,7 +76,7 @@ def test_repeats_are_not_stored() -> None:
     assert rows.of("gap") == []
 
 
-def test_the_hole_is_written_before_what_is_behind_it() -> None:
+def test_a_hole_is_written_before_later_messages() -> None:
     rows = Rows()
     made = stage(rows)
     messages = books(9)
@@ -96,7 +96,7 @@ def test_a_first_message_that_is_not_the_first_opens_a_hole() -> None:
     assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(1, 6)]
 
 
-def test_what_memory_cannot_keep_becomes_one_growing_hole() -> None:
+def test_messages_without_memory_become_one_growing_hole() -> None:
     rows = Rows(room=2)
     made = stage(rows)
     messages = books(9)
@@ -121,7 +121,7 @@ def test_repeats_do_not_break_a_growing_hole_up() -> None:
     assert (hole.first, hole.last) == (3, 40)
 
 
-def test_what_was_stored_already_is_not_stored_again() -> None:
+def test_a_stored_message_is_not_stored_again() -> None:
     rows = Rows()
     made = stage(rows)
     made.ledger.restore(made.ledger.stream(PUBLISHER, TOPIC, 7), 4, [])
@@ -140,7 +140,7 @@ def test_what_was_stored_already_is_not_stored_again() -> None:
         ([(3, 4), (6, 6)], [("lost", 6, 6), ("lost", 3, 4)]),
     ],
 )
-def test_a_closed_hole_says_what_was_lost(
+def test_a_closed_hole_has_the_lost_ranges(
     lost: list[tuple[int, int]], expected: list[tuple[str, int, int]]
 ) -> None:
     rows = Rows()
@@ -162,7 +162,7 @@ def test_a_closed_hole_says_what_was_lost(
     assert made.ledger.missing() == 0
 
 
-def test_a_heartbeat_shows_a_lost_tail_and_an_unheard_topic() -> None:
+def test_a_heartbeat_reveals_a_lost_tail_and_a_topic_without_messages() -> None:
     rows = Rows()
     made = stage(rows)
     messages = books(5)
@@ -205,7 +205,7 @@ def test_an_outage_lasts_from_leaving_the_working_state_to_its_return() -> None:
     assert made.outages.open == {}
 
 
-def test_trades_that_are_lost_and_news_of_markets_that_nobody_collects() -> None:
+def test_lost_trades_and_states_of_markets_that_are_not_collected() -> None:
     rows = Rows()
     made = stage(rows)
     sink = ListSink(7)
