@@ -1,1 +1,1 @@
-"""Nothing for Python: the addresses of libzmq's functions are used from Cython only."""
+"""Has nothing for Python: only Cython code uses the addresses of libzmq's functions."""

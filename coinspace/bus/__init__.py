@@ -1,19 +1,20 @@
-"""Messages over ZMQ, and the journals behind them; the only folder that knows zmq.
+"""Messages over ZMQ and the journals behind them. Only this folder uses ZMQ.
 
 In flow order:
 
     topics          names: KIND.EXCHANGE.MARKET. with a closing dot, so that prefixes do not overlap
-    sink            where stages publish to; `ListSink` keeps the messages, without a socket
+    sink            where stages publish to; `ListSink` keeps the messages without a socket
     publisher       one PUB socket per process: never blocks, counts drops, sends heartbeats
-    journal         what is published is written first, in bounded segments
-    subscriber      one SUB socket for several publishers: drains, finds gaps and lost tails
-    journal_server  the journal's side socket, on a thread of the publisher's process
-    journal_client  its client: fetches what a subscriber missed
-    segments        a journal folder as files, for whoever has it on the same disk
-    sockets         binding, connecting, CURVE keys; guard: their allow-list
+    journal         a publisher writes each message to its journal first, in bounded segments
+    subscriber      one SUB socket for several publishers: finds gaps and lost tails
+    journal_server  answers requests for journal messages, on a thread of the publisher's process
+    journal_client  fetches the messages that a subscriber missed
+    segments        reads a journal folder on the same disk
+    sockets         binding, connecting, CURVE keys
+    guard           the allow-list of CURVE keys
     commands        `coinspace journal`
 
-Memory is bounded: per subscriber by bus.high_water_mark messages on either side, per journal by two
-mapped segments, per client of a journal by one chunk. A message's layout is in
-ext/bus/message.pxd, a journal's in ext/bus/record.pxd.
+Memory is bounded: bus.high_water_mark messages per subscriber on either side, two mapped segments
+per journal, one chunk per journal client. The message layout is in ext/bus/message.pxd, the journal
+layout in ext/bus/record.pxd.
 """

@@ -1,4 +1,4 @@
-"""`coinspace journal`: list, print and verify what the publishers wrote down."""
+"""`coinspace journal`: list, print and verify the publishers' journals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON lines o
 
 
 def _folders(config_path: str | None, process: str | None) -> list[Path]:
-    """Return the journals to read. Raises: JournalError where there is none."""
+    """Return the folders of the journals to read. Raises: JournalError when there is none."""
     root = load(config_path).data / "journal"
     if process:
         chosen = Path(process) if "/" in process else root / process
@@ -41,7 +41,7 @@ def _folders(config_path: str | None, process: str | None) -> list[Path]:
         return [chosen]
     found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if not any(segment_paths(folder) for folder in found):
-        raise JournalError(f"{root}: expected a journal, found none; a publisher writes one")
+        raise JournalError(f"{root}: expected a journal, found none; start a publisher")
     return found
 
 
@@ -50,15 +50,15 @@ def _folders(config_path: str | None, process: str | None) -> list[Path]:
 @config_option
 @json_option
 def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
-    """List ranges held by process, epoch and topic. PROCESS: a name or a folder."""
+    """List the ranges in journals by process, epoch and topic. PROCESS: a name or a folder."""
     for folder in _folders(config_path, process):
-        held: dict[tuple[int, bytes], dict[str, Any]] = {}
+        rows: dict[tuple[int, bytes], dict[str, Any]] = {}
         for path in segment_paths(folder):
             file = _open(path)
             if file is None:
                 continue
             for run in file.runs:
-                row = held.setdefault(
+                row = rows.setdefault(
                     (file.epoch, run.topic),
                     {
                         "process": folder.name,
@@ -74,7 +74,7 @@ def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
                 else:
                     ranges.append([run.first, run.last + 1])
                 row["last_ns"] = run.ended_ns
-        for row in held.values():
+        for row in rows.values():
             row["messages"] = sum(end - first for first, end in row["ranges"])
             if as_json:
                 click.echo(orjson.dumps(row))
@@ -106,7 +106,7 @@ def cat(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Print messages, oldest first; with --json the whole payload. PROCESS: a name or a folder."""
+    """Print messages, oldest first; --json adds the payload. PROCESS: a name or a folder."""
     if end is not None and end <= first:
         raise JournalError(f"--first and --end: expected first before end, was {first} and {end}")
     left = limit
@@ -132,7 +132,7 @@ def cat(
 @config_option
 @json_option
 def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
-    """Check every record's checksum and sequence; exit code 1 when something is damaged."""
+    """Check the checksum and sequence of every record; exit code 1 when a journal is damaged."""
     damaged = False
     for folder in _folders(config_path, process):
         last: dict[tuple[int, bytes], int] = {}
@@ -145,7 +145,7 @@ def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
                 row |= {"epoch": file.epoch, "number": file.number}
                 row |= {"records": file.index.records, "bytes": file.index.end}
                 if file.index.torn:
-                    problems.append(f"bytes after {file.index.end} are no whole record")
+                    problems.append(f"bytes after {file.index.end} are not a whole record")
                 for run in file.runs:
                     before = last.get((file.epoch, run.topic))
                     if before is not None and run.first != before + 1:

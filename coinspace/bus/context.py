@@ -1,6 +1,6 @@
 """The ZeroMQ context of this process: one I/O thread and one guard for all its sockets.
 
-It begins with the first socket and ends with the last, once what they had to send has left.
+The first socket opens the context. The last socket closes it after all queued messages are sent.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import zmq
 
 from coinspace.bus.guard import Guard
 
-# ZMQ_ZERO_COPY_RECV, which pyzmq does not name: libzmq would put several messages into one block,
-# at odd addresses, and a kept message would hold the whole block; off costs nothing measurable
+# ZMQ_ZERO_COPY_RECV, which pyzmq does not name. With it libzmq puts several messages into one
+# block, at unaligned addresses, and one kept message keeps the whole block in memory. Switching it
+# off has no measurable cost.
 ZERO_COPY_RECV = 10
 
 Socket = zmq.Socket[bytes]
@@ -35,7 +36,7 @@ _shared = _Shared()
 
 
 def _after_fork() -> None:
-    # its threads are not here: the parent's context is of no use
+    # the context's threads exist in the parent process only
     global _shared
     _shared = _Shared()
 
@@ -44,13 +45,13 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_socket(kind: int) -> Socket:
-    """Return a socket that drops what is unsent when it is closed; give it to `close_socket`."""
+    """Return a socket that drops unsent messages when closed; close it with `close_socket`."""
     shared = _shared
     with shared.lock:
         if shared.context is None:
             shared.context = zmq.Context()
             with contextlib.suppress(zmq.ZMQError):
-                # an older libzmq refuses it: its views are right too, only slower
+                # an older libzmq refuses the option: views are still right, but slower
                 shared.context.set(ZERO_COPY_RECV, 0)
         socket: Socket = shared.context.socket(kind)
         shared.sockets += 1
@@ -59,9 +60,9 @@ def open_socket(kind: int) -> Socket:
 
 
 def close_socket(socket: Socket, linger_ms: int = 0) -> None:
-    """Close a socket, and with the last one the context; idempotent.
+    """Close a socket; the last one also closes the context. Idempotent.
 
-    Args: linger_ms: how long what is queued may take to leave; the context waits for it.
+    Args: linger_ms: how long to wait until queued messages are sent.
     """
     if socket.closed:
         return
@@ -80,9 +81,9 @@ def close_socket(socket: Socket, linger_ms: int = 0) -> None:
 
 
 def admit(socket: Socket, keys: Iterable[str]) -> bytes:
-    """Let only clients with one of these public keys connect to a socket, once it is bound.
+    """Let only clients with one of these public keys connect to a socket; call before `bind`.
 
-    Returns: what `dismiss` takes.
+    Returns: the ZAP domain, for `dismiss`.
     """
     shared = _shared
     with shared.lock:
@@ -95,7 +96,7 @@ def admit(socket: Socket, keys: Iterable[str]) -> bytes:
 
 
 def dismiss(domain: bytes) -> None:
-    """Forget the keys of a socket that is closed."""
+    """Forget the keys of a closed socket."""
     with _shared.lock:
         if _shared.guard is not None:
             _shared.guard.forget(domain)

@@ -1,6 +1,7 @@
 """The allow-list of CURVE keys: libzmq asks it about each new connection (ZAP, RFC 27).
 
-On a thread with a plain socket: pyzmq's own one reads by zmq.asyncio, which misses wake-ups.
+It runs on a thread with a plain socket: pyzmq's authenticator uses zmq.asyncio, which misses
+wake-ups.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ log = structlog.get_logger("guard")
 
 
 class Guard:
-    """Lets clients in by their Z85 public keys; libzmq asks one for all sockets of a context.
+    """Accepts clients by their Z85 public keys; one guard serves all sockets of a context.
 
-    Attributes: refused: connections turned away.
+    Attributes: refused: number of refused connections.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.refused = 0
-        # ZAP domain, which is a bound socket -> keys that it lets in
+        # ZAP domain (one per bound socket) -> allowed keys
         self._allowed: dict[bytes, frozenset[bytes]] = {}
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
@@ -45,11 +46,11 @@ class Guard:
         self._allowed[domain] = frozenset(key.encode() for key in keys)
 
     def forget(self, domain: bytes) -> None:
-        """Let nobody connect to it any more."""
+        """Refuse all clients of the socket with this ZAP domain from now on."""
         self._allowed.pop(domain, None)
 
     def close(self) -> None:
-        """Answer no more: connections made from now on are refused."""
+        """Stop answering: libzmq refuses connections from now on."""
         self._closing = True
         self._thread.join()
         self._socket.close()
@@ -80,5 +81,5 @@ class Guard:
             return "expected a CURVE key"
         key = z85.encode(parts[6])
         if key not in self._allowed.get(parts[2], ()):
-            return f"expected a key of bus.curve_allowed, was {key.decode()}"
+            return f"expected a key in bus.curve_allowed, was {key.decode()}"
         return ""

@@ -1,8 +1,8 @@
-"""A publisher's journal: a segment always ready ahead of the writer, old ones removed.
+"""A publisher's journal: makes the next segment ahead of the writer and removes old segments.
 
-All of it on a thread of its own. When no segment can be made, because the disk is full, messages
-are published without being written down, counted in `journal_skipped`, and `problem` says why;
-journalling goes on by itself once there is room.
+A thread of its own does this work. On a full disk no segment can be made. Messages are then
+published without being journalled and counted in `journal_skipped`; `problem` says why. Journalling
+continues by itself once there is room.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ log = structlog.get_logger("journal")
 
 
 def journal_folder(settings: Settings, process: str) -> Path:
-    """Return where a process writes its journal."""
+    """Return the folder where a process writes its journal."""
     return settings.data / "journal" / process
 
 
 def is_written(folder: Path) -> bool:
-    """Tell whether a living process on this host writes the journal."""
+    """Return whether a running process on this host writes the journal."""
     try:
         with (folder / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -48,11 +48,11 @@ def is_written(folder: Path) -> bool:
 
 
 class Journal:
-    """The journal of one publisher's process, below `folder`.
+    """The journal of one publisher process, in `folder`.
 
     Attributes:
-        writer: appends, from Cython.
-        problem: why no segment can be made, None while all is well.
+        writer: appends messages, from Cython.
+        problem: why no segment can be made; None = no problem.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings, epoch_ns: int) -> None:
@@ -68,14 +68,14 @@ class Journal:
         self._number = 0
         self._logged_ns: int | None = None
         self._short_ns: int | None = None
-        # segments age by the clock that does not step: set forward by days, the other one would
-        # have all of them removed
+        # ages are measured on the monotonic clock: a wall clock set forward by days would remove
+        # all segments
         self._offset_ns = now_ns() - monotonic_ns()
         self._wake = threading.Event()
         self._closing = False
         self._lock = self._lock_folder()
         for part in folder.glob(f"*{PART_SUFFIX}"):
-            # a writer died while it made this
+            # a writer died while it made this file
             part.unlink(missing_ok=True)
         self.writer = JournalWriter(self._wake.set)
         self._tend()
@@ -83,7 +83,7 @@ class Journal:
         self._keeper.start()
 
     def counters(self) -> dict[str, int]:
-        """Return what was written, what there was no room for, what was removed."""
+        """Return counts of written and skipped messages and of removed segments."""
         return {
             "journal_written": self.writer.written,
             "journal_bytes": self.writer.written_bytes,
@@ -93,7 +93,7 @@ class Journal:
         }
 
     def close(self) -> None:
-        """Stop writing and cut the last segment to what it holds; more than once is allowed."""
+        """Stop writing and cut the last segment to its used size. Idempotent."""
         if self._closing:
             return
         self._closing = True
@@ -115,7 +115,7 @@ class Journal:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # a reader that looks whether somebody writes holds it for some µs
+                # a reader in `is_written` keeps the lock for some µs
                 time.sleep(LOCK_PAUSE_S)
             else:
                 return lock
@@ -169,17 +169,17 @@ class Journal:
         # remove the oldest closed segments beyond the bounds; `wanted_bytes` are about to be added
         now = min(now_ns(), self._offset_ns + monotonic_ns())
         oldest_ns = now - self._settings.max_age_s * SECOND_NS
-        held = []
+        segments = []
         for path in segment_paths(self.folder):
             try:
-                held.append((path, path.stat()))
+                segments.append((path, path.stat()))
             except FileNotFoundError:
                 continue
-        total = sum(stat.st_size for _, stat in held) + wanted_bytes
+        total = sum(stat.st_size for _, stat in segments) + wanted_bytes
         segment = self.writer.current
         number = segment.number if segment else self._number + 1
         first_open = segment_path(self.folder, self.epoch, number)
-        for path, stat in held:
+        for path, stat in segments:
             if path >= first_open or path in [full.path for full in self.writer.full]:
                 return
             if total <= self._settings.max_bytes and stat.st_mtime_ns >= oldest_ns:
@@ -192,20 +192,19 @@ class Journal:
             self.removed += 1
             total -= stat.st_size
             if stat.st_mtime_ns >= oldest_ns:
-                self._say_short((now - stat.st_mtime_ns) / SECOND_NS)
+                self._warn_short((now - stat.st_mtime_ns) / SECOND_NS)
 
-    def _say_short(self, age_s: float) -> None:
-        # the folder is full of younger ones: a database that is away for longer costs messages
+    def _warn_short(self, age_s: float) -> None:
+        # a database outage longer than `age_s` now loses messages
         now = monotonic_ns()
         if self._short_ns is not None and now - self._short_ns < SHORT_INTERVAL_NS:
             return
         self._short_ns = now
         settings = self._settings
         log.warning(
-            "the journal reaches back less far than max_age_s: raise journal.max_bytes, or lower"
-            " the exchange's depth",
+            "journal shorter than max_age_s: raise journal.max_bytes or lower the exchange's depth",
             folder=str(self.folder),
-            held_s=round(age_s),
+            age_s=round(age_s),
             max_age_s=settings.max_age_s,
             max_bytes=settings.max_bytes,
         )
@@ -214,12 +213,12 @@ class Journal:
         now = monotonic_ns()
         if problem is None:
             if self.problem is not None:
-                log.info("journalling again", folder=str(self.folder), lost=self.writer.skipped)
+                log.info("journal resumed", folder=str(self.folder), skipped=self.writer.skipped)
                 self._logged_ns = None
         elif self._logged_ns is None or now - self._logged_ns >= LOG_INTERVAL_NS:
             self._logged_ns = now
             log.error(
-                "journal stopped: messages are published without being written down",
+                "journal stopped: messages are published without being journalled",
                 folder=str(self.folder),
                 reason=problem,
             )

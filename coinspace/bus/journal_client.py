@@ -1,4 +1,4 @@
-"""The client of a journal's side socket: fetch what a subscriber has missed."""
+"""The journal client: fetches the messages that a subscriber missed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from coinspace.config import BusSettings
 from coinspace.errors import JournalError
 
 TIMEOUT_S = 5.0
-# of a list: more epochs than a journal can hold
+# pages of one list: enough for all epochs of a journal
 PAGES_LIMIT = 64
 SEQUENCE_END = 1 << 63
 
 
 @dataclass(slots=True)
-class Held:
-    """What a journal holds.
+class Contents:
+    """The contents of a journal.
 
     Attributes:
-        process, epoch: of the publisher that answered; earlier epochs are in `ranges` too.
-        problem: why it writes nothing down at the moment, None while all is well.
+        process, epoch: of the publisher that answered; `ranges` has its earlier epochs too.
+        problem: why the publisher writes no journal now; None = no problem.
         ranges: half-open ranges of sequences by epoch and topic.
     """
 
@@ -46,9 +46,9 @@ class Fetched:
     """One chunk of an answer, oldest first.
 
     Attributes:
-        missing: half-open ranges before `next` that the journal no longer holds.
-        next: where the next chunk begins.
-        done: whether the range is answered to its end.
+        missing: half-open ranges before `next` that the journal no longer has.
+        next: first sequence of the next chunk.
+        done: whether this chunk completes the range.
     """
 
     messages: list[Message]
@@ -58,9 +58,9 @@ class Fetched:
 
 
 class JournalClient:
-    """Asks one publisher's journal. Blocks: call it from a thread, one thread at a time.
+    """Sends requests to one publisher's journal. Blocks: use it from one thread at a time.
 
-    Raises (all methods): JournalError when there is no answer in time or a refusal.
+    Raises (all methods): JournalError when the server refuses or does not answer in time.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class JournalClient:
         self._numbers = itertools.count(1)
         self._socket: Socket | None = None
 
-    def list(self) -> Held:
-        """Return what the journal holds."""
+    def list(self) -> Contents:
+        """Return the contents of the journal."""
         facts, _ = self._ask({"op": "list"})
-        held = _held(self.endpoint, facts)
+        contents = _contents(self.endpoint, facts)
         for _ in range(PAGES_LIMIT):
-            if not facts.get("more") or not held.ranges:
+            if not facts.get("more") or not contents.ranges:
                 break
-            facts, _ = self._ask({"op": "list", "before": min(held.ranges)})
-            held.ranges.update(_held(self.endpoint, facts).ranges)
-        return held
+            facts, _ = self._ask({"op": "list", "before": min(contents.ranges)})
+            contents.ranges.update(_contents(self.endpoint, facts).ranges)
+        return contents
 
     def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
         """Return the oldest chunk, about 1 MiB, of sequences [first, end); None = to the last."""
@@ -98,30 +98,30 @@ class JournalClient:
                     f"{self.endpoint}: expected {topic!r} epoch {epoch} from {first} to {stop},"
                     f" was {message!r:.100}"
                 )
-        with _understood(self.endpoint):
+        with _valid_answer(self.endpoint):
             missing = [(int(start), int(last)) for start, last in facts["missing"]]
             following, done = int(facts["next"]), bool(facts["done"])
         if any(not first <= start < last <= stop for start, last in missing):
             raise JournalError(
-                f"{self.endpoint}: expected missing ranges from {first} to {stop}, was others"
+                f"{self.endpoint}: expected missing ranges from {first} to {stop}, found others"
             )
         return Fetched(found, missing, following, done)
 
     def fetch_all(
         self, topic: bytes, epoch: int, first: int, end: int | None = None
     ) -> Iterator[Fetched]:
-        """Yield the range chunk by chunk; the next one is asked for when it is wanted."""
+        """Yield the range chunk by chunk; each chunk is requested when the caller needs it."""
         while True:
             fetched = self.fetch(topic, epoch, first, end)
             yield fetched
             if fetched.done:
                 return
             if fetched.next <= first:
-                raise JournalError(f"{self.endpoint}: expected a chunk behind {first}, was none")
+                raise JournalError(f"{self.endpoint}: expected a chunk after {first}, was none")
             first = fetched.next
 
     def close(self) -> None:
-        """Close the socket; an answer still under way is dropped."""
+        """Close the socket; a pending answer is dropped."""
         if self._socket is not None:
             close_socket(self._socket)
             self._socket = None
@@ -136,15 +136,15 @@ class JournalClient:
         deadline = time.monotonic() + self._timeout_s
         while (left := deadline - time.monotonic()) > 0 and self._socket.poll(int(left * 1000) + 1):
             parts = self._socket.recv_multipart()
-            # an answer to a request that was given up before
+            # an answer to an earlier request that timed out
             if parts[0] != number or len(parts) != 3:
                 continue
-            with _understood(self.endpoint):
+            with _valid_answer(self.endpoint):
                 facts: dict[str, Any] = dict(orjson.loads(parts[1]))
             if "error" in facts:
                 raise JournalError(f"{self.endpoint}: request refused: {facts['error']!s:.300}")
             return facts, parts[2]
-        # a new socket, so that nothing of this request is sent when the publisher comes back
+        # the next request uses a new socket: this one must not be sent when the publisher returns
         close_socket(self._socket)
         self._socket = None
         raise JournalError(
@@ -154,25 +154,25 @@ class JournalClient:
 
 
 @contextlib.contextmanager
-def _understood(endpoint: str) -> Iterator[None]:
+def _valid_answer(endpoint: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise JournalError(f"{endpoint}: expected facts of a journal, {error!r:.200}") from None
 
 
-def _held(endpoint: str, facts: dict[str, Any]) -> Held:
-    with _understood(endpoint):
+def _contents(endpoint: str, facts: dict[str, Any]) -> Contents:
+    with _valid_answer(endpoint):
         ranges = {
             int(epoch): {
-                topic.encode(): [(int(first), int(end)) for first, end in held]
-                for topic, held in topics.items()
-                if held
+                topic.encode(): [(int(first), int(end)) for first, end in found]
+                for topic, found in topics.items()
+                if found
             }
             for epoch, topics in facts["held"].items()
         }
         problem = facts["problem"]
-        return Held(
+        return Contents(
             str(facts["process"]),
             int(facts["epoch"]),
             None if problem is None else str(problem)[:300],

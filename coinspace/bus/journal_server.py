@@ -1,15 +1,15 @@
-"""The side socket of a journal: answers which ranges are held and sends them, chunk by chunk.
+"""The journal server: lists a journal's ranges and sends them chunk by chunk.
 
-Requests and facts are JSON, records travel as they stand in the journal, checksums included:
+Requests and facts are JSON. Records are sent as they are in the journal, with their checksums:
 
     {"op": "list", "before": epoch or null}            -> facts
     {"op": "fetch", "topic", "epoch", "first", "end"}  -> facts, records
 
-Ranges are half-open; `end` null = to the last one held. A client asks again from `next` until
-`done`, so that one chunk per client is the most that is ever in memory. A list holds the newest
-epochs before the given one; `more` says whether there are older ones.
+Ranges are half-open; `end` null = to the last record. A client asks again from `next` until `done`,
+so that memory holds at most one chunk per client. A list has the newest epochs before the given
+one; `more` says whether there are older ones.
 
-Nothing that a client sends ends the thread: what cannot be answered is refused and counted.
+No request ends the thread: the server refuses and counts requests that it cannot answer.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from coinspace.errors import JournalError, MessageError
 
 POLL_MS = 200
 REQUEST_SIZE_LIMIT = 1 << 16
-# what is larger is refused in words up to here; beyond it libzmq ends the connection
+# the server answers larger requests with an error up to this size; beyond it libzmq disconnects
 RECEIVED_SIZE_LIMIT = 1 << 20
-# requests and answers queued per client: an honest one has one request under way
+# requests and answers queued per client: CoinSpace's client sends one request at a time
 QUEUED = 1
-# clients answered within a minute: each may hold two chunks in our memory that it does not read
+# clients answered within a minute: each one that does not read keeps two chunks in our memory
 CLIENTS_LIMIT = 64
 CLIENT_NS = 60 * SECOND_NS
-# a client that has stopped reading does not answer pings either: its queue goes with it
+# a client that stopped reading answers no pings: libzmq disconnects it and drops its queue
 HEARTBEAT_MS = 10_000
 HEARTBEAT_TIMEOUT_MS = 30_000
 # (epoch, topic) pairs of one list: some 4 MB
@@ -51,7 +51,7 @@ log = structlog.get_logger("replay")
 
 
 class ReplayServer:
-    """Serves a process's journal folder, all epochs, on a thread of its own.
+    """Serves all epochs of a process's journal folder, on a thread of its own.
 
     Raises: BusError when the endpoint is taken.
     """
@@ -67,7 +67,7 @@ class ReplayServer:
         self._socket.maxmsgsize = RECEIVED_SIZE_LIMIT
         self._socket.heartbeat_ivl = HEARTBEAT_MS
         self._socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-        # identity of a client -> when it was answered last, the oldest first
+        # identity of a client -> time of its last answer, the oldest first
         self._clients: dict[bytes, int] = {}
         self._bound = bind(self._socket, bus.replay_endpoint(process), bus)
         self.endpoint = self._bound.endpoint
@@ -80,20 +80,20 @@ class ReplayServer:
         return {"journal_requests": self.requests, "journal_refused": self.refused}
 
     def close(self) -> None:
-        """Stop answering; takes up to the time of one chunk."""
+        """Stop answering; waits for a chunk in progress."""
         self._closing = True
         self._thread.join()
         self._bound.close()
 
     def _serve(self) -> None:
         with contextlib.suppress(JournalError, OSError):
-            # indexed before the first request, which has a time-out
+            # the first request has a time-out: index the journal before it arrives
             self._reader.refresh()
         while not self._closing:
             try:
                 if self._socket.poll(POLL_MS):
                     client, *parts = self._socket.recv_multipart()
-                    # a ROUTER never waits: an answer that its client has no room for is lost
+                    # a ROUTER never waits: it drops an answer when the client's queue is full
                     self._socket.send_multipart([client, *self._reply(client, parts)], copy=True)
             except Exception:
                 if not self._closing:
@@ -112,7 +112,7 @@ class ReplayServer:
             facts, records = self._answer(orjson.loads(parts[1]))
             encoded = orjson.dumps(facts)
         except Exception as error:
-            # the client's fault, nearly always, and never a reason to stop answering the others
+            # nearly always the client's error; other clients must still get answers
             self.refused += 1
             text = f"{type(error).__name__}: {error}"[:ERROR_SIZE_LIMIT]
             return number, orjson.dumps({"error": text.encode(errors="replace").decode()}), b""
@@ -120,7 +120,7 @@ class ReplayServer:
         return number, encoded, records
 
     def _admit(self, client: bytes) -> None:
-        """Bound the clients that may hold chunks in our memory."""
+        """Limit the number of clients, each of which may keep chunks in memory."""
         now = monotonic_ns()
         known = self._clients.pop(client, None) is not None
         if not known and len(self._clients) >= CLIENTS_LIMIT:
@@ -153,7 +153,7 @@ class ReplayServer:
         return facts | {"count": chunk.n_records}, chunk.records
 
     def _list(self, before: int | None) -> dict[str, Any]:
-        found = self._reader.held()
+        found = self._reader.ranges()
         epochs = sorted((e for e in found if before is None or e < before), reverse=True)
         held: dict[str, dict[str, list[tuple[int, int]]]] = {}
         listed = 0
@@ -181,7 +181,7 @@ def _integer(request: dict[str, Any], name: str) -> int:
 
 
 def _named(topic: bytes) -> bool:
-    # a damaged or hostile record must not spoil the list
+    # a record with an invalid topic must not make the list fail
     try:
         parse(topic)
     except MessageError:

@@ -27,9 +27,9 @@ States = Callable[[], Mapping[str, str]]
 
 
 def open_publisher(process: str, settings: Settings, epoch_ns: int) -> Publisher:
-    """Return a process's publisher with its journal, where the settings want one.
+    """Return a process's publisher, with a journal if journal.enabled.
 
-    Raises: BusError when another process has its place.
+    Raises: BusError when another process uses its endpoint.
     """
     journal = None
     if settings.journal.enabled:
@@ -40,8 +40,8 @@ def open_publisher(process: str, settings: Settings, epoch_ns: int) -> Publisher
 class Publisher(ZmqSink):
     """Publishes under a process's name; from Cython through `Sink.send`.
 
-    Never blocks: each subscriber has a queue of bus.high_water_mark messages, and what does not
-    fit is counted in `dropped` (see ZmqSink for what that number means).
+    Never blocks: each subscriber has a queue of bus.high_water_mark messages. Messages that do not
+    fit are dropped and counted in `dropped` (see ZmqSink for the exact meaning).
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Publisher(ZmqSink):
         endpoint: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Bind bus.endpoint(process), or `endpoint` instead; `close` closes the journal too.
+        """Bind `endpoint`, by default bus.endpoint(process); `close` closes the journal too.
 
         Raises: BusError when another process publishes there.
         """
         self.process = process
         self.journal = journal
         self._replay: ReplayServer | None = None
-        # PUB, not XPUB: an XPUB that nobody reads queues subscriptions without a limit
+        # PUB, not XPUB: an XPUB that is never read queues subscriptions without a limit
         self._socket = open_socket(zmq.PUB)
         self._socket.sndhwm = bus.high_water_mark
         self._bound: Bound | None = None
@@ -83,7 +83,7 @@ class Publisher(ZmqSink):
         self._beats: Repeat | None = None
 
     def heartbeat(self, states: Mapping[str, str] | None = None) -> None:
-        """Publish the last sequence of every topic, so that subscribers see a lost tail."""
+        """Publish the last sequence of every topic, so that subscribers find a lost tail."""
         sequences = {name.decode(): last for name, last in self.sequences.items()}
         facts = {
             "process": self.process,
@@ -96,7 +96,7 @@ class Publisher(ZmqSink):
     def start_heartbeats(
         self, loop: asyncio.AbstractEventLoop, states: States | None = None
     ) -> None:
-        """Publish a heartbeat now and every second from now on, until `close`."""
+        """Publish a heartbeat now and every second until `close`."""
 
         def beat() -> None:
             self.heartbeat(states() if states else None)
@@ -104,7 +104,7 @@ class Publisher(ZmqSink):
         self._beats = Repeat(loop, "bus heartbeat", HEARTBEAT_INTERVAL_S, beat)
 
     def counters(self) -> dict[str, int]:
-        """Return messages published and known to be dropped, and what the journal counts."""
+        """Return counts of published and dropped messages, and the journal's counters."""
         counters = {"published": self.published, "dropped": self.dropped}
         if self.journal is not None:
             counters |= self.journal.counters()
@@ -114,16 +114,16 @@ class Publisher(ZmqSink):
 
     @property
     def problem(self) -> str | None:
-        """Why messages are not written down at the moment, None while all is well."""
+        """Why messages are not journalled now; None = no problem."""
         return self.journal.problem if self.journal else None
 
     @property
     def replay_endpoint(self) -> str:
-        """Where the journal answers requests, "" without a journal."""
+        """Endpoint of the journal server, "" without a journal."""
         return self._replay.endpoint if self._replay else ""
 
     def close(self) -> None:
-        """Send what is queued, for at most half a second, and release the endpoint; idempotent."""
+        """Send queued messages for at most 0.5 s and release the endpoint. Idempotent."""
         if self._socket.closed:
             return
         if self._beats is not None:

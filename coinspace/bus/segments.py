@@ -1,4 +1,4 @@
-"""Read a journal folder: which ranges it holds, and the records of a range. Needs no writer."""
+"""Read a journal folder: its ranges and the records of a range. Needs no running writer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from coinspace.errors import JournalError
 SUFFIX = ".journal"
 # bytes read at once while looking for records: bounds memory, not the answer
 WINDOW_BYTES = 4 << 20
-# no record is larger: the bus takes messages of 16 MiB at most
+# larger than any record: the bus accepts messages of 16 MiB at most
 WINDOW_LIMIT = 32 << 20
-# a record's first word, which its writer stores last
+# the first word of a record, which the writer stores last
 WORD_BYTES = 8
 CHUNK_BYTES = 1 << 20
 FOR_EVER_NS = (1 << 63) - 1
-# some minutes to hours of the newest
+# the newest segments, which cover minutes to hours
 RATE_SEGMENTS = 16
 
 log = structlog.get_logger("segments")
@@ -50,14 +50,14 @@ class Run(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A part of an answer: records, and what is not held before `next`.
+    """A part of an answer: records, and the missing ranges before `next`.
 
     Attributes:
-        records: as they stand in the journal; `messages(records)` reads them.
-        n_records: number of them.
-        next: the first sequence that this chunk says nothing about.
-        missing: half-open ranges of sequences that are not held.
-        done: whether the whole range was answered.
+        records: bytes of the journal; `messages(records)` reads them.
+        n_records: number of records.
+        next: first sequence of the next chunk.
+        missing: half-open ranges of sequences that the journal does not have.
+        done: whether this chunk completes the range.
     """
 
     records: bytes
@@ -68,7 +68,7 @@ class Chunk(NamedTuple):
 
 
 def segment_path(folder: Path, epoch: int, number: int) -> Path:
-    """Return the path of a segment; names sort in the order of writing."""
+    """Return the path of a segment; sorted names are in the order of writing."""
     return folder / f"{epoch:020}-{number:08}{SUFFIX}"
 
 
@@ -82,7 +82,7 @@ def segment_paths(folder: Path) -> list[Path]:
 
 
 def oldest_ns(folder: Path) -> int | None:
-    """Return when a folder's oldest readable segment was begun, None where there is none."""
+    """Return the start of the oldest readable segment in ns, None when there is none."""
     for path in segment_paths(folder):
         with contextlib.suppress(JournalError, OSError):
             return SegmentFile(path).created_ns
@@ -92,20 +92,20 @@ def oldest_ns(folder: Path) -> int | None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     """Open a segment for reading. Raises: JournalError for a pipe or a folder, OSError."""
-    # a pipe that nobody writes would hold its reader for ever
+    # opening a pipe without a writer would block for ever
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise JournalError(f"{path}: expected a regular file, was none")
+            raise JournalError(f"{path}: expected a regular file, was a pipe, folder or device")
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def horizon_s(folder: Path, max_bytes: int) -> float | None:
-    """Return how many seconds a journal of `max_bytes` holds at the rate of its newest segments.
+    """Return how many seconds fit in a journal of `max_bytes` at its latest write rate.
 
-    None where too little was written to know a rate.
+    None when too little was written to know the rate.
     """
     sizes: list[tuple[int, int]] = []
     for path in segment_paths(folder)[-RATE_SEGMENTS:]:
@@ -113,8 +113,8 @@ def horizon_s(folder: Path, max_bytes: int) -> float | None:
             sizes.append((SegmentFile(path).created_ns, path.stat().st_size))
     if len(sizes) < 3:
         return None
-    # the newest is reserved and the one before is being written: neither says anything of a rate;
-    # a segment is made when the writing of the one before it begins
+    # The newest segment is reserved and the one before is being written: both are left out. The
+    # keeper makes a segment when the writing of the one before begins.
     written = sum(size for _, size in sizes[:-2])
     took_ns = sizes[-1][0] - sizes[1][0]
     if took_ns <= 0 or written <= 0:
@@ -123,9 +123,9 @@ def horizon_s(folder: Path, max_bytes: int) -> float | None:
 
 
 class SegmentFile:
-    """One segment, indexed as far as it has been read.
+    """One segment and the index of its records so far.
 
-    Raises: JournalError when its head is damaged; OSError when the file is gone.
+    Raises: JournalError when the head is damaged; OSError when the file is gone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,12 +141,12 @@ class SegmentFile:
         self._runs: list[Run] | None = None
 
     def refresh(self) -> None:
-        """Index what was added since the last time."""
+        """Index the records that were added since the last call."""
         if self._complete:
             return
         index, size = self.index, WINDOW_BYTES
         with _opened(self.path) as file:
-            # cut to its last record: nothing will be added
+            # the writer closed the segment and cut it after its last record
             self._complete = os.fstat(file).st_size == index.end
             while any(os.pread(file, WORD_BYTES, index.end)):
                 data = os.pread(file, size, index.end)
@@ -155,35 +155,35 @@ class SegmentFile:
                 self._runs = None
                 if index.end == before:
                     if len(data) < size or size >= WINDOW_LIMIT:
-                        # no whole record up to the end of the file, or one larger than can be
+                        # no whole record up to the end of the file, or an oversized one
                         return
                     size *= 2
 
     @property
     def runs(self) -> list[Run]:
-        """What the segment holds."""
+        """The runs in the segment."""
         if self._runs is None:
             self._runs = [Run(*run) for run in self.index.runs]
         return self._runs
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file. Reading, not mapping: the writer may cut the file's end off."""
+        """Return bytes of the file. It is not mapped: the writer may cut it."""
         with _opened(self.path) as file:
             return os.pread(file, size, offset)
 
 
 class JournalReader:
-    """A folder of segments of one process, over all its epochs."""
+    """Reads the segments of one process, of all its epochs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: dict[Path, str] = {}
         self._files: dict[Path, SegmentFile] = {}
-        # (path, topic) -> (sequence, offset) where the last answer ended
+        # (path, topic) -> (sequence, offset) at the end of the last answer
         self._resume: dict[tuple[Path, bytes], tuple[int, int]] = {}
 
     def refresh(self) -> list[SegmentFile]:
-        """Look at the folder again; returns its readable segments, oldest first."""
+        """Read the folder again. Returns: its readable segments, oldest first."""
         paths = segment_paths(self.folder)
         self.damaged = {path: self.damaged[path] for path in paths if path in self.damaged}
         for path in self._files.keys() - set(paths):
@@ -196,15 +196,15 @@ class JournalReader:
                 if path in self._files:
                     self._files[path].refresh()
             except OSError:
-                # removed meanwhile, or not to be read just now
+                # removed meanwhile, or unreadable for now
                 self._files.pop(path, None)
             except JournalError as error:
                 self._files.pop(path, None)
                 self.damaged[path] = str(error)
         return [self._files[path] for path in paths if path in self._files]
 
-    def held(self) -> dict[int, dict[bytes, list[tuple[int, int]]]]:
-        """Return half-open ranges held, by epoch and topic."""
+    def ranges(self) -> dict[int, dict[bytes, list[tuple[int, int]]]]:
+        """Return the half-open ranges of sequences by epoch and topic."""
         found: dict[int, dict[bytes, list[tuple[int, int]]]] = {}
         for path in sorted(self._files):
             file = self._files[path]
@@ -221,8 +221,7 @@ class JournalReader:
     ) -> Chunk:
         """Return the oldest records of [first, end), about `limit` bytes; None = to the last.
 
-        Never more than one record beyond the limit.
-        A record that was removed meanwhile counts as missing.
+        The last record may exceed the limit. A record that was removed meanwhile counts as missing.
         """
         parts: list[bytes] = []
         missing: list[tuple[int, int]] = []
@@ -281,9 +280,8 @@ class JournalReader:
 def read_journal(folder: Path, from_ns: int = 0, to_ns: int = FOR_EVER_NS) -> Iterator[Message]:
     """Yield every recorded message of a journal folder, in order of writing.
 
-    A torn tail ends its segment; what stands before it is whole. Segments of other times than
-    [from_ns, to_ns) are left out, whole; damaged ones, and messages of another release, are left
-    out with a line in the log.
+    Segments outside [from_ns, to_ns) are skipped. A segment is read up to its first incomplete
+    record. Damaged segments and messages of another release are skipped and logged.
     """
     for path in segment_paths(folder):
         try:
@@ -293,11 +291,11 @@ def read_journal(folder: Path, from_ns: int = 0, to_ns: int = FOR_EVER_NS) -> It
                 continue
             data = file.read(SEGMENT_HEAD_SIZE, file.index.end - SEGMENT_HEAD_SIZE)
         except FileNotFoundError:
-            # removed meanwhile, as the oldest ones are
+            # removed meanwhile: the writer removes the oldest segments
             continue
         except (OSError, JournalError) as error:
-            log.error("segment left out", path=str(path), reason=str(error)[:300])
+            log.error("segment skipped", path=str(path), reason=str(error)[:300])
             continue
         if file.index.unreadable:
-            log.error("messages left out", path=str(path), messages=file.index.unreadable)
+            log.error("messages skipped", path=str(path), messages=file.index.unreadable)
         yield from messages(data, strict=False)

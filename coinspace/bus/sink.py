@@ -1,4 +1,4 @@
-"""Sinks without sockets: what a stage emits lands in a list, numbered as on the live bus."""
+"""Sinks without sockets: they keep a stage's messages in a list, numbered as on the live bus."""
 
 from coinspace._ext.sink import ListSink, Sink, Topic
 

@@ -1,4 +1,4 @@
-"""Sockets as the bus wants them: bounded queues, CURVE on tcp, one owner per ipc path."""
+"""Sockets of the bus: bounded queues, CURVE on tcp, one owner per ipc path."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from coinspace.bus.context import Socket, admit, close_socket, dismiss
 from coinspace.config import BusSettings
 from coinspace.errors import BusError
 
-# a peer that sends more is cut off by libzmq: 16 MiB is 32 times the deepest book
+# libzmq disconnects a peer that sends larger messages; 16 MiB is 32 times the deepest book
 MESSAGE_SIZE_LIMIT = 1 << 24
 RECONNECT_MS = 20
-# the pause grows up to this, but not on the own host, where an attempt costs next to nothing
+# the pause grows up to this, but not on the same host, where an attempt costs almost nothing
 RECONNECT_LIMIT_MS = 1000
-# subscribers on this host that wait for a publisher have found it so long after it has bound
+# waiting subscribers on this host are connected this long after the publisher has bound
 SETTLE_S = 0.1
-# a port is free within a millisecond, on a loaded machine somewhat later
+# a port is free within 1 ms, on a loaded machine later
 UNBIND_MS = 1000
 
 
 class Bound:
-    """A bound socket and its place: the lock on its ipc path, the keys that it lets in."""
+    """A bound socket, the lock on its ipc path and its allowed keys."""
 
     def __init__(self, socket: Socket, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -34,30 +34,30 @@ class Bound:
         self._domain: bytes | None = None
 
     def lock(self) -> None:
-        """Refuse an ipc path that another living process has bound: libzmq would take it over."""
+        """Lock the ipc path: libzmq would take over a path that another process has bound."""
         path = Path(self.endpoint.removeprefix("ipc://"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # the kernel lets go of the lock when its process dies, however it dies
+        # the kernel releases the lock when the process ends for any reason
         lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             raise BusError(
-                f"{self.endpoint}: expected no other process here, found one; stop it"
+                f"{self.endpoint}: expected no other process here, found one; stop that process"
                 " or choose another data folder"
             ) from None
         self._lock = lock
 
     def guard(self, bus: BusSettings) -> None:
-        """Let in only clients that have one of the allowed public keys."""
+        """Accept only clients that have one of the allowed public keys."""
         self._domain = admit(self._socket, bus.curve_allowed)
         self._socket.curve_server = True
         self._socket.curve_publickey = bus.curve_public_key.encode()
         self._socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close the socket, then release its place; idempotent."""
+        """Close the socket, then release its lock and keys. Idempotent."""
         if not self._socket.closed and self.endpoint.startswith("tcp://"):
             self._unbind()
         close_socket(self._socket, linger_ms)
@@ -69,13 +69,13 @@ class Bound:
             self._lock = None
 
     def _unbind(self) -> None:
-        # the shared context closes it in a thread of its own: a next owner must find the port free
+        # the context closes the port on another thread: wait until the next owner can bind it
         monitor = self._socket.get_monitor_socket(zmq.EVENT_CLOSED)
         try:
             self._socket.unbind(self.endpoint)
             monitor.poll(UNBIND_MS)
         except zmq.ZMQError:
-            # it was never bound
+            # the socket was never bound
             pass
         finally:
             self._socket.disable_monitor()
@@ -85,7 +85,7 @@ class Bound:
 def bind(socket: Socket, endpoint: str, bus: BusSettings | None) -> Bound:
     """Bind a publisher's or journal's socket.
 
-    Returns: its place, whose `endpoint` names the port where a wildcard was given.
+    Returns: the bound socket; its `endpoint` has the port that replaces a wildcard.
     Raises: BusError, with the socket closed, when the endpoint is taken or cannot be bound.
     """
     bound = Bound(socket, endpoint)
@@ -108,16 +108,16 @@ def bind(socket: Socket, endpoint: str, bus: BusSettings | None) -> Bound:
 
 
 def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> None:
-    """Connect; a peer that is not there yet is tried again and again.
+    """Connect; libzmq retries until the peer is there.
 
-    Raises: BusError when the endpoint is not one, or a CURVE key is missing.
+    Raises: BusError when the endpoint is invalid or a CURVE key is missing.
     """
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = 0 if endpoint.startswith("ipc://") else RECONNECT_LIMIT_MS
-    # libzmq copies the socket's options at each connect: those of an earlier peer must not stay,
-    # and this one sets the mechanism back to NULL
+    # libzmq copies the socket's options at each connect: this resets the mechanism to NULL, so that
+    # the keys of an earlier peer are not used
     with contextlib.suppress(zmq.ZMQError):
-        # a libzmq without CURVE has nothing to set back
+        # a libzmq without CURVE has nothing to reset
         socket.curve_server = False
     if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
         server_key = bus.curve_server_keys.get(endpoint) or bus.curve_server_key

@@ -17,9 +17,9 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import BusSettings
 from coinspace.tasks import Repeat, report
 
-# messages per callback: other callbacks wait at most some hundred µs
+# messages per callback: other callbacks wait for some hundred µs at most
 DRAIN_LIMIT = 256
-# the FD is edge-triggered and a missed edge would stop everything: look anyway
+# the FD is edge-triggered: this poll reads on after a missed edge
 SAFETY_POLL_S = 0.1
 LOG_INTERVAL_NS = 60 * SECOND_NS
 
@@ -32,10 +32,10 @@ class Subscriber:
     Args:
         endpoints: of the publishers.
         topics: prefixes to receive; heartbeats are read in any case.
-        on_message: called with each message. It may keep it: the payload lives as long.
+        on_message: called with each message. It may keep the message and its payload.
         on_gap: called with (topic, epoch, expected, found): [expected, found) did not arrive.
-        conflate: hand on only the newest order book or aggregate per topic of one drain, where
-            each stands for itself: for displays, and for an index at each update.
+        conflate: deliver only the newest order book or aggregate per topic of one drain. Displays
+            and an index at each update need no older ones.
         on_drained: called after each drain that took messages.
         bus: the settings with high-water mark and CURVE keys.
     """
@@ -55,7 +55,7 @@ class Subscriber:
         self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
         self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
-        # heartbeats last: whoever hears one is subscribed to the rest already
+        # heartbeats last: after the first heartbeat all other subscriptions are active
         for prefix in (*topics, HEARTBEATS):
             self._socket.subscribe(prefix)
         self._bus = bus
@@ -78,7 +78,7 @@ class Subscriber:
     def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Connect and read from now on.
 
-        Raises: BusError when an endpoint is not one.
+        Raises: BusError when an endpoint is invalid.
         """
         for endpoint in self._endpoints:
             connect(self._socket, endpoint, self._bus)
@@ -88,14 +88,14 @@ class Subscriber:
         self._poll = Repeat(self._loop, "bus poll", SAFETY_POLL_S, self._safety_poll)
 
     def drain(self) -> int:
-        """Read what has arrived without an event loop; returns the number of messages."""
+        """Read all waiting messages without an event loop. Returns: their number."""
         before = self._receiver.received
         while self._receiver.drain(DRAIN_LIMIT):
             pass
         return self._receiver.received - before
 
     def counters(self) -> dict[str, int]:
-        """Return what was received and what is missing."""
+        """Return counts of received and missing messages."""
         receiver = self._receiver
         return {
             "received": receiver.received,
@@ -106,12 +106,12 @@ class Subscriber:
             "conflated": receiver.conflated,
             "malformed": receiver.malformed,
             "callback_errors": receiver.errors,
-            # a wrong key or address is no error of a socket: it only stays silent
+            # with a wrong key or address libzmq reports no error: no message arrives
             "publishers_unheard": max(0, len(self._endpoints) - receiver.n_processes),
         }
 
     def close(self) -> None:
-        """Stop reading and close the socket; messages handed on stay valid."""
+        """Stop reading and close the socket; delivered messages stay valid."""
         if self._loop is not None:
             self._loop.remove_reader(self._fd)
             if self._poll is not None:
@@ -127,7 +127,7 @@ class Subscriber:
             return
         self._again = None
         try:
-            # the edge has been consumed: what is left must be asked for
+            # the edge is consumed: the remaining messages cause no further event
             if self._receiver.drain(DRAIN_LIMIT):
                 self._again = self._loop.call_soon(self._drain)
         except Exception as error:
@@ -151,5 +151,5 @@ class Subscriber:
 
 
 def _ignore_gap(topic: bytes, epoch: int, expected: int, found: int) -> None:
-    # counted by the receiver
+    # the receiver counts gaps
     pass

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from coinspace._ext.message import KIND_NAMES
 from coinspace.errors import MessageError
 
-# topics of one exchange's market; the others have one word after the kind
+# topics of one exchange's market; topics of other kinds have one word after the kind
 VENUE_KINDS = ("orderbook", "ticker", "trade", "state")
 HEARTBEATS = b"heartbeat."
 
 
 class TopicName(NamedTuple):
-    """A topic's words; `name` is the asset or the process of topics without a market."""
+    """The words of a topic; `name` is the asset or process of a topic without a market."""
 
     kind: str
     exchange: str = ""
@@ -42,7 +42,7 @@ def build(kind: str, *words: str) -> bytes:
 def parse(topic: bytes) -> TopicName:
     """Return the words of a topic.
 
-    Raises: MessageError when it was not made by `build`.
+    Raises: MessageError when `build` cannot have made the topic.
     """
     try:
         kind, *words = topic.decode().split(".")

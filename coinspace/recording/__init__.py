@@ -1,1 +1,1 @@
-"""Recordings: the feed file, the recorder beside the live path, and tools over files."""
+"""Recordings: the feed file format, the recorder beside the live path, and tools for feeds."""

@@ -1,8 +1,8 @@
-"""Where the zstd frames of a file lie, read from their headers without decompressing anything.
+"""Find the zstd frames of a file from their headers, without decompressing.
 
 Layout of a frame (RFC 8878, 3.1.1): magic, descriptor, window, dictionary id, content size, then
-blocks of a 3-byte header (last, type, size), then maybe a checksum of the content. Skippable
-frames have a size only.
+blocks with a 3-byte header (last, type, size), then optionally a checksum of the content.
+Skippable frames have only a size.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ SKIPPABLE = 0x184D2A50
 DICTIONARY_SIZES = (0, 1, 2, 4)
 CONTENT_SIZES = (0, 2, 4, 8)
 RLE = 1
-# bits of the descriptor; who writes a frame leaves the second one at 0
+# bits of the descriptor; the second one is always 0 in a valid frame
 CHECKSUM, UNUSED = 0x04, 0x10
 
 
 class Block(NamedTuple):
     """A zstd frame: a block of a feed.
 
-    size: up to the end of file where it is not complete. checked: it has a checksum of its content.
+    size: bytes; up to the end of the file when the frame is incomplete.
+    checked: the frame has a checksum of its content.
     """
 
     offset: int
@@ -51,7 +52,7 @@ def walk(path: Path) -> Iterator[Block]:
 
 
 def _end(data: mmap.mmap, at: int, end: int) -> int | None:
-    # the offset after the frame, None where its header is cut or it is no frame
+    # the offset after the frame; None when the header is cut or the bytes are not a frame
     if end - at < 6:
         return None
     if data[at : at + 4] != MAGIC:

@@ -17,9 +17,9 @@ from coinspace.recording.tools import Summary, cut, merge_feeds, replacing, summ
 from coinspace.text import printable
 
 FILE = click.Path(path_type=Path)
-# of a present time in ns
+# digits of a present time in ns since 1970
 NS_DIGITS = 19
-# no recording lasts a year
+# longer than any recording
 LONGEST_S = 366 * 86_400.0
 
 
@@ -53,7 +53,7 @@ def _time(ns: int) -> str:
 @click.argument("feeds", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per feed")
 def info(feeds: tuple[Path, ...], as_json: bool) -> None:
-    """Tell what recordings hold."""
+    """Print a summary of recordings: exchange, time, records, gaps and frames by kind."""
     for summary in _read(feeds, "read", check=False):
         facts = summary.facts()
         if as_json:
@@ -80,7 +80,7 @@ def _print_info(facts: dict[str, Any]) -> None:
     if facts["marks"]:
         lines.append(("marks", ", ".join(f"{n} {name}" for name, n in facts["marks"].items())))
     if facts["torn"]:
-        lines.append(("end", "cut; everything before it was read"))
+        lines.append(("end", "incomplete; all records before it were read"))
     for name, text in lines:
         click.echo(f"  {name:9} {printable(text)}")
     for one in facts["frames"]:
@@ -91,11 +91,11 @@ def _print_info(facts: dict[str, Any]) -> None:
 @click.argument("feeds", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per feed")
 def verify(feeds: tuple[Path, ...], as_json: bool) -> None:
-    """Check recordings: checksums, format, order of time, JSON, ids without gaps, a whole end.
+    """Check recordings: checksums, format, order of time, JSON, gaps in ids, a complete end.
 
-    Exit code 1 when anything is wrong. Recordings without checksums (plain files, and those of
-    earlier versions) get a word: a changed digit in them cannot be seen. `feed cut` writes a copy
-    with checksums.
+    Exit code 1 when a check fails. Plain files and recordings of earlier versions have no
+    checksums: a changed digit in them cannot be found, and the output says so. `feed cut` writes a
+    copy with checksums.
     """
     wrong = False
     for summary in _read(feeds, "verify", check=True):
@@ -125,14 +125,14 @@ def _moment(text: str | None, first_ns: int, option: str) -> int | None:
     found = _moment_ns(text, first_ns)
     if found is None or found > LAST_NS:
         raise ConfigError(
-            f"{option}: expected seconds after the beginning, ns since 1970 ({NS_DIGITS} digits)"
+            f"{option}: expected seconds after the start, ns since 1970 ({NS_DIGITS} digits)"
             f" or ISO 8601, was {text!r}"
         )
     return max(0, found)
 
 
 def _moment_ns(text: str, first_ns: int) -> int | None:
-    # seconds after the beginning, ns since the epoch, or ISO 8601
+    # seconds after the start, ns since 1970, or ISO 8601
     if text.isdigit() and len(text) == NS_DIGITS:
         return int(text)
     try:
@@ -140,7 +140,7 @@ def _moment_ns(text: str, first_ns: int) -> int | None:
     except ValueError:
         pass
     else:
-        # decades after the beginning are a time since the epoch, in another unit
+        # a larger number is a time since 1970 in another unit
         return first_ns + int(seconds * 1e9) if 0 <= seconds < LONGEST_S else None
     try:
         moment = dt.datetime.fromisoformat(text)
@@ -157,9 +157,9 @@ def _new(target: Path, force: bool) -> None:
 @feed.command("cut")
 @click.argument("source", type=FILE)
 @click.argument("target", type=FILE)
-@click.option("--from", "start", help="seconds after the beginning, ns or ISO 8601")
-@click.option("--to", "end", help="the first moment not wanted")
-@click.option("--symbol", "symbols", multiple=True, help="BTC/KRW or as the exchange spells it")
+@click.option("--from", "start", help="seconds after the start, ns since 1970 or ISO 8601")
+@click.option("--to", "end", help="end of the range, not included; same formats as --from")
+@click.option("--symbol", "symbols", multiple=True, help="BTC/KRW or the exchange's symbol")
 @click.option("--kind", "kinds", multiple=True, help="orderbook, trade, depth@100ms …")
 @click.option("--force", is_flag=True, help="overwrite")
 def cut_command(
@@ -171,7 +171,7 @@ def cut_command(
     kinds: tuple[str, ...],
     force: bool,
 ) -> None:
-    """Write part of a recording; books of updates begin with a snapshot of that moment."""
+    """Write part of a recording. Feeds of book updates start with a snapshot of each book."""
     _new(target, force)
     with FeedReader(source) as reader:
         first = next(iter(reader), None)
@@ -196,7 +196,7 @@ def cut_command(
 @click.argument("target", type=FILE)
 @click.option("--force", is_flag=True, help="overwrite")
 def merge_command(sources: tuple[Path, ...], target: Path, force: bool) -> None:
-    """Write recordings of one exchange as one, by receive time (such as an archive's files)."""
+    """Merge recordings of one exchange, such as the files of an archive, by receive time."""
     _new(target, force)
     n = merge_feeds(sources, target)
     click.echo(orjson.dumps({"path": str(target), "records": n}))
@@ -207,7 +207,7 @@ def merge_command(sources: tuple[Path, ...], target: Path, force: bool) -> None:
 @click.argument("target", type=FILE)
 @click.option("--force", is_flag=True, help="overwrite")
 def convert(source: Path, target: Path, force: bool) -> None:
-    """Convert a recording to Parquet, or Parquet back to a recording, by the target's name."""
+    """Convert a recording to Parquet or Parquet to a recording; the target's name decides."""
     from coinspace.recording.parquet import from_parquet, to_parquet
 
     _new(target, force)

@@ -1,8 +1,8 @@
-"""`coinspace decode`: raw frames or recordings in, one JSON line per message out.
+"""`coinspace decode`: reads raw frames or recordings and prints one JSON line per message.
 
-Input: frames one a line, or feed files (compressed or not; told by their first bytes), of which
-the received frames are taken. Works in chunks as they arrive, so that it can stand behind a live
-pipe and memory stays bounded by the longest line.
+Input: one frame per line, or feed files, compressed or not, which the first bytes identify. From a
+feed only received frames are decoded. Input is read in chunks as it arrives, so it can be a live
+pipe, and the longest line bounds the memory.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from coinspace.options import EXCHANGE
 from coinspace.recording.format import MAGIC, decode_line
 from coinspace.recording.lines import Inflated, Lines
 
-# more levels per side than any frame holds in practice; beyond it they are dropped and counted
+# levels per side, more than any real frame has; further levels are dropped and counted
 CAPACITY = 1 << 16
 
 
 def frames(lines: Iterable[list[bytes]], exchange: str) -> Iterator[list[bytes]]:
-    """Yield the frames of lines: of a feed the received ones, otherwise every line is one.
+    """Yield the frames: the received frames of a feed, or else every line.
 
     Raises: FeedError for a feed of another exchange.
     """
@@ -49,7 +49,7 @@ def frames(lines: Iterable[list[bytes]], exchange: str) -> Iterator[list[bytes]]
 
 
 def _received(lines: list[bytes]) -> Iterator[bytes]:
-    # `<time> < <frame>`; sent frames, REST answers, marks and headers are no frames of the socket
+    # `<time> < <frame>`; sent frames, REST answers, marks and headers are not received frames
     for line in lines:
         record = line.split(b" ", 2)
         if len(record) != 3:
@@ -61,7 +61,7 @@ def _received(lines: list[bytes]) -> Iterator[bytes]:
 
 
 class Decoder:
-    """Frames to lines, with counts of what came out."""
+    """Decodes frames to JSON lines and counts messages by kind."""
 
     def __init__(self, parser: Parser) -> None:
         self.parser = parser
@@ -92,14 +92,15 @@ def _write_all(
 ) -> None:
     stream = Inflated(source)
     lines = Lines(stream)
-    # the last line needs no line feed
+    # the last line may have no line feed
     for batch in frames(chain(lines, _last(lines)), exchange):
         view = memoryview(decoder.lines(batch))
         while view:
             view = view[write(view) :]  # type: ignore[arg-type]
     if stream.torn:
         print(
-            "coinspace: the end of the input is cut; what came before is decoded", file=sys.stderr
+            "coinspace: the end of the input is cut; everything before it is decoded",
+            file=sys.stderr,
         )
 
 
@@ -115,26 +116,26 @@ def _last(lines: Lines) -> Iterator[list[bytes]]:
 @click.option(
     "--markets",
     multiple=True,
-    help="markets that name symbols such as BTCUSDT (BTC/USDT,ETH/USDT) instead of the configured"
-    " ones",
+    help="markets (BTC/USDT,ETH/USDT) for symbols such as BTCUSDT, instead of the configured"
+    " markets",
 )
 def decode(
     exchange: str, feeds: tuple[Path, ...], config_path: str | None, markets: tuple[str, ...]
 ) -> None:
     """Print the messages of raw frames, one JSON line each.
 
-    Reads frames one a line from standard input, or the received frames of each FEED
-    ("-" = standard input). Malformed frames give a line of their own and are counted on
-    standard error; the exit code is 0.
+    Reads one frame per line from standard input, or the received frames of each FEED
+    ("-" = standard input). Each malformed frame also gives a line. Standard error has their count;
+    the exit code is 0.
     """
     named = [
         as_named(text.strip()) for option in markets for text in option.split(",") if text.strip()
     ]
-    spoken = exchange_named(exchange)
-    if (spoken.NAMED_SYMBOLS and not named) or config_path:
+    module = exchange_named(exchange)
+    if (module.NAMED_SYMBOLS and not named) or config_path:
         configured = load(config_path).exchanges[exchange].markets
         named = named or configured
-    decoder = Decoder(spoken.parser(CAPACITY, named))
+    decoder = Decoder(module.parser(CAPACITY, named))
     stdout = sys.stdout.fileno()
     try:
         for feed in feeds or (Path("-"),):
@@ -148,10 +149,10 @@ def decode(
                         raise FeedError(text) from None
                 _write_all(decoder, exchange, source, lambda data: os.write(stdout, data))
     except BrokenPipeError:
-        # whoever read has seen enough, as `head` does; nothing else must be written there
+        # the reader closed the pipe, as `head` does: write nothing more to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
     finally:
         if decoder.frames:
             print(decoder.summary(), file=sys.stderr)
     if not decoder.frames:
-        raise FeedError("decode: expected frames, one a line, or feeds; was nothing")
+        raise FeedError("decode: expected one frame per line, or feeds; found no frame")

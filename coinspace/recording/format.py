@@ -1,4 +1,4 @@
-"""The feed file: what one connection received, a line a record, in zstd frames.
+"""The feed file: what one connection received, one record per line, in zstd frames.
 
     #coinspace-feed 1 {"exchange": "binance", "url": "wss://…", "started_ns": 1723161253937085768}
     1723161253937085768 < {"stream":"btcusdt@depth@100ms","data":{…}}
@@ -6,13 +6,13 @@
     1617646620613985000 > [{"ticket":"…"},…]
     1617646621613985000 ! {"mark":"disconnect","reason":"…"}
 
-Directions: `<` frame received, `>` frame sent, `GET PATH` answer of a REST request, `!` mark
-(JSON: "disconnect", "connect", "gap", "dropped"). A payload with a line feed or bytes that are
-not UTF-8 is kept exactly, as base64 behind the direction `<64` (`>64`, `GET64`).
-Receive times never decrease, and are nanoseconds since the epoch of 64 bits.
-Each zstd frame stands for itself, so that a file cut anywhere loses at most its last block, and
-ends with a checksum of its content, so that a changed bit is found. Files of earlier versions have
-no checksums and can still be read.
+Directions: `<` received frame, `>` sent frame, `GET PATH` answer to a REST request, `!` mark
+(JSON: "disconnect", "connect", "gap", "dropped"). A payload with a line feed or with bytes that are
+not UTF-8 is stored as base64 after the direction `<64` (`>64`, `GET64`).
+Receive times are 64-bit nanoseconds since 1970 and never decrease.
+Each zstd frame is independent: a file that is cut anywhere loses at most its last block. Each frame
+ends with a checksum of its content, which reveals a changed bit. Files of earlier versions have no
+checksums and can still be read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from coinspace.recording.lines import Inflated, Lines
 
 MAGIC = b"#coinspace-feed "
 VERSION = 1
-# a block is what a crash can cost: small enough to lose little, large enough to compress 4-5 x
+# a crash loses one block: small enough to lose little, large enough to compress by 4 to 5 times
 BLOCK_RECORDS = 1000
 BLOCK_NS = SECOND_NS
 LEVEL = 3
@@ -45,10 +45,10 @@ LAST_NS = (1 << 63) - 1
 # digits of LAST_NS
 STAMP_DIGITS = 19
 EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# how files begin that somebody may take for a feed -> what they are and what to do
+# first bytes of other files that a user may give as a feed -> what the file is and what to do
 OTHERS = {
-    b"\xef\xbb\xbf": "text with a byte order mark, which an editor wrote: remove it",
-    b"\xff\xfe": "UTF-16 text, which an editor wrote: convert it to UTF-8",
+    b"\xef\xbb\xbf": "text with a byte order mark from an editor: remove the mark",
+    b"\xff\xfe": "UTF-16 text from an editor: convert it to UTF-8",
     b"\x1f\x8b": "gzip: decompress it first",
     b"PAR1": "Parquet: `coinspace feed convert` makes a feed of it",
 }
@@ -57,8 +57,8 @@ OTHERS = {
 class Record(NamedTuple):
     """One line of a feed.
 
-    received_ns: since the epoch. direction: one of DIRECTIONS. path: of a GET, else "".
-    payload: the bytes as they went over the wire (of a mark: its JSON).
+    received_ns: since 1970. direction: one of DIRECTIONS. path: of a GET, else "".
+    payload: the bytes on the wire; the JSON of a mark.
     """
 
     received_ns: int
@@ -73,7 +73,7 @@ class Record(NamedTuple):
 
 
 def encode_line(record: Record) -> bytes:
-    """Spell a record as its line.
+    """Return the line of a record.
 
     Raises: FeedError for an unknown direction or a path with a space.
     """
@@ -89,7 +89,7 @@ def encode_line(record: Record) -> bytes:
 
 
 def read_stamp(text: bytes) -> int | None:
-    """Return a time in ns since the epoch, None for anything else."""
+    """Return a time in ns since 1970, None for other text."""
     if len(text) > STAMP_DIGITS or not text.isdigit():
         return None
     stamp = int(text)
@@ -107,9 +107,9 @@ def _is_text(payload: bytes) -> bool:
 
 
 def decode_line(line: bytes) -> Record:
-    """Read a line without its line feed.
+    """Return the record of a line without its line feed.
 
-    Raises: FeedError saying what was expected.
+    Raises: FeedError for an invalid line.
     """
     text, _, rest = line.partition(b" ")
     tag, space, payload = rest.partition(b" ")
@@ -121,9 +121,7 @@ def decode_line(line: bytes) -> Record:
     if coded:
         direction = direction[:-2]
     if direction not in DIRECTIONS:
-        raise FeedError(
-            f"expected a direction out of {', '.join(DIRECTIONS)}, was {direction[:60]!r}"
-        )
+        raise FeedError(f"expected a direction of {', '.join(DIRECTIONS)}, was {direction[:60]!r}")
     if direction == "GET":
         raw, space, payload = payload.partition(b" ")
         if not space or not raw.startswith(b"/"):
@@ -145,8 +143,8 @@ def decode_line(line: bytes) -> Record:
 def _line_error(line: bytes) -> FeedError:
     if line.startswith(MAGIC):
         return FeedError(
-            "expected a record, was the header of another feed: the files were put one behind the"
-            " other; `coinspace feed merge` joins feeds"
+            "expected a record, was the header of another feed: the file has several feeds one"
+            " after the other; `coinspace feed merge` joins feeds"
         )
     return FeedError(
         f"expected 'TIME DIRECTION PAYLOAD', TIME in ns below {LAST_NS}, was {line[:60]!r}"
@@ -161,7 +159,7 @@ def _is_mark(payload: bytes) -> bool:
 
 
 def read_header(text: bytes) -> dict[str, Any]:
-    """Read the JSON of a header. Raises: FeedError saying what was expected."""
+    """Return the JSON of a header. Raises: FeedError for an invalid header."""
     try:
         header = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -179,7 +177,7 @@ def read_header(text: bytes) -> dict[str, Any]:
 
 
 class FeedWriter:
-    """Write a feed; what was written before the last flush survives a crash."""
+    """Writes a feed; records before the last flush survive a crash."""
 
     def __init__(self, path: Path | str, header: dict[str, Any]) -> None:
         self.path = Path(path)
@@ -196,7 +194,7 @@ class FeedWriter:
         self._block.append(MAGIC + b"%d " % VERSION + orjson.dumps(header) + b"\n")
 
     def write(self, received_ns: int, direction: str, path: str, payload: bytes) -> None:
-        """Append a record; a receive time before the last one is raised to it."""
+        """Append a record; a receive time before the last one is set to the last one."""
         received_ns = max(received_ns, self._last_ns)
         if self.records and (
             len(self._block) >= BLOCK_RECORDS or received_ns - self._block_ns >= BLOCK_NS
@@ -213,7 +211,7 @@ class FeedWriter:
         self.write(received_ns, "!", "", orjson.dumps({"mark": name, **facts}))
 
     def flush(self) -> None:
-        """End the block: what was written so far survives a crash of this process."""
+        """End the block: all records so far survive a crash of this process."""
         if self._block:
             block = self._compressor.compress(b"".join(self._block))
             self._file.write(block)
@@ -240,13 +238,17 @@ class FeedWriter:
 
 
 class FeedReader:
-    """Iterate over the records of a feed, plain or compressed.
+    """Iterates over the records of a feed, plain or compressed.
 
-    Args: start_ns: first receive time wanted (whole blocks before it are skipped unread, and `line`
-    counts from there). end_ns: first one not wanted.
-    Attributes: header; line (of the last record, 1 = header); torn: the file ends within a block
-    or a line, everything before has been read.
-    Raises: FeedError naming file, line and what was expected.
+    Args:
+        start_ns: first receive time to read. Whole blocks before it are skipped unread; `line` then
+            counts from the first block read.
+        end_ns: receive time to stop before.
+    Attributes:
+        header: of the feed.
+        line: number of the last record's line, 1 = header.
+        torn: the file ends within a block or line; all records before were read.
+    Raises: FeedError with file, line and what was expected.
     """
 
     def __init__(self, path: Path | str, *, start_ns: int = 0, end_ns: int | None = None) -> None:
@@ -293,7 +295,7 @@ class FeedReader:
 
     @property
     def exchange(self) -> str:
-        """The exchange whose frames these are."""
+        """The exchange of the recorded frames."""
         return str(self.header["exchange"])
 
     def _error(self, text: str) -> FeedError:
@@ -308,7 +310,7 @@ class FeedReader:
                 yield from batch
         except FeedError as error:
             raise self._error(f"after this line: {error}") from None
-        # a compressed file cut between two lines shows no rest: its missing end of frame does
+        # a compressed file that is cut between two lines has no rest, but an incomplete zstd frame
         self.torn = bool(lines.rest) or stream.torn
 
     def _on_read(self) -> None:

@@ -1,4 +1,4 @@
-"""What recorded frames and answers are, as their exchange's module says."""
+"""Identify recorded frames and REST answers by their exchange's rules."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from coinspace.recording.format import Record
 
 
 def label(exchange: str, payload: bytes) -> Label:
-    """Tell what a recorded frame is; NOTHING for what is no market data."""
+    """Return kind and symbol of a recorded frame, NOTHING when it has no market data."""
     return exchange_named(exchange).label(payload) if exchange in EXCHANGES else NOTHING
 
 
 def snapshot_symbol(exchange: str, record: Record) -> str | None:
-    """Return the symbol of a recorded snapshot, None for anything else."""
+    """Return the symbol of a recorded snapshot, None for other records."""
     if record.direction != "GET" or exchange not in EXCHANGES:
         return None
     request = exchange_named(exchange).request_of(record.path)
@@ -24,7 +24,7 @@ def snapshot_symbol(exchange: str, record: Record) -> str | None:
 
 
 def is_update(exchange: Exchange, what: Label, payload: bytes) -> bool:
-    """Tell whether a recorded frame is an update of a book."""
+    """Return whether a recorded frame is an update of a book."""
     return (
         bool(what.kinds)
         and what.kinds[0].startswith(exchange.BOOK_KIND)

@@ -1,7 +1,7 @@
-"""The lines of a file or pipe, inflated where it is Zstandard, within bounds.
+"""Reads the lines of a file or pipe, decompressed if it is Zstandard, in bounded memory.
 
-What is read decides nothing about memory: a line has a greatest length, compressed bytes are
-inflated in small slices, and a file that inflates like no recording is refused.
+Hostile input cannot fill the memory: the length of a line is limited, compressed bytes are
+decompressed in small slices, and a file that decompresses far more than a recording is refused.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import zstandard
 from coinspace.errors import FeedError
 from coinspace.recording.blocks import MAGIC
 
-# bytes asked for at once: large enough that work per read does not show, small enough to stream
+# bytes per read: large enough for low overhead, small enough to stream
 READ_SIZE = 1 << 20
-# 4 bytes can stand for 128 KB: what one slice inflates to stays below 32 MB
+# 4 bytes can decompress to 128 KB: one slice gives less than 32 MB
 SLICE = 1 << 10
 WRITE_SIZE = 1 << 15
-# recordings shrink by 4 to 50; what inflates by more than this is made to fill the memory or time
+# real recordings decompress to 4 to 50 times their size; more than this is an attack
 MOST_INFLATION = 1000
-# so much is inflated before the rule above holds: short files may repeat themselves
+# bytes decompressed before MOST_INFLATION applies: short files may be very repetitive
 FREE_BYTES = 16 << 20
 LINE_LIMIT = 64 << 20
 
 
 class Inflated:
-    """Iterates over the bytes of a stream as they arrive, inflated where they are Zstandard.
+    """Iterates over the bytes of a stream as they arrive, decompressed if they are Zstandard.
 
     Attributes: is_zstd; torn: the stream ended within a zstd frame.
-    Raises: FeedError when compressed bytes are damaged or inflate beyond the bounds.
+    Raises: FeedError when compressed bytes are damaged or decompress beyond the limits.
     """
 
     def __init__(self, source: BinaryIO, on_read: Callable[[], None] = lambda: None) -> None:
         self._read: Callable[[int], bytes] = source.read1  # type: ignore[attr-defined]
         self._on_read = on_read
-        # a pipe may deliver less than the four bytes that decide
+        # `read`, not `read1`: a pipe may deliver fewer than the four bytes of the magic number
         self._head = source.read(len(MAGIC))
         self.is_zstd = self._head == MAGIC
         self.torn = False
@@ -70,8 +70,8 @@ class Inflated:
                 at, read, made = at + used, read + used, made + len(inflated)
                 if made > FREE_BYTES and made > MOST_INFLATION * read:
                     raise FeedError(
-                        f"expected a recording, was a file that inflates more than"
-                        f" {MOST_INFLATION} times"
+                        "expected a recording, was a file that decompresses to more than"
+                        f" {MOST_INFLATION} times its size"
                     )
                 if inflated:
                     yield inflated
@@ -81,8 +81,8 @@ class Inflated:
 class Lines:
     """Iterates over the lines that each part completes, as lists.
 
-    Attributes: rest: what stands behind the last line feed, once all parts are read.
-    Raises: FeedError when a line is longer than LINE_LIMIT.
+    Attributes: rest: bytes after the last line feed, once all parts are read.
+    Raises: FeedError when a line is longer than LINE_LIMIT bytes.
     """
 
     def __init__(self, parts: Iterable[bytes]) -> None:
@@ -97,7 +97,7 @@ class Lines:
             pending.append(head)
             size += len(head)
             if size > LINE_LIMIT:
-                raise FeedError(f"expected lines of {LINE_LIMIT} bytes at most, was a longer one")
+                raise FeedError(f"expected lines of {LINE_LIMIT} bytes at most, found a longer one")
             if newline:
                 lines = rest.split(b"\n")
                 lines.insert(0, b"".join(pending))

@@ -1,4 +1,4 @@
-"""Several feeds on one clock: records in order of receive time, straight into stages."""
+"""Reads several feeds as one, in order of receive time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from coinspace.recording.format import FeedReader, Record
 
 
 def merge(readers: Iterable[FeedReader]) -> Iterator[tuple[FeedReader, Record]]:
-    """Yield (reader, record) in order of receive time; equal times keep the order of the readers.
+    """Yield (reader, record) by receive time; equal times are in the order of the readers.
 
-    The same feeds in the same order always give the same sequence. `reader.exchange` names the
-    exchange of a record.
+    The same feeds in the same order always give the same sequence. `reader.exchange` is the
+    exchange of the record.
     """
 
     def tagged(reader: FeedReader) -> Iterator[tuple[FeedReader, Record]]:

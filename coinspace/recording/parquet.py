@@ -1,4 +1,4 @@
-"""Feeds as Parquet and back, for notebooks and databases.
+"""Converts feeds to Parquet and back, for notebooks and databases.
 
 Columns: received_ns int64, direction string, path string, kind string, symbol string, payload
 binary. The header is the file's metadata `coinspace-feed`.
@@ -19,7 +19,7 @@ from coinspace.recording.progress import progress_bar
 
 ROWS = 50_000
 METADATA = b"coinspace-feed"
-# what a record is made from; the others are for who reads the table
+# columns that make a record; the others are for readers of the table
 COLUMNS = ("received_ns", "direction", "path", "payload")
 
 
@@ -33,7 +33,7 @@ def _arrow() -> Any:
 
 
 def to_parquet(reader: FeedReader, target: Path) -> int:
-    """Write a feed as Parquet; return its rows."""
+    """Write a feed as Parquet. Returns: the number of rows."""
     arrow = _arrow()
     schema = arrow.schema(
         [
@@ -75,9 +75,9 @@ def to_parquet(reader: FeedReader, target: Path) -> int:
 
 
 def from_parquet(source: Path, target: Path) -> int:
-    """Write a feed from what `to_parquet` wrote; return its records.
+    """Write a feed from a file of `to_parquet`. Returns: the number of records.
 
-    Raises: FeedError when the file is no Parquet file, not from a feed, or damaged.
+    Raises: FeedError when the file is damaged, not Parquet or not made from a feed.
     """
     arrow = _arrow()
     try:
@@ -106,14 +106,17 @@ def _header(file: Any, source: Path) -> dict[str, Any]:
     groups = range(file.metadata.num_row_groups)
     size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
     if size > max(FREE_BYTES, MOST_INFLATION * source.stat().st_size):
-        raise FeedError(f"{source}: inflates more than {MOST_INFLATION} times: no recording")
+        raise FeedError(
+            f"{source}: expected a recording, was a file that decompresses to more than"
+            f" {MOST_INFLATION} times its size"
+        )
     return read_header(text)
 
 
 def _record(row: dict[str, Any]) -> Record:
     received_ns, direction, path, payload = (row[name] for name in COLUMNS)
     if type(received_ns) is not int or not 0 <= received_ns <= LAST_NS:
-        raise ValueError(f"received_ns: expected ns since the epoch, was {received_ns!r}")
+        raise ValueError(f"received_ns: expected ns since 1970, was {received_ns!r}")
     if not isinstance(payload, bytes) or not isinstance(path or "", str):
         raise ValueError("expected a path as text and a payload as bytes")
     return Record(received_ns, direction, path or "", payload)

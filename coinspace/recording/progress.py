@@ -1,4 +1,4 @@
-"""Progress bars on stderr for long work, only when stderr is a terminal."""
+"""Progress bars for long work, on stderr if it is a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLL_S = 0.1
 
 @contextmanager
 def progress_bar(text: str, total: float) -> Iterator[Callable[[float], None]]:
-    """Give a function that sets how much of the total is done."""
+    """Show a progress bar; yields a function that sets how much of the total is done."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -30,9 +30,9 @@ def progress_bar(text: str, total: float) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def reading(readers: Sequence[FeedReader], text: str) -> Iterator[None]:
-    """Show how much of the readers' files has been read, while the body reads them.
+    """Show how much of the readers' files has been read while the body reads them.
 
-    Says at the end which of them are cut.
+    Reports at the end which files are cut.
     """
     total = sum(reader.size for reader in readers)
     with watched(text, total, lambda: sum(reader.compressed_read for reader in readers)):
@@ -41,13 +41,14 @@ def reading(readers: Sequence[FeedReader], text: str) -> Iterator[None]:
         if reader.torn:
             path = printable(reader.path)
             print(
-                f"coinspace: feed {path}: the end is cut; what came before is read", file=sys.stderr
+                f"coinspace: feed {path}: the end is cut; everything before it is read",
+                file=sys.stderr,
             )
 
 
 @contextmanager
 def elapsing(text: str, seconds: float | None) -> Iterator[None]:
-    """Show how much of a known time has gone, while the body waits; None = no end is known."""
+    """Show how much of a time has passed while the body waits; None = unknown, no bar."""
     if seconds is None:
         yield
         return
@@ -58,7 +59,7 @@ def elapsing(text: str, seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def watched(text: str, total: float, done: Callable[[], float]) -> Iterator[None]:
-    """Show how much is done as `done` tells it, while the body works."""
+    """Show the progress that `done` returns while the body works."""
     finished = threading.Event()
     with progress_bar(text, total) as update:
 

@@ -1,9 +1,9 @@
-"""Record raw frames beside the live path: a bounded queue, a thread, rotating feed files.
+"""Records raw frames beside the live path: a bounded queue, a thread, rotating feed files.
 
-The live path appends to a queue and never waits: when the queue is full (a slow or full disk), the
-record is dropped and counted, and the file gets a mark "dropped" at that place. Files are named
-EXCHANGE-NAME-YYYYMMDDTHHMMSSZ-N.feed.zst; the oldest are removed when all of them together outgrow
-`max_bytes`.
+The live path appends to a queue and never waits. When the queue is full (a slow or full disk), the
+record is dropped and counted, and the file gets a mark "dropped" at that place. File names are
+EXCHANGE-NAME-YYYYMMDDTHHMMSSZ-N.feed.zst. The oldest files are removed when all files together
+exceed `max_bytes`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from coinspace.errors import FeedError
 from coinspace.recording.format import FeedWriter, Record
 
 POLL_S = 0.05
-# what a crash of the machine can cost, as the block of the format
+# a crash of the machine loses records of at most this time
 FLUSH_S = 1.0
-# after a failed write (disk full) the disk is left alone for a while
+# pause after a failed write, such as on a full disk
 RETRY_S = 10.0
 
 
 class Recorder:
-    """Record one connection.
+    """Records one connection.
 
     Args:
-        folder: made when missing. exchange, name: go into file names, as upbit, orderbook.
+        folder: created when missing.
+        exchange, name: for file names, such as upbit and orderbook.
         url: of the connection, for the header.
-        segment_bytes, segment_s: a file is closed when it has grown or aged so much.
+        segment_bytes, segment_s: size and age at which a file is closed.
         max_bytes: of all files of this exchange and name together.
-        queue_records, queue_bytes: what may wait for the disk.
+        queue_records, queue_bytes: limits of the queue.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Recorder:
         except OSError as error:
             raise FeedError(f"archive {self.folder}: expected a folder, {error}") from None
         self._queue: deque[Record] = deque()
-        # each counter is written by one thread only: producer above, consumer below
+        # each counter has one writing thread: the first three the live path, the others `_run`
         self._put_bytes = 0
         self._dropped = 0
         self._dropped_since_mark = 0
@@ -95,7 +96,7 @@ class Recorder:
         self._put(Record(sent_ns, ">", "", payload))
 
     def rest(self, received_ns: int, path: str, payload: bytes) -> None:
-        """Record the answer of a GET; path with its query, such as /api/v3/depth?symbol=BTCUSDT."""
+        """Record the answer to a GET. `path` has the query: /api/v3/depth?symbol=BTCUSDT."""
         self._put(Record(received_ns, "GET", path, payload))
 
     def mark(self, name: str, **facts: Any) -> None:
@@ -117,7 +118,7 @@ class Recorder:
         self._queue.append(record)
 
     def counters(self) -> dict[str, int | float]:
-        """Return recorded, dropped (queue full), lost (disk refused) records and the disk's use."""
+        """Return counts of recorded, dropped (queue full) and lost (disk) records and of files."""
         return {
             "recorded": self._recorded,
             "record_dropped": self._dropped,
@@ -130,7 +131,7 @@ class Recorder:
         }
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Write what waits and close the file; what takes longer than the timeout is lost."""
+        """Write the queue and close the file; records still waiting after the time-out are lost."""
         self._stopping.set()
         self._thread.join(timeout_s)
 
@@ -154,7 +155,7 @@ class Recorder:
                 self._writer.flush()
                 self._rotate(now_s)
         except (OSError, FeedError):
-            # a full disk must not stop the collector: give up this file, try a new one later
+            # a full disk must not stop the collector: close this file, open a new one later
             self._errors += 1
             self._retry_s = time.monotonic() + RETRY_S
             self._close_writer()
@@ -226,6 +227,6 @@ class Recorder:
 
 
 def _age(path: Path) -> tuple[str, int]:
-    # names sort by their time, then by the number after it
+    # the sort key of a file: the time in its name, then the number
     stamp, _, number = path.name.removesuffix(".feed.zst").rpartition("-")
     return stamp, int(number) if number.isdigit() else 0

@@ -1,4 +1,4 @@
-"""What a recording holds, whether it is whole, and parts and sums of recordings."""
+"""Summarise, check, cut and merge recordings."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from coinspace.recording.progress import reading
 ID_DIGITS = 18
 MOST = (1 << 63) - 1
 ERRORS_KEPT = 20
-# kinds, symbols and marks of a feed that are counted by name; the others are counted together
+# names of kinds, symbols and marks that are counted apart; further names are counted as OTHER
 NAMES_KEPT = 10_000
 OTHER = "other"
 Key = TypeVar("Key")
-# what users call order books, whatever the exchange's kinds are called
+# the users' name for order books; exchanges have other names
 BOOK_KIND = "orderbook"
 
 
 @dataclass
 class IdSequence:
-    """Ids of one stream: gaps are ranges that are missing."""
+    """Ids of one stream; a gap is a range of missing ids."""
 
     last: int = 0
     gaps: int = 0
@@ -51,7 +51,7 @@ class IdSequence:
 
 @dataclass
 class Summary:
-    """What one feed holds. frames: (kind, symbol) -> number; sizes in bytes; times in ns."""
+    """Summary of one feed. frames: (kind, symbol) -> number; sizes in bytes; times in ns."""
 
     path: Path
     header: dict[str, Any]
@@ -71,18 +71,18 @@ class Summary:
     sequences: dict[tuple[str, str], IdSequence] = field(default_factory=dict)
 
     def error(self, text: str) -> None:
-        """Keep the first errors, count all."""
+        """Count an error; keep its text if it is among the first ones."""
         self.n_errors += 1
         if len(self.errors) < ERRORS_KEPT:
             self.errors.append(text)
 
     @property
     def gaps(self) -> int:
-        """Gaps of all sequences; a mark of a disconnect in between is no excuse."""
+        """Number of gaps in all sequences."""
         return sum(one.gaps for one in self.sequences.values())
 
     def facts(self) -> dict[str, Any]:
-        """Return everything as JSON takes it."""
+        """Return the summary as JSON values."""
         return {
             "path": str(self.path),
             "exchange": self.header["exchange"],
@@ -110,9 +110,9 @@ class Summary:
 
 
 def summarise(reader: FeedReader, *, check: bool = False) -> Summary:
-    """Read a feed to its end.
+    """Read a feed to its end and return its summary.
 
-    Args: check: also parse every frame as JSON and collect what is wrong instead of raising.
+    Args: check: also parse every frame as JSON; collect errors instead of raising them.
     Raises: FeedError for a damaged file, unless `check`.
     """
     summary = Summary(reader.path, reader.header, file_bytes=reader.size)
@@ -126,7 +126,7 @@ def summarise(reader: FeedReader, *, check: bool = False) -> Summary:
     summary.torn = reader.torn
     summary.unchecked_blocks, summary.blocks = reader.unchecked_blocks()
     if check and 0 < summary.unchecked_blocks < summary.blocks and not reader.torn:
-        # who writes a feed gives all blocks a checksum, or none
+        # a writer gives checksums to all blocks or to none
         summary.error(f"feed {reader.path}: {summary.unchecked_blocks} blocks lost their checksum")
     if check and not summary.records and not summary.n_errors:
         summary.error(f"feed {reader.path}: expected records, found none")
@@ -147,7 +147,7 @@ def _count(summary: Summary, reader: FeedReader, record: Record, check: bool) ->
         name = str(record.mark().get("mark"))
         _tally(summary.marks, name, OTHER)
         if name in ("connect", "disconnect"):
-            # ids begin anew with a connection
+            # each connection has new ids
             for sequence in summary.sequences.values():
                 sequence.last = 0
         return
@@ -187,7 +187,7 @@ def _count_frame(summary: Summary, reader: FeedReader, payload: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a name to write to; the file is at its place whole, or what was there stays."""
+    """Yield a path to write to; the finished file replaces the target, a failure keeps it."""
     part = target.with_name(f".{target.name}.part")
     try:
         yield part
@@ -199,10 +199,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 class Wanted:
-    """Which frames of an exchange a user named, and which of the names were found.
+    """Selects frames of an exchange by the user's names and notes which names were found.
 
-    symbols: as the exchange spells them, or BTC/KRW. kinds: as the feed has them; "orderbook" means
-    books of any kind.
+    symbols: the exchange's symbols, or markets such as BTC/KRW. kinds: as in the feed; "orderbook"
+    means books of any kind.
     """
 
     def __init__(self, exchange: str, symbols: Sequence[str], kinds: Sequence[str]) -> None:
@@ -210,11 +210,11 @@ class Wanted:
         self.symbols = {_symbol(exchange, text) for text in symbols}
         self.kinds = set(kinds)
         self._found: set[str] = set()
-        # what the part holds, to be named where a name is not found
+        # symbols and kinds of the part, for the error about a name that was not found
         self._seen: set[str] = set()
 
     def takes(self, record: Record) -> bool:
-        """Tell whether a record is wanted; sent frames, marks and other answers always are."""
+        """Return whether a record is selected; sent frames, marks and other answers always are."""
         if record.direction == "GET" and self.symbols:
             symbol = snapshot_symbol(self._exchange, record)
             return symbol is None or symbol in self.symbols
@@ -240,12 +240,12 @@ class Wanted:
         return names
 
     def check(self) -> None:
-        """Raises: FeedError naming what was not found, and what is there."""
+        """Check that all names were found. Raises: FeedError with the missing and found names."""
         missing = sorted((self.symbols | self.kinds) - self._found)
         if missing:
-            held = ", ".join(sorted(self._seen)[:ERRORS_KEPT]) or "no frame"
+            seen = ", ".join(sorted(self._seen)[:ERRORS_KEPT]) or "no frame"
             raise FeedError(
-                f"cut: found no frame of {', '.join(missing)} in this part, which holds {held}"
+                f"cut: found no frame of {', '.join(missing)} in this part, which has {seen}"
             )
 
 
@@ -264,13 +264,13 @@ def cut(
     symbols: Sequence[str] = (),
     kinds: Sequence[str] = (),
 ) -> int:
-    """Write part of a feed; return its records.
+    """Write part of a feed. Returns: the number of records.
 
-    A cut through a feed of updates begins with a snapshot of each book as it was then, so that it
-    can be replayed. symbols, kinds: as `Wanted` takes them.
-    Raises: FeedError when the part has no frame, or none of a symbol or kind.
+    A part of a feed of updates starts with a snapshot of each book, so that it can be replayed.
+    symbols, kinds: see `Wanted`.
+    Raises: FeedError when the part has no frame, or no frame of a symbol or kind.
     """
-    # the part before the cut is read too, where books have to be carried over it
+    # for a feed of updates, the part before the cut is read too: it gives the snapshots
     with FeedReader(source) as first:
         exchange = exchange_named(first.exchange) if first.exchange in EXCHANGES else None
     carries = exchange is not None and exchange.UPDATES
@@ -334,13 +334,13 @@ def _write_books(
 
 
 def merge_feeds(sources: Iterable[Path], target: Path) -> int:
-    """Write feeds of one exchange as one, by receive time; return its records.
+    """Merge feeds of one exchange by receive time. Returns: the number of records.
 
-    Raises: FeedError when the feeds are of several exchanges, or one is named twice.
+    Raises: FeedError when the feeds are of several exchanges, or one is given twice.
     """
     paths = list(sources)
     if len({path.resolve() for path in paths}) < len(paths):
-        raise FeedError("merge: expected each feed once, was one twice")
+        raise FeedError("merge: expected each feed once, found one twice")
     readers = [FeedReader(path) for path in paths]
     try:
         exchanges = sorted({reader.exchange for reader in readers})

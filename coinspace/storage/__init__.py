@@ -1,8 +1,8 @@
-"""QuestDB: the private server, the schema, the sender and the workers that store the bus.
+"""QuestDB: the private server, the schema, the sender and the workers that store bus messages.
 
-In flow order: `runtime` (Java and the jar), `server` (the private server), `address` (where the
-database is), `schema` (all DDL), `sender` (rows to ILP), `rows` (bus messages to rows), `ledger`
-(which sequences are stored), `catchup` (fetching what is missing), `watch` (what the server hides),
-`worker` (the processes), `reconcile` (the proof), `read` (all that other folders ask of it). Only
-this folder knows QuestDB, SQL and their clients.
+In flow order: `questdb` (the private server and its address), `tables` and `schema` (all DDL),
+`rows` (bus messages to rows), `sender` (rows to QuestDB), `ledger` (which sequences are stored),
+`stage` (stores messages and accounts for them), `catchup` (fetches missing messages), `watch`
+(checks the server), `worker` (the processes), `reconcile` (proves that nothing is missing), `read`
+(queries of other folders). Only this folder uses QuestDB, SQL and their clients.
 """

@@ -1,8 +1,9 @@
-"""Filling holes from the publishers' journals, oldest first, at live messages' leisure.
+"""Fills holes from the publishers' journals, oldest first, without delaying live messages.
 
-A journal is asked through its publisher's side socket; when its writer is gone and its folder is on
-this host, the folder is read. A writer that ended is noticed by its folder's lock, so what it wrote
-is stored even if nobody ever heard it. What no journal holds any more is written to `gap` as lost.
+A running publisher answers through its journal server. When the publisher has ended and its folder
+is on this host, the folder is read; the folder's lock shows that the writer has ended. So messages
+are stored even if this worker never heard the publisher. Messages that no journal has any more are
+recorded in table `gap` as lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import structlog
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
 from coinspace.bus.journal import is_written, journal_folder
-from coinspace.bus.journal_client import Fetched, Held, JournalClient
+from coinspace.bus.journal_client import Contents, Fetched, JournalClient
 from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
@@ -34,15 +35,15 @@ from coinspace.storage.stage import Stage
 
 IDLE_S = 1.0
 TIMEOUT_S = 3.0
-# a hole younger than this may still be on its way through a socket's queue
+# messages of a younger hole may still be in a socket's queue
 SETTLE_S = 0.05
 RETRY_S = 1.0
 MAX_RETRY_S = 10.0
-# what journals hold of epochs that nobody listened to
+# between two lists of a journal, which find epochs that this worker did not receive
 INVENTORY_S = 60.0
 # messages stored between two turns of the event loop
 SLICE = 64
-# batches given to the sender ahead of live messages; more would only wait in memory
+# batches of fetched messages in the sender; more would only wait in memory
 BATCHES_AHEAD = 3
 ROOM_POLL_S = 0.005
 DRAIN_S = 10.0
@@ -56,31 +57,31 @@ OpenHoles = Callable[[str, Collection[Stream]], Awaitable[tuple[dict[StreamKey, 
 
 
 class Source(Protocol):
-    """A journal: its side socket's client or its folder."""
+    """A source of journal messages: a client of the journal server or a journal folder."""
 
-    def list(self) -> Held:
-        """Return what it holds."""
+    def list(self) -> Contents:
+        """Return the contents of the journal."""
 
     def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
         """Return the oldest chunk of [first, end)."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release sockets and files."""
 
 
 class JournalFolder:
-    """A journal read from its folder on this host, by the client's interface."""
+    """Reads a journal from its folder on this host, with the client's interface."""
 
     def __init__(self, settings: Settings, process: str) -> None:
         self.process = process
         self.folder = journal_folder(settings, process)
         self._reader = JournalReader(self.folder)
 
-    def list(self) -> Held:
-        """Return what the folder holds."""
+    def list(self) -> Contents:
+        """Return the contents of the folder."""
         self._reader.refresh()
-        held = self._reader.held()
-        return Held(self.process, max(held, default=0), None, held)
+        ranges = self._reader.ranges()
+        return Contents(self.process, max(ranges, default=0), None, ranges)
 
     def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
         """Return the oldest chunk of [first, end)."""
@@ -89,12 +90,12 @@ class JournalFolder:
         return Fetched(messages(chunk.records), chunk.missing, chunk.next, chunk.done)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file stays open."""
 
 
 @dataclass
 class _Publisher:
-    """One publisher's journal and how it answered last."""
+    """One publisher's journal and the result of its last requests."""
 
     name: str
     client: JournalClient
@@ -102,7 +103,7 @@ class _Publisher:
     failures: int = 0
     not_before: float = 0.0
     inventory_at: float = 0.0
-    # the newest segment of a writer that is gone, once its journal has been taken in
+    # the newest segment of an ended writer whose journal has been compared
     taken: Path | None = None
     problem: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -110,9 +111,9 @@ class _Publisher:
 
 
 class CatchUp:
-    """Fills the holes of a stage. `run` it as a task; `wake` it when a hole was found.
+    """Fills the holes of a stage. Start `run` as a task; call `wake` when a hole was found.
 
-    Args: open_holes: reads what `position.open_holes` says, of a publisher's streams.
+    Args: open_holes: returns the open holes of a publisher's streams, see `position.open_holes`.
     """
 
     def __init__(
@@ -136,12 +137,12 @@ class CatchUp:
             )
             for name in publishers
         }
-        # (Damage.found_ns, publisher) whose holes are made
+        # (Damage.found_ns, publisher) for which `restore` has made the holes
         self._restored: set[tuple[int, str]] = set()
         self.fetched = self.filled = self.lost = self.requests = self.failures = 0
 
     async def run(self) -> None:
-        """Fill holes until cancelled, each publisher's on its own: one may be out of reach."""
+        """Fill holes until cancelled; an unreachable publisher does not delay the others."""
         await asyncio.gather(*(self._serve(one) for one in self._publishers.values()))
 
     async def _serve(self, publisher: _Publisher) -> None:
@@ -154,7 +155,7 @@ class CatchUp:
                         progress |= await self._try(publisher, stream, hole)
                 progress |= await self._read_again(publisher)
             except Exception as error:
-                # a defect of one answer must not end the catching up of all
+                # an error of one publisher must not end the catch-up of the others
                 self.failures += 1
                 publisher.problem = repr(error)
                 publisher.not_before = time.monotonic() + MAX_RETRY_S
@@ -167,20 +168,20 @@ class CatchUp:
                     await asyncio.sleep(SETTLE_S)
 
     def wake(self) -> None:
-        """Holes were found: look at once."""
+        """Look for holes at once."""
         for publisher in self._publishers.values():
             publisher.wake.set()
 
     def close(self) -> None:
-        """Close the clients; no task may be using one."""
+        """Close the clients; no task may still use them."""
         for publisher in self._publishers.values():
             publisher.client.close()
 
     def problems(self) -> list[str]:
-        """Say which journals are missed."""
+        """Return a line for each unreachable journal that messages wait for."""
         waiting: dict[str, int] = {}
         for stream in self._stage.ledger.streams.values():
-            # of those that were put off not the size is known: a message each at least
+            # the size of holes that were put off is unknown: count at least one message each
             if count := stream.put_off + sum(hole.count for hole in stream.holes):
                 waiting[stream.publisher] = waiting.get(stream.publisher, 0) + count
         return [
@@ -200,14 +201,14 @@ class CatchUp:
         }
 
     async def restore(self, damage: Damage) -> bool:
-        """Make holes of all that journals hold of a damaged table and that was stored already.
+        """Make holes of a damaged table's stored messages that the journals still have.
 
-        Returns: whether all of them are in `gap` now; False = a journal is out of reach, try later.
+        Returns: whether all holes are in `gap` now; False = a journal cannot be reached, try later.
         """
         kind, ledger = f"{damage.table}.".encode(), self._stage.ledger
         oldest_ns = now_ns() - self._settings.journal.max_age_s * SECOND_NS
         if not self._settings.journal.enabled or damage.found_ns < oldest_ns:
-            log.error("not stored again: no journal holds it", table=damage.table)
+            log.error("not stored again: no journal has the messages", table=damage.table)
             return True
         complete = True
         for publisher in self._publishers.values():
@@ -215,16 +216,16 @@ class CatchUp:
                 continue
             if not self._streams(publisher, kind) and publisher.name not in ledger.finished:
                 continue
-            held = await self._ask(publisher, lambda source: source.list())
-            if held is None:
+            contents = await self._ask(publisher, lambda source: source.list())
+            if contents is None:
                 complete = False
                 continue
-            for epoch in ledger.finished.get(publisher.name, set()) & held.ranges.keys():
-                topics = held.ranges[epoch].items()
+            for epoch in ledger.finished.get(publisher.name, set()) & contents.ranges.keys():
+                topics = contents.ranges[epoch].items()
                 lasts = {topic: max(end for _, end in ranges) - 1 for topic, ranges in topics}
                 ledger.reopen(publisher.name, epoch, lasts)
             for stream in self._streams(publisher, kind):
-                for first, end in held.ranges.get(stream.epoch, {}).get(stream.topic, []):
+                for first, end in contents.ranges.get(stream.epoch, {}).get(stream.topic, []):
                     last = min(end - 1, stream.last)
                     if first <= last:
                         stream.holes.append(Hole(first, last, now_ns(), damage.reason))
@@ -241,7 +242,7 @@ class CatchUp:
         ]
 
     async def _inventory(self, publisher: _Publisher) -> None:
-        """Learn what journals hold that nobody has heard of."""
+        """Find messages in the journal that this worker has not received."""
         if not self._settings.journal.enabled:
             self._stage.finish(publisher.name, ())
             return
@@ -251,32 +252,33 @@ class CatchUp:
         if now < publisher.not_before or (now < publisher.inventory_at and not unseen):
             return
         publisher.inventory_at = now + INVENTORY_S
-        held = await self._ask(publisher, lambda source: source.list())
-        if held is None:
+        contents = await self._ask(publisher, lambda source: source.list())
+        if contents is None:
             publisher.inventory_at = 0.0
             return
-        heard = self._stage.epochs.get(publisher.name)
+        current = self._stage.epochs.get(publisher.name)
         finished = self._stage.ledger.finished.get(publisher.name, set())
-        for epoch, topics in held.ranges.items():
-            # a living writer's tail is still on its way; its heartbeats tell of it
-            if (epoch == heard and not unseen) or epoch in finished:
+        for epoch, topics in contents.ranges.items():
+            # the newest messages of a running writer are still on their way; its heartbeats
+            # report them
+            if (epoch == current and not unseen) or epoch in finished:
                 continue
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1
                 self._stage.expect(publisher.name, topic, epoch, last, "not received")
-        self._stage.finish(publisher.name, held.ranges)
+        self._stage.finish(publisher.name, contents.ranges)
         if unseen:
             publisher.taken = ended
 
     def restarted(self, name: str) -> None:
-        """A publisher has a new epoch: look at once what the one before has left."""
+        """Look at once for messages of the previous epoch of a restarted publisher."""
         publisher = self._publishers.get(name)
         if publisher is not None:
             publisher.inventory_at = publisher.not_before = 0.0
             publisher.wake.set()
 
     async def _read_again(self, publisher: _Publisher) -> bool:
-        """Take up the holes that were put off, once those before them are closed."""
+        """Read holes that were put off from `gap`, once the earlier holes are closed."""
         ledger = self._stage.ledger
         streams = [
             stream
@@ -285,7 +287,7 @@ class CatchUp:
         ]
         if not streams or time.monotonic() < publisher.not_before:
             return False
-        # what was given to the sender has to be in the database
+        # rows in the sender have to be in the database first
         if not await self._stage.sender.drained(DRAIN_S):
             return False
         try:
@@ -295,7 +297,7 @@ class CatchUp:
             publisher.problem = str(error)
             return False
         for stream in streams:
-            # a row of one that was found meanwhile may have been read too
+            # the rows read may include holes that were found meanwhile
             known = {hole.first for hole in stream.holes}
             found = [hole for hole in holes.get(stream.key, ()) if hole.first not in known]
             ledger.read_again(stream, found, all_read=all_read)
@@ -322,7 +324,7 @@ class CatchUp:
             if fetched.done or fetched.next <= first:
                 break
             first = fetched.next
-        await self._close(stream, hole, joined(lost), "no journal holds it")
+        await self._close(stream, hole, joined(lost), "no journal has it")
         return True
 
     async def _store(self, stream: Stream, found: list[Message]) -> None:
@@ -358,7 +360,7 @@ class CatchUp:
             await asyncio.sleep(ROOM_POLL_S)
 
     async def _ask(self, publisher: _Publisher, ask: Callable[[Source], T]) -> T | None:
-        """Ask the journal. Returns: None when it is out of reach for now."""
+        """Send a request to the journal. Returns: None when it cannot be reached now."""
         async with publisher.lock:
             self.requests += 1
             try:
@@ -383,13 +385,13 @@ async def _open_holes(
 
 
 def _pause(publisher: _Publisher) -> float:
-    """Seconds to wait when nobody wakes us: until the journal may be asked again."""
+    """Return the seconds to wait without `wake`, until the next request is allowed."""
     due = publisher.not_before - time.monotonic()
     return max(0.05, min(IDLE_S, due)) if due > 0 else IDLE_S
 
 
 def _source(publisher: _Publisher) -> Source:
-    """Choose who is asked: the living writer of a journal, or the folder that it has left.
+    """Return the client of a running writer, or the folder of an ended one.
 
     Raises: JournalError when there is neither.
     """
@@ -407,7 +409,7 @@ def _fetch(stream: Stream, first: int, end: int) -> Callable[[Source], Fetched]:
 
 
 def _ended(folder: JournalFolder) -> Path | None:
-    """Return the newest segment of a journal on this host that nobody writes any more."""
-    # listed first: a writer that starts in between is none of these segments'
+    """Return the newest segment of a journal on this host whose writer has ended, else None."""
+    # list first: a writer that starts in between does not own these segments
     paths = segment_paths(folder.folder)
     return paths[-1] if paths and not is_written(folder.folder) else None

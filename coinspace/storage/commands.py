@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EXIT_DEGRADED = 1
 HOUR_NS = 3600 * SECOND_NS
-# messages younger than this may still be on their way
+# messages younger than this may not be stored yet
 IN_FLIGHT_NS = 10 * SECOND_NS
 EXIT_DOWN = 2
 HEADS = ("publisher", "topic")
@@ -39,20 +39,21 @@ HEADS = ("publisher", "topic")
 def questdb() -> None:
     """Run the private QuestDB server.
 
-    It listens on loopback only, with random credentials of its own, and keeps its data in the
-    data folder.
+    The server listens on loopback only, has random credentials and keeps its data in the data
+    folder.
     """
 
 
 @questdb.command()
 @config_option
-@click.option("--foreground", is_flag=True, help="stay here until SIGTERM or Ctrl-C")
+@click.option("--foreground", is_flag=True, help="run until SIGTERM or Ctrl-C")
 def start(config_path: str | None, foreground: bool) -> None:
-    """Start the server; returns when it answers."""
+    """Start the server and wait until it answers."""
     settings = load(config_path)
     if settings.storage.ilp:
         raise ConfigError(
-            "storage.ilp names a server of its own: expected it empty for the private server"
+            "storage.ilp: expected an empty value for the private server, was another server's"
+            " address"
         )
     if foreground:
         run(keeper.PROCESS_NAME, settings, keeper.keep)
@@ -86,12 +87,15 @@ def _start_detached(settings: Settings, config_path: str | None) -> None:
         if health and health["pid"] == child.pid and health["state"] == "ready":
             return
         if child.poll() is not None:
-            said = log_path.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
-            reason = said[-1].removeprefix("coinspace: ") if said else f"see {log_path}"
+            lines = log_path.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
+            reason = lines[-1].removeprefix("coinspace: ") if lines else f"see {log_path}"
             raise StorageError(reason)
         if time.monotonic() > deadline:
             child.terminate()
-            raise StorageError(f"QuestDB: expected it ready, still starting; see {log_path}")
+            raise StorageError(
+                f"QuestDB: expected an answer within {START_TIMEOUT_S:.0f} s, was none;"
+                f" see {log_path}"
+            )
         time.sleep(0.1)
 
 
@@ -108,7 +112,7 @@ def stop(config_path: str | None) -> None:
     deadline = time.monotonic() + STOP_TIMEOUT_S + 5
     while _alive(pid):
         if time.monotonic() > deadline:
-            raise StorageError(f"QuestDB: expected process {pid} to end, still runs")
+            raise StorageError(f"QuestDB: expected process {pid} to end, it still runs")
         time.sleep(0.05)
     click.echo("stopped")
 
@@ -117,7 +121,7 @@ def stop(config_path: str | None) -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="one JSON object")
 def status(config_path: str | None, as_json: bool) -> None:
-    """Tell how the server is: exit code 0 answers, 1 degraded, 2 down."""
+    """Print the server's state. Exit code 0: it answers, 1: degraded, 2: down."""
     settings = load(config_path)
     facts, code = _facts(settings)
     if as_json:
@@ -131,14 +135,14 @@ def status(config_path: str | None, as_json: bool) -> None:
 @questdb.command()
 @config_option
 def resume(config_path: str | None) -> None:
-    """Show stored rows again after a full disk: resume tables, refresh invalid views."""
+    """Resume suspended tables and refresh invalid views, such as after a full disk."""
     from coinspace.storage import schema
 
     done = schema.resume(address(load(config_path)))
     for statement in done:
         click.echo(statement)
     if not done:
-        click.echo("nothing is suspended, no view is invalid", err=True)
+        click.echo("no table is suspended, no view is invalid", err=True)
 
 
 def _facts(settings: Settings) -> tuple[dict[str, object], int]:
@@ -162,10 +166,10 @@ def _facts(settings: Settings) -> tuple[dict[str, object], int]:
 
 @questdb.command()
 @config_option
-@click.option("--open", "open_page", is_flag=True, help="open it in a browser")
+@click.option("--open", "open_page", is_flag=True, help="open the console in a browser")
 @click.option("--show-password", is_flag=True, help="print the password too")
 def console(config_path: str | None, open_page: bool, show_password: bool) -> None:
-    """Print where the server's own web console is and how to log in."""
+    """Print the address of the server's web console and its login."""
     settings = load(config_path)
     found = address(settings)
     if not found.http:
@@ -176,7 +180,7 @@ def console(config_path: str | None, open_page: bool, show_password: bool) -> No
         hint = found.password if show_password else f"in {_credentials(settings)}"
         click.echo(f"user {found.user}, password {hint}", err=not show_password)
     if open_page and not webbrowser.open(url):
-        raise StorageError(f"no browser to open here: open {url} yourself")
+        raise StorageError(f"console: expected a browser on this host, found none; open {url}")
 
 
 def _credentials(settings: Settings) -> Path | str:
@@ -184,7 +188,7 @@ def _credentials(settings: Settings) -> Path | str:
 
 
 def _pid(settings: Settings) -> int:
-    # the keeper's, 0 when none runs: a health file outlives a killed process
+    # pid of the keeper, 0 when none runs: the health file of a killed process stays
     health = read_health(settings, keeper.PROCESS_NAME)
     if not health or not _alive(health["pid"]):
         return 0
@@ -203,7 +207,7 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        # a zombie has ended; only its parent has not looked yet
+        # a zombie has ended too
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return True
@@ -215,11 +219,11 @@ def _alive(pid: int) -> bool:
 @click.option("--to", "end", help="ISO 8601 or epoch ms, not included; by default 10 s ago")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object, times in ns")
 def reconcile(config_path: str | None, start: str | None, end: str | None, as_json: bool) -> None:
-    """Prove that every message received is stored.
+    """Prove that every received message is stored.
 
-    Per publisher, topic and minute: what was received, repeats, what is in a journal, was
-    published, is stored, was ever in a gap, and what the table `gap` says of the rest. Exit code 1
-    when something is unexplained.
+    Prints counts per publisher, topic and minute: messages received, repeats, in a journal,
+    published, stored, ever in a gap, and explained by the table `gap`. Exit code 1 when a message
+    is unexplained.
     """
     from coinspace.storage.reconcile import reconcile as compare
 
@@ -238,17 +242,17 @@ def reconcile(config_path: str | None, start: str | None, end: str | None, as_js
         _print_report(report)
     if not report.lines:
         raise StorageError(
-            "reconcile: found no message in this time, neither stored nor in a journal"
+            "reconcile: expected messages in this time, found none in the database or a journal"
         )
     raise SystemExit(1 if report.total.unexplained else 0)
 
 
 def _quiet(text: str) -> None:
-    """Say nothing: nobody watches."""
+    """Show no progress: stderr is not a terminal."""
 
 
 def _print_report(report: Report) -> None:
-    """Print the total first: lines may be many."""
+    """Print a report; the total comes first, since there may be many lines."""
     from coinspace.storage.reconcile import COUNTS
 
     names = [HEADS, *((line.publisher, line.topic) for line in report.lines)]
@@ -268,8 +272,8 @@ def _print_report(report: Report) -> None:
         echo(minute, line.publisher, line.topic, line)
     if report.lines_left_out:
         click.echo(
-            f"{report.lines_left_out} more lines are part of the total alone:"
-            " shorten --from and --to to see them",
+            f"{report.lines_left_out} more lines are only in the total:"
+            " choose a shorter time with --from and --to to see them",
             err=True,
         )
     for publisher, topic, epoch, sequence in report.unexplained[:20]:
@@ -277,7 +281,7 @@ def _print_report(report: Report) -> None:
 
 
 def _time_ns(text: str, option: str) -> int:
-    """Read ISO 8601 (UTC unless it says otherwise) or epoch ms. Raises: ConfigError."""
+    """Return the ns of ISO 8601 (UTC by default) or epoch ms. Raises: ConfigError."""
     if text.isdigit():
         try:
             check_ms(int(text))

@@ -1,6 +1,7 @@
-"""Rows that the database refused: kept in a file with the server's words, one JSON line each.
+"""Keeps refused rows in a file with the server's reason, one JSON line each.
 
-Bounded to two files of FILE_BYTES; each row's loss is in the table `gap` as well, without a bound.
+The file and its predecessor have at most FILE_BYTES each. The table `gap` also has a row for each
+loss.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import orjson
 
 from coinspace.clock import now_ns
 
-# some 300,000 books; who sees none of that for so long will not miss the oldest
+# about 300,000 books
 FILE_BYTES = 256 << 20
 
 
 class DeadLetters:
-    """An append-only file; a row is on disk before it counts as accounted for."""
+    """An append-only file of refused rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
 
     def add(self, table: str, reason: str, key: object, lines: bytes) -> int:
-        """Append one row as it would have gone over the wire.
+        """Append one row as encoded for the wire; it is on disk when this returns.
 
-        Returns: its time, ns. Raises: OSError.
+        Returns: the time of the entry, ns. Raises: OSError.
         """
         at_ns = now_ns()
         entry = {
@@ -55,7 +56,7 @@ class DeadLetters:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's names on disk: a file that was made or renamed is found after a power cut."""
+    """Write a folder's names to disk, so that new and renamed files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -64,12 +65,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def older(path: Path) -> Path:
-    """Return where a file's entries go when it is full, in place of those before them."""
+    """Return the path that a full file is moved to; it replaces the one before."""
     return path.with_name(f"{path.name}.1")
 
 
 def read(path: Path, since_ns: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the entries kept since a time, oldest first; `ilp` as bytes, a torn line left out."""
+    """Yield the entries since a time, oldest first, `ilp` as bytes; torn lines are skipped."""
     for one in (older(path), path):
         if one.exists():
             yield from _read(one, since_ns)

@@ -1,4 +1,4 @@
-"""Rows of `gap`: holes in a publisher's sequence, refused rows, outages of venues."""
+"""Writes rows of `gap`: holes in a publisher's sequence, refused rows, outages of venues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_hole(
     first: int | None = None,
     last: int | None = None,
 ) -> bool:
-    """Write a hole's row, or the row of a part of it. Returns: False when memory is full."""
+    """Write the row of a hole or of a part of it. Returns: False when memory is full."""
     first = hole.first if first is None else first
     last = hole.last if last is None else last
     return sender.row(
@@ -50,7 +50,7 @@ def write_hole(
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A table's columns were changed: its messages are to be stored again by one worker."""
+    """A table whose columns were changed; the worker has to store its messages again."""
 
     worker: str
     table: str
@@ -58,8 +58,8 @@ class Damage:
     found_ns: int
 
 
-def write_mended(sender: Sender, damage: Damage, closed_ns: int) -> bool:
-    """Write that all of it is in holes of its own now. Returns: False when memory is full."""
+def write_repaired(sender: Sender, damage: Damage, closed_ns: int) -> bool:
+    """Write that all damaged messages are in holes now. Returns: False when memory is full."""
     return sender.row(
         "gap",
         symbols={"kind": damage.table, "publisher": damage.worker, "status": FILLED},
@@ -76,7 +76,7 @@ def write_mended(sender: Sender, damage: Damage, closed_ns: int) -> bool:
 
 
 def write_dead(sender: Sender, key: Key, reason: str, at_ns: int) -> bool:
-    """Account for a row that the database refused. Returns: False when memory is full."""
+    """Write that the database refused a row. Returns: False when memory is full."""
     publisher, topic, epoch, sequence = key
     name = parse(topic.encode())
     return sender.row(
@@ -112,9 +112,10 @@ def write_outage(
     closed_ns: int = 0,
     lost: int = 0,
 ) -> bool:
-    """Write that a venue sent nothing, from `since_ns` to `closed_ns` (0 = still).
+    """Write that a venue sent nothing from `since_ns` to `closed_ns`, 0 = until now.
 
-    Args: lost: trades of that time that the exchange cannot tell any more, while it worked.
+    Args: lost: trades of that time that the exchange no longer reports; the venue itself worked.
+    Returns: False when memory is full.
     """
     status = FILLED if closed_ns else OPEN
     return sender.row(

@@ -1,8 +1,8 @@
 """Which sequences of each (publisher, topic, epoch) are accounted for, and which are holes.
 
-Accounted for means given to the sender (or a repeat, which is not stored). A hole becomes a row in
-`gap` before anything behind it is stored; so after a crash the database alone says what is missing:
-the open rows of `gap`, and whatever comes after the highest stored sequence.
+A sequence is accounted for when the sender has it, or when it is a repeat, which is not stored. A
+hole gets its row in `gap` before any later message is stored. So after a crash the database alone
+shows what is missing: the open rows of `gap`, and all sequences after the highest stored one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from coinspace.errors import MessageError
 from coinspace.storage.rows import Venue
 
 StreamKey = tuple[str, bytes, int]
-# some 200 bytes each: topics of all publishers, times the epochs that are not finished
+# about 200 bytes each: topics of all publishers times their unfinished epochs
 STREAMS_LIMIT = 1 << 18
-# epochs of one publisher that wait for its journal; what is dropped is fetched once more if it is
-# ever found there, and replaces itself
+# epochs of one publisher that wait for its journal; messages of a dropped epoch that a journal has
+# are fetched again and replace their rows
 EPOCHS_LIMIT = 64
-# holes of one stream kept here; the others stand in `gap` alone, and are read from there in turn
+# holes of one stream in memory; further holes are only in `gap` and read from there later
 HOLES_LIMIT = 1000
 
 
@@ -29,9 +29,9 @@ class Hole:
     """Sequences first..last, both included, that were not stored when they should have been.
 
     Attributes:
-        found_ns: when it was found; part of its identity in the database.
-        announced: whether its row in `gap` was given to the sender.
-        retry_ns: not to be asked for before.
+        found_ns: when the hole was found; part of the key of its row.
+        announced: whether the sender has its row of `gap`.
+        retry_ns: time of the next request.
     """
 
     first: int
@@ -49,11 +49,11 @@ class Hole:
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """One topic of one publisher since one start of it.
+    """One topic of one epoch of a publisher.
 
     Attributes:
         last: highest sequence that is accounted for or part of a hole.
-        put_off: its holes that only the database knows.
+        put_off: number of holes that are only in the database.
     """
 
     publisher: str
@@ -63,27 +63,27 @@ class Stream:
     venue: Venue
     last: int = 0
     holes: list[Hole] = field(default_factory=list)
-    # the newest hole, while it has no row in `gap` and may still grow
+    # the newest hole, which may grow until it has a row in `gap`
     growing: Hole | None = None
     put_off: int = 0
 
     @property
     def missing(self) -> bool:
-        """Whether anything of it is in a hole."""
+        """Whether the stream has a hole."""
         return bool(self.holes or self.put_off)
 
     @property
     def key(self) -> StreamKey:
-        """What tells it from all others."""
+        """The identity of the stream."""
         return (self.publisher, self.topic, self.epoch)
 
 
 class Ledger:
-    """The streams of one storage worker that can still miss something.
+    """The streams of one storage worker that may have missing messages.
 
     Attributes:
-        finished: publisher -> ended epochs whose journal was compared and of which nothing is
-            missing: their streams are forgotten.
+        finished: publisher -> ended epochs that were compared with the journal and miss nothing.
+            Their streams are forgotten.
     """
 
     def __init__(self) -> None:
@@ -94,9 +94,9 @@ class Ledger:
         self.sequences_missed = 0
 
     def stream(self, publisher: str, topic: bytes, epoch: int) -> Stream:
-        """Return the stream, made at its first mention.
+        """Return the stream; the first call makes it.
 
-        Raises: MessageError for a bad topic, or one stream too many.
+        Raises: MessageError for an invalid topic, or one stream too many.
         """
         key = (publisher, topic, epoch)
         found = self.streams.get(key)
@@ -108,10 +108,12 @@ class Ledger:
             found = self.streams[key] = Stream(publisher, topic, epoch, name, venue)
         return found
 
-    def finish(self, publisher: str, before: int, held: Collection[int]) -> None:
-        """Forget the epochs of a publisher before this one of which nothing is missing.
+    def finish(self, publisher: str, before: int, journalled: Collection[int]) -> None:
+        """Forget a publisher's earlier epochs that miss nothing.
 
-        Args: held: epochs that its journal holds, after all of them were compared.
+        Args:
+            before: the epoch to keep.
+            journalled: epochs in the publisher's journal, all of which were compared.
         """
         own = [s for s in self.streams.values() if s.publisher == publisher and s.epoch < before]
         waiting = {stream.epoch for stream in own if stream.missing}
@@ -119,31 +121,31 @@ class Ledger:
         for stream in own:
             if stream.epoch in ended:
                 del self.streams[stream.key]
-        # what the journal has removed cannot come up again
-        self.finished[publisher] = (ended | self.finished.get(publisher, set())) & set(held)
+        # the journal cannot list an epoch again that it has removed
+        self.finished[publisher] = (ended | self.finished.get(publisher, set())) & set(journalled)
 
     def drop_oldest(self, publisher: str) -> None:
-        """Bound the epochs of a publisher that starts again and again, its journal out of reach."""
+        """Limit the epochs of a publisher that restarts often while its journal is unreachable."""
         epochs = sorted({s.epoch for s in self.streams.values() if s.publisher == publisher})
         if len(epochs) > EPOCHS_LIMIT:
             finished = self.finished.get(publisher, set())
             self.finish(publisher, epochs[-EPOCHS_LIMIT // 2], finished)
 
     def reopen(self, publisher: str, epoch: int, lasts: Mapping[bytes, int]) -> None:
-        """Take up a finished epoch again, since some of it is to be stored once more."""
+        """Make the streams of a finished epoch again: some messages have to be stored again."""
         self.finished.get(publisher, set()).discard(epoch)
         for topic, last in lasts.items():
             self.restore(self.stream(publisher, topic, epoch), last, [])
 
     def restore(self, stream: Stream, last: int, holes: list[Hole]) -> None:
-        """Take over what the database says of a stream."""
+        """Take a stream's position and holes from the database."""
         stream.last = max([stream.last, last, *(hole.last for hole in holes)])
         self._keep(stream, holes)
 
     def read_again(self, stream: Stream, holes: list[Hole], *, all_read: bool) -> None:
-        """Take up holes that were put off.
+        """Take holes that were put off.
 
-        Args: all_read: the database has no others of this stream.
+        Args: all_read: whether the database has no further holes of this stream.
         """
         stream.put_off = 0 if all_read else max(1, stream.put_off - len(holes))
         self._keep(stream, holes)
@@ -158,13 +160,13 @@ class Ledger:
         self.holes_put_off += holes
 
     def expect(self, stream: Stream, last: int, now_ns: int, reason: str) -> None:
-        """Note that sequences up to `last` exist: those not accounted for are a hole."""
+        """Note that sequences up to `last` exist; the new ones are a hole until they arrive."""
         if last > stream.last:
             self._hole(stream, stream.last + 1, last, now_ns, reason)
             stream.last = last
 
     def arrive(self, stream: Stream, sequence: int, now_ns: int) -> bool:
-        """Note a live message. Returns: False when it is accounted for already."""
+        """Note a live message. Returns: False when it was accounted for before."""
         if sequence <= stream.last:
             return False
         if sequence > stream.last + 1:
@@ -173,7 +175,7 @@ class Ledger:
         return True
 
     def shed(self, stream: Stream, sequence: int, now_ns: int) -> None:
-        """Note that the newest message could not be kept in memory."""
+        """Note that memory had no room for the newest message."""
         self._hole(stream, sequence, sequence, now_ns, "database behind")
 
     def _hole(self, stream: Stream, first: int, last: int, now_ns: int, reason: str) -> None:
@@ -188,12 +190,12 @@ class Ledger:
         self.holes_found += 1
 
     def announced(self, stream: Stream, hole: Hole) -> None:
-        """Note that the hole's row was given to the sender: it grows no more."""
+        """Note that the sender has the hole's row; the hole no longer grows."""
         hole.announced = True
         if stream.growing is hole:
             stream.growing = None
         if len(stream.holes) > HOLES_LIMIT:
-            # its row is all that is needed to find it again
+            # the row in `gap` is enough to find the hole again
             stream.holes.remove(hole)
             self._put_off(stream, 1)
 
@@ -219,7 +221,7 @@ class Ledger:
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges, both ends included, in order; those that touch become one."""
+    """Return ranges, both ends included, in order; adjacent ranges are joined."""
     whole: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if whole and first <= whole[-1][1] + 1:

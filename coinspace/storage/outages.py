@@ -1,7 +1,7 @@
-"""Times in which a venue sent nothing that counts: rows of `gap` with the kind `venue`.
+"""Outages: times in which a venue gave no valid data, as rows of `gap` with the kind `venue`.
 
-An outage begins when a venue leaves its working state, or when its collector is replaced, and
-ends when the venue works again.
+An outage begins when a venue leaves its working state or when its collector restarts. It ends when
+the venue works again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ WORKING = {"synced", "subscribed", "ready"}
 BOOK_WORKING = {"synced", "ready"}
 
 VenueKey = tuple[str, str, str]
-# rows that memory had no place for: while the database does not answer, a market that comes and
-# goes makes two a second at most
-OWED_LIMIT = 20_000
+# rows that the sender had no memory for, because the database does not answer; an unstable market
+# makes at most two rows a second
+UNWRITTEN_LIMIT = 20_000
 
 
 @dataclass
 class Outage:
-    """One outage; closed_ns is 0 while it lasts. lost: trades, of a venue that worked."""
+    """One outage. closed_ns: 0 while it lasts. lost: missing trades of a venue that worked."""
 
     epoch: int
     since_ns: int
@@ -42,13 +42,13 @@ class Outages:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self.open: dict[VenueKey, Outage] = {}
-        self._owed: deque[tuple[VenueKey, Outage]] = deque()
+        self._unwritten: deque[tuple[VenueKey, Outage]] = deque()
         self.dropped = 0
         self._epochs: dict[str, int] = {}
         self._venues: dict[str, set[tuple[str, str]]] = {}
 
     def restore(self, key: VenueKey, outage: Outage) -> None:
-        """Take over an outage that the database says is still open."""
+        """Take an open outage from the database."""
         self.open[key] = outage
         self._venues.setdefault(key[0], set()).add(key[1:])
 
@@ -66,16 +66,16 @@ class Outages:
         name = stream.name
         key = (publisher, name.exchange, name.market)
         if facts.get("collected") is False:
-            # news of the exchange's list about a market that nobody collects
+            # the exchange's market list reports a market that is not collected
             return
         self._venues.setdefault(publisher, set()).add(key[1:])
         at_ns = since_ns or message.received_ns or message.published_ns or now_ns
         if lost:
             at_ns = message.received_ns or at_ns
-            told = str(facts.get("reason"))[:500]
-            # trades that the exchange cannot tell any more: a loss while the venue worked
+            # trades that the exchange no longer reports: a loss while the venue worked
             since_ns = min(from_ns or at_ns, at_ns - 1)
-            self._write(key, Outage(stream.epoch, since_ns, told, at_ns, lost))
+            given = str(facts.get("reason"))[:500]
+            self._write(key, Outage(stream.epoch, since_ns, given, at_ns, lost))
         working = BOOK_WORKING if publisher.startswith("orderbook") else WORKING
         if state in working:
             self._end(key, at_ns)
@@ -83,7 +83,7 @@ class Outages:
             self._begin(key, Outage(stream.epoch, at_ns, reason[:500]))
 
     def on_heartbeat(self, publisher: str, epoch: int, heard_ns: int, now_ns: int) -> None:
-        """Notice that a publisher was replaced: its venues are out since it was last heard."""
+        """Begin outages of a restarted publisher's venues, from its last heartbeat on."""
         before = self._epochs.get(publisher)
         self._epochs[publisher] = epoch
         if before is None or before == epoch:
@@ -95,9 +95,9 @@ class Outages:
                 self._begin(key, Outage(before, since_ns, "collector restarted"))
 
     def settle(self) -> None:
-        """Write the rows that memory had no place for."""
-        owed, self._owed = self._owed, deque()
-        for key, outage in owed:
+        """Write the rows that the sender had no memory for."""
+        unwritten, self._unwritten = self._unwritten, deque()
+        for key, outage in unwritten:
             self._write(key, outage)
 
     def _begin(self, key: VenueKey, outage: Outage) -> None:
@@ -123,18 +123,18 @@ class Outages:
             closed_ns=outage.closed_ns,
             lost=outage.lost,
         ):
-            if self._owed and self._owed[-1][1] is outage:
-                # its end, which replaces the row of its beginning
+            if self._unwritten and self._unwritten[-1][1] is outage:
+                # the row of the outage's end replaces the row of its beginning
                 return
-            if len(self._owed) >= OWED_LIMIT:
-                # the states themselves are in the journals
-                self._owed.popleft()
+            if len(self._unwritten) >= UNWRITTEN_LIMIT:
+                # the journals still have the states
+                self._unwritten.popleft()
                 self.dropped += 1
-            self._owed.append((key, outage))
+            self._unwritten.append((key, outage))
 
 
 def _count(value: Any) -> int:
-    """Return a number of a state message, 0 where there is none. Raises: ValueError, TypeError."""
+    """Return a number of a state message, 0 for none. Raises: ValueError, TypeError."""
     found = int(value or 0)
     if not 0 <= found < 1 << 63:
         raise ValueError(f"expected a number of 63 bits, was {value!r}")

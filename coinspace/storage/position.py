@@ -1,7 +1,7 @@
-"""What the database says is stored: the only bookkeeping there is.
+"""Reads from the database which messages are stored; there is no other bookkeeping.
 
-A stream's position is its highest stored sequence, less the open rows of `gap`. That holds because
-rows are stored in order, and a hole's row before anything behind it.
+A stream's position is its highest stored sequence, without the open rows of `gap`. This is right
+because rows are stored in order, and a hole's row before all later messages.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.outages import Outage
 from coinspace.storage.questdb.address import Address
-from coinspace.storage.schema import OURS
+from coinspace.storage.schema import OWN_TABLES
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import VIEWS
 
 APPLY_TIMEOUT_S = 30.0
 POLL_S = 0.05
-# rows of open holes that are read at a time
+# rows of open holes per read
 READ_AGAIN = 10_000
 DAY_NS = 86_400 * SECOND_NS
 VIEW_NAMES = {view.name for view in VIEWS}
-# who publishes a kind; `state` rows name their publisher
+# kind -> prefix of its publishers' names; `state` rows have a column for the publisher
 PUBLISHERS = {
     "orderbook": "orderbook-collector-",
     "ticker": "ticker-collector-",
@@ -40,10 +40,9 @@ PUBLISHERS = {
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """A table or view that takes rows and does not show them.
+    """A table or view that accepts rows and does not show them.
 
-    Attributes: by_server: it could not apply rows and names an error. Without it a person has
-        suspended the table, who names none.
+    Attributes: by_server: the server suspended it and gives an error; False = a person did.
     """
 
     table: str
@@ -51,8 +50,8 @@ class Suspended:
     by_server: bool = False
 
     @property
-    def mend(self) -> str:
-        """The statement that ends it, once its cause is gone."""
+    def repair(self) -> str:
+        """The statement that resumes the table, once the cause is removed."""
         kind = "MATERIALIZED VIEW" if self.table in VIEW_NAMES else "TABLE"
         return f"ALTER {kind} {self.table} RESUME WAL"
 
@@ -73,7 +72,7 @@ async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str]
     cursor = await connection.execute(
         "SELECT name, suspended, writerTxn, sequencerTxn, errorTag, errorMessage"
         " FROM wal_tables()"
-        f" WHERE name IN ({OURS})"
+        f" WHERE name IN ({OWN_TABLES})"
     )
     late: list[str] = []
     suspended: list[Suspended] = []
@@ -92,7 +91,7 @@ async def wait_applied(
 ) -> None:
     """Wait until every acknowledged row of the tables is visible.
 
-    Raises: StorageError when a table is suspended or the time is over.
+    Raises: StorageError when a table is suspended or after the time-out.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
@@ -100,8 +99,8 @@ async def wait_applied(
         for table in suspended:
             if table.table in tables:
                 raise StorageError(
-                    f"table {table.table} is suspended ({table.reason}): end the cause, then"
-                    f" `coinspace questdb resume` ({table.mend})",
+                    f"table {table.table} is suspended ({table.reason}): remove the cause, then run"
+                    f" `coinspace questdb resume` ({table.repair})",
                     table.table,
                 )
         waiting = tables.intersection(late)
@@ -121,8 +120,8 @@ async def restore(
 
     Args:
         kinds: of the messages that this worker stores.
-        publishers: whose messages it stores.
-        since_ns: rows and epochs before it are of no interest: no journal holds them.
+        publishers: of these messages.
+        since_ns: start of the oldest journal; earlier rows and epochs are not read.
     Returns: the number of streams found.
     Raises: StorageError when the database cannot be read or a needed table is suspended.
     """
@@ -134,7 +133,7 @@ async def restore(
             holes = await _gaps(connection, stage, kinds, publishers, last, since_ns)
     except psycopg.Error as error:
         raise StorageError(f"reading positions: {str(error).splitlines()[0]}") from None
-    # the newest first: what there is no room for is fetched once more, and replaces itself
+    # the newest first; messages of streams without room are fetched again and replace their rows
     newest = sorted(last.items(), key=lambda one: one[0][2], reverse=True)
     for (publisher, topic, epoch), sequence in newest[: STREAMS_LIMIT // 2]:
         stream = stage.ledger.stream(publisher, topic, epoch)
@@ -147,8 +146,8 @@ async def open_holes(
 ) -> tuple[dict[StreamKey, list[Hole]], bool]:
     """Return the open holes of some streams of a publisher, the oldest first.
 
-    Every row of `gap` that was given to the sender must have been stored before.
-    Returns: the holes, and whether there are no others.
+    The caller first waits until the sender has stored all rows of `gap`.
+    Returns: the holes, and whether these are all.
     Raises: StorageError when the database cannot be read.
     """
     connection = await connect(found)
@@ -177,7 +176,7 @@ async def open_holes(
 
 
 async def damages(connection: psycopg.AsyncConnection[Any], worker: str) -> list[gaps.Damage]:
-    """Return what this worker has to store again, the oldest first."""
+    """Return the damages that this worker has to repair, the oldest first."""
     cursor = await connection.execute(
         "SELECT kind, reason, ts::long FROM gap WHERE status = %s AND publisher = %s ORDER BY ts",
         (gaps.OPEN, worker),
@@ -200,7 +199,7 @@ async def _highest(
     highest: Highest = {}
     for kind in kinds:
         publisher = "publisher" if kind == "state" else "''"
-        # a trade's ts is its trade time, which may be a good while before it was received
+        # a trade's ts is its trade time, which may be long before its receive time
         start_ns = since_ns - DAY_NS if kind == "trade" else since_ns
         cursor = await connection.execute(
             f"SELECT {publisher}, exchange, market, epoch, max(seq) FROM {kind}"
@@ -252,7 +251,7 @@ async def _gaps(
             continue
         if kind not in kinds:
             continue
-        # what is lost or dead is accounted for, also where nothing behind it is stored yet
+        # lost and dead messages are accounted for, even if no later message is stored yet
         highest[key] = max(highest.get(key, 0), last)
         if status == gaps.OPEN:
             holes.setdefault(key, []).append(Hole(first, last, ts, reason or "", announced=True))

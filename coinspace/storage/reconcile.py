@@ -1,12 +1,12 @@
-"""The proof: every sequence that a publisher gave out is stored, a repeat, or explained in `gap`.
+"""Proves that every published sequence is stored, a repeat, or explained in `gap`.
 
-Compares, sequence by sequence, what the journals hold with what the database holds. A trade that
-was published twice is one row; the message whose row was replaced counts as a duplicate. Where no
-journal is left, rows say how many repeats came before them.
+Compares the journals with the database, sequence by sequence. A trade that was published twice is
+one row; the message whose row was replaced counts as a duplicate. When the journal is gone, the
+rows of books show how many repeats came before them.
 
-Both are read in the order of publishing, publisher by publisher and some seconds at a time. What
-stays in memory are ranges of sequences and the lines of the report, so a day costs no more than an
-hour.
+Both sides are read in the order of publishing, publisher by publisher, some seconds at a time.
+Memory keeps only ranges of sequences and the lines of the report, so a day needs little more than
+an hour.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from coinspace.storage.questdb.address import Address, address
 
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
-# compared at once
+# time compared at once
 SLICE_NS = 10 * SECOND_NS
 KINDS = {
     "orderbook-collector": ("orderbook", "state"),
     "ticker-collector": ("ticker", "trade", "state"),
 }
-# how much one query sorts, and how far a row's `ts` may be from its publishing: the trade time of a
-# trade that was fetched after an outage is old
+# time that one query sorts, and largest distance between a row's `ts` and its publishing time; a
+# trade that was fetched after an outage has an old trade time
 WINDOWS = {"trade": (HOUR_NS, 7 * 24 * HOUR_NS)}
 WINDOW = (10 * MINUTE_NS, HOUR_NS)
 UNEXPLAINED_LIMIT = 1000
-# lines of minutes kept; the total counts all
+# lines in the report; the total counts all
 LINES_LIMIT = 200_000
-# messages of a journal that wait for their row, which a stepping clock may put elsewhere
+# journal messages that wait for their row; after a clock step the two are read far apart
 PENDING_LIMIT = 100_000
 
 Progress = Callable[[str], object]
@@ -63,18 +63,19 @@ Range = tuple[int, int]
 
 @dataclass(slots=True)
 class Line:
-    """One publisher's topic in one minute (of publishing); all but the names are messages.
+    """Counts of messages of one publisher's topic in one minute of publishing.
 
     Attributes:
-        received: from the exchange; the rest are the collector's own words (states).
-        repeats: of these, books identical to the one before, not stored by design.
+        received: messages from the exchange; 0 for states, which the collector makes.
+        repeats: books identical to the one before, which are not stored.
         journalled: in a journal now.
-        published: sequences given out.
-        stored: rows; duplicates: trades whose row carries a later message's sequence.
-        gaps: named by rows of `gap`, whatever became of them.
-        lost, dead, open: accounted for in `gap` by that status. Trades that the exchange does not
-            report any more are lost too, although they were never published.
-        unexplained: what is left; 0 is the proof.
+        published: sequences used.
+        stored: rows.
+        duplicates: trades whose row has a later message's sequence.
+        gaps: in rows of `gap` of any status.
+        lost, dead, open: in rows of `gap` of that status. Trades that the exchange no longer
+            reports count as lost too, although they were never published.
+        unexplained: all other messages; 0 proves that nothing is missing.
     """
 
     publisher: str
@@ -96,18 +97,18 @@ class Line:
 COUNTS = tuple(
     name for name in Line.__dataclass_fields__ if name not in ("publisher", "topic", "minute_ns")
 )
-# the worst first: a range may be lost within one that is still open
+# the worst first: a part of an open range may be lost
 EXPLAINED = (gaps.DEAD, gaps.LOST, gaps.OPEN)
 
 
 @dataclass(slots=True)
 class Report:
-    """The total, its lines by minute, and what was unexplained in full.
+    """The result of a comparison.
 
     Attributes:
-        total: the sum of all lines, those that were left out included.
-        lines_left_out: minutes beyond the first LINES_LIMIT.
-        unexplained: (publisher, topic, epoch, sequence), at most the first thousand.
+        total: the sum of all lines, also of those left out.
+        lines_left_out: number of lines beyond the first LINES_LIMIT.
+        unexplained: (publisher, topic, epoch, sequence) of the first UNEXPLAINED_LIMIT messages.
     """
 
     from_ns: int
@@ -118,7 +119,7 @@ class Report:
     unexplained: list[tuple[str, str, int, int]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, times in ns."""
+        """Return the report as plain values, times in ns."""
         return {
             "from_ns": self.from_ns,
             "to_ns": self.to_ns,
@@ -130,7 +131,7 @@ class Report:
 
 
 class Ranges:
-    """Sequences as ranges, both ends included, sorted and apart from each other."""
+    """Sequences as sorted, separate ranges, both ends included."""
 
     def __init__(self, found: Iterable[Range] = ()) -> None:
         self._ranges = joined(found)
@@ -147,7 +148,7 @@ class Ranges:
         return (self._ranges[0][0], self._ranges[-1][1]) if self._ranges else (1, 0)
 
     def add(self, first: int, last: int) -> None:
-        """Add a range; cheap for one that begins in or behind the last one."""
+        """Add a range; cheap when it begins in or after the last range."""
         ranges = self._ranges
         if not ranges or first > ranges[-1][1] + 1:
             ranges.append((first, last))
@@ -162,7 +163,7 @@ class Ranges:
         return at >= 0 and sequence <= self._ranges[at][1]
 
     def split(self, first: int, last: int) -> tuple[list[Range], list[Range]]:
-        """Return the parts of a range that are in here, and those that are not."""
+        """Return the parts of a range that are in these ranges, and the other parts."""
         inside: list[Range] = []
         outside: list[Range] = []
         at = max(bisect_right(self._ranges, first, key=lambda one: one[0]) - 1, 0)
@@ -181,7 +182,7 @@ class Ranges:
 
 
 class _Fact(NamedTuple):
-    """What a journal says of a message. before: repeats before it; trade: its time and id."""
+    """A message in a journal. before: number of repeats before it; trade: its time and id."""
 
     topic: bytes
     epoch: int
@@ -193,7 +194,7 @@ class _Fact(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """What the database says of a message."""
+    """A message in the database."""
 
     topic: bytes
     epoch: int
@@ -204,17 +205,17 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class _Stream:
-    """One topic of one epoch: what was counted of it so far."""
+    """One topic of one epoch: the counts so far."""
 
     topic: bytes
     epoch: int
     seen: Ranges = field(default_factory=Ranges)
-    # (first, last, time of the message before): neither in the journal nor in the database
+    # (first, last, time of the message before): in neither the journal nor the database
     holes: list[tuple[int, int, int]] = field(default_factory=list)
     gaps: dict[str, Ranges] = field(default_factory=dict)
-    # ranges that explain themselves, found within the time: first, last, found_ns
+    # (first, last, found_ns) of rows of `gap` found within the time
     found: list[tuple[int, int, int]] = field(default_factory=list)
-    # in the journal and nowhere else: sequence -> time
+    # messages that are only in the journal: sequence -> time
     pending: dict[int, int] = field(default_factory=dict)
     last_stored: int = 0
     last_ns: int = 0
@@ -235,7 +236,7 @@ def reconcile(
             progress(publisher)
             with contextlib.ExitStack() as opened:
                 facts = _facts(settings, publisher, report, opened)
-                # one connection each: they are read side by side
+                # the tables are read side by side, each on its own connection
                 rows = [
                     _rows(opened.enter_context(schema.connect(found)), kind, publisher, report)
                     for kind in kinds
@@ -248,21 +249,21 @@ def reconcile(
 def _facts(
     settings: Settings, publisher: str, report: Report, opened: contextlib.ExitStack
 ) -> list[Iterator[_Fact]]:
-    """Return what the journal holds, as iterators in the order of publishing."""
+    """Return the messages of the journal, as iterators in the order of publishing."""
     from_ns, to_ns = report.from_ns, report.to_ns
     folder = journal_folder(settings, publisher)
     if segment_paths(folder):
         return [_within(read_journal(folder, from_ns, to_ns), from_ns, to_ns)]
-    # another host's journal; a publisher that was never started has none
+    # the journal is on another host, or the publisher was never started
     client = JournalClient(settings.bus.replay_endpoint(publisher), settings.bus, timeout_s=1.0)
     opened.callback(client.close)
     try:
-        held = client.list().ranges
+        ranges = client.list().ranges
     except JournalError:
         return []
     return [
         _within(_fetched(client, topic, epoch), from_ns, to_ns)
-        for epoch, topics in held.items()
+        for epoch, topics in ranges.items()
         for topic in topics
     ]
 
@@ -297,7 +298,7 @@ def _rows(
     flags = "flags" if kind == "orderbook" else "0"
     owner = "AND publisher = %s" if kind == "state" else ""
     exchange = publisher.rpartition("-")[2]
-    # the whole time that was asked for may be years, most of them empty
+    # the requested time may be years, most of them without rows
     bounds = connection.execute(
         "SELECT min(published_ts)::long, max(published_ts)::long, min(ts)::long, max(ts)::long"
         f" FROM {kind} WHERE exchange = %s AND published_ts >= {report.from_ns}::timestamp_ns"
@@ -307,7 +308,7 @@ def _rows(
     if bounds is None or None in bounds:
         return
     first_ns, last_ns, oldest_ns, newest_ns = bounds
-    # a collector's clock that was off by days has put times of the exchange far from its own
+    # with a collector's clock that was wrong by days, `ts` and `published_ts` are far apart
     apart = oldest_ns < first_ns - slack or newest_ns > last_ns + slack
     for start in range(first_ns, last_ns + 1, window):
         end = min(start + window, last_ns + 1)
@@ -326,7 +327,7 @@ def _rows(
 
 
 class _Ahead:
-    """An iterator of facts or rows that is read up to a time."""
+    """Reads an iterator of facts or rows up to a time."""
 
     def __init__(self, found: Iterator[Any]) -> None:
         self._found = found
@@ -334,18 +335,18 @@ class _Ahead:
 
     @property
     def at_ns(self) -> int:
-        """When the next one was published; the end of time when there is none."""
+        """Publishing time of the next item; FOR_EVER_NS when there is none."""
         return FOR_EVER_NS if self._next is None else int(self._next.published_ns)
 
     def until(self, end_ns: int) -> Iterator[Any]:
-        """Yield what was published before a time."""
+        """Yield the items that were published before a time."""
         while self._next is not None and self._next.published_ns < end_ns:
             yield self._next
             self._next = next(self._found, None)
 
 
 class _Comparison:
-    """One publisher's journal against its rows."""
+    """Compares one publisher's journal with its rows."""
 
     def __init__(self, report: Report, found: Address, publisher: str) -> None:
         self._report = report
@@ -354,7 +355,7 @@ class _Comparison:
         self._streams: dict[tuple[bytes, int], _Stream] = {}
         self._lines: dict[tuple[bytes, int], Line] = {}
         self._pending = 0
-        # whose rows of `gap` are read
+        # epochs whose rows of `gap` are read
         self._epochs: set[int] = set()
 
     def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Row]]) -> None:
@@ -364,15 +365,15 @@ class _Comparison:
             database = [_Ahead(one) for one in rows]
             while (start := min(one.at_ns for one in (*journal, *database))) < FOR_EVER_NS:
                 end = start + SLICE_NS
-                held: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Row]]]
-                held = defaultdict(lambda: ({}, {}))
+                both: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Row]]]
+                both = defaultdict(lambda: ({}, {}))
                 for side, sources in enumerate((journal, database)):
                     for source in sources:
                         for one in source.until(end):
-                            held[one.topic, one.epoch][side][one.sequence] = one
-                for key, (told, stored) in held.items():
+                            both[one.topic, one.epoch][side][one.sequence] = one
+                for key, (journalled, stored) in both.items():
                     self._read_gaps(connection, key[1])
-                    self._compare(connection, self._stream(*key), told, stored)
+                    self._compare(connection, self._stream(*key), journalled, stored)
         for stream in self._streams.values():
             self._finish(stream)
 
@@ -383,7 +384,7 @@ class _Comparison:
         return stream
 
     def _count(self, stream: _Stream, at_ns: int, **counts: int) -> None:
-        """Add to the total, and to the line of a topic's minute."""
+        """Add counts to the total and to the line of the topic's minute."""
         key = (stream.topic, at_ns - at_ns % MINUTE_NS)
         line = self._lines.get(key)
         report = self._report
@@ -398,7 +399,7 @@ class _Comparison:
             setattr(report.total, name, getattr(report.total, name) + count)
 
     def _read_found(self, connection: psycopg.Connection[Any]) -> None:
-        """Read what `gap` says was found within the time: of it there may be nothing else."""
+        """Read the rows of `gap` found within the time; they may be all that is left."""
         report = self._report
         within = (
             f"ts >= {report.from_ns}::timestamp_ns AND ts < {report.to_ns}::timestamp_ns"
@@ -408,15 +409,15 @@ class _Comparison:
             if first:
                 self._stream(topic, epoch).found.append((first, last, ts))
             elif status == gaps.LOST:
-                # trades that the exchange does not report any more: they have no sequence
+                # trades that the exchange no longer reports have no sequence
                 self._count(self._stream(topic, epoch), ts, lost=count, gaps=count)
         for epoch in {epoch for _, epoch in self._streams}:
             self._read_gaps(connection, epoch)
 
     def _read_gaps(self, connection: psycopg.Connection[Any], epoch: int) -> None:
-        """Read all that `gap` says of an epoch, once.
+        """Read all rows of `gap` of an epoch, once.
 
-        Not by its times: they are of the storage worker's clock, and the publisher's may be off.
+        They are not selected by time: `gap` has the storage worker's clock, not the publisher's.
         """
         if epoch in self._epochs:
             return
@@ -438,7 +439,7 @@ class _Comparison:
             (self._publisher,),
         )
         for kind, exchange, market, *facts in rows:
-            # a damaged name is of no publisher
+            # skip rows with a damaged name
             with contextlib.suppress(MessageError):
                 yield build(kind, exchange, market), *facts
 
@@ -446,18 +447,18 @@ class _Comparison:
         self,
         connection: psycopg.Connection[Any],
         stream: _Stream,
-        told: dict[int, _Fact],
+        journalled: dict[int, _Fact],
         stored: dict[int, _Row],
     ) -> None:
         waiting: list[_Fact] = []
-        for sequence in sorted(told.keys() | stored.keys()):
-            fact, row = told.get(sequence), stored.get(sequence)
+        for sequence in sorted(journalled.keys() | stored.keys()):
+            fact, row = journalled.get(sequence), stored.get(sequence)
             at_ns = fact.published_ns if fact else stored[sequence].published_ns
             before = fact.before if fact else stored[sequence].before
             if before:
                 self._repeats_before(stream, sequence, before, at_ns)
             if sequence in stream.seen:
-                # a clock that was set back has put its journal and its row far apart
+                # after a clock was set back, a message and its row are read far apart
                 self._again(stream, sequence, fact, row)
             else:
                 self._arrive(stream, sequence, sequence, at_ns)
@@ -480,7 +481,7 @@ class _Comparison:
             self._count(stream, row.published_ns, stored=1)
 
     def _arrive(self, stream: _Stream, first: int, last: int, at_ns: int) -> None:
-        """Count sequences that exist, and note a hole before them."""
+        """Count sequences, and note a hole before them."""
         newest = stream.seen.bounds[1]
         if stream.seen and first > newest + 1:
             stream.holes.append((newest + 1, first - 1, stream.last_ns))
@@ -498,9 +499,9 @@ class _Comparison:
             self._count(stream, at_ns, gaps=_size(named))
 
     def _repeats_before(self, stream: _Stream, sequence: int, before: int, at_ns: int) -> None:
-        """Count the repeats that a book says were before it, as far as no journal has them."""
+        """Count the repeats before a book that no journal has; the book has their number."""
         if before == REPEATS_MOST and stream.last_stored:
-            # or more: whatever stands between it and the row before
+            # REPEATS_MOST means so many or more: all sequences since the row before
             before = max(before, sequence - stream.last_stored - 1)
         first = max(sequence - before, 1)
         maybe = range(first, sequence) if before < len(stream.pending) else stream.pending
@@ -529,7 +530,7 @@ class _Comparison:
                     self._unexplained(stream, fact.sequence, fact.sequence, fact.published_ns)
 
     def _finish(self, stream: _Stream) -> None:
-        """Count what is still missing when all was read."""
+        """Count missing messages after all was read."""
         for sequence, at_ns in stream.pending.items():
             self._unexplained(stream, sequence, sequence, at_ns)
         for first, last, at_ns in stream.holes:
@@ -574,7 +575,7 @@ def _size(ranges: Iterable[Range]) -> int:
 def _trades_known(
     connection: psycopg.Connection[Any], topic: bytes, waiting: list[_Fact]
 ) -> set[tuple[int, int]]:
-    """Return (time, id) of the stored trades among those that have no row of their own."""
+    """Return (time, id) of those trades that are stored under another message's sequence."""
     trades = {fact.trade for fact in waiting if fact.trade is not None}
     if not trades:
         return set()
@@ -585,5 +586,5 @@ def _trades_known(
         f" AND ts <= {max(times)}::timestamp_ns AND exchange = %s AND market = %s",
         (exchange, market),
     )
-    # one by one: between a trade that was fetched late and a live one there may be a day
+    # filter row by row: the times may span a day when a trade was fetched late
     return {one for one in rows if one in trades}

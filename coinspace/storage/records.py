@@ -1,4 +1,4 @@
-"""Records <-> rows: what of an index record goes into which column, and back."""
+"""Converts index records to rows and back."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Row:
 
 
 def tick_ns(record: IndexRecord) -> int:
-    """Return the tick of a record in ns; exact, since ticks are whole ms or parts of them."""
+    """Return the tick of a record in ns, exactly."""
     ms = record.ts_ms
     return ms * MILLISECOND_NS if isinstance(ms, int) else round(ms * MILLISECOND_NS)
 
 
-# how a kind is stored, where that is not as it is
+# expressions of kinds whose stored value differs
 _STORED: dict[Kind | None, str] = {
     Kind.NAME: "{0} or None",
     Kind.NAMES: "','.join({0})",
@@ -51,7 +51,7 @@ _STORED: dict[Kind | None, str] = {
     Kind.PRICE: "None if {0} is None else significant({0})",
     Kind.RATIO: f"None if {{0}} is None else round({{0}}, {RATIO_PLACES})",
 }
-# how a kind is read, where that is not as it is
+# readers of kinds whose stored value differs
 _READ: dict[Kind | None, Callable[[Any], Any]] = {
     Kind.NAMES: lambda text: [name for name in (text or "").split(",") if name],
     Kind.INSTANT: lambda ns: ns or 0,
@@ -60,10 +60,10 @@ _READ: dict[Kind | None, Callable[[Any], Any]] = {
 
 @cache
 def _writer(record: type[Struct]) -> Writer:
-    """Return what makes the symbols and the other columns of a struct.
+    """Return a function that makes the symbols and the other columns of a struct.
 
-    It is compiled, as a dataclass's methods are. A loop over the fields takes four times as long,
-    and it would run for each venue at each tick.
+    The function is compiled from its source, like a dataclass's methods. A loop over the fields
+    takes four times as long, for each venue at each tick.
     """
     parts: tuple[list[str], list[str]] = ([], [])
     for one in facts(record):
@@ -78,12 +78,12 @@ def _writer(record: type[Struct]) -> Writer:
 
 @cache
 def parts(record: type[Struct]) -> tuple[Fact, ...]:
-    """Return the fields of a record that have no column each."""
+    """Return the fields of a record that have no column of their own."""
     return tuple(one for one in facts(record) if one.kind is Kind.PART)
 
 
 def siblings(record: IndexRecord) -> bytes:
-    """Return the parts of a record that have no column each, as JSON."""
+    """Return the fields of a record that have no column of their own, as JSON."""
     found = {one.key: getattr(record, one.attribute) for one in parts(type(record))}
     return orjson.dumps(found, default=msgspec.to_builtins)
 
@@ -108,7 +108,7 @@ def tick_row(
 
 
 def venue_rows(record: IndexRecord, *, fx: bool) -> Iterator[Row]:
-    """Yield a row per venue; fx = the USDT/KRW books too, which all assets of a tick share."""
+    """Yield a row per venue; fx: also the USDT/KRW venues, which all assets of a tick share."""
     at_ns = tick_ns(record)
     roles = [(record.asset, CONSTITUENT, record.venues)]
     if fx:
@@ -124,7 +124,7 @@ def venue_rows(record: IndexRecord, *, fx: bool) -> Iterator[Row]:
 
 
 def read(record: type[T], row: Mapping[str, Any], **more: Any) -> T:
-    """Return the struct that a row's columns were made of.
+    """Return the struct of a row's columns.
 
     Args: more: fields that are not in the row.
     """
@@ -140,7 +140,7 @@ def read_record(
     venues: Iterable[Mapping[str, Any]],
     record: type[IndexRecord] = IndexRecord,
 ) -> IndexRecord:
-    """Return the record that a row of `index_tick` and its rows of `index_venue` were made of."""
+    """Return the record of a row of `index_tick` and its rows of `index_venue`."""
     stored = orjson.loads(row["siblings"] or b"{}")
     hints = {one.encode_name: one.type for one in msgspec.structs.fields(record)}
     tables: dict[str, dict[str, VenueRecord]] = {CONSTITUENT: {}, FX: {}}
@@ -164,7 +164,7 @@ def read_record(
 
 
 def comparable(record: IndexRecord) -> dict[str, Any]:
-    """Return the columns of a record that a recomputation must give again, to the last bit."""
+    """Return the columns of a record that a recomputation must reproduce exactly."""
     symbols, columns = _writer(type(record))(record)
     del columns["latency_ns"]
     return {**symbols, **columns, **_counts(record), **orjson.loads(siblings(record))}

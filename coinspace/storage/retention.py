@@ -1,4 +1,4 @@
-"""How long tables keep their rows: QuestDB's TTL, and the durations of `storage.retention`."""
+"""How long tables keep their rows: QuestDB's TTL and the durations in `storage.retention`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from coinspace.config import KEEP_FOR_EVER, RETENTION, StorageSettings
 from coinspace.errors import ConfigError
 from coinspace.storage.tables import TABLES, VIEWS
 
-# months and years have no fixed number of hours: the server counts them by the calendar
+# months and years have no fixed number of hours: the server uses the calendar
 HOURS = {"HOUR": 1, "DAY": 24, "WEEK": 168}
 MONTHS = {"MONTH": 1, "YEAR": 12}
 UNITS = {"h": "HOUR", "d": "DAY", "w": "WEEK", "m": "MONTH", "y": "YEAR"}
-# partition -> length; the server refuses a TTL that is no multiple of it
+# partition -> length; the server accepts only multiples of it as a TTL
 PARTITIONS = {"HOUR": (1, "h"), "DAY": (24, "h"), "MONTH": (1, "M"), "YEAR": (12, "M")}
 
-# hours ("h") or months ("M"); an unknown unit keeps its own name
+# hours ("h") or months ("M"); an unknown unit keeps its name
 Length = tuple[int, str]
 
 
 def length(value: int, unit: str) -> Length:
-    """Return a TTL as hours or months, so that 7 days equal a week and 12 months a year."""
+    """Return a TTL in hours or months, so that 7 days equal a week and 12 months a year."""
     unit = unit.upper().removesuffix("S")
     if unit in HOURS:
         return value * HOURS[unit], "h"
@@ -41,7 +41,7 @@ def parse(text: str) -> Length:
 
 
 def sql(wanted: Length) -> str:
-    """Return a length as the server reads it; 0h keeps rows for ever."""
+    """Return a length as SQL; 0h keeps rows for ever."""
     value, unit = wanted
     if unit == "h" and value and value % 24 == 0:
         return f"{value // 24}d"
@@ -54,13 +54,13 @@ def check(storage: StorageSettings) -> None:
     for name, text in storage.retention.items():
         if name not in known:
             raise ConfigError(
-                f"storage.retention.{name}: expected one of {', '.join(known)}; the retention of"
-                " other tables is yours: ALTER TABLE … SET TTL"
+                f"storage.retention.{name}: expected one of {', '.join(known)};"
+                " for other tables use ALTER TABLE … SET TTL"
             )
         partition = known[name].partition
         value, unit = parse(text)
         size, of = PARTITIONS[partition]
-        # a month is no number of hours, but always one of days
+        # a month is not a fixed number of hours, but always whole days
         whole = value % size == 0 if unit == of else of == "h"
         if value and not whole:
             raise ConfigError(
@@ -74,8 +74,8 @@ def wanted(
 ) -> Length:
     """Return the TTL that a table should have.
 
-    A TTL that nobody configured is left as it is, since somebody may have set it by hand. Only
-    `storage.ttl = "off"` removes the default one: it would evict replayed history.
+    A TTL that is not configured stays, since it may have been set manually. Only
+    `storage.ttl = "off"` removes the default TTL, which would drop replayed history.
     """
     if name in retention:
         return parse(retention[name])
@@ -85,7 +85,7 @@ def wanted(
 
 
 def initial(name: str, default: str, *, ttl: bool, retention: Mapping[str, str]) -> str:
-    """Return the TTL of a table that is made now, as the server reads it; "" = none."""
+    """Return the TTL of a new table as SQL; "" = none."""
     given = retention.get(name, default if ttl else "")
     value, unit = parse(given)
     return sql((value, unit)) if value else ""

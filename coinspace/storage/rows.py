@@ -1,7 +1,7 @@
-"""Bus messages to rows: one function per kind, nothing copied but into the sender's buffer.
+"""Bus messages to rows: one function per kind; values are copied once, into the sender's buffer.
 
-A row's `ts` comes from the message, so the same message gives the same row whenever it is stored:
-live, from a journal or a second time.
+A row's `ts` comes from the message. So a message always gives the same row, whether it is live,
+comes from a journal or is stored again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SPANS = (0, 8, 16, 24)
 
 
 class Venue:
-    """What is the same in every row of one topic.
+    """The values that all rows of one topic share.
 
     Attributes:
         publisher, topic, exchange, market.
-        symbols: as the sender takes them.
-        heads: what a line begins with, by the flags of a ticker's span or a trade's side.
+        symbols: for `Sender.row`.
+        heads: beginning of a line, by the flags of a ticker's span or a trade's side.
     """
 
     __slots__ = ("exchange", "heads", "market", "publisher", "symbols", "topic")
@@ -50,12 +50,12 @@ class Venue:
 
 
 def _escaped(text: str) -> str:
-    # names of exchanges and markets come from the bus: none may end a symbol or a line
+    # names from the bus are not trusted: no name may end a symbol or a line
     return re.sub(r"([ ,=\\])", r"\\\1", re.sub(r"[\r\n]", "_", text))
 
 
 class Store(Protocol):
-    """Stores one message. Returns: False when the sender has no memory left for it."""
+    """Stores one message. Returns: False when the sender's memory is full."""
 
     def __call__(self, sender: Sender, venue: Venue, message: Message, depth: int, /) -> bool: ...
 
@@ -65,7 +65,7 @@ def _time(ns: int) -> TimestampNanos | None:
 
 
 def _received_ns(message: Message) -> int:
-    # a message that was not received from anywhere (REST, state) has its publishing time
+    # a message without a receive time (REST answer, state) has its publishing time
     return message.received_ns or message.published_ns
 
 
@@ -94,7 +94,7 @@ def store_ticker(sender: Sender, venue: Venue, message: Message, depth: int) -> 
 
 
 def store_trade(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
-    """Store a trade at its trade time; the same trade sent again replaces itself."""
+    """Store a trade at its trade time; a repeated trade replaces its row."""
     lines = sender.lines("trade")
     if lines is None:
         return False
@@ -110,7 +110,7 @@ def store_state(sender: Sender, venue: Venue, message: Message, depth: int) -> b
         state, reason = str(facts["state"]), facts.get("reason")
         since_ns = int(facts.get("since_ns") or 0)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        # a row all the same: its sequence must count as stored
+        # store a row anyway: the sequence must count as stored
         state, reason, since_ns = "unreadable", bytes(message.payload[:200]).decode("latin-1"), 0
     return sender.row(
         "state",

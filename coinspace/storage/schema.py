@@ -1,6 +1,6 @@
-"""Creating and mending the tables: what is declared in `tables` and what the database has.
+"""Creates and repairs the database's tables after the declaration in `tables`.
 
-All of it is safe to repeat and safe for two processes at once.
+All functions may be repeated and may run in two processes at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Connection = psycopg.Connection[Any]
 
 CONNECT_TIMEOUT_S = 5
 NONE: Mapping[str, str] = {}
-# tables of the user's own on the same server are none of our business: they are never read
-OURS = "'" + "', '".join(one.name for one in (*TABLES, *VIEWS)) + "'"
+# CoinSpace's tables and views as a list for SQL; other tables on the server are never read
+OWN_TABLES = "'" + "', '".join(one.name for one in (*TABLES, *VIEWS)) + "'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +31,24 @@ class Difference:
     """One way in which the database differs from the declaration.
 
     Attributes:
-        text: what was expected and found; mend: the statement that ends it.
-        damaging: whether rows stored meanwhile, or ever, may have lost a value.
-        missing: the whole table, which `create` makes.
+        text: what was expected and found.
+        repair: the statement that repairs it.
+        damaging: whether stored rows may have lost a value.
+        missing: the whole table is missing; `create` makes it.
     """
 
     table: str
     text: str
-    mend: str
+    repair: str
     damaging: bool = False
     missing: bool = False
 
 
 @contextmanager
 def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[Connection]:
-    """Lend a connection that may write.
+    """Yield a connection that may write.
 
-    Raises: StorageError when there is none to be had, and in place of each psycopg.Error of the
-    block: a server that ends half-way through is a database that cannot be used.
+    Raises: StorageError when the connection fails, and instead of each psycopg.Error in the block.
     """
     try:
         connection = psycopg.connect(found.sql, autocommit=True, connect_timeout=timeout_s)
@@ -62,10 +62,10 @@ def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[Conn
 
 
 def create(found: Address, *, ttl: bool = True, retention: Mapping[str, str] = NONE) -> list[str]:
-    """Create tables and views that are missing, set keys and what `retention` says.
+    """Create missing tables and views, and set deduplication keys and TTLs.
 
-    A column that has another type or is gone is left to `mend`: only who stores the table can also
-    store again what that has damaged.
+    Missing columns and columns of another type are left to `repair`, which makes the table's
+    workers store the damaged messages again.
 
     Returns: the statements that changed something.
     Raises: StorageError when the database refuses one or cannot be reached.
@@ -79,7 +79,7 @@ def create(found: Address, *, ttl: bool = True, retention: Mapping[str, str] = N
         ]
         views = _views(connection)
         done += [
-            _run(connection, difference.mend, difference.table)
+            _run(connection, difference.repair, difference.table)
             for difference in _differences(connection, existing, ttl, retention)
             if not difference.damaging
         ]
@@ -95,16 +95,16 @@ def _create(one: Table | View, ttl: bool, retention: Mapping[str, str]) -> str:
     return one.create(terms.initial(one.name, one.ttl, ttl=ttl, retention=retention))
 
 
-def mend(
+def repair(
     found: Address, tables: set[str], *, ttl: bool = True, retention: Mapping[str, str] = NONE
 ) -> list[Difference]:
-    """End the differences of these tables, and refresh the views that they made invalid: the
-    lowest of each, the ones above at the next call.
+    """Repair the differences of these tables, and refresh their invalid views.
 
-    Before a damaged table is mended, which nobody could see afterwards, an open row of `gap` tells
-    its workers to store again what the journals hold.
+    One call refreshes the lowest invalid view; the next call refreshes the view above it.
+    Before a damaged table is repaired, an open row of `gap` makes its workers store its messages
+    again from the journals. After the repair the damage could not be seen any more.
 
-    Returns: what was mended. Raises: StorageError.
+    Returns: the differences that were repaired. Raises: StorageError.
     """
     wrong = [
         one
@@ -112,22 +112,22 @@ def mend(
         if roots().get(one.table, one.table) in tables
     ]
     if any(one.table == GAP.name and one.missing for one in wrong):
-        # a new database: nothing was damaged
+        # a new database has no damage
         wrong = [one for one in wrong if not one.missing]
-    # `gap` first: the others' damage is written there
+    # `gap` first: the damage of other tables is written there
     wrong.sort(key=lambda one: one.table != GAP.name)
     create(found, ttl=ttl, retention=retention)
     with connect(found) as connection:
-        told: set[str] = set()
+        reported: set[str] = set()
         for difference in wrong:
-            if difference.damaging and difference.table not in told:
-                told.add(difference.table)
-                _tell_workers(connection, difference)
+            if difference.damaging and difference.table not in reported:
+                reported.add(difference.table)
+                _report_damage(connection, difference)
             if not difference.missing:
-                _mend(connection, difference)
+                _repair(connection, difference)
         states = _views(connection)
         for view in VIEWS:
-            # the lowest first: its refresh makes the one above it invalid once more
+            # the lowest first: its refresh makes the view above invalid again
             if (
                 states.get(view.name) == "invalid"
                 and states.get(view.base) != "invalid"
@@ -138,18 +138,18 @@ def mend(
 
 
 def resume(found: Address, only: Collection[str] | None = None) -> list[str]:
-    """Resume suspended tables and views of ours, and refresh views that are invalid.
+    """Resume CoinSpace's suspended tables and views, and refresh invalid views.
 
-    A cause that is not gone suspends the table again.
+    The server suspends a table again while the cause lasts.
 
-    Args: only: resume these at most.
+    Args: only: resume only these tables and views.
     Returns: the statements that the server accepted. Raises: StorageError.
     """
     done: list[str] = []
     names = {view.name for view in VIEWS}
     with connect(found) as connection:
         rows = connection.execute(
-            f"SELECT name FROM wal_tables() WHERE suspended AND name IN ({OURS})"
+            f"SELECT name FROM wal_tables() WHERE suspended AND name IN ({OWN_TABLES})"
         )
         for (name,) in rows.fetchall():
             if only is not None and name not in only:
@@ -159,22 +159,22 @@ def resume(found: Address, only: Collection[str] | None = None) -> list[str]:
         states = _views(connection)
         for view in VIEWS:
             if states.get(view.name) == "invalid" and states.get(view.base) != "invalid":
-                # the views above become invalid by this, and are refreshed by the next call
+                # this makes the views above invalid; the next call refreshes them
                 statement = f"REFRESH MATERIALIZED VIEW {view.name} FULL"
                 done.append(_run(connection, statement, view.name))
     return done
 
 
-def _mend(connection: Connection, difference: Difference) -> None:
+def _repair(connection: Connection, difference: Difference) -> None:
     try:
-        _run(connection, difference.mend, difference.table)
+        _run(connection, difference.repair, difference.table)
     except StorageError as error:
-        # another worker was quicker, and the server has not applied its change yet
+        # another worker made the same change, and the server has not applied it yet
         if not any(word in str(error) for word in ("already", "statement is either no-op")):
             raise
 
 
-def _tell_workers(connection: Connection, difference: Difference) -> None:
+def _report_damage(connection: Connection, difference: Difference) -> None:
     for worker in STORED_BY.get(difference.table, ()):
         try:
             connection.execute(
@@ -187,7 +187,7 @@ def _tell_workers(connection: Connection, difference: Difference) -> None:
 
 
 def roots() -> dict[str, str]:
-    """Return the table that each view stands on in the end."""
+    """Return the base table of each view."""
     found: dict[str, str] = {}
     for view in VIEWS:
         found[view.name] = found.get(view.base, view.base)
@@ -203,7 +203,7 @@ def differences(
         missing = [
             Difference(
                 table.name,
-                f"table {table.name}: expected, was none",
+                f"table {table.name}: expected a table, was none",
                 _create(table, ttl, retention),
                 damaging=True,
                 missing=True,
@@ -283,7 +283,7 @@ def _column_differences(connection: Connection, table: Table) -> list[Difference
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the database says of one table or view."""
+    """Properties of one table or view in the database."""
 
     dedup: bool
     ttl: terms.Length
@@ -291,7 +291,8 @@ class _Facts:
 
 def _tables(connection: Connection) -> dict[str, _Facts]:
     rows = connection.execute(
-        f"SELECT table_name, dedup, ttlValue, ttlUnit FROM tables() WHERE table_name IN ({OURS})"
+        "SELECT table_name, dedup, ttlValue, ttlUnit FROM tables()"
+        f" WHERE table_name IN ({OWN_TABLES})"
     )
     return {
         name: _Facts(dedup, terms.length(value, unit or ""))
@@ -301,7 +302,7 @@ def _tables(connection: Connection) -> dict[str, _Facts]:
 
 def _views(connection: Connection) -> dict[str, str]:
     rows = connection.execute(
-        f"SELECT view_name, view_status FROM materialized_views() WHERE view_name IN ({OURS})"
+        f"SELECT view_name, view_status FROM materialized_views() WHERE view_name IN ({OWN_TABLES})"
     )
     return dict(rows.fetchall())
 
@@ -315,5 +316,5 @@ def _run(connection: Connection, statement: str, table: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type when the text is empty."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

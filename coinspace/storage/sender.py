@@ -1,9 +1,9 @@
-"""Rows into QuestDB: batched on the event loop, flushed on a thread, kept until acknowledged.
+"""Rows into QuestDB: batched on the event loop, sent on a thread, kept until acknowledged.
 
-Batches leave in order, one at a time, so that what is stored is a prefix of what was given. A
-batch that the server did not acknowledge is sent again; the tables' keys make that harmless.
-Memory is bounded: beyond `storage.memory_mb` a row is not taken, and the caller, who can fetch it
-again from a journal, is told.
+Batches are sent in order, one at a time. So the stored rows are always a prefix of the rows taken.
+A batch that the server did not acknowledge is sent again; the tables' keys prevent duplicates.
+Memory is bounded: beyond `storage.memory_mb` the sender refuses rows, and the caller can fetch them
+from a journal later.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from coinspace.storage.transport import (
     new_buffer,
 )
 
-# called on the loop with (key, table, the server's words, when it was written to the dead letters)
+# called on the loop with (key, table, the server's reason, time of the dead letter)
 OnRejected = Callable[[Any, str, str, int], None]
-# called on the loop with what was wrong with the schema
-OnMended = Callable[[list[schema.Difference]], None]
-# called on the loop with the thread's name and what ended it
+# called on the loop with the repaired differences of the schema
+OnRepaired = Callable[[list[schema.Difference]], None]
+# called on the loop with the thread's name and the error that ended it
 OnFailure = Callable[[str, BaseException], None]
 
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
-# refusals without a line number before the batch is taken apart all the same
+# refusals without a line number before the batch is split
 VAGUE_REFUSALS = 10
 BATCH_BYTES = 4 << 20
 SPARE_BUFFERS = 4
@@ -67,14 +67,14 @@ class Sender:
     """Takes rows for any table.
 
     Use it from one thread, normally the event loop's: `start`, `row`…, `close`. Without a running
-    loop call `tick` now and then, which is what sends a batch that is old enough.
+    loop call `tick` regularly: it sends a batch that is old enough.
 
-    An error of any kind is kept in `trouble`, and its batch is sent again later. A flush thread
-    that ends all the same calls `on_failure`, so that its process can end too.
+    After an error the batch is sent again; `trouble` has the error meanwhile. If the flush thread
+    ends, it calls `on_failure`, so that the process can end too.
 
     Attributes:
-        trouble: why nothing can be stored at the moment, None when all is well.
-        dead: the file of refused rows.
+        trouble: why no row can be stored now; None = no problem.
+        dead: the file of rejected rows.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Sender:
         name: str,
         *,
         on_rejected: OnRejected | None = None,
-        on_mended: OnMended | None = None,
+        on_repaired: OnRepaired | None = None,
         on_failure: OnFailure | None = None,
         where: Callable[[Settings], Address] = address,
     ) -> None:
@@ -94,7 +94,7 @@ class Sender:
         self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
         self._where = where
         self._on_rejected = on_rejected
-        self._on_mended = on_mended
+        self._on_repaired = on_repaired
         self._on_failure = on_failure
         self._tables: set[str] = set()
         self._batch_rows = storage.batch_rows
@@ -104,7 +104,7 @@ class Sender:
         self._open: _Batch | None = None
         self._queue: deque[_Batch] = deque()
         self._spare: list[Lines] = []
-        # the client library encodes rows of any table; one at a time
+        # the client library encodes rows of any table here, one at a time
         self._buffer = new_buffer(1 << 12)
         self._wake = threading.Condition()
         self._closing = False
@@ -113,18 +113,18 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._transport: Transport | None = None
-        # each has one writer: the loop the first two, the thread the last
+        # each has one writing thread: the loop's for the first two, the flush thread for the last
         self._open_bytes = self._sealed_bytes = self._done_bytes = 0
         self._full = False
         self._taken = self._stored = self._refused = self._rejected = 0
         self._batches = self._retries = self._repairs = self._defects = 0
-        # None before the first
+        # time of the last logged defect, None before the first
         self._logged_ns: int | None = None
         self._peak_bytes = 0
         self._last_flush_s = 0.0
 
     def start(self) -> None:
-        """Begin to send; inside a running loop batches leave by age on their own."""
+        """Start sending. Inside a running loop a timer sends batches by age."""
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -134,7 +134,7 @@ class Sender:
 
     @property
     def full(self) -> bool:
-        """Tell whether rows are refused: from the limit on until half of it is free again."""
+        """Whether rows are refused: from the memory limit until half of it is free again."""
         return self._full
 
     @property
@@ -164,10 +164,10 @@ class Sender:
 
         Args:
             columns: float, int, bool, str, float64 ndarray; None = null; times `TimestampNanos`.
-            at_ns: the row's `ts`, part of its identity: the same when the row is given again.
-            key: given back when the server refuses the row.
+            at_ns: the row's `ts`, part of its key: the same each time the row is given.
+            key: passed to `on_rejected` when the server refuses the row.
         Returns: False when memory is full and the row was not taken.
-        Raises: StorageError for a value that no column can hold.
+        Raises: StorageError for a value that cannot be stored.
         """
         lines = self.lines(table)
         if lines is None:
@@ -184,15 +184,15 @@ class Sender:
         return True
 
     def lines(self, table: str) -> Lines | None:
-        """Return where to write one row of a table, None when memory is full.
+        """Return the buffer for one row of a table, None when memory is full.
 
-        Write one line, then call `took`: the way of the hot tables, without `row`'s objects.
+        Write one line, then call `took`. The hot tables use this, without the objects of `row`.
         """
         used = self._sealed_bytes - self._done_bytes + self._open_bytes
         if used >= self._limit:
             self._full = True
         elif self._full and used <= self._limit // 2:
-            # not before: a row taken now and then would leave a hole between each two
+            # not earlier: single rows taken in between would make many small holes
             self._full = False
         if self._full:
             self._refused += 1
@@ -205,7 +205,7 @@ class Sender:
         return batch.lines
 
     def took(self, size: int, key: Any = None) -> None:
-        """Count the line that was written to `lines`, which ends at `size`."""
+        """Count the line that was written to `lines` and ends at `size`."""
         batch = self._open
         assert batch is not None
         batch.ends.append(size)
@@ -216,7 +216,7 @@ class Sender:
             self.seal()
 
     def seal(self) -> None:
-        """End the open batch: rows given later go in a later request, so never before these."""
+        """End the open batch; later rows go into a later request and are stored after it."""
         batch, self._open = self._open, None
         if self._timer is not None:
             self._timer.cancel()
@@ -224,7 +224,7 @@ class Sender:
         if batch is None:
             return
         if not batch.ends:
-            # nothing was written after all
+            # no line was written
             self._spare.append(batch.lines)
             return
         self._sealed_bytes += len(batch.lines)
@@ -241,7 +241,7 @@ class Sender:
             self.seal()
 
     async def drained(self, timeout_s: float) -> bool:
-        """Send what was taken, wait until it is stored. Returns: False after the time-out."""
+        """Wait until all rows taken are stored or rejected. Returns: False after the time-out."""
         self.seal()
         taken = self._taken
         deadline = time.monotonic() + timeout_s
@@ -252,16 +252,16 @@ class Sender:
         return True
 
     async def close(self, timeout_s: float = 10.0) -> bool:
-        """Send what is left and end the thread.
+        """Send the remaining rows and end the thread.
 
-        Returns: False when rows were left unsent after the time-out; `counters` says how many.
+        Returns: False when rows remain after the time-out; `counters` has their number.
         """
         sent = await self.drained(timeout_s)
         await asyncio.to_thread(self._end, abandon=not sent)
         return sent
 
     def abort(self) -> None:
-        """End without sending what is left."""
+        """End without sending the remaining rows."""
         self.seal()
         self._end(abandon=True)
 
@@ -270,7 +270,7 @@ class Sender:
             self._closing, self._abandon = True, abandon
             self._wake.notify()
         if self._thread is not None:
-            # a request under way may take its whole time-out; the thread is a daemon
+            # do not wait for a running request to time out; the thread is a daemon
             self._thread.join(0.5 if abandon else 5.0)
 
     def counters(self) -> dict[str, int | float]:
@@ -318,17 +318,17 @@ class Sender:
             self.trouble = f"the flush thread ended: {error!r}"
             log.exception("flush thread ended", sender=self.name)
             if self._on_failure is not None:
-                self._tell(self._on_failure, f"{self.name} flush", error)
+                self._notify(self._on_failure, f"{self.name} flush", error)
 
     def _next(self) -> _Batch | None:
-        """Wait for a batch. Returns: None when the thread is to end."""
+        """Wait for a batch. Returns: None when the thread has to end."""
         with self._wake:
             while not self._queue and not self._closing:
                 self._wake.wait()
             return None if self._abandon or not self._queue else self._queue[0]
 
     def _defect(self, error: Exception) -> None:
-        """Count an error that nobody expected, and log it once a minute with its traceback."""
+        """Count an unexpected error, and log one a minute with its traceback."""
         self._defects += 1
         now = monotonic_ns()
         if self._logged_ns is None or now - self._logged_ns >= LOG_INTERVAL_NS:
@@ -356,26 +356,25 @@ class Sender:
         self._last_flush_s = time.monotonic() - started
 
     def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
-        """Find out whose fault it is: the schema's, which is mended, or single rows'."""
+        """Find the cause of a refusal: the schema, which is repaired, or single rows."""
         found = self._where(self.settings)
         storage = self.settings.storage
-        mended = schema.mend(
+        repaired = schema.repair(
             found, set(self._tables), ttl=storage.ttl == "on", retention=storage.retention
         )
-        if mended:
+        if repaired:
             self._repairs += 1
-            if self._on_mended is not None:
-                self._tell(self._on_mended, mended)
-            raise Unavailable(f"the schema was mended after: {refusal.reason}")
+            if self._on_repaired is not None:
+                self._notify(self._on_repaired, repaired)
+            raise Unavailable(f"schema repaired after: {refusal.reason}")
         batch.refusals += 1
-        # another process may have mended the schema just now: ask a second time before a row is
-        # called bad
+        # another process may have just repaired the schema: try again before a row counts as bad
         if batch.refusals < (2 if refusal.line else VAGUE_REFUSALS):
             raise Unavailable(refusal.reason)
         batch.ranges = [(0, len(batch.ends))]
 
     def _send_ranges(self, batch: _Batch, transport: Transport) -> None:
-        """Send all good rows of a refused batch; the bad ones go to the dead-letter file."""
+        """Send all good rows of a refused batch; bad rows go to the dead-letter file."""
         lines = batch.lines.tobytes()
         ranges = batch.ranges or []
         while ranges:
@@ -388,7 +387,7 @@ class Sender:
                 if not first <= bad < end:
                     bad = first
                 if refusal.line or end - first == 1:
-                    self._bury(batch, bad, lines, refusal)
+                    self._reject(batch, bad, lines, refusal)
                     parts = [(bad + 1, end), (first, bad)]
                 else:
                     middle = (first + end) // 2
@@ -399,7 +398,7 @@ class Sender:
                 ranges.pop()
                 self._stored += end - first
 
-    def _bury(self, batch: _Batch, row: int, lines: bytes, refusal: Rejected) -> None:
+    def _reject(self, batch: _Batch, row: int, lines: bytes, refusal: Rejected) -> None:
         start = batch.ends[row - 1] if row else 0
         line = lines[start : batch.ends[row]]
         table = line.partition(b",")[0].decode(errors="replace")
@@ -407,9 +406,9 @@ class Sender:
         at_ns = self.dead.add(table, refusal.reason, key, line)
         self._rejected += 1
         if self._on_rejected is not None:
-            self._tell(self._on_rejected, key, table, refusal.reason, at_ns)
+            self._notify(self._on_rejected, key, table, refusal.reason, at_ns)
 
-    def _tell(self, callback: Callable[..., None], *what: Any) -> None:
+    def _notify(self, callback: Callable[..., None], *what: Any) -> None:
         if self._loop is None:
             callback(*what)
         elif not self._loop.is_closed():
@@ -419,7 +418,7 @@ class Sender:
         self.trouble = str(error)[:300] or type(error).__name__
         self._retries += 1
         batch.failures += 1
-        # the server may have come back elsewhere
+        # a restarted server may have another address
         self._drop_transport()
         pause = min(FIRST_BACKOFF_S * 2 ** min(batch.failures - 1, 10), MAX_BACKOFF_S)
         with self._wake:

@@ -1,6 +1,6 @@
-"""The storage stage: bus messages in, rows out, and an account of every sequence.
+"""The storage stage: turns bus messages into rows and accounts for every sequence.
 
-No socket, no loop, no wall clock: `worker` binds it to them.
+It has no socket, no event loop and no wall clock; `worker` connects it to them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coinspace.storage.outages import Outages
 from coinspace.storage.rows import STORES, Key
 from coinspace.storage.sender import Sender
 
-# no publisher gives out more messages: what says so is damaged or hostile
+# a larger sequence comes from a damaged or hostile message
 SEQUENCE_LIMIT = 1 << 53
 
 
@@ -28,8 +28,8 @@ class Stage:
         sender: where rows go.
         topics: prefixes of the topics to store, as subscribed.
         depth: levels stored a side.
-        on_hole: called when a hole was found, so that somebody fetches it.
-        on_restart: called with a publisher that has a new epoch.
+        on_hole: called when a hole was found, to fetch its messages.
+        on_restart: called with the name of a publisher that has a new epoch.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Stage:
         self._clock = clock
         self._on_hole = on_hole
         self._on_restart = on_restart
-        # the epoch that each publisher was last heard in
+        # publisher -> epoch of its last heartbeat
         self.epochs: dict[str, int] = {}
-        # the stream of each topic that spoke last: the dictionary's key is made once a topic
+        # (publisher, topic) -> stream of its last message; saves making the ledger's key
         self._current: dict[tuple[str, bytes], Stream] = {}
-        # gap rows of refused rows that memory had no place for
+        # refused rows whose row of `gap` the sender had no memory for
         self._unaccounted: deque[tuple[Key, str, int]] = deque()
         self.stored: dict[str, int] = {}
         self.repeats = self.shed = self.known = self.malformed = 0
@@ -80,7 +80,7 @@ class Stage:
         if message.kind == ORDERBOOK and message.flags & REPEAT:
             self.repeats += 1
             if stream.growing is not None and self.sender.full:
-                # part of the hole that grows around it, lest each repeat begins another hole
+                # extend the growing hole, so that the next message does not begin another one
                 self.ledger.shed(stream, sequence, now)
             return
         if stream.growing is not None:
@@ -98,7 +98,7 @@ class Stage:
         try:
             taken = STORES[message.kind](self.sender, stream.venue, message, self._depth)
         except StorageError as error:
-            # no column can hold it: accounted for as the database's own refusals are
+            # a value that cannot be stored is accounted for like a row that the database refused
             self.malformed += 1
             key = (stream.publisher, stream.venue.topic, stream.epoch, message.sequence)
             self.on_rejected(key, error.table or "", str(error), self._clock())
@@ -109,7 +109,7 @@ class Stage:
         return taken
 
     def announce(self, stream: Stream) -> bool:
-        """Give the rows of new holes to the sender, ahead of whatever is stored next."""
+        """Give the rows of new holes to the sender. Returns: False when memory is full."""
         wrote = False
         for hole in list(stream.holes):
             if hole.announced:
@@ -119,17 +119,17 @@ class Stage:
             self.ledger.announced(stream, hole)
             wrote = True
         if wrote:
-            # tables of one request are committed one after the other
+            # the tables of one request are committed separately: rows of `gap` go in an earlier one
             self.sender.seal()
         return True
 
     def close(self, stream: Stream, hole: Hole, lost: list[tuple[int, int]], reason: str) -> bool:
-        """Write how a hole ended: filled but for the lost ranges. Returns: False when full."""
-        # what filled it is committed before it counts as filled
+        """Write the end of a hole: filled, except the lost ranges. Returns: False when full."""
+        # the messages must be committed before the hole counts as filled
         self.sender.seal()
         now = self._clock()
-        # a lost range with the hole's own first sequence takes the place of the hole's row, which
-        # is replaced last: until all is written the hole is open
+        # A lost range that begins with the hole's first sequence replaces the hole's row. This row
+        # is written last, so that the hole stays open until all rows are written.
         replacing = bool(lost) and lost[0][0] == hole.first
         because = f"{hole.reason}; {reason}"
         for first, last in reversed(lost):
@@ -152,14 +152,14 @@ class Stage:
         return True
 
     def on_rejected(self, key: Key | None, table: str, reason: str, at_ns: int) -> None:
-        """Account for a row that the database refused; told twice with one time it is one row."""
+        """Account for a refused row; calls with the same `at_ns` give one row of `gap`."""
         if key is None:
             return
         self._unaccounted.append((key, f"{table}: {reason}"[:500], at_ns))
         self.settle()
 
     def settle(self) -> None:
-        """Write what is owed to `gap`, as far as memory allows."""
+        """Write pending rows of `gap`, as far as the sender has memory."""
         while self._unaccounted:
             key, reason, at_ns = self._unaccounted[0]
             if not gaps.write_dead(self.sender, key, reason, at_ns):
@@ -206,7 +206,7 @@ class Stage:
         self._on_hole()
 
     def _heartbeat(self, publisher: str, message: Message, now: int) -> None:
-        """Find what was published and did not arrive: a tail, or a topic since its start."""
+        """Find published messages that did not arrive: a lost tail, or a whole topic."""
         try:
             facts = message.json()
             epoch = int(facts["epoch"])
@@ -226,11 +226,14 @@ class Stage:
         for topic, last in sequences.items():
             self.expect(publisher, topic, epoch, last, "not received")
 
-    def finish(self, publisher: str, held: Collection[int]) -> None:
-        """Forget ended epochs that miss nothing, after the journal's epochs were all compared."""
-        heard = self.epochs.get(publisher)
-        if heard is not None:
-            self.ledger.finish(publisher, heard, held)
+    def finish(self, publisher: str, journalled: Collection[int]) -> None:
+        """Forget ended epochs that miss nothing.
+
+        Args: journalled: epochs in the publisher's journal, all of which were compared.
+        """
+        current = self.epochs.get(publisher)
+        if current is not None:
+            self.ledger.finish(publisher, current, journalled)
             self._forget_streams()
 
     def _forget_streams(self) -> None:
@@ -240,7 +243,7 @@ class Stage:
         }
 
     def expect(self, publisher: str, topic: bytes, epoch: int, last: int, reason: str) -> None:
-        """Note that a publisher has sent up to `last` on a topic."""
+        """Note that a publisher has published sequences up to `last` on a topic."""
         if not topic.startswith(self.topics):
             return
         try:

@@ -1,8 +1,9 @@
-"""The tables: every column, key, partition and view, in one place.
+"""The declaration of the tables: every column, key, partition and view.
 
-Times `ts` are ours and fixed at receipt (a trade's is its trade time), so that a row that is sent
-twice replaces itself. The keys contain what tells two messages apart: the publisher's epoch and
-sequence, a trade's id, an index's asset. `exchange_ts` can be null, repeated or minutes old.
+A row's `ts` is its receive time, or a trade's trade time. It never changes, so a row that is sent
+twice replaces itself. The keys distinguish messages by the publisher's epoch and sequence, trades
+by their id, index values by their asset. `exchange_ts` is not in a key: it can be null, repeated or
+minutes old.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Table:
     """One table.
 
     Attributes:
-        keys: of deduplication. ttl: its default, "" keeps rows for ever.
+        keys: of deduplication. ttl: the default, "" keeps rows for ever.
     """
 
     name: str
@@ -36,11 +37,11 @@ class Table:
 
     @property
     def hashed(self) -> int:
-        """Number of columns up to `ts`; those behind it were added and are null in old rows."""
+        """Number of columns up to `ts`; later columns were added and are null in old rows."""
         return [name for name, _ in self.columns].index("ts") + 1
 
     def create(self, ttl: str) -> str:
-        """Return the CREATE statement. Args: ttl: as the server reads it, "" = rows are kept."""
+        """Return the CREATE statement. Args: ttl: as SQL, "" keeps rows for ever."""
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name} ("
             + ", ".join(f"{name} {_declared(name, kind)}" for name, kind in self.columns)
@@ -62,7 +63,7 @@ class View:
     ttl: str = ""
 
     def create(self, ttl: str) -> str:
-        """Return the CREATE statement. Args: ttl: as the server reads it, "" = rows are kept."""
+        """Return the CREATE statement. Args: ttl: as SQL, "" keeps rows for ever."""
         return (
             f"CREATE MATERIALIZED VIEW IF NOT EXISTS {self.name} WITH BASE {self.base}"
             f" REFRESH IMMEDIATE AS (SELECT {self.select} FROM {self.base}"
@@ -77,7 +78,7 @@ def _declared(name: str, kind: str) -> str:
     return kind
 
 
-# the publisher's identity of a message
+# the identity of a message: its publisher's epoch and its sequence
 IDENTITY = (("epoch", "LONG"), ("seq", "LONG"))
 TIMES = (("exchange_ts", TIME), ("published_ts", TIME), ("ts", TIME))
 
@@ -127,7 +128,7 @@ TICKER = Table(
                 "ask_size",
             )
         ),
-        # of open, high, low and change
+        # window of open, high, low and change
         ("span", "SYMBOL"),
         ("flags", "INT"),
         *IDENTITY,
@@ -142,7 +143,7 @@ TRADE = Table(
     (
         EXCHANGE,
         MARKET,
-        # the taker's
+        # of the taker
         ("side", "SYMBOL"),
         ("price", "DOUBLE"),
         ("size", "DOUBLE"),
@@ -177,15 +178,15 @@ STATE = Table(
 GAP = Table(
     "gap",
     (
-        # orderbook, ticker, trade, state (a kind of message), venue (nothing came from it), or
-        # index (ticks not computed: market = asset, first and last in ns)
+        # orderbook, ticker, trade, state: a kind of message; venue: an outage of the venue;
+        # index: ticks not computed (market = asset, first and last in ns)
         ("kind", "SYMBOL"),
-        # or the worker that has to store a kind again, since its table's columns were changed
+        # or the worker that has to store a kind again because its table's columns were changed
         ("publisher", "SYMBOL"),
         EXCHANGE,
         MARKET,
-        # open: being fetched, or lasting; filled, or over; lost: held nowhere any more;
-        # dead: refused by the database
+        # open: messages being fetched, or an outage that lasts; filled: fetched, or over;
+        # lost: in no journal any more; dead: refused by the database
         ("status", "SYMBOL"),
         ("reason", "VARCHAR"),
         ("epoch", "LONG"),
@@ -194,15 +195,15 @@ GAP = Table(
         ("last", "LONG"),
         ("count", "LONG"),
         ("closed_ts", TIME),
-        # when it was found
+        # time when the gap was found
         ("ts", TIME),
     ),
     keys=("ts", "kind", "publisher", "exchange", "market", "epoch", "first"),
     partition="MONTH",
 )
 
-# The order in which the records of a day are hashed: never changed, never extended. A field that is
-# added to the structs gets its column behind these, so that the days hashed before keep their hash.
+# The order in which the records of a day are hashed; it must never be changed or extended. A new
+# field of the structs gets its column after these, so that earlier days keep their hash.
 _TICK_ORDER = (
     "asset status reason value value_raw value_full curve_end utilised_depth lambda size_cap"
     " coverage_depth depth_limited fx fx_status best_bid best_ask kr gl value_krw premium"
@@ -231,7 +232,7 @@ def columns_of(record: type[Struct]) -> tuple[tuple[str, str], ...]:
 
 
 def in_order(order: str, columns: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Return columns in a fixed order of names, those without a place behind the others."""
+    """Return columns in a fixed order of names; other columns come last."""
     place = {name: number for number, name in enumerate(order.split())}
     return tuple(sorted(columns, key=lambda one: place.get(one[0], len(place))))
 
@@ -242,14 +243,14 @@ def record_table(
     *more: tuple[str, str],
     keys: tuple[str, ...] = ("ts", "asset"),
 ) -> Table:
-    """Return a table of records, with columns that are not theirs."""
+    """Return a table of records with `more` columns."""
     columns = (
         *columns_of(record),
         ("n_used", "INT"),
         ("n_venues", "INT"),
-        # JSON: the parts without a column each
+        # JSON: fields without a column of their own
         ("siblings", "VARCHAR"),
-        # the aggregate behind it
+        # of the aggregate that the record was computed from
         *IDENTITY,
         *more,
         ("ts", TIME),
@@ -258,7 +259,7 @@ def record_table(
 
 
 INDEX_TICK = record_table("index_tick")
-# a candidate parameter set beside the live one
+# ticks of a candidate parameter set
 INDEX_NEXT = record_table("index_next", keys=("ts", "asset", "parameter_hash"))
 INDEX_RECALC = record_table(
     "index_recalc",
@@ -275,7 +276,7 @@ INDEX_VENUE = Table(
         _VENUE_ORDER,
         (
             ("asset", "SYMBOL"),
-            # constituent; fx: a USDT/KRW book, once per tick for all assets under the asset USDT
+            # constituent; or fx: a USDT/KRW book, once per tick under the asset USDT
             ("role", "SYMBOL"),
             # exchange:BASE/QUOTE
             ("venue", "SYMBOL"),
@@ -290,7 +291,7 @@ METHODOLOGY = Table(
     "methodology",
     (
         ("asset", "SYMBOL"),
-        # live, or next: announced and running beside
+        # live; or next: announced and computed beside the live one
         ("role", "SYMBOL"),
         ("method_version", "LONG"),
         ("parameter_hash", "SYMBOL"),
@@ -319,7 +320,7 @@ INDEX_CHAIN = Table(
     "index_chain",
     (
         ("records", "LONG"),
-        # of the day's records alone, of the link before, and of both: SHA-256 in hex
+        # SHA-256 in hex: of the day's records, of the link before, and of both
         ("digest", "VARCHAR"),
         ("previous", "VARCHAR"),
         ("link", "VARCHAR"),
@@ -345,7 +346,7 @@ TABLES = (
     INDEX_CHAIN,
 )
 
-# who stores a table's messages, and stores them again when its columns were damaged
+# table -> workers that store its messages, and store them again when its columns were damaged
 STORED_BY = {
     ORDERBOOK.name: ("orderbook-storage-worker",),
     TICKER.name: ("ticker-storage-worker",),
@@ -353,14 +354,14 @@ STORED_BY = {
     STATE.name: ("orderbook-storage-worker", "ticker-storage-worker"),
 }
 
-# Trades of equal time count in id order, whatever order they came in. The key holds the ns within
-# the second above 33 bits of the id: ids of one instant differ by less than that.
+# Trades of equal time are ordered by id, not by arrival. The sort key has the ns within the second
+# above the lowest 33 bits of the id: ids of one instant differ by less than that.
 _ORDER = "(ts::long % 1000000000L) * 8589934592L + trade_id % 8589934592L"
 _ROLLED = (
     "first(open) open, max(high) high, min(low) low, last(close) close,"
     " sum(volume) volume, sum(quote_volume) quote_volume, sum(trades) trades"
 )
-# a null tick is no price: a candle opens and closes with values; the siblings are those at its end
+# ticks without a value do not open or close a candle; kr, gl, premium and fx are the last values
 _TICK = (
     "first_not_null(value) open, max(value) high, min(value) low, last_not_null(value) close,"
     " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"

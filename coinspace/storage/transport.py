@@ -1,8 +1,8 @@
-"""One ILP connection: a batch of lines out, and what the server says about it.
+"""One ILP connection: sends a batch of lines and returns the server's answer.
 
-HTTP acknowledges a request as a whole; TCP says nothing, so what a dying server had in its memory
-is lost there. Lines are sent as they are: the client library encodes the rows that are not bus
-messages (`Buffer`), its own sender has no way in for lines that somebody else wrote.
+HTTP acknowledges a whole request. TCP has no acknowledgement: rows in the memory of a dying server
+are lost. The client library only encodes rows that are not bus messages (`Buffer`); its sender does
+not accept encoded lines.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from coinspace.errors import ConfigError
 from coinspace.storage.questdb.address import Address
 
 with warnings.catch_warnings():
-    # the documented home of explicit buffers over ILP; the notice is about QWP users
+    # this module is the documented one for buffers over ILP; the warning concerns users of QWP
     warnings.simplefilter("ignore", DeprecationWarning)
     from questdb.ingress import Buffer, TimestampNanos
 
 __all__ = ["Buffer", "Rejected", "TimestampNanos", "Transport", "Unavailable", "new_buffer"]
 
-# arrays need 2; 3 adds decimals only, and needs a newer server
+# arrays need version 2; version 3 only adds decimals and needs a newer server
 PROTOCOL_VERSION = 2
-# an honest answer is a sentence about one line
+# a normal answer is one sentence about one line
 ANSWER_BYTES = 1 << 16
 LINE = re.compile(r"error in line (\d{1,9}): (?:table: ([^,;]+))?(.*)")
 
@@ -41,9 +41,11 @@ class Unavailable(Exception):
 
 @dataclass
 class Rejected(Exception):
-    """The server refused the batch for what is in it; nothing of it is stored.
+    """The server refused the batch because of its content; no row of it is stored.
 
-    Attributes: line (from 1, 0 = not said) of the first bad row; table; reason as the server says.
+    Attributes:
+        line: of the first bad row, from 1; 0 = unknown.
+        table, reason: from the server's answer.
     """
 
     line: int
@@ -52,14 +54,14 @@ class Rejected(Exception):
 
 
 def new_buffer(size: int) -> Buffer:
-    """Return an empty buffer of the client library, of an initial size in bytes."""
+    """Return an empty buffer of the client library with an initial size in bytes."""
     return Buffer(protocol_version=PROTOCOL_VERSION, init_buf_size=size)
 
 
 class Transport:
-    """Sends lines to one address; not thread-safe, every call blocks up to the time-out.
+    """Sends lines to one address. Not thread-safe; every call blocks up to the time-out.
 
-    Raises: ConfigError when the address asks for what is not supported.
+    Raises: ConfigError when the address has an unsupported option.
     """
 
     def __init__(self, found: Address, timeout_ms: int) -> None:
@@ -74,7 +76,7 @@ class Transport:
         if not self.acknowledges and {"token", "username"} & self._values.keys():
             raise ConfigError(
                 "storage.ilp: expected no login over tcp, was one; use http::, which also"
-                " acknowledges what it stores"
+                " acknowledges rows"
             )
 
     def send(self, lines: bytes) -> None:
@@ -102,7 +104,7 @@ class Transport:
         answer = self._http.getresponse()
         text = answer.read(ANSWER_BYTES).decode(errors="replace")
         if not answer.isclosed():
-            # the rest of a longer answer is not read: it goes with its connection
+            # the rest of a longer answer is not read: close its connection
             answer.close()
             self.close()
         if answer.status >= 300:
@@ -133,7 +135,7 @@ class Transport:
         return context
 
     def close(self) -> None:
-        """Close; the next `send` connects anew."""
+        """Close the connection; the next `send` connects again."""
         for connection in (self._http, self._tcp):
             if connection is not None:
                 connection.close()
@@ -143,15 +145,15 @@ class Transport:
 def _refusal(text: str) -> Rejected | None:
     # {"code":"invalid","message":"…error in line 3: table: t, column: c; …","line":3,…}
     try:
-        said = orjson.loads(text)
+        facts = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(said, dict) or said.get("code") != "invalid":
+    if not isinstance(facts, dict) or facts.get("code") != "invalid":
         return None
-    message = str(said.get("message", ""))
+    message = str(facts.get("message", ""))
     found = LINE.search(message)
     if not found:
-        line = said.get("line")
+        line = facts.get("line")
         return Rejected(line if isinstance(line, int) else 0, "", message[:500])
     table = (found[2] or "").strip()
     return Rejected(int(found[1]), table, f"{table}{found[3]}".strip()[:500])

@@ -1,6 +1,6 @@
-"""What an acknowledgement hides: suspended tables, a hung server, a full disk, a slow clock.
+"""Finds problems that acknowledgements hide: suspended tables, a hung server, a full disk, clocks.
 
-Each finding is one line that says what is wrong and how to mend it.
+Each finding is one line: what is wrong and how to repair it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ T = TypeVar("T")
 OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
 OnDamage = Callable[[list[Damage]], object]
 INTERVAL_S = 2.0
-# what a change of columns damages is stored again from the journals: some seconds do not matter
+# looks between two comparisons of columns: damage is stored again from the journals, so a delay of
+# some seconds does no harm
 LOOKS_PER_SCHEMA = 5
 QUERY_TIMEOUT_S = 5.0
-# a table this far behind its acknowledged rows does not keep up
+# a table with a larger lag behind its acknowledged rows does not keep up
 APPLY_LAG_TRANSACTIONS = 1000
 CLOCK_LIMIT_S = 1.0
-# a server that hangs holds queries that were given up as well
+# running queries, including those that timed out on a hung server
 MAX_QUERIES = 10
 FIRST_RESUME_S = 4.0
 MAX_RESUME_S = 300.0
-# resuming a table on a disk with less than this would only suspend it again
+# with less free space the server would suspend a resumed table again
 ROOM_BYTES = 64 << 20
 
 log = structlog.get_logger("watch")
@@ -46,13 +47,16 @@ log = structlog.get_logger("watch")
 
 @dataclass
 class Findings:
-    """What one look found.
+    """The results of one look.
 
     Attributes:
-        problems: in words; drift: how the schema differs; reachable: SQL answered.
-        views: invalid ones; damages: what `owner` has to store again.
-        suspended: tables that the server itself has suspended. The cause may be over: the error
-            of a full disk does not always name the disk, so no error says how long it lasts.
+        problems: one line each.
+        drift: differences of the schema.
+        reachable: whether SQL answered.
+        views: invalid views.
+        damages: tables that `owner` has to store again.
+        suspended: tables that the server itself has suspended. The cause may be over, which the
+            server's error does not show.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -64,11 +68,11 @@ class Findings:
 
 
 async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> Findings:
-    """Look once; takes at most some seconds, whatever the server does.
+    """Look once; takes some seconds at most, even when the server hangs.
 
     Args:
-        columns: whether the schema is compared, too, which asks for each table's columns.
-        owner: a worker, once its tables exist.
+        columns: whether to compare the schema too, with a query per table.
+        owner: the worker whose damages are read, "" = none.
     """
     found = Findings()
     try:
@@ -91,14 +95,14 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
         found.reachable = True
     except TimeoutError:
         found.problems.append(
-            f"QuestDB takes connections and does not answer within {QUERY_TIMEOUT_S:.0f} s:"
-            " look at its log and load; `coinspace questdb stop` and `start` restart it"
+            f"QuestDB accepts connections but does not answer within {QUERY_TIMEOUT_S:.0f} s:"
+            " see its log and load; `coinspace questdb stop` and `start` restart it"
         )
     except (CoinSpaceError, psycopg.Error) as error:
         found.problems.append(f"QuestDB: {str(error).splitlines()[0]}")
     found.problems += [
-        # a storage worker creates what is missing: its whole statement would tell nobody anything
-        f"schema: {one.text}" + ("" if one.missing else f": {one.mend}")
+        # a storage worker creates a missing table: no statement for the user
+        f"schema: {one.text}" + ("" if one.missing else f": {one.repair}")
         for one in found.drift
     ]
     found.problems += disk_problems(settings)
@@ -106,8 +110,11 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
 
 
 async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """Await for a time at most. Unlike wait_for it does not wait for the cancelling, for which
-    psycopg asks the hung server, too. Raises: TimeoutError."""
+    """Await work with a time-out. Raises: TimeoutError.
+
+    Unlike wait_for it does not wait until the work is cancelled: psycopg sends the cancellation to
+    the hung server.
+    """
     if len(_queries) >= MAX_QUERIES:
         work.close()
         raise TimeoutError
@@ -120,7 +127,7 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
     return result
 
 
-# nobody waits for the outcome of a query that was given up; one that was not, its caller reads
+# errors are ignored here: `_within` returns them to the caller, except after a time-out
 _queries = Tasks(lambda name, error: None)
 
 
@@ -130,7 +137,7 @@ async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[D
         suspended = (await position.unapplied(connection))[1]
         problems = [
             f"table {table.table} is suspended ({table.reason}): rows are kept but not shown;"
-            f" end the cause, then `coinspace questdb resume` ({table.mend})"
+            f" remove the cause, then run `coinspace questdb resume` ({table.repair})"
             for table in suspended
         ]
         problems += await _lag(connection)
@@ -138,7 +145,7 @@ async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[D
         views = await _views(connection)
         damages = await position.damages(connection, owner) if owner else []
     problems += [
-        f"view {name} is invalid ({reason}): `coinspace questdb resume`"
+        f"view {name} is invalid ({reason}): run `coinspace questdb resume`"
         f" (REFRESH MATERIALIZED VIEW {name} FULL)"
         for name, reason in views.items()
     ]
@@ -149,7 +156,7 @@ async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[D
 async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     cursor = await connection.execute(
         "SELECT name, sequencerTxn - writerTxn FROM wal_tables()"
-        f" WHERE NOT suspended AND name IN ({schema.OURS})"
+        f" WHERE NOT suspended AND name IN ({schema.OWN_TABLES})"
     )
     return [
         f"table {name} shows rows {lag} transactions late: the server is overloaded"
@@ -164,13 +171,13 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     row = await cursor.fetchone()
     after = now_ns()
     server_ns = int(row[0]) * 1000 if row else before
-    # the server read its clock somewhere between the two
+    # the server read its clock between the two times
     off_ns = max(before - server_ns, server_ns - after, 0)
     if off_ns / SECOND_NS <= CLOCK_LIMIT_S:
         return []
     word = "behind" if server_ns < before else "ahead of"
     return [
-        f"QuestDB's clock is {off_ns / SECOND_NS:.1f} s {word} ours:"
+        f"QuestDB's clock is {off_ns / SECOND_NS:.1f} s {word} this host's clock:"
         " synchronise both hosts (chrony or systemd-timesyncd)"
     ]
 
@@ -178,7 +185,7 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
 async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
     cursor = await connection.execute(
         "SELECT view_name, invalidation_reason FROM materialized_views()"
-        f" WHERE view_status = 'invalid' AND view_name IN ({schema.OURS})"
+        f" WHERE view_status = 'invalid' AND view_name IN ({schema.OWN_TABLES})"
     )
     return dict(await cursor.fetchall())
 
@@ -191,7 +198,7 @@ def _disk_folder(settings: Settings) -> Path:
 
 
 def no_room(settings: Settings) -> bool:
-    """Tell whether the private server's disk is still full; another server's is not ours to see."""
+    """Return whether the private server's disk is full; False for a configured server."""
     if settings.storage.ilp:
         return False
     try:
@@ -201,12 +208,12 @@ def no_room(settings: Settings) -> bool:
 
 
 def disk_problems(settings: Settings) -> list[str]:
-    """Return a line when the disk under the data folder is nearly full."""
+    """Return a line when the disk of the data folder is nearly full."""
     folder = _disk_folder(settings)
     try:
         free_mb = shutil.disk_usage(folder).free >> 20
     except OSError as error:
-        return [f"disk of {folder}: expected to be readable, {error}"]
+        return [f"disk of {folder}: expected a readable disk, {error}"]
     limit = settings.storage.disk_low_mb
     if free_mb >= limit:
         return []
@@ -220,9 +227,9 @@ class Watch:
     """Looks every two seconds and keeps the last findings.
 
     Args:
-        tables: that its owner stores.
-        on_drift: called with the differences between their schema and its declaration.
-        on_damage: called with what its owner has to store again, until the database says it is.
+        tables: that the owner stores.
+        on_drift: called with the schema differences of these tables.
+        on_damage: called with the owner's damages at each look, until they are repaired.
     """
 
     def __init__(
@@ -237,7 +244,7 @@ class Watch:
         self._tables = tables
         self._on_drift = on_drift
         self._on_damage = on_damage
-        # the worker whose damages are looked for, "" before it works
+        # the worker whose damages are read, "" before it has started
         self.owner = ""
         self.findings = Findings(reachable=True)
         self.looks = 0
@@ -250,7 +257,7 @@ class Watch:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            # what is to be stored again waits for right columns
+            # storing again has to wait for correct columns
             columns = self.looks % LOOKS_PER_SCHEMA == 0 or bool(self.findings.damages)
             self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
@@ -263,16 +270,16 @@ class Watch:
                 if roots.get(one.table, one.table) in self._tables
             ]
             if drift or any(roots.get(view) in self._tables for view in self.findings.views):
-                await self._mend(drift)
+                await self._repair(drift)
             elif self.findings.damages and columns and self._on_damage is not None:
-                # only now that the columns are seen to be right again
+                # only now the columns are known to be correct again
                 self._on_damage(self.findings.damages)
             await asyncio.sleep(INTERVAL_S)
 
     async def _resume(self) -> None:
-        """Resume what the server suspended, ever more seldom while it does not help.
+        """Resume tables that the server suspended, with growing pauses.
 
-        Rows that still cannot be applied suspend the table again and change nothing.
+        While the cause lasts, the server suspends the table again; no row is lost.
         """
         suspended = self.findings.suspended
         if not suspended:
@@ -287,9 +294,9 @@ class Watch:
         except CoinSpaceError as error:
             self.findings.problems.append(str(error))
         else:
-            log.info("resumed", statements=done)
+            log.info("tables resumed", statements=done)
 
-    async def _mend(self, drift: list[schema.Difference]) -> None:
+    async def _repair(self, drift: list[schema.Difference]) -> None:
         if self._on_drift is None:
             return
         try:
@@ -298,7 +305,7 @@ class Watch:
             self.findings.problems.append(str(error))
 
     def _own_clock(self) -> None:
-        """Notice that this host's clock was set: times of rows would run backwards."""
+        """Report a step of this host's clock: row times may run backwards."""
         now, ticks = now_ns(), time.monotonic()
         step_s = (now - self._last_ns) / SECOND_NS - (ticks - self._last)
         self._last_ns, self._last = now, ticks

@@ -37,23 +37,23 @@ KINDS = {
 }
 RETRY_S = 0.5
 HEALTH_S = 0.5
-# troubles shorter than this are the sender's own business
+# shorter problems of the sender are not reported
 TROUBLE_S = 2.0
-# rows wait for a batch of a second and a flush; longer than a request may take is no progress
+# longer than a batch and a request may take: the database makes no progress
 STALLED_S = 30.0
-# a publisher that was not heard in so long after our start has another key or address, or is down
+# a publisher without a heartbeat this long after the start has another key or address, or is down
 UNHEARD_S = 60.0
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
 SLACK_NS = 3600 * SECOND_NS
 LAG_PROBE_S = 0.02
-# a minute's
+# probes of one minute
 LAG_PROBES = 3000
 
 
 class LoopLag:
-    """How late the event loop calls back, over the last minute."""
+    """Measures how late the event loop calls back, over the last minute."""
 
     def __init__(self) -> None:
         self._late_s: deque[float] = deque([0.0], maxlen=LAG_PROBES)
@@ -86,7 +86,7 @@ class Worker:
         self.settings = settings
         self.name = name
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
-        # of an exchange without markets nothing runs
+        # exchanges without markets have no collector
         self._expected = [
             f"{collector}-{name}" for name, one in settings.exchanges.items() if one.markets
         ]
@@ -95,7 +95,7 @@ class Worker:
             settings,
             name,
             on_rejected=self._on_rejected,
-            on_mended=self._on_mended,
+            on_repaired=self._on_repaired,
             on_failure=process.failed,
         )
         self.stage = Stage(
@@ -108,7 +108,7 @@ class Worker:
         self.catchup = CatchUp(settings, self.stage, self.publishers)
         self._tables = {*self.kinds, GAP.name}
         if "trade" in self.kinds:
-            # the calculator does not watch over its own
+            # the calculator does not watch its tables itself
             self._tables |= {INDEX_TICK.name, INDEX_VENUE.name}
         self.watch = Watch(
             settings, self._tables, on_drift=self._on_drift, on_damage=self._on_damage
@@ -118,26 +118,26 @@ class Worker:
         self._topics = [*topics, b"heartbeat."]
         self._tasks = Tasks(process.failed, process.restarting)
         self._trouble_since: float | None = None
-        # rows that are stored or refused, and when that last changed
+        # rows stored or rejected, and the time of the last change
         self._done, self._done_at = 0, 0.0
         self._listening_since = 0.0
         self._lag = LoopLag()
 
     async def start(self) -> bool:
-        """Wait for the database, take up the positions, then listen.
+        """Wait for the database, read the positions, then subscribe.
 
-        Returns: False when the process was asked to stop before that.
+        Returns: False when the process was asked to stop first.
         """
-        # rows are stored without it
+        # storing works without the watch: restart it instead of ending the process
         self._tasks.keep("database watch", self.watch.run)
         self._tasks.spawn("loop lag", self._lag.run())
         while not self.process.stopping.is_set():
             try:
-                await self._mend()
+                await self._repair()
                 await self._restore()
                 break
             except CoinSpaceError as error:
-                # not subscribed: the journals keep what is published meanwhile
+                # do not subscribe yet: the journals keep the messages meanwhile
                 self.process.degraded(str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.process.stopping.wait(), RETRY_S)
@@ -161,7 +161,7 @@ class Worker:
         return True
 
     async def stop(self) -> None:
-        """Read what has arrived, store it, and end."""
+        """Read and store the waiting messages, then end."""
         for subscriber in self._subscribers:
             subscriber.drain()
             subscriber.close()
@@ -170,23 +170,23 @@ class Worker:
         self.stage.settle()
         if not await self.sender.close(CLOSE_S):
             self.process.log.warning(
-                "rows left unsent; the journals have them", rows=self.sender.pending
+                "rows not sent; the journals have their messages", rows=self.sender.pending
             )
 
     def counters(self) -> dict[str, int | float]:
         """Return the counters of all parts."""
-        heard: dict[str, int | float] = {}
+        received: dict[str, int | float] = {}
         for subscriber in self._subscribers:
             for name, value in subscriber.counters().items():
-                # the stage accounts for gaps itself, over restarts too
+                # the stage counts gaps itself, also over restarts
                 if name not in ("gaps", "missed"):
-                    heard[name] = heard.get(name, 0) + value
+                    received[name] = received.get(name, 0) + value
         counts = self.stage.counters() | self.sender.counters() | self.catchup.counters()
-        return heard | counts | self._lag.counters()
+        return received | counts | self._lag.counters()
 
     async def _restore(self) -> None:
         since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS
-        # the journal of a publisher that is gone grows old, and is asked all the same
+        # the journal of an ended publisher may be older than max_age_s and is read too
         folders = [journal_folder(self.settings, name) for name in self.publishers]
         begun = [begun_ns for folder in folders if (begun_ns := oldest_ns(folder)) is not None]
         since_ns = min([since_ns, *begun]) - SLACK_NS
@@ -194,7 +194,7 @@ class Worker:
             address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
         )
         for letter in deadletter.read(self.sender.dead.path, since_ns):
-            # its row in `gap` may not have been stored before this worker ended
+            # the row in `gap` may not have been stored before the last end of this worker
             key = tuple(letter["key"]) if letter["key"] else None
             self.stage.on_rejected(key, letter["table"], letter["reason"], letter["at_ns"])
         self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
@@ -206,18 +206,18 @@ class Worker:
         self.catchup.restarted(publisher)
 
     async def _on_drift(self, drift: list[Difference]) -> None:
-        await self._mend()
+        await self._repair()
 
-    async def _mend(self) -> None:
+    async def _repair(self) -> None:
         storage, found = self.settings.storage, address(self.settings)
         ttl, kept = storage.ttl == "on", storage.retention
-        self._on_mended(
-            await asyncio.to_thread(schema.mend, found, self._tables, ttl=ttl, retention=kept)
+        self._on_repaired(
+            await asyncio.to_thread(schema.repair, found, self._tables, ttl=ttl, retention=kept)
         )
 
-    def _on_mended(self, mended: list[Difference]) -> None:
-        for one in mended:
-            self.process.log.error("schema mended", was=one.text, by=one.mend)
+    def _on_repaired(self, repaired: list[Difference]) -> None:
+        for one in repaired:
+            self.process.log.error("schema repaired", difference=one.text, statement=one.repair)
 
     def _on_damage(self, damages: list[Damage]) -> None:
         if self._restoring is None or self._restoring.done():
@@ -225,23 +225,24 @@ class Worker:
             self._restoring = self._tasks.keep("storing again", work, ends=True)
 
     async def _store_again(self, damages: list[Damage]) -> None:
-        """Have the messages of damaged tables stored again, and say so in the database."""
-        # the server takes one more request by the old columns: it is part of what is repeated
+        """Have the messages of damaged tables stored again, then close the damages in `gap`."""
+        # the server may apply one more request with the old columns: wait until it is stored, so
+        # that its messages are stored again too
         for _ in range(OLD_REQUESTS):
             if not await self.sender.drained(DRAIN_S):
                 return
             await asyncio.sleep(self.settings.storage.batch_ms / 1000)
-        # what is stored again now mends all damage of a table that was found before
+        # storing again repairs all earlier damages of a table
         for newest in {damage.table: damage for damage in damages}.values():
             if not await self.catchup.restore(newest):
                 continue
             self.process.log.info("storing again", table=newest.table, reason=newest.reason)
-            # its holes are committed before it counts as mended
+            # the holes must be committed before the damage counts as repaired
             self.sender.seal()
             for damage in damages:
                 if damage.table != newest.table:
                     continue
-                while not gaps.write_mended(self.sender, damage, now_ns()):  # noqa: ASYNC110
+                while not gaps.write_repaired(self.sender, damage, now_ns()):  # noqa: ASYNC110
                     await asyncio.sleep(RETRY_S)
 
     def _on_rejected(self, key: Key | None, table: str, reason: str, at_ns: int) -> None:
@@ -276,8 +277,8 @@ class Worker:
             )
         if now - self._listening_since >= UNHEARD_S:
             problems += [
-                f"no heartbeat of {name} has ever arrived: is it running, and does"
-                f" {self.settings.bus.endpoint(name)} with its CURVE key lead to it?"
+                f"no heartbeat from {name}: check that it runs, its endpoint"
+                f" {self.settings.bus.endpoint(name)} and its CURVE key"
                 for name in self._expected
                 if name not in self.stage.heard_ns
             ]
@@ -288,7 +289,7 @@ class Worker:
         return problems
 
     def _stalled(self) -> bool:
-        """Tell whether rows wait although none is stored any more."""
+        """Return whether rows wait but none was stored for STALLED_S."""
         now, done = asyncio.get_running_loop().time(), self.sender.taken - self.sender.pending
         if done != self._done or not self.sender.pending:
             self._done, self._done_at = done, now

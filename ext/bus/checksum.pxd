@@ -1,4 +1,4 @@
-"""XXH64 with seed 0, after its public specification; about 10 GB/s without special instructions."""
+"""XXH64 with seed 0, after its public specification; about 10 GB/s without SIMD instructions."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy

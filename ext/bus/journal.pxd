@@ -7,7 +7,7 @@ from coinspace._ext.sink cimport Topic
 
 
 cdef class Segment:
-    """One mapped segment file, its blocks reserved before anything is written."""
+    """One mapped segment file; its disk blocks are reserved before the first write."""
     cdef:
         readonly object path
         readonly int64_t epoch
@@ -22,13 +22,13 @@ cdef class Segment:
 
 cdef class JournalWriter:
     cdef:
-        readonly Segment current    # None before the first segment and when there was no room for another
+        readonly Segment current    # None before the first segment and while the disk has no room for one
         Segment _next               # made ahead by the keeper's thread
-        readonly list full          # segments to close, for the keeper
+        readonly list full          # segments that the keeper has to close
         object _on_full             # called without arguments when `current` is full
         readonly int64_t written    # messages
         readonly int64_t written_bytes
-        readonly int64_t skipped    # messages for which there was no room
+        readonly int64_t skipped    # messages that found no room
 
     # Returns: 1 = written, 0 = skipped and counted
     cdef int append(self, Topic topic, const Header *header, const void *payload, size_t size) except -1

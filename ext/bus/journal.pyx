@@ -1,9 +1,8 @@
-"""Write messages down before they are published: a copy into mapped memory and a checksum.
+"""Write messages to the journal before they are published: a copy into mapped memory and a checksum.
 
-What has been copied survives the death of the process, since the pages belong to the kernel; not the
-death of the machine. Space is reserved when a segment is made: a full disk shows there as an error, not
-later as a SIGBUS. Making and closing segments is the keeper's work, on a thread of its own; appending
-never waits for it.
+A copied message survives the death of the process, since its pages belong to the kernel. It does not survive
+the death of the machine. Making a segment reserves its disk space: a full disk raises an error there instead
+of a SIGBUS later. The keeper makes and closes segments on its own thread; appending never waits for it.
 """
 
 import os
@@ -61,7 +60,7 @@ cdef class Segment:
         self.number = number
         self.size = size
         self.used = HEAD_SIZE
-        # it gets its name when its head is written: no reader sees half of it, however this process dies
+        # the file gets its name after its head is written: no reader ever sees half a head
         part = f"{path}{PART_SUFFIX}"
         fd = self._fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         with nogil:
@@ -80,7 +79,7 @@ cdef class Segment:
             raise OSError(error, os.strerror(error), str(path))
         self._data = <char *>data
         with nogil:
-            # the pages' first faults, taken here and not while a message waits
+            # cause the first page faults here instead of while a message waits
             offset = 0
             while offset < size:
                 touch(self._data + offset)
@@ -98,7 +97,7 @@ cdef class Segment:
             self.release(part)
             raise
 
-    # gives back memory, descriptor and file of a segment that cannot be used
+    # releases memory, descriptor and file of a segment that cannot be used
     cdef int release(self, part) except -1:
         munmap(self._data, self.size)
         self._data = NULL
@@ -109,7 +108,7 @@ cdef class Segment:
         return 0
 
     def close(self):
-        """Cut the file to what is used and unmap it; a segment without records is removed."""
+        """Unmap the file and cut it to its used size; remove a segment without records."""
         if self._data != NULL:
             munmap(self._data, self.size)
             self._data = NULL
@@ -130,9 +129,9 @@ cdef class Segment:
 
 
 cdef class JournalWriter:
-    """Appends messages to the current segment and moves on to the next one that was provided.
+    """Appends messages to the current segment and continues in the next one.
 
-    Args: on_full: called without arguments when a segment is full, to have the next one made.
+    Args: on_full: called without arguments when a segment is full; the keeper then makes the next one.
     """
 
     def __init__(self, on_full):
@@ -145,14 +144,14 @@ cdef class JournalWriter:
         return self._next is not None
 
     def provide(self, Segment segment not None):
-        """Give the next segment, or the first one."""
+        """Take the next segment, or the first one."""
         if self.current is None:
             self.current = segment
         else:
             self._next = segment
 
     def finish(self):
-        """Take no more messages; returns the segments still open, for their owner to close."""
+        """Stop taking messages. Returns: the open segments, which the caller closes."""
         left = [segment for segment in (self.current, self._next) if segment is not None]
         self.current = self._next = None
         return left

@@ -1,6 +1,7 @@
-"""The bus message, two parts: topic, and header with payload. This file is the layout's definition.
+"""The layout of a bus message, which has two parts: the topic, and the header with the payload.
 
-All numbers little-endian; times int64 ns since the epoch, 0 = none; prices in quote currency, sizes in base.
+All numbers are little-endian. Times are int64 ns since 1970, 0 = none. Prices are in the quote currency,
+sizes in the base currency.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
@@ -22,19 +23,19 @@ cdef enum:
 
 cdef enum:
     FLAG_SNAPSHOT = 1     # a trade's stream type is SNAPSHOT
-    FLAG_REPEAT = 2       # the book is identical to the one before: proof of life, not stored again
+    FLAG_REPEAT = 2       # the book is identical to the one before: it shows that data arrives and is not stored
     FLAG_SELL = 4         # the taker sold
     FLAG_WINDOW_24H = 8   # bits 3-4: the window of a ticker's open, high, low and change; 0 = none
     FLAG_WINDOW_UTC_DAY = 16
     FLAG_WINDOW_KST_DAY = 24
     FLAG_WINDOW = 24
-    FLAG_REST = 32        # fetched by REST, not received on the socket
-    FLAG_GROUPED = 64     # levels far from the touch are price groups
+    FLAG_REST = 32        # fetched by REST, not received on the websocket
+    FLAG_GROUPED = 64     # levels far from the best prices are price groups
 
 cdef enum:
-    # bits 8-15 of a book's flags: repeats directly before it, so that they are known without their messages
+    # bits 8-15 of a book's flags: number of repeats directly before it, which are not stored themselves
     REPEATS_SHIFT = 8
-    REPEATS_LIMIT = 255   # so many or more
+    REPEATS_LIMIT = 255   # 255 or more
 
 cdef packed struct Header:
     uint8_t version
@@ -51,7 +52,7 @@ cdef packed struct Header:
     int64_t id             # book: exchange's update id; trade: trade id; 0 = none
 
 
-# bytes that a header promises for its kind; `size` where the kind sets no size
+# payload bytes that the header's kind and levels require; `size` for kinds without a fixed size
 cdef inline Py_ssize_t expected_size(const Header *header, Py_ssize_t size) noexcept nogil:
     if header.kind == KIND_ORDERBOOK:
         return 16 * (<Py_ssize_t>header.n_bids + <Py_ssize_t>header.n_asks)
@@ -62,7 +63,7 @@ cdef inline Py_ssize_t expected_size(const Header *header, Py_ssize_t size) noex
     return size
 
 
-# whether a header and the size of its payload agree
+# whether a header is valid and agrees with the size of its payload
 cdef inline bint fits(const Header *header, Py_ssize_t size) noexcept nogil:
     return (
         header.version == VERSION and 1 <= header.kind <= KIND_LAST
@@ -76,12 +77,12 @@ cdef class Message:
         Header header
         const char *data     # the payload, header.payload_size bytes; owned by `owner`, may be unaligned
         object owner         # exports the payload's buffer
-        object _floats       # float64 view on the payload, made once
+        object _floats       # float64 view on the payload, made at first use
 
     cdef object floats(self)
-    # checks header and size, takes the owner; raises MessageError
+    # checks header and size, then does the same as `hold`; raises MessageError
     cdef int fill(
         self, bytes topic, const Header *header, object owner, const char *data, Py_ssize_t size,
     ) except -1
-    # the same of parts that fit
+    # keeps a reference to the owner; the caller has checked header and size
     cdef int hold(self, bytes topic, const Header *header, object owner, const char *data) noexcept

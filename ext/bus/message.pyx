@@ -1,4 +1,4 @@
-"""Bus messages: the header's encoding, and the read side as numpy views on the received memory."""
+"""Bus messages: encode the header, and read payloads as numpy views on the received memory."""
 
 cimport cython
 
@@ -39,7 +39,7 @@ def encode_header(
     int64_t epoch=0, int64_t sequence=0, int64_t exchange_ns=0, int64_t received_ns=0,
     int64_t published_ns=0, int64_t id=0,
 ):
-    """Return the 64 header bytes. Raises MessageError for a kind that does not exist."""
+    """Return the 64 header bytes. Raises: MessageError for an unknown kind."""
     if not 1 <= kind <= KIND_LAST:
         raise MessageError(f"message kind: expected 1 to {KIND_LAST}, was {kind}")
     cdef Header header
@@ -74,12 +74,12 @@ cdef str _misfit(const Header *header, Py_ssize_t size):
 cdef class Message:
     """One received message.
 
-    Borrowed: `payload`, `bids`, `asks` and `values` are views on the received part, which lives as long as they do.
+    Borrowed: `payload`, `bids`, `asks` and `values` are views on the received part and keep it alive.
     """
 
     @staticmethod
     def decode(bytes topic not None, header, payload):
-        """Wrap the pieces of a message without copying the payload.
+        """Make a message from its parts without copying the payload.
 
         Raises: MessageError for an unknown version or kind, or sizes that do not agree.
         """
@@ -172,13 +172,13 @@ cdef class Message:
 
     @property
     def exchange(self):
-        """Second word of the topic ("" where there is none)."""
+        """Second word of the topic, "" when there is none."""
         parts = self.topic.split(b".")
         return parts[1].decode() if len(parts) > 2 else ""
 
     @property
     def market(self):
-        """Third word of the topic, "BTC/KRW" ("" where there is none)."""
+        """Third word of the topic, such as "BTC/KRW"; "" when there is none."""
         parts = self.topic.split(b".")
         return parts[2].decode() if len(parts) > 3 else ""
 
@@ -189,7 +189,7 @@ cdef class Message:
 
     @property
     def side(self):
-        """Taker's side of a trade."""
+        """The taker's side of a trade: "buy" or "sell"."""
         return "sell" if self.header.flags & FLAG_SELL else "buy"
 
     @property
@@ -207,7 +207,7 @@ cdef class Message:
 
     @property
     def values(self):
-        """float64[n]: a ticker's 11 values in the order of TICKER_NAMES, a trade's price and size. Borrowed."""
+        """float64[n]: a ticker's 11 values (TICKER_NAMES), or a trade's price and size. Borrowed."""
         return self.floats()
 
     def json(self):
@@ -215,7 +215,7 @@ cdef class Message:
         return orjson.loads(memoryview(self.owner))
 
     def header_bytes(self):
-        """Return a copy of the header as it stood on the wire."""
+        """Return a copy of the header bytes as received."""
         return PyBytes_FromStringAndSize(<const char*>&self.header, HEADER_SIZE)
 
     def __repr__(self):

@@ -1,4 +1,4 @@
-"""The live sink: two parts per message onto a PUB socket, straight through libzmq."""
+"""The live sink: sends each message as two parts on a PUB socket, directly through libzmq."""
 
 from libc.stdint cimport int64_t
 
@@ -9,14 +9,14 @@ from coinspace._ext.zeromq cimport msg_t
 
 cdef class ZmqSink(Sink):
     cdef:
-        void *_handle              # the PUB socket's; NULL once closed
-        JournalWriter _journal     # None = nothing is written down
+        void *_handle              # of the PUB socket; NULL once closed
+        JournalWriter _journal     # None = no journal
         readonly int64_t dropped   # messages that found a subscriber's queue full
 
-    # these two close the body when they fail
+    # these two functions close the body when they fail
     cdef int send_body(self, msg_t *body) except -1
     cdef int send_again(self, Topic topic, msg_t *body) except -1
-    # the topic was refused: by a full queue, or by a signal
+    # sends the topic again after a full queue or a signal refused it
     cdef int send_topic(self, Topic topic) except -1
     cdef int insist(self, Topic topic) except -1
     cdef int refuse_when_full(self, int refuse) except -1

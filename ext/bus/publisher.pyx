@@ -1,4 +1,4 @@
-"""Publish without ever blocking: a full subscriber misses the message, the others get it."""
+"""Publish without blocking: a subscriber with a full queue misses the message, the others get it."""
 
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport uintptr_t
@@ -13,15 +13,14 @@ from coinspace.errors import BusError
 
 
 cdef class ZmqSink(Sink):
-    """A sink over the C handle of a bound PUB socket, which its owner keeps open until `detach`.
+    """A sink over the C handle of a bound PUB socket. The owner keeps the socket open until `detach`.
 
-    The socket refuses a message for which a subscriber's queue is full (XPUB_NODROP), so the loss is
-    seen and counted here. It refuses it for all subscribers at once; the message is therefore sent
-    again with the refusal switched off, and only the full ones miss it. From then until such a
-    subscriber has read half of its queue libzmq leaves it out without a word: `dropped` counts the
-    messages known to be lost, the subscriber's own `missed` counter has the exact number.
+    When a subscriber's queue is full, the socket refuses the message (XPUB_NODROP), and the loss is counted
+    here. The refusal concerns all subscribers; so the message is sent again without XPUB_NODROP, and only
+    subscribers with full queues miss it. libzmq then skips such a subscriber silently until it has read
+    half of its queue. So `dropped` counts the known losses; the subscriber's `missed` counter is exact.
 
-    With a journal every message but the heartbeats is written down before it is sent.
+    With a journal every message except heartbeats is journalled before it is sent.
     """
 
     def __init__(self, epoch_ns, uintptr_t handle, *, JournalWriter journal=None, clock=None):
@@ -31,7 +30,7 @@ cdef class ZmqSink(Sink):
         self.refuse_when_full(1)
 
     def detach(self):
-        """Stop using the socket: call before it is closed. Sending afterwards raises BusError."""
+        """Stop using the socket; call before closing it. Sending afterwards raises BusError."""
         self._handle = NULL
 
     cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
@@ -40,7 +39,7 @@ cdef class ZmqSink(Sink):
             raise BusError(f"publisher: expected an open socket, was closed, {topic.name!r}")
         if self._journal is not None and header.kind != KIND_HEARTBEAT:
             self._journal.append(topic, header, payload, size)
-        # made before anything is sent, so that no message ends after its topic
+        # allocate the body before sending the topic: a failure must not leave a message without its second part
         if zmq.msg_init_size(&body, HEADER_SIZE + size) < 0:
             self.fail("make a message")
         memcpy(zmq.msg_data(&body), header, HEADER_SIZE)
@@ -49,7 +48,7 @@ cdef class ZmqSink(Sink):
             self.send_again(topic, &body)
         return self.send_body(&body)
 
-    # the only way on which a call may fail before libzmq has the body
+    # the only step that may fail before libzmq owns the body
     cdef int send_again(self, Topic topic, msg_t *body) except -1:
         try:
             return self.send_topic(topic)
@@ -73,7 +72,7 @@ cdef class ZmqSink(Sink):
                 self.fail("send")
         return 0
 
-    # after an accepted first part libzmq takes the second without looking at the queues again
+    # libzmq accepts the second part without checking the queues again
     cdef int send_body(self, msg_t *body) except -1:
         while zmq.msg_send(body, self._handle, DONTWAIT) < 0:
             if zmq.last_error() != EINTR:

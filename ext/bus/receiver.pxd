@@ -1,4 +1,4 @@
-"""The drain loop of a SUB socket: messages out of libzmq, sequences checked, payloads not copied."""
+"""The drain loop of a SUB socket: takes messages from libzmq without a copy and checks sequences."""
 
 from libc.stdint cimport int64_t
 
@@ -7,26 +7,26 @@ from coinspace._ext.zeromq cimport msg_t
 
 
 cdef class Part:
-    """A received header and payload: owns libzmq's message and exports the payload, read-only."""
+    """A received header and payload: owns libzmq's message and exports the payload read-only."""
     cdef msg_t message
 
 
 cdef class Channel:
-    """One topic of one epoch as received."""
+    """The received sequences of one topic of one epoch."""
     cdef:
         readonly bytes topic
         readonly int64_t epoch
         readonly int64_t first      # sequence of the first message seen or known lost
         readonly int64_t last       # newest sequence seen or known lost, -1 = none yet
         int kind                    # message kind of the topic's first word; 0 = no such kind
-        bint wanted                 # asked for by the user, not only for the heartbeats
+        bint wanted                 # the user subscribed to the topic; not only a heartbeat of the receiver
         Channel next                # the same topic of another publisher
 
 
 cdef class Receiver:
     cdef:
-        void *_handle               # the SUB socket's; NULL once closed
-        msg_t _topic                # the one in hand; receiving frees what it held before
+        void *_handle               # of the SUB socket; NULL once closed
+        msg_t _topic                # topic part of the current message; the next receive frees it
         bint _conflate
         tuple _wanted               # prefixes
         object _on_message
@@ -42,9 +42,9 @@ cdef class Receiver:
         readonly int64_t received_bytes
         readonly int64_t conflated
         readonly int64_t malformed
-        readonly int64_t repeated   # a sequence seen before: not handed on
-        readonly int64_t gaps       # holes found
-        readonly int64_t missed     # messages in those holes
+        readonly int64_t repeated   # messages with a sequence seen before, which are not delivered
+        readonly int64_t gaps       # gaps found
+        readonly int64_t missed     # messages in those gaps
         readonly int64_t errors     # exceptions of the user's callbacks
 
     cdef int tell_drained(self) except -1
@@ -65,5 +65,5 @@ cdef class Receiver:
     cdef int take_heartbeat(self, Message message, bytes topic) except -1
     cdef int hole(self, Channel channel, int64_t expected, int64_t found) except -1
     cdef int refuse(self, object reason) except -1
-    # hands one message on; a stage may derive and take messages without a Python call
+    # delivers one message; a stage may override it to take messages without a Python call
     cdef int handle(self, Message message) except -1

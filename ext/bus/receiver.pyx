@@ -1,8 +1,8 @@
-"""Receive: drain a SUB socket, make Message objects on libzmq's own memory, find what is missing.
+"""Receive: drain a SUB socket, make Message objects on libzmq's memory, find missing messages.
 
-Losses are found by (epoch, topic). A hole shows when the next message comes; a lost tail shows by the
-publisher's heartbeat, which names the last sequence of each topic. What was sent before the first
-message or heartbeat of an epoch is not a loss: a late subscriber has not asked for it yet.
+Losses are found by (epoch, topic). The next message reveals a gap. The publisher's heartbeat has the last
+sequence of each topic and reveals a lost tail. Messages sent before the first message or heartbeat of an
+epoch are not counted as lost: the subscriber had not subscribed yet.
 """
 
 cimport cython
@@ -20,16 +20,16 @@ from coinspace._ext.zeromq cimport DONTWAIT, msg_t, zmq
 from coinspace._ext.sink import KINDS, TOPIC_LIMIT
 from coinspace.errors import BusError, MessageError
 
-# remembered at most: a publisher of garbage must not fill the memory
+# kept at most: a publisher of garbage must not fill the memory
 CHANNEL_LIMIT = 65_536
 PROCESS_LIMIT = 1024
-# of one topic: each of its publishers has one, and a few starts may come without a heartbeat between
+# epochs of one topic: one per publisher, and some more for restarts without a heartbeat between them
 EPOCH_LIMIT = 16
-# bytes: 15,000 topics, read in some 20 ms
+# bytes: room for 15,000 topics, which take about 20 ms to read
 HEARTBEAT_LIMIT = 1 << 20
 
 cdef enum:
-    SEQUENCE_BITS = 53  # no publisher gives out more: what says so is damaged or hostile
+    SEQUENCE_BITS = 53  # a larger sequence comes from a damaged or hostile message
 
 
 @cython.final
@@ -58,7 +58,7 @@ cdef class Channel:
         return f"<Channel {self.topic!r} epoch={self.epoch} first={self.first} last={self.last}>"
 
 
-# on its own, as Cython saves the exception state of a whole function that catches
+# a function of its own: Cython saves the exception state of each function with a `try`
 cdef bint is_text(bytes topic) except -1:
     try:
         topic.decode()
@@ -68,16 +68,16 @@ cdef bint is_text(bytes topic) except -1:
 
 
 cdef class Receiver:
-    """Drains a connected SUB socket, given as its C handle; its owner keeps it open until `detach`.
+    """Drains a connected SUB socket by its C handle. The owner keeps the socket open until `detach`.
 
     Args:
-        wanted: prefixes of the topics to hand on; messages of other topics are only counted.
+        wanted: prefixes of the topics to deliver; messages of other topics are only counted.
         on_message: called with each Message, in order of receipt.
         on_loss: called with (topic, epoch, expected, found): [expected, found) did not arrive.
         on_malformed: called with the reason (str).
         on_error: called with an exception of one of the other callbacks.
-        conflate: hand on only the newest order book or aggregate per topic of one drain.
-        on_drained: called after each drain that took messages: what came together can be answered at once.
+        conflate: deliver only the newest order book or aggregate per topic of one drain.
+        on_drained: called after each drain that took messages, so that they can be handled together.
     """
 
     def __cinit__(self):
@@ -104,17 +104,17 @@ cdef class Receiver:
 
     @property
     def n_processes(self):
-        """Processes whose heartbeats were heard."""
+        """Number of processes whose heartbeats were received."""
         return len(self._processes)
 
     def detach(self):
-        """Stop using the socket: call before it is closed."""
+        """Stop using the socket; call before closing it."""
         self._handle = NULL
 
     def drain(self, Py_ssize_t limit):
-        """Hand on what has arrived, at most `limit` messages.
+        """Deliver at most `limit` waiting messages.
 
-        Returns: whether the limit was reached, so that more may be waiting.
+        Returns: whether the limit was reached; more messages may be waiting.
         """
         cdef Py_ssize_t n = 0
         while n < limit and self._handle != NULL and self.receive():
@@ -136,7 +136,7 @@ cdef class Receiver:
             self._on_error(error)
         return 0
 
-    # Returns: 1 = one message taken or refused, 0 = nothing more to read
+    # Returns: 1 = one message taken or refused, 0 = no message waits
     cdef int receive(self) except -1:
         cdef Part part
         while zmq.msg_recv(&self._topic, self._handle, DONTWAIT) < 0:
@@ -147,7 +147,7 @@ cdef class Receiver:
                 raise BusError(f"subscriber: cannot receive: {zmq.strerror(number).decode()} ({number})")
         self.received += 1
         part = Part.__new__(Part)
-        # the parts of a message arrive together: none of them makes us wait
+        # the parts of a message arrive together: reading the second part never waits
         if (
             zmq.msg_more(&self._topic) and self.receive_part(&part.message)
             and not zmq.msg_more(&part.message)
@@ -164,7 +164,7 @@ cdef class Receiver:
                 return False
         return True
 
-    # reads on to the message's last part, so that the next one begins at its first
+    # reads to the message's last part, so that the next receive begins with a first part
     cdef int refuse_parts(self, Part part) except -1:
         cdef int n_parts = 1 + zmq.msg_more(&self._topic)
         while zmq.msg_more(&part.message) and self.receive_part(&part.message):
@@ -227,7 +227,7 @@ cdef class Receiver:
             return 0
         return self.handle(message)
 
-    # on its own, as Cython saves the exception state of a whole function that catches
+    # a function of its own: Cython saves the exception state of each function with a `try`
     cdef int refuse_misfit(
         self, Message message, bytes topic, const Header *header, Part part, Py_ssize_t size,
     ) except -1:
@@ -246,13 +246,13 @@ cdef class Receiver:
             return 0
         return 1
 
-    # Returns: the newest epoch's channel of a topic, None when the topic cannot be one
+    # Returns: the channel of the topic's newest epoch, None for an invalid topic
     cdef Channel channel(self, const char *data, Py_ssize_t size):
         cdef uint64_t hash = <uint64_t>size
         cdef uint32_t slot
         cdef Py_ssize_t i
         cdef Channel channel
-        # the first 8 bytes tell the kinds apart, the last 16 the markets; a clash only costs a look-up
+        # the first 8 bytes distinguish the kinds, the last 16 the markets; a collision only costs a look-up
         if size >= 16:
             hash = (hash ^ word64(<const unsigned char *>data)) * 0x9E3779B97F4A7C15ULL
             hash = (hash ^ word64(<const unsigned char *>data + size - 16)) * 0x9E3779B97F4A7C15ULL
@@ -284,7 +284,7 @@ cdef class Receiver:
                 self.refuse(f"topic: expected KIND.EXCHANGE.MARKET. with its closing dot, was {topic!r}")
                 return None
             if not is_text(topic):
-                # whoever takes messages and losses reads its words
+                # the callbacks decode the topic's words
                 self.refuse(f"topic: expected UTF-8, was {topic!r}")
                 return None
             if len(self._channels) >= CHANNEL_LIMIT:
@@ -297,7 +297,7 @@ cdef class Receiver:
             self._channels[topic] = channel
         return channel
 
-    # the chain of a topic has one link per publisher: two for `state.`, one for the others
+    # a topic's chain has one link per publisher: two for `state.`, one for other kinds
     cdef Channel epoch_of(self, Channel channel, int64_t epoch):
         cdef Channel link = channel
         cdef Channel last_but_one = None
@@ -313,7 +313,7 @@ cdef class Receiver:
                 last_but_one = link
             link = link.next
         if n >= EPOCH_LIMIT:
-            # the one that was heard of first, but for the head, which others refer to
+            # drop the oldest link, except the head, to which others refer
             last_but_one.next = None
         link = Channel.__new__(Channel)
         link.topic = channel.topic
@@ -324,11 +324,11 @@ cdef class Receiver:
         channel.next = link
         return link
 
-    # Returns: 0 = seen before, not to be handed on
+    # Returns: 0 = seen before, not delivered
     cdef int check(self, Channel channel, const Header *header) except -1:
         if channel.last < 0:
             channel.first = header.sequence
-            # an epoch that has named its topics without this one: it began under our eyes
+            # earlier heartbeats of this epoch did not list the topic: all its messages were for this receiver
             if header.sequence == 1 or header.epoch not in self._processes.values():
                 return 1
             channel.first = 1
@@ -369,7 +369,7 @@ cdef class Receiver:
             channel = self.epoch_of(channel, epoch)
             last = number
             if before is None and channel.last < 0:
-                # joined late: what went before was not asked for
+                # subscribed late: earlier messages are not counted as lost
                 channel.first = last + 1
                 channel.last = last
                 continue
@@ -377,7 +377,7 @@ cdef class Receiver:
                 channel.first = 1
                 channel.last = 0
             elif before is not None and before != epoch and channel.first > 1:
-                # the process restarted while we listened: its first messages were for us too
+                # the process restarted after this receiver subscribed: its first messages count too
                 self.hole(channel, 1, channel.first)
                 channel.first = 1
             if channel.last < last:
@@ -409,7 +409,7 @@ cdef class Receiver:
     cdef int hole(self, Channel channel, int64_t expected, int64_t found) except -1:
         self.gaps += 1
         if self.missed >> SEQUENCE_BITS == 0:
-            # beyond it, from a hostile publisher only, it stands still
+            # only a hostile publisher reaches this bound: the counter then stops
             self.missed += found - expected
         try:
             self._on_loss(channel.topic, channel.epoch, expected, found)

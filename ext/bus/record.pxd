@@ -1,8 +1,8 @@
 """The journal's layout: a segment file is its head, then records, then zeros.
 
-A record is its prefix, the message header, the topic and the payload, both padded with zeros to 8 bytes. The
-prefix's first word is stored last, so that a record whose writer died has none and reads as the end.
-All numbers little-endian.
+A record consists of its prefix, the message header, the topic and the payload. Topic and payload are padded
+with zeros to 8 bytes. The writer stores the prefix's first word last: an unfinished record has none and reads
+as the end. All numbers are little-endian.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -20,25 +20,25 @@ cdef packed struct Head:
     char magic[8]          # "COINJRNL"
     uint32_t version
     uint32_t reserved
-    int64_t epoch          # of the publisher that wrote it
-    int64_t number         # of the segment within the epoch, from 1
+    int64_t epoch          # of the publisher
+    int64_t number         # of the segment in the epoch, from 1
     int64_t created_ns
     int64_t unused[2]
-    uint64_t check         # of the bytes before
+    uint64_t check         # checksum of the bytes before
 
 cdef packed struct Prefix:
     uint32_t size          # of the whole record with prefix and padding
     uint16_t topic_size
     uint16_t mark
-    uint64_t check         # of header, topic, payload and padding
+    uint64_t check         # checksum of header, topic, payload and padding
 
 cdef enum Found:
     RECORD = 1
     END = 0        # zeros, or nothing left
-    TORN = -1      # bytes that are no whole record
+    TORN = -1      # bytes that are not a whole record
 
 
-# where a record's payload begins: aligned for the float64 of its views
+# offset of the payload in a record, aligned for float64 views
 cdef inline size_t payload_offset(size_t topic_size) noexcept nogil:
     return (PREFIX_SIZE + HEADER_SIZE + topic_size + 7) & ~<size_t>7
 
@@ -47,7 +47,7 @@ cdef inline size_t record_size(size_t topic_size, size_t payload_size) noexcept 
     return payload_offset(topic_size) + ((payload_size + 7) & ~<size_t>7)
 
 
-# what stands at `data`, of which `left` bytes may be read
+# what is at `data`, of which `left` bytes may be read
 cdef inline Found inspect(const char *data, size_t left) noexcept nogil:
     cdef const Prefix *prefix = <const Prefix *>data
     cdef const Header *header = <const Header *>(data + PREFIX_SIZE)
@@ -58,7 +58,7 @@ cdef inline Found inspect(const char *data, size_t left) noexcept nogil:
                 return TORN
         return END
     if not prefix.size and not prefix.mark and not prefix.topic_size:
-        # a body without its first word is a record that was never finished
+        # without the first word the record was never finished
         return END
     if prefix.mark != RECORD_MARK or prefix.size < PREFIX_SIZE + HEADER_SIZE or prefix.size > left:
         return TORN

@@ -1,4 +1,4 @@
-"""The journal's read side: records in, runs of sequences and messages out; the scans need no GIL."""
+"""The journal's read side: turns records into runs of sequences and messages. Scans need no GIL."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -19,7 +19,7 @@ SEGMENT_HEAD_SIZE = HEAD_SIZE
 cdef enum:
     TOPIC_LIMIT = 255
     SEQUENCE_BITS = 53  # as on the bus
-    LOOK_BACK = 4096    # runs compared with a record: more topics than a publisher has
+    LOOK_BACK = 4096    # newest runs that a record is compared with: more than a publisher has topics
 
 
 cdef struct Run:
@@ -45,9 +45,9 @@ def checksum64(data):
 
 
 def read_head(bytes data not None):
-    """Return (epoch, number, created_ns) of a segment's first 64 bytes.
+    """Return (epoch, number, created_ns) from a segment's first 64 bytes.
 
-    Raises: JournalError when they are not a segment's head.
+    Raises: JournalError when the bytes are not a segment's head.
     """
     cdef Head head
     if len(data) < HEAD_SIZE:
@@ -61,13 +61,13 @@ def read_head(bytes data not None):
 
 
 cdef class SegmentIndex:
-    """What a segment holds: runs of consecutive sequences by topic. Grows as the segment does.
+    """The runs of consecutive sequences in a segment, by topic. Grows with the segment.
 
     Attributes:
         end: offset behind the last whole record.
-        records: whole records so far.
-        unreadable: of these, messages that this release cannot read; they are in no run.
-        torn: whether bytes follow that are no whole record.
+        records: number of whole records so far.
+        unreadable: records of messages that this release cannot read; they are in no run.
+        torn: whether the last record is followed by bytes that are not a whole record.
     """
 
     cdef:
@@ -125,7 +125,7 @@ cdef class SegmentIndex:
             found = inspect(data + offset, size - offset)
         return found
 
-    # Returns: 0 = no memory, or a topic that cannot be
+    # Returns: 0 = no memory, or a topic that is too long
     cdef int add(self, const Prefix *prefix, int64_t offset) noexcept nogil:
         cdef const Header *header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
         cdef const char *topic = <const char *>header + HEADER_SIZE
@@ -135,7 +135,7 @@ cdef class SegmentIndex:
         cdef Run *run
         if size > TOPIC_LIMIT:
             return 0
-        # the newest run of the topic stands among the last ones
+        # the newest run of the topic is among the last ones
         while i > oldest:
             i -= 1
             run = &self._runs[i]
@@ -163,7 +163,7 @@ cdef class SegmentIndex:
         return 1
 
 
-# whether the record's message is one of this release: others are skipped, lest one ends its segment
+# whether this release can read the message; others are skipped, so that the rest of the segment is read
 cdef inline bint readable(const Prefix *prefix) noexcept nogil:
     cdef const Header *header = <const Header *>(<const char *>prefix + PREFIX_SIZE)
     return (
@@ -173,11 +173,11 @@ cdef inline bint readable(const Prefix *prefix) noexcept nogil:
 
 
 def select(data, bytes topic not None, int64_t first, int64_t end, Py_ssize_t limit):
-    """Copy a topic's records with sequences in [first, end) out of a stretch of a segment.
+    """Copy a topic's records with sequences in [first, end) from a part of a segment.
 
-    Args: limit: bytes to copy at most; the first record is copied in any case.
+    Args: limit: bytes to copy at most; the first record is always copied.
     Returns: (records as bytes, count, first sequence not copied, bytes of `data` read, whether the
-        limit ended it).
+        limit was reached).
     """
     cdef Py_buffer view
     cdef const char *name = PyBytes_AS_STRING(topic)
@@ -225,11 +225,11 @@ def select(data, bytes topic not None, int64_t first, int64_t end, Py_ssize_t li
 
 
 def messages(data, *, bint strict=True):
-    """Return the messages of a stretch of records, a list of Message.
+    """Return the messages in a part of a segment, as a list of Message.
 
-    Borrowed: their payloads are views on `data`, which lives as long as they do.
-    Args: strict: raise for a message that this release cannot read, instead of skipping it.
-    Raises: JournalError when the stretch does not consist of whole records, MessageError.
+    Borrowed: the payloads are views on `data` and keep it alive.
+    Args: strict: raise MessageError for a message that this release cannot read; False = skip it.
+    Raises: JournalError when `data` does not consist of whole records.
     """
     cdef Py_buffer view
     cdef size_t offset = 0

@@ -1,6 +1,6 @@
-"""Where stages send their messages: a Sink numbers them, stamps them and hands them on.
+"""Where stages send their messages: a Sink numbers, stamps and delivers them.
 
-`ListSink` keeps them (replays, tests); `coinspace._ext.publisher.ZmqSink` puts them on the bus.
+`ListSink` keeps the messages (replays, tests). `coinspace._ext.publisher.ZmqSink` publishes them on the bus.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -9,29 +9,29 @@ from coinspace._ext.message cimport Header
 
 
 cdef class Topic:
-    """One topic of one sink; made by `Sink.topic`, the same object for the same name."""
+    """One topic of one sink. `Sink.topic` returns the same object for the same name."""
     cdef:
         readonly bytes name          # "orderbook.upbit.BTC/KRW.", with its closing dot
         readonly int64_t sequence    # of the last message, 0 = none yet
-        readonly int kind            # the message kind that the first word of the name stands for
+        readonly int kind            # the message kind, from the first word of the name
         const char *data             # the name's bytes, owned by `name`
         size_t size
         uint32_t number             # position in the sink's list of topics, from 0
-        int repeats                 # books since the last one that was not the one before again
+        int repeats                 # repeated books since the last different one
 
 
 cdef class Sink:
     cdef:
         readonly int64_t epoch       # ns, the publisher's start
-        readonly int64_t published   # messages numbered and handed on
+        readonly int64_t published   # messages numbered and delivered
         dict _topics
         object _clock                # callable -> ns; None = the wall clock
 
     cdef Topic make_topic(self, bytes name)
-    # fills version, epoch, sequence, published_ns and payload_size of the header, then delivers;
-    # the payload is copied before this returns. 0 = done, dropped messages are counted
+    # Fills version, epoch, sequence, published_ns and payload_size of the header, then delivers the message.
+    # The payload is copied before this returns. Returns: 0 = done; dropped messages are counted
     cdef int send(self, Topic topic, Header *header, const void *payload, size_t size) except -1
-    # what a subclass does with a complete header
+    # delivers a message whose header is complete; subclasses implement it
     cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1
 
 

@@ -1,4 +1,4 @@
-"""Sinks: number, stamp and hand on messages. One signature for the live bus, replays and tests."""
+"""Sinks number, stamp and deliver messages: one interface for the live bus, replays and tests."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -13,7 +13,7 @@ from coinspace._ext.message cimport (
 from coinspace._ext.message import KIND_NAMES
 from coinspace.errors import MessageError
 
-# a topic is one short part; libzmq keeps up to 33 bytes without an allocation
+# bytes; libzmq sends topics of up to 33 bytes without an allocation
 TOPIC_LIMIT = 255
 KINDS = {name.encode(): kind for kind, name in enumerate(KIND_NAMES) if name}
 
@@ -36,7 +36,7 @@ cdef class Topic:
 
 
 cdef class Sink:
-    """Base of all sinks. `clock` gives published_ns (callable -> ns, default the wall clock)."""
+    """Base class of all sinks. `clock` returns published_ns; the default is the wall clock."""
 
     def __init__(self, epoch_ns, *, clock=None):
         if epoch_ns <= 0:
@@ -52,25 +52,25 @@ cdef class Sink:
         return <Topic>found
 
     def topic(self, bytes name not None):
-        """Return the topic's handle, the same one at each call.
+        """Return the topic's handle; each call returns the same one.
 
-        Raises: MessageError when the name is not KIND.….… with its closing dot.
+        Raises: MessageError when the name is not KIND.….… with a closing dot.
         """
         return self.make_topic(name)
 
     @property
     def sequences(self):
-        """Last sequence of every topic that has sent something, by name."""
+        """Last sequence of every topic with messages, by name."""
         return {topic.name: topic.sequence for topic in self._topics.values() if topic.sequence}
 
     def publish(
         self, Topic topic not None, int kind, payload, *, int flags=0, n_bids=0, n_asks=0,
         int64_t exchange_ns=0, int64_t received_ns=0, int64_t id=0,
     ):
-        """Send one message; the payload is any C-contiguous buffer and is copied.
+        """Send one message; the payload is copied from any C-contiguous buffer.
 
         Returns: the message's sequence.
-        Raises: MessageError when kind, topic and size contradict each other.
+        Raises: MessageError when kind, topic and size do not agree.
         """
         cdef Header header
         cdef Py_buffer view
@@ -117,14 +117,14 @@ cdef class Sink:
 
 
 cdef class ListSink(Sink):
-    """Keeps every message. Without a clock published_ns is received_ns, so a replay repeats bit for bit."""
+    """Keeps every message. Without a clock published_ns = received_ns: replays are bit-identical."""
 
     def __init__(self, epoch_ns=1, *, clock=None):
         Sink.__init__(self, epoch_ns, clock=clock)
         self.messages = []
 
     def clear(self):
-        """Forget the messages; sequences go on."""
+        """Drop the messages; sequences continue."""
         self.messages.clear()
 
     cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1:

@@ -1,11 +1,11 @@
-"""libzmq's own functions, taken from the libzmq that pyzmq has loaded: no second copy, no headers."""
+"""libzmq's C functions, from the library that pyzmq has loaded: no second copy, no headers."""
 
 cdef enum:
     DONTWAIT = 1
     SNDMORE = 2
     XPUB_NODROP = 69
 
-# 64 bytes, aligned as pointers: zmq_msg_t of zmq.h, part of libzmq's stable binary interface
+# zmq_msg_t of zmq.h: 64 bytes, aligned as pointers; part of libzmq's stable binary interface
 ctypedef union msg_t:
     unsigned char content[64]
     void *alignment

@@ -6,7 +6,7 @@ import zmq.backend.cython._zmq as backend
 
 from libc.stdint cimport uintptr_t
 
-# dlsym on the backend's own handle also searches the libzmq that it was linked with
+# dlsym on the backend's handle also searches the libzmq that the backend is linked with
 _library = ctypes.CDLL(backend.__file__)
 
 

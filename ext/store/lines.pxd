@@ -1,4 +1,4 @@
-r"""Rows as lines of QuestDB's text protocol, version 2, written straight from bus messages.
+r"""Rows as lines of QuestDB's text protocol, version 2, written directly from bus messages.
 
 A line is `table,symbol=value,… column=value,… ts`; float64 and arrays are binary, little-endian:
 
@@ -6,7 +6,7 @@ A line is `table,symbol=value,… column=value,… ts`; float64 and arrays are b
     name==\x0e\x0a\x02<u32 2><u32 n><f64 × 2n>       [[prices], [sizes]]
     name=5i   name=5n                                an integer, a time in ns
 
-What comes before the columns (`head`: table and symbols, escaped) is the caller's.
+The caller provides the beginning of the line: `head` has the table and the symbols, escaped.
 """
 
 cimport cython
@@ -21,7 +21,7 @@ cdef class Lines:
         readonly Py_ssize_t size        # bytes written
         Py_ssize_t _capacity            # bytes owned
 
-    # order of calls: one line method per row, `tobytes` to send, `clear` to begin again
+    # order of calls: one line method per row, `tobytes` to send, `clear` to start again
     cdef char *room(self, Py_ssize_t n) except NULL
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1
     cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1

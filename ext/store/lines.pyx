@@ -1,4 +1,4 @@
-"""Lines of QuestDB's text protocol: bus messages to bytes, without a Python object per value."""
+"""Lines of QuestDB's text protocol: encodes bus messages without a Python object per value."""
 
 cimport cython
 
@@ -13,11 +13,11 @@ from coinspace._ext.message cimport KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Mes
 from coinspace._ext.message import TICKER_NAMES
 from coinspace.errors import MessageError
 
-# all columns but the arrays: names, signs and at most 20 digits each
+# bytes of all columns except arrays: names, signs and at most 20 digits each
 cdef enum:
     FIXED_BYTES = 768
 
-# QuestDB's own sign for null in the text of an integer does not exist: a null column is left out
+# names separated by NUL; a null value has no column in the line, since the protocol has no null
 cdef bytes NAMES = b"".join(name.encode() + b"\0" for name in TICKER_NAMES)
 
 
@@ -77,7 +77,7 @@ cdef inline char *put_side(
     return p + 1
 
 
-# the last comma becomes the space before the time
+# replaces the last comma with the space before the time
 cdef inline char *put_end(char *p, int64_t at_ns) noexcept nogil:
     (p - 1)[0] = c" "
     p = put_digits(p, at_ns)
@@ -95,14 +95,14 @@ cdef inline char *put_identity(char *p, Message message) noexcept:
     return p
 
 
-# REST answers and states are received from nowhere: they have their publishing time
+# a message without a receive time (REST answer, state) has its publishing time
 cdef inline int64_t received_ns(Message message) noexcept:
     return message.header.received_ns or message.header.published_ns
 
 
 @cython.final
 cdef class Lines:
-    """A growing buffer of lines; begin with `size` bytes of room."""
+    """A growing buffer of lines with room for `size` bytes at first."""
 
     def __cinit__(self, Py_ssize_t size=1 << 16):
         self.room(size)
@@ -113,7 +113,7 @@ cdef class Lines:
     def __len__(self):
         return self.size
 
-    # Borrowed: valid until the next call of any method that writes
+    # Borrowed: valid until the next call of a method that writes
     cdef char *room(self, Py_ssize_t n) except NULL:
         cdef Py_ssize_t wanted = self.size + n
         cdef char *data
@@ -127,7 +127,7 @@ cdef class Lines:
         return self._data + self.size
 
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1:
-        """Append a row of `orderbook`, at most `depth` levels a side. Returns: size after it."""
+        """Append a row of `orderbook` with at most `depth` levels a side. Returns: the new size."""
         if message.header.kind != KIND_ORDERBOOK:
             raise MessageError(f"message kind: expected {KIND_ORDERBOOK}, was {message.header.kind}")
         cdef Py_ssize_t n = message.header.n_bids
@@ -159,7 +159,7 @@ cdef class Lines:
         return self.size
 
     cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1:
-        """Append a row of `ticker`; a value that is NaN is left out. Returns: size after it."""
+        """Append a row of `ticker`; NaN values are left out. Returns: the new size."""
         if message.header.kind != KIND_TICKER:
             raise MessageError(f"message kind: expected {KIND_TICKER}, was {message.header.kind}")
         cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
@@ -186,7 +186,7 @@ cdef class Lines:
         return self.size
 
     cpdef Py_ssize_t trade(self, bytes head, Message message) except -1:
-        """Append a row of `trade` at its trade time. Returns: size after it."""
+        """Append a row of `trade` at its trade time. Returns: the new size."""
         if message.header.kind != KIND_TRADE:
             raise MessageError(f"message kind: expected {KIND_TRADE}, was {message.header.kind}")
         cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
@@ -204,7 +204,7 @@ cdef class Lines:
         return self.size
 
     def extend(self, bytes lines not None):
-        """Append lines that were encoded elsewhere. Returns: size after them."""
+        """Append encoded lines. Returns: the new size."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(lines)
         put(self.room(n), PyBytes_AS_STRING(lines), n)
         self.size += n
@@ -215,5 +215,5 @@ cdef class Lines:
         return PyBytes_FromStringAndSize(self._data, self.size)
 
     def clear(self):
-        """Begin again; the memory is kept."""
+        """Drop all lines; the memory is kept."""
         self.size = 0

@@ -354,7 +354,7 @@ async def test_conflation_keeps_the_newest_book(ipc: Settings) -> None:
     publisher.close()
 
 
-async def test_conflation_keeps_the_newest_aggregate_and_tells_when_all_is_read(
+async def test_conflation_delivers_the_newest_aggregate_and_reports_the_end_of_a_drain(
     ipc: Settings,
 ) -> None:
     publisher = Publisher(PROCESS, ipc.bus, next_epoch())
@@ -534,7 +534,7 @@ class Keys:
         )
 
 
-async def test_only_allowed_keys_get_in(tmp_path: Path) -> None:
+async def test_only_clients_with_allowed_keys_connect(tmp_path: Path) -> None:
     server, friend, stranger = Keys(), Keys(), Keys()
     publisher = Publisher(PROCESS, server.bus(curve_allowed=[friend.public]), next_epoch())
     endpoint = [publisher.endpoint]

@@ -131,7 +131,7 @@ def test_a_killed_writer_loses_nothing_that_it_published(tmp_path: Path, kills: 
     # a later writer finds the folder free and keeps what the dead ones wrote
     reader = JournalReader(folder)
     reader.refresh()
-    assert set(reader.held()) == set(expected)
+    assert set(reader.ranges()) == set(expected)
     assert reader.damaged == {}
 
 
@@ -203,9 +203,7 @@ def test_the_file_limit_of_this_process_is_untouched() -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-async def test_what_a_subscriber_missed_is_fetched(
-    settings: Settings, publisher: Publisher
-) -> None:
+async def test_missed_messages_are_fetched(settings: Settings, publisher: Publisher) -> None:
     send(publisher, 30)
     listener = Listener([publisher.endpoint], [b"orderbook."])
     await joined(publisher, listener)
@@ -259,7 +257,7 @@ def test_the_last_epochs_tail_is_there_after_a_restart(settings: Settings) -> No
     second.close()
 
 
-def test_what_is_no_longer_held_is_named(settings: Settings) -> None:
+def test_removed_messages_are_reported_as_missing(settings: Settings) -> None:
     settings.journal = JournalSettings(segment_bytes=1 << 18, max_bytes=1 << 20, min_free_bytes=0)
     publisher = open_publisher(PROCESS, settings, next_epoch())
     for _ in range(40):

@@ -18,7 +18,7 @@ from coinspace.errors import ConfigError, StorageError
 from coinspace.process import read_health
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import address, configured
-from coinspace.storage.questdb.server import ManagedServer, exec_status, is_ours
+from coinspace.storage.questdb.server import ManagedServer, exec_status, is_private_server
 
 
 def listening(pid: int) -> set[tuple[str, ...]]:
@@ -50,9 +50,9 @@ def test_credentials_are_private_random_and_asked_for(questdb: Settings) -> None
     assert len(found.password) >= 24
     assert found.password not in repr(found)
     assert exec_status(found, "select%201", login=False) == 401
-    assert is_ours(found)
+    assert is_private_server(found)
     stranger = replace(found, password="quest")
-    assert not is_ours(stranger)
+    assert not is_private_server(stranger)
     command = Path(f"/proc/{found.pid}/cmdline").read_bytes()
     assert found.password.encode() not in command
 
@@ -113,7 +113,7 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
             ManagedServer(settings).start()
         server.kill()
         assert server.poll() == -signal.SIGKILL
-        assert not is_ours(first)
+        assert not is_private_server(first)
         again = server.start()
         assert (again.http, again.sql) == (first.http, first.sql), "found where it was"
         with psycopg.connect(again.sql, autocommit=True) as reader:
@@ -182,7 +182,9 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path, questdb: Settings) -> Non
         ManagedServer(settings).start()
 
 
-def test_missing_jar_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_jar_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(tmp_path / "none.jar"))
     with pytest.raises(ConfigError, match="expected a jar file"):
         runtime.jar()

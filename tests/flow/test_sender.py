@@ -139,11 +139,11 @@ async def test_bad_rows_go_to_the_dead_letters_and_the_rest_is_stored(
     )
 
 
-async def test_a_dropped_and_a_changed_column_are_mended(
+async def test_a_dropped_and_a_changed_column_are_repaired(
     created: Settings, sql: Any, tmp_path: Path
 ) -> None:
-    mended: list[Any] = []
-    sender = Sender(own(created, tmp_path), "mend", on_mended=mended.extend)
+    repaired: list[Any] = []
+    sender = Sender(own(created, tmp_path), "repair", on_repaired=repaired.extend)
     sender.start()
     trade(sender, "MEND/KRW", 0)
     assert await sender.drained(10)
@@ -159,7 +159,7 @@ async def test_a_dropped_and_a_changed_column_are_mended(
     assert sorted(rows)[2:] == [(i, 1.5 + i, 0.1) for i in range(2, 20)]
     assert sender.counters()["schema_repairs"] >= 1
     assert sender.counters()["rows_dead"] == 0
-    assert {one.text for one in mended if one.damaging} == {
+    assert {one.text for one in repaired if one.damaging} == {
         "trade.price: expected DOUBLE, was BOOLEAN",
         "trade.size: expected DOUBLE, was no column",
     }
@@ -195,7 +195,7 @@ async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_pa
         assert len(await rows_of(connection, query, taken + 1)) == taken + 1
 
 
-async def test_a_value_that_no_column_holds_is_the_callers_error(
+async def test_a_value_that_cannot_be_stored_raises_an_error(
     created: Settings, tmp_path: Path
 ) -> None:
     sender = Sender(own(created, tmp_path), "callers")

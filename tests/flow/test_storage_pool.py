@@ -218,7 +218,7 @@ async def test_a_table_that_is_not_there_yet(line: Line, make: Make) -> None:
     assert line.made == 1
 
 
-async def test_nobody_waits_for_a_server_that_refuses(line: Line, make: Make) -> None:
+async def test_no_request_waits_for_a_server_that_refuses(line: Line, make: Make) -> None:
     database = make(size=2)
     await line.cut()
     started = time.monotonic()

@@ -140,7 +140,9 @@ async def test_books_tickers_and_trades_reach_the_database(
 
 
 @pytest.mark.timeout(120)
-async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_path: Path) -> None:
+async def test_messages_that_no_worker_received_are_stored(
+    questdb: Settings, tmp_path: Path
+) -> None:
     """Publishers that end at once, and one that dies: their journals are all that is left."""
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
@@ -172,7 +174,7 @@ async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_p
 
 
 @pytest.mark.timeout(180)
-async def test_a_mended_table_is_stored_again_whoever_mended_it(
+async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
     questdb: Settings, tmp_path: Path
 ) -> None:
     """Whoever mends a table may die before what was damaged is stored again."""
@@ -198,9 +200,9 @@ async def test_a_mended_table_is_stored_again_whoever_mended_it(
             await until(lambda: found()[0] == 108, 90)
         before = found()
         connection.execute("alter table orderbook alter column bid_size type boolean")
-        # the server applies a change of columns in its own time, this one and the mending one
-        await until(lambda: schema.mend(address(questdb), {"orderbook"}, ttl=False))
-        await until(lambda: not schema.mend(address(questdb), {"orderbook"}, ttl=False))
+        # the server applies a change of columns in its own time, this one and the repairing one
+        await until(lambda: schema.repair(address(questdb), {"orderbook"}, ttl=False))
+        await until(lambda: not schema.repair(address(questdb), {"orderbook"}, ttl=False))
         await until(lambda: found() != before)
         assert damages() == [("open",)]
         with running(name, env):

@@ -25,8 +25,8 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def created(questdb: Settings) -> Settings:
-    # the other tests' tables may be mended just now
-    schema.mend(address(questdb), {"orderbook", "ticker", "trade", "state", "gap"}, ttl=False)
+    # the other tests' tables may be repaired just now
+    schema.repair(address(questdb), {"orderbook", "ticker", "trade", "state", "gap"}, ttl=False)
     return questdb
 
 
@@ -88,7 +88,7 @@ async def test_open_holes_are_read_the_oldest_first(created: Settings) -> None:
     assert all(hole.announced for hole in holes[stream.key])
 
 
-async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) -> None:
+async def test_drift_is_named_and_only_repaired_by_its_owner(created: Settings) -> None:
     found = address(created)
     with schema.connect(found) as connection:
         connection.execute("alter table state drop column reason")
@@ -96,9 +96,9 @@ async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) ->
     assert "expected VARCHAR, was no column" in problem
     assert "ALTER TABLE state ADD COLUMN" in problem
     assert schema.create(found, ttl=False) == []
-    assert schema.mend(found, {"trade"}, ttl=False) == []
-    (mended,) = schema.mend(found, {"state"}, ttl=False)
-    assert mended.damaging
+    assert schema.repair(found, {"trade"}, ttl=False) == []
+    (repaired,) = schema.repair(found, {"state"}, ttl=False)
+    assert repaired.damaging
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) ->
         ("TABLE state", "0, 'bulk update failed and will be rolled back'"),
     ],
 )
-async def test_what_the_server_suspended_is_resumed_once_there_is_room(
+async def test_tables_suspended_by_the_server_are_resumed_once_the_disk_has_room(
     kind: str, error: str, created: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kind.rpartition(" ")[2]
@@ -141,7 +141,9 @@ async def test_what_the_server_suspended_is_resumed_once_there_is_room(
             connection.execute(f"ALTER {kind} RESUME WAL")
 
 
-async def test_what_a_person_suspended_stays_until_the_command(created: Settings) -> None:
+async def test_tables_suspended_by_a_person_stay_suspended_until_the_command(
+    created: Settings,
+) -> None:
     found = address(created)
     with schema.connect(found) as connection:
         connection.execute("ALTER TABLE state SUSPEND WAL")
@@ -167,7 +169,7 @@ async def test_tables_and_a_ttl_of_the_users_own_are_left_alone(created: Setting
             looked = await watch.look(created)
             assert looked.reachable
             assert looked.problems == []
-            assert schema.mend(found, {"ticker"}, ttl=False) == []
+            assert schema.repair(found, {"ticker"}, ttl=False) == []
             assert schema.create(found, ttl=True) == []
             await _until_ttl(connection, "ticker", (1, "MONTH"))
         finally:
@@ -200,7 +202,7 @@ async def test_a_configured_retention_replaces_a_ttl_and_deletes_old_rows(
         try:
             drift = schema.differences(found, ttl=False, retention=kept)
             assert {one.table for one in drift} == {"ticker", "index_1s"}
-            schema.mend(found, {"ticker", "index_tick"}, ttl=False, retention=kept)
+            schema.repair(found, {"ticker", "index_tick"}, ttl=False, retention=kept)
             await _until_ttl(connection, "ticker", (1, "WEEK"))
             await _until_ttl(connection, "index_1s", (1, "MONTH"))
             insert(time.time_ns())

@@ -37,7 +37,7 @@ NOTHING_TO_DO = [
     ("books {0}/refused.feed.zst --check", "expected order book updates in the feeds, found none"),
     ("books {0}/empty.feed.zst", "expected order book updates in the feeds, found none"),
     ("books {0}/sim-binance.feed.zst --quiet --markets DOGE/USDT", "no Binance frame of DOGE/USDT"),
-    ("decode upbit {0}/empty.feed.zst", "was nothing"),
+    ("decode upbit {0}/empty.feed.zst", "found no frame"),
     ("decode upbit {0}/sim-binance.feed.zst", "expected a feed of upbit"),
     ("compute-index {0}/empty.feed.zst", "no tick"),
     ("compute-index {0}/refused.feed.zst --hash", "no tick"),

@@ -81,7 +81,7 @@ def test_a_file_cut_anywhere_gives_back_every_whole_block(tmp_path: Path) -> Non
         assert len(found) >= (complete - 1) * 999
 
 
-def test_what_was_flushed_survives_without_close(tmp_path: Path) -> None:
+def test_flushed_records_survive_without_close(tmp_path: Path) -> None:
     writer = FeedWriter(tmp_path / "x.feed.zst", {"exchange": "upbit"})
     writer.write(1, "<", "", b"first")
     writer.flush()
@@ -120,7 +120,7 @@ def test_what_was_flushed_survives_without_close(tmp_path: Path) -> None:
         (b"PAR1" + HEADER, "Parquet"),
     ],
 )
-def test_errors_name_the_line_and_what_was_expected(
+def test_errors_have_the_line_and_the_expected_text(
     tmp_path: Path, lines: bytes, expected: str
 ) -> None:
     path = tmp_path / "bad.feed"
@@ -162,7 +162,7 @@ def test_every_flipped_bit_of_a_recording_is_found(tmp_path: Path) -> None:
     assert found > 0.99 * 8 * len(data)
 
 
-def test_a_recording_without_checksums_can_be_read_and_says_so(tmp_path: Path) -> None:
+def test_a_recording_without_checksums_is_read_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "old.feed.zst"
     old = zstandard.ZstdCompressor(level=3)
     path.write_bytes(old.compress(HEADER + b"1 < a\n") + old.compress(b"2 < b\n"))
@@ -194,7 +194,7 @@ def test_a_file_that_inflates_without_end_is_refused_within_bounds(
     tracemalloc.start()
     try:
         with (
-            pytest.raises(FeedError, match="inflates more than"),
+            pytest.raises(FeedError, match="decompresses to more than"),
             FeedReader(path) as reader,
         ):
             for _ in reader:

@@ -93,7 +93,7 @@ def test_a_moment_in_another_unit_is_refused(simulated: Path, tmp_path: Path, te
     source, target = simulated / "sim-upbit.feed.zst", tmp_path / "cut.feed.zst"
     for option in ("--from", "--to"):
         result = run("cut", source, target, option, text)
-        assert "expected seconds after the beginning" in str(result.exception)
+        assert "expected seconds after the start" in str(result.exception)
     assert not target.exists()
 
 

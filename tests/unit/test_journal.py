@@ -76,7 +76,7 @@ def sequences(folder: Path, topic: bytes = BOOK) -> list[int]:
     return [m.sequence for m in read_journal(folder) if m.topic == topic]
 
 
-def test_what_was_written_reads_back(written: Written) -> None:
+def test_written_messages_are_read_back(written: Written) -> None:
     written.send(3)
     state = written.publisher.topic(b"state.upbit.BTC/KRW.")
     written.publisher.publish(state, STATE, b'{"state":"synced"}', received_ns=5, id=9)
@@ -189,7 +189,7 @@ def test_a_range_is_fetched_oldest_first_in_bites(written: Written, limit: int) 
         written.send(2, OTHER)
     reader = JournalReader(written.folder)
     reader.refresh()
-    assert reader.held() == {written.publisher.epoch: {BOOK: [(1, 301)], OTHER: [(1, 601)]}}
+    assert reader.ranges() == {written.publisher.epoch: {BOOK: [(1, 301)], OTHER: [(1, 601)]}}
     first, found = 5, []
     for _ in range(700):
         chunk = reader.fetch(OTHER, written.publisher.epoch, first, 590, limit)
@@ -214,7 +214,7 @@ def test_a_reader_follows_the_writer(written: Written) -> None:
     for n in range(1, 40):
         written.send(25)
         reader.refresh()
-        assert reader.held()[written.publisher.epoch][BOOK] == [(1, 25 * n + 1)]
+        assert reader.ranges()[written.publisher.epoch][BOOK] == [(1, 25 * n + 1)]
 
 
 def test_old_segments_go_by_size_oldest_first(tmp_path: Path) -> None:
@@ -258,15 +258,15 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     written.close()
 
 
-def test_a_journal_that_reaches_back_too_little_says_so_once(tmp_path: Path) -> None:
+def test_a_journal_that_is_too_short_is_reported_once(tmp_path: Path) -> None:
     with capture_logs() as lines:
         written = Written(tmp_path)
         written.send(14_000)
         written.close()
     assert written.journal.removed > 10
-    (short,) = [one for one in lines if "reaches back" in one["event"]]
+    (short,) = [one for one in lines if "journal shorter" in one["event"]]
     assert short["log_level"] == "warning"
-    assert 0 <= short["held_s"] < 60
+    assert 0 <= short["age_s"] < 60
     assert (short["max_age_s"], short["max_bytes"]) == (SMALL.max_age_s, SMALL.max_bytes)
     assert "journal.max_bytes" in short["event"]
 
@@ -280,7 +280,7 @@ def test_epochs_are_kept_over_restarts(tmp_path: Path) -> None:
         written.close()
     reader = JournalReader(written.folder)
     reader.refresh()
-    assert {epoch: topics[BOOK] for epoch, topics in reader.held().items()} == {
+    assert {epoch: topics[BOOK] for epoch, topics in reader.ranges().items()} == {
         epochs[0]: [(1, 11)],
         epochs[1]: [(1, 21)],
         epochs[2]: [(1, 31)],
@@ -374,7 +374,7 @@ def run_command(settings: Settings, *args: str) -> tuple[int, list[dict[str, obj
     return result.exit_code, rows, result.stdout
 
 
-def test_the_commands_tell_what_is_there(tmp_path: Path) -> None:
+def test_the_commands_print_the_contents_of_the_journal(tmp_path: Path) -> None:
     written = Written(tmp_path)
     written.send(10)
     written.send(4, OTHER)
@@ -411,4 +411,4 @@ def test_the_commands_tell_what_is_there(tmp_path: Path) -> None:
     path.write_bytes(data)
     code, rows, _ = run_command(written.settings, "verify", "--json")
     assert code == 1
-    assert "no whole record" in str(rows[0]["problems"])
+    assert "not a whole record" in str(rows[0]["problems"])

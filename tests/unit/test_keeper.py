@@ -50,7 +50,7 @@ class Bench:
         self.server = Server(tmp_path)
         self.keeper = keeper._Keeper(self.process, self.server)  # type: ignore[arg-type]
         monkeypatch.setattr("coinspace.storage.questdb.keeper.time.monotonic", lambda: self.seconds)
-        monkeypatch.setattr(keeper, "is_ours", lambda found: self.server.answers)
+        monkeypatch.setattr(keeper, "is_private_server", lambda found: self.server.answers)
         self.keeper.announce()
 
     @property

@@ -87,7 +87,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE)
-def test_what_cannot_be_answered_is_refused(
+def test_invalid_requests_are_refused(
     request_: bytes, written: Written, client: zmq.Socket[bytes]
 ) -> None:
     answer = ask(client, b"1", request_)
@@ -225,13 +225,13 @@ def test_one_unreadable_message_costs_itself(
     reader = JournalReader(written.folder)
     reader.refresh()
     epoch = written.publisher.epoch
-    assert reader.held()[epoch][BOOK] == [(1, 10), (11, N + 1)]
+    assert reader.ranges()[epoch][BOOK] == [(1, 10), (11, N + 1)]
     chunk = reader.fetch(BOOK, epoch, 1, N + 1)
     assert (chunk.n_records, chunk.missing) == (N - 1, [(10, 11)])
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "empty", "huge", "text"])
-def test_a_segment_that_is_none_holds_nobody_up(kind: str, written: Written) -> None:
+def test_a_file_that_is_not_a_segment_does_not_block_readers(kind: str, written: Written) -> None:
     path = written.folder / f"{1:020}-{1:08}.journal"
     if kind == "pipe":
         os.mkfifo(path)

@@ -62,7 +62,9 @@ def test_defaults_are_lengths_of_whole_partitions() -> None:
         ("trade_1h", "6M", "whole partitions of a year"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused_first(name: str, text: str, word: str) -> None:
+def test_a_retention_that_the_server_would_refuse_is_a_configuration_error(
+    name: str, text: str, word: str
+) -> None:
     with pytest.raises(ConfigError, match=word):
         retention.check(StorageSettings(retention={name: text}))
 

@@ -91,7 +91,7 @@ async def test_a_server_that_ends_before_the_repair_costs_no_row(
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return []
 
-    monkeypatch.setattr(schema, "mend", ended)
+    monkeypatch.setattr(schema, "repair", ended)
     refusal = Rejected(1, "trade", "no such column")
     own = made(tmp_path, monkeypatch, Script(refusal, refusal, refusal, None))
     assert await own.drained(10)

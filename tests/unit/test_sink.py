@@ -35,7 +35,7 @@ def test_sequences_count_by_topic() -> None:
     assert sink.published == 4
 
 
-def test_a_message_carries_what_was_published() -> None:
+def test_a_message_has_the_published_values() -> None:
     sink = ListSink(7, clock=lambda: 99)
     levels = np.arange(10.0)
     sink.publish(
@@ -123,7 +123,7 @@ def test_state_payloads_may_have_any_size() -> None:
     assert sink.messages[0].json() == {"state": "synced"}
 
 
-def test_a_book_tells_of_the_repeats_before_it() -> None:
+def test_a_book_has_the_number_of_repeats_before_it() -> None:
     """Repeats are not stored: the row behind them is what is left of them."""
     sink = ListSink()
     topic, other = sink.topic(BOOK), sink.topic(b"orderbook.upbit.ETH/KRW.")

@@ -55,7 +55,7 @@ async def test_a_tail_cut_at_every_byte_is_lost_and_said_to_be(tmp_path: Path) -
         assert catchup.counters()["messages_lost"] == missing
 
 
-async def test_an_epoch_that_nobody_heard_is_found_in_its_folder(tmp_path: Path) -> None:
+async def test_an_epoch_that_was_not_received_is_found_in_its_folder(tmp_path: Path) -> None:
     written = Written(tmp_path)
     written.send(N)
     written.close()
@@ -76,7 +76,7 @@ async def test_an_epoch_that_nobody_heard_is_found_in_its_folder(tmp_path: Path)
     catchup.close()
 
 
-async def test_a_damaged_table_makes_holes_of_what_was_stored(tmp_path: Path) -> None:
+async def test_a_damaged_table_makes_holes_of_its_stored_messages(tmp_path: Path) -> None:
     written = Written(tmp_path)
     written.send(N)
     written.close()

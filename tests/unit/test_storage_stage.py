@@ -8,7 +8,7 @@ import pytest
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
-from coinspace.storage.outages import OWED_LIMIT, Outage
+from coinspace.storage.outages import UNWRITTEN_LIMIT, Outage
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -76,7 +76,7 @@ def test_repeats_are_not_stored() -> None:
     assert rows.of("gap") == []
 
 
-def test_the_hole_is_written_before_what_is_behind_it() -> None:
+def test_a_hole_is_written_before_later_messages() -> None:
     rows = Rows()
     made = stage(rows)
     messages = books(9)
@@ -96,7 +96,7 @@ def test_a_first_message_that_is_not_the_first_opens_a_hole() -> None:
     assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(1, 6)]
 
 
-def test_what_memory_cannot_keep_becomes_one_growing_hole() -> None:
+def test_messages_without_memory_become_one_growing_hole() -> None:
     rows = Rows(room=2)
     made = stage(rows)
     messages = books(9)
@@ -121,7 +121,7 @@ def test_repeats_do_not_break_a_growing_hole_up() -> None:
     assert (hole.first, hole.last) == (3, 40)
 
 
-def test_what_was_stored_already_is_not_stored_again() -> None:
+def test_a_stored_message_is_not_stored_again() -> None:
     rows = Rows()
     made = stage(rows)
     made.ledger.restore(made.ledger.stream(PUBLISHER, TOPIC, 7), 4, [])
@@ -140,7 +140,7 @@ def test_what_was_stored_already_is_not_stored_again() -> None:
         ([(3, 4), (6, 6)], [("lost", 6, 6), ("lost", 3, 4)]),
     ],
 )
-def test_a_closed_hole_says_what_was_lost(
+def test_a_closed_hole_has_the_lost_ranges(
     lost: list[tuple[int, int]], expected: list[tuple[str, int, int]]
 ) -> None:
     rows = Rows()
@@ -162,7 +162,7 @@ def test_a_closed_hole_says_what_was_lost(
     assert made.ledger.missing() == 0
 
 
-def test_a_heartbeat_shows_a_lost_tail_and_an_unheard_topic() -> None:
+def test_a_heartbeat_reveals_a_lost_tail_and_a_topic_without_messages() -> None:
     rows = Rows()
     made = stage(rows)
     messages = books(5)
@@ -205,7 +205,7 @@ def test_an_outage_lasts_from_leaving_the_working_state_to_its_return() -> None:
     assert made.outages.open == {}
 
 
-def test_trades_that_are_lost_and_news_of_markets_that_nobody_collects() -> None:
+def test_lost_trades_and_states_of_markets_that_are_not_collected() -> None:
     rows = Rows()
     made = stage(rows)
     sink = ListSink(7)
@@ -322,20 +322,20 @@ def test_outages_wait_in_bounded_memory_while_none_can_be_written() -> None:
     made = stage(rows)
     topic = b"state.upbit.BTC/KRW."
     stream = made.ledger.stream(PUBLISHER, topic, 7)
-    for number in range(OWED_LIMIT + 10):
+    for number in range(UNWRITTEN_LIMIT + 10):
         facts = {"state": ("halted", "synced")[number % 2], "since_ns": START_NS + number}
         payload = orjson.dumps(facts)
         head = encode_header(STATE, payload_size=len(payload), epoch=7, sequence=number + 1)
         made.outages.on_state(PUBLISHER, stream, Message.decode(topic, head, payload), START_NS)
     assert made.counters()["outages_dropped"] == 0
-    for number in range(2 * OWED_LIMIT):
+    for number in range(2 * UNWRITTEN_LIMIT):
         outage = Outage(7, START_NS + number, "x", START_NS + number + 1)
         made.outages._write((PUBLISHER, "upbit", "BTC/KRW"), outage)
-    assert len(made.outages._owed) == OWED_LIMIT
+    assert len(made.outages._unwritten) == UNWRITTEN_LIMIT
     assert made.counters()["outages_dropped"] > 0
     rows.room = 1 << 30
     made.settle()
-    assert len(rows.of("gap")) == OWED_LIMIT
+    assert len(rows.of("gap")) == UNWRITTEN_LIMIT
 
 
 def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:

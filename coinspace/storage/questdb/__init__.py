@@ -1,1 +1,1 @@
-"""The private QuestDB server: its runtime, its process and where it listens."""
+"""The private QuestDB server: its runtime, its process and its address."""

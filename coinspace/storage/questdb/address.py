@@ -1,4 +1,4 @@
-"""Where the database is and how to log in: configured, or the private server's own files."""
+"""Address and login of the database: from the configuration or the private server's files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Address:
 
     Attributes:
         ilp: configuration string of the questdb client, credentials included.
-        sql: postgresql:// address of a user that may write; `readonly_sql` of one that may not.
-        http: base URL of the HTTP server ("" when ILP goes over TCP); `user`, `password` log in.
-        health: base URL of the health server ("" for a configured server).
-        pid: the private server's process, 0 for a configured server.
+        sql: postgresql:// address of a user that may write.
+        readonly_sql: postgresql:// address of a user that can only read.
+        http: base URL of the HTTP server, "" when ILP uses TCP.
+        user, password: login of the HTTP server.
+        health: base URL of the health server, "" for a configured server.
+        pid: process of the private server, 0 for a configured server.
     """
 
     ilp: str
@@ -47,9 +49,9 @@ def root(settings: Settings) -> Path:
 
 
 def address(settings: Settings) -> Address:
-    """Return where the database is: as configured, else as the running private server wrote.
+    """Return the configured address, or else the address of the running private server.
 
-    Raises: ConfigError when only one of storage.ilp and storage.sql is set or one is malformed,
+    Raises: ConfigError when storage.ilp or storage.sql is malformed or only one of them is set,
     StorageError when no private server runs.
     """
     storage = settings.storage
@@ -60,14 +62,14 @@ def address(settings: Settings) -> Address:
         return Address(**orjson.loads(path.read_bytes()))
     except FileNotFoundError:
         raise StorageError(
-            f"no private QuestDB runs in {root(settings)}: `coinspace questdb start` starts it"
+            f"no private QuestDB runs in {root(settings)}: start it with `coinspace questdb start`"
         ) from None
     except (OSError, orjson.JSONDecodeError, TypeError) as error:
         raise StorageError(f"{path}: expected the server's address, {error}") from None
 
 
 def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
-    """Return the address of a server that somebody else runs. Raises: ConfigError."""
+    """Return the address of a configured server. Raises: ConfigError."""
     if not ilp or not sql:
         raise ConfigError(
             "storage.ilp and storage.sql: expected both or neither,"
@@ -77,7 +79,7 @@ def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
     if scheme not in ILP_SCHEMES or not separator:
         raise ConfigError(
             f"storage.ilp: expected 'http::addr=host:9000;' or 'tcp::addr=host:9009;',"
-            f" was {f'scheme {scheme!r}' if separator else 'none of both'}"
+            f" was {f'scheme {scheme!r}' if separator else 'neither'}"
         )
     values = dict(part.partition("=")[::2] for part in rest.split(";") if part)
     if not values.get("addr"):
@@ -95,7 +97,7 @@ def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
 
 
 def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Address:
-    """Return the address of the private server. `ports`: http, pg, ilp, health, all loopback."""
+    """Return the private server's address. `ports`: http, pg, ilp and health, on loopback."""
     user, password = credentials["user"], credentials["password"]
     http = f"127.0.0.1:{ports['http']}"
 
@@ -115,7 +117,7 @@ def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Add
 
 
 def write_private(path: Path, values: object) -> None:
-    """Write JSON that only the owner may read, atomically."""
+    """Write a JSON file atomically; only its owner may read it."""
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -124,5 +126,5 @@ def write_private(path: Path, values: object) -> None:
 
 
 def write_address(folder: Path, found: Address) -> None:
-    """Tell every process where the private server is."""
+    """Write the private server's address to a file for all processes."""
     write_private(folder / "address.json", asdict(found))

@@ -1,4 +1,4 @@
-"""The process around the private server: starts it, restarts it when it dies, stops it cleanly."""
+"""The process of the private server: starts, restarts and stops it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
-from coinspace.storage.questdb.server import ManagedServer, is_ours
+from coinspace.storage.questdb.server import ManagedServer, is_private_server
 
 PROCESS_NAME = "questdb"
 WATCH_INTERVAL_S = 0.25
 PROBE_INTERVAL_S = 5.0
-# a server that has not answered `select 1` for so long is killed and started again. Compaction and
-# long queries leave it answering, or end within a minute or two; the journals hold far more than
-# five minutes of messages, and the server keeps all that it has acknowledged
+# A server that has not answered `select 1` for this long is killed and restarted. Compaction and
+# long queries block answers for two minutes at most. The journals have far more than five minutes
+# of messages, and the server keeps all acknowledged rows.
 HUNG_S = 300.0
-# below the time after which a process is ended that does not stop
+# less than the supervisor waits before it kills a process
 STOP_TIMEOUT_S = 14.0
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 15.0
-# a server that lived this long died of something new
+# after this run time a failure counts as a new one: the back-off starts again
 SETTLED_S = 60.0
 
 
@@ -47,7 +47,7 @@ async def keep(process: Process) -> None:
     finally:
         code = await asyncio.to_thread(server.stop, STOP_TIMEOUT_S)
         if code:
-            process.log.error("questdb ended uncleanly", exit_code=code)
+            process.log.error("questdb did not stop cleanly", exit_code=code)
 
 
 class _Keeper:
@@ -68,9 +68,9 @@ class _Keeper:
     def announce(self) -> None:
         self._ready_at = time.monotonic()
         self._process.log.info("questdb ready", server=repr(self._server.address))
-        self._say_ready()
+        self._report_ready()
 
-    def _say_ready(self) -> None:
+    def _report_ready(self) -> None:
         problem = self._server.announce()
         if problem:
             self._process.degraded(problem)
@@ -90,9 +90,9 @@ class _Keeper:
         found = self._server.address
         if found is None:
             return
-        if await asyncio.to_thread(is_ours, found):
+        if await asyncio.to_thread(is_private_server, found):
             self._hung_since = None
-            self._say_ready()
+            self._report_ready()
         elif self._server.poll() is None:
             await self._does_not_answer()
 
@@ -102,14 +102,14 @@ class _Keeper:
         if self._hung_since is None:
             self._hung_since = now
         self._process.degraded(
-            "QuestDB runs but does not answer: see its log and its load; it is restarted after"
-            f" {HUNG_S:.0f} s, at once by `coinspace questdb stop` and `start`"
+            f"QuestDB runs but does not answer: see its log and load; it is restarted after"
+            f" {HUNG_S:.0f} s; `coinspace questdb stop` and `start` restart it at once"
         )
         if now - self._hung_since >= HUNG_S:
             self._hung_since = None
             self._killed += 1
             self._process.log.error("questdb killed: no answer", seconds=HUNG_S)
-            # SIGKILL: a stopped process does not hear SIGTERM, a hung one does not follow it
+            # SIGKILL: a stopped or hung process does not handle SIGTERM
             await asyncio.to_thread(self._server.kill)
 
     async def _restart(self) -> None:
@@ -129,5 +129,5 @@ class _Keeper:
 
 
 def uptime_s(started_ns: int, now_ns: int) -> float:
-    """Return how long a process has been running, in seconds."""
+    """Return the run time of a process in seconds."""
     return max(0.0, (now_ns - started_ns) / SECOND_NS)

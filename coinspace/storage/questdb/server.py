@@ -1,8 +1,7 @@
-"""The private QuestDB server: loopback only, random credentials, tied to the process around it.
+"""The private QuestDB server: loopback only, random credentials, ends with its parent process.
 
-The ports are chosen once and kept in the root, so that a restarted server is found where it was.
-Whether a server that answers is this one is told by its password: another one refuses it, or
-answers without asking.
+The ports are chosen once and stored in the root folder, so that a restarted server keeps them. The
+password identifies the server: another server refuses it or requires none.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from coinspace.storage.questdb.address import Address, private, root, write_addr
 PORTS = ("http", "pg", "ilp", "health")
 # Java answers SIGTERM with 128 + 15: a clean end
 CLEAN_EXITS = (0, 143, -signal.SIGTERM)
-# two servers on one root, or a port in use
+# exit code for two servers on one root folder, or a port in use
 EXIT_REFUSED = 55
 # a loaded 2-core machine was seen to need 10 s
 START_TIMEOUT_S = 90.0
@@ -39,9 +38,9 @@ STOP_TIMEOUT_S = 20.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_INTERVAL_S = 0.1
 
-# Ends the server with its parent, whatever ends the parent. Runs in a fresh interpreter instead of
-# between fork and exec of a process with threads. SIGKILL, since a stopped process ignores SIGTERM
-# and QuestDB keeps everything that it has acknowledged either way.
+# Ends the server when its parent ends for any reason. Runs in a new interpreter: a process with
+# threads should not run Python between fork and exec. It uses SIGKILL, since a stopped process
+# ignores SIGTERM; QuestDB keeps all acknowledged rows either way.
 TIE_TO_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, 9, 0, 0, 0)
@@ -50,14 +49,14 @@ if os.getppid() != int(sys.argv[1]):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-# what one user may do to the others; storage.server_options may say otherwise
+# limits that protect users from each other; storage.server_options overrides them
 LIMITS = {
-    # COPY reads and writes files: nothing here needs it, and the reading user may call it
+    # COPY reads and writes files: CoinSpace does not need it, and the read-only user may call it
     "QDB_CAIRO_SQL_COPY_ROOT": "",
     "QDB_CAIRO_SQL_COPY_EXPORT_ROOT": "",
-    # threads for PostgreSQL's protocol alone: a long query delays other queries, never a write
+    # separate threads for PostgreSQL's protocol: a long query never delays a write
     "QDB_PG_WORKER_COUNT": "4",
-    # the sort, join or window of one query takes 1 GB at most, not all memory there is
+    # the sort, join or window of one query uses 1 GB at most
     "QDB_CAIRO_SQL_SORT_KEY_MAX_PAGES": "8192",
     "QDB_CAIRO_SQL_SORT_LIGHT_VALUE_MAX_PAGES": "8192",
     "QDB_CAIRO_SQL_SORT_VALUE_MAX_PAGES": "64",
@@ -66,10 +65,10 @@ LIMITS = {
     "QDB_CAIRO_SQL_WINDOW_STORE_MAX_PAGES": "1024",
     "QDB_CAIRO_SQL_WINDOW_ROWID_MAX_PAGES": "2048",
     "QDB_CAIRO_SQL_WINDOW_TREE_MAX_PAGES": "2048",
-    # so do its groups: tables of 1024 keys that double 15 times
+    # so do the groups of one query: tables of 1024 keys that may double 15 times
     "QDB_CAIRO_SQL_SMALL_MAP_KEY_CAPACITY": "1024",
     "QDB_CAIRO_SQL_MAP_MAX_RESIZES": "15",
-    # whatever has no limit of its own fails before the machine has no memory left
+    # queries without a limit of their own fail before the machine has no memory left
     "QDB_RAM_USAGE_LIMIT_PERCENT": "50",
 }
 
@@ -88,8 +87,8 @@ class ManagedServer:
     """One private server on one root folder.
 
     Attributes:
-        root: data, configuration, credentials and logs of the server.
-        address: where it is, None until it is ready.
+        root: folder of the server's data, configuration, credentials and logs.
+        address: address of the server, None until it is ready.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -112,9 +111,9 @@ class ManagedServer:
         return self.wait_ready(timeout_s)
 
     def spawn(self) -> None:
-        """Start the Java process without waiting.
+        """Start the Java process without waiting; call this from the main thread.
 
-        It ends with the thread that calls this: call it from the main thread.
+        The process ends when the calling thread ends.
         """
         if self.process is not None and self.process.poll() is None:
             raise StorageError(f"QuestDB in {self.root}: already started, pid {self.process.pid}")
@@ -145,13 +144,13 @@ class ManagedServer:
             raise StorageError(f"QuestDB in {self.root}: cannot be started, {error}") from None
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Address:
-        """Wait until this very server answers a query, then write its address for all."""
+        """Wait until this server answers a query, then write its address for all processes."""
         process = self.process
         if process is None:
             raise StorageError(f"QuestDB in {self.root}: expected a started server, was none")
         found = private(self._ports, self._credentials, process.pid)
         deadline = time.monotonic() + timeout_s
-        while not is_ours(found):
+        while not is_private_server(found):
             if process.poll() is not None:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:
@@ -166,10 +165,10 @@ class ManagedServer:
         return found
 
     def announce(self) -> str | None:
-        """Write the server's address for all, unless that is done.
+        """Write the server's address for all processes, unless it is written.
 
-        Returns: why it could not be written, None when it is. A full disk is no reason to end a
-        server that answers: one that was restarted is where its last address says.
+        Returns: why the address could not be written, None when it is written. A full disk does not
+        end a server that answers: a restarted server has the same address as before.
         """
         if self.address is None or self._announced == self.address:
             return None
@@ -188,7 +187,7 @@ class ManagedServer:
         """Stop the server; SIGKILL after the time-out. Returns: its exit code, 0 when clean."""
         code = 0
         with contextlib.suppress(OSError):
-            # a disk that cannot be written must not keep the server from its clean end
+            # on a disk that cannot be written the server must still stop cleanly
             (self.root / "address.json").unlink(missing_ok=True)
         self._announced = None
         if self.process is not None:
@@ -204,7 +203,7 @@ class ManagedServer:
         return 0 if code in CLEAN_EXITS else code
 
     def kill(self) -> None:
-        """End the server at once, as a crash would; the address stays for its next start."""
+        """Kill the server; the address file stays for its next start."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -239,8 +238,8 @@ class ManagedServer:
             owner = lock.read().strip() or "unknown"
             lock.close()
             raise ConfigError(
-                f"QuestDB in {self.root}: expected it not to run yet, runs under process {owner};"
-                " `coinspace questdb stop` stops it"
+                f"QuestDB in {self.root}: expected no running server, found process {owner};"
+                " stop it with `coinspace questdb stop`"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -289,14 +288,14 @@ class ManagedServer:
         return chosen
 
     def _environment(self) -> dict[str, str]:
-        # inherited server settings or Java options would change what was tested
+        # do not inherit server settings or Java options: they are not tested
         kept = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith("QDB_")
             and name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "LC_ALL")
         }
-        # Java names files by its locale: with C a folder with letters beyond ASCII is none
+        # Java encodes file names by its locale: with C it finds no folder with non-ASCII letters
         kept["LC_CTYPE"] = "C.UTF-8"
         bind = {name: f"127.0.0.1:{self._ports[name]}" for name in PORTS}
         workers = str(self.settings.storage.server_workers)
@@ -320,12 +319,12 @@ class ManagedServer:
                 "QDB_PG_READONLY_PASSWORD": known["readonly_password"],
                 "QDB_TELEMETRY_ENABLED": "false",
                 "QDB_LINE_UDP_ENABLED": "false",
-                # without a password it would let any local user write
+                # ILP over TCP has no password: any local user could write
                 "QDB_LINE_TCP_ENABLED": "true" if self.settings.storage.ilp_port else "false",
-                # a misspelt column must be an error, not a new column
+                # a misspelt column must give an error, not a new column
                 "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
                 "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",
-                # the default of 16 MB per column of an active partition is really allocated
+                # the server really allocates the default of 16 MB per column of an active partition
                 "QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE": "1M",
                 "QDB_CAIRO_O3_COLUMN_MEMORY_SIZE": "256k",
                 "QDB_CAIRO_PARTITION_ENCODER_PARQUET_COMPRESSION_CODEC": "ZSTD",
@@ -339,21 +338,21 @@ class ManagedServer:
     def _ended(self, code: int) -> Exception:
         console = self.root / "console.log"
         lines = console.read_text(errors="replace").strip().splitlines() if console.exists() else []
-        said = lines[-1][:300] if lines else "nothing"
+        output = lines[-1][:300] if lines else "nothing"
         if code == EXIT_REFUSED:
             ports = ", ".join(f"{name} {self._ports[name]}" for name in PORTS)
             return ConfigError(
                 f"QuestDB in {self.root} refused to start (exit code {code}): another server uses"
-                f" this folder or one of the ports {ports}; it said: {said}"
+                f" this folder or one of the ports {ports}; its output: {output}"
             )
         return StorageError(
-            f"QuestDB in {self.root} ended at start (exit code {code}); it said: {said};"
+            f"QuestDB in {self.root} ended at start (exit code {code}); its output: {output};"
             f" see {console}"
         )
 
 
 def _write_if_other(path: Path, content: bytes) -> None:
-    """Write a file that has other content: on a full disk the one that is there stays whole."""
+    """Write a file unless it has this content; a full disk keeps the old file complete."""
     if not path.exists() or path.read_bytes() != content:
         part = path.with_suffix(".part")
         part.write_bytes(content)
@@ -361,7 +360,7 @@ def _write_if_other(path: Path, content: bytes) -> None:
 
 
 def _free_port(name: str, asked: int, before: int, taken: contextlib.ExitStack) -> int:
-    # held until all four are chosen, so that none is chosen twice
+    # the sockets stay bound until all four ports are chosen, so that no port is chosen twice
     for port in (asked,) if asked else (before, 0) if before else (0,):
         probe = taken.enter_context(socket.socket())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -389,13 +388,13 @@ def exec_status(found: Address, query: str, *, login: bool = True) -> int:
         connection.close()
 
 
-def is_ours(found: Address) -> bool:
-    """Tell whether the server at the address takes our password and asks for one."""
+def is_private_server(found: Address) -> bool:
+    """Return whether the server at the address is ours: it requires our password."""
     query = "select%201"
     return exec_status(found, query) == 200 and exec_status(found, query, login=False) == 401
 
 
 def read_log_tail(folder: Path, lines: int = 5) -> list[str]:
-    """Return the last lines that the server wrote about errors."""
+    """Return the last lines of the server's log."""
     logs = sorted((folder / "log").glob("questdb-*.log*"))
     return logs[-1].read_text(errors="replace").splitlines()[-lines:] if logs else []

@@ -1,7 +1,7 @@
-"""Every question to the database that other folders ask, as a function with a name.
+"""All database queries of other folders, as functions.
 
-`query` (one statement on a connection), `announced` (definitions and operators' words), `memory`
-(what the calculator goes on with), `records` (whole records of a range, and which are void), `pool`
-(the endpoint's read-only connections), `history` (what the API's routes ask), `statement` and
-`select` (SQL of a user's own). Values are bound; names in SQL come from `tables` alone.
+`query` (one statement on a connection), `announced` (index definitions and operators' actions),
+`memory` (the state that a restarted calculator reads), `records` (whole records of a range, and
+void ones), `pool` (the endpoint's read-only connections), `history` (queries of the API's routes),
+`statement` and `select` (users' SQL). Values are bound; names in SQL come only from `tables`.
 """

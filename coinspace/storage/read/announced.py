@@ -8,7 +8,7 @@ from coinspace.storage.tables import METHODOLOGY, OPERATOR_LOG
 
 
 def newest_definitions(connection: Connection) -> dict[tuple[str, str], str]:
-    """Return the newest definition, as JSON text, of each asset and role."""
+    """Return the newest definition of each asset and role, as JSON text."""
     found = rows(
         connection,
         METHODOLOGY.name,
@@ -18,7 +18,7 @@ def newest_definitions(connection: Connection) -> dict[tuple[str, str], str]:
 
 
 def definition(connection: Connection, asset: str, parameter_hash: str) -> str | None:
-    """Return the newest definition, as JSON text, with a hash of parameters."""
+    """Return the newest definition with a parameter hash, as JSON text."""
     found: str | None = value(
         connection,
         METHODOLOGY.name,
@@ -40,7 +40,7 @@ def operator_actions(connection: Connection) -> list[tuple[str, str, str, str]]:
 
 
 def targets(connection: Connection, action: str) -> list[tuple[int, str]]:
-    """Return (time in ns, target) of each time that operators took an action, oldest first."""
+    """Return (time in ns, target) of all operators' actions of a kind, oldest first."""
     found = rows(
         connection,
         OPERATOR_LOG.name,

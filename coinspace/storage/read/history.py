@@ -1,8 +1,8 @@
-"""Questions to the database, each with bound values; nothing of a request is ever put into SQL.
+"""The queries of the API's routes. Values of requests are bound, never part of the SQL text.
 
-Names of views are looked up by a checked interval. Times are int64 ns; pages are found by the
-last row's key, so a page costs the same wherever it lies. A time is selected under the name `ns`:
-an alias `ts` would hide the column from ORDER BY.
+A checked interval selects the view. Times are int64 ns. A page begins after the last row's key, so
+all pages cost the same. Times are selected as `ns`: an alias `ts` would hide the column from
+ORDER BY.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from coinspace.storage.tables import INDEX_VENUE, TIME
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
 DAY_NS = 24 * HOUR_NS
-# a book older than this says nothing about an instant
+# older books are not returned as the book at an instant
 BOOK_AGE_NS = HOUR_NS
-# the tick that an explanation is asked for lies at most so far back
+# largest age of the tick at an instant
 TICK_AGE_NS = MINUTE_NS
 
 # interval -> (length, view, SAMPLE BY unit when the view is finer)
@@ -71,7 +71,7 @@ async def candles(
 
 
 async def stored_until(database: Database, asset: str, interval: str) -> int:
-    """Return the newest candle's time in the view behind an interval; 0 = none."""
+    """Return the time of the newest candle in an interval's view, 0 = none."""
     view = INTERVALS[interval][1]
     sql = f"SELECT ts::long ns FROM {view} WHERE asset = %s ORDER BY ts DESC LIMIT 1"
     row = await database.one(sql, (asset,))
@@ -79,7 +79,7 @@ async def stored_until(database: Database, asset: str, interval: str) -> int:
 
 
 async def tick(database: Database, asset: str, at_ns: int) -> Row | None:
-    """Return the record at or just before an instant."""
+    """Return the newest record at or before an instant."""
     return await database.one(
         "SELECT *, ts::long ns FROM index_tick"
         " WHERE asset = %s AND ts <= %s AND ts > %s ORDER BY ts DESC LIMIT 1",
@@ -88,7 +88,7 @@ async def tick(database: Database, asset: str, at_ns: int) -> Row | None:
 
 
 async def tick_venues(database: Database, asset: str, ts_ns: int) -> list[Row]:
-    """Return the venues of one tick, those of the exchange rate included."""
+    """Return the venues of one tick, including those of the exchange rate."""
     return await database.rows(
         f"SELECT {_VENUE_COLUMNS} FROM index_venue WHERE ts = %s AND (asset = %s OR role = 'fx')",
         (ts_ns, asset),
@@ -116,9 +116,9 @@ async def trades(
     """Return trades of [start, end), oldest first.
 
     Args:
-        where: exchange and market, either or none.
-        after: (ns, id, n): go on behind the n-th trade of that time and id; exchanges number
-            trades independently, so several can share both.
+        where: exchange and market; both are optional.
+        after: (ns, id, n): continue after the n-th trade of that time and id. Trades of several
+            exchanges may have the same time and id.
     """
     conditions = "".join(f" AND {name} = %s" for name in ("exchange", "market") if name in where)
     bound: list[Any] = [max(start_ns, after[0] if after else 0), end_ns]
@@ -137,7 +137,7 @@ async def trades(
 
 
 def trades_after(rows: list[Row], before: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """Return where the page behind these rows begins."""
+    """Return `after` for the page that follows these rows."""
     key = (rows[-1]["ns"], rows[-1]["trade_id"])
     count = 0
     for row in reversed(rows):
@@ -154,7 +154,7 @@ async def gaps(
     end_ns: int,
     limit: int,
 ) -> list[Row]:
-    """Return gaps of [start, end), newest first."""
+    """Return the gaps of [start, end), newest first."""
     names = [name for name in ("exchange", "market", "kind", "status") if name in where]
     conditions = "".join(f" AND {name} = %s" for name in names)
     return await database.rows(
@@ -174,5 +174,5 @@ async def definitions(database: Database, limit: int) -> list[Row]:
 
 
 def ns(milliseconds: int) -> int:
-    """Return ns of ms."""
+    """Convert ms to ns."""
     return milliseconds * MILLISECOND_NS

@@ -1,4 +1,4 @@
-"""What an index calculator goes on with: its last ticks, references of books, open outages."""
+"""The state that a restarted index calculator reads: last ticks, times of books, open outages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from coinspace.storage.read.query import rows, value
 from coinspace.storage.schema import Connection
 from coinspace.storage.tables import GAP, INDEX_NEXT, INDEX_TICK, INDEX_VENUE
 
-# a bound behind every tick
+# later than every tick
 NO_BOUND_NS = 2**62
-# read at once; the rest is read when these are filled
+# holes per read; the rest is read after these are filled
 HOLES = 1000
 
 
@@ -38,8 +38,8 @@ class Ticks:
     """The stored ticks of one index.
 
     Args:
-        candidate: of `index_next` instead of `index_tick`.
-        parameter_hash: of the records that count, None = all.
+        candidate: read `index_next` instead of `index_tick`.
+        parameter_hash: of the records to read, None = all.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Ticks:
             self._values += (parameter_hash,)
 
     def last(self, before_ns: int | None = None) -> LastTick | None:
-        """Return the last tick before an instant, None where there is none."""
+        """Return the last tick before an instant, None when there is none."""
         found = rows(
             self._connection,
             self._table,
@@ -83,7 +83,7 @@ class Ticks:
         return [(ts_ns, value, kr, gl) for ts_ns, value, kr, gl in found]
 
     def null_since(self, ts_ns: int) -> int:
-        """Return the first of the ticks without a value that last until `ts_ns`."""
+        """Return the first tick of the run of ticks without a value that ends at `ts_ns`."""
         last = value(
             self._connection,
             self._table,
@@ -116,11 +116,12 @@ def last_tick_ns(connection: Connection, asset: str, first_ns: int, last_ns: int
 def holes(
     connection: Connection, asset: str, step_ns: int, since_ns: int, until_ns: int
 ) -> list[tuple[int, int]]:
-    """Return the stretches of ticks without a record between two stored ones: first and last.
+    """Return (first, last) tick of each hole: ticks without a record between two stored ones.
 
-    Next to one there must be ticks a step apart: records of another interval are no holes.
+    A hole must be next to two ticks that are one step apart: records of another interval have no
+    holes.
 
-    Args: since_ns, until_ns: the ticks before and behind a stretch are in between.
+    Args: since_ns, until_ns: range of the stored ticks before and after a hole.
     """
     found = rows(
         connection,
@@ -140,7 +141,7 @@ def holes(
 def minutes_after(
     connection: Connection, asset: str, after_ns: int, not_reason: str, limit: int
 ) -> list[tuple[int, int]]:
-    """Return (first, last) tick of each minute after an instant, but of those with a reason."""
+    """Return (first, last) tick per minute after an instant, without ticks of `not_reason`."""
     found = rows(
         connection,
         INDEX_TICK.name,
@@ -157,7 +158,7 @@ def minutes_after(
 def changes(
     connection: Connection, asset: str, role: str, after_ns: int, ts_ns: int
 ) -> list[tuple[str, int]]:
-    """Return (venue, since when its book is as it is) as of a tick."""
+    """Return (venue, time of its book's last change) at a tick."""
     found = rows(
         connection,
         INDEX_VENUE.name,
@@ -176,11 +177,11 @@ def first_tick_with_book(
     changed_ns: int,
     reasons: Sequence[str],
 ) -> int | None:
-    """Return the first tick of a range at which a venue counted with the book since `changed_ns`.
+    """Return the first tick of a range that used a venue's book of `changed_ns`.
 
     Args:
         key: asset, role, venue.
-        reasons: with which a venue counts, too.
+        reasons: reasons with which a venue is still used.
     """
     found: int | None = value(
         connection,
@@ -196,7 +197,7 @@ def first_tick_with_book(
 def mids(
     connection: Connection, asset: str, role: str, ts_ns: int, reasons: Sequence[str]
 ) -> list[tuple[str, float | None]]:
-    """Return (venue, mid) of the venues that counted at a tick."""
+    """Return (venue, mid) of the venues that a tick used."""
     found = rows(
         connection,
         INDEX_VENUE.name,
@@ -229,7 +230,7 @@ def rates(
 
 
 def open_outages(connection: Connection, kind: str, publisher: str) -> list[OpenOutage]:
-    """Return the open rows of `gap` of a kind and publisher, the earliest outage first."""
+    """Return the open rows of `gap` of a kind and publisher, earliest outage first."""
     found = rows(
         connection,
         GAP.name,
@@ -241,7 +242,7 @@ def open_outages(connection: Connection, kind: str, publisher: str) -> list[Open
 
 
 def first_open_ns(connection: Connection, kind: str) -> int | None:
-    """Return the first tick of all open outages of a kind, None = there is none."""
+    """Return the first tick of all open outages of a kind, None when there is none."""
     found: int | None = value(
         connection,
         GAP.name,

@@ -1,7 +1,7 @@
-"""A pool of connections of the database user that can only read; values are always bound.
+"""A pool of read-only database connections; values are always bound.
 
-A failed connection is answered at once for a second, so that a database that is down costs
-nobody the whole time-out and is tried again soon.
+For one second after a failed connection all requests fail at once. So no request waits for the
+whole time-out of a database that is down, and the pool soon tries again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from coinspace.storage.schema import first_line
 
 CONNECT_TIMEOUT_S = 3
 RETRY_AFTER_S = 1.0
-# getconn's own time-out; ours, which a failed connection cuts short, is always the shorter one
+# for getconn: Database has a shorter time-out, which a failed connection ends early
 NO_TIMEOUT_S = 86_400.0
 
-# failed connections are counted here, and said once by whoever asked
+# the pool need not log failed connections: Database counts them, and callers report them
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 Row = dict[str, Any]
@@ -36,12 +36,12 @@ Row = dict[str, Any]
 
 def readonly_address(settings: Settings) -> str:
     """Return the address of the database user that can only read."""
-    # asked at each connection: the private server may start later than we do
+    # read at each connection: the private server may start later than this process
     return address(settings).readonly_sql
 
 
 class Connection(psycopg.AsyncConnection[Row]):
-    """A connection that says why it could not be made."""
+    """A connection that reports why it failed."""
 
     @classmethod
     async def connect(  # type: ignore[override]
@@ -52,7 +52,7 @@ class Connection(psycopg.AsyncConnection[Row]):
         on_failure: Callable[[Exception], None],
         **options: Any,
     ) -> Connection:
-        """Connect to what `find` returns now; the pool hears of failures, its waiters would not."""
+        """Connect to the address from `find`; report a failure, which the pool would hide."""
         try:
             return await super().connect(find(), **options)
         except (psycopg.Error, OSError, CoinSpaceError) as error:
@@ -61,9 +61,9 @@ class Connection(psycopg.AsyncConnection[Row]):
 
 
 class Database:
-    """Read-only connections, a number of them at most.
+    """A limited number of read-only connections.
 
-    Args: address returns the postgresql:// URL now, or raises CoinSpaceError when there is none.
+    Args: address: returns the current postgresql:// URL, or raises CoinSpaceError.
     """
 
     def __init__(self, address: Callable[[], str], *, size: int, timeout_s: float) -> None:
@@ -83,12 +83,12 @@ class Database:
             max_size=size,
             open=False,
             configure=_configure,
-            # longer, its pauses between two attempts would grow to minutes
+            # with a longer time-out the pauses between two attempts would grow to minutes
             reconnect_timeout=RETRY_AFTER_S,
         )
         self._waiting: set[asyncio.Timeout] = set()
         self._down_until = 0.0
-        # whether a connection has failed since the idle ones were made anew
+        # whether a connection has failed since idle connections were last replaced
         self._suspect = False
         self.error: str | None = None
         self.queries = self.failures = self.timeouts = 0
@@ -96,10 +96,10 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; one that failed or was interrupted is closed, not reused.
+        """Yield a connection; a failed or interrupted one is closed, not reused.
 
-        How long the borrower may take is its own matter: a time-out around a `yield` would also
-        count what happens between two rows, and cancel whoever waits at that moment.
+        The caller sets the time-out of its query: a time-out around a `yield` would also count the
+        caller's time between two rows and could cancel other work of the caller.
         Raises: DatabaseUnavailable when the database cannot be reached, QueryTimeout when no
             connection becomes free, NoSuchTable.
         """
@@ -112,16 +112,16 @@ class Database:
             whole = True
             self.error = None
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            # a time-out is the borrower's own, not a connection that failed
+            # a time-out of the caller, not a failed connection
             if isinstance(error, TimeoutError):
                 raise
             self._failed(error)
             raise self._unavailable() from None
         except psycopg.Error as error:
-            # the server's answer: it can be asked again
+            # the server answered with an error: the connection can be reused
             whole = True
             if "table does not exist" in str(error):
-                # tables appear when the storage workers first run
+                # the storage workers make the tables at their first start
                 raise NoSuchTable("the database has no such table yet") from None
             raise
         finally:
@@ -129,7 +129,7 @@ class Database:
             await self._give_back(connection, whole)
 
     async def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement with bound values.
+        """Return the rows of one statement with bound values.
 
         Raises: as `connection`, and QueryTimeout when the database takes too long.
         """
@@ -143,7 +143,7 @@ class Database:
             ) from None
 
     async def one(self, sql: str, values: Sequence[Any] = ()) -> Row | None:
-        """Return the first row, None where there is none."""
+        """Return the first row, None when there is none."""
         found = await self.rows(sql, values)
         return found[0] if found else None
 
@@ -157,7 +157,7 @@ class Database:
                 if self._pool.closed:
                     await self._pool.open()
                 if self._suspect:
-                    # where the server has ended, the idle connections have ended with it
+                    # if the server has ended, its idle connections are closed too
                     self._suspect = False
                     await self._pool.drain()
                 return await self._pool.getconn(NO_TIMEOUT_S)
@@ -197,7 +197,7 @@ class Database:
         return DatabaseUnavailable("history cannot be read now; latest values are still served")
 
     async def ping(self) -> bool:
-        """Tell whether the database answers."""
+        """Return whether the database answers."""
         try:
             await self.rows("SELECT 1 one")
         except (DatabaseUnavailable, QueryTimeout):
@@ -210,7 +210,7 @@ class Database:
             await self._pool.close()
 
     def counters(self) -> dict[str, int | float]:
-        """Counters for the health file."""
+        """Return the counters for the health file."""
         return {
             "queries": self.queries,
             "query_failures": self.failures,
@@ -220,5 +220,5 @@ class Database:
 
 
 async def _configure(connection: Connection) -> None:
-    # by its size alone a small number would be a smallint, which QuestDB takes for no time
+    # by default psycopg sends a small number as smallint, which QuestDB does not accept as a time
     connection.adapters.register_dumper(int, Int8BinaryDumper)

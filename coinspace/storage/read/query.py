@@ -1,4 +1,4 @@
-"""One statement on a lent connection: its rows, or a StorageError that names the table."""
+"""One statement on a given connection: returns its rows or raises StorageError with the table."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def rows(
 
 
 def value(connection: Connection, table: str, sql: str, values: Sequence[Any] = ()) -> Any:
-    """Return the first column of the first row, None where there is none."""
+    """Return the first column of the first row, None when there is none."""
     found = rows(connection, table, sql, values)
     return found[0][0] if found else None
 
 
 def wait_applied(connection: Connection, table: str) -> None:
-    """Wait until what a table acknowledged can be read, for 10 s at most."""
+    """Wait until all acknowledged rows of a table can be read, for 10 s at most."""
     deadline = time.monotonic() + APPLY_TIMEOUT_S
     while time.monotonic() < deadline:
         found = rows(

@@ -1,4 +1,4 @@
-"""Whole records of a range, the chain over their days, and those that lie in the future."""
+"""Whole records of a range, the chain of their days, and records in the future."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AHEAD = "ts > %s::timestamp_ns AND (reason IS NULL OR reason != %s)"
 
 
 class VenueRow(NamedTuple):
-    """A row of `index_venue`. columns: those asked for."""
+    """A row of `index_venue`. columns: the requested ones."""
 
     asset: str
     ts_ns: int
@@ -26,7 +26,7 @@ class VenueRow(NamedTuple):
 
 
 class AheadRow(NamedTuple):
-    """The ticks of one index that lie in the future."""
+    """The ticks of one index that are in the future."""
 
     asset: str
     ticks: int
@@ -37,7 +37,7 @@ class AheadRow(NamedTuple):
 def whole_rows(
     connection: Connection, table: Table, start_ns: int, end_ns: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield all columns of a table's rows of [start, end), times as ns, ordered by its keys."""
+    """Yield all columns of a table's rows of [start, end), times in ns, in order of its keys."""
     columns = ", ".join(
         f"{name}::long" if kind.startswith("TIMESTAMP") else f'"{name}"'
         for name, kind in table.columns
@@ -55,7 +55,7 @@ def whole_rows(
 def links(connection: Connection) -> list[tuple[int, int, str, str, str]]:
     """Return (day_ns, records, digest, previous, link) of each day of the chain, oldest first.
 
-    Days that were reopened are left out.
+    Reopened days are left out.
     """
     found = rows(
         connection,
@@ -67,7 +67,7 @@ def links(connection: Connection) -> list[tuple[int, int, str, str, str]]:
 
 
 def tick_span(connection: Connection) -> tuple[int, int] | None:
-    """Return the first and the last tick of all indices, None where there is none."""
+    """Return the first and the last tick of all indices, None when there is none."""
     found = rows(connection, INDEX_TICK.name, "SELECT min(ts)::long, max(ts)::long FROM index_tick")
     return (found[0][0], found[0][1]) if found and found[0][0] is not None else None
 
@@ -75,7 +75,7 @@ def tick_span(connection: Connection) -> tuple[int, int] | None:
 def tick_rows(
     connection: Connection, asset: str, names: Sequence[str], start_ns: int, end_ns: int
 ) -> list[dict[str, Any]]:
-    """Return named columns of an index's ticks of [start, end), and `ts` in ns."""
+    """Return columns of an index's ticks of [start, end), and `ts` in ns."""
     columns = ", ".join(f'"{name}"' for name in names)
     found = rows(
         connection,
@@ -91,7 +91,7 @@ def tick_rows(
 def venue_rows(
     connection: Connection, names: Sequence[str], start_ns: int, end_ns: int
 ) -> list[VenueRow]:
-    """Return named columns of the venues of all ticks of [start, end)."""
+    """Return columns of the venues of all ticks of [start, end)."""
     columns = ", ".join(f'"{name}"' for name in names)
     found = rows(
         connection,
@@ -108,7 +108,7 @@ def venue_rows(
 
 
 def parameter_hashes(connection: Connection, asset: str, start_ns: int, end_ns: int) -> set[str]:
-    """Return the hashes of the parameters that the values of [start, end) were made with."""
+    """Return the parameter hashes of the values of [start, end)."""
     found = rows(
         connection,
         INDEX_TICK.name,
@@ -120,7 +120,7 @@ def parameter_hashes(connection: Connection, asset: str, start_ns: int, end_ns: 
 
 
 def ahead(connection: Connection, after_ns: int, not_reason: str) -> list[AheadRow]:
-    """Return what is stored after an instant, by asset, but for ticks with a reason."""
+    """Return the stored ticks after an instant by asset, without ticks of `not_reason`."""
     found = rows(
         connection,
         INDEX_TICK.name,
@@ -140,14 +140,14 @@ def keep_void(
     operator: str,
     because: str,
 ) -> None:
-    """Copy what is stored after an instant to `index_recalc`. Raises: StorageError."""
+    """Copy the stored ticks after an instant to `index_recalc`. Raises: StorageError."""
     names = ", ".join(f'"{name}"' for name, _ in INDEX_TICK.columns)
     statement = (
         f"INSERT INTO index_recalc ({names}, original, recalc_id, operator, because)"
         f" SELECT {names}, value, %s, %s, %s FROM index_tick WHERE {_AHEAD}"
     )
     try:
-        # composed here: the database knows no types of parameters in a SELECT's columns
+        # the client inserts the values: the database cannot infer the types of selected parameters
         cursor = psycopg.ClientCursor(connection)
         cursor.execute(statement, (recalc_id, operator, because, after_ns, not_reason))
     except psycopg.Error as error:

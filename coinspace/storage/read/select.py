@@ -1,4 +1,4 @@
-"""Any SELECT as pages of rows: what `coinspace query sql` runs as the user that can only read."""
+"""Any SELECT as pages of rows, for `coinspace query sql`, as the read-only database user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coinspace.storage.read.pool import Database, Row
 
 Kind = Literal["number", "integer", "flag", "instant", "text"]
 Columns = dict[str, Kind]
-# PostgreSQL's name of a type -> kind of column; any other is written as text
+# PostgreSQL's name of a type -> kind of column; other types are text
 KINDS: dict[str, Kind] = {
     "float4": "number",
     "float8": "number",
@@ -31,20 +31,22 @@ Page = tuple[Columns, list[Row]]
 
 
 def check_reader(settings: Settings) -> None:
-    """Raise StorageError when the only user known may write: SQL of anybody must not."""
+    """Check that a read-only user is configured: users' SQL must not write.
+
+    Raises: StorageError when the only configured user may write.
+    """
     storage = settings.storage
     if storage.sql and not storage.readonly_sql:
         raise StorageError(
             "storage.readonly_sql: expected the address of a user that can only read, was none;"
-            " `query sql` runs as no other"
+            " `query sql` needs it"
         )
 
 
 async def pages_of(database: Database, text: str, size: int) -> AsyncIterator[Page]:
-    """Yield the columns with each page of `size` rows, one page at least, in bounded memory.
+    """Yield (columns, rows) of each page of `size` rows; at least one page, in bounded memory.
 
-    Raises: StorageError for a statement that does not only read, or with what the database says
-    against it.
+    Raises: StorageError for a statement that may write, and for an error of the database.
     """
     text = statement.check(text)
     try:
@@ -52,7 +54,7 @@ async def pages_of(database: Database, text: str, size: int) -> AsyncIterator[Pa
             cursor = connection.cursor()
             columns: Columns = {}
             rows: list[Row] = []
-            # given as bytes: a statement of a user's own has no parts to bind
+            # as bytes: a user's statement has no values to bind
             async for row in cursor.stream(text.encode(), binary=True):
                 if not columns:
                     columns = _columns(cursor)

@@ -1,7 +1,7 @@
-"""Which SQL of a user's own is passed on: statements that only read tables.
+"""Checks users' SQL: only statements that read tables are passed to the database.
 
-The database's reading user cannot write tables, but the server lets him export files, list folders,
-empty caches and lift his own time-out. So statements are limited by kind and by function.
+The read-only database user cannot write tables, but may export files, list folders, empty caches
+and change its own time-out. So the kinds of statements and the functions are limited.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from coinspace.errors import StorageError
 SIZE_LIMIT = 100_000
 KINDS = ("SELECT", "WITH", "EXPLAIN", "SHOW", "DECLARE")
 SHOWN = ("TABLES", "COLUMNS", "PARTITIONS", "CREATE")
-# what may stand before a parenthesis: words of the language and types, then functions of values,
-# aggregates and windows, then tables that say what tables there are. Whatever else the server has,
-# or comes to have, reads files, changes the server, shows its inside or makes memory of a number.
+# The names that may come before a parenthesis: words of the language and types, then functions of
+# values, aggregates and windows, then functions that list tables. All other functions, also of
+# later servers, may read files, change the server, show its internals or allocate memory.
 ALLOWED = """
 align all and any array as asof between by case cast cross declare distinct else end except exists
 explain fill filter for format from full group having in inner intersect is join latest left
@@ -51,14 +51,14 @@ all_tables functions keywords materialized_views table_columns table_partitions 
 tables views wal_tables wal_transactions
 """
 CALLED = frozenset(ALLOWED.split())
-# functions that the server also calls where a table's name stands, without a parenthesis
+# functions that the server also calls by name in place of a table, without a parenthesis
 INSIDE = re.compile(
     r"\w+_activity|(?:reader|writer)_pool|memory_metrics|table_writer_metrics|checkpoint_status"
     r"|(?:import|export)_files|pg_\w+",
     re.IGNORECASE,
 )
 SYMBOL = re.compile(r"[\W\d]")
-# comments and text first: what they contain is no statement
+# comments and text first: their content is not part of the statement
 TOKEN = re.compile(
     r"(?P<gap>\s+|--[^\r\n]*|/\*.*?\*/)"
     r"|(?P<text>'(?:[^']|'')*')"
@@ -73,13 +73,13 @@ def check(text: str) -> str:
     """Check one statement, and return it without its comments.
 
     The server nests comments and reads quotes in them, so that it would find another end of one
-    than we do, and run what we took for a comment's or a text's inside.
-    Raises: StorageError saying what is not passed on.
+    than this lexer does, and run what the lexer took for the inside of a comment or a text.
+    Raises: StorageError for anything that is not allowed.
     """
     if len(text) > SIZE_LIMIT:
         raise StorageError(f"sql: expected at most {SIZE_LIMIT} characters, was {len(text)}")
     if "\0" in text:
-        raise StorageError("sql: expected text without NUL, where the server stops to read")
+        raise StorageError("sql: expected text without NUL, since the server ignores the rest")
     words, texts, without = _read(text)
     kind = next((word for word in words if word != "("), "")
     if kind.upper() not in KINDS:
