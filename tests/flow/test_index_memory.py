@@ -424,7 +424,7 @@ async def test_a_hole_that_an_earlier_process_left_gets_records(
     tasks = []
     try:
         assert await worker._restore()
-        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_holes())]
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_gaps())]
         worker._emit(course.tick(9, 140_000_000, still=False), course.aggregate)
         found = f"SELECT reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
         expected = [(None,)] * 2 + [("not_computed",)] * 5 + [(None,)] * 3
