@@ -279,7 +279,7 @@ async def test_what_a_fault_holds_back_has_a_bound(
             payload = b"x" * 1000
             for _ in range(200):
                 connection.deliver(payload, "depth@100ms", "BTCUSDT")
-            assert connection._held <= 1 << 16
+            assert connection._slow_size <= 1 << 16
             assert connection._together_size <= 1 << 16
             # who is owed too much is cut, who only waits for others gets them
             assert connection.transport.is_closing() is fault.startswith("chop")
