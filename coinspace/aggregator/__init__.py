@@ -1,8 +1,6 @@
-"""One consolidated book per asset: venue states and their facts, FX, and the merged ladders at
-every tick.
+"""One consolidated book per asset and tick: facts of its venues, FX and the merged ladders.
 
-`venue` holds the last state of one market of one exchange, `consolidate` makes an aggregate of
-several, `stage` applies
-bus messages in order and emits aggregates, `worker` binds it to sockets. The payload is in
-`coinspace.method.aggregate`.
+`venue` keeps the last state of one market of one exchange. `consolidate` merges venues into an
+aggregate. `stage` applies bus messages in order and emits aggregates. `worker` connects the stage
+to sockets. The payload is in `coinspace.method.aggregate`.
 """

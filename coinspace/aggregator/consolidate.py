@@ -11,9 +11,9 @@ from coinspace.method.parameters import CURRENCIES, FX_CURRENCY, INDEX_CURRENCY
 
 
 class Consolidator:
-    """Merges the books of one asset's venues; keeps its ladders' memory between ticks.
+    """Merges the books of one asset's venues; its ladders reuse their memory between ticks.
 
-    Borrowed: the ladders of an aggregate are overwritten by the next one.
+    Borrowed: the next aggregate overwrites the ladders of the last one.
     """
 
     def __init__(self, asset: str) -> None:
@@ -38,8 +38,8 @@ class Consolidator:
 
         Args:
             venues: in the order of their names.
-            rates: venue -> units of quote per unit of index currency, where given from outside.
-            fx_venues: what the rate came from.
+            rates: venue -> units of quote per unit of index currency; replaces the FX rate.
+            fx_venues: the venues of the FX rate.
         """
         given = rates or {}
         facts = [

@@ -1,8 +1,9 @@
 """The aggregator: book, state and heartbeat messages in, one aggregate per asset and tick out.
 
-Messages apply in the order of their arrival; one that was received later than a tick waits until
-that tick is made, so that a tick holds exactly what was known at it. One that would wait for too
-long, or that finds too many waiting, applies at once: the clock of its collector is ahead.
+Messages apply in the order of their arrival. A message received after a tick waits until that tick
+is made: so a tick contains exactly the messages known at its time. A message that is too far ahead
+applies at once: the clock of its collector is wrong. When too many messages wait, the oldest one
+applies at once.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex
 
 COLLECTOR = "orderbook-collector-"
-# at each update five minutes of rates would be 600,000 at 2,000 updates a second, of whatever
-# market: 54 µs a tick to keep in order, and 80 ms a second to write down
+# interval 0: at 2,000 updates/s five minutes have 600,000 rates; to sort them takes 54 µs a tick,
+# and to write them down takes 80 ms a second
 FX_APART_NS = 100 * MILLISECOND_NS
-# messages that wait for their tick, for each second between ticks: ten times a busy day's
+# limit of messages that wait for their tick, per second of interval: ten times a busy day's
 WAITING_LIMIT = 20_000
 
 
@@ -40,12 +41,12 @@ class OrderbookAggregator:
     Args:
         settings: which assets, which markets of which exchanges, and the method's parameters.
         sink: where aggregate messages go.
-        on_aggregate: called with each aggregate instead of publishing it (replays, where bytes are
-            of no use). Its ladders are overwritten at the next tick.
+        on_aggregate: called with each aggregate (replays need no bytes). The next tick overwrites
+            its ladders.
         heartbeats: judge collectors by their heartbeats, which a recording does not have.
-        coalesce: at interval 0 updates only ask for a tick, which `flush` makes of the newest
-            state: whoever is behind catches up with one tick. Otherwise each update is a tick.
-        clock: at interval 0, bounds the times of ticks, which are those of the collectors' hosts.
+        coalesce: at interval 0 an update only requests a tick, and `flush` makes one tick for all
+            requests. False = each update is a tick.
+        clock: at interval 0, limits the times of ticks, which come from the collectors' hosts.
     """
 
     def __init__(
@@ -68,12 +69,12 @@ class OrderbookAggregator:
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         self.venues: dict[tuple[str, str], Venue] = {}
         self._named: dict[str, Venue] = {}
-        # by the topic of its books
+        # topic of its books -> venue
         self._routes: dict[bytes, Venue] = {}
         self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
-        # venues whose name stands for something else than itself, at least at times
+        # venues whose base name, at least at times, means another asset or a multiple
         self._renamed: set[Venue] = set()
-        # venues that stand for a pattern; those that their exchange turned out not to offer
+        # venues that a pattern of the configuration includes; venues that an exchange has not
         self._patterned: set[Venue] = set()
         self._absent: set[Venue] = set()
         self.fx_venues: list[Venue] = []
@@ -89,9 +90,9 @@ class OrderbookAggregator:
         self._consolidators = {asset: Consolidator(asset) for asset in self.assets}
         self._waiting: deque[tuple[int, Message]] = deque()
         self._waiting_limit = WAITING_LIMIT * max(1, self.interval_ns // SECOND_NS)
-        # publisher -> by how much its clock was ahead of the ticks at its last heartbeat, ns
+        # publisher -> lead of its clock before the ticks at its last heartbeat, ns
         self._clock_offsets = {venue.publisher: 0 for venue in self.venues.values()}
-        # interval 0: the assets that an update concerned since the last tick, its latest receipt
+        # interval 0: assets with an update since the last tick; time of the latest update
         self._due: dict[str, None] = {}
         self._due_ns = 0
         self.last_ts_ns = 0
@@ -114,7 +115,7 @@ class OrderbookAggregator:
             for text in collected(settings, exchange):
                 market = Market.parse(text)
                 is_fx = text == FX_MARKET
-                # the rate concerns all
+                # every asset uses the FX rate
                 meant = (
                     tuple(self.assets) if is_fx else assets_with(settings.index, exchange, market)
                 )
@@ -135,7 +136,7 @@ class OrderbookAggregator:
             venues.sort(key=lambda one: one.name)
 
     def _summed(self, asset: str, ts_ns: int) -> list[Venue]:
-        # the venues that there are, and whose name means the asset at that time
+        # offered venues whose name means the asset at that time
         venues = self._offered(self.assets[asset])
         if self._renamed.isdisjoint(venues):
             return venues
@@ -156,13 +157,13 @@ class OrderbookAggregator:
         return venue
 
     def exclude(self, name: str, excluded: bool) -> None:
-        """Exclude a venue by an operator's word, or take it back."""
+        """Exclude a venue, or include it again, for an operator."""
         venue = self._named.get(name)
         if venue is not None:
             venue.excluded = excluded
 
     def on_message(self, message: Message) -> None:
-        """Take a message; it applies at the first tick that is not before its receipt."""
+        """Take a message; it applies at the first tick at or after its receipt."""
         self.counts["messages"] += 1
         known_ns = message.received_ns or message.published_ns
         if not self.interval_ns:
@@ -172,7 +173,7 @@ class OrderbookAggregator:
                 self._ask(venue, at_ns)
             return
         if known_ns <= self.last_ts_ns and message.kind == ORDERBOOK:
-            # its tick went out without it: the grace is too short or the bus is behind
+            # its tick is already published: the grace is too short or the bus is slow
             self.counts["late"] += 1
         if len(self._waiting) >= self._waiting_limit:
             # the oldest first, so that each publisher's messages keep their order
@@ -192,11 +193,11 @@ class OrderbookAggregator:
     def tick(self, ts_ns: int, inputs: Mapping[str, Input] | None = None) -> None:
         """Make the aggregates of one tick, a multiple of the interval.
 
-        A tick that is not after the last one is counted and left out. One that is long before
-        it is made: the clock was set back, and nothing waits for it.
+        A tick just before the last one, or equal to it, is dropped and counted. A tick long before
+        the last one is made: the clock was set back.
 
-        Args: inputs: venue -> what its stored record names; makes the tick again as it was, with
-            what was late then late now.
+        Args: inputs: venue -> input in its stored record. With it, the tick is made as it was made
+            live: messages that were late then are late again.
         """
         if ts_ns <= self.last_ts_ns:
             if self.last_ts_ns - ts_ns < STEP_NS:
@@ -209,7 +210,7 @@ class OrderbookAggregator:
         self._emit(ts_ns, self.assets)
 
     def clock_stepped(self) -> None:
-        """Begin anew after the clock was set: all that is known has times of the old clock."""
+        """Reset all state after the clock was set: its times come from the old clock."""
         self.counts["clock_steps"] += 1
         while self._waiting:
             self._apply(self._waiting.popleft()[1], self.last_ts_ns)
@@ -220,12 +221,12 @@ class OrderbookAggregator:
         self._due_ns = self.last_ts_ns = 0
 
     def absorb(self, ts_ns: int) -> None:
-        """Apply what was known at an instant without making a tick of it."""
+        """Apply the messages known at an instant, without making a tick."""
         self._take(ts_ns, {})
 
     def _take(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
         waiting, self._waiting = self._waiting, deque()
-        # a publisher's messages arrive in order: behind a late one all are late
+        # a publisher's messages arrive in order: all after a late one are late
         late: set[str] = set()
         for known_ns, message in waiting:
             ahead_ns = known_ns - ts_ns
@@ -241,11 +242,11 @@ class OrderbookAggregator:
             if venue is not None:
                 venue.recall(given)
         if inputs:
-            # what the record names was there
+            # the exchange offered every venue of the record
             self._absent = {one for one in self._patterned if one.name not in inputs}
 
     def flush(self) -> None:
-        """Make the tick that updates have asked for since the last one, if any did (interval 0)."""
+        """Make one tick for all updates since the last one, if there were any (interval 0)."""
         if not self._due:
             return
         due, self._due = self._due, {}
@@ -287,7 +288,7 @@ class OrderbookAggregator:
         )
 
     def _apply(self, message: Message, at_ns: int) -> Venue | None:
-        """Apply a message that is known at `at_ns`. Returns: the venue whose book it is."""
+        """Apply a message that is known at `at_ns`. Returns: the venue, if it was a book."""
         if message.kind == ORDERBOOK:
             return self._apply_book(message)
         if message.kind == STATE:
@@ -302,11 +303,11 @@ class OrderbookAggregator:
             self.counts["unknown_markets"] += 1
             return None
         if not venue.received_ns and venue.state == "disconnected" and not venue.epoch:
-            # its state was published before we listened
+            # its state was published before this process subscribed
             venue.state = "synced"
         bids, asks = message.bids, message.asks
         if venue in self._renamed:
-            # a name may hold many units of the asset: its price is that of all of them
+            # a market may trade multiples of the asset: its price is for that many units
             units = identity(venue.exchange, venue.market.base, message.received_ns).multiplier
             scale = np.array([[1 / units], [units]])
             bids, asks = bids * scale, asks * scale
@@ -331,7 +332,7 @@ class OrderbookAggregator:
             return
         if self._heartbeats and process in self._clock_offsets:
             if not self.interval_ns and self._clock is not None:
-                # ticks are of the collectors' clocks, whose differences show by ours alone
+                # ticks have the collectors' times: only this host's clock shows their differences
                 at_ns = self._clock()
             lead_ns = self._clock_offsets[process] = message.published_ns - at_ns
             for venue in self.venues.values():
@@ -340,7 +341,7 @@ class OrderbookAggregator:
         exchange = process.removeprefix(COLLECTOR)
         states = facts.get("states", {})
         if states:
-            # a collector lists all that it collects, or nothing while it does not know yet
+            # a collector lists all its markets, or none before it knows them
             for venue in self._patterned:
                 if venue.publisher == process and venue.market_name not in states:
                     self._absent.add(venue)
@@ -351,15 +352,15 @@ class OrderbookAggregator:
                 known.state = str(state)
 
     def state(self) -> dict[str, Any]:
-        """Return what a later process needs to go on: the FX rate's memory."""
+        """Return the state from which a later process goes on: the FX rate's memory."""
         return {"ts_ns": self.last_ts_ns, "fx": self.fx.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of an earlier process."""
+        """Restore the state of an earlier process."""
         self.fx.restore(dict(state.get("fx", {})))
 
     def counters(self) -> dict[str, int | float]:
-        """Return what was counted, and the venues usable now."""
+        """Return the counts, and the venues usable now."""
         usable = sum(
             venue.facts(self.last_ts_ns, self._fx_lag_ns, 1.0).reason is None
             for venue in self.venues.values()
@@ -381,7 +382,7 @@ def _was_late(known_ns: int, message: Message, inputs: Mapping[str, Input], late
     if message.kind == ORDERBOOK and exchange not in late:
         given = inputs.get(f"{exchange}:{message.market}")
         if given is not None and not given.received_ns:
-            # an aggregator that has just started knows other markets of the connection all the same
+            # the live aggregator had just started: it may have known other markets of the exchange
             return True
         if given is not None and known_ns > given.received_ns:
             late.add(exchange)

@@ -1,4 +1,4 @@
-"""The last state of one venue, and what can be said of it alone at a tick."""
+"""The last state of one venue, and its judgement at a tick without the other venues."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from coinspace.market import Market
 from coinspace.method.aggregate import VenueFacts
 from coinspace.method.parameters import region_of
 
-# a collector's or a snapshot's word for a venue -> the reason published for it
+# state of a venue in collector messages and snapshots -> the published reason
 STATE_REASONS = {
     "ok": None,
     "synced": None,
-    # its age decides
+    # the age of its book decides
     "stale": None,
     "connecting": "disconnected",
     "disconnected": "disconnected",
@@ -30,20 +30,20 @@ STATE_REASONS = {
 }
 
 
-# two heartbeats of one second, and half of one for their way
+# two heartbeats of one second, and half a second for their way
 LOST_NS = 5 * SECOND_NS // 2
-# how far a collector's clock may differ from that of the ticks, in either direction
+# largest difference of a collector's clock from that of the ticks, in either direction
 CLOCK_OFF_NS = 2 * SECOND_NS
-# the clock of a venue's collector is wrong: nobody knows how old its book is
+# the clock of a venue's collector is wrong: the age of its book is unknown
 CLOCK = "clock"
 # the clock of this host was set, and no book has arrived since
 CLOCK_STEPPED = "clock_stepped"
-# reasons that come from elsewhere than an exchange's frames
-TOLD = ("operator", "disconnected", CLOCK, CLOCK_STEPPED)
+# reasons that a recording cannot show: they do not come from an exchange's frames
+NOT_RECORDED = ("operator", "disconnected", CLOCK, CLOCK_STEPPED)
 
 
 class Input(NamedTuple):
-    """What a stored record names of one venue: its book's receive time (0 = none), its reason."""
+    """One venue in a stored record: receive time of its book (0 = no book), and its reason."""
 
     received_ns: int
     reason: str | None
@@ -53,16 +53,16 @@ class Venue:
     """One market of one exchange as an index constituent.
 
     Attributes:
-        book: its last book. received_ns: its last proof of life, repeats included. changed_ns: of
-        the last change.
-        state: as the collector says; unknown words count as resyncing.
-        heard_ns: the arrival of its collector's last heartbeat, 0 = never heard: the age of its
-        books alone counts.
+        book: its last book. received_ns: last proof of life, repeats included.
+        changed_ns: last change of the book.
+        state: from its collector; an unknown state counts as resyncing.
+        heard_ns: arrival of its collector's last heartbeat, 0 = none: then only the age of the
+            book counts.
         clock_wrong: by that heartbeat, the collector's clock differs too much from that of ticks.
         stepped: the clock was set after its last book.
-        assets: whose ticks its updates concern.
-        excluded: by an operator.
-        told: reason that a stored record gives for want of anything else, see `recall`.
+        assets: the assets whose ticks use it.
+        excluded: an operator excludes it.
+        recalled: reason from a stored record that replaces its judgement, see `recall`.
     """
 
     __slots__ = (
@@ -78,12 +78,12 @@ class Venue:
         "market_name",
         "name",
         "publisher",
+        "recalled",
         "received_ns",
         "region",
         "sequence",
         "state",
         "stepped",
-        "told",
     )
 
     def __init__(self, exchange: str, market: Market, *, state: str = "disconnected") -> None:
@@ -99,7 +99,7 @@ class Venue:
         self.clock_wrong = False
         self.stepped = False
         self.assets: tuple[str, ...] = ()
-        self.told: str | None = None
+        self.recalled: str | None = None
         self.received_ns = 0
         self.changed_ns = 0
         self.publisher = ""
@@ -115,38 +115,38 @@ class Venue:
         self.stepped = False
 
     def on_heartbeat(self, lead_ns: int, at_ns: int) -> None:
-        """Take its collector's heartbeat, known at `at_ns`: its clock was ahead by `lead_ns`."""
+        """Take its collector's heartbeat, known at `at_ns`; the clock was ahead by `lead_ns`."""
         self.clock_wrong = abs(lead_ns) > CLOCK_OFF_NS
-        # the arrival says that it lives; a clock that is behind makes no collector silent
+        # the arrival proves life: a collector with a slow clock is not silent
         self.heard_ns = at_ns
 
     def forget(self) -> None:
-        """Forget book and heartbeats: the clock was set, and their times mean nothing any more."""
+        """Forget book and heartbeats: the clock was set, so their times are invalid."""
         self.book = VenueBook()
         self.received_ns = self.changed_ns = self.heard_ns = 0
         self.clock_wrong = False
         self.stepped = True
 
     def recall(self, given: Input) -> None:
-        """Take from a stored record what no recording holds.
+        """Take facts from a stored record that no recording contains.
 
-        That is an operator's exclusion, a collector that was not heard, and the books that an
-        aggregator had not seen since its start.
+        These are an operator's exclusion, a silent collector, and books that the live aggregator
+        had not received since its start.
         """
         unseen = not given.received_ns
-        self.told = given.reason if unseen or given.reason in TOLD else None
+        self.recalled = given.reason if unseen or given.reason in NOT_RECORDED else None
         if unseen:
             self.book = VenueBook()
             self.received_ns = self.changed_ns = 0
 
     def facts(self, ts_ns: int, lag_ns: int, fx: float | None) -> VenueFacts:
-        """Judge the venue alone: the first rule that matches gives the reason."""
+        """Judge the venue without the others: the first rule that matches gives the reason."""
         book = self.book
         bid = book.best_bid if book.n_bids else None
         ask = book.best_ask if book.n_asks else None
         life = self._life(ts_ns, lag_ns)
         shape = _shape(bid, ask)
-        # in the order of its fields: by name each costs as much as the work
+        # positional arguments: keywords would double the time
         facts = VenueFacts(
             self.name,
             self.exchange,
@@ -171,8 +171,8 @@ class Venue:
         return facts
 
     def _life(self, ts_ns: int, lag_ns: int) -> str | None:
-        if self.told is not None:
-            return self.told
+        if self.recalled is not None:
+            return self.recalled
         if self.excluded:
             return "operator"
         reason = STATE_REASONS.get(self.state, "resyncing")
@@ -187,7 +187,7 @@ class Venue:
         age_ns = ts_ns - self.received_ns
         if self.clock_wrong or age_ns < -CLOCK_OFF_NS:
             return CLOCK
-        # a book from after the tick is no proof of life at it
+        # a book received after the tick is no proof of life
         return None if 0 <= age_ns < lag_ns else "delayed"
 
 
@@ -198,6 +198,6 @@ def _shape(bid: float | None, ask: float | None) -> str | None:
 
 
 def _converted(facts: VenueFacts) -> str | None:
-    # an absurd rate can push prices out of float64's range
+    # an extreme rate can push prices out of float64's range
     mid = facts.mid
     return None if mid is not None and math.isfinite(mid) and mid > 0 else "empty"

@@ -21,7 +21,7 @@ STATE_INTERVAL_NS = SECOND_NS
 
 
 class Worker:
-    """Binds the stage to sockets and the wall clock; keeps the FX memory in a file."""
+    """Connects the stage to sockets and the wall clock; keeps the FX memory in a file."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -29,7 +29,7 @@ class Worker:
         self._settings = settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
         self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True, clock=now_ns)
-        # a collector without a market never runs, and looking for it 50 times a second is work
+        # a collector without markets never runs; to retry its socket 50 times a second costs time
         endpoints = [
             settings.bus.endpoint(f"{COLLECTOR}{name}")
             for name, exchange in settings.exchanges.items()
@@ -45,7 +45,7 @@ class Worker:
         self._path = state_path(settings)
         self._saved_ns = 0
         self._behind = 0
-        # times in a row that the state could not be written
+        # number of failed writes of the state in a row
         self._unsaved = 0
         self._steps = ClockSteps()
 
@@ -81,18 +81,18 @@ class Worker:
         beat = self._process.expect("ticks")
         while True:
             beat()
-            # the loop sleeps by the monotonic clock, and never longer than to the next tick: a wall
-            # clock that is set meanwhile delays nothing
+            # the loop sleeps by the monotonic clock, at most one interval: so a step of the wall
+            # clock causes no delay
             wait_ns = min(next_ns + grace_ns - now_ns(), step_ns)
             await asyncio.sleep(max(0, wait_ns) / SECOND_NS)
             if by_ns := self._steps.look():
                 self._process.log.warning("clock stepped", by_ms=by_ns // MILLISECOND_NS)
                 self.stage.clock_stepped()
                 next_ns = (now_ns() - grace_ns) // step_ns * step_ns
-            # after a pause only the newest tick is made; the calculator records the others
+            # after a pause only the newest tick is made; the calculator records the missed ones
             newest_ns = (now_ns() - grace_ns) // step_ns * step_ns
             if newest_ns < next_ns:
-                # less than a step back: the stage leaves out the ticks that it has made
+                # set back by less than a clock step: the stage drops repeated ticks
                 next_ns = min(next_ns, newest_ns + step_ns)
                 continue
             self._behind += (newest_ns - next_ns) // step_ns
@@ -109,16 +109,16 @@ class Worker:
         if counters["venues_usable"]:
             self._process.ready()
         else:
-            self._process.degraded("no venue delivers a usable book")
+            self._process.degraded("no venue has a usable book")
 
     def _restore(self) -> None:
         try:
-            # rates grow too old by themselves, flags never
+            # old rates expire, flags do not
             self.stage.restore(orjson.loads(self._path.read_bytes()))
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            self._process.log.error("started without the rate's memory", error=str(error))
+            self._process.log.error("started without FX memory", error=str(error))
 
     def _save(self) -> None:
         part = self._path.with_suffix(".part")
@@ -139,7 +139,7 @@ def state_path(settings: Settings) -> Path:
 
 
 async def main(process: Process) -> None:
-    """Run until the process is told to stop."""
+    """Run until the process has to stop."""
     worker = Worker(process)
     process.counters = worker.counters
     process.ready()
@@ -149,5 +149,5 @@ async def main(process: Process) -> None:
 @click.command("orderbook-aggregator")
 @config_option
 def orderbook_aggregator(config_path: str | None) -> None:
-    """Sum the books of all exchanges into one per asset, at each tick."""
+    """Merge the books of all exchanges into one book per asset and tick."""
     run(NAME, load(config_path), main)

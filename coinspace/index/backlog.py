@@ -1,8 +1,8 @@
 """Records of outages, written in the background beside the live ones: in batches, oldest first.
 
-Each outage is a row of `gap` (kind `index`, market = asset, first and last = ticks in ns), stored
-before anything that came after it and open until its last record is stored. So a process that
-ends half-way is continued by the next, and nobody takes a day with an open outage for complete.
+Each outage is a row of `gap` (kind `index`, market = asset, first and last = ticks in ns). The row
+is stored before later records and is open until the outage's last record is stored. So the next
+process continues an unfinished outage, and a day with an open outage does not count as complete.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from coinspace.storage.schema import Connection
 from coinspace.storage.transport import TimestampNanos
 
 KIND = "index"
-# reason of an open gap that a crash left, when the outage turned out to be longer
+# reason of an open gap that a crash left, where the whole outage is longer
 SUPERSEDED = "part of a longer one"
-# of a gap whose end lay in the future when the clock was set back
+# reason of a gap whose end lay in the future when the clock was set back
 CUT = "not_computed, cut short: the clock was set back"
 
 
@@ -32,8 +32,8 @@ class Entry:
     """One outage on its way into the database.
 
     Attributes:
-        found_ns, epoch, first_ns: identity of its row of `gap`.
-        next_ns: its first tick that is not stored. announced: whether its row is.
+        found_ns, epoch, outage.first_ns: identity of its row of `gap`.
+        next_ns: its first tick that is not stored. announced: whether its row is stored.
     """
 
     outage: Outage
@@ -66,7 +66,7 @@ class Backlog:
 
     Args:
         publisher: name of the process in `gap`. epoch: its start.
-        store: takes a row; False = there is no room now, and it is given again later.
+        store: takes a row; False = no room now, and the row is given again later.
     """
 
     def __init__(self, publisher: str, epoch: int, store: Callable[[Row], bool]) -> None:
@@ -76,17 +76,17 @@ class Backlog:
         self._entries: deque[Entry] = deque()
 
     def add(self, outage: Outage, now_ns: int) -> None:
-        """Take an outage; its row of `gap` goes before whatever is stored next."""
+        """Take an outage; its row of `gap` is stored before any later row."""
         entry = Entry(outage, now_ns, self._epoch, outage.first_ns)
         self._entries.append(entry)
         self._announce(entry)
 
     def resume(self, entries: list[Entry]) -> None:
-        """Go on with what an earlier process left."""
+        """Continue the outages that an earlier process left open."""
         self._entries.extend(entries)
 
     def holds(self, asset: str, first_ns: int, last_ns: int) -> bool:
-        """Tell whether records of some of these ticks are still to be stored."""
+        """Return whether records of some of these ticks are still to be stored."""
         return any(
             one.outage.asset == asset
             and one.outage.first_ns <= last_ns
@@ -95,9 +95,9 @@ class Backlog:
         )
 
     def cut(self, next_ns: int) -> int:
-        """Leave out ticks from `next_ns` on: the clock was set back, and they are still to come.
+        """Drop ticks from `next_ns` on: the clock was set back, and these ticks are still to come.
 
-        Returns: how many are left out.
+        Returns: how many ticks are dropped.
         """
         before = self.ticks
         for entry in self._entries:
@@ -120,7 +120,7 @@ class Backlog:
         )
 
     def step(self, limit: int, now_ns: int) -> int:
-        """Store at most `limit` records. Returns: how many, fewer where there was no room."""
+        """Store at most `limit` records. Returns: how many; fewer where there was no room."""
         done = 0
         for entry in self._entries:
             if not self._announce(entry):
@@ -149,11 +149,11 @@ def read_entries(
     indices: Mapping[str, Index],
     make: Callable[[str], Index],
 ) -> list[Entry]:
-    """Return the outages that an earlier process left open, as far as they are not stored.
+    """Return the outages that an earlier process left open, without the records already stored.
 
     Args:
         indices: asset -> its index with the memory of its last stored tick.
-        make: makes one for an asset that is no longer configured.
+        make: makes an index for an asset that is no longer configured.
     Raises: StorageError when the database cannot answer.
     """
     entries = []
@@ -170,7 +170,7 @@ def read_entries(
         outage = memory.outage(index, first_ns, last_ns, step_ns)
         entry = Entry(outage, found.found_ns, found.epoch, next_ns, announced=True)
         if first_ns > index.last_ts_ns:
-            # nothing after it was stored: the outage now known begins before it
+            # nothing after this outage was stored: the new process records a longer one
             entry.next_ns = last_ns + outage.step_ns
             entry.reason = SUPERSEDED
         entries.append(entry)

@@ -1,4 +1,4 @@
-"""Aggregates in, one record per index and tick out. Knows no socket, no loop and no wall clock."""
+"""Aggregates in, one record per index and tick out; no socket, no event loop, no wall clock."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from coinspace.method.siblings import (
 )
 
 REGIONS = tuple(CURRENCIES)
-# missed ticks that are emitted in their order; emitting more would keep the live ones waiting
+# missed ticks that are emitted at once; more of them would delay the live ticks
 AT_ONCE = 50
-# nothing was off for so long: the clock was wrong, or is wrong now
+# a longer outage means that the clock was wrong or is wrong now
 LONGEST_OUTAGE_NS = 366 * 86_400 * SECOND_NS
-# instants that int64 and the database can hold, some room left
+# instants that int64 and the database can store, with a margin
 LATEST_NS = 1 << 62
 
 
@@ -136,9 +136,9 @@ class Index:
         )
 
     def missed(self, first_ns: int, last_ns: int, step_ns: int) -> Outage:
-        """Pass over ticks that were missed, a multiple of `step_ns` each, and return them."""
+        """Skip missed ticks, each a multiple of `step_ns`, and return them as an outage."""
         for average in self.averages.values():
-            # no value holds until the next tick: one null stands for all
+            # one null is enough: it lasts until the next tick
             average.update(first_ns, None)
         self._failed(first_ns, None)
         self.last_ts_ns = last_ns
@@ -155,7 +155,7 @@ class Index:
         )
 
     def explain(self) -> dict[str, Any]:
-        """Return the composite's curve of the last tick, level by level; empty without one."""
+        """Return the composite's curve of the last tick, level by level; empty without a curve."""
         if not self._evaluated:
             return {"curve": [], "bids": [], "asks": []}
         return explain(self._curve, self._names)
@@ -194,7 +194,7 @@ class Index:
         p = self.parameters
         currency = CURRENCIES[region]
         own = currency != INDEX_CURRENCY
-        # in its own currency a region needs no rate
+        # a region in its own currency needs no rate
         usable = [
             one
             for one in aggregate.venues
@@ -204,7 +204,7 @@ class Index:
             and (one.native if own else one.reason is None)
         ]
         used = [one for one in usable if one.name not in judged]
-        # all that the region has is doubted: a value that says so is better than none in a crisis
+        # every venue of the region is suspect: in a crisis a marked value is better than none
         unjudged = not used and bool(usable)
         if unjudged:
             used = usable
@@ -252,7 +252,7 @@ class Index:
     def _executable(
         self, aggregate: Aggregate, regions: Mapping[str, Valuation]
     ) -> list[ExecutableRecord]:
-        # what is left of the premium when both legs are traded at market, fees paid
+        # the premium that remains after both legs are traded at market and fees are paid
         rate, fees = aggregate.fx.rate, self.parameters.taker_fees
         if rate is None or any(one.value_raw is None for one in regions.values()):
             return []
@@ -276,21 +276,21 @@ class Index:
 class IndexCalculator:
     """All indices: aggregates in, records out through `emit`.
 
-    A tick at or before the last one of its index is never written again; ticks that were missed
-    in between are `not_computed`: a few are emitted in their order, many at a stretch are an
-    outage, whose records somebody else writes in time of his own.
+    A tick just before the last tick of its index, or equal to it, is dropped. Missed ticks are
+    `not_computed`. A few missed ticks are emitted in their order. Many in a row are an outage,
+    whose records `on_outage` has to store.
 
     A tick long before the last one means that the clock was set back. Ticks go on from there. The
-    record of an instant that has one already is marked `repeated`, and is not for storing.
+    second record of an instant is marked `repeated` and must not be stored.
 
     Args:
         parameters_of: asset -> its parameters.
-        emit: called with each record and the aggregate behind it (None for a missed tick).
+        emit: called with each record and its aggregate (None for a missed tick).
         interval_ns: distance of ticks; 0 = at each update, where no tick can be missed.
-        on_outage: called with each outage before anything later is emitted; None = outages are
+        on_outage: called with each outage before any later record is emitted; None = outages are
             only counted.
         on_step: called when the clock was set, with the last tick before and the first one after.
-        assets: the only ones with an index, None = any.
+        assets: the assets that have an index, None = any.
     """
 
     def __init__(
@@ -332,11 +332,11 @@ class IndexCalculator:
         return found
 
     def make(self, asset: str) -> Index:
-        """Return a new index of an asset, which takes no part in the ticks."""
+        """Return a new index of an asset that takes no part in the ticks."""
         return Index(asset, self._parameters_of(asset), self._depths, interval_ns=self._interval_ns)
 
     def on_aggregate(self, aggregate: Aggregate) -> None:
-        """Compute one tick; one that is just before the last one is counted and dropped."""
+        """Compute one tick; a tick just before the last one is dropped and counted."""
         ts_ns = aggregate.ts_ns
         unknown = self._assets is not None and aggregate.asset not in self._assets
         if unknown or not 0 < ts_ns < LATEST_NS:
@@ -349,7 +349,7 @@ class IndexCalculator:
                 return
             self.set_back(ts_ns)
         if self._interval_ns and ts_ns - index.last_ts_ns > AT_ONCE * self._interval_ns:
-            # the outage of all indices is known before the first record after it
+            # the outage of every index is reported before the first record after it
             self._miss_all(ts_ns)
         self._miss(index, ts_ns)
         record = index.compute(aggregate)
@@ -372,7 +372,7 @@ class IndexCalculator:
         return max((index.published.last_ns for index in self.indices.values()), default=0)
 
     def set_back(self, ts_ns: int) -> None:
-        """Go on with the tick at `ts_ns` though later ones were made: the clock was set back."""
+        """Go on with the tick at `ts_ns` after later ticks: the clock was set back."""
         latest_ns = self.last_ts_ns
         for index in self.indices.values():
             index.last_ts_ns = min(index.last_ts_ns, ts_ns - 1)
@@ -384,11 +384,11 @@ class IndexCalculator:
             self._on_step(last_ns, next_ns)
 
     def on_time(self, due_ns: int) -> None:
-        """Give up the ticks up to and including `due_ns` that no aggregate came for."""
+        """Give up ticks without an aggregate up to and including `due_ns`."""
         self._miss_all(due_ns + self._interval_ns)
 
     def miss(self, asset: str, ts_ns: int) -> None:
-        """Give up one tick, for a replay of what was missed when it was live."""
+        """Give up one tick: a replay repeats a tick that was missed live."""
         self._emit_missed(self.index(asset).missed(ts_ns, ts_ns, max(self._interval_ns, 1)))
 
     def _miss_all(self, before_ns: int) -> None:

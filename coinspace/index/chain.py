@@ -1,11 +1,11 @@
 """A hash over each UTC day's stored records, chained to the day before.
 
-    digest(day) = SHA-256 over the rows of index_tick, then of index_venue, each ordered by their
-                  keys and written as one JSON array of its columns and a line end; columns that
-                  were added later come last, without those at the end that have nothing
+    digest(day) = SHA-256 over the rows of index_tick, then of index_venue, each table ordered by
+                  its keys; one row = a JSON array of its columns and a line end; columns that
+                  were added later come last, and empty ones at the end are left out
     link(day)   = SHA-256(previous link as hex, digest as hex)
 
-Anybody with the two tables can compute both again; a changed, added or missing row changes every
+A reader of the two tables can compute both again. A changed, added or missing row changes every
 link from its day on.
 """
 
@@ -48,12 +48,12 @@ class Link:
         return datetime.fromtimestamp(self.day_ns // SECOND_NS, UTC).date().isoformat()
 
     def row(self) -> Row:
-        """Return the row that stores it."""
+        """Return the row that stores the link."""
         columns = {name: getattr(self, name) for name in ("records", "digest", "previous", "link")}
         return Row("index_chain", self.day_ns, {}, columns)
 
     def facts(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the link as JSON."""
         return {"day": self.day, **{k: v for k, v in asdict(self).items() if k != "day_ns"}}
 
 
@@ -72,11 +72,11 @@ def digest_day(connection: Connection, day_ns: int) -> tuple[int, str]:
 
 
 def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
-    """Return the columns that are hashed: without added ones at the end that have nothing.
+    """Return the columns that are hashed: without empty added columns at the end.
 
-    A row from before a column was added keeps its hash so: the column is null in it, or false.
+    So a row keeps its hash when a column is added to the table: the new column is null or false.
 
-    Args: first: how many columns there were at first.
+    Args: first: number of columns of the first table version.
     """
     end = len(row)
     while end > first and (row[end - 1] is None or row[end - 1] is False):
@@ -97,9 +97,9 @@ def make_link(connection: Connection, day_ns: int, previous: str) -> Link:
 
 
 def reopened(links: list[Link], now_ns: int) -> list[Row]:
-    """Return rows that take back the links of days which are not over.
+    """Return rows that withdraw the links of days that are not over.
 
-    The clock was ahead when they were made. These days are still getting records.
+    The clock was ahead when these links were made. Their days still get records.
     """
     return [
         Row("index_chain", one.day_ns, {}, {"records": 0})
@@ -111,8 +111,8 @@ def reopened(links: list[Link], now_ns: int) -> list[Row]:
 def missing_days(connection: Connection, now_ns: int) -> list[int]:
     """Return the closed UTC days with records and without a link, oldest first.
 
-    A day is closed once a later tick is stored and no outage in it waits for its records: rows
-    that came after the link would break the chain.
+    A day is closed once a later tick is stored and no outage in the day is open: rows that are
+    added after the link would break the chain.
     """
     links = stored_links(connection)
     span = records.tick_span(connection)
@@ -125,7 +125,7 @@ def missing_days(connection: Connection, now_ns: int) -> list[int]:
 
 
 def check(connection: Connection) -> Iterator[tuple[Link, list[str]]]:
-    """Compute every stored link again; yield it with what is wrong about it."""
+    """Compute every stored link again; yield each link and its errors."""
     previous = FIRST
     before_ns = None
     for stored in stored_links(connection):
@@ -140,6 +140,6 @@ def check(connection: Connection) -> Iterator[tuple[Link, list[str]]]:
         if found.link != stored.link and not wrong:
             wrong.append(f"link: expected {stored.link}, was {found.link}")
         if before_ns is not None and stored.day_ns != before_ns + DAY_NS:
-            wrong.append("day: expected the one after the last, was a later one")
+            wrong.append("day: expected the day after the last one, was a later day")
         yield stored, wrong
         previous, before_ns = stored.link, stored.day_ns

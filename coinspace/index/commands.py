@@ -1,4 +1,4 @@
-"""`index-reset-clock` and `verify-chain`: what is stored of the index."""
+"""The commands `index-reset-clock` and `verify-chain`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def write(facts: Any) -> None:
 
 
 @click.command("index-reset-clock")
-@click.option("--operator", default="", help="who declares them void")
+@click.option("--operator", default="", help="who declares the ticks void")
 @click.option("--because", default="", help="why")
 @config_option
 def index_reset_clock(operator: str, because: str, config_path: str | None) -> None:
-    """Show the stored ticks that lie in the future, of a clock that was ahead.
+    """Show stored ticks that lie in the future. A clock that was ahead made them.
 
-    Their records stay, and their instants get no second one, until --operator declares them void,
-    --because of something: then each instant gets its record when its time comes. The void records
-    are kept in index_recalc. A running index-calculator follows within seconds.
+    Without options, these records stay valid. --operator and --because declare them void: then
+    each instant gets a new record when its time comes. The void records are kept in index_recalc.
+    A running index-calculator follows within seconds.
     """
     if bool(operator) != bool(because):
         raise click.UsageError("expected --operator and --because together")
@@ -51,12 +51,12 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
 
 
 @click.command("verify-chain")
-@click.option("--append", is_flag=True, help="add the links of closed days that have none")
+@click.option("--append", is_flag=True, help="add the missing links of closed days")
 @click.option("--no-check", is_flag=True, help="with --append: add only, check nothing")
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per day")
 @config_option
 def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
-    """Check the daily hash chain over all stored records; exit code 1 where a day does not fit."""
+    """Check the daily hash chain over all stored records; exit code 1 when a day is wrong."""
     if no_check and not append:
         raise click.UsageError("--no-check: expected --append with it")
     settings = load(config_path)
@@ -77,4 +77,4 @@ def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str |
     if wrong_days:
         raise SystemExit(1)
     if not days:
-        raise CoinSpaceError("verify-chain: found no day in the chain; --append adds closed days")
+        raise CoinSpaceError("verify-chain: the chain has no day; add closed days with --append")

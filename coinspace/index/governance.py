@@ -1,4 +1,4 @@
-"""What changes the index besides books, stored: parameters, constituents, operators' words."""
+"""Stored definitions of the index: parameters, constituents and operators' actions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIVE, NEXT = "live", "next"
 
 
 def definition(settings: Settings, asset: str, *, candidate: bool = False) -> dict[str, Any]:
-    """Return the methodology record of one index: all that its values depend on besides books."""
+    """Return the methodology record of one index: all inputs of its values except books."""
     parameters = settings.index.parameters_of(asset, candidate=candidate)
     depths = {name: one.depth for name, one in settings.exchanges.items()}
     return {
@@ -44,7 +44,7 @@ def definition(settings: Settings, asset: str, *, candidate: bool = False) -> di
 
 
 def announce(settings: Settings, at_ns: int) -> Iterator[Row]:
-    """Yield the rows that say under which definition the index goes on, where that is news."""
+    """Yield rows of the index's definitions and operator actions that are not stored yet."""
     known, excluded = _stored(settings)
     roles = [(LIVE, False)] + ([(NEXT, True)] if settings.index.next else [])
     for asset in settings.index.assets:
@@ -76,7 +76,7 @@ def _operator_rows(wanted: dict[str, str], logged: dict[str, str], at_ns: int) -
 
 
 def _stored(settings: Settings) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
-    # a database that cannot answer makes everything news, which is stored once more
+    # when the database cannot answer, every definition is stored once more
     try:
         with schema.connect(address(settings)) as connection:
             definitions = newest_definitions(connection)

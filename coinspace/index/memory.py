@@ -1,4 +1,4 @@
-"""The method's memory, read back from stored records: at a restart, and before recomputing."""
+"""The method's memory, read back from stored records at a restart and before recomputing."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from coinspace.storage.read.announced import targets
 from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET
 from coinspace.storage.schema import Connection
 
-# how far back the moment is looked for since when a book is as it is
+# how far back the last change of a book is searched
 REFERENCE_NS = 86_400 * SECOND_NS
-# 69 days of ticks after now, of a clock that was ahead while it made them
+# at most 69 days of future ticks, made while the clock was ahead
 AHEAD_MINUTES = 100_000
-# action in operator_log: the records after its time and up to its target, ns, are void
+# action in operator_log: records after its time and up to its target (ns) are void
 CLOCK_RESET = "clock_reset"
 
 
 @dataclass(slots=True)
 class Memory:
-    """What one index goes on with.
+    """The state that one index continues from.
 
     Attributes:
         ts_ns: its last stored tick. ticks: (ts_ns, value_raw, kr, gl) of the averages' window.
-        null_since_ns: first of the nulls that last until now, None = the last tick had a value.
-        references: venue -> since when its book is as it is, and all mids of that moment.
+        null_since_ns: first tick of the current run of nulls, None = the last tick had a value.
+        references: venue -> time of its book's last change, and all mids of that moment.
     """
 
     ts_ns: int
@@ -42,7 +42,7 @@ class Memory:
     references: Mapping[str, tuple[int, Mids]] = field(default_factory=dict)
 
     def outage(self, index: Index, first_ns: int, last_ns: int, step_ns: int) -> Outage:
-        """Return the outage of ticks after this one, in which the memory stands still."""
+        """Return the outage of ticks after this one; the memory does not change in it."""
         null_since_ns = self.null_since_ns or first_ns
         return Outage(
             index.asset,
@@ -74,8 +74,8 @@ def remember(
     """Give an index the memory of its last stored tick, if there is one.
 
     Args:
-        before_ns: of the last tick before this one.
-        candidate: from index_next, from records of the same parameters alone.
+        before_ns: use the last tick before this time.
+        candidate: read index_next, and only records of the same parameters.
     Raises: StorageError when the database cannot answer.
     """
     ticks = stored.Ticks(
@@ -96,7 +96,7 @@ def read_memory(
 ) -> Memory | None:
     """Return the memory as of the last stored tick of an asset, without references.
 
-    Args: before_ns: as of the last tick before this one.
+    Args: before_ns: use the last tick before this time.
     Returns: None where no tick is stored.
     Raises: StorageError when the database cannot answer.
     """
@@ -119,15 +119,15 @@ def _names(text: str | None) -> list[str]:
 
 
 def read_ahead(connection: Connection, asset: str, after_ns: int) -> list[tuple[int, int]]:
-    """Return the spans of published ticks after an instant, for each minute the first and the last.
+    """Return spans of published ticks after an instant: first and last tick of each minute.
 
-    Ticks of a minute have records without a break, unless the clock was set in it.
+    A minute has no gaps between its ticks, unless the clock was set in that minute.
 
     Raises: StorageError when the database cannot answer.
     """
     spans = stored.minutes_after(connection, asset, after_ns, NOT_COMPUTED, AHEAD_MINUTES)
     if len(spans) == AHEAD_MINUTES:
-        # too many to know each: nothing after them is taken for free
+        # too many spans to read: every later instant counts as published
         spans.append((spans[-1][1], stored.NO_BOUND_NS))
     return spans
 
@@ -135,7 +135,7 @@ def read_ahead(connection: Connection, asset: str, after_ns: int) -> list[tuple[
 def read_resets(connection: Connection) -> list[tuple[int, int]]:
     """Return the spans of ticks whose records an operator has declared void.
 
-    Each begins when the operator did so: what is after it was of a clock that was ahead.
+    Each span begins at the operator's action: a clock that was ahead made the later records.
 
     Raises: StorageError when the database cannot answer.
     """
@@ -146,10 +146,10 @@ def read_resets(connection: Connection) -> list[tuple[int, int]]:
 def read_references(
     connection: Connection, asset: str, role: str, ts_ns: int
 ) -> dict[str, tuple[int, Mids]]:
-    """Return what the frozen rule compares with, as of a stored tick.
+    """Return the references of the frozen rule, as of a stored tick.
 
-    Returns: venue -> since when its book is as it is, and the mids of all venues at the first tick
-        at which it counted with that book. Mids in their own currency are not stored.
+    Returns: venue -> time of its book's last change, and the mids of all venues at the first tick
+        at which the venue counted with that book. Mids in their own currency are not stored.
     Raises: StorageError when the database cannot answer.
     """
     # a venue with any other reason is not compared with others
@@ -175,7 +175,7 @@ def read_fx_memory(
 ) -> dict[str, Any]:
     """Return the FX memory before a tick: accepted rates of the window, flags, references.
 
-    Args: asset: any index, since all share the rate.
+    Args: asset: any index; all share the rate.
     Raises: StorageError when the database cannot answer.
     """
     rows = stored.rates(connection, asset, before_ns - window_ns, before_ns)

@@ -1,6 +1,6 @@
-"""Ticks that were missed at a stretch, and the records that say so.
+"""Outages: missed ticks in a row, and their `not_computed` records.
 
-An outage costs the same memory however long it was; its records are made when they are stored.
+A long outage needs no more memory than a short one: its records are made when they are stored.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ NOT_COMPUTED = "not_computed"
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """The missed ticks of one index, and the memory of the method, which stood still.
+    """The missed ticks of one index, and the method's memory, which does not change meanwhile.
 
     Attributes:
-        first_ns, last_ns: first and last of them, multiples of `step_ns`.
-        failed_ns: from when on the index counts as failed.
+        first_ns, last_ns: first and last missed tick, multiples of `step_ns`.
+        failed_ns: time from which the index counts as failed.
     """
 
     asset: str
@@ -54,7 +54,7 @@ class Outage:
 
 
 def instant(ts_ns: int) -> str:
-    """Return a time for people: 2026-01-31T12:00:00.200Z, or the ns where there is no such date."""
+    """Return a time as 2026-01-31T12:00:00.200Z, or in ns where no such date exists."""
     try:
         at = datetime.fromtimestamp(ts_ns / SECOND_NS, UTC)
     except (OverflowError, ValueError):
@@ -63,7 +63,7 @@ def instant(ts_ns: int) -> str:
 
 
 def milliseconds(ts_ns: int) -> float | int:
-    """Return a tick's time in ms, whole where it is."""
+    """Return a tick's time in ms, as an integer where possible."""
     if ts_ns % MILLISECOND_NS == 0:
         return ts_ns // MILLISECOND_NS
     return ts_ns / MILLISECOND_NS

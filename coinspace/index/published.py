@@ -1,8 +1,8 @@
 """Which ticks have a published record.
 
-A published record never changes. When the wall clock is set back, instants come a second time that
-have their record already, so an index remembers what it published as spans of time. A tick that was
-only ever `not_computed` is in no span: it gets its record when the clock reaches it again.
+A published record never changes. When the wall clock is set back, instants with a record come a
+second time. So an index remembers its published ticks as spans of time. A `not_computed` tick is in
+no span: the tick gets its record when the clock reaches it again.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
-# each step of the clock makes one more; where there are too many, the oldest two become one
+# each step of the clock adds a span; beyond this number the two oldest spans are merged
 SPANS_KEPT = 64
 
 
 class Published:
     """Spans of ticks, sorted, both ends included.
 
-    Args: reach_ns: ticks that are not farther apart belong to one span.
+    Args: reach_ns: longest distance between ticks of one span.
     """
 
     def __init__(self, reach_ns: int) -> None:
@@ -34,7 +34,7 @@ class Published:
         return self._lasts[-1] if self._lasts else 0
 
     def span(self, ts_ns: int) -> tuple[int, int] | None:
-        """Return the span that a tick lies in, None = it has no record."""
+        """Return the span that a tick lies in, None = the tick has no record."""
         at = bisect_right(self._firsts, ts_ns) - 1
         if at < 0 or ts_ns > self._lasts[at]:
             return None
@@ -55,11 +55,11 @@ class Published:
             lasts[at] = max(lasts[at], lasts.pop(at + 1))
             del firsts[at + 1]
         if len(firsts) > SPANS_KEPT:
-            # rather a tick too many that keeps its record than one too few
+            # the merged span also covers free ticks: no published record can be replaced
             del firsts[1], lasts[0]
 
     def remove(self, first_ns: int, last_ns: int) -> None:
-        """Take a span of ticks out: an operator has declared its records void."""
+        """Remove a span of ticks: an operator has declared its records void."""
         left = [
             part
             for first, last in self
@@ -70,7 +70,7 @@ class Published:
         self._lasts = [last for _, last in left]
 
     def free(self, first_ns: int, last_ns: int, step_ns: int) -> Iterator[tuple[int, int]]:
-        """Yield what of a range of ticks, multiples of `step_ns`, has no record."""
+        """Yield the parts without a record of a range of ticks, multiples of `step_ns`."""
         for first, last in self:
             if last < first_ns:
                 continue

@@ -1,4 +1,4 @@
-"""Whether the indices tick and have values, on a clock that does not step: for the health file."""
+"""Whether the indices tick and have values, by the monotonic clock, for the health file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from coinspace.clock import SECOND_NS, Clock, monotonic_ns
 from coinspace.method.record import IndexRecord
 
-# asset -> how long an index may be null before the method calls it failed
+# asset -> seconds for which its index may be null before it counts as failed
 Allowed = Callable[[str], float]
 
 
 class Pulse:
     """When each index had its last tick and its last value.
 
-    Args: allowed_s: asset -> seconds without a value after which its index has failed.
+    Args: allowed_s: asset -> seconds without a value after which its index counts as failed.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Pulse:
             self._valued_ns[asset] = now
 
     def problem(self) -> str | None:
-        """Return which indices have failed and why, None when none has."""
+        """Return which indices have failed and why, None = none has failed."""
         now = self._clock()
         failed = {
             asset: (now - self._valued_ns[asset]) // SECOND_NS
@@ -53,7 +53,7 @@ class Pulse:
         return f"no index value of {shown}{more}: see the states of its venues and collectors"
 
     def counters(self) -> dict[str, int | float]:
-        """Return by asset how old the last tick is and, while it is null, for how long."""
+        """Return, for each asset, the age of the last tick and the duration of the nulls."""
         now = self._clock()
         found: dict[str, int | float] = {}
         for asset in self._allowed_ns:

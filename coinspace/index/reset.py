@@ -1,7 +1,7 @@
-"""Stored ticks that lie in the future, of a clock that was ahead: shown, and declared void.
+"""Stored ticks that lie in the future: a clock that was ahead made them.
 
-Without an operator's word they stay as they are, and their instants get no second record. Once they
-are void, each gets its record when its time comes. The void ones are kept in `index_recalc`.
+Their records stay valid until an operator declares them void. Then each instant gets a new record
+when its time comes. The void records are kept in `index_recalc`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from coinspace.storage.read.query import wait_applied
 from coinspace.storage.records import Row
 from coinspace.storage.tables import INDEX_RECALC
 
-# a clock that lost its battery says 1970 or the year of the kernel: all history would be void
+# a clock without battery shows 1970 or the year of the kernel: all history would be void
 FARTHEST_NS = 31 * 86_400 * SECOND_NS
-# ticks just after now may be of another host
+# another host's clock may be a little ahead
 TOLERANCE_NS = 2 * SECOND_NS
 
 
@@ -42,17 +42,18 @@ class Ahead:
 
 
 def ticks_ahead(settings: Settings, now_ns: int) -> list[Ahead]:
-    """Return what is stored after now. Raises: StorageError when the database cannot answer."""
+    """Return the ticks stored after now. Raises: StorageError when the database cannot answer."""
     with schema.connect(address(settings)) as connection:
         found = records.ahead(connection, now_ns + TOLERANCE_NS, NOT_COMPUTED)
     return [Ahead(*row) for row in found]
 
 
 def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -> list[Ahead]:
-    """Keep what is stored after now in `index_recalc`, and let its instants have new records.
+    """Copy the records after now to `index_recalc`, and allow new records for their instants.
 
-    Returns: what was found.
-    Raises: CoinSpaceError when it reaches too far, StorageError when the database cannot answer.
+    Returns: the ticks that are void now.
+    Raises: CoinSpaceError when a tick is too far ahead, StorageError when the database cannot
+        answer.
     """
     found = ticks_ahead(settings, now_ns)
     if not found:
@@ -60,8 +61,8 @@ def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -
     last_ns = max(one.last_ns for one in found)
     if last_ns - now_ns > FARTHEST_NS:
         raise CoinSpaceError(
-            f"stored ticks reach to {instant(last_ns)}, expected 31 days after now at most; now is"
-            f" {instant(now_ns)}: check the clock of this host"
+            f"expected stored ticks until at most 31 days after now ({instant(now_ns)}), found"
+            f" ticks until {instant(last_ns)}: check the clock of this host"
         )
     with schema.connect(address(settings)) as connection:
         records.keep_void(

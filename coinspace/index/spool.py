@@ -1,11 +1,11 @@
-"""Records that the sender had no room for: on disk, in their order, until the database takes them.
+"""Records that the sender has no room for: a file keeps their order until the database takes them.
 
-While anything is spooled every later record goes behind it. So what is stored is always all up to
-some tick, whenever the process ends, and the next one begins with what it finds here.
+While the spool has records, later records are appended too. So the database always has every record
+up to some tick. The next process first stores the records that it finds here.
 
-A record is in the kernel's hands when `add` returns, and on disk one fsync later: a thread syncs
-the file once for all records that came meanwhile, since the ticks cannot wait for a disk. What a
-disk without room does not take waits in memory behind it.
+`add` gives a record to the kernel; the next fsync puts it on disk. A thread syncs the file once for
+all new records, because ticks cannot wait for a disk. Records that a full disk does not take wait
+in memory.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from coinspace.storage.records import Row
 from coinspace.storage.tables import INDEX_TICK
 from coinspace.storage.transport import TimestampNanos
 
-# lines in which every asset has had a record
+# lines that contain a record of every asset
 LOOK_AHEAD = 500
-# in memory while the disk takes nothing: an hour of records
+# limit of records in memory while the disk takes nothing: an hour of records
 MEMORY_BYTES = 64 << 20
 
 
 class Spool:
-    """One file of JSON lines, the rows of one record each; gone while nothing is in it.
+    """One file of JSON lines, each with the rows of one record; an empty file is removed.
 
     Attributes:
-        records: added by this process.
-        syncs: times that the file was put on disk; sync_failures: times that it could not be.
+        records: number of records that this process added.
+        syncs: number of fsyncs; sync_failures: number of failed ones.
         torn: lines that a crash or a full disk left unfinished; their ticks count as missed.
     """
 
@@ -61,11 +61,11 @@ class Spool:
 
     @property
     def pending(self) -> bool:
-        """Whether anything waits."""
+        """Whether records wait."""
         return self._read < self._size or bool(self._waiting)
 
     def add(self, rows: list[Row]) -> bool:
-        """Append a record. Returns: False when neither the file nor memory may grow."""
+        """Append a record. Returns: False when the spool has no room."""
         line = orjson.dumps(
             [[one.table, one.at_ns, one.symbols, one.columns] for one in rows],
             default=lambda time: {"ns": time.value},
@@ -81,14 +81,14 @@ class Spool:
         return True
 
     def _write(self) -> None:
-        """Write what waits in memory, as far as the disk takes it."""
+        """Write waiting records to the file, until the disk takes no more."""
         while self._waiting:
             line = self._waiting[0]
             try:
                 file = self._file or self._open()
                 file.seek(self._size)
                 if file.write(line) != len(line):
-                    # what is there of it is written over
+                    # the next try overwrites the partial line
                     return
             except OSError:
                 return
@@ -100,7 +100,7 @@ class Spool:
         self._waiting_bytes -= len(self._waiting.popleft())
 
     def _sync_soon(self) -> None:
-        """Have the file put on disk by the thread; one sync waits behind the one under way."""
+        """Ask the thread for an fsync; at most one waits behind the running one."""
         with self._lock:
             if self._sync_waits:
                 return
@@ -111,10 +111,10 @@ class Spool:
 
     def _sync(self) -> None:
         with self._lock:
-            # a record that is added from now on asks for a sync of its own
+            # a record that is added from now on asks for a new fsync
             self._sync_waits = False
         try:
-            # opened anew: the file may be drained and removed meanwhile
+            # a descriptor of its own: the file may be drained and removed meanwhile
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
@@ -122,7 +122,7 @@ class Spool:
                 os.close(descriptor)
             sync_folder(self.path.parent)
         except FileNotFoundError:
-            # all of it is in the database
+            # the sender has taken all records
             return
         except OSError:
             self.sync_failures += 1
@@ -144,7 +144,7 @@ class Spool:
     def drain(self, give: Callable[[Row], bool], limit: int) -> int:
         """Give the rows of at most `limit` records, oldest first.
 
-        Args: give: False = no room now; the record comes again, with rows that were given already.
+        Args: give: False = no room now; all rows of the record are given again later.
         Returns: how many records were taken.
         """
         self._write()
@@ -163,7 +163,7 @@ class Spool:
             lines.seek(self._read)
             for line in islice(lines, limit):
                 if self._read >= self._size:
-                    # a line that the disk has taken a part of
+                    # a line that is only partly on disk
                     break
                 rows = _rows(line)
                 if rows is None:
@@ -175,13 +175,13 @@ class Spool:
         if self._read >= self._size:
             self._close_file()
             self._size = self._read = 0
-            # where it cannot be removed, its rows are given once more, and replace themselves
+            # rows of a file that stays are given again and replace themselves in the database
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
         return done
 
     def close(self) -> None:
-        """Close the file; what is in it is on disk and waits for the next process."""
+        """Close the file; its records wait on disk for the next process."""
         self._write()
         if self._pool is not None:
             self._pool.shutdown()
@@ -195,13 +195,13 @@ class Spool:
 
     def _open(self) -> BinaryIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # never truncated; unbuffered: the kernel has a record before the next one is made
+        # unbuffered: the kernel has a record before the next one is made
         self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)
         self._size = self._file.seek(0, 2)
         if self._size:
             self._file.seek(self._size - 1)
             if self._file.read(1) != b"\n":
-                # a torn line ends here, and no other one with it
+                # end the torn line, so that the next record begins a new line
                 self._size += self._file.write(b"\n")
         return self._file
 

@@ -1,4 +1,4 @@
-"""Rows of the index's tools, stored and waited for; links added to the hash chain."""
+"""Store rows of the index's tools, and add links to the hash chain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORE_TIMEOUT_S = 30.0
 
 
 def store(settings: Settings, rows: list[Row]) -> None:
-    """Store rows and wait for it. Raises: CoinSpaceError when it takes too long."""
+    """Store rows and wait until they are stored. Raises: CoinSpaceError after a timeout."""
     sender = Sender(settings, "index-tools")
     sender.start()
     for row in rows:
@@ -31,13 +31,11 @@ def store(settings: Settings, rows: list[Row]) -> None:
     left, trouble = sender.pending, sender.trouble
     sender.abort()
     if left:
-        raise CoinSpaceError(
-            f"{left} rows: expected to be stored within {STORE_TIMEOUT_S:g} s, {trouble}"
-        )
+        raise CoinSpaceError(f"{left} rows not stored within {STORE_TIMEOUT_S:g} s: {trouble}")
 
 
 def append_links(settings: Settings) -> int:
-    """Add the links of closed UTC days that have none. Returns: how many."""
+    """Add the missing links of closed UTC days. Returns: how many."""
     with schema.connect(address(settings)) as connection:
         early = chain.reopened(chain.stored_links(connection), now_ns())
         if early:
@@ -56,6 +54,6 @@ def append_links(settings: Settings) -> int:
 
 
 def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
-    """Yield every stored day with what is wrong about it."""
+    """Yield every stored day with its errors."""
     with schema.connect(address(settings)) as connection:
         yield from chain.check(connection)

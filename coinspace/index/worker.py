@@ -45,20 +45,20 @@ NAME = "index-calculator"
 AGGREGATOR = "orderbook-aggregator"
 # a tick without an aggregate is given up this long after it
 GIVE_UP_NS = 2 * SECOND_NS
-# closed days get their link of the hash chain this long after midnight, and at a start
+# how often closed days get their links of the hash chain
 CHAIN_INTERVAL_S = 600.0
-# how long a start waits for the database's last records
+# how long a start waits for the last records in the database
 RESTORE_TIMEOUT_S = 20.0
-# records of outages: so many at a time, so that a live tick waits for a few ms at most, and only
-# while the database keeps up with what it was given
+# records of outages are stored in batches, so that a live tick waits for a few ms at most, and
+# only while the sender has fewer pending rows than FILL_PENDING
 FILL_ROWS = 100
 FILL_INTERVAL_S = 0.05
 FILL_PENDING = 2000
 # records on disk while the database does not answer: about four hours of them
 SPOOL_BYTES = 1 << 30
-# while stored ticks lie in the future: how often the operator's word is looked for
+# while stored ticks lie in the future: how often operators' clock resets are read
 RESETS_INTERVAL_S = 5.0
-# steps of the clock are stored and logged at most so often: two clocks may take turns
+# shortest time between stored steps of the clock: two clocks may alternate
 STEPS_APART_NS = 60 * SECOND_NS
 
 
@@ -100,7 +100,7 @@ class Worker:
             [settings.bus.endpoint(AGGREGATOR)],
             [b"aggregate."],
             self._on_message,
-            # at each update there are as many ticks as there is time for, on a grid every one
+            # on a grid every tick counts; at each update, ticks may be skipped under load
             conflate=not interval_ns,
             bus=settings.bus,
         )
@@ -108,21 +108,21 @@ class Worker:
         self._fx_ts_ns = 0
         # asset -> the first tick of this process
         self._first_ns: dict[str, int] = {}
-        # the last aggregate, or the start, by the monotonic clock
+        # time of the last aggregate, or of the start, by the monotonic clock
         self._heard_ns = monotonic_ns()
         self._heard = False
-        # aggregates come by another clock than ours: they themselves say then what was missed
+        # the aggregator's clock differs from this one: aggregates then show which ticks are missed
         self._apart = False
-        # when a step of the clock was last stored, and how many were not since
+        # when a step of the clock was last stored, and how many steps were not stored since then
         self._stepped_ns = -STEPS_APART_NS
         self._steps_unstored = 0
-        # asset -> the end of the published ticks that come a second time now
+        # asset -> the last published tick that comes a second time
         self._repeats: dict[str, int] = {}
-        # whether what lies before the spooled records is known
+        # whether missed ticks before the spooled records are known
         self._looked = False
         # whether the outages that an earlier process left open are known
         self._resumed = False
-        # whether ticks without a record have been looked for since one may have been lost
+        # whether gaps have been searched since a record may last have been lost
         self._complete = False
         self.pulse = Pulse(index.assets, lambda asset: index.parameters_of(asset).failed_s)
         self.counts = {"malformed_aggregates": 0, "records_refused": 0, "latency_us": 0}
@@ -155,12 +155,12 @@ class Worker:
         tasks = Tasks(self._process.failed, self._process.restarting)
         tasks.spawn("watch", self._watch())
         tasks.spawn("records of outages", self._fill())
-        # the index goes on without them
+        # the index goes on without these tasks
         tasks.keep("hash chain", self._chain)
         tasks.spawn("clock resets", self._watch_resets())
         if not remembered:
             tasks.keep("memory", self._recover, ends=True)
-        tasks.keep("holes", self._find_holes)
+        tasks.keep("gaps", self._find_gaps)
         self._process.ready()
         try:
             await self._process.stopping.wait()
@@ -173,7 +173,7 @@ class Worker:
                 self._process.log.error("records not stored", rows=self.sender.pending)
 
     async def _restore(self) -> bool:
-        # the memory must be there before the first tick: a flag that is lost lets a bad venue in
+        # the first tick needs the memory: without its flag a bad venue would count again
         deadline = asyncio.get_running_loop().time() + RESTORE_TIMEOUT_S
         while not self._process.stopping.is_set():
             try:
@@ -185,14 +185,14 @@ class Worker:
                 if asyncio.get_running_loop().time() > deadline:
                     self._process.log.error("started without memory", error=str(error))
                     return False
-                self._process.degraded(f"waits for the last records: {error}")
+                self._process.degraded(f"waiting for the last records: {error}")
                 await asyncio.sleep(0.5)
                 continue
             return True
         return False
 
     async def _recover(self) -> None:
-        # the database answers late: what an earlier process has left is still to be written
+        # the database answers late: outages of an earlier process are still to be stored
         while True:
             await asyncio.sleep(1.0)
             if self.spool.pending or self.sender.pending:
@@ -205,11 +205,11 @@ class Worker:
             self._resume(entries)
             return
 
-    async def _find_holes(self) -> None:
-        """Have records made of ticks that have none, though later ones have.
+    async def _find_gaps(self) -> None:
+        """Record outages for ticks that have no record although later ticks have one.
 
-        One process may have begun before the database answered and ended before it knew what was
-        missing; another may have lost what it held in its memory.
+        An earlier process may have ended before the database answered, or may have lost records
+        in its memory.
         """
         while True:
             await asyncio.sleep(1.0)
@@ -218,7 +218,7 @@ class Worker:
                 continue
             self._complete = True
             try:
-                outages = await asyncio.to_thread(self._holes, now_ns())
+                outages = await asyncio.to_thread(self._gaps, now_ns())
             except CoinSpaceError:
                 self._complete = False
                 continue
@@ -227,11 +227,11 @@ class Worker:
                     self._make_up(outage)
             self.backlog.cut(now_ns())
 
-    def _holes(self, until_ns: int) -> list[Outage]:
+    def _gaps(self, until_ns: int) -> list[Outage]:
         step_ns = self._settings.index.interval_ms * MILLISECOND_NS
         outages: list[Outage] = []
         if not step_ns:
-            # at each update there is no tick to be missed
+            # without a grid no tick can be missed
             return outages
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
@@ -273,7 +273,7 @@ class Worker:
     def _resume(self, entries: list[Entry]) -> None:
         self.backlog.resume(entries)
         self._resumed = True
-        # of a clock that was ahead
+        # a clock that was ahead may have left outages in the future
         self.backlog.cut(now_ns())
 
     def _prepare(self) -> None:
@@ -281,8 +281,8 @@ class Worker:
         schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
 
     async def _unspool(self) -> None:
-        # what an earlier process left comes before anything new, and before the memory is read;
-        # what that process had in its own memory is missing between the database and the file
+        # records of an earlier process are stored before new ones and before the memory is read;
+        # records that were in its memory are missing between the database and the file
         if self.spool.pending and not self._looked:
             firsts = self.spool.firsts()
             for outage in await asyncio.to_thread(self._missed_before, firsts):
@@ -298,7 +298,7 @@ class Worker:
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
             wait_applied(connection, INDEX_VENUE.name)
-            # later ticks are of a clock that was ahead: the index goes on in the present
+            # a clock that was ahead made later ticks: the index goes on in the present
             before_ns = now_ns() + STEP_NS
             for asset in self._settings.index.assets:
                 remember(connection, self.calculator.index(asset), before_ns)
@@ -307,7 +307,7 @@ class Worker:
         self._read_ahead()
 
     def _read_ahead(self) -> None:
-        # what is stored of the future, and what an operator has declared void of it
+        # stored ticks of the future, without those that an operator has declared void
         now = now_ns()
         with schema.connect(address(self._settings)) as connection:
             for asset in self._settings.index.assets:
@@ -352,11 +352,11 @@ class Worker:
                 self.backlog.step(FILL_ROWS, now_ns())
 
     async def _chain(self) -> None:
-        # in a process of its own: hashing a day takes longer than a tick may wait
+        # a child process: hashing a day takes longer than a tick may wait
         while True:
             await asyncio.sleep(CHAIN_INTERVAL_S)
             if not self._complete:
-                # records may be added to a day that is over
+                # a closed day may still get records
                 continue
             command = [*COMMAND, "verify-chain", "--append", "--no-check"]
             if self._config_path is not None:
@@ -380,7 +380,7 @@ class Worker:
             interval_ns = self._settings.index.interval_ms * MILLISECOND_NS
             silent_ns = monotonic_ns() - self._heard_ns
             if self.calculator.last_ts_ns > now + GIVE_UP_NS and silent_ns > GIVE_UP_NS:
-                # the clock was set back, and no aggregate says so
+                # the clock was set back, and no aggregate shows it
                 self.calculator.set_back(now - GIVE_UP_NS)
             if interval_ns and self._heard and (not self._apart or silent_ns > GIVE_UP_NS):
                 due_ns = (now - GIVE_UP_NS) // interval_ns * interval_ns
@@ -401,13 +401,13 @@ class Worker:
             yield failed
         elif self.sender.trouble:
             yield f"records wait: {self.sender.trouble}"
-        # beside another trouble too: it ends by an operator's word alone
+        # shown beside other problems: the operator has to wait or act
         if self.ahead_ns:
             yield (
                 "stored ticks lie in the future until"
                 f" {instant(self.calculator.latest_published_ns)}: the clock was set back, and"
-                " their instants get no second record; wait until then, or run"
-                " `coinspace index-reset-clock`, which shows them and declares them void"
+                " these instants get no second record; wait until then, or run"
+                " `coinspace index-reset-clock` to see these ticks and to declare them void"
             )
 
     def _on_message(self, message: Message) -> None:
@@ -439,7 +439,7 @@ class Worker:
         if record.repeated:
             self._on_repeat(asset, at_ns)
             return
-        # subscribers wait, the database does not
+        # published before it is stored: subscribers wait
         self._first_ns.setdefault(asset, at_ns)
         self.counts["latency_us"] = record.latency_ns // 1000
         rows = [tick_row(record, aggregate=aggregate)]
@@ -449,7 +449,7 @@ class Worker:
         self._keep(rows)
 
     def _on_repeat(self, asset: str, at_ns: int) -> None:
-        # a record that was published stays; a row of gap says which ticks have no second one
+        # a published record stays; a row of `gap` records the ticks without a second record
         if at_ns <= self._repeats.get(asset, 0):
             return
         span = self.calculator.index(asset).published.span(at_ns)
@@ -498,20 +498,20 @@ class Worker:
         self._store(tick_row(record, table="index_next", aggregate=aggregate))
 
     def _on_outage(self, outage: Outage) -> None:
-        # without memory it is not known which of the ticks an earlier process has stored: they are
-        # found as holes once the database answers
+        # before the resume, ticks that an earlier process stored are unknown: `_find_gaps` finds
+        # the missing ones once the database answers
         if self._resumed:
             self._make_up(outage)
 
     def _make_up(self, outage: Outage) -> None:
-        """Have records made of missed ticks."""
+        """Add an outage to the backlog, which stores its records."""
         self._process.log.warning(
             "ticks missed", asset=outage.asset, ticks=len(outage), first_ns=outage.first_ns
         )
         self.backlog.add(outage, now_ns())
 
     def _keep(self, rows: list[Row]) -> None:
-        # behind what is spooled already, so that the database holds all up to some tick
+        # spooled records come first, so that the database has every record up to some tick
         given = not self.spool.pending and all(self._give(row) for row in rows)
         if not given and not self.spool.add(rows):
             self.counts["records_refused"] += 1
@@ -525,7 +525,7 @@ class Worker:
 
 
 async def main(process: Process, config_path: str | None = None) -> None:
-    """Run until the process is told to stop."""
+    """Run until the process has to stop."""
     worker = Worker(process, config_path)
     process.counters = worker.counters
     await worker.run()

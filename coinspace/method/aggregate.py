@@ -1,11 +1,10 @@
-"""What is known at one tick: facts of every venue, FX, and the merged ladders; and its form on
-the bus.
+"""The input of one tick (facts of every venue, FX, merged ladders), and its format on the bus.
 
 Payload of an `aggregate.ASSET.` message: uint64 size of the JSON part, the JSON part (`Facts`)
 padded to 8 bytes, then per ladder `bid prices, bid sizes, ask prices, ask sizes` (float64) and
-`bid venues, ask venues` (int32, each padded to 8 bytes). The first ladder is the composite's in
-index currency; the others are named by their currency and hold quoted prices. Levels are sorted by
-price, then venue; equal prices are not summed. Venue indices point into `venues`.
+`bid venues, ask venues` (int32, each padded to 8 bytes). The first ladder is the composite's, in
+index currency. The other ladders have the name of their currency and contain quoted prices. Levels
+are sorted by price, then venue; equal prices are not summed. Venue indices point into `venues`.
 """
 
 from __future__ import annotations
@@ -23,14 +22,15 @@ COMPOSITE = "composite"
 
 
 class VenueFacts(Struct, array_like=True, gc=False):
-    """One venue at a tick, as far as it can be judged alone.
+    """One venue at a tick, judged without the other venues.
 
     Attributes:
-        reason: why it cannot be used, None = usable; `no_fx` hides nothing behind it.
-        native: usable in its own currency, whatever its fx.
+        reason: why the venue cannot be used, None = usable; `no_fx` only where nothing else is
+            wrong.
+        native: usable in its own currency, with or without a rate.
         fx: units of quote per unit of index currency, None = no rate.
         bid, ask: best prices in quote currency, None = side empty.
-        received_ns: last proof of life, 0 = never. changed_ns: since when the book is as it is.
+        received_ns: last proof of life, 0 = never. changed_ns: last change of the book.
         publisher, epoch, sequence: the message that the book came from.
     """
 
@@ -57,7 +57,7 @@ class VenueFacts(Struct, array_like=True, gc=False):
         """Mid in quote currency."""
         if self.bid is None or self.ask is None:
             return None
-        # halves first: the sum of two absurd prices would leave float64
+        # halves first: the sum of two huge prices would overflow float64
         return 0.5 * self.bid + 0.5 * self.ask
 
     @property
@@ -78,9 +78,9 @@ class VenueFacts(Struct, array_like=True, gc=False):
 class FxFacts(Struct, gc=False):
     """The rate in use, KRW per USDT, and its status (`ok`, `held`, `suspect`, `none`).
 
-    `reasons`: venue -> why it does not count (the facts' own reason, frozen or deviating).
-    `doubted`: what the books say where there is no rate because they are flagged or a jump is not
-    confirmed; good for a premium that says so, never for prices.
+    `reasons`: venue -> why it does not count (the reason in its facts, frozen or deviating).
+    `doubted`: the suspect rate of the books when no rate is usable, because they are flagged or a
+    jump is not confirmed. Only a premium marked unjudged uses it, never a price.
     """
 
     rate: float | None = None
@@ -92,7 +92,7 @@ class FxFacts(Struct, gc=False):
 
 
 class Facts(Struct, gc=False):
-    """The JSON part of the payload; of each ladder its name and its levels per side."""
+    """The JSON part of the payload; `ladders`: name, bid levels and ask levels of each."""
 
     asset: str
     ts_ns: int
@@ -105,7 +105,7 @@ class Facts(Struct, gc=False):
 
 @dataclass(slots=True)
 class Aggregate:
-    """All that the calculation of one index needs at one tick."""
+    """All input of the calculation of one index at one tick."""
 
     asset: str
     ts_ns: int
@@ -158,7 +158,7 @@ def decode(
     try:
         size = int.from_bytes(view[:8], "little")
         if len(view) < 8 or size > len(view) - 8:
-            raise ValueError(f"{size} bytes of facts in {len(view)}")
+            raise ValueError(f"found {size} bytes of facts in {len(view)} bytes")
         facts = _decode(view[8 : 8 + size])
         offset = 8 + size + _pad(size)
         ladders = {}
@@ -166,9 +166,9 @@ def decode(
             ladder = ladders[name] = Ladder()
             offset = ladder.unpack(view, offset, n_bids, n_asks, len(facts.venues))
         if offset != len(view):
-            raise ValueError(f"{offset} bytes used of {len(view)}")
+            raise ValueError(f"found {len(view)} bytes, {offset} of them used")
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
-        raise MessageError(f"aggregate payload: expected facts and ladders, {error}") from None
+        raise MessageError(f"aggregate payload: expected facts and ladders: {error}") from None
     return Aggregate(
         facts.asset,
         facts.ts_ns,

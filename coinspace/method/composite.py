@@ -1,4 +1,4 @@
-"""One value over the used venues of a ladder, with everything that a record says about it."""
+"""One value over the used venues of a ladder, with all of its fields in a record."""
 
 from __future__ import annotations
 

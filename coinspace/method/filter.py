@@ -1,22 +1,21 @@
-"""Which of several venues count: frozen and deviating ones are out, with memory, within regions
-while split.
+"""The filter of venues: it excludes frozen and deviating ones, per region while regions are split.
 
 Rules (methodology 2 and 3), numbered as in the code:
 
-1. frozen: unchanged for 60 s while the median of the others moved by more than 0.2 %; the others
-are compared with
-   themselves at the moment of the last change, so that a venue that joins or leaves is no movement.
-2. split: every KR venue further than P from every GL venue; united when some pair is within P/2.
-With no venue in one
-   region nothing can be said and the state stays.
-3. three or more unflagged venues: each against their median, out beyond P.
-4. two unflagged: against each other, both out beyond P. One: it stays.
-5. a flagged one: against the median of the unflagged, back within P/2; with none unflagged
-against the nearest other.
-6. a venue without a rate is judged in its own currency against the others of its region, for
-   the regional value of this tick; its flag stays as it is.
+1. Frozen: the book is unchanged for 60 s while the median of the others moved by more than 0.2 %.
+   Each other venue is compared with its own mid at the moment of the last change. So a venue that
+   joins or leaves is not a movement.
+2. Split: every KR venue is further than P from every GL venue. United: some pair is within P/2.
+   When a region has no venue, the state does not change.
+3. Three or more unflagged venues: each is compared with their median and flagged beyond P.
+4. Two unflagged venues: they are compared with each other, and both are flagged beyond P. A single
+   unflagged venue stays unflagged.
+5. A flagged venue is compared with the median of the unflagged ones and unflagged within P/2.
+   Without an unflagged venue it is compared with the nearest other one.
+6. A venue without a rate is judged in its own currency against the others of its region, for
+   the regional value of this tick. Its flag does not change.
 
-All comparisons of one tick use the flags as they stood before it; an absent venue keeps its flag.
+All comparisons of one tick use the flags from before the tick. An absent venue keeps its flag.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from statistics import median
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
 
-# limits are inclusive where the text says "more than": exact ties must not depend on rounding
+# "more than" a limit means more by at least this: exact ties must not depend on rounding
 TOLERANCE = 1e-12
 FROZEN, DEVIATING = "frozen", "deviating"
-# venues that are remembered; an index has dozens. More come of a wrong publisher
+# limit of remembered venues; an index has dozens, only a faulty publisher sends more
 VENUES_KEPT = 10_000
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A venue that passed every rule that concerns it alone."""
+    """A venue that passed every rule about a single venue."""
 
     name: str
     region: str
@@ -47,7 +46,7 @@ class Candidate:
     changed_ns: int
 
 
-# name -> (mid, native mid, quote) of all venues at the first tick with one's book
+# name -> (mid, native mid, quote) of all venues at the first tick with one venue's current book
 Mids = Mapping[str, tuple[float | None, float | None, str]]
 
 
@@ -106,7 +105,7 @@ class VenueFilter:
         self.flags = (self.flags - set(judged)) | flagged
 
     def _judge_unpriced(self, present: list[Candidate], before: frozenset[str]) -> set[str]:
-        # 6: for this tick only, since the flags are about prices in index currency
+        # 6: for this tick only, because flags are about prices in index currency
         unpriced = [one for one in present if one.mid is None]
         out: set[str] = set()
         for key in {(one.region, one.quote) for one in unpriced}:
@@ -153,7 +152,7 @@ class VenueFilter:
                 continue
             before, native_before, _ = then[name]
             if one.mid is None:
-                # in its own currency, since it has no rate
+                # compared in its own currency, because it has no rate
                 mid, before = (native_mid, native_before) if quote == one.quote else (None, None)
             if mid is not None and before is not None:
                 new.append(mid)
@@ -161,7 +160,7 @@ class VenueFilter:
         return abs(median(new) / median(old) - 1.0) if new else 0.0
 
     def references(self) -> dict[str, tuple[int, Mids]]:
-        """Return venue -> since when its book is as it is, and all mids of that moment."""
+        """Return venue -> time of its book's last change, and all mids of that moment."""
         return {name: (one.changed_ns, one.mids) for name, one in self._references.items()}
 
     def restore(
@@ -170,7 +169,7 @@ class VenueFilter:
         split: bool,
         references: Mapping[str, tuple[int, Mids]] | None = None,
     ) -> None:
-        """Take up the memory of the last stored value."""
+        """Restore the memory of the last stored value."""
         self.flags = set(flagged)
         self.split = split
         self._references = {
@@ -185,7 +184,7 @@ def distance(a: float, b: float) -> float:
 
 
 def judge(mids: Mapping[str, float], flags: frozenset[str], limit: float, back: float) -> set[str]:
-    """Return the flagged ones of `mids` after this tick, given the flags before it."""
+    """Return the venues of `mids` flagged after this tick, given the flags before it."""
     free = [mid for name, mid in mids.items() if name not in flags]
     flagged = set()
     middle = median(free) if free else 0.0

@@ -1,7 +1,6 @@
-"""KRW per USDT: the index calculation on the USDT/KRW books, and the guard that holds and doubts
-it.
+"""KRW per USDT: the index calculation on the USDT/KRW books, and the guard against bad rates.
 
-Never derived from BTC prices: that would erase the premium by construction.
+The rate never comes from BTC prices: the premium would then be zero by construction.
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ from coinspace.method.parameters import make_curve
 
 
 class FxRate:
-    """A missing rate is held for 10 s, a jump too until both books confirm it for 2 s.
+    """The guard: while a rate is missing or has jumped, the last rate is kept for at most 10 s.
 
-    Args: apart_ns: least distance of the rates that a jump is measured against, 0 = each tick's.
+    A jump is accepted once at least two books have confirmed it for 2 s.
+
+    Args: apart_ns: shortest distance of the rates in the window of the jump rule, 0 = every tick.
     """
 
     def __init__(self, parameters: IndexParameters, *, apart_ns: int = 0) -> None:
@@ -92,22 +93,23 @@ class FxRate:
         self._sorted.clear()
 
     def forget(self) -> None:
-        """Forget all rates: the clock was set, and their times mean nothing any more."""
+        """Forget all rates: the clock was set, so their times are invalid."""
         self._clear()
         self.last = self.agreed_ns = None
 
     def state(self) -> dict[str, Any]:
         """Return the last good rate and the window.
 
-        Not since when both books agree on a jump: nobody saw them agree while nothing ran.
+        The start of a jump's confirmation is left out: a later process has not seen the books
+        agree meanwhile.
         """
         return {"last": self.last, "window": list(self._window)}
 
     def restore(self, window: list[tuple[int, float]]) -> None:
-        """Take up the accepted rates of the last minutes, oldest first."""
+        """Restore the accepted rates of the last minutes, oldest first."""
         self._clear()
         for ts_ns, rate in window:
-            # an accepted jump was a confirmed one, which began the window anew
+            # an accepted jump was confirmed, and a confirmed jump starts a new window
             if self._jumps(ts_ns, rate):
                 self._clear()
             self._window.append((int(ts_ns), float(rate)))
@@ -117,7 +119,7 @@ class FxRate:
 
 
 class FxIndex:
-    """The index method without regions, at least one venue, fx = 1, flags of its own."""
+    """The index method for FX: no regions, at least one venue, fx = 1, separate flags."""
 
     def __init__(self, parameters: IndexParameters, *, apart_ns: int = 0) -> None:
         self.filter = VenueFilter(parameters, fx=True)
@@ -161,7 +163,7 @@ class FxIndex:
         return self._curve.value if math.isfinite(self._curve.value) else None
 
     def state(self) -> dict[str, Any]:
-        """Return everything that a later process needs to go on."""
+        """Return the state from which a later process goes on."""
         return {
             **self.rate.state(),
             "flagged": sorted(self.filter.flags),
@@ -169,7 +171,7 @@ class FxIndex:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of an earlier process."""
+        """Restore the state of an earlier process."""
         self.rate.restore(state.get("window", []))
         if state.get("last"):
             ts_ns, rate = state["last"]

@@ -11,7 +11,7 @@ from coinspace._ext.curve import Curve
 from coinspace.config import IndexParameters
 from coinspace.exchanges import every
 
-# raised whenever the same parameters and books can give another value
+# raised with every change after which the same parameters and books can give another value
 METHOD_VERSION = 2
 INDEX_CURRENCY = "USDT"
 FX_CURRENCY = "KRW"
@@ -21,29 +21,28 @@ REGIONS = {one.NAME: one.REGION for one in every()}
 CURRENCIES = {"KR": "KRW", "GL": INDEX_CURRENCY}
 
 
-# where the text leaves a choice, or would leave a market without a number: in every methodology
-# record
+# decisions where the methodology text leaves a choice; part of every methodology record
 NOTES = (
-    "A region whose usable venues are all deviating has its value computed from them, marked"
-    " unjudged; the composite never contains them.",
-    "While no rate is usable, the premium is taken at what flagged or unconfirmed USDT/KRW books"
-    " say, marked unjudged; no price is ever converted at it.",
-    "An index that was not calculated for a while has a not_computed record for each of its ticks,"
-    " written when it is calculated again.",
-    "A value has eight significant digits where its parameters name no decimals, or so few that"
-    " nothing would be left of it.",
+    "When all usable venues of a region deviate, the region's value is computed from them and"
+    " marked unjudged; the composite never contains them.",
+    "While no rate is usable, the premium is computed with the rate of flagged or unconfirmed"
+    " USDT/KRW books and marked unjudged; no price is ever converted with this rate.",
+    "An index that was not calculated for a while has a not_computed record for each missed tick,"
+    " written when the calculation runs again.",
+    "A value has eight significant digits where its parameters set no decimals, or where rounding"
+    " to these decimals would give zero.",
 )
 
 
 def region_of(exchange: str, quote: str) -> str:
-    """Return the region of a venue; an exchange without one belongs where its currency does."""
+    """Return the region of a venue: its exchange's, or else the region of its quote currency."""
     return REGIONS.get(exchange) or ("KR" if quote == FX_CURRENCY else "GL")
 
 
 def parameter_hash(parameters: IndexParameters, depths: Mapping[str, int] | None = None) -> str:
     """Return the first 16 hex digits of SHA-256 over version, parameters and input depths.
 
-    Args: depths: exchange -> published levels per side, which bound the coverage depth.
+    Args: depths: exchange -> published levels per side; they limit the coverage depth.
     """
     content = {
         "version": METHOD_VERSION,
@@ -55,7 +54,7 @@ def parameter_hash(parameters: IndexParameters, depths: Mapping[str, int] | None
 
 
 def make_curve(parameters: IndexParameters, *, fx: bool = False) -> Curve:
-    """Return the calculation of an index, or of FX, which has a spread limit of its own."""
+    """Return the calculation of an index, or of FX with its separate spread limit."""
     return Curve(
         parameters.fx_max_spread if fx else parameters.max_spread,
         spacing=(1.0 if fx else parameters.spacing) if parameters.mode == "grid" else 0.0,

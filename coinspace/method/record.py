@@ -1,8 +1,8 @@
-"""The index record: everything that is said about one tick of one index.
+"""The index record: all facts about one tick of one index.
 
-A field is written here and nowhere else, with what it means. The columns of the tables and their
-rows, the JSON on the bus, the values and schemas of the API, the comparison with recomputed
-records, the records of outages and the output of `compute-index` all derive from these structs.
+Each field is defined only here, with its meaning. Table columns, rows, the JSON on the bus, values
+and schemas of the API, the comparison with recomputed records, the records of outages and the
+output of `compute-index` all derive from these structs.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from coinspace.errors import MessageError
 
 
 class Kind(Enum):
-    """What a field means; storage and API each write a kind in one way."""
+    """The meaning of a field; storage and API each have one format per kind."""
 
     NAME = auto()
     NAMES = auto()
     FLAG = auto()
     COUNT = auto()
-    # ms since something, and ns since the epoch, 0 = none
+    # AGE: a duration in ms; INSTANT: ns since the epoch, 0 = none
     AGE = auto()
     INSTANT = auto()
     # rounded already
     ROUNDED = auto()
-    # stored to the last bit: a restart and a recomputation go on from it
+    # stored without rounding: a restart and a recomputation need every bit
     EXACT = auto()
     # the same, between 0 and 1
     SHARE = auto()
-    # stored with the digits that it means
+    # stored with 8 significant digits
     PRICE = auto()
     RATIO = auto()
-    # stored in the JSON column `siblings`, and part of an answer only where its model names it
+    # stored in the JSON column `siblings`; an answer contains it only where its model names it
     PART = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class As:
-    """Another name of a field in a table or in the API; None = it is not there."""
+    """Another name of a field in a table or in the API; None = the field is absent there."""
 
     column: str | None = ""
     served: str | None = ""
@@ -63,9 +63,9 @@ Price = Annotated[float | None, Kind.PRICE]
 Ratio = Annotated[float | None, Kind.RATIO]
 
 
-# Nothing here refers back, so that the garbage collector need not look: a tick makes twenty.
+# No struct refers to its owner, so the garbage collector can skip them: a tick makes twenty.
 class VenueRecord(Struct, kw_only=True, gc=False):
-    """What the index made of one venue."""
+    """One venue in an index record: used or not, its share, mid and age."""
 
     used: Annotated[bool, Kind.FLAG]
     reason: NameOrNone = None
@@ -85,11 +85,11 @@ class InputRecord(Struct, kw_only=True, gc=False):
 
 
 class Valuation(Struct, gc=False):
-    """One value over the used venues of a ladder, with everything that qualifies it.
+    """One value over the used venues of a ladder, with its quality.
 
     Volumes are in base, prices in `currency`. `value_raw` is unrounded, `value_full` without the
-    cut at the coverage depth; `curve_end` is `D` or `exhausted`; `reason` says why there is no
-    value; `shares` are those of the used venues. What follows `shares` is about a region.
+    cut at the coverage depth. `curve_end` is `D` or `exhausted`. `reason` says why there is no
+    value. `shares` are those of the used venues. Fields after `shares` are about a region.
     """
 
     currency: Name
@@ -115,7 +115,7 @@ class Valuation(Struct, gc=False):
 
 
 class PremiumRecord(Struct, gc=False):
-    """The premium: a on fiat basis, b on coin basis, c of the coin itself; (1+a) = (1+b)(1+c)."""
+    """The premium: a on fiat basis, b on coin basis, c of USDT itself; (1+a) = (1+b)(1+c)."""
 
     a: float | None
     b: float | None
@@ -123,7 +123,7 @@ class PremiumRecord(Struct, gc=False):
 
 
 class ExecutableRecord(Struct, gc=False):
-    """What is left of the premium when both legs of a size are traded at market, fees paid."""
+    """The premium after trading both legs of a size at market, fees included."""
 
     size: Rounded
     sell_kr: Ratio
@@ -139,11 +139,12 @@ class LiquidityRecord(Struct, gc=False):
 
 
 class IndexRecord(Struct, kw_only=True, gc=False):
-    """One tick of one index. Fields without a value are those of a tick that was not computed.
+    """One tick of one index. The defaults are the fields of a tick that was not computed.
 
-    `kr` and `gl` are the regions' values in their own currencies, `value_krw` the composite's.
-    `flagged`, `fx_flagged` and `split` are the memory of the method. `repeated`: the clock was set
-    back, and the instant has a stored record from before. `latency_ns`: from the tick to here.
+    `kr` and `gl` are the regions' values in their own currencies, `value_krw` is the composite's
+    value in KRW. `flagged`, `fx_flagged` and `split` are the memory of the method. `repeated`: the
+    clock was set back, and the instant already has a stored record. `latency_ns`: from the tick
+    to its publication.
     """
 
     asset: Name
@@ -165,7 +166,7 @@ class IndexRecord(Struct, kw_only=True, gc=False):
     premium_parts: Annotated[PremiumRecord | None, Kind.PART] = None
     premium_unjudged: Annotated[bool | None, Kind.PART] = None
     premium_executable: Annotated[list[ExecutableRecord] | None, Kind.PART] = None
-    # what the books say where they give no rate
+    # rate of suspect books, where no rate is usable
     fx_doubted: Annotated[float | None, Kind.PART] = None
     median_capped: Price = None
     confidence: Price = None
@@ -224,7 +225,7 @@ _decoder = msgspec.json.Decoder(IndexRecord)
 
 
 def decode(payload: memoryview | bytes) -> IndexRecord:
-    """Read a record of the bus. Raises: MessageError naming what was expected."""
+    """Decode a record from the bus. Raises: MessageError naming the expected field."""
     try:
         return _decoder.decode(payload)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

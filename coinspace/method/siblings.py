@@ -1,4 +1,4 @@
-"""Numbers on the same snapshot as the value: confidence, median, premium, averages."""
+"""Figures from the same tick as the value: confidence, median, premium, averages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def confidence(prices: Iterable[tuple[float, float]]) -> float | None:
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    # numpy's linear method to the last bit, which takes 50 µs for a dozen votes
+    # equals numpy's linear method to the last bit; numpy takes 50 µs for a dozen votes
     at = (len(ordered) - 1) * share
     below = int(at)
     low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
@@ -53,10 +53,10 @@ def median_capped(mids: Iterable[float], clamp: float) -> float | None:
 def premium(
     korean: float | None, world: float | None, krw_per_usdt: float | None, usd_krw: float | None
 ) -> PremiumRecord:
-    """Return the premium: b on coin basis; a on fiat basis and c of the coin only with a
-    reference rate.
+    """Return the premium: (1 + a) = (1 + b)(1 + c).
 
-    (1 + a) = (1 + b)(1 + c).
+    b is on coin basis, a on fiat basis, and c is USDT's own. a and c need the reference rate
+    `usd_krw`.
     """
     b = a = c = None
     if korean is not None and world is not None and krw_per_usdt is not None:
@@ -72,7 +72,7 @@ def premium(
 def executable_premium(
     korean: float | None, world: float | None, krw_per_usdt: float
 ) -> float | None:
-    """Return what is left of the premium between two average prices, None without one of them."""
+    """Return the premium between two average prices, None if one is missing."""
     if korean is None or world is None:
         return None
     return korean / (world * krw_per_usdt) - 1.0
@@ -81,12 +81,12 @@ def executable_premium(
 def average_price(
     curve: Curve, side: int, volume: float, names: list[str], fees: Mapping[str, float]
 ) -> float | None:
-    """Return the average price to sell into the bids (side 0) or buy from the asks (1), taker
-    fees included.
+    """Return the average price, fees included, to sell into bids (side 0) or buy from asks (1).
 
-    Args: fees: exchange -> fraction of the traded value; levels are taken in the order of their
-    price after fees.
-    Returns: None where the used levels hold less than `volume`.
+    Levels are taken in the order of their price after fees.
+
+    Args: fees: exchange -> taker fee, a fraction of the traded value.
+    Returns: None where the used levels have less than `volume`.
     """
     if not any(fees.values()) or not any(fees.get(name.partition(":")[0]) for name in names):
         return curve.average(side, volume)
@@ -105,11 +105,11 @@ def average_price(
 
 
 class Average:
-    """Time-weighted average over the last minute: each tick's value holds until the next tick.
+    """Time-weighted average over the last minute: each tick's value lasts until the next tick.
 
-    Sums are exact integers of 2^-128 units of price times ns, kept from tick to tick. So a tick
-    costs the same however many the window holds (at each update of a busy market that is 100,000
-    and more), nothing drifts, and an average that was restored equals one that was never stopped.
+    Sums are exact integers of 2^-128 units of price times ns, kept from tick to tick. So the cost
+    of a tick does not depend on the window's length (100,000 ticks and more in a busy market),
+    nothing drifts, and a restored average equals one that was never stopped.
     """
 
     SHIFT = 128
@@ -124,7 +124,7 @@ class Average:
         self._sum = 0
 
     def update(self, ts_ns: int, value: float | None) -> float | None:
-        """Add a tick; return the average of the window that ends at it, None if too few values."""
+        """Add a tick; return the average of the window that ends there, None if too few values."""
         ticks = self._ticks
         while ticks and ticks[-1][0] >= ts_ns:
             ended, _ = ticks.pop()
@@ -146,7 +146,7 @@ class Average:
         return total / (covered << self.SHIFT)
 
     def restore(self, ticks: Iterable[tuple[int, float | None]]) -> None:
-        """Take up the stored ticks of the last minute, oldest first."""
+        """Restore the stored ticks of the last minute, oldest first."""
         self._ticks.clear()
         self._covered = self._sum = 0
         for ts_ns, value in ticks:

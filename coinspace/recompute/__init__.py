@@ -1,6 +1,5 @@
-"""The index computed again from books, recordings or stored rows, and compared with it.
+"""Tools that compute the index offline and compare it with the stored records.
 
 `snapshots` and `feeds` are the inputs, `offline` runs the stages over them, `verify` compares,
-`audit` does both for what is stored. Tools on top of the stages: no process of the platform
-imports them.
+`audit` recomputes and compares stored records. No process of the platform imports these tools.
 """

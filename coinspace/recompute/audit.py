@@ -1,4 +1,4 @@
-"""A check of what is stored: its records computed again from archived feeds."""
+"""A check of stored records: they are computed again from archived feeds and compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from coinspace.storage.read import announced, records
 from coinspace.storage.records import Row, tick_ns
 from coinspace.storage.schema import Connection
 
-# recomputed before the first compared tick, for what is remembered beyond the stored memory
+# recomputed before the first compared tick, for memory that is not stored
 WARM_UP_NS = 120 * SECOND_NS
 
 
@@ -44,31 +44,31 @@ def verify(
     assets: list[str],
     restatement: Restatement | None = None,
 ) -> Verdict:
-    """Compute the ticks in [from, to) again and compare them with what is stored.
+    """Compute the ticks in [from, to) again and compare them with the stored records.
 
     Raises: CoinSpaceError without feeds or a grid of ticks, StorageError when the database cannot
         answer.
     """
     if settings.index.interval_ms == 0:
         raise CoinSpaceError(
-            "index.interval_ms: expected the interval of the ticks to verify, was 0: which updates"
-            " waited for one tick is not recorded"
+            "index.interval_ms: expected the interval of the ticks to verify, was 0: at 0, the"
+            " updates behind a tick are not recorded"
         )
     quiet_logs()
     settings.index.assets = assets
     start_ns, end_ns = bounds
-    # tickers have recordings of their own, which hold no books
+    # recordings of tickers contain no books
     found = sorted(one for one in folder.rglob("*.feed*") if "-ticker-" not in one.name)
     paths = tuple(one for one in found if _begins_ns(one) < end_ns)
     if not paths:
         raise CoinSpaceError(
-            f"--feeds {folder}: expected *.feed or *.feed.zst files from before --to, found none"
-            f" among {len(found)}"
+            f"--feeds {folder}: expected *.feed or *.feed.zst files that begin before --to, found"
+            f" none among {len(found)} feeds"
         )
     warm_ns = start_ns - WARM_UP_NS
     with schema.connect(address(settings)) as connection:
         parameters = in_force(connection, settings, assets, bounds)
-    # the rate's rules are common to all, and no asset may set them
+    # all assets share the rate's parameters, and no asset may override them
     settings.index.parameters = parameters[assets[0]]
     settings.index.overrides = {
         asset: {name: value for name, value in own.model_dump().items() if name[:3] != "fx_"}
@@ -103,10 +103,10 @@ def in_force(
     assets: list[str],
     bounds: tuple[int, int],
 ) -> dict[str, IndexParameters]:
-    """Return the parameters that the stored ticks of a range were made with.
+    """Return the parameters with which the stored ticks of a range were made.
 
-    They are those of the settings, unless all ticks of an asset name another definition that was
-    announced: a default that has changed since changes nothing of what was published.
+    They come from the stored definition when all ticks of an asset have the hash of another
+    definition, since defaults may have changed. Otherwise they come from the settings.
     """
     depths = {name: one.depth for name, one in settings.exchanges.items()}
     found = {}

@@ -1,4 +1,4 @@
-"""`compute-index` and `verify-index`: offline, from books or recordings."""
+"""The commands `compute-index` and `verify-index`: offline, from books or recordings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from coinspace.recompute.snapshots import LATEST_MS, SnapshotReader
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
-    """Put parameters over those of all assets: into the venues' facts and the rate as well.
+    """Override parameters of all assets, also those of venues' facts and of the rate.
 
     Raises: ConfigError naming an unknown key or a value out of range.
     """
@@ -45,13 +45,13 @@ def read_parameters(path: Path) -> dict[str, Any]:
         text = path.read_text()
         values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected parameters as TOML or JSON, {error}") from None
+        raise ConfigError(f"{path}: expected parameters as TOML or JSON: {error}") from None
     return dict(values)
 
 
 @click.command("compute-index")
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--snapshots", metavar="FILE|-", help="JSON lines, each one tick with all books")
+@click.option("--snapshots", metavar="FILE|-", help="JSON lines, one tick with all books each")
 @click.option("--mode", type=click.Choice(["integral", "grid"]))
 @click.option("--spacing", type=float, help="grid step, units of base")
 @click.option("--max-spread", type=float, help="D, as a fraction: 0.005 is 0.5 %")
@@ -61,16 +61,16 @@ def read_parameters(path: Path) -> dict[str, Any]:
 @click.option("--regions", type=click.Choice(["off", "default"]))
 @click.option("--depth", type=click.Choice(["full", "coverage"]))
 @click.option("--decimals", type=int, help="of the published value")
-@click.option("--cap-band", type=float, help="sample of the size cap, as a fraction")
-@click.option("--cap-min-per-side", type=int, help="levels of that sample at least")
+@click.option("--cap-band", type=float, help="price band of the size cap's sample, as a fraction")
+@click.option("--cap-min-per-side", type=int, help="minimum levels of that sample per side")
 @click.option("--usd-krw", type=float, help="reference rate for the premium's fiat basis")
 @click.option(
     "--params",
     type=click.Path(path_type=Path),
-    help="parameters as TOML or JSON; options win over it",
+    help="parameters as TOML or JSON; options override them",
 )
 @click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
-@click.option("--hash", "hashed", is_flag=True, help="print only number and SHA-256 of the records")
+@click.option("--hash", "hashed", is_flag=True, help="print only count and SHA-256 of the records")
 @config_option
 def compute_index(
     feeds: tuple[Path, ...],
@@ -99,13 +99,13 @@ def compute_index(
 
         replay = from_feeds(feeds, settings, chosen, output.take)
         if replay.pauses:
-            click.echo(f"{replay.pauses} pauses of the recordings left out", err=True)
+            click.echo(f"{replay.pauses} pauses of the recordings skipped", err=True)
         click.echo(f"{replay.records} records of feeds, {output.records} ticks", err=True)
     output.finish(explain)
 
 
 class Output:
-    """Where records go: all of them as lines, one of them explained, or only their hash."""
+    """The output of records: all as lines, one explained, or only their hash."""
 
     def __init__(self, wanted_ms: float | None, hashed: bool) -> None:
         self._wanted_ms = wanted_ms
@@ -114,7 +114,7 @@ class Output:
         self.records = 0
 
     def take(self, record: IndexRecord, index: Index) -> None:
-        """Take the next record; `index` still holds its curve."""
+        """Take the next record; `index` still has its curve."""
         self.records += 1
         if self._wanted_ms is not None:
             if record.ts_ms == self._wanted_ms:
@@ -126,9 +126,11 @@ class Output:
             write(record)
 
     def finish(self, explain: str | None) -> None:
-        """End the output. Raises: CoinSpaceError without the tick to explain, or without any."""
+        """End the output. Raises: CoinSpaceError without any tick or without the explained one."""
         if not self.records:
-            raise CoinSpaceError("compute-index: found no books of an index's markets, so no tick")
+            raise CoinSpaceError(
+                "compute-index: expected books of markets of an index, found none, so no tick"
+            )
         if self._hash is not None:
             write({"records": self.records, "sha256": self._hash.hexdigest()})
         if self._wanted_ms is not None and not self._found:
@@ -136,12 +138,12 @@ class Output:
 
 
 def reproducible(record: IndexRecord) -> dict[str, Any]:
-    """Return what two computations of a tick have in common: no latency, no epoch."""
+    """Return a record without latency and epochs, which differ between computations of a tick."""
     found: dict[str, Any] = to_builtins(record) | {"latency_ns": None}
     for one in found["inputs"].values():
         del one["epoch"]
     if not record.repeated:
-        # as the hash was before records had the field
+        # so that the hash equals that of records without this field
         del found["repeated"]
     return found
 
@@ -155,7 +157,7 @@ def from_snapshots(
     try:
         stream = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115
     except OSError as error:
-        raise CoinSpaceError(f"--snapshots {path}: expected a readable file, {error}") from None
+        raise CoinSpaceError(f"--snapshots {path}: expected a readable file: {error}") from None
     with stream:
         for number, raw in enumerate(stream, 1):
             if not raw.strip():
@@ -168,7 +170,7 @@ def from_snapshots(
             yield index.compute(aggregate), index
     if reader.ignored:
         click.echo(
-            f"{reader.ignored} books ignored: no constituents of the asset",
+            f"{reader.ignored} books ignored: not constituents of the asset",
             err=True,
         )
 
@@ -186,10 +188,10 @@ def _instant(text: str) -> float:
 
 
 def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a time given as ms since 1970 or in ISO 8601 (UTC where no zone is named)."""
+    """Read a time given as ms since 1970 or in ISO 8601 (UTC if it has no time zone)."""
     if value is None:
         return None
-    # a double holds no time in ns
+    # float64 cannot store a time in ns exactly
     try:
         number = Decimal(value)
     except InvalidOperation:
@@ -217,7 +219,7 @@ def instant_ns(context: click.Context, parameter: click.Parameter, value: str | 
     help="folder of archived raw feeds, searched with its subfolders",
 )
 @click.option("--from", "start_ns", required=True, callback=instant_ns, help="first tick")
-@click.option("--to", "end_ns", required=True, callback=instant_ns, help="first tick not wanted")
+@click.option("--to", "end_ns", required=True, callback=instant_ns, help="end, not included")
 @click.option("--asset", "assets", multiple=True, help="default: all configured")
 @click.option("--restate", is_flag=True, help="write index_recalc rows for errors above 0.10 %")
 @click.option("--operator", default="", help="who restates")
@@ -233,16 +235,15 @@ def verify_index(
     because: str,
     config_path: str | None,
 ) -> None:
-    """Compute stored records again from archived feeds; exit code 1 where a tick differs.
+    """Compute stored records again from archived feeds; exit code 1 when a tick differs.
 
-    Ticks on a grid only: at interval 0 one tick stands for all updates that waited, and which these
-    were is not recorded.
+    index.interval_ms must not be 0: then the updates behind a tick are not recorded.
 
-    A published row is never changed: --restate writes rows of their own, which keep the original,
-    for values that were off by more than 0.10 % on the day of the run.
+    A published row never changes. --restate writes extra rows to index_recalc, with the original
+    value, for values of the current day that were wrong by more than 0.10 %.
     """
     if restate and not (operator and because):
-        raise click.UsageError("--restate: expected --operator and --because too")
+        raise click.UsageError("--restate: expected --operator and --because with it")
     if (operator or because) and not restate:
         raise click.UsageError("--operator and --because: expected --restate with them")
     from coinspace.recompute.audit import Restatement, verify

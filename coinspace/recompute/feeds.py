@@ -1,4 +1,4 @@
-"""Recordings as sources of the index: which feeds share a collector, and the run over all."""
+"""Recordings as sources of the index: feeds grouped by collector, and the run over all feeds."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from coinspace.recording.format import FeedReader
 def sources(
     paths: tuple[Path, ...], settings: Settings, *, segments: bool = False
 ) -> tuple[list[FeedReader], Callable[[FeedReader, ListSink], Replay]]:
-    """Return readers of feeds, and what makes the collector of each.
+    """Return the readers of feeds, and a function that makes the collector of a feed.
 
-    Feeds of one exchange with a market in common are pieces of one connection and share a
-    collector; with `segments` all feeds of an exchange do.
+    Feeds of one exchange with a common market are parts of one connection and share a collector.
+    With `segments`, all feeds of an exchange share a collector.
     """
     groups: dict[str, list[tuple[set[str], list[Path]]]] = {}
     for path in paths:
@@ -76,14 +76,16 @@ def sources(
 
 
 def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
-    """Keep of the settings what feeds hold: the markets of patterns, and the assets."""
-    held: dict[str, set[str]] = {}
+    """Reduce the settings to the feeds' content: the markets of patterns, and the assets."""
+    symbols_by_exchange: dict[str, set[str]] = {}
     for path in paths:
         with FeedReader(path) as reader:
             name = reader.exchange
-            held.setdefault(name, set()).update(symbols_of(exchange_named(name), reader))
+            symbols_by_exchange.setdefault(name, set()).update(
+                symbols_of(exchange_named(name), reader)
+            )
     recorded: set[str] = set()
-    for name, symbols in held.items():
+    for name, symbols in symbols_by_exchange.items():
         spelled = exchange_named(name)
         by_name = named(settings, name)
         found = [

@@ -1,7 +1,7 @@
-"""Recordings of several exchanges, merged by receive time, through the same objects as live.
+"""A replay of several exchanges' recordings, merged by receive time, through the live stages.
 
-A tick is made when the first record beyond it appears, so that it holds what was received up to
-it; nothing depends on the wall clock or on the speed of reading.
+The first record after a tick triggers the tick, so that it contains everything received until
+then. Nothing depends on the wall clock or on the speed of reading.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from coinspace.method.record import IndexRecord
 from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.merge import merge
 
-# without a record for so long there is no recording: the ticks between are left out and counted
+# a longer time without a record is a pause of the recording: its ticks are skipped
 PAUSE_NS = 600 * SECOND_NS
 Emit = Callable[[IndexRecord, Aggregate | None], None]
 
@@ -32,14 +32,14 @@ class Source(Protocol):
 
 
 class Guide(Protocol):
-    """What is stored of the ticks that a replay makes again."""
+    """The stored records of the ticks that a replay makes again."""
 
     def inputs(self, ts_ns: int) -> Mapping[str, Input]:
-        """Return venue -> what the tick's record names; empty where there is none."""
+        """Return venue -> input in the tick's record; empty without a record."""
         ...
 
     def missed(self, asset: str, ts_ns: int) -> bool:
-        """Tell whether the calculator missed the tick."""
+        """Return whether the calculator missed the tick."""
         ...
 
 
@@ -52,7 +52,7 @@ class FeedReplay:
         parameters_of: asset -> parameters.
         emit: called with each record and its aggregate, whose ladders are overwritten afterwards.
         start_ns, end_ns: ticks in [start, end); earlier records only build the books.
-        guide: makes each tick from the messages that its stored record names.
+        guide: stored records; each tick is made from the messages named in its stored record.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class FeedReplay:
             self._advance(end_ns, last_ns)
 
     def _advance(self, now_ns: int, last_ns: int) -> None:
-        # tick k holds what was received up to k * interval, so it is made by the first later record
+        # tick k contains all that was received up to k * interval: the first later record makes it
         step = self.interval_ns
         if not step:
             return
@@ -117,7 +117,7 @@ class FeedReplay:
             self.pauses += 1
             self._next_ns = first_ns
         if now_ns < self._start_ns:
-            # or all that was received before the first tick would wait for it
+            # otherwise all messages before the first tick would wait for it
             self.aggregator.absorb(now_ns)
         while self._next_ns < now_ns:
             self._tick(self._next_ns, in_pause=self._next_ns - last_ns > PAUSE_NS)
@@ -128,7 +128,7 @@ class FeedReplay:
         if guide is None:
             self.aggregator.tick(ts_ns)
         elif in_pause and all(guide.missed(asset, ts_ns) for asset in assets):
-            # nothing ran and nothing was received
+            # neither the calculator nor the recorder ran
             for asset in assets:
                 self.calculator.miss(asset, ts_ns)
         else:

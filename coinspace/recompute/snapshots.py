@@ -1,16 +1,15 @@
-"""Books as JSON lines -> aggregates, for computing the index without a platform.
+"""Books as JSON lines -> aggregates, to compute the index without the platform.
 
 One line is one tick:
 
     {"now_ms": 1700000000000, "asset": "BTC", "books": [
-        {"exchange": "upbit", "market": "BTC/KRW", "recv_ms": 1699999999950, "fx": 1400, "state":
-        "ok",
-         "bids": [[139990000, 0.5], …], "asks": [[140010000, 0.4], …]}, …]}
+        {"exchange": "upbit", "market": "BTC/KRW", "recv_ms": 1699999999950, "fx": 1400,
+         "state": "ok", "bids": [[139990000, 0.5], …], "asks": [[140010000, 0.4], …]}, …]}
 
-`fx` is units of quote per unit of index currency (null = no rate); without the key, the USDT/KRW
-books of the same line give it. Numbers may be strings. `state` is ok (default), disconnected,
-resyncing, halted or operator. Optional: `usd_krw`, a reference rate for the premium's fiat basis.
-Memory carries from line to line.
+`fx` is units of quote per unit of index currency (null = no rate). Without this key, the rate comes
+from the USDT/KRW books of the same line. Numbers may be strings. `state` is ok (default),
+disconnected, resyncing, halted or operator. Optional: `usd_krw`, a reference rate for the premium's
+fiat basis. The method's memory is kept from line to line.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from coinspace.method.fx import FxIndex
 from coinspace.method.parameters import FX_CURRENCY
 
 STATES = ("ok", "disconnected", "resyncing", "halted", "operator")
-# 2262 in ms: beyond it a time in ns leaves int64
+# the year 2262 in ms: a later time in ns overflows int64
 LATEST_MS = 9_223_372_036_854
 
 
 class SnapshotError(CoinSpaceError):
-    """A line is not a snapshot. The text names the line and what was expected."""
+    """A line is not a snapshot. The text names the line and the expected content."""
 
 
 class SnapshotReader:
-    """Keeps the venues between lines, so that memory carries over.
+    """Reads snapshots; keeps the venues, and so the memory, between lines.
 
     Args:
         parameters_of: asset -> parameters (the lag decides which book is delayed).
-        index: which venues count; by default those of the default settings.
+        index: decides which venues count; None = default settings.
     """
 
     def __init__(
@@ -71,13 +70,13 @@ class SnapshotReader:
             return self._read(_object(json.loads(line), "a line"))
         except json.JSONDecodeError as error:
             raise SnapshotError(
-                f"line {number}: expected a JSON object with now_ms, asset and books, {error}"
+                f"line {number}: expected a JSON object with now_ms, asset and books: {error}"
             ) from None
         except (SnapshotError, MarketError) as error:
             raise SnapshotError(f"line {number}: {error}") from None
         except RecursionError:
             raise SnapshotError(
-                f"line {number}: expected a snapshot, was nested too deep"
+                f"line {number}: expected a snapshot, was nested too deeply"
             ) from None
 
     def _read(self, line: dict[str, Any]) -> Aggregate:
@@ -105,7 +104,7 @@ class SnapshotReader:
                 continue
             if venue.name in seen:
                 raise SnapshotError(
-                    f"books[{i}]: expected one book per venue, was a second one of {venue.name}"
+                    f"books[{i}]: expected one book per venue, was a second book of {venue.name}"
                 )
             seen.add(venue.name)
             if str(venue.market) == FX_MARKET:
@@ -202,7 +201,7 @@ def _time_ns(holder: dict[str, Any], key: str) -> int:
         ms = _number(value, key)
     if not 0 <= ms <= LATEST_MS:
         raise SnapshotError(f"{key}: expected ms since 1970, was {_brief(value)}")
-    # whole ms stay exact, parts are cut at ns
+    # whole ms stay exact, fractions are rounded to ns
     whole = int(ms)
     return whole * MILLISECOND_NS + round((ms - whole) * MILLISECOND_NS)
 
@@ -220,7 +219,7 @@ def _side(book: dict[str, Any], key: str) -> NDArray[np.float64]:
         if not isinstance(level, (list, tuple)) or len(level) != 2:
             raise SnapshotError(f"{key}[{i}]: expected [price, size], was {_brief(level)}")
         for row, name in enumerate(("price", "size")):
-            # a missing number is dropped with its level, as one that is not finite
+            # a level with null is dropped, as a level with a number that is not finite
             value = math.nan if level[row] is None else _number(level[row], f"{key}[{i}] {name}")
             side[row, i] = value
     return side

@@ -1,4 +1,4 @@
-"""Stored records against recomputed ones: which ticks are equal to the last bit."""
+"""A comparison of stored with recomputed records, tick by tick, to the last bit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from coinspace.storage.records import FX_ASSET, Row, comparable, read, tick_ns, 
 from coinspace.storage.schema import Connection
 from coinspace.storage.tables import INDEX_TICK
 
-# differences printed in full
+# number of differences printed in full
 SHOWN = 20
-# stored records in memory at once
+# time range of the stored records in memory at once
 WINDOW_NS = 300 * SECOND_NS
-# what a restatement may be about (methodology 8)
+# relative error above which a value may be restated (methodology 8)
 RESTATE_ABOVE = 0.001
-# columns of a tick that are its key, or belong to its one publishing
-UNASKED = ("ts", "asset", "latency_ns", "epoch", "seq")
+# columns that are a tick's key, or belong to its live publication
+NOT_COMPARED = ("ts", "asset", "latency_ns", "epoch", "seq")
 TEXTS = {one.column for one in facts(IndexRecord) if one.kind is Kind.NAMES}
-# column -> the field that is stored in it with the digits that it means
-MEANT = {
+# column -> the field that it stores with 8 significant digits
+SIGNIFICANT = {
     one.column: one.attribute for one in facts(IndexRecord) if one.kind in (Kind.PRICE, Kind.RATIO)
 }
 VENUE_COLUMNS = tuple(one.column for one in facts(VenueRecord) if one.column)
@@ -57,11 +57,11 @@ class Verdict:
         return self.ticks > 0 and not (self.different or self.missing or self.unrepeated)
 
     def facts(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the verdict as JSON."""
         return asdict(self)
 
     def summary(self) -> str:
-        """Return it as one line."""
+        """Return the verdict as one line."""
         return (
             f"{self.ticks} ticks checked, {self.equal} equal, {self.different} different,"
             f" {self.missing} not stored, {self.unrepeated} not recomputed,"
@@ -70,9 +70,9 @@ class Verdict:
 
 
 class Stored:
-    """The stored records of a range, read window by window: a day of all venues fills a memory.
+    """The stored records of a range, read window by window: a whole day would fill the memory.
 
-    Ticks are asked for in their order; a window is dropped when the next one is read.
+    Ticks are read in their order; the next window replaces the last one.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Stored:
         self._assets = assets
         self._next_ns = start_ns
         self._end_ns = end_ns
-        # ticks of dropped windows that nobody took
+        # ticks of replaced windows that were not recomputed
         self.left: list[tuple[str, int]] = []
 
     def reach(self, ts_ns: int) -> None:
-        """Read on until the window of a tick is there."""
+        """Read on until the window of a tick is in memory."""
         while self._next_ns <= ts_ns and self._next_ns < self._end_ns:
             start_ns, end_ns = self._next_ns, min(self._next_ns + WINDOW_NS, self._end_ns)
             self._next_ns = end_ns
@@ -102,18 +102,18 @@ class Stored:
             self.venues, self._inputs = _venues(self._connection, start_ns, end_ns)
 
     def inputs(self, ts_ns: int) -> Mapping[str, Input]:
-        """Return venue -> what the tick's record names; empty where there is none."""
+        """Return venue -> input in the tick's record; empty without a record."""
         self.reach(ts_ns)
         return self._inputs.get(ts_ns, {})
 
     def missed(self, asset: str, ts_ns: int) -> bool:
-        """Tell whether the calculator missed the tick."""
+        """Return whether the calculator missed the tick."""
         self.reach(ts_ns)
         stored = self.ticks.get((asset, ts_ns))
         return stored is not None and stored["reason"] == NOT_COMPUTED
 
     def finish(self) -> list[tuple[str, int]]:
-        """Read to the end. Returns: all ticks that nobody took."""
+        """Read to the end. Returns: all ticks that were not recomputed."""
         self.reach(self._end_ns)
         self.left += self.ticks
         return self.left
@@ -122,7 +122,7 @@ class Stored:
 class Comparison:
     """Compares recomputed records with the rows of index_tick and index_venue.
 
-    Args: warm_ns: ticks from here to `start_ns` are recomputed as they were, and not compared.
+    Args: warm_ns: ticks from here to `start_ns` are recomputed and not compared.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Comparison:
         self._start_ns, self._end_ns = start_ns, end_ns
 
     def take(self, record: IndexRecord) -> None:
-        """Compare one recomputed record; ticks before the range only warm the memory up."""
+        """Compare one recomputed record; ticks before the range only build the memory."""
         ts_ns = tick_ns(record)
         if ts_ns >= self._end_ns:
             return
@@ -162,7 +162,7 @@ class Comparison:
         }
         recomputed = record.venues
         if stored["reason"] != NOT_COMPUTED:
-            # the rate's books, which are stored once for all indices
+            # the venues of the rate are stored once for all indices
             venues = venues | self.stored.venues.get((FX_ASSET, ts_ns), {})
             recomputed = recomputed | record.fx_venues
         if venues != recomputed:
@@ -187,12 +187,12 @@ class Comparison:
 
 
 def _stored_whole(name: str, stored: Mapping[str, Any], record: IndexRecord) -> bool:
-    # to the last bit, as before these numbers were stored with the digits that they mean
-    return name in MEANT and stored.get(name) == getattr(record, MEANT[name])
+    # older rows have every bit of these numbers, not 8 significant digits
+    return name in SIGNIFICANT and stored.get(name) == getattr(record, SIGNIFICANT[name])
 
 
 def _ticks(connection: Connection, asset: str, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
-    names = [name for name, _ in INDEX_TICK.columns if name not in UNASKED]
+    names = [name for name, _ in INDEX_TICK.columns if name not in NOT_COMPARED]
     found = []
     for values in records.tick_rows(connection, asset, names, start_ns, end_ns):
         siblings = orjson.loads(values.pop("siblings") or "{}")
@@ -219,7 +219,7 @@ def _venues(
 def recalc_row(
     record: IndexRecord, original: float, operator: str, because: str, recalc_id: int
 ) -> Row:
-    """Return the row of a restatement, which keeps the original."""
+    """Return the row of a restatement, with the original value."""
     row = tick_row(record, table="index_recalc")
     row.symbols["operator"] = operator
     row.columns |= {"original": original, "because": because, "recalc_id": recalc_id}

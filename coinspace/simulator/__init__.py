@@ -1,4 +1,4 @@
-"""Simulated exchanges on loopback: a market model or recordings as a source, and faults on demand.
+"""Simulated exchanges on loopback, with faults on demand; the source is a market model or feeds.
 
 The live path never imports this folder.
 """

@@ -1,4 +1,4 @@
-"""Commands `simulate` and `replay`."""
+"""The commands `simulate` and `replay`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FEED_SUFFIX = ".feed.zst"
 async def serve(server: ExchangeServer, duration_s: float | None = None) -> None:
     """Serve until SIGTERM, SIGINT or the duration is over; print one JSON line when ready.
 
-    Raises: FeedError when something ended that nothing can be served without.
+    Raises: FeedError when a task failed that the server needs.
     """
     stopping = stop_event(duration_s)
     async with server:
@@ -40,11 +40,11 @@ async def serve(server: ExchangeServer, duration_s: float | None = None) -> None
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         await tasks.cancel()
     if server.failure is not None:
-        raise FeedError(f"the server ended: {server.failure or type(server.failure).__name__}")
+        raise FeedError(f"the server failed: {server.failure or type(server.failure).__name__}")
 
 
 def _with_faults(command: click.Command) -> click.Command:
-    # the grammar is told once, where it is read
+    # the grammar has one text, in the module that parses it
     grammar = (faults_module.__doc__ or "").partition("\n")[2]
     command.epilog = "\b\nFaults, KIND:EXCHANGE[:SYMBOL][:key=value]…" + grammar.replace(
         "\n\n", "\n\n\b\n"
@@ -54,18 +54,18 @@ def _with_faults(command: click.Command) -> click.Command:
 
 @_with_faults
 @click.command()
-@click.option("--seed", default=0, show_default=True, help="fixes every byte")
+@click.option("--seed", default=0, show_default=True, help="same seed, same bytes")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", default=0, type=PORT, show_default=True, help="0 = any free port")
 @click.option(
-    "--rate", default=1.0, type=FACTOR, show_default=True, help="orders and trades, times"
+    "--rate", default=1.0, type=FACTOR, show_default=True, help="factor of orders and trades"
 )
 @click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
-@click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT; default set")
+@click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
-@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="a course of events")
-@click.option("--compress", type=FACTOR, help="how much faster a scenario runs")
+@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="prices and faults in time")
+@click.option("--compress", type=FACTOR, help="speed factor of the scenario")
 @click.option("--record", "record_path", type=click.Path(path_type=Path), help="write feeds")
 @click.option("--force", is_flag=True, help="with --record: overwrite")
 @click.option("--duration", type=SECONDS, help="seconds; needed with --record")
@@ -88,10 +88,9 @@ def simulate(
 ) -> None:
     """Serve simulated exchanges, or write their feeds with --record.
 
-    Prints one JSON line with the addresses when it is ready. A feed holds one connection, so
-    --record NAME.feed.zst (or NAME) writes NAME-EXCHANGE.feed.zst for each exchange, NAME.feed.zst
-    itself where there is one exchange only. Its bytes are fixed by seed, markets, rate, start and
-    duration.
+    Prints one JSON line with the addresses when it is ready. --record NAME.feed.zst (or NAME)
+    writes NAME-EXCHANGE.feed.zst for each exchange, or NAME.feed.zst for a single exchange. The
+    bytes of feeds depend only on seed, markets, rate, scenario, start and duration.
     """
     configure_logging()
     chosen = (
@@ -112,14 +111,14 @@ def simulate(
             raise ConfigError("--record: expected --duration SECONDS with it")
         if faults or no_limits or port:
             raise ConfigError(
-                "--record: --fault, --no-limits and --port are of a server, not of it"
+                "--record: expected no --fault, --no-limits or --port with it; they need a server"
             )
         if not record_path.name.endswith((FEED_SUFFIX, ".feed")):
             record_path = record_path.with_name(f"{record_path.name}{FEED_SUFFIX}")
         there = [one for one in feed_paths(record_path, chosen).values() if one.exists()]
         if there and not force:
             raise ConfigError(
-                f"{', '.join(map(str, there))}: expected no file here; --force overwrites"
+                f"{', '.join(map(str, there))}: expected no file there; --force overwrites it"
             )
         for line in write_feeds(
             record_path,
@@ -155,18 +154,21 @@ def _speed(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
 @_with_faults
 @click.command()
 @click.argument("feeds", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--speed", default="1", show_default=True, callback=_speed, help="times or max")
-@click.option("--loop", is_flag=True, help="begin anew at the end, closing connections")
+@click.option("--speed", default="1", show_default=True, callback=_speed, help="factor, or max")
+@click.option("--loop", is_flag=True, help="start again at the end and close connections")
 @click.option(
-    "--clients", default=0, type=click.IntRange(0, 1000), help="one clock, from N subscriptions on"
+    "--clients",
+    default=0,
+    type=click.IntRange(0, 1000),
+    help="play all feeds on one clock once N clients have subscribed",
 )
 @click.option(
     "--skip",
     default=0.0,
     type=Finite(min=0, max=1e9),
-    help="seconds after the first feed's start to begin at",
+    help="seconds of the feeds to skip at the beginning",
 )
-@click.option("--take", type=SECONDS, help="seconds to play from there")
+@click.option("--take", type=SECONDS, help="seconds of the feeds to play")
 @click.option("--port", default=0, type=PORT, show_default=True, help="0 = any free port")
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
@@ -183,9 +185,9 @@ def replay(
 ) -> None:
     """Serve recordings as the exchange would.
 
-    A client gets the recorded frames that it subscribes to. Without --clients each set of
-    subscriptions is played once, and whoever connects anew goes on where it stood; with --clients
-    N all feeds run on one clock. Prints one JSON line when ready and one at the end of each run.
+    A client gets the recorded frames of its subscriptions. Without --clients, each set of
+    subscriptions is played once, and a client that reconnects continues there. With --clients N,
+    all feeds run on one clock. Prints one JSON line when ready and one at the end of each run.
     """
     from coinspace.simulator.playback import Playback
 
@@ -207,7 +209,7 @@ def replay(
     if not source.has_frames():
         raise ConfigError(
             f"replay: expected frames in the chosen part of {', '.join(map(str, feeds))}, found"
-            " none; `coinspace feed info` says how long a feed is"
+            " none; `coinspace feed info` shows how long a feed is"
         )
     uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits, faults=faults)))
 

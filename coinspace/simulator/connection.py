@@ -1,7 +1,7 @@
-"""One client's connection; its frames are bytes that we spell ourselves.
+"""One client's connection; the simulator encodes its frames itself.
 
-A server's frames are not masked, so a frame is its header and its payload; writing them to the
-transport ourselves lets a fault cut, split or join what a WebSocket library would never send.
+A server's frame is not masked: it is only a header and a payload. Writing the bytes directly to the
+transport allows faults that a WebSocket library would never send.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from coinspace.simulator.session import Session
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
-# an exchange cuts a client that does not read; a player waits for it instead
+# an exchange cuts a client that does not read; a replay waits for the client instead
 BUFFER_LIMIT = 16 << 20
 LOW_WATER = 1 << 18
 
@@ -40,7 +40,7 @@ def encode_frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
 
 
 def reset_on_close(raw: socket.socket | None) -> None:
-    """Let the end of a socket's connection be a TCP reset."""
+    """Make the close of a socket's connection a TCP reset."""
     if raw is not None:
         # no time to linger: closing sends RST instead of FIN
         with socket.socket(fileno=os.dup(raw.fileno())) as copy:
@@ -53,19 +53,19 @@ def _cut(data: bytes, n: int) -> list[bytes]:
 
 
 class Disorder(Protocol):
-    """The faults that bend frames."""
+    """The faults that alter frames."""
 
-    bends_frames: bool
+    alters_frames: bool
 
     def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None:
-        """Send a data frame as the faults in force want it."""
+        """Send a data frame, altered by the faults in force."""
 
 
 class Connection:
     """A connection.
 
-    Attributes: sent (data frames), dropped (why not), opened_s, active_s (last traffic of either
-    side), pinged_s, unanswered_s (first ping without a pong), deaf (neither reads nor writes).
+    Attributes: sent (number of data frames), opened_s, active_s (last traffic of either side),
+    pinged_s, unanswered_s (first ping without a pong), deaf (neither reads nor writes).
     """
 
     def __init__(
@@ -86,19 +86,19 @@ class Connection:
         self.is_open = False
         self.data: dict[Any, Any] = {}
         self._slow: deque[tuple[bytes, float]] = deque()
-        # bytes in it
-        self._held = 0
+        # bytes in `_slow`
+        self._slow_size = 0
         self._together_size = 0
         self._slow_task: asyncio.Task[None] | None = None
         self._together: list[bytes] = []
 
     def open(self, session: Session) -> None:
-        """Begin: the handshake is done."""
+        """Start after the handshake."""
         self.session = session
         self.opcode = BINARY if session.is_binary else TEXT
         transport = self.request.transport
         assert transport is not None
-        # uvloop's transports are no subclass of asyncio's
+        # uvloop's transports are not a subclass of asyncio's
         self.transport: asyncio.Transport = transport
         self.loop = asyncio.get_running_loop()
         now_s = self.loop.time()
@@ -112,18 +112,18 @@ class Connection:
         return self.loop.time() - self.opened_s
 
     def closed(self) -> None:
-        """Note the end."""
+        """Note that the connection has ended."""
         self.is_open = False
 
     # out
 
     def reply(self, payload: bytes) -> None:
-        """Send an answer of the protocol (ack, status, error)."""
+        """Send a protocol answer (ack, status, error)."""
         self.write(encode_frame(self.opcode, payload))
 
     def deliver(self, payload: bytes, kind: str = "", symbol: str = "") -> None:
-        """Send a data frame, bent by the faults in force."""
-        if self.disorder.bends_frames:
+        """Send a data frame, altered by the faults in force."""
+        if self.disorder.alters_frames:
             self.disorder.deliver(self, payload, kind, symbol)
         else:
             self.send(payload)
@@ -145,7 +145,7 @@ class Connection:
         self.write(b"".join(frames))
 
     def send_chopped(self, payload: bytes, n: int, gap_s: float) -> None:
-        """Send one frame in n writes with gaps between them; what comes later waits."""
+        """Send one frame in n writes, `gap_s` apart; later frames wait."""
         self.sent += 1
         for part in _cut(encode_frame(self.opcode, payload), n):
             self._wait(part, gap_s)
@@ -156,7 +156,7 @@ class Connection:
     async def _write_slowly(self) -> None:
         while self._slow and self.is_open:
             data, gap_s = self._slow.popleft()
-            self._held -= len(data)
+            self._slow_size -= len(data)
             self._write_now(data)
             await asyncio.sleep(gap_s)
 
@@ -171,19 +171,19 @@ class Connection:
             self._together_size = 0
 
     def write(self, data: bytes) -> None:
-        """Write bytes after those that are still being written slowly."""
+        """Write bytes after those that still wait in `_slow`."""
         if self._slow:
             self._wait(data, 0.0)
         else:
             self._write_now(data)
 
     def _wait(self, data: bytes, gap_s: float) -> None:
-        # a fault may hold back more than ever leaves: as a client that does not read
+        # a fault may delay more than is ever written: then cut, as with a client that does not read
         self._slow.append((data, gap_s))
-        self._held += len(data)
-        if self._held > BUFFER_LIMIT:
+        self._slow_size += len(data)
+        if self._slow_size > BUFFER_LIMIT:
             self._slow.clear()
-            self._held = 0
+            self._slow_size = 0
             self.abort()
 
     def _write_now(self, data: bytes) -> None:
@@ -195,7 +195,7 @@ class Connection:
             self.abort()
 
     async def drain(self) -> None:
-        """Wait until the client has read most of what was written."""
+        """Wait until the client has read most of the written bytes."""
         while self.is_open and self.transport.get_write_buffer_size() > LOW_WATER:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
@@ -214,7 +214,7 @@ class Connection:
             self.transport.abort()
 
     def set_deaf(self, deaf: bool) -> None:
-        """Stop (or begin again) to read and write, as when the path between is broken."""
+        """Stop or resume reading and writing, as on a broken network path."""
         if self.is_open and deaf != self.deaf:
             self.deaf = deaf
             if deaf:

@@ -1,4 +1,4 @@
-"""The faults in force on a server: they bend frames, cut connections and refuse requests."""
+"""The faults in force on a server: they alter frames, cut connections and refuse requests."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from coinspace.simulator.faults import (
     NAMELESS_KINDS,
     SIMULATED_KINDS,
     Fault,
-    bent,
+    altered,
     parse,
 )
 from coinspace.simulator.rest import Answer, answer, rest_of
 from coinspace.simulator.source import Host
 
 ERROR_CLOSE_S = 0.15
-# faults that are over are kept for their hits, the newest of them
+# the newest ended faults are kept for their hits
 KEPT_FAULTS = 1000
-# frames that a stall keeps for a connection
+# limit of frames that a stall keeps for a connection
 WITHHELD = 100_000
-# how often it is looked whether a client that gets no answer is still there
+# how often a client without an answer is checked for its disconnect
 GONE_POLL_S = 0.1
 
 
 class Disorder:
     """All faults of a server.
 
-    Attributes: faults (id -> fault, also those whose time is over, for their hits).
+    Attributes: faults (id -> fault, also ended ones, for their hits).
     """
 
     def __init__(self, server: Host) -> None:
         self.server = server
         self.faults: dict[int, Fault] = {}
-        self.bends_frames = False
+        self.alters_frames = False
         self._draw = random.Random("disorder").random
         self._last_id = 0
 
@@ -53,7 +53,7 @@ class Disorder:
     def add(self, fault: str | Fault) -> Fault:
         """Put a fault in force, `after` counting from now.
 
-        Raises: ConfigError when it is not spelled right or cannot work here.
+        Raises: ConfigError when it is malformed or not possible on this server.
         """
         if isinstance(fault, str):
             fault = parse(fault)
@@ -87,13 +87,13 @@ class Disorder:
             raise ConfigError(f"fault {fault.spec!r}: expected an exchange out of {served}")
         if fault.kind in NAMELESS_KINDS and fault.exchange != "*" and len(source.exchanges) > 1:
             raise ConfigError(
-                f"fault {fault.spec!r}: expected the exchange *, as no request has named one yet"
+                f"fault {fault.spec!r}: expected the exchange *, because no request names one yet"
             )
         if fault.kind.startswith("tls-") and not self.server.is_secure:
             raise ConfigError(f"fault {fault.spec!r}: expected a server with TLS")
 
     def remove(self, number: int) -> bool:
-        """End a fault; tell whether there was one."""
+        """End a fault; return whether it existed."""
         fault = self.faults.pop(number, None)
         if fault is not None:
             self._end(fault)
@@ -122,7 +122,7 @@ class Disorder:
             self.server.source.set_market(fault.exchange, fault.symbol, "active")
 
     def _update(self) -> None:
-        self.bends_frames = any(fault.kind in FRAME_KINDS for fault in self.faults.values())
+        self.alters_frames = any(fault.kind in FRAME_KINDS for fault in self.faults.values())
 
     def _find(self, kind: str, exchange: str, symbol: str = "") -> Fault | None:
         now_s = asyncio.get_running_loop().time()
@@ -131,7 +131,7 @@ class Disorder:
                 fault.kind == kind
                 and fault.matches(exchange, symbol)
                 and fault.is_on(now_s)
-                and fault.strikes(self._draw)
+                and fault.takes_effect(self._draw)
             ):
                 return fault
         return None
@@ -139,7 +139,7 @@ class Disorder:
     # frames
 
     def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None:
-        """Send a data frame as the faults in force want it."""
+        """Send a data frame, altered by the faults in force."""
         now_s = connection.loop.time()
         payloads = [payload]
         for fault in list(self.faults.values()):
@@ -147,17 +147,17 @@ class Disorder:
                 fault.kind not in FRAME_KINDS
                 or not fault.matches(connection.exchange, symbol, kind)
                 or not fault.is_on(now_s)
-                or not fault.strikes(self._draw)
+                or not fault.takes_effect(self._draw)
             ):
                 continue
-            payloads = self._bend(fault, connection, payloads, (symbol, kind))
+            payloads = self._alter(fault, connection, payloads, (symbol, kind))
             if not payloads:
                 return
-        held = connection.data.pop(("reordered", symbol, kind), [])
-        for one in [*payloads, *held]:
+        reordered = connection.data.pop(("reordered", symbol, kind), [])
+        for one in [*payloads, *reordered]:
             connection.send(one)
 
-    def _bend(
+    def _alter(
         self,
         fault: Fault,
         connection: Connection,
@@ -180,7 +180,7 @@ class Disorder:
                 withheld = connection.data.setdefault(("stall", fault.id), [])
                 withheld.extend(payloads)
                 if len(withheld) > WITHHELD:
-                    # as a client that does not read
+                    # the server cuts it like a client that does not read
                     connection.abort()
                 return []
             case "delay":
@@ -201,7 +201,7 @@ class Disorder:
                     connection.send_together(payload, int(fault.values["n"]))
                 return []
             case _:
-                return [bent(fault, payload) for payload in payloads]
+                return [altered(fault, payload) for payload in payloads]
 
     # connections
 
@@ -228,7 +228,7 @@ class Disorder:
         elif fault.kind in CONNECTION_KINDS:
             while fault.id in self.faults:
                 for connection in self._connections(fault):
-                    self._strike(fault, connection)
+                    self._apply(fault, connection)
                 if fault.every <= 1:
                     break
                 await asyncio.sleep(fault.every)
@@ -236,7 +236,7 @@ class Disorder:
             await asyncio.sleep(fault.for_s)
             self._end(fault)
 
-    def _strike(self, fault: Fault, connection: Connection) -> None:
+    def _apply(self, fault: Fault, connection: Connection) -> None:
         if fault.hits >= fault.count:
             return
         fault.hits += 1
@@ -261,14 +261,14 @@ class Disorder:
                 connection.loop.call_later(fault.values["n"], end, 1001, "", 0.0)
 
     def accepted(self) -> str | None:
-        """Return the kind of fault that meets a connection as soon as TCP stands; None = none."""
+        """Return the kind of fault for a connection just accepted by TCP; None = no fault."""
         for kind in ACCEPT_KINDS:
             if self._find(kind, self.server.source.exchanges[0]) is not None:
                 return kind
         return None
 
     async def answered(self, exchange: str, request: web.Request) -> bool:
-        """Answer the request for a WebSocket as a fault wants it; tell whether there was one."""
+        """Answer a WebSocket request by a fault; return whether a fault was in force."""
         for kind, (answer_, then) in ANSWER_KINDS.items():
             if self._find(kind, exchange) is None:
                 continue
@@ -287,7 +287,7 @@ class Disorder:
         return False
 
     def connected(self, connection: Connection) -> None:
-        """Strike a new connection that falls into a fault's time."""
+        """Apply the faults in force to a new connection."""
         now_s = connection.loop.time()
         for fault in list(self.faults.values()):
             if (
@@ -296,7 +296,7 @@ class Disorder:
                 and fault.matches(connection.exchange)
                 and fault.is_on(now_s)
             ):
-                self._strike(fault, connection)
+                self._apply(fault, connection)
 
     def _release(self, fault: Fault) -> None:
         for connection in self._connections(fault):
@@ -309,7 +309,7 @@ class Disorder:
     # requests
 
     async def handshake(self, exchange: str, request: web.Request) -> web.Response | None:
-        """Refuse a WebSocket handshake if a fault says so; None = go on."""
+        """Refuse a WebSocket handshake by a fault; None = go on."""
         fault = self._find("handshake", exchange)
         if fault is None:
             return None
@@ -320,7 +320,7 @@ class Disorder:
         return web.Response(status=status or 503, headers={"Retry-After": "1"})
 
     async def request(self, exchange: str, path: str, query: dict[str, str]) -> Answer | None:
-        """Spoil a REST request if a fault says so; None = go on."""
+        """Answer a REST request by a fault; None = go on."""
         symbol = query.get("symbol") or query.get("market") or query.get("markets") or ""
         now_s = asyncio.get_running_loop().time()
         for fault in list(self.faults.values()):
@@ -329,7 +329,7 @@ class Disorder:
                 or not fault.matches(exchange, symbol)
                 or fault.path not in path
                 or not fault.is_on(now_s)
-                or not fault.strikes(self._draw)
+                or not fault.takes_effect(self._draw)
             ):
                 continue
             await asyncio.sleep(fault.values["ms"] / 1000)
@@ -340,7 +340,7 @@ class Disorder:
         return None
 
     def is_stale(self, exchange: str, path: str, query: dict[str, str]) -> bool:
-        """Tell whether a depth request gets an old book."""
+        """Return whether a depth request gets an old book."""
         if not path.endswith("/depth"):
             return False
         return self._find("stale", exchange, query.get("symbol", "")) is not None
@@ -349,9 +349,9 @@ class Disorder:
 
     async def control(self, request: web.Request) -> web.StreamResponse:
         """Serve /control: GET state, POST and DELETE faults."""
-        # a page in a browser sends one of these; nothing else on this machine does
+        # only a page in a browser sends this header
         if "Origin" in request.headers:
-            return web.Response(status=403, text="the control address takes no requests of pages")
+            return web.Response(status=403, text="the control address refuses web pages' requests")
         rest = request.match_info["path"].strip("/").split("/")
         match request.method, rest:
             case "GET", [""]:

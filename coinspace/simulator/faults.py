@@ -1,39 +1,38 @@
-"""Faults: what goes wrong, spelled `KIND:EXCHANGE[:SYMBOL][:key=value]…`.
+"""Faults of the simulated exchanges, written as `KIND:EXCHANGE[:SYMBOL][:key=value]…`.
 
 Frames (of a symbol, or all; channel=orderbook|ticker|trade):
   drop duplicate reorder truncate garbage flip   as named; flip changes one byte
-  digit     another digit in the size of a level: the frame stays valid
-  delay     ms=500, later, in order              huge      bytes=4000000 of padding inside the JSON
+  digit     changes a digit in the size of a level: the frame stays valid
+  delay     sent ms=500 later, in order          huge      bytes=4000000 of padding inside the JSON
   split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
   coalesce  n=10 frames in one write
-  stall     withheld and then sent at once       mute      withheld and gone, pongs go on
-Connections that are being made (all of them while it is in force):
+  stall     kept back, then sent all at once     mute      dropped, while pongs go on
+New connections (every one while the fault is in force):
   refuse        the port is closed; needs `for`, as the control address has the same port
-  accept-close accept-reset accept-hang    closed, reset or left alone as soon as TCP stands
-  tls-close tls-hang    closed or left alone after the client's first bytes (served with TLS)
-  request-close request-reset request-hang    as soon as a WebSocket is asked for
+  accept-close accept-reset accept-hang    closed, reset or never answered after the TCP accept
+  tls-close tls-hang    closed or never answered after the client's first bytes (with TLS)
+  request-close request-reset request-hang    the same after a WebSocket request
   half-header half-header-close    a part of the answer's header, then nothing, or closed
   wrong-key     an answer to another handshake
-  The exchange is known from the request on: before it, EXCHANGE is `*` or the only one served.
-Connections that are open (at `after`; with `for` also those that come until then; every=SECONDS
-repeats):
-  halfopen  nothing in or out any more           reset     TCP reset
+  Before the request the exchange is unknown: EXCHANGE must be `*` or the only one served.
+Open connections (at `after`; with `for` also later ones during that time; every=SECONDS repeats):
+  halfopen  nothing is read or sent any more     reset     TCP reset
   close     code=1001, reason=TEXT               error     an error frame, then close 1000
   cut       closed without a close frame
-  shutdown  serverShutdown where the exchange announces it, close n=5 s later
+  shutdown  serverShutdown if the exchange has this event, close n=5 s later
 Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
   handshake status=429, ms=DELAY, status=0 never answers
-  stale     depth answers the book as of the fault's beginning
+  stale     depth answers with the book from the fault's beginning
 Markets (simulated exchanges; a symbol is needed):
   halt      listed as halted or suspended, no orders and trades
-  delist    gone from the lists, its frames end
-  budget    used=5000 of the weight of each minute, by other programs of the address (Binance)
-Everything:
-  clock     by=3h, the exchange's clock is wrong by so much (simulated exchanges)
+  delist    removed from the lists, its frames end
+  budget    used=5000: weight per minute that other programs at the same address use (Binance)
+Clock (simulated exchanges):
+  clock     by=3h: error of the exchange's clock
 
-Everywhere: after=5 (seconds from now), for=10, p=0.1 (probability), every=20 (each 20th frame),
-count=3 (times at most). EXCHANGE may be `*`. Times: 5, 5s, 200ms, 2m, 3h, -3h.
+Every kind: after=5 (seconds from now), for=10, p=0.1 (probability), every=20 (each 20th frame),
+count=3 (at most 3 times). EXCHANGE may be `*`. Times: 5, 5s, 200ms, 2m, 3h, -3h.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ FRAME_KINDS = {
     "stall",
     "mute",
 }
-# what happens to a connection before a request names its exchange
+# faults of a connection before its request names the exchange
 ACCEPT_KINDS = {
     "accept-close",
     "accept-reset",
@@ -74,7 +73,7 @@ ACCEPT_KINDS = {
     "tls-close",
     "tls-hang",
 }
-# what is answered to the request for a WebSocket, in bytes, and what follows
+# faults of a WebSocket request -> the bytes of the answer, and what follows
 ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
     "request-close": (b"", "close"),
     "request-reset": (b"", "reset"),
@@ -87,7 +86,7 @@ ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
         "hang",
     ),
 }
-# before a request names the exchange
+# faults before a request names the exchange
 NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
 CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
@@ -138,7 +137,7 @@ _SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9
 
 @dataclass
 class Fault:
-    """One fault. `values` holds the keys of its own kind; hits: how often it struck."""
+    """One fault. values: keys of its kind. seen: occasions. hits: how often it took effect."""
 
     spec: str
     kind: str
@@ -159,7 +158,7 @@ class Fault:
     seen: int = 0
 
     def matches(self, exchange: str, symbol: str = "", kind: str = "") -> bool:
-        """Tell whether frames or requests of a symbol are meant."""
+        """Return whether it affects frames or requests of a symbol."""
         if self.exchange not in ("*", exchange):
             return False
         if self.symbol and symbol.upper() != self.symbol:
@@ -167,12 +166,12 @@ class Fault:
         return not self.channel or channel_of(kind) == self.channel
 
     def is_on(self, now_s: float) -> bool:
-        """Tell whether its time is now and its count is not used up."""
+        """Return whether its time is now and its count is not reached."""
         begin_s = self.begin_s + self.after_s
         return begin_s <= now_s < begin_s + self.for_s and self.hits < self.count
 
-    def strikes(self, draw: Callable[[], float]) -> bool:
-        """Count one occasion; tell whether it strikes."""
+    def takes_effect(self, draw: Callable[[], float]) -> bool:
+        """Count one occasion; return whether it takes effect."""
         self.seen += 1
         if self.every > 1 and self.seen % int(self.every):
             return False
@@ -182,7 +181,7 @@ class Fault:
         return True
 
     def facts(self) -> dict[str, Any]:
-        """Return what the control address tells."""
+        """Return the fault's JSON for the control address."""
         return {"id": self.id, "fault": self.spec, "hits": self.hits, "seen": self.seen}
 
 
@@ -213,7 +212,7 @@ def _symbol(spec: str, exchange: str, text: str) -> str:
 def parse(spec: str) -> Fault:
     """Read a fault.
 
-    Raises: ConfigError saying what was expected.
+    Raises: ConfigError naming what was expected.
     """
     kind, *rest = spec.split(":")
     if kind not in KINDS:
@@ -274,8 +273,8 @@ def _wrong(spec: str, expected: str) -> ConfigError:
     return ConfigError(f"fault {spec!r}: expected {expected}")
 
 
-def bent(fault: Fault, payload: bytes) -> bytes:
-    """Return the payload as a frame fault spoils it; the same seed spoils alike."""
+def altered(fault: Fault, payload: bytes) -> bytes:
+    """Return the payload altered by a frame fault; the result depends only on fault and hits."""
     draw = random.Random(f"{fault.spec}/{fault.hits}")
     match fault.kind:
         case "truncate":
@@ -290,12 +289,12 @@ def bent(fault: Fault, payload: bytes) -> bytes:
                 + (payload[at + 1 :])
             )
         case "digit":
-            # a level that is taken away stays taken away, or the book would cross
+            # size 0 stays 0: a removed level that comes back could cross the book
             sizes = [one.span(1) for one in _SIZE.finditer(payload) if float(one[1])]
             if not sizes:
                 return payload
             start, end = sizes[int(draw.random() * len(sizes))]
-            # not the first one, lest a zero leads
+            # not the first digit, so that no leading zero appears
             places = [at for at in range(start + 1, end) if payload[at : at + 1].isdigit()]
             if not places:
                 return payload

@@ -1,14 +1,14 @@
 """Recordings as a server's source: a client gets the recorded frames that it subscribes to.
 
-Without `clients` each set of subscriptions is played once, from its first subscriber on: it waits
-while nobody listens and goes on where it stood, so that a client that connects anew gets every
-frame once. With `clients=N` all feeds run on one clock that starts when N connections have
-subscribed; who comes later joins in the middle, as live.
+Without `clients` each set of subscriptions is played once, from its first subscriber on. The run
+pauses while no client listens, so that a client that reconnects gets every frame once. With
+`clients=N` all feeds run on one clock that starts when N connections have subscribed. A later
+client joins in the middle, as live.
 
-The first request for a depth snapshot gets the recorded one, and the playing does not pass that
-snapshot's place in the stream before it was asked for, so that the client applies exactly the
-updates after it. Later requests get the book as of the frame played last, also when nobody listens;
-after a seek, before anything was played, they get it as of the place where playing begins.
+The first request for a depth snapshot gets the recorded one. The run waits for this request at the
+snapshot's place in the stream, so that the client applies exactly the updates after it. Later
+requests get the book after the last played frame. Before anything was played, requests get the book
+at the start of the chosen part.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ HOLD_S = 10.0
 INDEX_RECORDS = 50_000
 KEPT_TRADES = 500
 YIELD_RECORDS = 100
-# sets of subscriptions that are played at a time
+# limit of sets of subscriptions that are played at the same time
 RUNS_LIMIT = 256
 
-# whose run it is: an exchange's set of (kind, symbol), None = one clock for all
+# key of a run: an exchange and its set of (kind, symbol), None = one clock for all
 Key = tuple[str, frozenset[tuple[str, str]]] | None
 
 
 @dataclass
 class Index:
-    """What a recording holds, from its first records. symbols: as the exchange spells them."""
+    """Symbols (in the exchange's spelling) and snapshots of a recording's first records."""
 
     symbols: set[str] = field(default_factory=set)
     snapshots: dict[str, bytes] = field(default_factory=dict)
 
 
-class AskedRecording:
-    """What the answer to one REST request is made from: a run, or what stands before it.
+class RequestedRecording:
+    """The data for the answer to one REST request: from a run, or from frames before any run.
 
-    Args: book: a snapshot of the symbol for a request that comes now.
+    Args: book: the current snapshot of the symbol.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AskedRecording:
 
     @property
     def symbols(self) -> set[str]:
-        """The symbols that the recording holds."""
+        """The symbols of the recording."""
         return self._index.symbols
 
     def last(self, kind: str, symbol: str) -> bytes | None:
@@ -91,7 +91,8 @@ class AskedRecording:
 class Playing:
     """One run through feeds.
 
-    Attributes: played (frames), sent (to any client), last (kind, symbol) -> payload, trades.
+    Attributes: played (number of frames), sent (frames to all clients), last ((kind, symbol) ->
+    payload), trades (symbol -> newest trades' frames).
     """
 
     def __init__(self, owner: Playback, exchanges: Sequence[str], key: Key = None) -> None:
@@ -104,32 +105,32 @@ class Playing:
         self.played = 0
         self.sent = 0
         self.finished = False
-        # what stands before the beginning is known there
+        # frames before the chosen part are already known
         self.last = dict(owner.last)
         self.trades = {symbol: trades.copy() for symbol, trades in owner.trades.items()}
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
         self.books = Books(owner, exchanges)
-        self._held_s = 0.0
+        self._paused_s = 0.0
 
     def listeners(self) -> list[Connection]:
         """Return the open connections of this subscription."""
         return [connection for connection in self.audience if connection.is_open]
 
     def notify(self) -> None:
-        """Wake whoever waits for a snapshot or a request."""
+        """Wake the tasks that wait for a snapshot or a request."""
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def _hold(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        # until a condition that `notify` follows holds; the clock of the recording stands still
+    async def _pause_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        # the recording's clock stops until the condition is true; `notify` follows each change
         loop = asyncio.get_running_loop()
         begin_s = loop.time()
         while not ready() and loop.time() < begin_s + timeout_s:
             left_s = min(begin_s + timeout_s - loop.time(), 3600.0)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), left_s)
-        self._held_s += loop.time() - begin_s
+        self._paused_s += loop.time() - begin_s
 
     async def run(self) -> None:
         """Play to the end."""
@@ -139,10 +140,10 @@ class Playing:
         try:
             for reader, record in merge(readers):
                 if not self.owner.clients and not self.listeners():
-                    await self._hold(lambda: bool(self.listeners()), math.inf)
+                    await self._pause_until(lambda: bool(self.listeners()), math.inf)
                 if math.isfinite(speed):
                     first_ns = first_ns or record.received_ns
-                    due = begin_s + self._held_s + (record.received_ns - first_ns) / 1e9 / speed
+                    due = begin_s + self._paused_s + (record.received_ns - first_ns) / 1e9 / speed
                     if due - loop.time() > 0.0005:
                         await asyncio.sleep(due - loop.time())
                 await self._play(reader.exchange, record)
@@ -180,35 +181,35 @@ class Playing:
                 await connection.drain()
 
     def wants_book(self, exchange: Exchange, symbol: str) -> bool:
-        """Tell whether a client builds a book of a symbol."""
+        """Return whether a connected client builds a book of a symbol."""
         return any(
             connection.is_open
             and connection.exchange == exchange.NAME
-            and _holds_book(exchange, symbol, connection.session.subscription)
+            and _has_book(exchange, symbol, connection.session.subscription)
             for connection in self.targets()
         )
 
     def wanted_book(self, exchange: Exchange, symbol: str) -> bool:
-        """Tell whether it is a run of a symbol's book, whoever listens now."""
-        return _holds_book(exchange, symbol, self.kinds)
+        """Return whether a symbol's book is part of this run, with or without clients."""
+        return _has_book(exchange, symbol, self.kinds)
 
     async def _snapshot(self, exchange: str, symbol: str) -> None:
         key = exchange, symbol
         if key in self.pending and self.wants_book(exchange_named(exchange), symbol):
-            await self._hold(lambda: key not in self.pending, self.owner.hold_s)
+            await self._pause_until(lambda: key not in self.pending, self.owner.hold_s)
         self.pending.discard(key)
 
     async def depth(self, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
-        """Return the snapshot for a request that comes now."""
+        """Return the snapshot for a request at the current position."""
         if (exchange.NAME, symbol) in self.pending:
-            # early is as good: the client keeps the updates until the stream reaches it
+            # an early answer is correct: the client keeps updates until the stream reaches it
             self.pending.discard((exchange.NAME, symbol))
             self.notify()
             return self.owner.indices[exchange.NAME].snapshots[symbol]
         return await self.books.at(self.position, exchange, symbol, levels)
 
 
-def _holds_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]]) -> bool:
+def _has_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]]) -> bool:
     return any(
         kind.startswith(exchange.BOOK_KIND) and name.upper() == symbol.upper()
         for kind, name in kinds
@@ -216,34 +217,34 @@ def _holds_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]
 
 
 class Books:
-    """The books along recordings: each record is read once, however many ask.
+    """The books along recordings: each record is read once for all requests.
 
-    A request reads on from the place of the one before, in a thread.
+    A request reads on from the position of the last request, in a thread.
     """
 
     def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
         self._owner = owner
         self._exchanges = exchanges
-        # by exchange and symbol
+        # (exchange, symbol) -> book
         self._books: dict[tuple[str, str], RecordedBook] = {}
         self._readers: list[FeedReader] = []
         self._records: Iterator[tuple[FeedReader, Record]] | None = None
-        # read, and of a later place than was asked for
+        # a record already read, beyond the requested position
         self._ahead: tuple[FeedReader, Record] | None = None
-        # records of the chosen part that are in the books
+        # number of records of the chosen part that the books contain
         self._played = 0
         self._lock = asyncio.Lock()
 
     async def at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
-        """Return a book after so many records, None where there is none.
+        """Return a book after `position` records, None without a book.
 
-        Args: position: no less than in the request before.
+        Args: position: not less than in the last request.
         """
         async with self._lock:
             return await asyncio.to_thread(self._at, position, exchange, symbol, levels)
 
     def close(self) -> None:
-        """Let go of the recordings; a later request begins anew."""
+        """Close the recordings; a later request starts again."""
         for reader in self._readers:
             reader.close()
         self._readers, self._records, self._ahead = [], None, None
@@ -311,10 +312,10 @@ class Playback:
     Args:
         paths: feeds of any exchanges.
         speed: times real time, math.inf = as fast as the clients read.
-        clients: 0 = each set of subscriptions is played once and goes on for who connects anew,
-            N = one clock for all, from N on.
-        loop: begin anew at the end; connections are closed (1001) in between.
-        start_ns, end_ns: part of the recordings. hold_s: how long playing waits for a request.
+        clients: 0 = each set of subscriptions is played once and continues for clients that
+            reconnect; N = one clock for all, once N clients have subscribed.
+        loop: start again at the end; connections are closed (1001) before.
+        start_ns, end_ns: part of the recordings. hold_s: how long a run waits for a request.
         on_finish: called with the facts of each run.
     """
 
@@ -334,7 +335,7 @@ class Playback:
         on_finish: Callable[[dict[str, Any]], None] = lambda facts: None,
     ) -> None:
         if not paths:
-            raise FeedError("replay: expected at least one feed, was none")
+            raise FeedError("replay: expected at least one feed, found none")
         if not speed > 0:
             raise FeedError(f"speed: expected a number above 0 or max, was {speed}")
         self.paths = [Path(path) for path in paths]
@@ -358,10 +359,10 @@ class Playback:
                 self._read_before(path)
         self.exchanges = tuple(self.by_exchange)
         self._playing: dict[Key, Playing] = {}
-        # snapshots that were asked for before anything played
-        self.asked_early: set[tuple[str, str]] = set()
+        # snapshots that were requested before anything was played
+        self.requested_early: set[tuple[str, str]] = set()
         self._settling: dict[Connection, asyncio.Task[None]] = {}
-        # of a request that comes before anything plays
+        # exchange -> books for requests before anything is played
         self._first_books: dict[str, Books] = {}
 
     def _read_index(self, path: Path) -> None:
@@ -375,7 +376,7 @@ class Playback:
                     break
                 symbol = snapshot_symbol(exchange, record)
                 if symbol is not None:
-                    # an error is an answer too
+                    # the recorded answer may be an error
                     if symbol not in index.snapshots and _restarts(module, record.payload):
                         index.snapshots[symbol] = record.payload
                         self.pending.add((exchange, symbol))
@@ -395,7 +396,7 @@ class Playback:
                         _keep(what, record.payload, self.last, self.trades)
 
     def has_frames(self) -> bool:
-        """Tell whether there is anything to play."""
+        """Return whether there are frames to play."""
         for reader in self.readers(self.exchanges):
             with reader:
                 if any(record.direction == "<" for record in reader):
@@ -403,7 +404,7 @@ class Playback:
         return False
 
     def readers(self, exchanges: Sequence[str], *, whole: bool = False) -> list[FeedReader]:
-        """Open the feeds of some exchanges, the chosen part or everything up to its end."""
+        """Open the feeds of some exchanges: the chosen part, or all records before its end."""
         start_ns = 0 if whole else self.start_ns
         return [
             FeedReader(path, start_ns=start_ns, end_ns=self.end_ns)
@@ -417,7 +418,7 @@ class Playback:
         self.server = server
 
     async def stop(self) -> None:
-        """Close what is read; the server has ended the tasks."""
+        """Close the recordings; the server has ended the tasks."""
         for playing in self._playing.values():
             playing.books.close()
         for books in self._first_books.values():
@@ -466,7 +467,7 @@ class Playback:
         playing.notify()
 
     def _has_room(self) -> bool:
-        # a run that is over, and that nobody listens to, is forgotten first
+        # a finished run without a listener makes room
         if len(self._playing) >= RUNS_LIMIT:
             for key, playing in list(self._playing.items()):
                 if playing.finished and not playing.listeners():
@@ -481,7 +482,7 @@ class Playback:
 
     def _begin(self, key: Key, exchanges: Sequence[str]) -> Playing:
         playing = self._playing[key] = Playing(self, exchanges, key)
-        playing.pending -= self.asked_early
+        playing.pending -= self.requested_early
         self.server.tasks.spawn("playing", self._run(playing, key), ends=True)
         return playing
 
@@ -498,7 +499,7 @@ class Playback:
             }
         )
         if self.loop:
-            # whoever connects again begins anew
+            # a client that reconnects starts from the beginning
             self._drop(key)
             for connection in playing.targets():
                 connection.session.end(1001, "end of recording", 0.0)
@@ -506,8 +507,10 @@ class Playback:
     # REST
 
     def newest(self, exchange: Exchange, symbol: str) -> Playing | None:
-        """Return the run that a request means: one whose clients build the symbol's book, else one
-        whose clients did so before they left, else the newest.
+        """Return the run for a request.
+
+        This is a run whose clients build the symbol's book, else a run whose former clients built
+        it, else the newest run.
         """
         found = [one for one in self._playing.values() if exchange.NAME in one.exchanges]
         ranked = sorted(
@@ -523,13 +526,13 @@ class Playback:
         return now_ns()
 
     def use_budget(self, weight: int) -> None:
-        raise FeedError("budget: expected a simulated exchange, a recording counts no weight")
+        raise FeedError("budget: expected a simulated exchange; a recording counts no weight")
 
     def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        raise FeedError("clock: expected a simulated exchange, recorded times stay as they are")
+        raise FeedError("clock: expected a simulated exchange; recorded times cannot change")
 
     def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        raise FeedError("market: expected a simulated exchange, recorded markets stay as they are")
+        raise FeedError("market: expected a simulated exchange; recorded markets cannot change")
 
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
@@ -537,12 +540,12 @@ class Playback:
         module = exchange_named(exchange)
         request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None
         book = None if request is None else await self._book(module, request, stale=stale)
-        recording = AskedRecording(self, module, query.get("symbol", ""), book)
+        recording = RequestedRecording(self, module, query.get("symbol", ""), book)
         status, content = module.answer(recording, path, query, now_ns())
         return answer(content, status)
 
     async def _book(self, exchange: Exchange, request: Request, *, stale: bool) -> bytes | None:
-        # a stale one is the first of the recording, however old that is
+        # a stale answer is the first snapshot of the recording
         symbol, levels = request.symbols[0], exchange.STREAM_DEPTH
         snapshot = self.indices[exchange.NAME].snapshots.get(symbol)
         if stale and snapshot:
@@ -551,7 +554,7 @@ class Playback:
         if playing is not None:
             return await playing.depth(exchange, symbol, levels)
         if snapshot:
-            self.asked_early.add((exchange.NAME, symbol))
+            self.requested_early.add((exchange.NAME, symbol))
             return snapshot
         books = self._first_books.setdefault(exchange.NAME, Books(self, (exchange.NAME,)))
         return await books.at(0, exchange, symbol, levels)

@@ -1,11 +1,11 @@
 """REST of the simulated exchanges: answers from the markets' state, limits, error bodies.
 
 Rules (numbered at the code):
-1. Upbit: 10 requests a second and group, `Remaining-Req`; one bad code fails the call with 404.
-2. Bithumb: 150 a second and category; errors come with HTTP 200; the order book has 30 levels for
-   one market, 15 for several; the ticker's times are KST wall time read as UTC (+9 h).
-3. Binance: 6,000 weight a minute, `X-MBX-USED-WEIGHT-1M`; beyond it 429 with Retry-After, and 418
-   for who goes on.
+1. Upbit: 10 requests per second and group, `Remaining-Req`; one bad code fails the call with 404.
+2. Bithumb: 150 per second and category; errors come with HTTP 200; the order book has 30 levels
+   for one market, 15 for several; the ticker's times are KST wall time read as UTC (+9 h).
+3. Binance: 6,000 weight per minute, `X-MBX-USED-WEIGHT-1M`; beyond it 429 with Retry-After, and
+   418 for a client that ignores it.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ class Answer(NamedTuple):
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Answer with JSON; bytes are JSON already."""
+    """Return a JSON answer; bytes are already JSON."""
     body = value if isinstance(value, bytes) else orjson.dumps(value)
     return Answer(status, body, headers or {})
 
 
 class Rest:
-    """Base: routes a path to a method; an exchange's class holds its own rules."""
+    """Base: routes a path to a method; each exchange's class has its rules."""
 
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         self.engine = engine
         self.exchange = exchange
         self.limits = limits
         self._markets = engine.markets.get(exchange, {})
-        # what others at the same address use of a limit
+        # weight per minute that other programs at the client's address use
         self.others = 0
 
     @property
     def markets(self) -> dict[str, SimulatedMarket]:
-        """Markets that are listed now."""
+        """The markets that are listed now."""
         return {name: one for name, one in self._markets.items() if one.status != "delist"}
 
     def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
@@ -75,7 +75,7 @@ class Rest:
 
     @staticmethod
     def refusal(status: int) -> Any:
-        """Return the body of an answer that refuses."""
+        """Return the body of a refusal with this status."""
         raise NotImplementedError
 
 
@@ -126,7 +126,7 @@ class KoreanRest(Rest):
         return {"Remaining-Req": f"group={name}; min={left * 60}; sec={left}"}
 
     def error(self, status: int, text: str) -> Answer:
-        """Answer an error as the exchange does."""
+        """Return an error as the exchange sends it."""
         return answer({"error": {"name": status, "message": text}}, status)
 
     def _codes(self, query: Mapping[str, str]) -> list[KoreanMarket] | Answer:
@@ -291,7 +291,7 @@ class BithumbRest(KoreanRest):
         return 30 if n_markets == 1 else 15
 
     def _id(self, trade: Trade) -> int:
-        # not the ids of the WebSocket
+        # REST ids differ from the WebSocket's
         return trade.time_ns // MILLISECOND_NS * 10_000 + trade.id % 10
 
     def _tickers(self, markets: list[KoreanMarket]) -> Answer:
@@ -319,7 +319,6 @@ class BinanceRest(Rest):
     def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
         super().__init__(engine, exchange, limits=limits)
         self._window = Used(60.0)
-        # weight that other programs of the client's address use in each minute
         self._refused = 0
         self._banned_s = 0.0
 
@@ -552,7 +551,7 @@ class BinanceRest(Rest):
         return self._each(query, row)
 
 
-# by what an exchange's module declares as its PROTOCOL
+# PROTOCOL of an exchange's module -> its REST
 REST: dict[str, type[Rest]] = {
     "upbit": KoreanRest,
     "bithumb": BithumbRest,
@@ -561,5 +560,5 @@ REST: dict[str, type[Rest]] = {
 
 
 def rest_of(exchange: str) -> type[Rest]:
-    """Return the kind of an exchange's REST."""
+    """Return the REST class of an exchange."""
     return REST[exchange_named(exchange).PROTOCOL]

@@ -1,12 +1,12 @@
-"""One server process that speaks each exchange's WebSocket and REST protocol on loopback.
+"""A server that speaks each exchange's WebSocket and REST protocol on loopback.
 
     ws://127.0.0.1:PORT/EXCHANGE/…    http://127.0.0.1:PORT/EXCHANGE/…
 
-What is served comes from a source: the simulated market or recordings. Below the name of an
-exchange stands what the exchange itself has there. The rules of its connections are those that its
-module declares, and those of its session: an exchange that leaves pings to its clients kills a
-connection that is idle for 60 s, without a close frame; one that pings closes with 1008 when no
-pong came for 60 s, and after 24 h. Attempts to connect are limited.
+Frames and answers come from a source: the simulated market or recordings. The paths below EXCHANGE
+are the exchange's own. The rules of connections come from the exchange's module and session. Where
+clients ping, the server cuts a connection that is idle for 60 s, without a close frame. Where the
+server pings, it closes with 1008 after 60 s without a pong, and with 1001 after 24 h. Attempts to
+connect are limited.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ACCEPT_AGAIN_S = 0.1
 RECEIVED = 1 << 16
 
 
-# tasks without which nothing is served any more
+# tasks without which the server cannot work
 NEEDED = ("accept", "keep alive", "market", "playing")
 
 
@@ -46,12 +46,12 @@ class ExchangeServer:
     """The server; an async context manager.
 
     Args:
-        source: a Simulation by default.
-        port: 0 = any free one. host: loopback unless asked otherwise.
+        source: None = a Simulation.
+        port: 0 = any free port. host: the address to listen on.
         limits: whether rates are limited as the exchanges do.
-        idle_s: where clients ping. ping_s, pong_s, life_s: where the server does.
+        idle_s: where clients ping. ping_s, pong_s, life_s: where the server pings.
         tls: serve wss:// and https://.
-        faults: in force from the start (coinspace.simulator.faults); later ones by
+        faults: in force from the start (coinspace.simulator.faults); later ones are added by
             `disorder.add` or the control address.
     """
 
@@ -87,11 +87,11 @@ class ExchangeServer:
         self.initial_faults = list(faults)
         self._tls = tls
         self._attempts = {name: Used(session_of(name).attempts[1]) for name in EXCHANGES}
-        # when the last request with an Origin header was answered
+        # exchange -> time of the last answered request with an Origin header
         self._origins_s: dict[str, float] = {}
         self._runner: web.AppRunner | None = None
         self.tasks = Tasks(self._failed)
-        # what ended that nothing can be served without
+        # the failure of a task in NEEDED
         self.failed = asyncio.Event()
         self.failure: BaseException | None = None
         self._listening: socket.socket | None = None
@@ -114,7 +114,7 @@ class ExchangeServer:
         except OSError as error:
             await self._runner.cleanup()
             raise FeedError(
-                f"port {self.port} on {self.host}: expected a free one, {error}; 0 takes any"
+                f"port {self.port} on {self.host}: expected a free port: {error}; 0 = any free port"
             ) from None
         await self.source.start(self)
         for fault in self.initial_faults:
@@ -157,7 +157,7 @@ class ExchangeServer:
 
     @property
     def urls(self) -> dict[str, dict[str, str]]:
-        """Exchange -> {"websocket", "rest"}: what goes into the settings of a collector."""
+        """Exchange -> {"websocket", "rest"}: the addresses for a collector's settings."""
         secure = "s" if self._tls else ""
         place = f"{self.host}:{self.port}"
         return {
@@ -173,7 +173,7 @@ class ExchangeServer:
         return [one for connections in self.connections.values() for one in connections]
 
     def state(self) -> dict[str, Any]:
-        """Return what the control address tells: connections, counters, faults."""
+        """Return the state for the control address: connections, counters, faults."""
         return {
             "counters": self.counters,
             "connections": [
@@ -201,7 +201,7 @@ class ExchangeServer:
             self._accepting = self.tasks.spawn("accept", self._accept(self._listening))
 
     def close_port(self) -> None:
-        """Refuse connections; those that are open go on."""
+        """Refuse new connections; open ones stay."""
         if self._listening is not None and self._accepting is not None:
             self.tasks.drop(self._accepting)
             self._listening.close()
@@ -213,7 +213,7 @@ class ExchangeServer:
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError:
-                # the client is gone already, or there are no descriptors for now
+                # the client is already gone, or no descriptor is free
                 await asyncio.sleep(ACCEPT_AGAIN_S)
                 continue
             fault = self.disorder.accepted()
@@ -229,7 +229,7 @@ class ExchangeServer:
                 server, accepted, ssl=self._tls
             )
         except (OSError, TimeoutError):
-            # a client that has gone or that does not get through TLS
+            # the client is gone, or its TLS handshake failed
             accepted.close()
 
     # requests
@@ -273,7 +273,7 @@ class ExchangeServer:
         spoiled = await self.disorder.handshake(exchange, request)
         if spoiled is not None:
             return spoiled
-        # deflate is agreed to when offered; our own frames need not be compressed by that
+        # deflate is accepted when offered; the server's frames may still be uncompressed
         socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
         connection = Connection(self.disorder, self.tasks, exchange, socket, request)
         session = self._session(connection)
@@ -350,7 +350,7 @@ class ExchangeServer:
 
 
 async def _spoil(accepted: socket.socket, fault: str) -> None:
-    """Treat a connection that nobody has read from yet as a fault wants it."""
+    """Apply a fault to a connection just accepted by TCP."""
     loop = asyncio.get_running_loop()
     step, _, then = fault.partition("-")
     with accepted, contextlib.suppress(OSError):
@@ -370,7 +370,7 @@ def _response(found: Answer) -> web.Response:
 
 
 def ready_line(server: ExchangeServer) -> dict[str, Any]:
-    """Return what a serving command prints on stdout when it is ready."""
+    """Return the line that a serving command prints on stdout when it is ready."""
     secure = "s" if server.is_secure else ""
     return {
         "ready": True,

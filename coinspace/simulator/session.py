@@ -1,13 +1,13 @@
-"""What one WebSocket connection asked for, by each exchange's rules; no socket, no loop.
+"""One WebSocket connection's subscription, by each exchange's rules; no socket, no event loop.
 
-A session reads the client's frames, answers through `send` and `end`, and tells which frames it
-wants. `KoreanSession` (numbers at the code):
+A session reads the client's frames, answers through `send` and `end`, and selects the frames that
+the client gets. `KoreanSession` (numbers at the code):
 1. A subscription is an array with ticket, types and format; a new one replaces the old one.
-2. Errors are told, then the connection is closed with 1000 after 150 ms.
-3. Unknown codes, lower case and (Upbit) unsupported levels are silent.
-4. Text PING starts a status frame each 10 s for as long as the connection lives.
+2. An error is sent, then the connection is closed with 1000 after 150 ms.
+3. Unknown codes, lower-case codes and (Upbit) unsupported levels get no frames.
+4. Text PING starts a status frame every 10 s until the connection ends.
 `BinanceSession`:
-5. SUBSCRIBE adds; anything is acked, also what never delivers.
+5. SUBSCRIBE adds streams; every stream is acknowledged, also an unknown one.
 6. Garbage closes with 1008, and so do more than 5 messages in a second.
 """
 
@@ -29,7 +29,7 @@ from coinspace.window import Used
 ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
 PARTIAL_DEPTHS = ("5", "10", "20")
-# of a client in one second
+# a client's messages in one second
 MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
 Send = Callable[[bytes], None]
@@ -37,7 +37,7 @@ End = Callable[[int, str, float], None]
 
 
 class Refused(Exception):
-    """A request that the exchange answers with an error and a close."""
+    """A request that the exchange answers with an error and then a close."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(name)
@@ -51,34 +51,34 @@ WRONG_FORMAT = ("WRONG_FORMAT", "Format 이 맞지 않습니다.")
 class Session:
     """Base: one connection's subscription.
 
-    Attributes: changed(): called after each change of the subscription. ended: the session asked
-    for a close and takes nothing any more.
+    Attributes: changed(): called after each change of the subscription. ended: the session has
+    requested a close and ignores further frames.
     """
 
     is_binary = True
     # path below the exchange's address
     path = ""
-    # connections in so many seconds
+    # limit of connections, and its window in seconds
     attempts: tuple[int, float] = (5, 1.0)
-    # seconds between requests with an Origin header, 0 = they are as good as others
+    # seconds between requests with an Origin header, 0 = no limit
     origin_s = 0.0
     # headers of the handshake
     headers: ClassVar[Mapping[str, str]] = {}
-    # what a session says before it ends for a fault of the client
+    # sent before the session ends because of a client's error
     error_frame = b""
 
     @classmethod
     def opened(
         cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
     ) -> Self | None:
-        """Return the session of a URL, None where nothing is served there."""
+        """Return the session of a URL, None for an unknown path."""
         raise NotImplementedError
 
     @classmethod
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
     ) -> tuple[Self, str, bytes | None]:
-        """Return a session of all channels, what its URL adds, and the frame that asks for them."""
+        """Return a session of all channels, its URL's extra part, and its subscribing frame."""
         raise NotImplementedError
 
     def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
@@ -102,39 +102,39 @@ class Session:
         """Take a ping or pong frame of the client."""
 
     def on_second(self, now_s: float) -> None:
-        """Do what is due, about once a second."""
+        """Do periodic work, about once a second."""
 
     def frames(self, event: Event) -> list[bytes]:
         """Return the frames of a simulated event that this session wants."""
         raise NotImplementedError
 
     def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
-        """Take the markets that it delivers."""
+        """Take the markets that the session delivers."""
 
     def first_frames(
         self, added: Any, markets: Mapping[str, SimulatedMarket]
     ) -> Iterator[tuple[bytes, str, str]]:
-        """Yield what a new subscription gets at once: (frame, kind, symbol).
+        """Yield the first frames of a new subscription: (frame, kind, symbol).
 
-        Args: added: as `changed` got it, None = everything that is subscribed to.
+        Args: added: the argument of `changed`, None = the whole subscription.
         """
         yield from ()
 
     def spelled(self, kind: str, what: Label, payload: bytes) -> bytes:
-        """Return a recorded frame as this session was asked to spell it."""
+        """Return a recorded frame in this session's format."""
         return payload
 
     def shutdown_frame(self, now_ms: int) -> bytes | None:
-        """Return the event that announces the end of this connection, None where there is none."""
+        """Return the event that announces the end of this connection, None = no such event."""
         return None
 
     def wants(self, kind: str, symbol: str) -> bool:
-        """Tell whether a recorded frame is subscribed to."""
+        """Return whether a recorded frame is part of the subscription."""
         return (kind, symbol) in self.subscription
 
     @property
     def subscription(self) -> frozenset[tuple[str, str]]:
-        """Return what is subscribed to: (kind, symbol)."""
+        """The subscribed (kind, symbol) pairs."""
         raise NotImplementedError
 
 
@@ -152,7 +152,7 @@ class Channel:
 
 
 class KoreanSession(Session):
-    """A session of Upbit; Bithumb's differs where it says so."""
+    """A session of Upbit; the base of Bithumb's."""
 
     path = "/websocket/v1"
     origin_s = 10.0
@@ -198,12 +198,12 @@ class KoreanSession(Session):
         self._ticket = ""
         self._used = [(Used(seconds), most) for seconds, most in self.message_limits]
         self._status_s: float | None = None
-        # levels that a symbol's books can be grouped by; None = all
+        # code -> supported grouping levels of its book; None = all
         self.levels_of: Callable[[str], tuple[int, ...] | None] = lambda code: None
 
     @property
     def is_simple(self) -> bool:
-        """Whether short keys are wanted."""
+        """Whether frames have short keys."""
         return self.format.startswith("SIMPLE")
 
     @property
@@ -293,7 +293,7 @@ class KoreanSession(Session):
         return n if n in self.unit_choices else self.most_units
 
     def _check_level(self, channel: Channel) -> None:
-        # 3. the whole channel stays silent
+        # 3. the whole channel gets no frames
         for code in channel.codes:
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
@@ -313,7 +313,7 @@ class KoreanSession(Session):
         self.send(orjson.dumps(answer))
 
     def variant(self, channel: Channel, code: str, stream_type: str) -> korean.Variant:
-        """Return how a code's frames are to be spelled."""
+        """Return the format of a code's frames."""
         return korean.Variant(
             self.is_simple,
             self.is_listed,
@@ -384,12 +384,12 @@ class BithumbSession(KoreanSession):
                 raise Refused(*WRONG_FORMAT)
 
     def first_type(self, code: str) -> str:
-        # seen on the wire: in SIMPLE a REALTIME may come first
+        # observed at Bithumb: with SIMPLE a REALTIME frame may come first
         return "REALTIME" if self.is_simple and code[-1] == "P" else "SNAPSHOT"
 
 
 def parse_stream(stream: str) -> tuple[str, str] | None:
-    """Return (symbol, kind of event) of a stream name, None for one that never delivers."""
+    """Return (symbol, kind of event) of a stream name, None for an unknown stream."""
     symbol, at, name = stream.partition("@")
     if not at or symbol != symbol.lower():
         return None
@@ -406,8 +406,8 @@ def parse_stream(stream: str) -> tuple[str, str] | None:
 class BinanceSession(Session):
     """A session of Binance.
 
-    Args: streams: from the URL. combined: whether frames carry their stream's name. micro: times in
-    µs.
+    Args: streams: from the URL. combined: whether frames have their stream's name. micro: whether
+    times are in µs.
     """
 
     is_binary = False
@@ -542,7 +542,7 @@ class BinanceSession(Session):
         return frozenset((kind, symbol) for symbol, _, kind in parts)
 
 
-# by what an exchange's module declares as its PROTOCOL
+# PROTOCOL of an exchange's module -> its sessions
 SESSIONS: dict[str, type[Session]] = {
     "upbit": KoreanSession,
     "bithumb": BithumbSession,
@@ -551,5 +551,5 @@ SESSIONS: dict[str, type[Session]] = {
 
 
 def session_of(exchange: str) -> type[Session]:
-    """Return the kind of an exchange's sessions."""
+    """Return the session class of an exchange."""
     return SESSIONS[exchange_named(exchange).PROTOCOL]

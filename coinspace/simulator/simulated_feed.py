@@ -1,4 +1,4 @@
-"""Write what a collector of every channel would have recorded from the simulated exchanges."""
+"""Write the feeds that a collector of every channel would record from the simulated exchanges."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedM
 from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.session import session_of
 
-# network and exchange, before a frame is received: 4 to 12 ms
+# base and random part of the delay until a frame is received: 4 to 12 ms
 LATENCY_MS = (4.0, 8.0)
 SNAPSHOT_AFTER_NS = 250 * MILLISECOND_NS
 SNAPSHOT_LEVELS = 1000
-# faults of a scenario that a recording can show: nothing is received meanwhile
+# faults of a scenario that a recording can show: no frame is received during them
 SILENT_FAULTS = {"mute", "stall", "halfopen"}
 
 
 class _Tape:
-    # one exchange's connection, written down
+    # one exchange's connection, recorded to a feed
 
     def __init__(self, path: Path, exchange: str, symbols: list[str], engine: Engine) -> None:
         self.path = path
@@ -70,7 +70,7 @@ def write_feeds(
 ) -> Iterator[dict[str, Any]]:
     """Write one feed per exchange; yield {"path", "exchange", "records"} of each.
 
-    Bytes are a pure function of the arguments.
+    The bytes depend only on the arguments.
     """
     tapes: dict[str, _Tape] = {}
     silences = _silences(scenario, start_ns)
@@ -137,7 +137,7 @@ def _snapshot(tape: _Tape, market: SimulatedMarket) -> Any:
 
 
 def feed_paths(path: Path, exchanges: Collection[str]) -> dict[str, Path]:
-    """Return exchange -> the file of its feed: the path itself where there is one exchange only."""
+    """Return exchange -> the file of its feed; a single exchange gets the path itself."""
     if len(exchanges) == 1:
         return dict.fromkeys(exchanges, path)
     return {exchange: _beside(path, exchange) for exchange in exchanges}

@@ -17,15 +17,15 @@ from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.rest import Answer, Rest, answer, rest_of
 from coinspace.simulator.source import Host
 
-# frames of one pump go out together; 10 ms is far below the 100 ms grid of the exchanges
+# frames are sent in batches this far apart: far below the exchanges' grid of 100 ms
 PUMP_S = 0.01
-# after a pause longer than this (a suspended machine) virtual time jumps instead of rushing
+# after a longer pause (a suspended machine) virtual time jumps instead of catching up
 JUMP_S = 30.0
 KEPT_LEVELS = 5000
 
 
 class Simulation:
-    """Serve an Engine.
+    """Serve the markets of an Engine.
 
     Args: as Engine. Attributes: engine (made at start, so that virtual time is the wall clock).
     """
@@ -65,7 +65,7 @@ class Simulation:
         server.tasks.spawn("market", self._pump())
 
     async def stop(self) -> None:
-        """Nothing is held: the server ends the task."""
+        """Do nothing: the server ends the task."""
 
     async def _pump(self) -> None:
         offset_ns = 0

@@ -1,4 +1,4 @@
-"""What serves frames and REST answers, and what it sees of the server around it."""
+"""The interface of a source of frames and REST answers, and that of its server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coinspace.tasks import Tasks
 
 
 class FaultList(Protocol):
-    """Where faults are put in force."""
+    """The list of faults in force."""
 
     def add(self, fault: str | Fault) -> Fault:
         """Put a fault in force."""
@@ -30,7 +30,7 @@ class Host(Protocol):
 
     @property
     def source(self) -> Source:
-        """Where frames come from."""
+        """The source of frames."""
 
     @property
     def is_secure(self) -> bool:
@@ -50,16 +50,16 @@ class Host(Protocol):
 
 
 class Source(Protocol):
-    """Where the frames and REST answers come from."""
+    """The source of frames and REST answers."""
 
     exchanges: tuple[str, ...]
     simulated: bool
 
     async def start(self, server: Host) -> None:
-        """Begin; frames go to `server.connections`."""
+        """Start; frames go to `server.connections`."""
 
     async def stop(self) -> None:
-        """End."""
+        """Stop."""
 
     def connected(self, connection: Connection) -> None:
         """Prepare a new connection's session."""
@@ -70,10 +70,10 @@ class Source(Protocol):
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:
-        """Answer a GET; stale: depth as it was at `keep_snapshots`."""
+        """Answer a GET; stale: with the book kept by `keep_snapshots`."""
 
     def keep_snapshots(self, symbol: str) -> None:
-        """Keep the books of a symbol ("" = all) as they are now."""
+        """Keep the current books of a symbol ("" = all) for stale answers."""
 
     def now_ns(self) -> int:
         """Return the exchanges' time."""
@@ -82,7 +82,7 @@ class Source(Protocol):
         """Set an exchange's clock wrong."""
 
     def use_budget(self, weight: int) -> None:
-        """Count so much weight a minute (Binance) as used by other programs of the address."""
+        """Set the weight per minute that other programs at the same address use (Binance)."""
 
     def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        """Let a market be "active", "halt" (listed, nothing happens) or "delist" (not listed)."""
+        """Set a market to "active", "halt" (listed, without trading) or "delist" (not listed)."""

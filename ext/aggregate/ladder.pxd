@@ -16,7 +16,7 @@ cdef class VenueBook:
         double* spare[2]           # owned; the next state is built here, then swapped in
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
-        uint64_t version[2]        # of no other state of any book; 0 = always empty
+        uint64_t version[2]        # unique to this state of this book; 0 = always empty
         readonly Py_ssize_t dropped    # levels of the last load that were not finite or not above zero
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
@@ -25,33 +25,33 @@ cdef class VenueBook:
 
 
 ctypedef struct Level:
-    double price     # in index currency, below zero for bids: the best is the least of both sides
+    double price     # in index currency, negative for bids: on both sides the lowest is the best
     double size
     int32_t venue
 
 
 ctypedef struct Merged:
-    uint64_t version    # of a venue's side, 0 = left out
+    uint64_t version    # of a venue's side, 0 = not merged
     double rate
 
 
 cdef class Ladder:
     cdef:
-        uint64_t version           # of no other state of any ladder
+        uint64_t version           # unique to this state of this ladder
         Py_ssize_t n_venues
         double* price[2]           # owned
         double* size[2]            # owned
         int32_t* venue[2]          # owned; index into the list of books
         Py_ssize_t capacity[2]
         Py_ssize_t n[2]
-        # what each side was merged from, per venue
+        # versions and rates from which each side was merged, per venue
         Merged* merged[2]          # owned
         Py_ssize_t n_merged[2]     # -1 = not merged from books
-        # scratch of the merge of one side, owned: the runs one behind the other, and what a round makes of them
+        # scratch of the merge of one side, owned: all runs in sequence, and the output of a round
         Level* levels
         Level* other
         Py_ssize_t most_levels
-        Py_ssize_t* starts         # of each run; one for each venue
+        Py_ssize_t* starts         # start of each run; room for one run per venue
         Py_ssize_t* lengths
         Py_ssize_t most_venues
 

@@ -1,7 +1,7 @@
-"""Venue books in, one ladder out: a merge of sorted sides into memory that is kept between ticks.
+"""Venue books in, one ladder out: a merge of sorted sides into memory that is reused between ticks.
 
-Levels of a ladder are ordered by price (best first), then by the position of their venue in the list of books; equal
-prices are not summed, since the size cap works on each venue's own level.
+Levels of a ladder are sorted by price (best first), then by the position of their venue in the list of books. Equal
+prices are not summed, because the size cap works on each venue's level.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ from coinspace._ext.memory cimport grow
 
 cdef enum:
     SMALL = 64    # levels reserved at first; grows by doubling
-    FENCES = 2    # levels of room that a run takes beside its own
+    FENCES = 2    # extra levels of room per run
 
-# the last version that was given to a book's side or a ladder
+# the last version of any book's side or ladder
 cdef uint64_t _version = 0
 
 
@@ -68,7 +68,7 @@ cdef class VenueBook:
         return 0
 
     cdef bint swap(self, int side, Py_ssize_t n) noexcept nogil:
-        # returns whether the side differs from the one before
+        # returns whether the new side differs from the old one
         cdef Py_ssize_t capacity = self.capacity[side]
         cdef double* old = self.memory[side]
         cdef double* new = self.spare[side]
@@ -86,7 +86,7 @@ cdef class VenueBook:
         return changed
 
     cdef int copy_in(self, int side, const double* prices, const double* sizes, Py_ssize_t n) except -1:
-        # 1 = changed; drops what is not usable and falls back to a stable sort where the order is wrong
+        # 1 = changed; drops unusable levels, and sorts them (stable) where the order is wrong
         self.reserve(side, n)
         cdef double* price = self.spare[side]
         cdef double* size = price + self.capacity[side]
@@ -113,8 +113,8 @@ cdef class VenueBook:
     def load(self, const double[:, ::1] bids not None, const double[:, ::1] asks not None):
         """Replace the book: float64[2, n] each, row 0 prices, row 1 sizes.
 
-        Levels that are not finite or not above zero are dropped (counted in `dropped`), a wrong order is mended.
-        Returns: whether the book differs from the one before.
+        Levels that are not finite or not above zero are dropped and counted in `dropped`; a wrong order is repaired.
+        Returns: whether the new book differs from the old one.
         """
         cdef bint changed = False
         if bids.shape[0] != 2 or asks.shape[0] != 2:
@@ -156,7 +156,7 @@ cdef class VenueBook:
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
-    # bytes of so many venues
+    # bytes of n venue indices
     return (n * <Py_ssize_t>sizeof(int32_t) + 7) & ~7
 
 
@@ -165,7 +165,7 @@ cdef inline Py_ssize_t packed_size(Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t levels_of(VenueBook book, int side, double rate, int32_t venue, Level* out) noexcept nogil:
-    # Write a venue's levels between their fences; returns how many. A quotient can vanish or overflow.
+    # Writes a venue's levels between their fences; returns how many. A quotient can become 0 or overflow.
     cdef const double* prices = book.memory[side]
     cdef const double* sizes = prices + book.capacity[side]
     cdef double sign = 1.0 if side == ASK else -1.0, price
@@ -180,14 +180,14 @@ cdef Py_ssize_t levels_of(VenueBook book, int side, double rate, int32_t venue, 
 
 
 cdef void set_fences(Level* run, Py_ssize_t n) noexcept nogil:
-    # before and behind a run, where a merge looks when it has taken all of it
+    # before and after a run: a merge reads them once the run is used up
     (run - 1).price, (run + n).price = -INFINITY, INFINITY
 
 
 cdef void merge_two(const Level* a, Py_ssize_t n, const Level* b, Py_ssize_t m, Level* out) noexcept nogil:
-    # Two runs, each between its fences, into one; equal prices: the left run first. Which run is next cannot be
-    # predicted, so it is computed, not branched on. One half is merged from the beginnings and one from the ends: each
-    # step waits for the one before it, and so do only half of them.
+    # Merges two runs, each between its fences; of equal prices the left run comes first. The processor cannot predict
+    # the next run, so it is computed without a branch. Half of the levels are merged from the beginnings and half from
+    # the ends: a step waits for its previous step, so two independent chains take half the time.
     cdef const Level* last_a = a + n - 1
     cdef const Level* last_b = b + m - 1
     cdef Py_ssize_t i, right, left, total = n + m
@@ -255,7 +255,7 @@ cdef class Ladder:
         return 0
 
     cdef Py_ssize_t load_runs(self, int side, list books) except -1:
-        # the levels of the books noted in `merged`, one run behind the other; returns how many runs
+        # writes the levels of all books in `merged`, one run per book; returns how many runs
         cdef Py_ssize_t runs = 0, end = 0, v
         cdef const Merged* known = self.merged[side]
         for v in range(len(books)):
@@ -268,7 +268,7 @@ cdef class Ladder:
         return runs
 
     cdef void merge_neighbours(self, Py_ssize_t runs) noexcept:
-        # one round: every two neighbours become one run
+        # one round: each pair of neighbours becomes one run
         cdef Py_ssize_t i, begin, n, m
         for i in range(0, runs, 2):
             begin, n = self.starts[i], self.lengths[i]
@@ -300,11 +300,11 @@ cdef class Ladder:
     def merge(self, list books not None, list rates not None):
         """Merge the books of venues, given in the order of their names.
 
-        A side is left as it is when its books and rates are those of the last merge. A price that vanishes or
-        overflows when it is divided by its rate is left out.
+        A side does not change when its books and rates are those of the last merge. A level is dropped when its price
+        becomes 0 or overflows by the division by the rate.
 
         Args:
-            books: VenueBook per venue; None leaves a venue out.
+            books: VenueBook per venue; None excludes a venue.
             rates: units of the venue's quote currency per unit of index currency, finite and above zero.
         """
         cdef Py_ssize_t k = len(books), v, total
@@ -314,7 +314,7 @@ cdef class Ladder:
         cdef Merged* before
         cdef bint changed
         if len(rates) != k:
-            raise ValueError(f"rates: expected one per book ({k}), was {len(rates)}")
+            raise ValueError(f"rates: expected one rate per book ({k}), found {len(rates)}")
         self.reserve_venues(k)
         if k != self.n_venues:
             self.n_venues = k
@@ -330,7 +330,7 @@ cdef class Ladder:
                     total += book.n[side]
                     now.version, now.rate = book.version[side], rates[v]
                 if changed or before[v].version != now.version or before[v].rate != now.rate:
-                    # until the side is merged: a later book or rate may be refused, or memory may run out
+                    # invalid until the side is merged: a later book or rate may raise, or memory may run out
                     self.n_merged[side] = -1
                     before[v] = now
                     changed = True
@@ -370,10 +370,10 @@ cdef class Ladder:
         self, const unsigned char[::1] packed not None, Py_ssize_t offset, Py_ssize_t n_bids, Py_ssize_t n_asks,
         Py_ssize_t n_venues,
     ):
-        """Replace both sides by what `pack` wrote at an offset.
+        """Replace both sides by the output of `pack` at an offset.
 
-        Returns: the offset behind it.
-        Raises: ValueError when it does not lie within the bytes, or a level belongs to none of the venues.
+        Returns: the offset after it.
+        Raises: ValueError when the sides do not fit into the bytes, or a level belongs to no known venue.
         """
         cdef Py_ssize_t[2] n = [n_bids, n_asks]
         cdef Py_ssize_t i, size, room = packed.shape[0] - offset
@@ -383,7 +383,9 @@ cdef class Ladder:
         if offset < 0 or room < 0 or not 0 <= n_bids <= room or not 0 <= n_asks <= room or (
             packed_size(n_bids) + packed_size(n_asks) > room
         ):
-            raise ValueError(f"ladder of {n_bids} and {n_asks} levels at {offset} of {packed.shape[0]} bytes")
+            raise ValueError(
+                f"ladder of {n_bids} and {n_asks} levels at {offset}: expected more than {packed.shape[0]} bytes"
+            )
         self.version = _next_version()
         self.n_venues = n_venues
         for side in range(2):

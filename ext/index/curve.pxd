@@ -6,8 +6,8 @@ from coinspace._ext.ladder cimport Ladder
 
 cdef extern from "series.h" nogil:
     enum:
-        LANES    # doubles that a pass takes at a time
-        STEPS    # powers of a halving in the table
+        LANES    # doubles per step of a pass
+        STEPS    # entries of the power table per halving
     double largest_of(const double* x, Py_ssize_t n) noexcept
     Py_ssize_t values_outside(const double* x, Py_ssize_t n, double low, double high, double* out) noexcept
     double ranked(double* x, Py_ssize_t n, Py_ssize_t k) noexcept
@@ -48,12 +48,12 @@ cdef class Curve:
         readonly bint exhausted          # a side ended before the spread limit
         readonly double best_bid
         readonly double best_ask
-        # what was computed: a version that no other state has, and which venues
+        # input of the last compute: the ladder's unique version, and the used venues
         Ladder ladder
         uint64_t version
         unsigned char* used
         int status
-        # used levels of both sides, the ladder's memory or our own
+        # used levels of both sides, in the ladder's memory or in this object's
         const double* price[2]
         const double* raw[2]
         const int32_t* venue[2]
@@ -65,19 +65,19 @@ cdef class Curve:
         double* size[2]                  # capped
         double* total[2]                 # cumulative capped size; on the grid: its last point
         Py_ssize_t capacity[2]
-        double* falling                  # of one side: 1, then exp(-lambda * total); weights are its steps
+        double* falling                  # of one side: 1, then exp(-lambda * total); weights are its differences
         double* sample                   # sizes that may be trimmed
-        double* small                    # of these, at the low end
-        double* large
+        double* small                    # those at the low end
+        double* large                    # those at the high end
         Py_ssize_t total_capacity
-        double low_guess                 # only sizes below it are looked at for the low end of the trim
-        double high_guess
-        double scale                     # power of two that keeps sums of absurd sizes finite
+        double low_guess                 # the low end of the trim is first searched below this size
+        double high_guess                # the high end is first searched above this size
+        double scale                     # power of two that keeps sums of extreme sizes finite
         Py_ssize_t n_venues
         unsigned char* seen              # per venue
         double* sums                     # LANES partial weights per venue
-        # of the value
-        bint weighted                    # whether there is one
+        # weights of the value
+        bint weighted                    # whether there is a value
         double used_depth
         double used_rate
         double norm

@@ -1,15 +1,15 @@
 """Size cap, price-volume curve, utilised depth, value and shares over one merged ladder.
 
-The curve is a step function of volume with constant prices on segments (a, b]. Its mid is half a bid and half an ask,
-so the weighted mean of mids is half of that of the bids and half of that of the asks, each over its own levels: the
-sides never need to be walked together, but where somebody wants to see the segments.
+The curve is a step function of volume with constant prices on segments (a, b]. A mid is half a bid and half an ask. So
+the weighted mean of mids is half the mean of bids and half the mean of asks, each over its levels. Only `segments` has
+to step through both sides together.
 
-The grid mode needs no second algorithm: a point v = k*s stands for (v - s, v], since the sum of exp(-rate*v) over its
-points up to k is the same geometric series, so the cumulative sizes are rounded down to their last grid point and the
+The grid mode uses the same algorithm. A point v = k*s means (v - s, v], because the sum of exp(-rate*v) over the points
+up to k is the same geometric series. So cumulative sizes are rounded down to their last grid point, and then the
 integral is taken.
 
-Ties are tolerant (relative 1e-12) so that float64 and exact arithmetic take the same side: in cumulative sizes, in the
-spread limit, and in prices, where levels of two currencies meet after a division.
+Comparisons have a tolerance (relative 1e-12) so that float64 and exact arithmetic decide ties alike: for cumulative
+sizes, for the spread limit, and for prices, where levels of two currencies can be equal after a division.
 """
 
 from decimal import Decimal
@@ -33,18 +33,18 @@ EMPTY = 2
 
 cdef double TOLERANCE = 1e-12
 cdef double ABOVE = 1.0 + 1e-12
-# sizes beyond these leave float64 when squared and summed
+# squares and sums of sizes beyond these overflow or vanish
 cdef double HUGE = 1e100
 cdef double TINY = 1e-100
 cdef double MOST_POINTS = 4503599627370496.0
-# how far beyond the last tick's limits of the trim its next ones are looked for
+# factor beyond the last tick's limits of the trim within which the next ones are searched
 cdef double REACH = 1.25
-# the steps of a halving that an exponent of e stands for: STEPS / ln 2
+# steps of the power table for an exponent of 1 to the base e: STEPS / ln 2
 cdef double STEPS_OF_E = 369.3299304675746
 
 
 def _make_powers():
-    # rounded correctly whatever the platform's pow
+    # rounded correctly, independent of the platform's pow
     for j in range(STEPS):
         power_table[j] = float((Decimal(2).ln() * -j / STEPS).exp())
 
@@ -54,15 +54,15 @@ _make_powers()
 
 @final
 cdef class Curve:
-    """The calculation of one index over a ladder; keeps its memory between ticks.
+    """The calculation of one index over a ladder; reuses its memory between ticks.
 
     Args:
         max_spread: D, the largest askPV/midPV - 1 (0.005 = 0.5 %).
         spacing: grid step in base; 0 = integral mode.
         cut: cut the utilised depth at the coverage depth.
         decay: lambda = 1 / (decay * utilised depth).
-        cap_band, cap_min_per_side: sample of the size cap: levels within the band, and at least so many.
-        cap_trim, cap_sigmas: share trimmed at each end; deviations above the trimmed mean that stay.
+        cap_band, cap_min_per_side: sample of the size cap: levels within the band, and this number at least.
+        cap_trim, cap_sigmas: share trimmed at each end; the cap's deviations above the trimmed mean.
     """
 
     def __cinit__(
@@ -124,7 +124,7 @@ cdef class Curve:
         return 0
 
     cdef void take(self, int side, Ladder ladder, const unsigned char* used) noexcept nogil:
-        # the levels of the used venues: the ladder's own memory where that is all of them
+        # the levels of the used venues; if all venues are used, the ladder's memory itself
         cdef Py_ssize_t i, n = 0
         cdef int32_t v
         cdef double* price = self.own_price[side]
@@ -151,7 +151,7 @@ cdef class Curve:
         self.n[side] = n
 
     cdef void rescale(self) noexcept nogil:
-        # exact, being a power of two; leaves ordinary sizes alone
+        # exact, because the scale is a power of two; ordinary sizes do not change
         cdef double largest = max(largest_of(self.raw[BID], self.n[BID]), largest_of(self.raw[ASK], self.n[ASK]))
         cdef int side, exponent
         cdef Py_ssize_t i
@@ -166,7 +166,7 @@ cdef class Curve:
             self.raw[side] = self.own_raw[side]
 
     cdef Py_ssize_t near(self, int side) noexcept nogil:
-        # how many levels of a side the sample of the size cap takes; sorted by price: bisect
+        # number of a side's levels in the sample of the size cap; bisects the sorted prices
         cdef const double* price = self.price[side]
         cdef Py_ssize_t m = min(self.n[side], self.cap_min_per_side), end = self.n[side], middle
         cdef double limit
@@ -183,10 +183,10 @@ cdef class Curve:
         return m
 
     cdef void find_trim(self, const Py_ssize_t* m, Py_ssize_t k, double* low, double* high) noexcept nogil:
-        # the sizes behind the k smallest and the k largest of the sample
+        # the next sizes after the k smallest and the k largest of the sample
         cdef int side
         cdef Py_ssize_t n = 0, n_small, n_large
-        # those near the limits of the last tick: a guess that is wrong costs time only
+        # only sizes near the limits of the last tick; a wrong guess only costs time
         for side in range(2):
             n += values_outside(self.raw[side], m[side], self.low_guess, self.high_guess, self.sample + n)
         n_small = values_outside(self.sample, n, self.low_guess, INFINITY, self.small)
@@ -217,12 +217,12 @@ cdef class Curve:
             add_distances(self.raw[side], m[side], low, high, origin, &sum, &squares)
         if n > 1:
             variance = max(squares - sum * (sum / n), 0.0) / (n - 1)
-        # the trimmed sum is the winsorised one without the k replaced sizes at either end
+        # the trimmed sum is the winsorised sum without the k replaced sizes at each end
         mean = origin + (sum - k * ((low - origin) + (high - origin)) if k else sum) / (n - 2 * k)
         return mean + self.cap_sigmas * sqrt(variance)
 
     cdef double covered(self, int side) noexcept nogil:
-        # the volume up to the end of the shallowest venue: the one whose last level comes first
+        # the volume up to the last level of the shallowest venue, whose last level comes first
         cdef Py_ssize_t i, low = 0, n = self.n[side], middle, end = n, left = self.n_venues
         cdef const double* price = self.price[side]
         cdef const int32_t* venue = self.venue[side]
@@ -243,7 +243,7 @@ cdef class Curve:
                 end = middle
             else:
                 low = middle + 1
-        # 0 only where prices are in no order, which no merge makes
+        # 0 only if prices are not sorted, and a merge sorts them
         return self.total[side][low - 1] if low else 0.0
 
     cdef void round_to_grid(self, int side) noexcept nogil:
@@ -251,15 +251,15 @@ cdef class Curve:
         cdef double step = self.spacing / self.scale
         cdef double* total = self.total[side]
         for i in range(self.n[side]):
-            # a grid finer than float64 can count is no grid
+            # a grid too fine for float64 is ignored
             if total[i] / step < MOST_POINTS:
                 total[i] = step * floor(total[i] / step / (1.0 - TOLERANCE))
 
     cdef bint ends_at(
         self, double boundary, const Py_ssize_t* least, const Py_ssize_t* most, Py_ssize_t* passed
     ) noexcept nogil:
-        # whether the curve ends at a boundary of segments: the one behind it does not exist or is too wide. `passed`
-        # are each side's levels up to the boundary; they are known to be at least and at most so many
+        # whether the curve ends at a boundary: the next segment does not exist or is too wide. `passed` gets each
+        # side's number of levels up to the boundary, which is between `least` and `most`
         cdef double bound = boundary * ABOVE, ask
         cdef int side
         for side in range(2):
@@ -273,7 +273,7 @@ cdef class Curve:
         return passed[BID] == self.n[BID] or passed[ASK] == self.n[ASK]
 
     cdef double first_end(self, int side, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
-        # the least boundary behind levels low .. high of a side at which the curve ends; the last one is taken to
+        # the first boundary after levels low .. high of a side at which the curve ends; `high` is assumed to be one
         cdef Py_ssize_t middle
         cdef Py_ssize_t[2] least = [0, 0], most = [self.n[BID], self.n[ASK]], passed
         while low < high:
@@ -287,8 +287,8 @@ cdef class Curve:
         return self.total[side][low]
 
     cdef double find_depth(self) noexcept nogil:
-        # the volume up to which every segment passes the spread limit, 0 = not even the first; the spread only grows
-        # with volume, so the end is searched for
+        # the volume up to which every segment is within the spread limit, 0 = not even the first one; the spread only
+        # grows with volume, so the end is found by bisection
         cdef double depth, before
         cdef Py_ssize_t low, high
         cdef Py_ssize_t[2] none = [0, 0], passed
@@ -297,7 +297,7 @@ cdef class Curve:
             # the first point always counts on the grid
             return self.spacing / self.scale if self.spacing > 0 and not self.exhausted else 0.0
         depth = self.first_end(BID, 0, self.n[BID] - 1)
-        # a boundary of the other side may come before it, but not before the last bid that passed
+        # a boundary of the asks may come earlier, but not before the last bid within the limit
         low = count_up_to(self.total[BID], self.n[BID], depth * (1.0 - TOLERANCE))
         before = self.total[BID][low - 1] if low else 0.0
         low = count_up_to(self.total[ASK], self.n[ASK], before)
@@ -309,7 +309,7 @@ cdef class Curve:
         return depth
 
     cdef double weigh(self, double depth, bint keep) noexcept nogil:
-        # exponentially weighted mid up to `depth`; keep = add up the weights for the shares
+        # exponentially weighted mid up to `depth`; keep = sum the weights for the shares
         cdef double rate = 1.0 / (self.decay * depth)
         cdef double norm = -expm1(-rate * depth)
         cdef double distance = 0.0
@@ -318,7 +318,7 @@ cdef class Curve:
         if keep:
             memset(self.sums, 0, LANES * self.n_venues * sizeof(double))
         for side in range(2):
-            # up to the level in which the depth lies
+            # up to the level that contains the depth
             n = 1 + count_up_to(self.total[side], self.n[side] - 1, depth * (1.0 - TOLERANCE))
             distance += weighted(
                 self.price[side], self.total[side], n, depth, rate * STEPS_OF_E, self.falling if keep else NULL
@@ -333,7 +333,7 @@ cdef class Curve:
         return 0.5 * self.price[BID][0] + 0.5 * self.price[ASK][0] + 0.5 * distance / norm
 
     cdef void attribute(self, int side, Py_ssize_t n) noexcept nogil:
-        # the weights of a side's first n levels to their venues; levels of equal price share theirs by capped size
+        # adds the weights of a side's first n levels to their venues; levels of equal price share them by capped size
         cdef Py_ssize_t i = 1, j, first, end = self.n[side]
         cdef const double* price = self.price[side]
         cdef const double* size = self.size[side]
@@ -362,8 +362,8 @@ cdef class Curve:
     def compute(self, Ladder ladder not None, used):
         """Compute over the levels of the used venues (uint8, 1 = used, per venue index of the ladder).
 
-        Borrowed: the levels stay the ladder's. What is asked for afterwards (`average`, `levels`, `segments`) holds
-        until the ladder is merged or loaded again.
+        Borrowed: the levels may stay in the ladder's memory. `average`, `levels` and `segments` work until the ladder
+        is merged or loaded again.
 
         Returns: OK, INSUFFICIENT_DEPTH (nothing within the spread limit) or EMPTY (a side has no level).
         """
@@ -371,14 +371,14 @@ cdef class Curve:
         PyObject_GetBuffer(used, &view, PyBUF_SIMPLE)
         try:
             if view.itemsize != 1:
-                raise ValueError(f"used: expected one byte a venue, was {view.itemsize}")
+                raise ValueError(f"used: expected 1 byte per venue, was {view.itemsize}")
             if view.len < ladder.n_venues:
                 raise ValueError(f"used: expected {ladder.n_venues} venues, was {view.len}")
             if (
                 self.ladder is ladder and self.version == ladder.version and self.n_venues == view.len
                 and memcmp(self.used, view.buf, view.len) == 0
             ):
-                # the same again: an update of one market asks for all indices, most of which it does not touch
+                # unchanged input: an update of one market computes all indices, and most of them do not use it
                 return self.status
             self.version = 0
             self.reserve(ladder, view.len)
@@ -443,11 +443,11 @@ cdef class Curve:
 
     @property
     def depth_limited(self):
-        """Whether the uncut depth goes beyond the coverage depth, or a side ended before the spread limit."""
+        """Whether the uncut depth exceeds the coverage depth, or a side ended before the spread limit."""
         return self.exhausted or self.full_depth > self.coverage_depth * (1.0 + TOLERANCE)
 
     def shares(self):
-        """Return the share of each venue of the last compute, float64[n_venues]; the used ones add up to 1."""
+        """Return the share of each venue in the last compute, float64[n_venues]; their sum is 1."""
         cdef Py_ssize_t v
         cdef const double* sums = self.sums
         out = np.zeros(self.n_venues)
@@ -459,15 +459,15 @@ cdef class Curve:
         return out
 
     cdef int must_hold(self) except -1:
-        # the levels are the ladder's own memory, which it may have moved since
+        # the levels may be in the ladder's memory, which a merge overwrites or moves
         if self.ladder is not None and self.ladder.version != self.version:
-            raise ValueError("curve: expected the ladder that it was computed over, which has changed; compute again")
+            raise ValueError("curve: expected no change of the ladder since the last compute; compute again")
         return 0
 
     def average(self, int side, double volume):
-        """Return the average price to trade `volume` into a side (0 = sell into bids, 1 = buy asks), uncapped sizes.
+        """Return the average price to trade `volume` with a side (0 = sell to bids, 1 = buy from asks), uncapped sizes.
 
-        Returns: None where the side holds less.
+        Returns: None where the side has less.
         """
         cdef Py_ssize_t i
         cdef double left = volume / self.scale, total = 0.0, taken, first
@@ -485,7 +485,7 @@ cdef class Curve:
 
     @staticmethod
     def powers(const double[::1] values not None):
-        """Return 2^(-x / 256) of values that are not below zero, as the curve takes it; for tests."""
+        """Return 2^(-x / 256) of values that are not below zero, as the curve computes it; for tests."""
         cdef Py_ssize_t i
         out = np.empty(values.shape[0])
         cdef double[::1] view = out
@@ -518,7 +518,7 @@ cdef class Curve:
         cdef double[:, ::1] view = out
         while self.weighted and i < self.n[BID] and j < self.n[ASK]:
             end = min(self.total[BID][i], self.total[ASK][j])
-            # a segment without width (a level between two points of the grid) is passed over
+            # a segment without width (a level between two grid points) is skipped
             if end > bound:
                 bid, ask = self.price[BID][i], self.price[ASK][j]
                 mid = 0.5 * bid + 0.5 * ask
@@ -547,7 +547,7 @@ cdef class Curve:
             bound = max(end * ABOVE, bound)
             bid_ends, ask_ends = self.total[BID][i] <= bound, self.total[ASK][j] <= bound
             if not bid_ends and not ask_ends:
-                # volumes that are no numbers
+                # volumes that are not numbers
                 break
             i += bid_ends
             j += ask_ends

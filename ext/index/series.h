@@ -1,9 +1,9 @@
 /* The curve's passes over whole sides, four doubles at a time.
 
-   Written with the compiler's vector types, so every processor does the same operations in the same order and gives the
-   same bits: sums run in fixed lanes, and nothing here may be contracted or reordered. Where the system can choose
-   between versions of a function when it loads it, there is one for AVX2: three times as fast as the oldest processor
-   that a build runs on allows. */
+   The code uses the compiler's vector types. So every processor does the same operations in the same order and gives the
+   same bits: sums have fixed lanes, and the compiler must not contract or reorder operations. Where the loader can
+   choose between versions of a function, there is a version for AVX2. It is three times as fast as the default version,
+   which runs on the oldest supported processor. */
 #ifndef COINSPACE_SERIES_H
 #define COINSPACE_SERIES_H
 
@@ -13,13 +13,13 @@
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-/* no vector is passed from one compiled function to another */
+/* no function that is not inlined has vector arguments, so the warning about their ABI does not apply */
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
 enum { LANES = 4 };
 
-/* a sanitiser is not ready yet when the loader chooses */
+/* the loader chooses a version before a sanitiser is ready */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define WIDE static __attribute__((target_clones("avx2", "default"), noinline))
@@ -28,7 +28,7 @@ enum { LANES = 4 };
 #endif
 #define PART static inline __attribute__((always_inline))
 
-/* in memory that is aligned for a double only */
+/* memory is aligned only for a double */
 typedef double Lanes __attribute__((vector_size(32), aligned(8), may_alias));
 typedef int64_t Bits __attribute__((vector_size(32), aligned(8), may_alias));
 
@@ -51,7 +51,7 @@ PART double lanes_sum(Lanes a)
     return (a[0] + a[1]) + (a[2] + a[3]);
 }
 
-/* of positive values */
+/* the largest of positive values */
 WIDE double largest_of(const double *x, ptrdiff_t n)
 {
     Lanes a = SPLAT(0.0), b = a;
@@ -80,8 +80,8 @@ PART Lanes lanes_clip(Lanes x, Lanes low, Lanes high)
     return lanes_choose(x > high, high, x);
 }
 
-/* Add to the sums of the distances of clipped values from an origin and of their squares. One pass: the origin is one of
-   the values, so no digits are lost that matter. */
+/* Adds the distances of clipped values from an origin to `sum`, and their squares to `squares`. One pass is precise
+   enough, because the origin is one of the values. */
 WIDE void add_distances(const double *x, ptrdiff_t n, double low, double high, double origin, double *sum,
                         double *squares)
 {
@@ -105,8 +105,8 @@ WIDE void add_distances(const double *x, ptrdiff_t n, double low, double high, d
     *squares += lanes_sum(c + d) + total_squares;
 }
 
-/* Copy the positive values that are not in low <= x < high to `out`, which may be x itself; returns how many. Which these
-   are cannot be predicted, so there is no branch on it: the bits of positive doubles are ordered as the doubles are. */
+/* Copies the positive values that are not in low <= x < high to `out`, which may be x itself; returns how many. There is
+   no branch, because the processor could not predict it. The bits of positive doubles have the order of the doubles. */
 static inline ptrdiff_t values_outside(const double *x, ptrdiff_t n, double low, double high, double *out)
 {
     uint64_t from, width, bits;
@@ -129,8 +129,9 @@ PART double median_of(double a, double b, double c)
     return low > high ? low : high;
 }
 
-/* The k-th smallest of positive values, counted from 0; uses them up. Sizes that grow or fall along both sides are two
-   runs: their quarters have a middling value where the place between the runs has the least or the largest. */
+/* The k-th smallest of positive values, counted from 0; overwrites them. Sizes that grow or fall along both sides are
+   two runs. Values at the quarters of the array are then typical, while the middle, where the runs meet, has the
+   smallest or the largest value. */
 static inline double ranked(double *x, ptrdiff_t n, ptrdiff_t k)
 {
     for (;;) {
@@ -151,7 +152,7 @@ static inline double ranked(double *x, ptrdiff_t n, ptrdiff_t k)
     }
 }
 
-/* Cap sizes and add them up along the side, four at a time: a sum waits for the one of the four before it only. */
+/* Caps sizes and sums them along the side, four at a time: each step of four waits only for one sum of the last step. */
 WIDE void capped_totals(const double *raw, ptrdiff_t n, double cap, double *size, double *total)
 {
     const Bits not_first = {0, -1, -1, -1}, not_two = {0, 0, -1, -1};
@@ -186,7 +187,7 @@ PART Bits lanes_close(const double *price, Lanes tolerances)
     return distance <= tolerances * LOAD(price);
 }
 
-/* the first position from i on whose price is close to the one before it, n = none */
+/* the first position from i on whose price is close to the previous price, n = none */
 WIDE ptrdiff_t next_close(const double *price, ptrdiff_t i, ptrdiff_t n, double tolerance)
 {
     Lanes tolerances = SPLAT(tolerance);
@@ -213,13 +214,13 @@ static inline ptrdiff_t count_up_to(const double *x, ptrdiff_t n, double bound)
     return low;
 }
 
-/* 2^(-x / STEPS) for x >= 0 within 1.5 ulp: a table of the steps of one halving and four terms between them. Several times
-   as fast as libm, and the same bits on every machine, which libm does not promise. */
+/* 2^(-x / STEPS) for x >= 0 within 1.5 ulp: a table of the steps of one halving, and a polynomial of four terms between
+   them. It is several times as fast as libm, and it gives the same bits on every machine, which libm does not promise. */
 enum { STEPS = 256 };
 static double power_table[STEPS]; /* 2^(-j / STEPS) */
 
 static const double TO_WHOLE = 6755399441055744.0; /* adding and subtracting it rounds to a whole number */
-static const double MOST_STEPS = 1000.0 * STEPS;   /* a power of more would leave the normal numbers */
+static const double MOST_STEPS = 1000.0 * STEPS;   /* a power of more steps would be a subnormal number */
 /* (-ln 2 / STEPS)^j / j! */
 static const double TERM_1 = -0.0027076061740622863, TERM_2 = 3.6655655969101062e-06, TERM_3 = -3.3083026805413713e-09,
                     TERM_4 = 2.239395190875157e-12;
@@ -234,20 +235,20 @@ PART Lanes lanes_power(Lanes x)
     memcpy(&power[2], &power_table[k[2] & (STEPS - 1)], sizeof(double));
     memcpy(&power[3], &power_table[k[3] & (STEPS - 1)], sizeof(double));
     r *= TERM_1 + r * (TERM_2 + r * (TERM_3 + r * TERM_4));
-    /* halved k / STEPS times: taken from the exponent, 52 bits up */
+    /* halved k / STEPS times: subtracted from the exponent, which starts at bit 52 */
     scale = (Lanes)(power - ((k & ~(Bits){STEPS - 1, STEPS - 1, STEPS - 1, STEPS - 1}) << 44));
     return scale + scale * r;
 }
 
-/* one of them, 0 below 1e-301 */
+/* a single power, 0 below 1e-301 */
 PART double power_of(double x)
 {
     return x > MOST_STEPS ? 0.0 : lanes_power(SPLAT(x))[0];
 }
 
-/* The weights of a side's levels fall from one value of 2^(-total * rate / STEPS) to the next, from 1 before the first
-   level. Returns the sum of weight times the distance from the first price over `n` levels, of which the last ends at
-   `depth` and the others at their totals, added up by steps of the price. Where `falling` is not NULL it takes the n + 1
+/* Returns the sum of weight times distance from the first price over `n` levels. The last level ends at `depth`, the
+   others at their totals. A level's weight is the difference of 2^(-total * rate / STEPS) before and after it, which is 1
+   before the first level. The sum is taken over the steps of the price. If `falling` is not NULL, it gets the n + 1
    values. */
 WIDE double weighted(const double *price, const double *total, ptrdiff_t n, double depth, double rate, double *falling)
 {
@@ -280,8 +281,8 @@ WIDE double weighted(const double *price, const double *total, ptrdiff_t n, doub
     return lanes_sum(sum) + distance - end * (price[n - 1] - price[0]);
 }
 
-/* Add the weights, falling from one value to the next, to their venues' sums; `sums` holds LANES partial ones a venue,
-   since an addition waits for the last one to the same place. */
+/* Adds the weights (differences of `falling`) to their venues' sums. `sums` has LANES partial sums per venue, because an
+   addition waits for the last addition to the same place. */
 static inline void add_by_venue(const double *falling, const int32_t *venue, ptrdiff_t n, double *sums)
 {
     ptrdiff_t i;

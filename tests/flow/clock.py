@@ -11,7 +11,7 @@ SOURCE = Path(__file__).with_name("clock_shim.c")
 
 
 class WallClock:
-    """A wall clock of its own for the processes that get its `environment`.
+    """A separate wall clock for the processes that get its `environment`.
 
     All of them share it; their monotonic clock runs on. Use one for each host of a test.
 
@@ -30,11 +30,11 @@ class WallClock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to see this clock."""
+        """The environment variables with which a process sees this clock."""
         return {"LD_PRELOAD": str(self._library), "CLOCK_SHIM_FILE": str(self._offset)}
 
     def step(self, offset_s: float) -> None:
-        """Set the clock off by so many seconds from the true one, in one step."""
-        # written in place: the processes have the file mapped
+        """Set the clock's offset from the true time, in seconds, in one step."""
+        # overwritten in place: the processes have mapped the file
         with self._offset.open("r+b", buffering=0) as file:
             os.pwrite(file.fileno(), int(offset_s * 1e9).to_bytes(8, "little", signed=True), 0)

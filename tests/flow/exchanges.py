@@ -1,4 +1,4 @@
-"""Simulated exchanges and collectors as processes: killed, cut, and under a clock of their own."""
+"""Simulated exchanges and collectors as processes: killed, cut, and with a separate clock."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ POLL_S = 0.1
 
 
 class Exchanges:
-    """Simulated exchanges and a collector of each, as processes of their own."""
+    """Simulated exchanges and a collector of each, as separate processes."""
 
     def __init__(self, folder: Path, *collectors: tuple[str, str], **environment: str) -> None:
-        """Start them. Args: collectors: stream and exchange, the books of all by default."""
+        """Start them. Args: collectors: stream and exchange; default: all order books."""
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -34,7 +34,7 @@ class Exchanges:
             **os.environ,
             "COINSPACE_DATA": str(folder),
             "COINSPACE_JOURNAL__ENABLED": "false",
-            # a deep one after each of many losses would use up what REST allows in a minute
+            # a deep snapshot after each of many losses would exceed the REST limit per minute
             "COINSPACE_EXCHANGES__BINANCE__SNAPSHOT_DEPTH": "1000",
             **environment,
         }
@@ -111,7 +111,7 @@ class Exchanges:
 
     @property
     def text(self) -> str:
-        """What all of them logged."""
+        """The logs of all processes."""
         return (self.folder / "log").read_text()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""History that lies in the future: what a calculator makes of it, and an operator's word on it."""
+"""Stored ticks in the future: the calculator goes on, and an operator declares them void."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEP_NS = 200 * MILLISECOND_NS
 def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     found = address(questdb)
     schema.create(found, ttl=False)
-    # a short name: socket paths are bounded
+    # a short name: the length of socket paths is limited
     mine = Settings(
         data=tmp_path_factory.mktemp("ck"),
         storage=StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off"),
@@ -101,7 +101,7 @@ async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
     present_ns = now_tick()
     ahead_ns = present_ns + 7200 * SECOND_NS
     history(settings, present_ns - 10 * STEP_NS, 5, 1.0)
-    # a clock was two hours ahead, with a break in between
+    # a clock was two hours ahead, with a gap in between
     history(settings, ahead_ns, 600, 2.0)
     history(settings, ahead_ns + 3600 * SECOND_NS, 10, 3.0)
     store(settings, [tick(present_ns + 600 * SECOND_NS, None, "not_computed")])
@@ -112,12 +112,12 @@ async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
         worker.calculator.on_aggregate(aggregate(present_ns))
         assert worker.calculator.last_ts_ns == present_ns
         spans = [span for span in index.published if span[1] > now_ns()]
-        # what was never computed is free
+        # ticks that were never computed are free
         assert spans == [
             (ahead_ns, ahead_ns + 599 * STEP_NS),
             (ahead_ns + 3600 * SECOND_NS, ahead_ns + 3600 * SECOND_NS + 9 * STEP_NS),
         ]
-        # the present arrives there
+        # the present reaches these instants
         for at_ns in (ahead_ns, ahead_ns + STEP_NS):
             worker.calculator.on_aggregate(aggregate(at_ns))
         assert worker.calculator.counts["repeated"] == 2
@@ -133,7 +133,7 @@ async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
 
 
 @pytest.mark.parametrize("away_s", [-3600, -5, 5, 3600])
-async def test_ticks_by_another_clock_are_not_given_up_by_ours(
+async def test_ticks_of_another_hosts_clock_are_not_given_up(
     settings: Settings, away_s: int
 ) -> None:
     worker = await restored(settings)
@@ -184,14 +184,14 @@ async def test_an_operator_declares_the_ticks_of_the_future_void(
         wait_for(settings, log, [("ana", str(ahead_ns + 99 * STEP_NS))])
         worker._void(worker._resets())
         assert index.published.span(ahead_ns) is None
-        # the present is still what it was
+        # the present is unchanged
         assert index.published.span(index.last_ts_ns) is not None
     finally:
         await ended(worker)
     # nothing is lost
     recalc = "SELECT count(), min(value), min(original), min(because) FROM index_recalc"
     wait_for(settings, recalc, [(100, 2.0, 2.0, "the clock held local time")])
-    # and the next calculator knows it too
+    # the next calculator knows the reset too
     again = await restored(settings)
     try:
         assert again.calculator.index("CLK").published.span(ahead_ns) is None
@@ -203,7 +203,7 @@ async def test_an_operator_declares_the_ticks_of_the_future_void(
     wait_for(settings, replaced, [(None,)])
 
 
-def test_a_clock_of_1970_makes_no_history_void(settings: Settings) -> None:
+def test_a_clock_of_1970_cannot_declare_history_void(settings: Settings) -> None:
     history(settings, now_tick(), 3, 1.0)
     assert ticks_ahead(settings, now_ns() + 3600 * SECOND_NS) == []
     with pytest.raises(CoinSpaceError, match="check the clock"):

@@ -1,4 +1,4 @@
-"""What changes the index besides books is stored: definitions, candidates, operators, the chain."""
+"""Stored definitions of the index: parameters, candidates, operators' actions, the hash chain."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def wait_for(check: Callable[[], bool]) -> None:
 
 
 class Starts:
-    """A process that starts again and again; each start says what is new."""
+    """A process that starts several times; each start stores what is new."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -88,7 +88,7 @@ def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Setting
     assert candidate.symbols["role"] == "next"
     assert candidate.symbols["parameter_hash"] != first.symbols["parameter_hash"]
     assert starts.news() == []
-    # what the exchanges publish is part of the definition too
+    # the exchanges' depths are part of the definition too
     settings.exchanges["binance"].depth = 1000
     assert [row.symbols["role"] for row in starts.news()] == ["live", "next"]
     # the candidate becomes the live one
@@ -98,7 +98,7 @@ def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Setting
     assert orjson.loads(live.columns["definition"])["parameters"]["max_deviation"] == 0.04
 
 
-def test_an_operators_word_is_logged_with_name_and_reason(settings: Settings) -> None:
+def test_an_operators_action_is_logged_with_name_and_reason(settings: Settings) -> None:
     starts = Starts(settings)
     starts.news()
     settings.index.excluded = {"upbit:BTC/KRW": "kim: deposits suspended"}
@@ -131,7 +131,7 @@ def test_the_chain_is_made_and_checked_by_the_command(
     monkeypatch.setenv("COINSPACE_STORAGE__SQL", settings.storage.sql)
     ticks = [
         Row("index_tick", DAY_NS + hours * 3600 * SECOND_NS, {"asset": "BTC"}, {"value": 1.5})
-        # the third day is empty, the fourth not over as far as one can tell
+        # the third day is empty, the fourth may not be over
         for hours in (5, 23, 24, 75)
     ]
     store(settings, ticks)
@@ -142,7 +142,7 @@ def test_the_chain_is_made_and_checked_by_the_command(
     assert [(one["records"], one["wrong"]) for one in lines] == [(2, []), (1, []), (0, [])]
     assert lines[0]["previous"] == chain.FIRST
     assert [one["previous"] for one in lines[1:]] == [one["link"] for one in lines[:-1]]
-    # asked again it adds nothing; a changed record is found
+    # a second run adds nothing; a changed record is found
     assert "0 days added" in CliRunner().invoke(coinspace, ["verify-chain", "--append"]).stderr
     query(settings, f"UPDATE index_tick SET value = 2.5 WHERE ts = {ticks[2].at_ns}::timestamp_ns")
     wait_for(lambda: query(settings, "SELECT count() FROM index_tick WHERE value = 2.5") == [(1,)])

@@ -18,7 +18,7 @@ ETH = "binance-ethusdt-20240808.feed.zst"
 
 
 class Book:
-    """The exchange's documented algorithm, reduced to what is counted here."""
+    """The exchange's documented algorithm, reduced to the counts of this test."""
 
     def __init__(self) -> None:
         self.buffer: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ async def test_exactly_the_updates_after_the_snapshot_are_applied(feeds: Path) -
     assert books["BTCUSDT"].gaps == books["ETHUSDT"].gaps == 0
 
 
-async def test_a_later_snapshot_is_the_book_of_the_moment(feeds: Path) -> None:
+async def test_a_later_snapshot_is_the_book_at_the_position(feeds: Path) -> None:
     source = Playback([feeds / BTC], speed=math.inf, settle_s=0.1)
     async with ExchangeServer(source) as server:
         await collect_then_compare(server, feeds)
@@ -182,7 +182,7 @@ async def test_a_part_of_a_recording_at_a_speed_takes_its_time(feeds: Path) -> N
             begin_s = asyncio.get_running_loop().time()
             await asyncio.wait_for(finished.wait(), 60)
             took_s = asyncio.get_running_loop().time() - begin_s
-    # ten seconds of it, twenty times as fast, are half a second; a busy machine may add to that
+    # ten seconds at a speed of 20 take half a second; a busy machine may need more
     assert 0.3 < took_s < 10
 
 

@@ -19,7 +19,7 @@ SEED = 15
 
 @pytest.fixture
 def exchanges() -> Iterator[Exchanges]:
-    # socket paths are limited
+    # the length of socket paths is limited
     with tempfile.TemporaryDirectory(prefix="cs-") as folder:
         running = Exchanges(Path(folder))
         try:

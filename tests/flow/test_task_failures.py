@@ -27,7 +27,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],
-        ["hash chain", "holes", "memory", "missed ticks"],
+        ["hash chain", "gaps", "memory", "missed ticks"],
     ),
     "storage/worker.py": (
         "orderbook-storage-worker",

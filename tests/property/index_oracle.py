@@ -1,4 +1,4 @@
-"""The index in exact arithmetic, written from the methodology's text and from nothing else.
+"""The index in exact arithmetic, written only from the methodology's text.
 
 Slow and literal on purpose: fractions for every price, size and comparison, brute force where the
 text says "for every". Only the exponentials and one square root are floating point.
@@ -57,7 +57,7 @@ def _exact(text: str) -> F | None:
 
 
 def number(text: Any) -> F | None:
-    """Read a number; None for what is not finite."""
+    """Read a number; None if it is not finite."""
     return _exact(str(text))
 
 
@@ -89,12 +89,12 @@ def size_cap(bids: list[Level], asks: list[Level], rules: Rules) -> F:
 
 
 class Side(list[Level]):
-    """A sorted side; what every volume asks for is kept: cumulative sizes, levels of a price."""
+    """A sorted side; keeps what every volume needs: cumulative sizes, levels of a price."""
 
     def __init__(self, levels: list[Level]) -> None:
         super().__init__(levels)
         self.totals = list(itertools.accumulate(size for _, size, _ in levels))
-        # tuples of whole numbers, which hash faster than fractions do
+        # tuples of integers, which hash faster than fractions
         self._equal: dict[tuple[int, int], list[Level]] = {}
         for level in levels:
             self._equal.setdefault(level[0].as_integer_ratio(), []).append(level)
@@ -108,7 +108,7 @@ class Side(list[Level]):
 
 
 def breakpoints(bids: Side, asks: Side, rules: Rules) -> tuple[list[F], bool]:
-    """Volumes at which midPV has to be looked at, up to the end of the shorter side."""
+    """Volumes at which midPV must be checked, up to the end of the shorter side."""
     end = min(bids.totals[-1], asks.totals[-1])
     if rules.mode == "grid":
         n = math.floor(end / rules.spacing / (1 - TOLERANCE))
@@ -136,7 +136,7 @@ def weights(points: list[F], depth: F, rules: Rules) -> list[float]:
 
 
 class Point(NamedTuple):
-    """A volume of the curve: the levels that it reaches and their middle."""
+    """A volume of the curve: the levels that it reaches, and their mid."""
 
     v: F
     bid: Level
@@ -239,7 +239,7 @@ def far(a: F, b: F, limit: F) -> bool:
 
 
 def filtered(mids: dict[str, F], flags: set[str], limit: F) -> set[str]:
-    """Section 3 for one group of venues: the flags after the tick, given the ones before it."""
+    """Section 3 for one group of venues: the flags after the tick, from the flags before it."""
     free = {name: mid for name, mid in mids.items() if name not in flags}
     after = set()
     for name, mid in mids.items():
@@ -265,9 +265,9 @@ def filtered(mids: dict[str, F], flags: set[str], limit: F) -> set[str]:
 
 
 def rate(line: dict[str, Any], state: State, rules: Rules) -> tuple[F | None, F | None]:
-    """Section 1: KRW per USDT, and what doubted books say while there is none.
+    """Section 1: KRW per USDT, and the rate of suspect books while there is none.
 
-    Lines lie within the 10 s for which a rate is held, and nothing jumps here.
+    Lines lie within the 10 s for which the last rate is kept, and no rate jumps here.
     """
     books = {}
     for book in line["books"]:
@@ -404,7 +404,7 @@ def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
             for n, book in own.items()
             if n in used or (quote == "KRW" and n in without_fx - alone - state.flags)
         }
-        # a region that has nothing but doubted venues: its value says so
+        # a region with only suspect venues: its value is marked
         unjudged = not own
         if unjudged:
             own = {n: book for n, book in native.items() if n.endswith(f"/{quote}")}

@@ -1,4 +1,4 @@
-"""The index against exact arithmetic, on seeded random books that are full of ties."""
+"""The index compared with exact arithmetic, on seeded random books with many ties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEDS, SEQUENCES, TICKS = 10, 250, 4
 
 
 def make_side(rng: random.Random, mid: int, sign: int, tick_size: int, n: int) -> list[Any]:
-    """Levels on a coarse lattice of prices and sizes, so that sums and prices meet often."""
+    """Levels on a coarse lattice of prices and sizes, so that many sums and prices are equal."""
     grain = rng.choice(("0.1", "0.25", "1", "0.3"))
     price = mid + sign * tick_size * rng.randint(1, 3)
     levels = []
@@ -57,7 +57,7 @@ def make_line(
         korean = market.endswith("KRW")
         scale = fx if korean else 1
         mid = 100_000 * (1000 + deviations[exchange]) // 1000
-        # the same lattice in both currencies: levels of different venues meet exactly
+        # the same lattice in both currencies: levels of different venues are exactly equal
         tick_size = 10 * scale
         sides = [
             make_side(rng, mid * scale, sign, tick_size, rng.randint(1, 60 if deep else 5))
@@ -84,7 +84,7 @@ def make_line(
 
 
 def with_rate_books(rng: random.Random, line: dict[str, Any], fx: int) -> dict[str, Any]:
-    """Leave the rates to USDT/KRW books of the same line, which now and then disagree."""
+    """Take rates from USDT/KRW books of the same line, which sometimes disagree."""
     for book in line["books"]:
         del book["fx"]
     for exchange in ("upbit", "bithumb"):
@@ -106,7 +106,7 @@ def make_rules(rng: random.Random) -> Rules:
     return Rules(
         mode=rng.choice(("integral", "grid")),
         spacing=F(rng.choice(("1", "2", "0.5"))),
-        # limits that lie on the lattice: askPV/midPV - 1 meets them exactly
+        # limits on the lattice: askPV/midPV - 1 equals them exactly
         max_spread=F(rng.choice(("0.0005", "0.0001", "0.0002", "0.005"))),
         max_deviation=F(rng.choice(("0.05", "0.01"))),
         min_venues=rng.choice((1, 2, 2, 3)),
@@ -160,7 +160,7 @@ def compare(record: Any, exact: dict[str, Any], where: str) -> None:
         )
         unjudged = record.regions[region].unjudged
         assert unjudged is exact["regional"][region]["unjudged"], where
-    # of the price: the premium itself may be next to nothing
+    # relative to the price: the premium may be almost zero
     premium = None if record.premium is None else 1 + record.premium
     agree(premium, None if exact["premium"] is None else 1 + exact["premium"], where)
     agree(record.median_capped, exact["median_capped"], where)
@@ -209,7 +209,7 @@ def test_agrees_with_exact_arithmetic(seed: int) -> None:
             values += exact["reason"] is None
             reasons += exact["reason"] is not None
             doubted += exact["regional"]["KR"]["unjudged"]
-    # the cases must not all be of one kind
+    # the cases must be of different kinds
     assert values > 200
     assert reasons > 50
     assert doubted > 5

@@ -1,4 +1,4 @@
-"""What must hold of the curve for any books: symmetries that need no oracle."""
+"""Properties of the curve for any books: symmetries that need no oracle."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def random_books(
 
 
 @pytest.mark.parametrize("spacing", [0.0, 0.5])
-def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
+def test_no_state_of_earlier_ticks_remains(spacing: float) -> None:
     draw = np.random.default_rng(3)
     kept, ladder = Curve(0.005, spacing=spacing), Ladder()
     for _ in range(60):
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
         fresh = Curve(0.005, spacing=spacing)
         assert kept.compute(ladder, used) == fresh.compute(ladder, used)
         assert results(kept) == results(fresh)
-        # a venue that is not used is as good as absent
+        # an unused venue equals an absent one
         only = Ladder()
         books = [load(one) if use else None for one, use in zip(found, used, strict=True)]
         only.merge(books, [1.0] * venues)
@@ -185,7 +185,7 @@ def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("absent", [0.0, 0.1])
-def test_what_did_not_change_is_not_done_again_and_what_did_is(ties: bool, absent: float) -> None:
+def test_only_changed_input_is_computed_again(ties: bool, absent: float) -> None:
     draw = np.random.default_rng(9)
     venues = 4
     ladder, curve = Ladder(), Curve(0.005)
@@ -240,12 +240,12 @@ def test_the_value_is_the_mean_over_the_segments(spacing: float, cut: bool) -> N
 
 @given(st.data())
 @settings(max_examples=60)
-def test_the_size_cap_is_what_sorting_gives(data: st.DataObject) -> None:
+def test_the_size_cap_equals_that_of_sorted_sizes(data: st.DataObject) -> None:
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     found = random_books(draw, int(draw.integers(1, 4)))
     used = np.ones(len(found), dtype=np.uint8)
     curve, ladder = Curve(0.01, cut=False), Ladder()
-    # the limits of one tick are looked for near those of the tick before
+    # the limits of a tick are searched near those of the last tick
     for factor in (1.0, 1.1, 0.8, 1.3, 1e-3, 1e3):
         books = scaled(found, 1.0, factor)
         ladder.merge([load(one) for one in books], [1.0] * len(books))
@@ -258,7 +258,7 @@ def test_the_size_cap_is_what_sorting_gives(data: st.DataObject) -> None:
         assert curve.size_cap == pytest.approx(sample[k : n - k].mean() + 5 * deviation, rel=1e-11)
 
 
-def test_powers_are_right_within_one_and_a_half_ulps() -> None:
+def test_powers_are_exact_to_one_and_a_half_ulps() -> None:
     draw = np.random.default_rng(5)
     values = np.concatenate(
         [draw.random(20_000) * 1500, draw.random(2000) * 255_000, [0.0, 1e-300, 1e-9, 256.0]]

@@ -1,4 +1,4 @@
-"""A ladder is the sorted levels of its venues: any number, however their prices lie."""
+"""A ladder is the sorted levels of its venues, for any number of venues and any prices."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KINDS = (grid, scattered, dense_near_the_best, one_far_away, a_bit_apart, all_th
 
 
 class Given:
-    """A book, and the levels that it was loaded with: bids and asks, float64[2, n] each."""
+    """A book and its loaded levels: bids and asks, float64[2, n] each."""
 
     def __init__(self, bids: Levels, asks: Levels) -> None:
         self.sides = np.ascontiguousarray(bids), np.ascontiguousarray(asks)
@@ -65,14 +65,14 @@ def given(draw: Draw, steps: Callable[[Draw, int], Levels], n: int, rate: float)
 
 
 def merge_and_check(ladder: Ladder, books: list[Given | None], rates: list[float]) -> None:
-    """Compare a merge with a stable sort of what was given, bit for bit."""
+    """Compare a merge with a stable sort of its input, bit for bit."""
     ladder.merge([None if one is None else one.book for one in books], rates)
     for side, sign in ((0, -1.0), (1, 1.0)):
         sides = [
             np.empty((2, 0)) if one is None else one.sides[side] / [[rate], [1.0]]
             for one, rate in zip(books, rates, strict=True)
         ]
-        # bids that fall below zero are no levels
+        # bids below zero are not levels
         sides = [one[:, one[0] > 0] for one in sides]
         venue = np.repeat(np.arange(len(books)), [one.shape[1] for one in sides])
         price, size = np.concatenate(sides, axis=1)
@@ -85,10 +85,10 @@ def merge_and_check(ladder: Ladder, books: list[Given | None], rates: list[float
 
 @pytest.mark.parametrize("steps", KINDS)
 @pytest.mark.parametrize("venues", [1, 2, 3, 4, 5, 7, 12, 31, 33])
-def test_a_ladder_is_what_sorting_gives(steps: Callable[[Draw, int], Levels], venues: int) -> None:
+def test_a_ladder_equals_a_stable_sort(steps: Callable[[Draw, int], Levels], venues: int) -> None:
     draw = np.random.default_rng(venues)
     ladder = Ladder()
-    # later ones find the memory of larger ones
+    # smaller merges reuse the memory of larger ones
     for most in (1, 1000, 8, 90, 40):
         rates = [float(draw.choice([1.0, WON])) for _ in range(venues)]
         lengths = draw.integers(1, most + 1, venues)
@@ -96,7 +96,7 @@ def test_a_ladder_is_what_sorting_gives(steps: Callable[[Draw, int], Levels], ve
             given(draw, steps, int(n), rate) for n, rate in zip(lengths, rates, strict=True)
         ]
         merge_and_check(ladder, books, rates)
-        # one venue changes, leaves and comes back
+        # one venue changes, is excluded and comes back
         which = int(draw.integers(0, venues))
         for one in (given(draw, steps, most, rates[which]), None, books[which]):
             books[which] = one
@@ -129,7 +129,7 @@ def test_venues_of_every_length_up_to_two_blocks() -> None:
         merge_and_check(Ladder(), books, [1.0] * 4)
 
 
-def test_equal_prices_that_share_a_place_with_others_keep_the_order_of_their_venues() -> None:
+def test_equal_prices_keep_the_order_of_their_venues() -> None:
     """The last level is so far that a place of the keys is 1.9 steps wide."""
     steps = np.array([0, 1, *range(10, 700, 10), 1e9])
     others = np.array([0, 1, *range(15, 700, 10)])
@@ -157,7 +157,7 @@ def test_prices_at_the_ends_of_float64() -> None:
         merge_and_check(Ladder(), books, [1.0] * 5)
 
 
-def test_prices_that_leave_float64_are_left_out() -> None:
+def test_prices_outside_float64_are_dropped() -> None:
     ladder = Ladder()
     wide, usual = VenueBook(), VenueBook()
     wide.load(np.array([[1e300, 1e-300], [1.0, 2.0]]), np.array([[2e-300, 2e300], [3.0, 4.0]]))
@@ -171,7 +171,7 @@ def test_prices_that_leave_float64_are_left_out() -> None:
     assert list(ladder.side_copy(1)[0]) == [2.0, 2.0]
 
 
-def test_a_merge_that_was_refused_leaves_nothing_that_passes_for_merged() -> None:
+def test_a_refused_merge_does_not_count_as_merged() -> None:
     draw = np.random.default_rng(7)
     one, other = (given(draw, grid, 5, 1.0) for _ in range(2))
     ladder, fresh = Ladder(), Ladder()
@@ -184,7 +184,7 @@ def test_a_merge_that_was_refused_leaves_nothing_that_passes_for_merged() -> Non
     assert ladder.pack() == fresh.pack()
 
 
-def test_a_curve_refuses_levels_of_a_ladder_that_has_moved_on() -> None:
+def test_a_curve_refuses_levels_of_a_changed_ladder() -> None:
     draw = np.random.default_rng(8)
     small, large = given(draw, grid, 5, 1.0), given(draw, grid, 5000, 1.0)
     ladder, curve = Ladder(), Curve(0.5)

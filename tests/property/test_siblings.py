@@ -1,4 +1,4 @@
-"""Averages and votes against the same numbers computed the long way."""
+"""Averages and votes compared with direct computations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An aggregate's form on the bus: what goes in comes out, and nothing else is taken for one."""
+"""The aggregate's format on the bus: decoding returns what was encoded and refuses all else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def facts(name: str) -> VenueFacts:
 
 
 def ladder(counts: list[tuple[int, int]]) -> Ladder:
-    """Return a ladder of venues with so many bids and asks."""
+    """Return a ladder of venues with given numbers of bids and asks."""
     books: list[VenueBook | None] = []
     for i, (n_bids, n_asks) in enumerate(counts):
         book = VenueBook()
@@ -41,7 +41,7 @@ def aggregate(counts: list[tuple[int, int]]) -> Aggregate:
 
 
 @pytest.mark.parametrize("counts", [[(3, 4), (1, 2)], [(0, 5)], [(0, 0)], [], [(30, 1)] * 7])
-def test_what_goes_in_comes_out(counts: list[tuple[int, int]]) -> None:
+def test_a_decoded_aggregate_equals_the_encoded_one(counts: list[tuple[int, int]]) -> None:
     given = aggregate(counts)
     payload, n_bids, n_asks = encode(given)
     assert (n_bids, n_asks) == (sum(b for b, _ in counts), sum(a for _, a in counts))
@@ -74,7 +74,7 @@ def test_a_mutilated_payload_is_refused() -> None:
             found = decode(bytes(changed))
         except MessageError:
             continue
-        # whatever it says now, it can be computed with
+        # a payload that still decodes can be computed
         used = np.ones(len(found.venues), dtype=np.uint8)
         for one in found.ladders.values():
             curve = Curve(0.005)

@@ -1,4 +1,4 @@
-"""The aggregator on made-up messages: what a tick holds, facts of venues, late and odd ones."""
+"""The aggregator on made-up messages: content of ticks, facts of venues, late and odd messages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Bench:
         self.sink = ListSink(1, clock=lambda: self.now_ns)
 
     def _take(self, aggregate: Aggregate) -> None:
-        # its ladders are overwritten at the next tick
+        # the next tick overwrites its ladders
         bids, _, venues = aggregate.ladders[COMPOSITE].side_copy(0)
         self.aggregates.append(
             {
@@ -103,22 +103,22 @@ class Bench:
         return self.aggregates[-1]
 
 
-def test_a_tick_holds_what_was_received_up_to_it() -> None:
+def test_a_tick_contains_what_was_received_up_to_it() -> None:
     bench = Bench()
     bench.books(START_NS + STEP_NS)
-    # later than the tick, though it is here already
+    # received after the tick's time, although already queued
     bench.book("upbit", START_NS + STEP_NS + 1, 141_000_000)
     assert bench.tick(1)["bids"]["upbit"] == pytest.approx(140_100_000 * 0.9999)
     assert bench.tick(2)["bids"]["upbit"] == pytest.approx(141_000_000 * 0.9999)
     assert bench.aggregates[-1]["fx"] == pytest.approx(1400)
     assert set(bench.aggregates[-1]["ladder"]) == set(PRICES)
-    # its tick went out without it: counted, and in the next one
+    # its tick is already published: it is counted, and part of the next tick
     bench.book("upbit", START_NS + 2 * STEP_NS, 142_000_000)
     assert bench.stage.counts["late"] == 1
     assert bench.tick(3)["bids"]["upbit"] == pytest.approx(142_000_000 * 0.9999)
 
 
-def test_a_clock_that_trembles_makes_no_tick_twice() -> None:
+def test_small_steps_of_the_clock_repeat_no_tick() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.tick(5)
@@ -126,7 +126,7 @@ def test_a_clock_that_trembles_makes_no_tick_twice() -> None:
         bench.tick(number)
     assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + 5 * STEP_NS]
     assert (bench.stage.counts["ticks_repeated"], bench.stage.counts["clock_steps"]) == (3, 0)
-    # a book from after the tick is no proof of life at it
+    # a book received after the tick is no proof of life
     bench.book("upbit", START_NS + 10 * STEP_NS)
     assert bench.tick(6)["reasons"]["upbit"] is None
     assert bench.tick(60)["reasons"]["upbit"] == "delayed"
@@ -138,26 +138,24 @@ def test_ticks_go_on_at_once_when_the_clock_is_set_back(back_s: int) -> None:
     bench.books(START_NS + STEP_NS)
     bench.heartbeat("upbit", START_NS + STEP_NS)
     bench.tick(1)
-    # received, and not due yet
+    # received, but later than the tick
     bench.book("upbit", START_NS + 2 * STEP_NS, 141_000_000.0)
     back = back_s * SECOND_NS // STEP_NS
     found = bench.tick(2 - back)
     assert found["ts_ns"] == START_NS + (2 - back) * STEP_NS
-    # nothing of before the step counts, now and when its time comes again
+    # messages from before the step do not count, now or when their times come again
     assert found["reasons"] == dict.fromkeys(PRICES, "clock_stepped")
     assert found["fx"] is None
     assert bench.tick(1)["reasons"] == dict.fromkeys(PRICES, "clock_stepped")
     assert bench.stage.counts["clock_steps"] == 1
-    # what arrives from now on does
+    # later messages count
     bench.books(START_NS + STEP_NS + 1)
     assert bench.tick(2)["reasons"] == dict.fromkeys(PRICES)
     assert bench.aggregates[-1]["fx"] == pytest.approx(1400)
 
 
 @pytest.mark.parametrize(("off_s", "reason"), [(3, "clock"), (3600, "clock"), (-3600, "delayed")])
-def test_a_collectors_clock_that_is_wrong_excludes_its_venues_alone(
-    off_s: int, reason: str
-) -> None:
+def test_a_wrong_clock_of_a_collector_excludes_only_its_venues(off_s: int, reason: str) -> None:
     bench = Bench()
     for number in range(1, 400):
         at_ns = START_NS + number * STEP_NS
@@ -171,13 +169,13 @@ def test_a_collectors_clock_that_is_wrong_excludes_its_venues_alone(
         assert found["fx"] == pytest.approx(1400)
         assert bench.stage.counters()["waiting"] == 0
     assert bench.stage.counts["clock_ahead"] == (399 * 2 if off_s > 0 else 0)
-    # its clock is set right
+    # its clock is corrected
     bench.books(START_NS + 400 * STEP_NS)
     assert bench.tick(400)["reasons"] == dict.fromkeys(PRICES)
 
 
 @pytest.mark.parametrize("off_s", [-3600, -6, -4.9, -3, -2.4, 2.4, 3, 3600])
-def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> None:
+def test_a_heartbeat_shows_a_wrong_clock_of_a_collector(off_s: float) -> None:
     bench = Bench(heartbeats=True)
     lead = 'clock_lead_ms{publisher="orderbook-collector-upbit"}'
     off_ns = int(off_s * SECOND_NS)
@@ -190,7 +188,7 @@ def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> Non
         found = bench.tick(number)
         assert found["reasons"] == {"upbit": "clock", "bithumb": None, "binance": None}
     assert bench.stage.counters()[lead] == off_ns // MILLISECOND_NS
-    # its heartbeats count from their arrival: a clock that is ahead keeps no dead collector alive
+    # heartbeats count from their arrival: a dead collector whose clock is ahead is detected
     number = 50 + LOST_NS // STEP_NS
     for exchange in ("bithumb", "binance"):
         bench.heartbeat(exchange, START_NS + number * STEP_NS)
@@ -203,7 +201,7 @@ def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> Non
 
 @pytest.mark.parametrize("at_each", [False, True])
 @pytest.mark.parametrize("off_s", [-1.9, -1, 0, 1, 1.9])
-def test_a_clock_that_is_off_a_little_makes_no_collector_silent(
+def test_a_slightly_wrong_clock_does_not_make_a_collector_silent(
     off_s: float, at_each: bool
 ) -> None:
     bench = Bench(heartbeats=True, at_each=at_each, clock=True)
@@ -224,7 +222,7 @@ def test_a_clock_that_is_off_a_little_makes_no_collector_silent(
                 bench.book(exchange, at_ns + by_ns, 1400.0, "USDT/KRW")
         if not at_each:
             bench.tick(number)
-        # a book that is ahead counts from its time on
+        # a book that is ahead counts from its time
         if number > 10:
             assert bench.aggregates[-1]["reasons"]["upbit"] is None
     # on a grid a heartbeat that is ahead waits for its tick, as books do
@@ -233,7 +231,7 @@ def test_a_clock_that_is_off_a_little_makes_no_collector_silent(
 
 
 @pytest.mark.parametrize("off_s", [-4.9, -2.4, 2.4])
-def test_at_interval_0_a_heartbeat_is_compared_with_our_clock(off_s: float) -> None:
+def test_at_interval_0_a_heartbeat_is_compared_with_the_aggregators_clock(off_s: float) -> None:
     bench = Bench(heartbeats=True, at_each=True, clock=True)
     for number in range(1, 50):
         at_ns = START_NS + number * STEP_NS
@@ -244,7 +242,7 @@ def test_at_interval_0_a_heartbeat_is_compared_with_our_clock(off_s: float) -> N
         assert bench.aggregates[-1]["reasons"]["upbit"] == "clock"
 
 
-def test_what_waits_for_its_tick_is_bounded() -> None:
+def test_messages_that_wait_for_their_tick_are_bounded() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.tick(1)
@@ -284,7 +282,7 @@ def test_the_wall_clock_is_compared_with_the_monotonic_one() -> None:
         return steps.look()
 
     steps = ClockSteps(lambda: wall[0], lambda: monotonic[0])
-    # an hour of work, of which the clock loses a tenth of a second at each look
+    # an hour of work; the clock loses 0.1 s at each check
     assert [on(1000, 1000), on(3600 * SECOND_NS, 3600 * SECOND_NS)] == [0, 0]
     assert [on(SECOND_NS, SECOND_NS + 10**8) for _ in range(20)] == [0] * 20
     assert on(-3599 * SECOND_NS, SECOND_NS) == -3600 * SECOND_NS
@@ -295,7 +293,7 @@ def test_the_wall_clock_is_compared_with_the_monotonic_one() -> None:
 def test_at_interval_0_each_update_is_a_tick() -> None:
     bench = Bench(at_each=True)
     bench.books(START_NS)
-    # of one instant: ticks of one asset have times of their own
+    # received at one instant: ticks of one asset have different times
     assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + i for i in range(5)]
     bench.book("upbit", START_NS + STEP_NS)
     bench.state("upbit", "halted", START_NS + STEP_NS)
@@ -306,12 +304,12 @@ def test_at_interval_0_each_update_is_a_tick() -> None:
     assert bench.stage.counts["coalesced"] == 0
 
 
-def test_updates_that_wait_together_are_one_tick_of_the_newest_state() -> None:
+def test_waiting_updates_make_one_tick_of_the_newest_state() -> None:
     bench = Bench(at_each=True, coalesce=True)
     bench.books(START_NS)
     for i in range(50):
         bench.book("upbit", START_NS + i, 140_000_000 + i)
-    # by another connection, and older
+    # from another connection, and older
     bench.book("binance", START_NS + 20)
     assert bench.aggregates == []
     bench.stage.flush()
@@ -322,7 +320,7 @@ def test_updates_that_wait_together_are_one_tick_of_the_newest_state() -> None:
     assert tick["received"]["binance"] == START_NS + 20
     assert tick["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
     assert (bench.stage.counts["ticks"], bench.stage.counts["coalesced"]) == (1, 55)
-    # what comes late is in the next one, which has a time of its own
+    # a late update is part of the next tick, which has a later time
     bench.book("bithumb", START_NS + 10)
     bench.stage.flush()
     assert bench.aggregates[-1]["ts_ns"] == START_NS + 50
@@ -336,7 +334,7 @@ def test_a_venue_appears_while_the_others_run() -> None:
     assert bench.tick(1)["reasons"] == {"binance": None, "bithumb": None, "upbit": "disconnected"}
     bench.book("upbit", START_NS + STEP_NS)
     assert bench.tick(2)["reasons"]["upbit"] is None
-    # a market that nobody asked for
+    # a market that is not configured
     bench.book("upbit", START_NS, 1.0, "DOGE/KRW")
     bench.tick(3)
     assert bench.stage.counts["unknown_markets"] == 1
@@ -356,14 +354,14 @@ def test_a_venue_appears_while_the_others_run() -> None:
         ("a word of tomorrow", "resyncing"),
     ],
 )
-def test_a_collectors_word_becomes_a_reason(state: str, reason: str | None) -> None:
+def test_a_collectors_state_becomes_a_reason(state: str, reason: str | None) -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.state("upbit", state, START_NS + 1)
     bench.state("binance", "disconnected", START_NS + 1, "BTC/USDT")
     reasons = bench.tick(1)["reasons"]
     assert reasons == {"upbit": reason, "bithumb": None, "binance": "disconnected"}
-    # another market's state is none of this one's business
+    # another market's state changes nothing
     bench.state("upbit", "synced", START_NS + 2)
     bench.state("upbit", "halted", START_NS + 3, "ETH/KRW")
     assert bench.tick(2)["reasons"]["upbit"] is None
@@ -373,9 +371,9 @@ def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     bench = Bench(heartbeats=True)
     bench.books(START_NS)
     bench.heartbeat("upbit", START_NS, {"BTC/KRW": "synced"})
-    # never heard: judged by its books
+    # no heartbeat yet: judged by its books
     assert bench.tick(1)["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
-    # its arrival counts, which was known at that tick
+    # its arrival counts, and it had arrived by that tick
     number = LOST_NS // STEP_NS + 2
     bench.books(START_NS + 2 * SECOND_NS)
     assert bench.tick(number - 1)["reasons"]["upbit"] is None
@@ -383,7 +381,7 @@ def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     assert reasons == {"binance": None, "bithumb": None, "upbit": "disconnected"}
     bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "synced"})
     assert bench.tick(number + 1)["reasons"]["upbit"] is None
-    # a heartbeat says the states too
+    # a heartbeat contains states too
     bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "halted"})
     assert bench.tick(number + 2)["reasons"]["upbit"] == "halted"
 
@@ -398,12 +396,12 @@ def test_an_operators_exclusion_comes_first() -> None:
     assert bench.tick(2)["reasons"]["upbit"] == "disconnected"
 
 
-def test_a_tick_is_made_again_as_it_was() -> None:
+def test_a_tick_is_made_again_from_its_record() -> None:
     bench = Bench()
     bench.books(START_NS)
     moved_ns = START_NS + STEP_NS - 1
     bench.book("upbit", moved_ns, 141_000_000)
-    # behind it in the same connection, so late as well
+    # after it in the same connection, so late too
     bench.state("upbit", "halted", moved_ns)
     seen = Input(START_NS, None)
     found = bench.tick(1, {"upbit:BTC/KRW": seen, "binance:BTC/USDT": Input(START_NS, "operator")})
@@ -419,7 +417,7 @@ def test_a_tick_is_made_again_as_it_was() -> None:
     assert found["bids"]["bithumb"] is None
     found = bench.tick(4, {"bithumb:BTC/KRW": Input(START_NS + 2 * STEP_NS, None)})
     assert found["reasons"]["bithumb"] is None
-    # nor does that say anything of the connection's other markets
+    # this is no evidence about the connection's other markets
     bench.book("bithumb", START_NS + 4 * STEP_NS + 1)
     bench.book("bithumb", START_NS + 4 * STEP_NS + 2, 1390.0, "USDT/KRW")
     rates = Input(START_NS + 4 * STEP_NS + 2, None)
@@ -428,11 +426,11 @@ def test_a_tick_is_made_again_as_it_was() -> None:
     assert found["fx"] == pytest.approx(1390)
     found = bench.tick(6, {"bithumb:BTC/KRW": Input(START_NS + 4 * STEP_NS + 1, None)})
     assert found["received"]["bithumb"] == START_NS + 4 * STEP_NS + 1
-    # and without a record everything is as it is
+    # without a record, messages apply by their times
     assert bench.tick(7)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
 
 
-def test_what_lies_before_the_first_tick_does_not_wait_for_it() -> None:
+def test_messages_before_the_first_tick_do_not_wait_for_it() -> None:
     bench = Bench()
     for i in range(100):
         bench.book("upbit", START_NS + i)
@@ -474,7 +472,7 @@ def test_at_each_update_the_rates_memory_stays_small() -> None:
     # ten seconds, ten rates in each
     assert 95 <= len(window) <= 101
     assert all(later[0] - before[0] >= 100 * ms for before, later in itertools.pairwise(window))
-    # a jump is seen at once all the same
+    # a jump is still detected at once
     bench.book("upbit", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
     bench.book("bithumb", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
     fx = bench.stage.fx.update(START_NS + 10_002 * ms, *_fx_of(bench, START_NS + 10_002 * ms))
@@ -510,7 +508,7 @@ def test_the_rates_memory_survives_a_restart() -> None:
         found = []
         for one in (twin, restarted):
             at_ns = START_NS + number * STEP_NS
-            # a book that stands still would be frozen a minute after the restart
+            # an unchanged book would be frozen a minute after the restart
             one.book("upbit", at_ns, 1400.0 + number % 2 / 1000, "USDT/KRW")
             one.book("bithumb", at_ns, 1410.0 if number < 30 else 1405.0, "USDT/KRW")
             found.append(one.tick(number)["fx"])

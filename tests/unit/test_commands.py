@@ -44,7 +44,7 @@ NOTHING_TO_DO = [
     ("compute-index --snapshots /dev/null", "no tick"),
     ("simulate --record {0}/sim --duration 1", "--force overwrites"),
     ("simulate --record {0}/one --exchange upbit --duration 1", "--force overwrites"),
-    ("simulate --record {0}/x --duration 1 --fault mute:upbit", "are of a server"),
+    ("simulate --record {0}/x --duration 1 --fault mute:upbit", "they need a server"),
     ("simulate --record {0}/x", "expected --duration"),
     ("simulate --compress 2", "expected --scenario"),
     ("simulate --start 5", "expected --record"),

@@ -72,28 +72,28 @@ class Platform:
             self.backlog.cut(next_ns)
 
     def run(self, ticks: int) -> None:
-        """Let time pass; the backlog stores ten records a tick meanwhile."""
+        """Let time pass; the backlog stores ten records per tick meanwhile."""
         for _ in range(ticks):
             self.now += 1
             self.aggregator.tick(START_NS + self.now * STEP_NS)
             self.backlog.step(10, 0)
 
     def set_clock(self, seconds: int) -> None:
-        """Set the wall clock, as its process notices it."""
+        """Set the wall clock, and notify the aggregator."""
         self.now += seconds * SECOND
         self.aggregator.clock_stepped()
 
     def stored(self, first: int, last: int, asset: str = "BTC") -> list[list[str | None]]:
-        """Return what was stored at each tick of a range."""
+        """Return the stored reasons of each tick of a range."""
         return [self.table.get((asset, START_NS + i * STEP_NS), []) for i in range(first, last)]
 
     def published_once(self) -> bool:
-        """Tell whether no computed record was ever followed by another one at its instant."""
+        """Return whether no computed record was followed by another record of its instant."""
         return all(reason == "not_computed" for kept in self.table.values() for reason in kept[:-1])
 
 
 @pytest.mark.parametrize("ahead_s", [60, 7200, 9 * HOUR])
-def test_a_clock_that_was_ahead_and_is_set_right(ahead_s: int) -> None:
+def test_a_clock_that_was_ahead_is_corrected(ahead_s: int) -> None:
     platform = Platform()
     platform.run(50)
     platform.set_clock(ahead_s)
@@ -109,7 +109,7 @@ def test_a_clock_that_was_ahead_and_is_set_right(ahead_s: int) -> None:
     assert not any(one.repeated for one in platform.live[: before + 2])
     assert platform.calculator.counts["clock_steps"] == 1
     assert all(platform.stored(71, min(171, first)))
-    # the present comes to the instants that the wrong clock has used up
+    # the present reaches the instants that have records of the wrong clock
     platform.now = first - 10
     platform.run(40)
     repeated = [one for one in platform.live if one.repeated]
@@ -131,13 +131,13 @@ def test_a_clock_set_back_while_it_runs() -> None:
     table = {key: list(kept) for key, kept in platform.table.items()}
     platform.set_clock(-100)
     platform.run(400)
-    # served live with a flag, and what was published stays as it was
+    # repeated live records have a flag, and published records do not change
     fresh = platform.live[-800:]
     assert all(one.repeated for one in fresh)
     assert [tick_ns(one) for one in fresh[::2]] == [START_NS + i * STEP_NS for i in range(501, 901)]
     assert platform.table == table
     assert platform.calculator.latest_published_ns == START_NS + 1000 * STEP_NS
-    # and then it goes on without a break
+    # then ticks go on without a gap
     platform.run(200)
     assert all(platform.stored(1, 1101))
     assert platform.published_once()
@@ -145,12 +145,12 @@ def test_a_clock_set_back_while_it_runs() -> None:
     assert platform.steps == [(START_NS + 1000 * STEP_NS, START_NS + 501 * STEP_NS)]
 
 
-def test_a_jump_forward_is_an_outage_that_ends_when_the_clock_is_set_right() -> None:
+def test_a_jump_forward_is_an_outage_until_the_clock_is_corrected() -> None:
     platform = Platform(assets=("BTC",))
     platform.run(10)
     platform.set_clock(HOUR)
     platform.run(5)
-    # not one live tick more than before
+    # no extra live tick
     assert len(platform.live) == 15
     assert platform.backlog.ticks > 17_000
     platform.set_clock(-HOUR)
@@ -160,7 +160,7 @@ def test_a_jump_forward_is_an_outage_that_ends_when_the_clock_is_set_right() -> 
     assert gap.symbols["status"] == "filled"
     assert gap.columns["reason"] == CUT
     assert gap.columns["last"] < START_NS + 20 * STEP_NS
-    # what was written as missed has its record now
+    # ticks that were recorded as missed have their records now
     assert all(kept[-1] != "not_computed" for kept in platform.stored(17, 46))
     assert platform.published_once()
 
@@ -180,14 +180,14 @@ def test_a_clock_of_another_century_fills_no_disk() -> None:
     assert platform.live[-1].ts_ms == (START_NS + 25 * STEP_NS) // MILLISECOND_NS
 
 
-def test_an_outage_leaves_out_what_was_published() -> None:
+def test_an_outage_excludes_published_ticks() -> None:
     platform = Platform(assets=("BTC",))
     platform.run(10)
     platform.set_clock(600)
     platform.run(20)
     platform.set_clock(-600)
     platform.run(10)
-    # off until long after the instants that are used up
+    # stopped until long after the published instants
     platform.now += 700 * SECOND
     platform.run(1)
     while platform.backlog.ticks:
@@ -198,7 +198,7 @@ def test_an_outage_leaves_out_what_was_published() -> None:
     assert not any("not_computed" in kept for kept in used_up)
 
 
-def test_without_an_aggregator_the_calculator_goes_on_by_itself() -> None:
+def test_without_an_aggregator_the_calculator_records_missed_ticks() -> None:
     platform = Platform(assets=("BTC",))
     platform.run(10)
     platform.now -= HOUR * SECOND
@@ -262,12 +262,12 @@ def test_an_outage_cut_to_nothing_is_closed() -> None:
     assert backlog.cut(0) == 0
 
 
-def test_instants_are_written_for_people() -> None:
+def test_instants_are_readable() -> None:
     assert instant(START_NS + STEP_NS) == "2026-09-21T14:13:20.200Z"
     assert instant(1 << 70) == f"{1 << 70} ns"
 
 
-def test_a_filter_remembers_no_venue_without_end() -> None:
+def test_the_venues_that_a_filter_remembers_are_bounded() -> None:
     found = VenueFilter(IndexParameters())
     for number in range(3):
         wave = [

@@ -1,4 +1,4 @@
-"""A crisis shaped on Korea, 2024-12-03: won prices fall by a third, venues stall.
+"""A crisis modelled on Korea, 2024-12-03: won prices fall by a third, venues stall.
 
 Once second by second with the books made here, and once as recordings of the simulated exchanges,
 played through collectors, aggregator and calculator.
@@ -21,7 +21,7 @@ from tests.unit.index_books import Run, book
 
 SECONDS = 1260
 WON, DOLLAR, RATE = Market("BTC", "KRW"), Market("BTC", "USDT"), Market("USDT", "KRW")
-# (exchange or rate, first second, last second) without a word from it
+# (exchange or rate, first second, last second) of its silence
 STALLS = (("bithumb", 330, 350), ("upbit", 375, 405), ("bithumb", 430, 460), ("fx", 620, 626))
 # seconds of the scenario per second: its longest stalls still outlast the 10 s of a delayed book
 COMPRESS = 2
@@ -48,7 +48,7 @@ def records() -> list[Any]:
             if not silent("fx", second):
                 fresh[f"{name}-rate"] = book(name, rate, market="USDT/KRW")
         for name, one in fresh.items():
-            # an exchange that is silent is silent about its rate too
+            # a silent exchange sends no USDT/KRW book either
             if not silent(name.removesuffix("-rate"), second):
                 last[name] = {**one, "recv_ms": now_ms}
         books = [one for name, one in last.items() if name in fresh]
@@ -56,7 +56,7 @@ def records() -> list[Any]:
     return found
 
 
-def test_the_korean_value_and_the_premium_stay_alive(records: list[Any]) -> None:
+def test_the_korean_value_and_the_premium_continue(records: list[Any]) -> None:
     assert all(one.kr is not None for one in records)
     assert all(one.gl is not None for one in records)
     assert all(one.premium is not None for one in records)
@@ -77,12 +77,12 @@ def test_no_wrong_composite_is_published(records: list[Any]) -> None:
     assert sum(one.split for one in records) > 300
 
 
-def test_stalls_are_seen_and_the_rate_is_held(records: list[Any]) -> None:
+def test_stalls_are_detected_and_the_last_rate_is_kept(records: list[Any]) -> None:
     reasons = {(name, venue.reason) for one in records for name, venue in one.venues.items()}
     assert ("upbit:BTC/KRW", "delayed") in reasons
     assert ("bithumb:BTC/KRW", "delayed") in reasons
     assert {"ok", "held", "suspect", "none"} == {one.fx_status for one in records}
-    # no rate: nothing is converted, and a premium says what it is made of
+    # no rate: nothing is converted, and a premium is marked unjudged
     for one in records:
         if one.fx is None:
             assert {venue.mid for name, venue in one.venues.items() if "KRW" in name} == {None}
@@ -117,7 +117,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return found
 
 
-def test_played_from_recordings_korea_stays_alive_too(played: list[Any]) -> None:
+def test_the_korean_value_continues_from_recordings_too(played: list[Any]) -> None:
     assert len(played) > 2 * SECONDS / COMPRESS - 5
     # the first tick comes before the first books, Binance's snapshot a quarter of a second later
     alive = played[2:]
@@ -130,7 +130,7 @@ def test_played_from_recordings_korea_stays_alive_too(played: list[Any]) -> None
             low, high = sorted((one.gl, one.kr / one.fx))
             assert low * 0.999 <= one.value <= high * 1.001
     assert sum(one.split for one in alive) > 300
-    # what nobody could judge is marked, and nothing else
+    # only values that could not be judged are marked
     marked = [one for one in alive if one.regions["KR"].unjudged]
     assert marked
     for one in alive:

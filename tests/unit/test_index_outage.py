@@ -1,4 +1,4 @@
-"""Missed ticks: each gets its record once, few at once in their order, many in the background."""
+"""Missed ticks: each gets one record; a few are recorded at once, many in the background."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def aggregate(now_ms: int, asset: str = "BTC", upbit: float = 140_000_000) -> Ag
 
 
 class Ticks:
-    """A calculator and all that comes out of it, in its order."""
+    """A calculator and all of its output, in order."""
 
     def __init__(self) -> None:
         self.out: list[IndexRecord | Outage] = []
@@ -65,17 +65,17 @@ def test_every_tick_has_exactly_one_record(missed: int) -> None:
     ticks.calculator.on_aggregate(aggregate(last_ms))
     assert ticks.stamps() == list(range(NOW_MS, last_ms + 1, 200))
     assert ticks.calculator.counts["not_computed"] == missed
-    # a long one is one object, before the record after it
+    # a long outage is one object, before the next record
     outages = [one for one in ticks.out if isinstance(one, Outage)]
     assert [len(one) for one in outages] == ([missed] if missed > AT_ONCE else [])
-    # what is there is never written again
+    # existing records are not written again
     ticks.calculator.on_aggregate(aggregate(last_ms))
     ticks.calculator.on_aggregate(aggregate(last_ms - 200))
     assert ticks.calculator.counts["late"] == 2
     assert ticks.stamps() == list(range(NOW_MS, last_ms + 1, 200))
 
 
-def test_the_outage_of_all_indices_is_known_before_the_first_record_after_it() -> None:
+def test_the_outage_of_every_index_is_reported_before_the_next_record() -> None:
     ticks = Ticks()
     for asset in ("BTC", "ETH"):
         ticks.calculator.on_aggregate(aggregate(NOW_MS, asset))
@@ -94,14 +94,14 @@ def test_an_outage_keeps_the_memory_and_fails_after_a_minute() -> None:
     assert {tuple(one.flagged) for one in records} == {("upbit:BTC/KRW",)}
     failed = [one.failed for one in records]
     assert failed == [False] * 300 + [True] * (len(records) - 300)
-    # 3 % off: a flag that was forgotten meanwhile would have let it in
+    # 3 % off: without its flag the venue would count again
     after = ticks.out[-1]
     assert isinstance(after, IndexRecord)
     assert after.flagged == ["upbit:BTC/KRW"]
     assert after.twap is None
 
 
-def test_an_outage_weighs_in_averages_as_its_ticks_would() -> None:
+def test_an_outage_changes_averages_as_its_ticks_would() -> None:
     one_by_one, at_once = Ticks(), Ticks()
     for i in range(300):
         for ticks in (one_by_one, at_once):
@@ -138,10 +138,10 @@ def gap(row: Row) -> tuple[Any, ...]:
     return row.symbols["market"], row.symbols["status"], row.columns["count"]
 
 
-def test_the_backlog_stores_each_tick_once_whatever_room_there_is() -> None:
+def test_the_backlog_stores_each_tick_once_with_any_room() -> None:
     database = Database()
     backlog = Backlog("index-calculator", 7, database.take)
-    # no room even for the row that announces it
+    # no room even for the row of `gap`
     backlog.add(outage(1, 40), now_ns=99)
     database.room = 1
     backlog.add(outage(5, 9, "ETH"), now_ns=99)
@@ -165,7 +165,7 @@ def test_the_backlog_stores_each_tick_once_whatever_room_there_is() -> None:
         ("ETH", "filled", 5),
         ("ETH", "open", 5),
     ]
-    # open before the first record of any, filled after the last of its own
+    # each is open before any record, and filled after its last record
     first = next(i for i, row in enumerate(database.rows) if row.table != "gap")
     assert [gap(row)[1] for row in database.rows[:first]] == ["open", "open"]
     assert gap(database.rows[-1]) == ("ETH", "filled", 5)
@@ -191,20 +191,20 @@ def spooled(number: int) -> list[Row]:
 
 
 def same(rows: list[Row]) -> list[tuple[Any, ...]]:
-    # times compare by identity
+    # TimestampNanos objects compare by identity
     def plain(columns: dict[str, Any]) -> dict[str, Any]:
         return {name: getattr(value, "value", value) for name, value in columns.items()}
 
     return [(one.table, one.at_ns, one.symbols, plain(one.columns)) for one in rows]
 
 
-def test_the_spool_gives_everything_back_in_its_order(tmp_path: Path) -> None:
+def test_the_spool_returns_all_records_in_order(tmp_path: Path) -> None:
     path = tmp_path / "spool" / "calculator.jsonl"
     spool, database = Spool(path, 1 << 20), Database()
     assert spool.drain(database.take, 10) == 0
     for number in range(20):
         assert spool.add(spooled(number))
-    # room for one and a half: the second comes again as a whole
+    # room for one and a half records: the second is given again as a whole
     database.room = 3
     assert spool.drain(database.take, 10) == 1
     database.room = 10**6
@@ -216,11 +216,11 @@ def test_the_spool_gives_everything_back_in_its_order(tmp_path: Path) -> None:
     again = Spool(path, 1 << 20)
     assert again.add(spooled(20))
     database.rows.clear()
-    # from the start: where the reading stood is not kept, and twice is as good as once
+    # from the start: the read position is not stored, and repeated rows replace themselves
     assert [again.drain(database.take, 3) for _ in range(9)] == [*[3] * 7, 1, 0]
     assert same(database.rows) == same([row for number in range(21) for row in spooled(number)])
     assert again.torn == 1
-    # nothing is left, and it begins anew
+    # the spool is empty and starts again
     assert not path.exists()
     assert again.add(spooled(21))
     assert again.drain(database.take, 3) == 1
@@ -234,7 +234,7 @@ def test_the_spool_is_bounded(tmp_path: Path) -> None:
     assert taken == sorted(taken, reverse=True)
     assert spool.path.stat().st_size <= 1000
     spool.close()
-    # without a folder to lie in, records wait in memory, within the same bound
+    # without a folder, records wait in memory, within the same bound
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / "spool.jsonl", 1000)
     assert [spool.add(spooled(number)) for number in range(20)] == taken

@@ -1,4 +1,4 @@
-"""Every reason for which a venue or a value is missing, and every bad input."""
+"""Every reason for a missing venue or value, and every bad input."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_too_few_venues(names: tuple[str, ...]) -> None:
     record = Run().tick(*(book(name, prices[name][0], fx=prices[name][1]) for name in names))
     assert (record.value, record.reason) == (None, "too_few_venues")
     assert record.status == "null"
-    # a region of its own needs one venue
+    # a region's value needs one venue
     korean = sum(name != "binance" for name in names)
     assert record.kr == (140_000_000 if korean else None)
     assert record.regions["KR"].single_source == (korean == 1 if korean else None)
@@ -127,7 +127,7 @@ def test_insufficient_depth() -> None:
     assert record.reason == "insufficient_depth"
     assert record.value is None
     assert record.value_raw is None
-    # on the grid the first point always counts
+    # on the grid, the first point always counts
     record = Run(mode="grid").tick(
         {**book("binance", 100_000, fx=1), **wide}, {**book("upbit", 100_000, fx=1), **wide}
     )
@@ -138,7 +138,7 @@ def test_insufficient_depth() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-12, 1e12, 1e160, 1e300, 1e308])
-def test_absurd_sizes_give_a_value(size: float) -> None:
+def test_extreme_sizes_give_a_value(size: float) -> None:
     huge = book("upbit", 140_000_000, fx=1400)
     huge["bids"] = [[price, size] for price, _ in huge["bids"]]
     huge["asks"] = [[price, size] for price, _ in huge["asks"]]
@@ -150,7 +150,7 @@ def test_absurd_sizes_give_a_value(size: float) -> None:
 
 
 @pytest.mark.parametrize("price", [1e-300, 1e300, 1.7e308])
-def test_absurd_prices_do_not_crash(price: float) -> None:
+def test_extreme_prices_do_not_crash(price: float) -> None:
     record = Run().tick(
         *others(), {**book("upbit", 1, fx=1), "asks": [[price, 1]], "bids": [[price / 2, 1]]}
     )
@@ -260,11 +260,11 @@ def test_a_bad_line_is_named(line: str, words: str) -> None:
     assert isinstance(result.exception, SnapshotError)
     assert "line 2: " in str(result.exception)
     assert words in str(result.exception)
-    # what came before is out
+    # earlier records are already written
     assert json.loads(result.stdout)["reason"] == "too_few_venues"
 
 
-def test_two_books_of_one_venue_are_refused() -> None:
+def test_a_second_book_of_a_venue_is_refused() -> None:
     with pytest.raises(SnapshotError, match="one book per venue"):
         Run().tick(*others(), *others())
 

@@ -1,4 +1,4 @@
-"""One typed record: what was written before it is read as ever, and a new field is added once."""
+"""The typed record: older data stays readable, and a new field is defined once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES = [
     orjson.loads(line)
     for line in gzip.decompress((RECORDED / "index.jsonl.gz").read_bytes()).splitlines()
 ]
-# made by one tick, which knows of no other
+# made at one tick, without memory of others
 ALONE = ("ok", "grid with fees", "flagged", "split", "one empty book", "tiny price")
 
 each = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -92,7 +92,7 @@ def stored_rows(case: dict[str, Any]) -> list[Row]:
 
 
 def shown(rows: list[Row]) -> list[Any]:
-    """Return rows in a form that compares, times included."""
+    """Return rows in a comparable form, times included."""
     return [
         (one.table, one.at_ns, one.symbols, {**one.columns, **_times(one.columns)}) for one in rows
     ]
@@ -105,7 +105,7 @@ def _times(columns: dict[str, Any]) -> dict[str, int]:
 
 
 def selected(row: Row, table: Table) -> dict[str, Any]:
-    """Return a row as a SELECT of all columns gives it back."""
+    """Return a row as a SELECT of all columns returns it."""
     have = {**row.symbols, **row.columns, "ts": row.at_ns}
     values = ((name, have.get(name)) for name, _ in table.columns)
     return {
@@ -120,7 +120,7 @@ def read_back(rows: list[Row], kind: type[IndexRecord] = IndexRecord) -> IndexRe
 
 
 @each
-def test_a_message_of_before_is_read_and_stored_as_it_was(
+def test_an_older_message_is_read_and_stored_unchanged(
     case: dict[str, Any], tmp_path: Path
 ) -> None:
     record = decode(case["record"].encode())
@@ -129,7 +129,7 @@ def test_a_message_of_before_is_read_and_stored_as_it_was(
     rows = rows_of(record, behind)
     assert shown(rows) == shown(stored_rows(case))
     if behind is not None:
-        # what `compute-index --hash` is made of
+        # the input of `compute-index --hash`
         text = orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS)
         assert hashlib.sha256(text).hexdigest() == case["hashed"]
     recomputed = msgspec.structs.replace(record, latency_ns=None)
@@ -154,7 +154,7 @@ def test_a_message_of_before_is_read_and_stored_as_it_was(
 
 
 @each
-def test_the_api_answers_as_before(case: dict[str, Any]) -> None:
+def test_the_answers_of_the_api_do_not_change(case: dict[str, Any]) -> None:
     record = decode(case["record"].encode())
     before, now = case["answer"], answer(index_value(record)).decode()
     assert orjson.loads(now) == orjson.loads(before)
@@ -169,7 +169,7 @@ def test_the_api_answers_as_before(case: dict[str, Any]) -> None:
 
 
 @each
-def test_an_aggregate_of_before_is_read_and_written_as_it_was(case: dict[str, Any]) -> None:
+def test_an_older_aggregate_is_read_and_written_unchanged(case: dict[str, Any]) -> None:
     behind = computed(case)
     if behind is None:
         return
@@ -182,7 +182,7 @@ def test_an_aggregate_of_before_is_read_and_written_as_it_was(case: dict[str, An
     assert again == decode(case["record"].encode())
 
 
-def test_the_tables_are_those_of_before() -> None:
+def test_the_tables_do_not_change() -> None:
     made = [one.create("") for one in (INDEX_TICK, INDEX_NEXT, INDEX_RECALC, INDEX_VENUE)]
     assert made == (RECORDED / "index_tables.sql").read_text().splitlines()
 
@@ -199,20 +199,20 @@ def test_the_tables_are_those_of_before() -> None:
         b'{"asset":"BTC","ts_ms":1,"status":"ok","more":' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_record_is_refused(payload: bytes) -> None:
+def test_a_payload_that_is_not_a_record_is_refused(payload: bytes) -> None:
     with pytest.raises(MessageError, match="index record: "):
         decode(payload)
 
 
 class Wider(IndexRecord, kw_only=True, gc=False):
-    """A record with one field more of each way to store it."""
+    """A record with one more field of each storage format."""
 
     spread: Price = None
     halted: Annotated[bool | None, Kind.FLAG] = None
     notes: Annotated[dict[str, float] | None, Kind.PART] = None
 
 
-def test_a_new_field_is_written_once() -> None:
+def test_a_new_field_is_defined_once() -> None:
     old = decode(CASES[0]["record"].encode())
     behind = computed(CASES[0])
     facts = {name: getattr(old, name) for name in IndexRecord.__struct_fields__}
@@ -220,7 +220,7 @@ def test_a_new_field_is_written_once() -> None:
     # on the bus
     assert msgspec.json.decode(encode(wide), type=Wider) == wide
     assert decode(encode(wide)) == old
-    # a column, and the row and back
+    # a column, in a stored row and read back
     table = record_table("index_tick", Wider)
     added = (("spread", "DOUBLE"), ("halted", "BOOLEAN"))
     assert table.columns == (*INDEX_TICK.columns, *added)
@@ -234,12 +234,12 @@ def test_a_new_field_is_written_once() -> None:
     back = read_back(rows_of(wide, behind), Wider)
     assert isinstance(back, Wider)
     assert (back.spread, back.halted, back.notes) == (0.12345679, True, {"depth": 0.1})
-    # a row from before has nothing there, and keeps its hash
+    # an older row has null there, and keeps its hash
     before = selected(plain, table) | {"halted": False}
     whole = tuple(selected(plain, INDEX_TICK).values())
     assert hashed_columns(tuple(before.values()), table.hashed) == whole
     assert len(hashed_columns(tuple(selected(row, table).values()), table.hashed)) == len(whole) + 2
-    # what a recomputation must give again
+    # the fields that a recomputation compares
     found, known = comparable(wide), comparable(old)
     assert {name: found[name] for name in found if name not in known} == {
         "spread": 0.12345679,
@@ -263,7 +263,7 @@ def test_a_new_field_is_answered_and_described() -> None:
     assert (shown["asset"], shown["spread"], shown["halted"]) == ("BTC", "0.000000001", False)
 
 
-def test_a_new_field_of_a_venue_is_written_once() -> None:
+def test_a_new_field_of_a_venue_is_defined_once() -> None:
     class WiderVenue(VenueRecord, kw_only=True):
         spread: Price = None
 

@@ -19,7 +19,7 @@ def test_korea_alone_falls_by_ten_per_cent() -> None:
     record = run.prices(100_000, 90_000, 90_000)
     assert record.split is True
     assert (record.value, record.reason) == (None, "regime_split")
-    # nobody is voted out by the other region, and the regions live
+    # no region flags the other one, and both regions have values
     assert record.flagged == []
     assert record.kr == pytest.approx(126_000_000)
     assert record.gl == pytest.approx(100_000)
@@ -31,19 +31,19 @@ def test_korea_alone_falls_by_ten_per_cent() -> None:
     assert record.value is not None
 
 
-def test_within_a_split_the_regions_judge_themselves() -> None:
+def test_within_a_split_each_region_judges_its_own_venues() -> None:
     run = Run()
     run.prices(100_000, 90_000, 90_000)
     record = run.prices(100_000, 90_000, 80_000)
     assert record.flagged == [BITHUMB, UPBIT]
-    # they doubt each other and nobody can say who is right: a value that says so
+    # both are suspect and neither can be confirmed: the value is marked unjudged
     assert 80_000 < record.kr / 1400 < 90_000
     assert record.regions["KR"].unjudged is True
     assert record.value is None
     assert record.gl == pytest.approx(100_000)
 
 
-def test_regions_off_lets_korea_evict_the_other() -> None:
+def test_without_regions_korea_excludes_the_other_venue() -> None:
     run = Run(regions="off")
     record = run.prices(100_000, 90_000, 90_000)
     assert record.flagged == [BINANCE]
@@ -64,7 +64,7 @@ def test_one_korean_venue_alone_rises_by_ten_per_cent() -> None:
 def test_re_entry_at_half_the_limit() -> None:
     run = Run()
     run.prices(100_000, 106_000, 100_000)
-    # the limit that threw it out does not let it in
+    # the limit that excluded it does not readmit it
     assert run.prices(100_000, 104_000, 100_000).flagged == [UPBIT]
     assert run.prices(100_000, 102_500, 100_000).flagged == [UPBIT]
     assert run.prices(100_000, 102_400, 100_000).flagged == []
@@ -75,7 +75,7 @@ def test_exactly_at_the_limit_stays() -> None:
     assert Run().prices(100_000, 105_001, 100_000).flagged == [UPBIT]
 
 
-def test_two_venues_judge_each_other_and_both_go() -> None:
+def test_two_venues_judge_each_other_and_both_are_flagged() -> None:
     run = Run(regions="off")
     record = run.tick(book("upbit", 100.0, fx=1), book("bithumb", 106.0, fx=1))
     assert record.flagged == [BITHUMB, UPBIT]
@@ -93,9 +93,9 @@ def test_a_lone_flagged_venue_keeps_its_flag() -> None:
     record = run.tick(book("upbit", 154_000_000, fx=1400))
     assert record.flagged == [UPBIT]
     assert record.reason == "too_few_venues"
-    # back at the right price, but nobody is there to say so
+    # back at the right price, but no other venue confirms it
     assert run.tick(book("upbit", 140_000_000, fx=1400)).flagged == [UPBIT]
-    # an absent venue keeps its flag too, until somebody judges it
+    # an absent venue keeps its flag too, until it is compared with others
     assert run.tick(book("binance", 100_000, fx=1)).flagged == [UPBIT]
     assert run.prices(100_000, 100_000, 100_000).flagged == []
 
@@ -108,10 +108,10 @@ def test_one_unflagged_venue_stays() -> None:
     assert record.value == 50_000
 
 
-def test_flags_as_they_stood_before_the_tick() -> None:
+def test_comparisons_use_the_flags_from_before_the_tick() -> None:
     run = Run(regions="off")
     run.prices(100_000, 110_000, 100_000)
-    # both others leave each other this tick: the flagged one is still judged by their median
+    # both others deviate in this tick: the flagged one is still compared with their median
     record = run.prices(100_000, 103_000, 106_000)
     assert record.flagged == [BINANCE, BITHUMB]
 
@@ -134,7 +134,7 @@ def test_fx_comes_from_the_books_of_the_line() -> None:
     assert record.value_krw == pytest.approx(record.value_raw * record.fx)
 
 
-def test_fx_is_held_for_ten_seconds_and_then_gone() -> None:
+def test_the_last_rate_is_kept_for_ten_seconds() -> None:
     run = Run()
     with_fx(run, 1400, 1400)
     for second in range(1, 11):
@@ -175,13 +175,13 @@ def test_a_jump_of_one_book_is_never_confirmed() -> None:
     for second in range(1, 11):
         assert with_fx(run, 1610, 1400, step_ms=1000).fx_status == "held", second
     assert with_fx(run, 1610, 1400, step_ms=1000).fx_status == "none"
-    # alone at the new level: suspect, and too old to be held
+    # alone at the new level: suspect, and the last rate is too old
     for _ in range(30):
         record = with_fx(run, 1610, None)
         assert record.fx is None
 
 
-def test_a_small_move_of_fx_is_no_jump() -> None:
+def test_a_small_move_of_fx_is_not_a_jump() -> None:
     run = Run()
     rate = 1400.0
     for _ in range(200):
@@ -202,7 +202,7 @@ def test_premium_parts_agree() -> None:
     assert parts.c == pytest.approx(1400 / 1380 - 1)
     assert (1 + parts.a) == pytest.approx((1 + parts.b) * (1 + parts.c))
     assert Run().prices(1e5, 1e5, 1e5).premium_parts.a is None
-    # a configured rate, which one in the line replaces
+    # a rate in the line replaces the configured one
     run = Run(usd_krw=1400)
     assert run.prices(1e5, 1e5, 1e5).premium_parts == PremiumRecord(0.0, 0.0, 0.0)
     assert run.prices(1e5, 1e5, 1e5, usd_krw=1372).premium_parts.a == pytest.approx(7 / 343)
@@ -229,14 +229,14 @@ def test_liquidity_weighted_prices() -> None:
 
 def test_confidence_and_capped_median() -> None:
     record = Run().prices(100_000, 100_000, 103_000)
-    # mids 100000, 100000, 103000: the last clamped to half a percent
+    # mids 100000, 100000, 103000: the last one is clamped to 0.5 %
     assert record.median_capped == pytest.approx((200_000 + 100_500) / 3)
     # votes sorted: 99990 99990 100000 100000 100010 100010 102989.7 103000 103010.3
     assert record.confidence == pytest.approx(102_989.7 - 100_010)
     assert record.regions["KR"].alarm is False
 
 
-def test_alarm_when_value_and_capped_median_part() -> None:
+def test_alarm_when_value_and_capped_median_differ() -> None:
     thin = book("bithumb", 141_400_000, fx=1400)
     thin["bids"] = [[price, 0.001] for price, _ in thin["bids"]]
     thin["asks"] = [[price, 0.001] for price, _ in thin["asks"]]
@@ -277,7 +277,7 @@ def test_restart_with_restored_state() -> None:
         assert again == twin.prices(100_000 + i, 103_000, 100_000, step_ms=1000)
         assert again.flagged == [UPBIT]
         assert again.twap is not None
-    # without its memory the flagged venue would be back at once
+    # without the memory, the flagged venue would count at once
     forgotten = Run()
     assert forgotten.prices(100_000, 103_000, 100_000).flagged == []
 
@@ -292,17 +292,17 @@ def test_values_are_rounded_half_to_even(bid: float, ask: float, value: float) -
     assert (record.value_raw, record.value) == ((bid + ask) / 2, value)
 
 
-def test_what_all_doubt_is_marked_and_never_in_the_composite() -> None:
+def test_a_value_of_suspect_venues_is_marked_and_never_in_the_composite() -> None:
     run = Run()
     run.prices(100_000, 100_000, 100_000)
-    # out by the others' vote, then alone in its region while they could not say more
+    # flagged by the others, then alone in its region without a comparison
     assert run.prices(100_000, 106_000, 100_000).regions["KR"].unjudged is False
     record = run.tick(book("binance", 100_000, fx=1), book("upbit", 145_600_000, fx=1400))
     assert record.flagged == [UPBIT]
     assert record.kr == pytest.approx(145_600_000)
     assert record.regions["KR"].unjudged is record.premium_unjudged is True
     assert (record.value, record.reason) == (None, "too_few_venues")
-    # no rate that anybody could judge: the premium says so, and no price is converted
+    # no rate was confirmed: the premium is marked, and no price is converted
     run = Run()
     for _ in range(60):
         record = with_fx(run, 1400, 1430)

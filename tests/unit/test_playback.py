@@ -1,4 +1,4 @@
-"""What a replay answers by REST: the state as of its position, whoever listens."""
+"""The REST answers of a replay: the state at its position, with or without clients."""
 
 import asyncio
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def snapshot(update_id: int) -> bytes:
 
 @pytest.fixture
 def feeds(tmp_path: Path) -> list[Path]:
-    """Update n and trade n come at second n; a snapshot at 1, an error at 30, another at 50."""
+    """Update n and trade n come at second n; snapshots at 1 and 50, an error at 30."""
     paths = [tmp_path / "binance.feed.zst", tmp_path / "upbit.feed.zst"]
     path = "/api/v3/depth?symbol=BTCUSDT&limit=5000"
     with FeedWriter(paths[0], {"exchange": "binance"}) as writer:
@@ -70,7 +70,7 @@ async def test_after_all_clients_left_the_book_is_that_of_the_position(feeds: li
     await source.stop()
 
 
-async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) -> None:
+async def test_another_subscription_does_not_change_the_answer(feeds: list[Path]) -> None:
     source = Playback(feeds)
     playing = source._playing[KEY] = Playing(source, ("binance",), KEY)
     playing.pending.clear()
@@ -82,12 +82,12 @@ async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) ->
 
 
 @pytest.mark.parametrize(("start_s", "last"), [(20, 19), (45, 50), (51, 50), (90, 89)])
-async def test_after_a_seek_nothing_older_than_the_place_is_given(
+async def test_after_a_seek_no_older_state_is_answered(
     feeds: list[Path], start_s: int, last: int
 ) -> None:
     source = Playback(feeds, start_ns=start_s * SECOND)
     if start_s < 50:
-        # the recorded snapshot to come is as good: its updates wait for it
+        # a later recorded snapshot is correct: its updates wait for it
         assert (await asked(source))["lastUpdateId"] == 50
         source = Playback(feeds[:1], start_ns=start_s * SECOND, end_ns=49 * SECOND)
         last = start_s - 1
@@ -113,7 +113,7 @@ async def test_after_a_seek_nothing_older_than_the_place_is_given(
         ("/v1/trades/ticks", {"market": "KRW-BTC", "count": "x", "cursor": "y"}),
     ],
 )
-async def test_no_query_is_an_error_of_the_server(
+async def test_no_query_causes_a_server_error(
     feeds: list[Path], path: str, query: dict[str, str]
 ) -> None:
     exchange = "binance" if path.startswith("/api") else "upbit"
@@ -145,20 +145,20 @@ async def test_many_late_requests_read_the_recording_once(
     with FeedReader(feeds[0]) as reader:
         records = sum(1 for _ in whole(reader))
     assert read <= records
-    # asked at once by many, each gets the book
+    # many requests at once each get the book
     playing.position = 202
     books = await asyncio.gather(*(asked(source) for _ in range(20)))
     assert {book["lastUpdateId"] for book in books} == {100}
     await source.stop()
 
 
-async def test_the_sets_of_subscriptions_that_are_played_have_a_bound(feeds: list[Path]) -> None:
+async def test_the_sets_of_played_subscriptions_are_bounded(feeds: list[Path]) -> None:
     source = Playback(feeds)
     for number in range(RUNS_LIMIT):
         key = ("binance", frozenset({("trade", f"x{number}")}))
         source._playing[key] = Playing(source, ("binance",), key)
     assert not source._has_room()
-    # one that is over makes room
+    # a finished run makes room
     source._playing[key].finished = True
     assert source._has_room()
     assert len(source._playing) == RUNS_LIMIT - 1
@@ -167,7 +167,7 @@ async def test_the_sets_of_subscriptions_that_are_played_have_a_bound(feeds: lis
 @pytest.mark.parametrize(
     ("work", "ends"), [("market", True), ("playing", True), ("fault", False), ("connection", False)]
 )
-async def test_a_server_ends_when_what_it_serves_has_ended(work: str, ends: bool) -> None:
+async def test_a_server_ends_when_its_source_fails(work: str, ends: bool) -> None:
     async def fail() -> None:
         raise FeedError("the recording cannot be read on")
 

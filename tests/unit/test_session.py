@@ -9,7 +9,7 @@ from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSe
 
 
 class Client:
-    """Talks to a session and keeps what comes back."""
+    """A client that keeps the frames of its session."""
 
     def __init__(self, kind: Any, *args: Any, **options: Any) -> None:
         self.answers: list[Any] = []
@@ -93,7 +93,7 @@ def test_units_formats_and_flags() -> None:
     assert not listed.session.is_listed
 
 
-def test_an_unsupported_level_is_silent_on_one_and_an_error_on_the_other() -> None:
+def test_an_unsupported_level_is_silent_at_upbit_and_an_error_at_bithumb() -> None:
     for kind in (KoreanSession, BithumbSession):
         client = Client(kind)
         client.session.levels_of = lambda code: (0, 1, 1000)
@@ -120,7 +120,7 @@ def test_list_subscriptions() -> None:
     assert client.session.is_simple
 
 
-def test_text_ping_starts_a_status_each_ten_seconds() -> None:
+def test_text_ping_starts_a_status_every_ten_seconds() -> None:
     client = Client(KoreanSession).say(b"PING", 100.0)
     assert client.answers == [{"status": "UP"}]
     for now_s, n in ((105.0, 1), (110.0, 2), (111.0, 2), (120.0, 3)):
@@ -180,5 +180,5 @@ def test_binance_control() -> None:
         ("btcusdt", None),
     ],
 )
-def test_streams_that_never_deliver(stream: str, parsed: tuple[str, str] | None) -> None:
+def test_unknown_streams_never_deliver(stream: str, parsed: tuple[str, str] | None) -> None:
     assert parse_stream(stream) == parsed

@@ -1,4 +1,4 @@
-"""The simulated market: same seed same bytes, books that are right, every quirk of the wire."""
+"""The simulated market: same seed, same bytes; correct books; every quirk of the exchanges."""
 
 import os
 import re
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -
     assert contents[0] == contents[1]
 
 
-def test_another_seed_gives_other_frames_and_a_longer_run_begins_alike(tmp_path: Path) -> None:
+def test_another_seed_gives_other_frames_and_a_longer_run_begins_equally(tmp_path: Path) -> None:
     def payloads(seed: int, duration_s: float) -> list[bytes]:
         path = tmp_path / f"{seed}-{duration_s}.feed.zst"
         list(write_feeds(path, seed, {"upbit": ["BTC/KRW"]}, duration_s=duration_s))
@@ -74,7 +74,7 @@ def test_another_seed_gives_other_frames_and_a_longer_run_begins_alike(tmp_path:
 
 
 def test_frames_do_not_depend_on_how_time_advances_or_on_other_markets() -> None:
-    def told(step_ns: int, markets: dict[str, list[str]]) -> list[bytes]:
+    def frames_of(step_ns: int, markets: dict[str, list[str]]) -> list[bytes]:
         found: list[bytes] = []
 
         def on_event(event: Event) -> None:
@@ -86,13 +86,13 @@ def test_frames_do_not_depend_on_how_time_advances_or_on_other_markets() -> None
             engine.advance(now_ns)
         return found
 
-    alone = told(3 * 10**9, {"binance": ["BTC/USDT"]})
+    alone = frames_of(3 * 10**9, {"binance": ["BTC/USDT"]})
     assert len(alone) > 25
-    assert alone == told(7_500_000, {"binance": ["BTC/USDT"]})
-    assert alone == told(10**9, {"binance": ["ETH/USDT", "BTC/USDT"], "upbit": ["SOL/KRW"]})
+    assert alone == frames_of(7_500_000, {"binance": ["BTC/USDT"]})
+    assert alone == frames_of(10**9, {"binance": ["ETH/USDT", "BTC/USDT"], "upbit": ["SOL/KRW"]})
 
 
-def test_upbit_books_are_whole_and_spelled_in_every_way(frames: dict[str, list[bytes]]) -> None:
+def test_upbit_books_are_whole_and_use_every_number_format(frames: dict[str, list[bytes]]) -> None:
     raw = [f for f in frames["upbit"] if b'"code":"KRW-BTC"' in f and b"orderbook_units" in f]
     text = b"".join(raw)
     assert re.search(rb'"ask_price":1\.\d+E8', text)
@@ -136,10 +136,10 @@ def test_upbit_trades(frames: dict[str, list[bytes]]) -> None:
         for trade in of(frames["upbit"], "trade", code)
     ]
     falls = sum(after < before for before, after in pairwise(everything))
-    assert falls > 5  # four of them where one market follows another
+    assert falls > 5  # four of these are between two markets
 
 
-def test_bithumb_books_repeat_and_hold_dust(frames: dict[str, list[bytes]]) -> None:
+def test_bithumb_books_repeat_and_contain_dust(frames: dict[str, list[bytes]]) -> None:
     books = of(frames["bithumb"], "orderbook")
     assert all(len(book["orderbook_units"]) == 15 and book["level"] == 1 for book in books)
     times = [book["timestamp"] for book in books]
@@ -166,7 +166,7 @@ def test_bithumb_times_are_korean(frames: dict[str, list[bytes]]) -> None:
     assert len(ticker) == 33
 
 
-def test_binance_diffs_build_the_exchange_s_own_book() -> None:
+def test_binance_diffs_build_the_book_of_the_exchange() -> None:
     book: dict[str, dict[str, str]] = {"b": {}, "a": {}}
     last = {"id": 0, "deletes": 0, "levels": 0, "more_ids": 0, "checked": 0}
     top: dict[str, Any] = {}
@@ -208,7 +208,7 @@ def test_binance_diffs_build_the_exchange_s_own_book() -> None:
     engine.on_event = on_event
     engine.advance(START_NS + SECONDS * 10**9)
     after = orjson.loads(market.book_text(5000, last["id"]))
-    # only what happened since the last window may differ
+    # only changes since the last window may differ
     assert len(set(map(tuple, after["bids"])) ^ set(book["b"].items())) < 20
     assert last["checked"] > 150
     assert 0.03 < last["deletes"] / last["levels"] < 0.4
@@ -341,7 +341,7 @@ def test_the_caches_of_spellings_share_a_bound(monkeypatch: pytest.MonkeyPatch) 
     ("markets", "expected"),
     [
         (["DOGE/KRW", "BTC/KRW"], ["DOGE/KRW", "BTC/KRW"]),
-        # of a pattern what the index needs, and the usual ones
+        # of a pattern, the markets of the index and the default ones
         (
             ["*/KRW"],
             ["DOGE/KRW", "USDT/KRW", "BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW"],
@@ -357,12 +357,12 @@ def test_the_configured_markets_are_offered(markets: list[str], expected: list[s
     assert offer(settings).get("upbit") == expected
 
 
-def test_the_default_settings_are_simulated_as_ever() -> None:
+def test_the_default_markets_are_simulated() -> None:
     assert offer(Settings()) == DEFAULT_MARKETS
 
 
 @pytest.mark.parametrize("market", ["KRW/USDT", "BTC/BTC", "USDT/USDT"])
-def test_what_cannot_be_simulated_is_named(market: str) -> None:
+def test_impossible_markets_are_named(market: str) -> None:
     settings = Settings()
     settings.exchanges["bithumb"].markets.append(market)
     with pytest.raises(ConfigError, match=f"exchanges.bithumb.markets: .* cannot offer {market}"):

@@ -1,11 +1,11 @@
-"""A seeded market: prices, books and trades on a virtual clock, spelled as each exchange does.
+"""A seeded market: prices, books and trades on a virtual clock, in each exchange's format.
 
-    prices     what assets and the won are worth, step by step
+    prices     the worth of assets and of the won, step by step
     book       one side of a book; market: the orders and trades of one market
     korean     Upbit's and Bithumb's markets and frames; binance: Binance's
     spelling   numbers as text; engine: all markets in order of virtual time
-    scenario   crises: curves over prices and a timetable of faults
+    scenario   crises: price curves and a timetable of faults
 
-Frames are a pure function of seed, markets, start and virtual time: only +, -, * and / on floats,
-which every machine rounds alike, and Mersenne Twister.
+Frames depend only on seed, markets, start and virtual time. The model uses only Mersenne Twister
+and +, -, * and / on floats, which every machine rounds the same way.
 """

@@ -1,11 +1,11 @@
-"""Binance's markets: every change of a level is an update with an id; diffs each 100 ms.
+"""Binance's markets: every change of a level is an update with an id; diffs every 100 ms.
 
 Rules of the wire, numbered at the code:
-1. A diff holds the levels changed in its window, U and u its first and last id; some ids change no
-   level. Size 0 deletes.
-2. bookTicker and partial depth carry no time; their id is that of the last update.
-3. Prices and sizes are strings, prices and sizes with 8 decimals.
-4. ticker and miniTicker each second over 24 h; trades have contiguous ids.
+1. A diff contains the levels changed in its window; U and u are its first and last id. Some ids
+   change no level. Size 0 deletes.
+2. bookTicker and partial depth have no time; their id is that of the last update.
+3. Prices and sizes are strings with 8 decimals.
+4. ticker and miniTicker come every second and cover 24 h; trades have contiguous ids.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class BinanceMarket(SimulatedMarket):
         self.previous = self.last
         self._windows = 0
         price, size = self.price_decimals, self.size_decimals
-        # 3. 8 decimals whatever the tick
+        # 3. 8 decimals for every tick size
         self.spell_price = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), price)
         self.spell_size = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), size)
 
@@ -115,7 +115,7 @@ class BinanceMarket(SimulatedMarket):
             old = self.top.bid if side.is_bid else self.top.ask
             if top != old and self.bids.ticks and self.asks.ticks:
                 self.top = self._top()
-                self.tell("bookTicker", self.top)
+                self.emit("bookTicker", self.top)
         # 1. ids that change no level of the public book
         if self.draw() < SILENT_ID:
             self.update_id += 1
@@ -124,31 +124,31 @@ class BinanceMarket(SimulatedMarket):
         bid, ask = self.bids.best(), self.asks.best()
         return Top(self.update_id, (bid, self.bids.sizes[bid]), (ask, self.asks.sizes[ask]))
 
-    def tell_trade(self, trade: Trade) -> None:
+    def emit_trade(self, trade: Trade) -> None:
         self.previous, self.last = self.last, trade
         self.aggregate_id += 1
         self.high, self.low = max(self.high, trade.tick), min(self.low, trade.tick)
         self.volume += trade.size // 7
         self.worth_traded += trade.size * self.price_units(trade.tick) // 7
-        self.tell("trade", trade)
-        self.tell("aggTrade", (trade, self.aggregate_id))
+        self.emit("trade", trade)
+        self.emit("aggTrade", (trade, self.aggregate_id))
 
-    def tell_window(self) -> None:
+    def emit_window(self) -> None:
         self._windows += 1
         if self.update_id >= self.window_id:
             diff = Diff(self.window_id, self.update_id, self.bids_changed, self.asks_changed)
             self.bids_changed, self.asks_changed = {}, {}
             self.window_id = self.update_id + 1
             self._add_second(diff)
-            self.tell("depth@100ms", diff)
-            self.tell("partial@100ms", self.update_id)
+            self.emit("depth@100ms", diff)
+            self.emit("partial@100ms", self.update_id)
         if self._windows % SECOND_WINDOWS == 0:
             if self.second is not None:
-                self.tell("depth", self.second)
-                self.tell("partial", self.second.final_id)
+                self.emit("depth", self.second)
+                self.emit("partial", self.second.final_id)
                 self.second = None
-            self.tell("ticker", None)
-            self.tell("miniTicker", None)
+            self.emit("ticker", None)
+            self.emit("miniTicker", None)
 
     def _add_second(self, diff: Diff) -> None:
         if self.second is None:
@@ -200,7 +200,7 @@ class BinanceMarket(SimulatedMarket):
         return self.book_text(depth, final_id)
 
     def book_text(self, depth: int, final_id: int | None = None) -> str:
-        """Return the book as REST and partial depth spell it."""
+        """Return the book in the format of REST and partial depth."""
         return (
             f'{{"lastUpdateId":{self.update_id if final_id is None else final_id},'
             f'"bids":[{self._levels(self.bids.top(depth))}],'
@@ -237,7 +237,7 @@ class BinanceMarket(SimulatedMarket):
         )
 
     def day_fields(self) -> dict[str, Any]:
-        """Return the 24 h statistics: texts, and ints for ids."""
+        """Return the 24 h statistics as texts; ids are integers."""
         spell, last = self.spell_price, self.last
         move = last.tick - self.open
         mean = self.worth_traded // max(1, self.volume)

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 
 
 class Side:
-    """Levels of one side. `sizes`: tick -> units; `ticks`: ascending, best last for bids."""
+    """Levels of one side. `sizes`: tick -> units; `ticks`: ascending, so the best bid is last."""
 
     __slots__ = ("is_bid", "sizes", "ticks")
 
@@ -16,7 +16,7 @@ class Side:
         self.ticks: list[int] = []
 
     def put(self, tick: int, size: int) -> None:
-        """Set a level; size 0 keeps it as a level of dust."""
+        """Set a level; size 0 keeps it as dust."""
         if tick not in self.sizes:
             insort(self.ticks, tick)
         self.sizes[tick] = size

@@ -15,10 +15,10 @@ from coinspace.simulator.markets.market import WINDOW_NS, Event, SimulatedMarket
 from coinspace.simulator.markets.prices import STEP_NS, Prices
 from coinspace.simulator.markets.scenario import Scenario
 
-# 2026-11-02 00:00 UTC: recordings start here unless told otherwise, so that they never differ
+# 2026-11-02 00:00 UTC: the default start of simulated feeds, fixed so that their bytes are too
 START_NS = 1_793_577_600_000_000_000
 DEFAULT_MARKETS = {one.NAME: list(one.SETTINGS.markets) for one in every()}
-# by what an exchange's module declares as its PROTOCOL
+# PROTOCOL of an exchange's module -> its markets
 MARKETS: dict[str, type[SimulatedMarket]] = {
     "upbit": UpbitMarket,
     "bithumb": BithumbMarket,
@@ -53,7 +53,7 @@ class Engine:
         bases = [market.base for listed in parsed.values() for market in listed]
         quotes = [market.quote for listed in parsed.values() for market in listed]
         money = {"KRW", "USDT"}
-        # order of assets fixes order of draws: sorted, so that it does not depend on the caller
+        # sorted: the order of assets decides the order of draws and must not depend on the caller
         self.prices = Prices(seed, sorted({*bases, *quotes} - money))
         self._heap: list[tuple[int, int, Any, Any]] = []
         self._serial = 0
@@ -72,7 +72,7 @@ class Engine:
                 simulated.plan(start_ns)
 
     def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None:
-        """Do something at a virtual time (None: the market's window); ties keep the order."""
+        """Run an action at a virtual time (None: the market's window); ties keep their order."""
         self._serial += 1
         heappush(self._heap, (time_ns, self._serial, market, action))
 
@@ -85,7 +85,7 @@ class Engine:
         self.at(now_ns + WINDOW_NS, market, None)
 
     def advance(self, until_ns: int) -> None:
-        """Run everything that happens up to and including a virtual time."""
+        """Run all actions up to and including a virtual time."""
         heap = self._heap
         while heap and heap[0][0] <= until_ns:
             time_ns, _, market, action = heappop(heap)
@@ -97,11 +97,11 @@ class Engine:
         self.now_ns = until_ns
 
     def usdt_price(self, market: Market) -> float:
-        """Return what one unit of a market's base is worth in USDT."""
+        """Return the worth of one unit of a market's base, in USDT."""
         return 1.0 if market.base == "USDT" else self.prices.worth[market.base]
 
     def price(self, exchange: str, market: Market) -> float:
-        """Return the common price of a market in its quote, a scenario's shock included."""
+        """Return the common price of a market in its quote, with the scenario's shock."""
         price = self.usdt_price(market)
         if market.quote == "KRW":
             price *= self.prices.rate

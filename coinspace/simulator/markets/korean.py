@@ -1,14 +1,14 @@
-"""Upbit's and Bithumb's markets: whole books on a 100 ms grid, trades, tickers on each trade.
+"""Upbit's and Bithumb's markets: whole books on a 100 ms grid, trades, a ticker for each trade.
 
 Rules of the wire, numbered at the code:
 1. Upbit: 30 units (or 1, 5, 15), padded with price 0, size 0; Bithumb: at most 15, sizes with 4
    decimals, dust levels with a real price and size 0, and 45 % of books that repeat the last one.
 2. Book times: Upbit ms of the last change, Bithumb µs.
 3. Dates and times as text and daily sums: Upbit UTC, Bithumb KST.
-4. Upbit spells prices as 1.16539E8, 109950000.0 or 116606000 and sizes as 0.00077720 or 7.9276E-4;
-   tickers and trades carry 31883000.00000000.
+4. Upbit writes prices as 1.16539E8, 109950000.0 or 116606000 and sizes as 0.00077720 or 7.9276E-4;
+   tickers and trades have 31883000.00000000.
 5. Trade ids: Upbit 17 digits, Bithumb 19; some are lower than the one before.
-6. Upbit spells a trade's date `td` in SIMPLE, Bithumb `tdt`; Upbit's trade has the best prices.
+6. A trade's date in SIMPLE: Upbit `td`, Bithumb `tdt`; Upbit's trade has the best prices.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from coinspace.simulator.markets.spelling import Spelling, fixed, pointed, scien
 
 DAY_S = 86_400
 KST_S = 9 * 3600
-# price from which a tick counts, in KRW
+# lowest price of a tick size, and the tick size, in KRW
 TICKS = (
     (1_000_000, 1000.0),
     (500_000, 500.0),
@@ -47,14 +47,14 @@ TICKS = (
     (0.00001, 0.0000001),
 )
 REPEATS = 0.42
-# bases with fewer orders than units, so that padding is seen
+# bases with fewer orders than units, so that padding occurs
 THIN = {"SOL"}
 DUST = 0.05
 DISORDER = 0.02
 
 
 class Variant(NamedTuple):
-    """How a subscriber wants its frames."""
+    """The format of a subscriber's frames."""
 
     simple: bool = False
     listed: bool = False
@@ -84,7 +84,7 @@ class Day:
         self.year_low = max(1, int(tick * 0.71))
 
     def add(self, trade: Trade, price_units: int, date: int) -> None:
-        """Count a trade; `date` is the day of the exchange's clock."""
+        """Add a trade; `date` is the day by the exchange's clock."""
         if date != self.date:
             if self.date >= 0:
                 self.previous, self.open = trade.tick, trade.tick
@@ -97,13 +97,13 @@ class Day:
         else:
             self.bought += trade.size
         self.worth += trade.size * price_units
-        # as much leaves the window of 24 hours as enters it, on average
+        # on average, as much volume leaves the window of 24 hours as enters it
         self.volume_24h += trade.size // 7
         self.worth_24h += trade.size * price_units // 7
 
 
 class KoreanMarket(SimulatedMarket):
-    """What Upbit and Bithumb share."""
+    """Base of Upbit's and Bithumb's markets."""
 
     zone_s = 0
     depth = 30
@@ -149,7 +149,7 @@ class KoreanMarket(SimulatedMarket):
             decimals += 1
         self.price_decimals, self.tick = decimals, round(tick)
         relative = self.tick / 10**decimals / price
-        # fine ticks leave holes between levels, coarse ones (USDT: 745 ppm) leave none
+        # fine ticks leave gaps between levels, coarse ones (USDT: 745 ppm) do not
         self.gap = max(1.0, 25e-6 / relative)
         self.half_spread = max(0.5, 20e-6 / relative)
         self.thinning = 0.004 if relative < 100e-6 else 0.0
@@ -162,7 +162,7 @@ class KoreanMarket(SimulatedMarket):
         return (self.default_level, *(whole * times for times in self.grouping))
 
     def units(self, worth_usdt: float) -> int:
-        """Return the size worth so many USDT, in units."""
+        """Return the size of a worth in USDT, in units."""
         return self._units(worth_usdt)
 
     def next_trade_id(self) -> int:
@@ -171,23 +171,23 @@ class KoreanMarket(SimulatedMarket):
     def _top(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         return self.asks.top(self.depth), self.bids.top(self.depth)
 
-    def tell_trade(self, trade: Trade) -> None:
+    def emit_trade(self, trade: Trade) -> None:
         self.day.add(trade, self.price_units(trade.tick), self.date(trade.time_ns))
-        self.tell("trade", trade)
-        self.tell("ticker", trade)
+        self.emit("trade", trade)
+        self.emit("ticker", trade)
 
     def date(self, time_ns: int) -> int:
-        """Return the day of the exchange's clock, counted since the epoch."""
+        """Return the day by the exchange's clock, in days since the epoch."""
         return (time_ns // 1_000_000_000 + self.zone_s) // DAY_S
 
     def snapshot(self, kind: str) -> Event | None:
-        """Return what a new subscriber gets first; None before the first trade."""
+        """Return a new subscriber's first event; None before the first trade."""
         if kind == "orderbook":
             return Event(self, kind, self.now_ns, (*self.top, self.book_time()))
         return Event(self, kind, self.now_ns, self.recent[-1]) if self.recent else None
 
     def book_time(self) -> int:
-        """Return the book's time as the exchange spells it."""
+        """Return the book's time in the exchange's unit."""
         return self.book_ns // MILLISECOND_NS + self.clock_ms
 
     # frames
@@ -202,7 +202,7 @@ class KoreanMarket(SimulatedMarket):
         return (f"[{text}]" if variant.listed else text).encode()
 
     def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
-        """Choose how this book's prices and sizes are spelled."""
+        """Return the formats of this book's prices and sizes."""
         raise NotImplementedError
 
     def _sides(
@@ -259,7 +259,7 @@ class KoreanMarket(SimulatedMarket):
         raise NotImplementedError
 
     def change(self, tick: int) -> tuple[str, int]:
-        """Return change and change price (units) against yesterday's close."""
+        """Return the change (name, units of price) since yesterday's close."""
         units = self.price_units(tick) - self.price_units(self.day.previous)
         return ("RISE" if units > 0 else "FALL" if units < 0 else "EVEN"), units
 
@@ -333,7 +333,7 @@ class KoreanMarket(SimulatedMarket):
 class UpbitMarket(KoreanMarket):
     """A market of Upbit."""
 
-    # spellings of yesterday's price and of what is measured against it, and of a volume
+    # formats of yesterday's price and of changes from it, and of a volume
     padded, volume = "fixed", "fixed"
     no_date = "null"
     size_decimals = 8
@@ -343,20 +343,20 @@ class UpbitMarket(KoreanMarket):
     levels = 200
 
     def next_trade_id(self) -> int:
-        # 5. 17 digits: the time in ms and a counter; late ones keep their older time
+        # 5. 17 digits: the time in ms and a counter; a late id has an older time
         self._ids = (self._ids + 1) % 10
         late = 40 if self.draw() < DISORDER else 0
         return (self.now_ns // MILLISECOND_NS - late) * 10_000 + self._ids
 
-    def tell_window(self) -> None:
+    def emit_window(self) -> None:
         top = self._top()
         if top != self.top:
             self.top = top
             self.book_ns = self.now_ns
-            self.tell("orderbook", (*top, self.book_time()))
+            self.emit("orderbook", (*top, self.book_time()))
 
     def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
-        # 4. the spelling changes from frame to frame, fixed by the book's time
+        # 4. the format changes from frame to frame and depends only on the book's time
         pick = time // 100 % 10
         if simple:
             return self.prices["terse" if pick < 8 else "pointed"], self.sizes["scientific"]
@@ -430,7 +430,7 @@ class BithumbMarket(KoreanMarket):
     premium = 0.0003
 
     def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
-        # 5. ids start at a number of 19 digits that is the market's own
+        # 5. ids start at a different number of 19 digits in each market
         self._id = 0
         self._quiet = False
         super().__init__(engine, exchange, market, symbol)
@@ -442,7 +442,7 @@ class BithumbMarket(KoreanMarket):
         return self._id - (9_000_000 if self.draw() < DISORDER else 0)
 
     def plan(self, now_ns: int) -> None:
-        # 1. in a quiet window nothing happens, and its book repeats the last one
+        # 1. in a quiet window nothing changes, and its book repeats the last one
         self._quiet = self.draw() < REPEATS
         if not self._quiet:
             super().plan(now_ns)
@@ -451,13 +451,13 @@ class BithumbMarket(KoreanMarket):
         if not self._quiet:
             super()._keep_depth()
 
-    def tell_window(self) -> None:
+    def emit_window(self) -> None:
         top = self._top()
         if not self._quiet and top == self.top and self.draw() < 0.8:
             return
         self.top = top
         self.book_ns = self.now_ns
-        self.tell("orderbook", (*top, self.book_time()))
+        self.emit("orderbook", (*top, self.book_time()))
 
     def book_time(self) -> int:
         # 2. µs, and never a whole ms
@@ -468,7 +468,7 @@ class BithumbMarket(KoreanMarket):
     def _take(self, side: Side, tick: int, size: int) -> None:
         left = side.sizes[tick] - size
         if not left and self.draw() < 0.4:
-            # 1. a level that was taken whole may stay as dust
+            # 1. a fully taken level may stay as dust
             self._put(side, tick, 0)
         else:
             super()._take(side, tick, size)

@@ -1,7 +1,7 @@
-"""One market of a simulated exchange: orders come, move and are taken, around what it is worth.
+"""One market of a simulated exchange: orders and trades around the worth of its base.
 
-Everything happens in windows of 100 ms (the exchanges' own grid): at the end of a window the
-market tells its books, then plans the orders and trades of the next one at random moments.
+A market runs in windows of 100 ms (the exchanges' grid). At the end of a window the market emits
+its books, and then plans the orders and trades of the next window at random moments.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from coinspace.simulator.markets.prices import Prices, bell
 
 WINDOW_NS = 100_000_000
 MILLISECOND_NS = 1_000_000
-# a venue's own price wanders around the common one: about 450 ppm
+# a venue's price wanders around the common one by about 450 ppm
 WANDER_STEP = 2e-5
 WANDER_KEEP = 0.999
 LARGE = 0.04
 FOLLOWERS = 12
-# levels that come or go at the far end in one window, at most
+# limit of levels that are added or removed at the far end in one window
 REFILL = 50
 SWEPT = 20
 KEPT_TRADES = 500
 
 
 class Trade(NamedTuple):
-    """A trade; taker_sold: its taker sold. `id` is the exchange's own."""
+    """A trade. taker_sold: the taker was the seller. id: the exchange's id."""
 
     time_ns: int
     tick: int
@@ -38,7 +38,7 @@ class Trade(NamedTuple):
 
 
 class Event:
-    """Something that a market tells: `kind` with its facts; frames are spelled once per variant."""
+    """One event of a market: its kind and facts; a frame is encoded once per variant."""
 
     __slots__ = ("_frames", "facts", "kind", "market", "time_ns")
 
@@ -50,7 +50,7 @@ class Event:
         self._frames: dict[Any, bytes] = {}
 
     def frame(self, variant: Any) -> bytes:
-        """Return the frame in a variant (format, depth, wrapper …) that the exchange defines."""
+        """Return the frame in one of the exchange's variants (format, depth, wrapper …)."""
         frame = self._frames.get(variant)
         if frame is None:
             frame = self._frames[variant] = self.market.encode(self, variant)
@@ -58,7 +58,7 @@ class Event:
 
 
 class World(Protocol):
-    """What a market needs of the engine that runs it."""
+    """The engine, as its markets see it."""
 
     seed: int
     rate: float
@@ -67,21 +67,21 @@ class World(Protocol):
     on_event: Callable[[Event], None]
 
     def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None:
-        """Do something at a virtual time."""
+        """Run an action at a virtual time."""
 
     def price(self, exchange: str, market: Market) -> float:
         """Return the common price of a market in its quote."""
 
     def usdt_price(self, market: Market) -> float:
-        """Return what one unit of a market's base is worth in USDT."""
+        """Return the worth of one unit of a market's base, in USDT."""
 
 
 class SimulatedMarket:
     """Base of the exchanges' markets.
 
     Attributes: exchange (its name), tick (price of one tick in units of 10^-price_decimals),
-    size_decimals (a size counts units of 10^-size_decimals), bids, asks, clock_ms (how wrong the
-    exchange's clock is).
+    size_decimals (a size counts units of 10^-size_decimals), bids, asks, clock_ms (error of the
+    exchange's clock).
     """
 
     price_decimals = 0
@@ -114,26 +114,26 @@ class SimulatedMarket:
         self._fill()
         self.phase_ns = int(self.draw() * 100) * MILLISECOND_NS
 
-    # what a subclass says
+    # defined by a subclass
 
     def _measure(self) -> None:
         """Set tick, price_decimals, size_decimals, half_spread and gap from the worth."""
         raise NotImplementedError
 
     def encode(self, event: Event, variant: Any) -> bytes:
-        """Spell an event's frame."""
+        """Return an event's frame."""
         raise NotImplementedError
 
     def snapshot_text(self, levels: int) -> str | None:
-        """Return the book as a snapshot by REST; None where each frame is a whole book."""
+        """Return the REST snapshot of the book; None where each frame is a whole book."""
         return None
 
-    def tell_window(self) -> None:
-        """Tell what the exchange pushes at the end of a window."""
+    def emit_window(self) -> None:
+        """Emit the events that the exchange pushes at the end of a window."""
         raise NotImplementedError
 
-    def tell_trade(self, trade: Trade) -> None:
-        """Tell a trade."""
+    def emit_trade(self, trade: Trade) -> None:
+        """Emit a trade."""
         raise NotImplementedError
 
     def next_trade_id(self) -> int:
@@ -141,12 +141,12 @@ class SimulatedMarket:
         raise NotImplementedError
 
     def changed(self, side: Side, tick: int) -> None:
-        """Notice a change of one level (called after it)."""
+        """Take note of one changed level; called after the change."""
 
     # worth and sizes
 
     def worth(self) -> float:
-        """Return what one unit of base costs here, in quote."""
+        """Return the price of one unit of base at this exchange, in quote."""
         return self.engine.price(self.exchange, self.market) * (1.0 + self.wander + self.premium)
 
     def target(self) -> float:
@@ -186,23 +186,23 @@ class SimulatedMarket:
                     break
 
     def _gap(self, distance: int) -> int:
-        # levels lie thinner the further they are from the touch
+        # gaps between levels grow with the distance from the touch
         return 1 + int(self.draw() * 2.0 * (self.gap - 1.0 + distance * self.thinning))
 
     half_spread = 0.6
     gap = 1.0
     thinning = 0.0
 
-    # what happens
+    # events
 
     def window(self, now_ns: int) -> None:
-        """End a window: tell, drift, plan the next one."""
+        """End a window: emit events, drift, plan the next one."""
         self.now_ns = now_ns
         if self.status != "active":
             return
         self.wander = self.wander * WANDER_KEEP + bell(self.draw) * WANDER_STEP
         self._keep_depth()
-        self.tell_window()
+        self.emit_window()
         self.plan(now_ns)
 
     def plan(self, now_ns: int) -> None:
@@ -220,7 +220,7 @@ class SimulatedMarket:
         target = self.target()
         bid = int(target - self.half_spread)
         ask = max(bid + 1, int(target + self.half_spread) + 1)
-        # first away, then in: no moment sees a crossed book
+        # first remove, then add: the book is never crossed
         gone: tuple[int, Side] = (0, bids)
         while asks.ticks and asks.ticks[0] <= bid:
             self._drop(asks, asks.ticks[0])
@@ -233,14 +233,14 @@ class SimulatedMarket:
             self._put(bids, bid, self._level_size())
         if not asks.ticks or asks.ticks[0] > ask + slack:
             self._put(asks, ask, self._level_size())
-        # a fast market draws its other side behind it
+        # after a fast move, new orders follow on the other side
         n_gone, behind = gone
         for _ in range(min(n_gone - 1, FOLLOWERS)):
             tick = behind.beyond(behind.best(), 1 + int(draw() * 30.0 * self.gap))
             if tick > 0 and tick not in behind.sizes:
                 self._put(behind, tick, self._level_size())
         for side in (bids, asks):
-            # a side that was swept is filled again, as market makers do
+            # market makers fill a swept side again
             far = side.ticks[0] if side.is_bid else side.ticks[-1]
             for _ in range(SWEPT - len(side)):
                 far = side.beyond(far, self._gap(abs(far - side.best())))
@@ -259,7 +259,7 @@ class SimulatedMarket:
             if len(side) > self.levels // 2:
                 self._drop(side, side.at(int(near * len(side))))
         elif action < 0.5:
-            # new orders fill the holes, most of them near the touch
+            # new orders fill the gaps, most of them near the touch
             tick = side.beyond(side.best(), int(near * 60.0 * self.gap))
             if tick > 0 and tick not in side.sizes:
                 self._put(side, tick, self._level_size())
@@ -288,7 +288,7 @@ class SimulatedMarket:
                 self._drop(side, side.ticks[0] if side.is_bid else side.ticks[-1])
 
     def trade(self, now_ns: int) -> None:
-        """Let a taker take from the touch, up to three levels deep."""
+        """Execute a taker's order, at most three levels deep."""
         self.now_ns = now_ns
         draw = self.draw
         taker_sold = draw() < 0.5
@@ -307,7 +307,7 @@ class SimulatedMarket:
             if len(self.recent) > KEPT_TRADES + 100:
                 del self.recent[:100]
             self._take(side, tick, size)
-            self.tell_trade(trade)
+            self.emit_trade(trade)
 
     def _from_touch(self, side: Side) -> list[int]:
         return side.ticks[:-9:-1] if side.is_bid else side.ticks[:8]
@@ -319,8 +319,8 @@ class SimulatedMarket:
         else:
             self._drop(side, tick)
 
-    def tell(self, kind: str, facts: Any) -> None:
-        """Hand an event to the engine's listener."""
+    def emit(self, kind: str, facts: Any) -> None:
+        """Give an event to the engine's listener."""
         self.engine.on_event(Event(self, kind, self.now_ns, facts))
 
     @property

@@ -1,4 +1,4 @@
-"""Which markets the simulated exchanges offer, so that a platform finds what it collects."""
+"""The markets that the simulated exchanges offer: all that a platform's settings collect."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from coinspace.errors import ConfigError
 from coinspace.market import Market
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
 
-# has no price of its own: all others are told in it
+# the unit of all other prices, without a price of its own
 UNPRICED = "KRW"
 
 
 def offer(settings: Settings) -> dict[str, list[str]]:
-    """Return exchange -> markets: those named, and of patterns what is usual or in the index.
+    """Return exchange -> markets: named ones, and default or index markets that match a pattern.
 
     Raises: ConfigError naming the markets that cannot be simulated.
     """

@@ -1,4 +1,4 @@
-"""What assets are worth in USDT and USDT in KRW: a correlated random walk in steps of 100 ms."""
+"""The worth of assets in USDT and of USDT in KRW: a correlated random walk in 100 ms steps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 
 STEP_NS = 100_000_000
-# worth at the start, in USDT; other assets get a worth from their name
+# worth at the start, in USDT; other assets get a worth from their names
 WORTH = {
     **{"BTC": 86_700.0, "ETH": 2_770.0, "XRP": 1.54, "SOL": 118.0, "USDC": 1.0, "FDUSD": 1.0},
-    # of every size that exchanges quote
+    # one asset for every size of price that exchanges quote
     **{"DOGE": 0.0831, "SHIB": 0.0000119, "PEPE": 0.00000843, "BTT": 0.00000043},
 }
 KRW_PER_USDT = 1343.5
@@ -17,16 +17,16 @@ KRW_PER_USDT = 1343.5
 MARKET_STEP = 2.6e-5
 OWN_STEP = 2.2e-5
 RATE_STEP = 4e-6
-# pulls back to the start within a day or so, so that long runs stay in range
+# pulls back to the start within about a day, so that long runs stay in range
 PULL = 1e-6
-# how lively the market is in quiet, normal and busy phases, and the odds of each
+# activity factor in quiet, normal and busy phases, and cumulative probabilities
 ACTIVITY = ((0.25, 0.25), (1.0, 0.85), (2.5, 1.0))
 PHASE_STEPS = (100, 500)
 SQRT3 = 1.7320508075688772
 
 
 def bell(draw: Callable[[], float]) -> float:
-    """Return a draw with mean 0 and deviation 1, from sums only: the same on every machine."""
+    """Return a draw with mean 0 and deviation 1, from sums only: equal on every machine."""
     return (draw() + draw() + draw() + draw() - 2.0) * SQRT3
 
 
@@ -56,7 +56,7 @@ class Prices:
             own = bell(self._own[asset]) * OWN_STEP * self.activity
             pull = PULL * (1.0 - worth / self._start[asset])
             self.worth[asset] = worth * (1.0 + common + own + pull)
-        # the won moves against the market a little, as in every sell-off
+        # the won moves slightly against the market, as in a sell-off
         drift = bell(self._rate) * RATE_STEP - 0.05 * common
         self.rate *= 1.0 + drift + PULL * (1.0 - self.rate / KRW_PER_USDT)
 

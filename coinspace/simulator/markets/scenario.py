@@ -1,4 +1,4 @@
-"""Scenarios: curves over prices and a timetable of faults, on the simulator's clock."""
+"""Scenarios: price curves and a timetable of faults, on the simulator's clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Scenario:
-    """What happens to prices and venues.
+    """A course of prices and faults.
 
     curves: ("exchange" or "*", market or "*") -> points (seconds, factor), linear between them.
     faults: (seconds, fault specification). compress: seconds of the scenario per simulated second.
@@ -23,7 +23,7 @@ class Scenario:
     compress: float = 1.0
 
     def factor(self, exchange: str, market: Market, elapsed_s: float) -> float:
-        """Return what a market's price is multiplied with."""
+        """Return the factor of a market's price."""
         now = elapsed_s * self.compress
         result = 1.0
         for (venue, name), curve in self.curves.items():
@@ -36,8 +36,8 @@ def _all(points: Curve, exchange: str) -> dict[tuple[str, str], Curve]:
     return {(exchange, f"{base}/KRW"): points for base in ("BTC", "ETH", "XRP", "SOL")}
 
 
-# shaped on Korea, 2024-12-03: won prices fell by a third on Upbit within minutes, KRW-USDT swung
-# both ways, venues stalled and refused requests, and all came back within the hour
+# modelled on Korea, 2024-12-03: won prices fell by a third on Upbit within minutes, KRW-USDT swung
+# both ways, venues stalled and refused requests, and all recovered within the hour
 CRISIS = Scenario(
     "crisis",
     {

@@ -1,11 +1,11 @@
-"""Numbers as the exchanges spell them, from exact integers: `n` counts units of 10^-decimals."""
+"""Numbers as text in the exchanges' formats, from integers: `n` counts units of 10^-decimals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# books repeat their prices and most of their sizes: a look-up costs a tenth of a spelling.
-# The caches of a process share so many entries, about 150 bytes each, but have so many at least
+# books repeat their prices and most of their sizes: a look-up takes a tenth of a formatting's time.
+# The caches of a process share ALL_ENTRIES, about 150 bytes each; each has at least LEAST_ENTRIES
 ALL_ENTRIES = 200_000
 LEAST_ENTRIES = 200
 
@@ -43,18 +43,18 @@ def scientific(n: int, decimals: int) -> str:
 
 
 def terse(n: int, decimals: int) -> str:
-    """Like `scientific` without a needless fraction: 6E-8, 9.9E-7; integers stay integers."""
+    """Like `scientific` without a fraction of 0: 6E-8, 9.9E-7; integers stay integers."""
     if n and len(str(abs(n))) - 1 - decimals < -3:
         return scientific(n, decimals).replace(".0E", "E")
     return short(n, decimals)
 
 
 class Spelling(dict[int, str]):
-    """A cached spelling of one number field: call it with the number.
+    """A cached text format of one number field: call it with the number.
 
-    Attributes: alive: how many there are in this process.
+    It is a dict that formats missing values, so that a known value needs no Python frame.
 
-    A dict whose missing values are spelled, so that a known one costs no Python frame.
+    Attributes: alive: number of instances in this process.
     """
 
     __slots__ = ("_decimals", "_spell")
