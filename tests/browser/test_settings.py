@@ -99,7 +99,7 @@ def test_answers_and_history_have_the_digits_of_the_live_value(platform: Platfor
     assert all(float(one["low"]) > 0 for one in candles if one["low"] is not None)
 
 
-def test_an_address_in_any_case_of_letters_is_followed(driver: webdriver.Chrome) -> None:
+def test_an_address_in_lower_or_upper_case_is_followed(driver: webdriver.Chrome) -> None:
     go(driver, "#btc")
     wait(lambda: text(driver, "asset-name") == "BTC", 20)
     assert address(driver) == "#BTC"

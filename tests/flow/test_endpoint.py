@@ -205,7 +205,7 @@ async def test_venues_health_and_metrics(site: Site) -> None:
     assert 'coinspace_state{process="ticker-collector-upbit",state="ready"} 1.0' in text
 
 
-async def test_not_ready_says_why(tmp_path: Path) -> None:
+async def test_not_ready_has_reasons(tmp_path: Path) -> None:
     endpoint = Endpoint(settings(tmp_path))
     await endpoint.start()
     try:
