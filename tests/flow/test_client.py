@@ -322,7 +322,7 @@ def test_query_prints_tables_and_json(tmp_path: Path) -> None:
         for arguments, text in (
             (["index"], "expected an asset"),
             (["venues", "BTC"], "expected no subject"),
-            (["index", "BTC", "--levels", "5"], "no option --levels"),
+            (["index", "BTC", "--levels", "5"], "--levels is not an option"),
             (["values", "BTC", "--start", "yesterday"], "--start: expected epoch"),
             (["venues", "--format", "parquet"], "expected table or json"),
         ):

@@ -1,4 +1,4 @@
-"""Schemathesis over the whole OpenAPI document: nothing undocumented, no error of ours."""
+"""Schemathesis over the whole OpenAPI document: nothing undocumented, no internal error."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _strategy(operation: Any, mode: Any) -> Any:
 
 
 def _streams(case: Any, url: str, statuses: set[int]) -> bool:
-    """Tell whether the answer was an endless one, which is left after its first line."""
+    """Return whether the answer was an endless one, which is left after its first line."""
     request = case.as_transport_kwargs(base_url=url)
     with requests.request(**request, stream=True, timeout=60) as response:
         if response.status_code != 200:

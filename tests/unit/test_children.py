@@ -1,4 +1,4 @@
-"""The supervisor's hold on its children, whatever they, the disk and the clock do."""
+"""The supervisor keeps its children under control in spite of hangs, full disks and clock steps."""
 
 import asyncio
 import os

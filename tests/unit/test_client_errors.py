@@ -1,4 +1,4 @@
-"""The client against servers that are broken, hostile or not ours, and inside a running loop."""
+"""The client against servers that are broken, hostile or not CoinSpace, and in a running loop."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def settings_of(**markets: list[str]) -> Settings:
 
 
 class Bench:
-    """An aggregator that is told by its messages what there is."""
+    """An aggregator that learns its markets from messages."""
 
     def __init__(self, settings: Settings) -> None:
         self.found: dict[str, Aggregate] = {}

@@ -32,7 +32,7 @@ SOON_S = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Echoes the request; `/endless` never ends, `/large` is more than sockets hold."""
+    """Echoes the request; `/endless` never ends, `/large` is larger than socket buffers."""
     path = scope["path"]
     if scope["type"] == "websocket":
         await receive()

@@ -66,7 +66,7 @@ def platform_problems(context: Context) -> list[str]:
     """Return the problems of this host's processes and its disk."""
     folder = context.settings.data / "run"
     if not folder.is_dir():
-        return [f"{folder}: expected the folder of health files, found none"]
+        return [f"{folder}: expected a folder of health files, found none"]
     healths = (judge(one, context.clock()) for one in files(context))
     # the caller already has the problems of this process
     found = reasons(one for one in healths if one.process != "index-endpoint")
