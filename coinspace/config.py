@@ -296,7 +296,7 @@ class IndexParameters(Section):
     frozen_s: Annotated[
         float, Field(gt=0, description="a frozen book is unchanged for this long")
     ] = 60
-    frozen_move: Annotated[float, Field(gt=0, description="and the others moved more")] = 0.002
+    frozen_move: Annotated[float, Field(gt=0, description="while the others move more")] = 0.002
     cap_band: Annotated[float, Field(ge=0, lt=1, description="sample of the size cap")] = 0.05
     cap_min_per_side: Annotated[int, Field(ge=1)] = 50
     cap_trim: Annotated[float, Field(ge=0, le=0.49)] = 0.01
@@ -462,7 +462,7 @@ class EndpointSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     hosts: Annotated[
         list[str],
-        Field(description="accepted names in Host besides loopback and own address; '*' = any"),
+        Field(description="names in Host besides loopback and own address; '*' = any, needs keys"),
     ] = []
     require_keys: Annotated[bool, Field(description="require a key on loopback too")] = False
     keys: Annotated[str, Field(description="file of hashed keys; data/keys.json when empty")] = ""
@@ -477,7 +477,8 @@ class EndpointSettings(Section):
         int, Field(ge=1, le=1_000_000, description="open connections at most")
     ] = 10_000
     connections_per_address: Annotated[
-        int, Field(ge=1, le=1_000_000, description="the same per address or IPv6 /64 network")
+        int,
+        Field(ge=1, le=1_000_000, description="open connections per address or IPv6 /64 network"),
     ] = 200
     cors_origins: Annotated[
         list[str], Field(description="origins that browsers may call from")
@@ -550,7 +551,7 @@ class SupervisorSettings(Section):
 
     hang_s: Annotated[
         float,
-        Field(ge=5, le=3600, description="a process without a sign of life is restarted"),
+        Field(ge=5, le=3600, description="a process that is silent for this long is restarted"),
     ] = 20.0
 
 
