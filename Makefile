@@ -17,7 +17,7 @@ AUDIT := build/audit/bin/pip-audit
 UP := --simulate
 SECONDS := 600
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
-# what the checked build can find something in; the sanitised builds are of their own
+# tests of compiled code; the sanitised builds have their own
 CHECKED := $(shell grep -l coinspace._ext tests/unit/*.py) tests/property tests/fuzz --ignore tests/fuzz/test_sanitised.py
 TESTS := $(CHECKED)
 # most tests wait more than they compute; a file's tests stay together, slow files come first
@@ -77,7 +77,7 @@ $(AUDIT):
 	@$(PYTHON) -m venv build/audit && build/audit/bin/python -m pip --quiet install pip-audit || \
 		{ rm -rf build/audit; echo "pip-audit could not be fetched: check the network"; exit 2; }
 
-audit: $(AUDIT) $(BIN)/python  ## compare the locked packages with known advisories, or say that none can be had
+audit: $(AUDIT) $(BIN)/python  ## compare the locked packages with known advisories, or report that there are none to compare with
 	@$(BIN)/python -m tests.audit $(AUDIT)
 
 install: $(BUILT) $(PAGE)  ## make .venv, install, build ext/ and the page's libraries
@@ -97,7 +97,7 @@ run: install  ## run the whole platform on simulated exchanges
 test: install $(TOOLS)  ## run every test
 	@$(PYTEST) $(PARALLEL)
 
-test-newest: $(TOOLS)  ## run unit, property and fuzz tests on the checked build under the newest Python to be had
+test-newest: $(TOOLS)  ## run unit, property and fuzz tests on the checked build under the newest Python available
 	@tests/newest.sh -m "not slow" $(PARALLEL) tests/unit tests/property tests/fuzz --ignore tests/fuzz/test_sanitised.py
 
 test-debug: debug $(TOOLS)  ## run tests of compiled code on the checked build (TESTS=tests: every one), then build for speed again

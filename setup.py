@@ -76,12 +76,12 @@ MODE_NOW = f"{MODE} {os.environ.get('COINSPACE_MARCH', '')}"
 
 
 def mode_changed() -> bool:
-    """Tell whether the last build used other flags: its objects must not survive the switch."""
+    """Return whether the last build used other flags: its objects must be replaced."""
     return not MODE_STAMP.exists() or MODE_STAMP.read_text() != MODE_NOW
 
 
 def extensions() -> list[Extension]:
-    # a multiplication and an addition are never contracted: every processor rounds alike
+    # no fused multiply-add, so that every processor rounds alike
     flags = [*FLAGS[MODE], "-ffp-contract=off", *baseline()]
     link = [SANITISERS] if MODE in ("asan", "checked") else []
     return [
@@ -103,7 +103,7 @@ include = cimport_root()
 annotate = bool(os.environ.get("COINSPACE_ANNOTATE"))
 force = mode_changed() or annotate
 if force:
-    # a build that fails half-way leaves objects of both modes: the next one must not trust them
+    # a build that fails half-way leaves objects of both modes, which the next build must not use
     MODE_STAMP.unlink(missing_ok=True)
 checked = MODE != "release"
 SHARED = "coinspace._ext._cyutility"

@@ -11,9 +11,11 @@ The folders in flow order:
     index       one index record per asset and tick
     endpoint    HTTP API, streams and the dashboard
     client      the Python client of that API
+    recompute   recompute and verify index records offline
     recording   recordings: the file, the recorder, tools
     simulator   simulated exchanges and replayed recordings; no live process imports it
-    observe     state of all processes, benchmarks, profiles
+    observe     state of all processes: status, top, doctor
+    bench       benchmarks and profiles of the stages
     _ext        the compiled parts (sources in ext/)
 """
 

@@ -1,8 +1,8 @@
-"""How long to wait before trying again."""
+"""How long to wait before the next attempt."""
 
 from __future__ import annotations
 
-# more doublings than any two waits are apart
+# bounds the exponent; more doublings exceed any `last_s`
 MOST_DOUBLINGS = 30
 
 

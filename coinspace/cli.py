@@ -15,7 +15,7 @@ from coinspace import __version__
 from coinspace.errors import CoinSpaceError
 from coinspace.text import printable, printable_lines
 
-# of an error's line; an error that names many things is longer than a cell of a table
+# characters of an error's line: an error that lists many names exceeds the limit of a table cell
 ERROR_LIMIT = 4000
 DEBUG = "COINSPACE_DEBUG"
 
@@ -25,12 +25,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "orderbook-collector": (
         "coinspace.collector.worker",
         "orderbook_collector",
-        "Collect one exchange's order books onto the bus.",
+        "Publish one exchange's order books on the bus.",
     ),
     "ticker-collector": (
         "coinspace.collector.worker",
         "ticker_collector",
-        "Collect one exchange's tickers and trades onto the bus.",
+        "Publish one exchange's tickers and trades on the bus.",
     ),
     "orderbook-storage-worker": (
         "coinspace.storage.worker",
@@ -57,9 +57,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "index_endpoint",
         "Serve the HTTP API, streams and the dashboard.",
     ),
-    "status": ("coinspace.observe.commands", "status", "Tell each process's state."),
+    "status": ("coinspace.observe.commands", "status", "Show each process's state."),
     "top": ("coinspace.observe.commands", "top", "Watch rates and latencies of all processes."),
-    "doctor": ("coinspace.observe.commands", "doctor", "Check this host and say what is missing."),
+    "doctor": ("coinspace.observe.commands", "doctor", "Check this host and list what is missing."),
     "deploy": ("coinspace.deploy", "deploy", "Write systemd units for a host."),
     "config": ("coinspace.config_file", "config", "Write, show or check the configuration."),
     "questdb": ("coinspace.storage.commands", "questdb", "Run the private QuestDB server."),
@@ -68,17 +68,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": (
         "coinspace.simulator.commands",
         "simulate",
-        "Serve or record made-up markets.",
+        "Serve or record simulated markets.",
     ),
     "replay": ("coinspace.simulator.commands", "replay", "Serve recordings as the exchange would."),
     "record": ("coinspace.collector.commands", "record", "Record raw frames of exchanges."),
     "feed": ("coinspace.recording.commands", "feed", "Inspect, cut, merge and convert recordings."),
-    "decode": ("coinspace.recording.decode", "decode", "Raw frames in, JSON lines out."),
+    "decode": ("coinspace.recording.decode", "decode", "Decode raw frames into JSON lines."),
     "books": ("coinspace.collector.commands", "books", "Print a feed's top of book per update."),
     "markets": ("coinspace.collector.commands", "markets", "List what an exchange offers."),
     "probe": ("coinspace.collector.commands", "probe", "Check the facts that the code relies on."),
     "journal": ("coinspace.bus.commands", "journal", "List, print and verify journals."),
-    "reconcile": ("coinspace.storage.commands", "reconcile", "Prove that every message is stored."),
+    "reconcile": ("coinspace.storage.commands", "reconcile", "Check that every message is stored."),
     "compute-index": (
         "coinspace.recompute.commands",
         "compute_index",
@@ -88,7 +88,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "index-reset-clock": (
         "coinspace.index.commands",
         "index_reset_clock",
-        "Show stored ticks of the future, or declare them void.",
+        "Show stored ticks with a future time, or declare them void.",
     ),
     "verify-chain": ("coinspace.index.commands", "verify_chain", "Check the daily hash chain."),
     "bench": ("coinspace.bench.commands", "bench", "Measure the stages on this machine."),
@@ -115,7 +115,7 @@ class LazyGroup(click.Group):
 
 
 def _debug(context: click.Context, option: click.Parameter, chosen: bool) -> None:
-    # by the environment, so that child processes follow
+    # in the environment, so that child processes inherit it
     if chosen:
         os.environ[DEBUG] = "1"
 
@@ -136,8 +136,8 @@ def coinspace() -> None:
 
 def main(args: Sequence[str] | None = None) -> Any:
     """Run the command line; an error is one line on stderr and exit code 1."""
-    # a supervised process writes into a log file, which is there to find causes; it forgets its
-    # parent's number while it runs
+    # A supervised process writes to a log file, where a traceback helps. Looked up before the run,
+    # which removes the variable.
     supervised = "COINSPACE_PARENT" in os.environ
     try:
         return coinspace.main(args, prog_name="coinspace")
@@ -155,7 +155,7 @@ def main(args: Sequence[str] | None = None) -> Any:
 
 
 def _unexpected(error: Exception) -> str:
-    # a group says nothing itself; its first error does
+    # the text of a group names no cause; the text of its first error does
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, OSError) and error.strerror:

@@ -16,9 +16,9 @@ Clock = Callable[[], int]
 now_ns: Clock = time.time_ns
 monotonic_ns: Clock = time.monotonic_ns
 
-# a wall clock that moved by so much more or less than the monotonic one was set
+# the wall clock was set when it moved this much more or less than the monotonic clock
 STEP_NS = SECOND_NS // 2
-# an interruption between two readings looks like a step
+# a longer pause between two readings would look like a step: read again
 _READING_NS = 10 * MILLISECOND_NS
 _READINGS = 5
 
@@ -32,7 +32,7 @@ class ClockSteps:
         self._offset_ns = self._read()
 
     def look(self) -> int:
-        """Return by how much the wall clock was set since the last look, ns. 0 = it was not."""
+        """Return by how many ns the wall clock was set since the last call; 0 = it was not set."""
         before, self._offset_ns = self._offset_ns, self._read()
         by_ns = self._offset_ns - before
         return by_ns if abs(by_ns) >= STEP_NS else 0
@@ -45,7 +45,7 @@ class ClockSteps:
         return wall - before
 
 
-# digits of a present time in s, µs and ns, and what makes ms of it; a time in ms has 13
+# (digits, factor, divisor to ms) of a present time in s, µs and ns; a time in ms has 13 digits
 _UNITS = ((10, 1_000, 1), (16, 1, 1_000), (19, 1, 1_000_000))
 
 

@@ -55,11 +55,11 @@ PROCESSES = (
     *WORKERS,
     "questdb",
 )
-# what counts by default, as the method says
+# markets that enter the index by default, as in the methodology
 CONSTITUENTS = tuple(
     f"{one.NAME}:*/{one.QUOTES[0]}" for one in every() if one.QUOTES[0] in RATED_QUOTES
 )
-# sockaddr_un.sun_path holds 108 bytes with its closing zero
+# sockaddr_un.sun_path has 108 bytes, with the closing zero
 IPC_PATH_LIMIT = 107
 # values of storage.retention: a duration, or words for rows that are never deleted
 RETENTION = re.compile(r"([1-9]\d{0,4}) ?(h|d|w|M|y|(?i:hours?|days?|weeks?|months?|years?))")
@@ -78,7 +78,7 @@ def _venue(name: str) -> str:
 
 
 def default_exchanges() -> dict[str, ExchangeSettings]:
-    """Return exchange -> its section as its module has it."""
+    """Return exchange -> the default section that its module defines."""
     return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
 
 
@@ -107,7 +107,7 @@ class BusSettings(Section):
     directory: Annotated[str, Field(description="folder of ipc sockets; empty = data/run")] = ""
     curve_public_key: Annotated[
         str,
-        Field(description="Z85 key of this host; with the secret key: CURVE on all tcp"),
+        Field(description="Z85 key of this host; with the secret key it turns on CURVE for tcp"),
     ] = ""
     curve_secret_key: Annotated[
         SecretStr, Field(description="better in COINSPACE_BUS__CURVE_SECRET_KEY than in a file")
@@ -116,7 +116,7 @@ class BusSettings(Section):
     curve_server_keys: Annotated[
         dict[str, str],
         Names(str.lower),
-        Field(description="tcp endpoint -> public key where it is another one"),
+        Field(description="tcp endpoint -> its public key, where it is not curve_server_key"),
     ] = {}
     curve_allowed: Annotated[
         list[str], Field(description="Z85 public keys that may connect to this host's publishers")
@@ -175,10 +175,13 @@ class JournalSettings(Section):
     max_bytes: Annotated[int, Field(ge=1 << 20, description="bytes kept per publisher")] = 2 << 30
     max_age_s: Annotated[int, Field(ge=1, description="seconds kept")] = 86_400
     segment_bytes: Annotated[
-        int, Field(ge=1 << 16, le=1 << 30, description="reserved at once, two per publisher")
+        int,
+        Field(
+            ge=1 << 16, le=1 << 30, description="size of a segment; two are reserved per publisher"
+        ),
     ] = 1 << 24
     min_free_bytes: Annotated[
-        int, Field(ge=0, description="left free on the disk: below it journalling stops")
+        int, Field(ge=0, description="journalling stops when the disk has less free space")
     ] = 1 << 29
 
     @model_validator(mode="after")
@@ -208,7 +211,7 @@ class StorageSettings(Section):
     pg_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     ilp_port: Annotated[
         int,
-        Field(ge=0, le=65_535, description="for ILP over TCP, which knows no password; 0 = off"),
+        Field(ge=0, le=65_535, description="for ILP over TCP, which has no password; 0 = off"),
     ] = 0
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     java_heap_mb: Annotated[int, Field(ge=128, le=65_536)] = 512
@@ -226,7 +229,7 @@ class StorageSettings(Section):
         Field(
             ge=1,
             le=60_000,
-            description="a batch leaves at this age; the server's load is by commit, not by row",
+            description="age of a batch when it is sent; fewer commits load the server less",
         ),
     ] = 1000
     request_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5000
@@ -234,7 +237,7 @@ class StorageSettings(Section):
         int, Field(ge=1, le=65_536, description="rows kept while the database does not answer")
     ] = 64
     disk_low_mb: Annotated[
-        int, Field(ge=0, description="free space on the data disk below which to complain")
+        int, Field(ge=0, description="a problem is reported when the disk has less free space")
     ] = 2048
     depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
     ttl: Annotated[
@@ -288,10 +291,12 @@ class IndexParameters(Section):
     min_venues: Annotated[int, Field(ge=1)] = 2
     regions: Literal["default", "off"] = "default"
     max_deviation: Annotated[float, Field(gt=0, lt=1, description="P, as a fraction")] = 0.05
-    reentry: Annotated[float, Field(gt=0, le=1, description="share of P to come back")] = 0.5
+    reentry: Annotated[float, Field(gt=0, le=1, description="share of P for re-entry")] = 0.5
     lag_ms: Annotated[float, Field(gt=0, description="age at which a book is delayed")] = 10_000
-    frozen_s: Annotated[float, Field(gt=0, description="unchanged for so long")] = 60
-    frozen_move: Annotated[float, Field(gt=0, description="while the others moved more")] = 0.002
+    frozen_s: Annotated[
+        float, Field(gt=0, description="a frozen book is unchanged for this long")
+    ] = 60
+    frozen_move: Annotated[float, Field(gt=0, description="while the others move more")] = 0.002
     cap_band: Annotated[float, Field(ge=0, lt=1, description="sample of the size cap")] = 0.05
     cap_min_per_side: Annotated[int, Field(ge=1)] = 50
     cap_trim: Annotated[float, Field(ge=0, le=0.49)] = 0.01
@@ -342,7 +347,7 @@ def _asset(text: str) -> str:
 
 
 def _changes(changes: dict[str, Any]) -> dict[str, Any]:
-    # with the types of the parameters: a variable holds texts alone
+    # converted to the parameters' types: an environment variable has only text
     try:
         found = index_parameters(changes, "parameter")
     except ConfigError as error:
@@ -364,7 +369,7 @@ class IndexSettings(Section):
     ] = list(CONSTITUENTS)
     interval_ms: Annotated[
         int,
-        Field(ge=0, le=60_000, description="0 = at each update, one tick for all that wait"),
+        Field(ge=0, le=60_000, description="0 = a tick at each update; waiting updates share one"),
     ] = 200
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     parameters: IndexParameters = IndexParameters()
@@ -375,12 +380,12 @@ class IndexSettings(Section):
     ] = Field(default_factory=default_overrides)
     next: Annotated[
         _Changes,
-        Field(description="parameters of a candidate that runs beside, {} = none"),
+        Field(description="parameters of a candidate that runs beside the live one, {} = none"),
     ] = {}
     excluded: Annotated[
         dict[str, str],
         Names(_venue),
-        Field(description="venue -> name and reason of an operator's exclusion"),
+        Field(description="excluded venue -> the operator's name and reason"),
     ] = {}
 
     @field_validator("assets")
@@ -398,7 +403,9 @@ class IndexSettings(Section):
         # one rate and one set of venue facts serve all assets, live and candidate
         for asset, changes in self.overrides.items():
             _refuse(changes, ("fx_",), f"overrides.{asset}", "one rate serves all assets")
-        _refuse(self.next, ("fx_", "lag_ms"), "next", "the candidate shares the live one's books")
+        _refuse(
+            self.next, ("fx_", "lag_ms"), "next", "the live index and the candidate share books"
+        )
         return self
 
     def parameters_of(self, asset: str, *, candidate: bool = False) -> IndexParameters:
@@ -432,7 +439,7 @@ def _constituent(text: str) -> str:
 def _refuse(changes: dict[str, Any], heads: tuple[str, ...], where: str, why: str) -> None:
     for key in changes:
         if key.startswith(heads):
-            raise ValueError(f"{where}.{key}: expected in index.parameters alone, since {why}")
+            raise ValueError(f"{where}.{key}: expected only in index.parameters, since {why}")
 
 
 def index_parameters(values: dict[str, Any], where: str) -> IndexParameters:
@@ -455,22 +462,23 @@ class EndpointSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     hosts: Annotated[
         list[str],
-        Field(description="names in Host besides loopback's and the own address; '*' with keys"),
+        Field(description="names in Host besides loopback and own address; '*' = any, needs keys"),
     ] = []
-    require_keys: Annotated[bool, Field(description="ask for a key on loopback too")] = False
+    require_keys: Annotated[bool, Field(description="require a key on loopback too")] = False
     keys: Annotated[str, Field(description="file of hashed keys; data/keys.json when empty")] = ""
     rate_per_address: Annotated[str, Field(description="requests without a key")] = "50/second"
     rate_per_key: Annotated[str, Field(description="requests with one key")] = "200/second"
     limit_loopback: Annotated[bool, Field(description="rate limits for this machine too")] = False
     trusted_proxies: Annotated[
         list[str],
-        Field(description="addresses or networks whose X-Forwarded-For is believed"),
+        Field(description="addresses or networks whose X-Forwarded-For is trusted"),
     ] = []
     max_connections: Annotated[
         int, Field(ge=1, le=1_000_000, description="open connections at most")
     ] = 10_000
     connections_per_address: Annotated[
-        int, Field(ge=1, le=1_000_000, description="of these; of each /64 network of IPv6")
+        int,
+        Field(ge=1, le=1_000_000, description="open connections per address or IPv6 /64 network"),
     ] = 200
     cors_origins: Annotated[
         list[str], Field(description="origins that browsers may call from")
@@ -478,9 +486,11 @@ class EndpointSettings(Section):
     max_streams: Annotated[int, Field(ge=1, le=100_000, description="open streams at most")] = 5000
     stream_stall_s: Annotated[
         float,
-        Field(gt=0, le=3600, description="a stream that reads nothing for so long is dropped"),
+        Field(gt=0, le=3600, description="a stream that reads nothing for this long is dropped"),
     ] = 30.0
-    heartbeat_s: Annotated[float, Field(gt=0, le=300, description="streams' proof of life")] = 5.0
+    heartbeat_s: Annotated[float, Field(gt=0, le=300, description="seconds between heartbeats")] = (
+        5.0
+    )
     resume_s: Annotated[float, Field(ge=0, le=600, description="how far back streams resume")] = (
         30.0
     )
@@ -488,10 +498,10 @@ class EndpointSettings(Section):
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
     downloads: Annotated[
-        int, Field(ge=1, le=1000, description="whole ranges that are sent at a time")
+        int, Field(ge=1, le=1000, description="downloads of whole ranges at the same time")
     ] = 4
     download_timeout_s: Annotated[
-        float, Field(gt=0, le=86_400, description="a whole range must be sent by then")
+        float, Field(gt=0, le=86_400, description="time limit of a download")
     ] = 600.0
 
     @field_validator("host")
@@ -517,7 +527,7 @@ class TuningSettings(Section):
     ] = {}
     spin: Annotated[
         list[str],
-        Field(description="patterns of processes that use a whole processor, asleep never"),
+        Field(description="patterns of processes that never sleep; each uses a whole processor"),
     ] = []
     nice: Annotated[
         int, Field(ge=-20, le=19, description="added to every process; below 0 needs permission")
@@ -525,7 +535,7 @@ class TuningSettings(Section):
     gc: Annotated[
         Literal["on", "frozen", "off"],
         Field(
-            description="frozen: start-up's objects are not looked at again; off: no cycle is freed"
+            description="frozen: objects of the start-up are not scanned; off: no cycle is freed"
         ),
     ] = "frozen"
     receive_buffer: Annotated[
@@ -537,11 +547,11 @@ class TuningSettings(Section):
 
 
 class SupervisorSettings(Section):
-    """`coinspace up`."""
+    """Settings of `coinspace up`."""
 
     hang_s: Annotated[
         float,
-        Field(ge=5, le=3600, description="a process silent for so long is ended and restarted"),
+        Field(ge=5, le=3600, description="a process that is silent for this long is restarted"),
     ] = 20.0
 
 
@@ -623,7 +633,7 @@ def _variables() -> dict[str, str]:
 
 
 def _defaults() -> dict[str, Any]:
-    # of the tables whose entries are merged: their defaults are values and no sections
+    # tables whose entries are merged one by one
     exchanges = {name: one.model_dump() for name, one in default_exchanges().items()}
     return {"exchanges": exchanges, "index": {"overrides": default_overrides()}}
 
@@ -645,7 +655,7 @@ def _settings(values: dict[str, Any], where: str, environment: Environment) -> S
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
-    # what each section cannot know alone: (place, what is wrong)
+    # checks that need several sections: (place, problem)
     for name, exchange in settings.exchanges.items():
         for market in exchange.group_levels:
             if not collects(settings, name, market):
@@ -677,13 +687,13 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def collects(settings: Settings, exchange: str, market: str) -> bool:
-    """Tell whether the settings can make an exchange's collector collect a market.
+    """Return whether the settings can make an exchange's collector collect a market.
 
     Args: market: a name or a pattern.
     """
     listed = settings.exchanges[exchange].markets
     if "*" in market:
-        # two patterns are not compared: what both match is known once the exchange is asked
+        # two patterns cannot be compared before the exchange has listed its markets
         return any("*" in one or fnmatchcase(one, market) for one in listed)
     return any(fnmatchcase(market, one) for one in listed)
 
@@ -719,14 +729,14 @@ def _explain(error: ValidationError, where: str, environment: Environment | None
     return "\n".join(lines)
 
 
-# sections and keys whose values may hold a password or a key, whatever was meant to be there
+# sections and keys whose values may contain a password or a key
 _SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest"}
-# a longer text in the wrong place may be anything
+# a longer text may be a secret in the wrong place
 _SHOWN_LENGTH = 20
 
 
 def _shown(place: tuple[Any, ...], value: Any) -> str:
-    # what the user wrote, unless a secret may be in it
+    # what the user wrote, unless it may contain a secret
     kind = {dict: "a table", list: "a list", bool: "a boolean", str: "a text"}.get(type(value))
     hidden = kind or "another value"
     if isinstance(value, (int, float)) or value is None:
@@ -739,7 +749,7 @@ def _shown(place: tuple[Any, ...], value: Any) -> str:
     return f", was {hidden if secret else repr(value)}"
 
 
-# a name that holds one of these names a secret
+# a name that contains one of these words names a secret
 SECRET_NAME = r"password|passwd|pwd|secret|token|credential|private|curve|keys?$"
 
 

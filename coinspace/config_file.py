@@ -16,14 +16,14 @@ from coinspace.errors import ConfigError
 from coinspace.preflight import check_start
 
 MASK = "***"
-# user:password@ of an address, whose port is no password; a password may hold any character
+# user:password@ of an address; a port is not a password; a password may contain any character
 _USER_INFO = re.compile(r"(://(?!\[)[^:/@\s]*:)(?!\d+(?:[/?#]|$)).*@")
 # name=value of an ILP address, of a URL's query,
 # or of a connection string: quoted, with blanks around "=", with ";;" for one ";"
 _NAMED = re.compile(
     rf"((?:{SECRET_NAME}|keys?)[a-z_]*\s*=\s*)(?:'(?:[^'\\]|\\.)*'|(?:;;|[^;&\s])*)", re.IGNORECASE
 )
-# public by their nature, or where keys are
+# public keys, and the path of the key file
 _PUBLIC = ("curve_public_key", "curve_server_key", "curve_server_keys", "curve_allowed", "keys")
 
 
@@ -52,7 +52,7 @@ def _table(name: str, section: BaseModel) -> list[str]:
 
 def _line(key: str, value: Any, description: str | None) -> str:
     comment = f"  # {description}" if description else ""
-    # TOML has no word for nothing
+    # TOML has no null
     return f"# {key}: unset{comment}" if value is None else f"#{key} = {_toml(value)}{comment}"
 
 
@@ -98,7 +98,7 @@ def init(output: str, force: bool) -> None:
 @config.command()
 @config_option
 def show(config_path: str | None) -> None:
-    """Print the settings in force as JSON; passwords are masked."""
+    """Print the current settings as JSON; passwords are masked."""
     settings = load(config_path).model_dump(mode="json")
     click.echo(json.dumps(masked(settings), indent=2, ensure_ascii=False))
 
@@ -119,6 +119,6 @@ def masked(value: Any, name: str = "") -> Any:
 @config.command()
 @config_option
 def check(config_path: str | None) -> None:
-    """Exit 0 when the settings are valid and can work here, 1 with a message otherwise."""
+    """Check the settings; exit code 0 = they can work on this machine, 1 = they cannot."""
     check_start(load(config_path))
     click.echo("ok")

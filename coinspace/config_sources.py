@@ -1,7 +1,7 @@
-"""Where settings come from: the file and the environment, brought into one form and merged.
+"""Where settings come from: the file and the environment, converted to one form and merged.
 
-Names are found in any case of letters. A free table (asset, exchange or process -> value) has its
-names spelled as the platform spells them, and is merged key by key like every other table.
+Names may be written in upper or lower case. The names of a free table (asset, exchange or
+process -> value) are converted to the platform's spelling. Tables are merged key by key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOTHING = ("", "none", "null")
 class Names:
     """How the names of a free table are spelled.
 
-    Attributes: like (the section whose keys they are, where it has only some of them).
+    Attributes: like: the section whose keys the names are, for a table with some of its keys.
     """
 
     spell: Callable[[str], str] = str
@@ -79,14 +79,14 @@ def _annotation(field: FieldInfo) -> Any:
 
 
 def read_file(path: Path) -> dict[str, Any] | None:
-    """Return the tables of a file, None where there is none. Raises: ConfigError."""
+    """Return the tables of a file, None when there is no file. Raises: ConfigError."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: expected TOML in UTF-8, byte {error.start} is none of it"
+            f"{path}: expected TOML in UTF-8, byte {error.start} is not UTF-8"
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -94,13 +94,13 @@ def read_file(path: Path) -> dict[str, Any] | None:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # a number of thousands of digits is no TOMLDecodeError
+        # a number with thousands of digits raises ValueError, not TOMLDecodeError
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise ConfigError(f"{path}: expected TOML, {reason}") from None
 
 
 def spelled(model: type[BaseModel], values: Any) -> Any:
-    """Return tables with every name as the settings spell it."""
+    """Return tables with every name in the settings' spelling."""
     return _spelled(_Kind(model), values)
 
 
@@ -115,7 +115,7 @@ def _spelled(kind: _Kind, value: Any) -> Any:
 
 
 def merged(base: Any, over: Any) -> Any:
-    """Return tables merged key by key; anything else of `over` takes the place of `base`."""
+    """Return tables merged key by key; any other value of `over` replaces that of `base`."""
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
     found = dict(base)
@@ -126,13 +126,13 @@ def merged(base: Any, over: Any) -> Any:
 
 @dataclass(frozen=True)
 class Environment:
-    """What variables set, and which variable set what, by the path of names in lower case."""
+    """Values that variables set, and the variable of each path of names in lower case."""
 
     values: dict[str, Any]
     variables: dict[tuple[str, ...], str]
 
     def origin(self, place: tuple[Any, ...]) -> str | None:
-        """Return the variable that set the value at a place, or alone set something below it."""
+        """Return the variable that set the value at a place, or the only one that set a part."""
         path = tuple(str(one).lower() for one in place)
         for length in range(len(path), 0, -1):
             found = self.variables.get(path[:length])
@@ -159,7 +159,7 @@ def read_environment(model: type[BaseModel], environ: Mapping[str, str]) -> Envi
 
 
 def _path(value: Any, depth: int) -> tuple[str, ...]:
-    # the one path that a variable names, as it was spelled
+    # the path that a variable names, in the settings' spelling
     names: list[str] = []
     while isinstance(value, dict) and len(value) == 1 and len(names) < depth:
         name, value = next(iter(value.items()))
@@ -169,14 +169,14 @@ def _path(value: Any, depth: int) -> tuple[str, ...]:
 
 def _read(kind: _Kind, path: list[str], text: Any, variable: str) -> Any:
     if kind.has_names and path:
-        # a name of the last table may hold the mark between names
+        # a name of the last table may contain `__`
         inner = kind.below(kind.name(path[0]))
         last = kind.model is None and not inner.has_names
         given, rest = ("__".join(path), []) if last else (path[0], path[1:])
         name = kind.name(given)
         return {name: _read(kind.below(name), rest, text, variable)}
     if path:
-        # no such name: the check of the settings says so
+        # no such name: the check of the settings reports it
         return {path[0].lower(): _read(kind, path[1:], text, variable)}
     if kind.has_names:
         table = _table(text, variable) if isinstance(text, str) else text
@@ -193,7 +193,7 @@ def _read(kind: _Kind, path: list[str], text: Any, variable: str) -> Any:
         return _list(text, variable)
     if kind.optional and text.strip().lower() in NOTHING:
         return None
-    # blanks may belong to a text, never to a number or a word
+    # blanks may be part of a text, never of a number or a word
     return text if kind.is_text else text.strip()
 
 
@@ -225,7 +225,7 @@ def _table(text: str, variable: str) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    # JSON, else a value of TOML, which knows single quotes
+    # JSON, else a TOML value, which may have single quotes
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""Which markets the index reads: what the settings collect, and what of it counts.
+"""Which markets are collected, and which of them the index reads.
 
-Two questions, two settings. `exchanges.NAME.markets` says what is collected and stored;
-`index.constituents` says which of it enters a composite. Nothing here does I/O: a pattern such as
-`*/KRW` is answered for the assets of the index alone, whose names on an exchange are known.
+`exchanges.NAME.markets` names the markets that are collected and stored. `index.constituents` names
+those that enter a composite. This module does no I/O: it resolves a pattern such as `*/KRW` only
+for the assets of the index, whose names on an exchange are known.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def named(settings: Settings, exchange: str) -> list[str]:
 def collected(settings: Settings, exchange: str) -> list[str]:
     """Return the markets of an exchange: the named ones, and those that patterns can bring in.
 
-    Of a pattern these are the markets of the index alone: constituents and the rate. Whether the
-    exchange offers one is known once its collector says so.
+    A pattern brings in only markets of the index: constituents and the rate. Only the exchange's
+    collector knows whether the exchange offers them.
     """
     patterns = [one for one in settings.exchanges[exchange].markets if "*" in one]
     found = dict.fromkeys(named(settings, exchange))
@@ -43,16 +43,16 @@ def _candidates(index: IndexSettings, exchange: str) -> Iterator[str]:
                 market = Market(name, quote)
                 if counts(index, exchange, market):
                     yield str(market)
-    # the rate is one between exchanges whose books are in its currency
+    # the rate comes from exchanges that quote in its currency by default
     if _matches(CONSTITUENTS, exchange, FX_MARKET):
         yield FX_MARKET
 
 
 def counts(index: IndexSettings, exchange: str, market: Market) -> bool:
-    """Tell whether a market may enter a composite.
+    """Return whether a market may enter a composite.
 
-    A quote without a rate never does. Exchanges that nobody collects are found in snapshots of
-    books alone, where they count by their quote.
+    A market whose quote has no rate never does. Exchanges without a collector appear only in
+    snapshots of books; their markets count by the quote.
     """
     if market.quote not in RATED_QUOTES or str(market) == FX_MARKET:
         return False
@@ -66,7 +66,7 @@ def _matches(patterns: Iterable[str], exchange: str, text: str) -> bool:
 
 
 def assets_with(index: IndexSettings, exchange: str, market: Market) -> tuple[str, ...]:
-    """Return the assets of the index whose composite a market enters, at least at times."""
+    """Return the assets of the index whose composite a market may enter."""
     if not counts(index, exchange, market):
         return ()
     return tuple(one for one in assets_of(exchange, market.base) if one in index.assets)

@@ -1,8 +1,8 @@
 """`coinspace deploy systemd`: one unit per process and a target around them.
 
 Units start in the order of `coinspace up`: the store, the readers of the bus, then its writers.
-systemd stops units in the reverse order, so that the last message is still stored. Readiness and
-watchdog are the processes' own messages (sd_notify). Directives: systemd.service(5),
+systemd stops units in the reverse order, so that the last message is still stored. The processes
+send the messages for readiness and watchdog themselves (sd_notify). Directives: systemd.service(5),
 systemd.exec(5), systemd.unit(5).
 """
 
@@ -120,7 +120,7 @@ def units(
 ) -> dict[str, str]:
     """Return file name -> text of the target and of one unit per process.
 
-    Raises: ConfigError for a user or a path that a unit file cannot hold.
+    Raises: ConfigError for a user or a path that cannot stand in a unit file.
     """
     for what, text in (("--user", user), ("--data", data), ("--config", config or "")):
         if _UNSAFE.search(str(text)):
@@ -128,7 +128,7 @@ def units(
                 f"{what} {str(text)!r}: expected no spaces, quotes, backslashes, $ or %,"
                 " which mean something else in a unit file"
             )
-    # the default folder is made by systemd with the right owner
+    # systemd makes a folder there with the right owner
     makes = data.parent == Path("/var/lib")
     directory = f"StateDirectory={data.name}\nStateDirectoryMode=0700\n" if makes else ""
     setting = f"Environment=COINSPACE_CONFIG={config}\n" if config else ""
@@ -167,7 +167,7 @@ def write(found: dict[str, str], folder: Path) -> None:
 
 
 def verify(folder: Path, names: Iterable[str]) -> str:
-    """Let systemd read the units. Returns: what it criticises, "" = nothing.
+    """Check the units with systemd-analyze. Returns: its complaints, "" = none.
 
     Raises: FileNotFoundError where systemd is absent.
     """
@@ -180,7 +180,7 @@ def verify(folder: Path, names: Iterable[str]) -> str:
         text=True,
         timeout=VERIFY_TIMEOUT_S,
         check=False,
-        # so that units of the folder find each other, and systemd's own are still known
+        # the units of the folder find each other, and systemd's own
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
     )
     lines = [line for line in done.stderr.splitlines() if "coinspace" in line]
@@ -223,10 +223,10 @@ def systemd(
     for name in found:
         click.echo(output / name)
     try:
-        criticism = verify(output.absolute(), found)
+        complaints = verify(output.absolute(), found)
     except FileNotFoundError:
-        click.echo("systemd is not here: the units are written, but not verified", err=True)
+        click.echo("systemd-analyze not found: the units are written but not verified", err=True)
         return
-    if criticism:
-        click.echo(criticism, err=True)
-        raise ConfigError("systemd-analyze verify: expected nothing to criticise, see above")
+    if complaints:
+        click.echo(complaints, err=True)
+        raise ConfigError("systemd-analyze verify: expected no complaints, see above")

@@ -1,7 +1,7 @@
 """Errors of the whole platform.
 
-Text form: what was expected, ", was" the value, where. The values are attributes, so that
-nobody parses texts.
+Text form: what was expected, ", was" the value, where. The values are also attributes, so that
+no caller parses a text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class JournalError(BusError):
 
 
 class ExchangeError(CoinSpaceError):
-    """Something about one exchange.
+    """An error of one exchange.
 
     Attributes: exchange, symbol (None = the whole connection).
     """

@@ -1,4 +1,4 @@
-"""One process of a name per data folder: a file that the kernel unlocks when its process ends."""
+"""A lock file per process name and data folder; the kernel unlocks it when the process ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from coinspace.errors import ConfigError
 
 
-def hold(path: Path, name: str) -> int:
-    """Lock a file until the descriptor that this returns is closed, or the process ends.
+def lock_file(path: Path, name: str) -> int:
+    """Lock a file until the returned descriptor is closed or the process ends.
 
-    Raises: ConfigError when another process holds it, OSError when it cannot be made.
+    Raises: ConfigError when another process has the lock, OSError when the file cannot be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
@@ -21,13 +21,13 @@ def hold(path: Path, name: str) -> int:
         owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise ConfigError(
-            f"{name}: expected it not to run yet on this data folder, runs as process {owner};"
+            f"{name}: already runs on this data folder as process {owner};"
             " stop it, or set COINSPACE_DATA to another folder"
         ) from None
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     except OSError:
-        # on a full disk the lock holds all the same, without its owner's name
+        # the lock works on a full disk, too, without the number of its process
         pass
     return descriptor

@@ -1,7 +1,7 @@
-"""Logging that never raises into work and never waits for whoever reads stderr.
+"""Logging that never raises into the caller and never waits for the reader of stderr.
 
-stderr may be closed, a pipe that nobody reads, or a file on a full disk. A line that cannot be
-written is lost and counted; the work goes on.
+stderr may be closed, a pipe without a reader, or a file on a full disk. A line that cannot be
+written is dropped and counted; the work goes on.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import structlog
 
 from coinspace.text import PrintableFormatter, printable_event
 
-# a pipe that is ready for writing takes so many bytes without waiting, by POSIX at least
+# PIPE_BUF: a pipe that is ready for writing takes this many bytes without blocking
 PIPE_BYTES = 512 if sys.platform == "darwin" else 4096
 
 
 class Output:
     """A text stream for loggers.
 
-    Attributes: lost: lines that could not be written, or not whole.
+    Attributes: lost: lines that were not written, or only in part.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._descriptor: int | None = None
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            # a stream in memory has none
+            # a stream in memory has no descriptor
             self._descriptor = stream.fileno() if stream is not None else None
         self._torn = False
         self.lost = 0
 
     def write(self, text: str) -> int:
-        """Write a line; lose it rather than raise or wait."""
+        """Write a line, or drop it where writing would raise or wait."""
         try:
             if self._descriptor is not None:
                 self._write(self._descriptor, text.encode(errors="backslashreplace"))
@@ -70,7 +70,7 @@ class Output:
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Tell whether a person reads it."""
+        """Return whether the stream is a terminal."""
         with contextlib.suppress(OSError, ValueError):
             return self._stream is not None and self._stream.isatty()
         return False
@@ -85,14 +85,14 @@ def lost_lines() -> int:
 
 
 def safe(logger: type[Any]) -> type[Any]:
-    """Return a logger class whose calls never raise, whatever their arguments do."""
+    """Return a logger class whose calls never raise, even when an argument does."""
 
     class Safe(logger):  # type: ignore[misc]
         def _proxy_to_logger(self, method_name: str, event: Any = None, **facts: Any) -> Any:
             try:
                 return super()._proxy_to_logger(method_name, event, **facts)
             except Exception:
-                # an argument that cannot be shown: say at least what happened
+                # an argument cannot be shown: log at least the event
                 output.lost += 1
                 with contextlib.suppress(Exception):
                     output.write(f"level={method_name!r} event={event!r} arguments not shown\n")
@@ -101,7 +101,7 @@ def safe(logger: type[Any]) -> type[Any]:
 
 
 def _fill_standard_descriptors() -> None:
-    # libuv aborts when a socket got the number of a closed stdin, stdout or stderr
+    # libuv aborts when a socket gets the number of a closed stdin, stdout or stderr
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -110,11 +110,11 @@ def _fill_standard_descriptors() -> None:
 
 
 def configure_logging(level: str = "info") -> None:
-    """Log key=value lines to stderr; standard library loggers go the same way."""
+    """Log key=value lines to stderr, those of the standard library's loggers too."""
     global output
     _fill_standard_descriptors()
     output = Output(sys.stderr)
-    person = output.isatty()
+    terminal = output.isatty()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -123,7 +123,7 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.format_exc_info,
             printable_event,
             structlog.dev.ConsoleRenderer(colors=True, pad_event_to=0)
-            if person
+            if terminal
             else structlog.processors.KeyValueRenderer(
                 key_order=["timestamp", "level", "event"], sort_keys=False
             ),

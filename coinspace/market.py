@@ -9,9 +9,9 @@ from coinspace.errors import MarketError
 
 # assets that are collected, and whose index is computed, unless the configuration says otherwise
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
-# quotes that have a rate to the index's currency: only they can enter a composite
+# quotes that have a rate to the index's currency: only their markets can enter a composite
 RATED_QUOTES = ("USDT", "KRW")
-# whose books are the rate
+# the books of this market give the rate
 FX_MARKET = "USDT/KRW"
 
 _NAME = re.compile(r"[A-Z0-9$]{1,20}")
@@ -39,13 +39,13 @@ class Market:
 
 
 def as_named(text: str) -> str:
-    """Return an asset, a market or a pattern in capitals, whatever letters somebody used."""
-    # letters beyond ASCII have capitals that are others' letters
+    """Return an asset, a market or a pattern in upper case."""
+    # beyond ASCII, two letters can have the same capital
     return text.upper() if text.isascii() else text
 
 
 def exchange_as_named(text: str) -> str:
-    """Return an exchange in small letters, whatever letters somebody used."""
+    """Return an exchange in lower case."""
     return text.lower() if text.isascii() else text
 
 

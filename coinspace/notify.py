@@ -1,8 +1,8 @@
-"""Signs of life for whoever supervises a process: systemd, or `coinspace up` by the same protocol.
+"""Signs of life for the supervisor of a process: systemd, or `coinspace up` by the same protocol.
 
 The supervisor names a datagram socket in NOTIFY_SOCKET and, in WATCHDOG_USEC, how long it waits
-for the next `WATCHDOG=1`. No file is involved, so that a full disk does not look like a hang, and
-no clock is compared.
+for the next `WATCHDOG=1`. The protocol needs no file, so that a full disk does not look like a
+hang, and compares no clocks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ STATUS_LENGTH = 200
 class Notifier:
     """Sends a process's state to its supervisor; without one it does nothing.
 
-    Args: environment: its three variables are taken out, since they are not for the children.
+    Args: environment: the protocol's variables are removed, so that children do not inherit them.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._address = environment.pop("NOTIFY_SOCKET", "")
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
-        # how often to send `WATCHDOG=1`, None = nobody waits for it
+        # how often to send `WATCHDOG=1`, None = the supervisor does not wait for it
         self.interval_s: float | None = None
         if microseconds.isdecimal() and int(microseconds) and pid in ("", str(os.getpid())):
             self.interval_s = int(microseconds) / 1e6 / 2
@@ -43,28 +43,28 @@ class Notifier:
             return
         address = self._address
         if address.startswith("@"):
-            # Linux's sockets without a file
+            # Linux's abstract sockets have no file
             address = "\0" + address[1:]
         text = "\n".join(state.replace("\n", " ") for state in states)
         with contextlib.suppress(OSError):
             self._socket.sendto(text.encode(errors="replace"), address)
 
     def status(self, text: str) -> None:
-        """Send one line for people."""
+        """Send one line for operators."""
         self.send(f"STATUS={text[:STATUS_LENGTH]}")
 
     def beat(self) -> None:
-        """Say that the event loop runs."""
+        """Report that the event loop runs."""
         if self.interval_s is not None:
             self.send("WATCHDOG=1")
 
 
 class Listener:
-    """Hears the signs of life of one child.
+    """Receives the signs of life of one child.
 
     Attributes:
-        heard: how many signs of life have come.
-        ready: it has said that it works.
+        heard: how many signs of life have arrived.
+        ready: the child has sent `READY=1`.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Listener:
         return address
 
     def environment(self, limit_s: float) -> dict[str, str]:
-        """Return what the child needs to know. Args: limit_s: how long it may be silent."""
+        """Return variables for the child. Args: limit_s: how long the child may be silent."""
         return {"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": str(int(limit_s * 1e6))}
 
     def _read(self) -> None:
@@ -105,7 +105,7 @@ class Listener:
             self.ready |= b"READY=1" in states
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         if self._folder is not None:

@@ -1,4 +1,4 @@
-"""Kinds of values that commands take, and which markets their options name."""
+"""Types of command-line values, and the markets that options name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coinspace.market import Market, as_named, exchange_as_named
 
 
 class Finite(click.FloatRange):
-    """A number within a range; "nan" and "inf" are none."""
+    """A number within a range; "nan" and "inf" are refused."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -27,9 +27,9 @@ class Finite(click.FloatRange):
 
 
 EXCHANGE = click.Choice(EXCHANGES, case_sensitive=False)
-# of waiting or of a recording: above zero, at most some thirty years
+# of waiting or of a recording: above zero, at most about 30 years
 SECONDS = Finite(min=0, min_open=True, max=1e9)
-# a multiple of something
+# a multiplier, such as the speed of a replay
 FACTOR = Finite(min=0, min_open=True, max=1e6)
 PORT = click.IntRange(0, 65_535)
 
@@ -55,7 +55,7 @@ def markets_by_exchange(
                 left.discard(text)
     if left:
         raise ConfigError(
-            f"markets: expected some for {', '.join(exchanges or EXCHANGES)}, such as BTC/KRW or"
+            f"markets: expected markets of {', '.join(exchanges or EXCHANGES)}, such as BTC/KRW or"
             f" binance:BTC/USDT, was {', '.join(sorted(left))}"
         )
     return chosen

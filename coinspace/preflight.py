@@ -1,4 +1,4 @@
-"""What valid settings can still get wrong: found before anything starts."""
+"""Checks before the start: valid settings that cannot work here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coinspace.tuning import missing_processors, unmatched
 def check_start(settings: Settings) -> None:
     """Refuse settings that this machine or this platform cannot follow.
 
-    Raises: ConfigError with a line for each.
+    Raises: ConfigError with one line per problem.
     """
     problems = [*_pins(settings.tuning), *_overrides(settings), *_database(settings)]
     if problems:

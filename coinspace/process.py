@@ -22,11 +22,11 @@ import uvloop
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
-from coinspace.lock import hold
+from coinspace.lock import lock_file
 from coinspace.log import configure_logging, lost_lines
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
-from coinspace.tuning import tune_collector_of_garbage, tune_loop, tune_process
+from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
 
 __all__ = [
     "COMMAND",
@@ -42,27 +42,27 @@ __all__ = [
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 HEALTH_INTERVAL_S = 1.0
-# a process that is still there so long after it was asked to stop ends without its cleaning up;
-# below the supervisor's patience, above that of a storage worker with its last rows
+# a process that still runs this long after a request to stop exits without clean-up; shorter than
+# the supervisor's limit, longer than a storage worker needs for its last rows
 STOP_LIMIT_S = 18.0
-# threads that hang in a system call keep an interpreter from ending
+# a thread that hangs in a system call keeps the interpreter from exiting
 THREADS_LIMIT_S = 5.0
-# repeated work of a process that gives no sign of life for so long hangs
+# repeated work without a sign of life for this long counts as hung
 SILENT_LIMIT_S = 30
-# so long a step of the clock and errors of ours are shown as a trouble
+# a step of the clock or an internal error is shown for this long
 TROUBLE_NS = 60 * SECOND_NS
-# a clock that is set so often within that time is not right after the last step either
+# a clock that is set this often within `TROUBLE_NS` is not trusted after the last step
 UNSTEADY_STEPS = 3
-# counters of work that was lost by an error of this program
+# counters of work that was lost by an internal error
 ERRORS = frozenset(("callback_errors", "bus_callback_errors", "failures", "counter_failures"))
-# errors of callbacks are all counted; so many are logged in a minute
+# every error of a callback is counted; this many are logged per minute
 ERRORS_LOGGED = 10
 LOG_INTERVAL_NS = 60 * SECOND_NS
 PR_SET_PDEATHSIG = 1
 
 
 class Process:
-    """A running process: its settings, its counters and its state, written down every second.
+    """A running process: its settings, its counters and its state, written to a file every second.
 
     Attributes:
         counters: called once a second; its result goes into the health file.
@@ -85,16 +85,16 @@ class Process:
         self.tasks = Tasks(self.failed, self.restarting)
         self.notifier = notifier or Notifier({})
         self.clock = HostClock()
-        self._errors = OwnErrors()
-        # when it was last ready
+        self._errors = InternalErrors()
+        # when the process was last ready
         self._well_ns = monotonic_ns()
-        # called once, when the process is asked to stop or has to
+        # called once, when the process begins to stop
         self.on_stop: Callable[[], None] = lambda: None
         self._path = health_path(settings, name)
         self._health_failing = False
         self._counters_failing = False
         self._limited = False
-        # repeated work -> seconds without a sign of life, and how many are too many
+        # repeated work -> (seconds without a sign of life, limit)
         self._rounds: dict[str, tuple[float, int]] = {}
         self._logged: list[int] = []
         self._counts = {
@@ -107,7 +107,7 @@ class Process:
     def spawn(
         self, name: str, work: Coroutine[Any, Any, Any], *, ends: bool = False
     ) -> asyncio.Task[Any]:
-        """Start a background task. When it fails, the process ends for its supervisor.
+        """Start a background task. When it fails, the process ends and is restarted.
 
         Args: ends: the task may return; without it, returning is a failure as well.
         """
@@ -116,7 +116,7 @@ class Process:
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a background task failed, and end the process."""
         if self.stopping.is_set() and isinstance(error, TaskEndedError):
-            # it ended because everything ends
+            # the whole process is stopping
             return
         first = self.failure is None
         if first:
@@ -129,12 +129,12 @@ class Process:
             self.write_health()
 
     def restarting(self, name: str, error: BaseException) -> None:
-        """Record that a background task failed and will start again by itself."""
+        """Record that a background task failed and will be restarted."""
         self._counts["task_restarts"] += 1
         self._log("error", "task restarts", task=name, error=repr(error), exc_info=error)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Take an exception of a callback: the loop's exception handler."""
+        """Handle an exception of a callback: the loop's exception handler."""
         error = context.get("exception")
         if WORK in context:
             self.failed(context[WORK], error or RuntimeError(context["message"]))
@@ -148,15 +148,15 @@ class Process:
             self._log("error", "callback failed", message=message, exc_info=error)
 
     def ready(self) -> None:
-        """Say that the process does its work."""
+        """Report that the process works."""
         if not self._started:
-            # most are degraded first, waiting for something
+            # most processes are degraded first, while they wait for another one
             self._started = True
-            tune_collector_of_garbage(self.settings.tuning)
+            tune_garbage_collector(self.settings.tuning)
         self._change("ready", None)
 
     def degraded(self, reason: str) -> None:
-        """Say that the process runs but something that it needs is missing."""
+        """Report that the process runs but something that it needs is missing."""
         self._change("degraded", reason)
 
     def stop(self) -> None:
@@ -166,16 +166,17 @@ class Process:
         self._change("stopping", None)
 
     def limit_stop(self) -> None:
-        """See that the process ends in time, whatever hangs."""
+        """Make the process end in time, even when a part of it hangs."""
         if not self._limited:
             self._limited = True
-            exit_after(STOP_LIMIT_S, 1, self._say_late)
+            exit_after(STOP_LIMIT_S, 1, self._log_late)
 
     def expect(self, name: str, limit_s: int = SILENT_LIMIT_S) -> Callable[[], None]:
-        """Watch over work that repeats: it calls what is returned each time.
+        """Watch repeated work. Returns: a function that the work calls each time.
 
-        Work that does not for so long hangs although the loop runs, and ends the process. Counted
-        in rounds of `watch`, so that a process that was stopped is not taken for one that hangs.
+        Work that does not call it for `limit_s` hangs although the loop runs: the process ends. The
+        time is counted in rounds of `watch`, so that a process that a signal stopped does not look
+        hung.
         """
         self._rounds[name] = (0, limit_s)
 
@@ -192,21 +193,21 @@ class Process:
                 self.failed(name, error)
 
     def _end_soon(self) -> None:
-        # before anything else: what follows may fail
+        # first of all, since the next steps may fail
         if not self.stopping.is_set():
             self.stopping.set()
             self.on_stop()
 
-    def _say_late(self) -> None:
+    def _log_late(self) -> None:
         self._log(
             "error",
-            "did not stop in time: ended without cleaning up",
+            "stop took too long, exit without clean-up",
             seconds=STOP_LIMIT_S,
             tasks=self.tasks.names,
         )
 
     def ended(self, error: BaseException | None) -> None:
-        """Write the last health file: how the process ended, for `coinspace status`."""
+        """Write the last health file: it shows `coinspace status` how the process ended."""
         if error is not None and self.failure is None:
             self.state, self.reason = "degraded", f"{type(error).__name__}: {error}"
         elif self.failure is None:
@@ -214,7 +215,7 @@ class Process:
         self.write_health()
 
     def _log(self, level: str, event: str, **facts: Any) -> None:
-        # without `configure_logging` a logger writes to whatever stdout is
+        # without `configure_logging` a logger writes to stdout, which may be closed
         with contextlib.suppress(OSError, ValueError):
             getattr(self.log, level)(event, **facts)
 
@@ -224,10 +225,10 @@ class Process:
         if (state, reason) == (self.state, self.reason):
             return
         known = self.state in ("ready", "degraded")
-        news = (state, _kind(reason)) != (self.state, _kind(self.reason))
+        changed = (state, _kind(reason)) != (self.state, _kind(self.reason))
         self.state, self.reason = state, reason
-        if not news:
-            # an age or a count has grown: the health file has it within a second
+        if not changed:
+            # only an age or a count has grown: the health file shows it within a second
             return
         if not known and state in ("ready", "degraded"):
             self.notifier.send("READY=1")
@@ -244,7 +245,7 @@ class Process:
             if not self._health_failing:
                 self._health_failing = True
                 self._log("error", "health file not written", error=repr(error))
-            # its folder may have been taken away
+            # the folder may have been deleted
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True)
         else:
@@ -260,7 +261,7 @@ class Process:
             "pid": os.getpid(),
             "started_ns": self.started_ns,
             "updated_ns": now_ns(),
-            # of this host's monotonic clock: an age that no step of the wall clock changes
+            # by the monotonic clock: a step of the wall clock does not change the age
             "beat_ns": monotonic_ns(),
             "state": state,
             "reason": reason,
@@ -287,13 +288,13 @@ class Process:
         return {**counters, **own}
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
-        """Return the state with what no part of the process looks at itself."""
+        """Return state and reason, completed by steps of the clock and internal errors."""
         if self.state not in ("ready", "degraded"):
             return self.state, self.reason
         trouble = self._errors.trouble(counters)
-        said = [text for text in (self.reason, self.clock.said(), trouble) if text]
+        reasons = [text for text in (self.reason, self.clock.reason(), trouble) if text]
         worse = trouble is not None or self.clock.unsteady()
-        return "degraded" if worse else self.state, "; ".join(said) or None
+        return "degraded" if worse else self.state, "; ".join(reasons) or None
 
     async def watch(self) -> None:
         """Write the health file and give signs of life until cancelled."""
@@ -303,7 +304,7 @@ class Process:
             self.notifier.beat()
             step_s = self.clock.look()
             if step_s:
-                self._log("warning", "the host's clock stepped", seconds=round(step_s, 3))
+                self._log("warning", "host clock stepped", seconds=round(step_s, 3))
             now = monotonic_ns()
             if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
                 written_ns = now
@@ -315,22 +316,22 @@ class Process:
 class HostClock:
     """Notices steps of the wall clock and remembers the last one.
 
-    A clock that was set once is right afterwards, as far as anybody knows: the process goes on, and
-    its health names the step for a minute. A clock that is set again and again is never right.
+    A clock that was set once is trusted afterwards: the process goes on, and its health names the
+    step for a minute. A clock that is set repeatedly is not trusted.
 
-    Attributes: steps: how many. step_s: the size of the last one, negative = backwards.
+    Attributes: steps: their number. step_s: size of the last step, negative = backwards.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.step_s = 0.0
-        # when it was set, by the monotonic clock
+        # times of the last steps, by the monotonic clock
         self._times: deque[int] = deque(maxlen=UNSTEADY_STEPS)
-        # looked up now: tests put other clocks in their place
+        # looked up now, so that tests can replace the clocks
         self._watch = ClockSteps(now_ns, monotonic_ns)
 
     def look(self) -> float:
-        """Compare the clocks. Returns: by how many seconds it stepped since the last look."""
+        """Compare the clocks. Returns: the step since the last call, seconds."""
         by_ns = self._watch.look()
         if by_ns:
             self.steps += 1
@@ -339,12 +340,12 @@ class HostClock:
         return by_ns / SECOND_NS
 
     def unsteady(self) -> bool:
-        """Tell whether the clock was set several times within the last minute."""
+        """Return whether the clock was set several times within the last minute."""
         times = self._times
         return len(times) == UNSTEADY_STEPS and monotonic_ns() - times[0] <= TROUBLE_NS
 
-    def said(self) -> str | None:
-        """Return a line about a step that is not long ago, None without one."""
+    def reason(self) -> str | None:
+        """Return a line about a step of the last minute, None without a step."""
         if not self._times:
             return None
         age_ns = monotonic_ns() - self._times[-1]
@@ -357,7 +358,7 @@ class HostClock:
         )
 
     def counters(self) -> dict[str, int | float]:
-        """Return the number of steps and, after the first, the last one's size and age."""
+        """Return the number of steps, and size and age of the last one."""
         if not self._times:
             return {"host_clock_steps": 0}
         return {
@@ -367,15 +368,15 @@ class HostClock:
         }
 
 
-class OwnErrors:
-    """Notices that counters of errors grow which should stand at zero."""
+class InternalErrors:
+    """Notices growing counters of errors, which should stay at zero."""
 
     def __init__(self) -> None:
         self._last: dict[str, int | float] = {}
         self._grown_ns: dict[str, int] = {}
 
     def trouble(self, counters: dict[str, int | float]) -> str | None:
-        """Compare with the last look. Returns: a line while errors are not long ago."""
+        """Compare with the last call. Returns: a line for a minute after an error, else None."""
         now = monotonic_ns()
         for name in ERRORS & counters.keys():
             if counters[name] > self._last.get(name, 0):
@@ -385,7 +386,7 @@ class OwnErrors:
         if not recent:
             return None
         counts = ", ".join(f"{name} {self._last[name]}" for name in recent)
-        return f"work was lost by errors of this program ({counts}): see its log"
+        return f"internal errors lost work ({counts}): see the log"
 
 
 def _kind(reason: str | None) -> str | None:
@@ -398,13 +399,13 @@ def health_path(settings: Settings, name: str) -> Path:
     return settings.data / "run" / f"{name}.json"
 
 
-def exit_after(seconds: float, code: int, say: Callable[[], None] | None = None) -> None:
-    """End the process after a time, whatever hangs then: a coroutine, a thread, the loop itself."""
+def exit_after(seconds: float, code: int, before: Callable[[], None] | None = None) -> None:
+    """End the process after a time, even when a coroutine, a thread or the loop hangs."""
 
     def end() -> None:
         try:
-            if say is not None:
-                say()
+            if before is not None:
+                before()
         finally:
             os._exit(code)
 
@@ -432,7 +433,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"no permission to write {folder}")
-        lock = hold(folder / f"{name}.lock", name)
+        lock = lock_file(folder / f"{name}.lock", name)
     except OSError as error:
         raise ConfigError(
             f"data folder {settings.data}: expected a writable folder, {error};"
@@ -452,7 +453,7 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: object) -> None:
-        # not by the loop, which may hang: uvloop runs it at once when it is idle
+        # a plain handler, since the loop may hang; an idle uvloop runs it at once, too
         process.limit_stop()
         loop.call_soon_threadsafe(process.stop)
 
@@ -489,9 +490,9 @@ def _thread_failed(
 
 
 def die_with_parent() -> None:
-    """End this process when its supervisor ends, however that happens (Linux).
+    """End this process when its supervisor ends, even by SIGKILL (Linux).
 
-    The supervisor puts its pid into COINSPACE_PARENT; without it a process stands alone.
+    The supervisor sets COINSPACE_PARENT to its pid. A process without it has no supervisor.
     """
     parent = os.environ.pop("COINSPACE_PARENT", None)
     if parent is None or sys.platform != "linux":
@@ -503,7 +504,7 @@ def die_with_parent() -> None:
 
 
 def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
-    """Return a process's last health file, None where there is none."""
+    """Return a process's last health file, None when it has none."""
     try:
         health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`coinspace query`: a running endpoint is asked, or the database without one."""
+"""`coinspace query`: read from a running endpoint, or from the database directly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from coinspace.text import cell
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
-# what can be asked for -> (route, parameters it takes); {} is the subject
+# query -> (route, its parameters); {} is the subject
 SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "indices": ("/v1/indices", ()),
     "index": ("/v1/indices/{}", ()),
@@ -40,7 +40,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sql": ("{}", ("limit",)),
 }
 BULK = ("values", "ohlc", "trades", "sql")
-# what is stored; the rest is only known while it happens
+# queries that the database can answer; the others need a running endpoint
 STORED = ("values", "ohlc", "explain", "orderbook", "trades", "gaps", "methodology", "sql")
 SQL_ROWS = 1000
 TIMES = ("ts", "received", "exchange_time", "since", "closed", "effective")
@@ -57,10 +57,10 @@ def endpoint_url(settings: Settings) -> str:
 @click.command()
 @click.argument("what", type=click.Choice(list(SUBJECTS)))
 @click.argument("subject", required=False)
-@click.option("--format", "form", type=click.Choice(FORMATS), default=None, help="of the output")
+@click.option("--format", "form", type=click.Choice(FORMATS), default=None, help="output format")
 @click.option("--json", "as_json", is_flag=True, help="same as --format json")
 @click.option("--output", type=click.Path(), default="-", help="file, - for stdout")
-@click.option("--database", is_flag=True, help="read the database itself, without an endpoint")
+@click.option("--database", is_flag=True, help="read the database directly, without an endpoint")
 @click.option("--start", help="epoch ms or ISO 8601 with a zone")
 @click.option("--end", help="epoch ms or ISO 8601 with a zone; not part of the range")
 @click.option("--ts", help="instant of an explanation")
@@ -69,8 +69,8 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--exchange")
 @click.option("--market")
 @click.option("--levels", type=int)
-@click.option("--within", type=float, help="percent of the middle: depth at this distance too")
-@click.option("--size", type=float, help="the premium that is left when this size is traded")
+@click.option("--within", type=float, help="also the depth within this percentage of the mid price")
+@click.option("--size", type=float, help="premium after fees when this size is traded")
 @click.option("--limit", type=click.IntRange(min=1), help="rows of a table or of JSON")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
@@ -90,8 +90,8 @@ def query(
     """Print indices, books and history, e.g. `query ohlc BTC --interval 1m --format csv`.
 
     SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a single venue's order book, or the
-    statement of `query sql "SELECT …"`, which runs as the database's read-only user. With
-    --database everything that is stored is read without an endpoint.
+    statement of `query sql "SELECT …"`, which runs as the database's read-only user. Option
+    --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
     form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
@@ -100,7 +100,7 @@ def query(
     if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
         raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
     if form in MEDIA:
-        # these carry the whole range
+        # these formats carry the whole range
         parameters.pop("limit", None)
     settings = load(config_path)
     if what == "sql":
@@ -135,7 +135,7 @@ def _question(
     for name in parameters:
         if name not in takes:
             known = ", ".join(f"--{one}" for one in takes) or "none"
-            raise EndpointError(f"query {what}: no option --{name} here, expected some of {known}")
+            raise EndpointError(f"query {what}: --{name} is not an option of it, expected {known}")
     for name in ("start", "end", "ts", "at"):
         if name in parameters:
             try:
@@ -156,7 +156,7 @@ def _check_stored(what: str, parameters: dict[str, Any]) -> None:
     if what == "orderbook" and "at" not in parameters:
         raise EndpointError("query orderbook --database: expected --at, was none")
     if what == "trades" and not parameters.keys() & {"start", "end"}:
-        # without a range the route means the newest trades on the bus
+        # without a range the route returns the newest trades on the bus
         parameters["end"] = str(now_ns() // MILLISECOND_NS)
 
 
@@ -199,7 +199,7 @@ def _write(output: str, parts: Iterable[bytes]) -> None:
             sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
         return
-    # a file is there whole or not at all
+    # the file appears only when it is complete
     path = Path(output)
     part_path = path.with_name(f".{path.name}.part")
     try:
@@ -212,7 +212,7 @@ def _write(output: str, parts: Iterable[bytes]) -> None:
 
 
 def render(body: dict[str, Any]) -> str:
-    """Return an answer as text: its facts, then a table of the list that it holds."""
+    """Return an answer as text: its single values, then a table for each list."""
     from rich.console import Console
     from rich.table import Table
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict
 
 
 def _user_path(given: Any) -> Any:
-    # no shell has read a path of a file
+    # a path in a file is not expanded by a shell
     if not isinstance(given, str):
         return given
     if not given.strip():
@@ -21,5 +21,5 @@ def _user_path(given: Any) -> Any:
 
 
 UserPath = Annotated[Path, BeforeValidator(_user_path)]
-# of every section: unknown keys are refused
+# for every section: unknown keys are refused
 STRICT = ConfigDict(extra="forbid", validate_assignment=True)

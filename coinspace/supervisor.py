@@ -45,14 +45,14 @@ LAST_BACKOFF_S = 30.0
 STABLE_S = 60.0  # a process that ran this long starts again with the first back-off
 LOG_BYTES = 10 << 20  # per log file; one older file is kept
 WATCH_INTERVAL_S = 1.0
-FIRST_SIGN_S = 90.0  # of life, after the start: imports take a second, on a starved host many
-HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL so long after SIGTERM
-PUMP_S = 1.0  # a grandchild can hold the pipes of a dead child open
+FIRST_SIGN_S = 90.0  # of life, after the start: imports take 1 s, much longer on a busy host
+HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
+PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
-STARTS = 3  # a process that has ended so often while `up` starts is given up
+STARTS = 3  # `up` gives up when a process has ended this often during the start
 SIMULATOR = "simulate"
 BEAT_INTERVAL_S = 1.0
-# the line of a log that says why a process ended: ours, or the last one of a traceback
+# a log line that says why a process ended: CoinSpace's own, or the last one of a traceback
 _REASON = re.compile(r"coinspace: .+|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
 
 log = structlog.get_logger("supervisor")
@@ -61,7 +61,7 @@ log = structlog.get_logger("supervisor")
 class LogFile:
     """A child's output on disk, bounded to two files of LOG_BYTES.
 
-    Attributes: lost: lines that could not be written; each stretch of them is said once.
+    Attributes: lost: lines that could not be written; each series of them is reported once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class LogFile:
         self.lost = 0
 
     def write(self, line: bytes) -> None:
-        """Append a line. A disk that takes nothing costs the line, never the caller."""
+        """Append a line, or drop and count it when the disk refuses it."""
         try:
             self._rotate()
             if self._lost_now:
@@ -111,9 +111,9 @@ class Child:
 
     Args:
         tasks: the supervisor's.
-        watched: it gives signs of life, and one that gives none any more is restarted.
+        watched: the process gives signs of life, and is restarted when they stop.
 
-    Attributes: arguments: of its command, from its next start on.
+    Attributes: arguments: of the command; a change takes effect at the next start.
     """
 
     COMMAND = COMMAND
@@ -132,10 +132,10 @@ class Child:
         self.hangs = 0
         path = settings.data / "logs" / f"{name}.log"
         self.log = LogFile(path)
-        # what is before this in its log is of an earlier start
+        # earlier lines of the log belong to earlier runs of the supervisor
         self.log_begin = path.stat().st_size if path.is_file() else 0
-        # why the last attempt to start it failed, where it was not the process itself that did
-        self.trouble: str | None = None
+        # why the operating system refused the last start, None when it did not
+        self.refusal: str | None = None
         self.first_line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.arguments = arguments
         self._hang_s = settings.supervisor.hang_s
@@ -155,17 +155,17 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, None while it does not run."""
+        """The process id, None while the process does not run."""
         return self._process.pid if self._process is not None and self.running else None
 
     @property
     def running(self) -> bool:
-        """Tell whether the process runs."""
+        """Whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
     @property
     def ready(self) -> bool:
-        """Tell whether this run of the process has said that it works."""
+        """Whether this run of the process has reported that it works."""
         return self.running and self._listener is not None and self._listener.ready
 
     async def _keep(self) -> None:
@@ -173,18 +173,18 @@ class Child:
         while not self._stopping.is_set():
             spawned = time.monotonic()
             code: int | str
-            self.trouble = None
+            self.refusal = None
             try:
                 code = await self._run_once()
             except OSError as error:
-                # no process, no descriptor, no memory: later there may be
-                code = self.trouble = str(error)
+                # out of processes, descriptors or memory: a later attempt may succeed
+                code = self.refusal = str(error)
             if self._stopping.is_set():
                 return
             if time.monotonic() - spawned > STABLE_S:
                 backoff.reset()
             wait_s = backoff.next()
-            log.warning("ended", process=self.name, code=code, restart_in_s=wait_s)
+            log.warning("process ended", process=self.name, code=code, restart_in_s=wait_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             self.restarts += 1
@@ -232,7 +232,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # a group of its own: Ctrl-C reaches the supervisor alone, which stops in order
+            # its own group: Ctrl-C reaches only the supervisor, which stops processes in order
             start_new_session=True,
             env={
                 **os.environ,
@@ -243,7 +243,7 @@ class Child:
         )
 
     def _helper_failed(self, name: str, error: BaseException) -> None:
-        # the process itself is still watched for its end
+        # the end of the process itself is still noticed
         log.error("task failed", process=self.name, task=name, error=repr(error), exc_info=error)
 
     async def _pump(self, stream: asyncio.StreamReader | None, *, first: bool = False) -> None:
@@ -251,7 +251,7 @@ class Child:
         while True:
             try:
                 line = await stream.readline()
-            except ValueError:  # a line beyond the reader's limit, cut off
+            except ValueError:  # a line beyond the reader's limit is dropped
                 continue
             if not line:
                 return
@@ -263,13 +263,13 @@ class Child:
         """End the process when it gives no sign of life for too long."""
         heard, silent_s, limit_s = 0, 0.0, FIRST_SIGN_S
         while silent_s < limit_s:
-            # counted in rounds of this loop: while the supervisor stands still, nothing is silent
+            # counted in rounds of this loop: no child looks silent while the supervisor is stopped
             await asyncio.sleep(WATCH_INTERVAL_S)
             silent_s += WATCH_INTERVAL_S
             if listener.heard != heard:
                 heard, silent_s, limit_s = listener.heard, 0.0, self._hang_s
         self.hangs += 1
-        log.error("hangs: no sign of life", process=self.name, pid=process.pid, seconds=silent_s)
+        log.error("process hangs", process=self.name, pid=process.pid, seconds=silent_s)
         await _terminate(process, HANG_TERM_S)
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -278,12 +278,12 @@ class Child:
         async with self._spawning:
             process = self._process
         if process is not None and not await _terminate(process, timeout_s):
-            log.error("killed", process=self.name, after_s=timeout_s)
+            log.error("process killed", process=self.name, after_s=timeout_s)
         await self._settle()
 
     async def _settle(self) -> None:
         if self._keeping is not None:
-            # its last lines are still to be written
+            # the last lines of the log are still being written
             await asyncio.wait({self._keeping}, timeout=2 * PUMP_S)
             await self._tasks.end(self._keeping)
 
@@ -298,10 +298,10 @@ class Child:
 
 
 async def _terminate(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
-    """End a process. Returns: False when it took SIGKILL."""
+    """End a process. Returns: False when SIGKILL was needed."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
-        # one that was stopped by a signal could not hear it
+        # a process that SIGSTOP has stopped cannot handle SIGTERM
         process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait_for(process.wait(), timeout_s)
@@ -318,7 +318,7 @@ class Supervisor:
 
     Attributes:
         stopping: set by signals, and when the supervisor itself fails.
-        failure: what failed in the supervisor, None while all goes well.
+        failure: the first error of the supervisor itself, None without one.
     """
 
     def __init__(self, settings: Settings, environment: dict[str, str]) -> None:
@@ -330,17 +330,17 @@ class Supervisor:
         self.tasks = Tasks(self.failed, self.restarting)
 
     def failed(self, name: str, error: BaseException) -> None:
-        """Record that a part of the supervisor failed: everything is stopped."""
+        """Record that a task of the supervisor failed, and stop everything."""
         self.failure = self.failure or error
         self.stopping.set()
         log.error("task failed", task=name, error=repr(error), exc_info=error)
 
     def restarting(self, name: str, error: BaseException) -> None:
-        """Record that a part failed that will start again by itself."""
+        """Record that a task failed and will be restarted."""
         log.error("task restarts", task=name, error=repr(error), exc_info=error)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Take an exception of a callback: the loop's exception handler."""
+        """Handle an exception of a callback: the loop's exception handler."""
         error = context.get("exception")
         if WORK in context:
             self.failed(context[WORK], error or RuntimeError(context["message"]))
@@ -348,7 +348,7 @@ class Supervisor:
             log.error("callback failed", message=str(context.get("message")), exc_info=error)
 
     async def start(self) -> None:
-        """Start everything in dependency order; each must be ready before the next kind starts.
+        """Start everything in dependency order; a group must be ready before the next one starts.
 
         Raises: ConfigError naming the process that did not become ready, and why.
         """
@@ -379,7 +379,7 @@ class Supervisor:
     def _works(self, child: Child) -> bool:
         if child.ready:
             return True
-        # where its signs of life do not arrive; the file of an earlier run has another pid
+        # where signs of life do not arrive; the file of an earlier run has another pid
         health = health_of(self.settings, child.name)
         return health.pid == child.pid is not None and health.state in ("ready", "degraded")
 
@@ -388,16 +388,16 @@ class Supervisor:
         ended = f"ended {child.restarts} times" if child.restarts else "still starts"
         problems = [one for one in check_limits(self.settings) if one.level == "problem"]
         advice = "".join(f"; {one.subject}: {one.text}" for one in problems)
-        reason = child.trouble or last_reason(path, child.log_begin)
+        reason = child.refusal or last_reason(path, child.log_begin)
         return (
             f"{child.name}: expected it to become ready, {ended} after {waited_s:.0f} s:"
             f" {reason} (see {path}){advice}"
         )
 
     async def stop(self) -> None:
-        """Stop everything, those that write before those that read what they write.
+        """Stop everything, writers before their readers.
 
-        Whatever fails in between, no child is left.
+        No child is left, even when a step fails.
         """
         by_name = {child.name: child for child in self.children}
         try:
@@ -413,7 +413,7 @@ class Supervisor:
             await self.tasks.cancel()
 
     async def beat(self, notifier: Notifier) -> None:
-        """Tell systemd that the supervisor works, until cancelled."""
+        """Report to systemd that the supervisor works, until cancelled."""
         while True:
             notifier.beat()
             await asyncio.sleep(min(BEAT_INTERVAL_S, notifier.interval_s or BEAT_INTERVAL_S))
@@ -427,14 +427,14 @@ def last_reason(path: Path, begin: int = 0) -> str:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            # a log that has become shorter is a new one
+            # a log that has become shorter is a new file
             file.seek(max(begin if begin <= size else 0, size - (64 << 10)))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         lines = []
-    said = [line.strip() for line in lines if _REASON.match(line)]
-    if said:
-        return said[-1].removeprefix("coinspace: ")
+    reasons = [line.strip() for line in lines if _REASON.match(line)]
+    if reasons:
+        return reasons[-1].removeprefix("coinspace: ")
     return lines[-1].strip() if lines else "it wrote nothing"
 
 
@@ -479,7 +479,7 @@ async def start_simulator(supervisor: Supervisor, arguments: list[str]) -> dict[
             "simulated exchanges: expected them to start:"
             f" {last_reason(path, child.log_begin)} (see {path})"
         ) from None
-    # the collectors know these addresses: when it starts again, it has to have them again
+    # the collectors keep these addresses: a restarted simulator must use the same port
     child.arguments = [SIMULATOR, "--port", str(ready["port"]), *arguments]
     return {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
@@ -514,9 +514,9 @@ def check_port(settings: Settings) -> None:
 
 
 def claim(settings: Settings) -> IO[str]:
-    """Take the data folder for this supervisor.
+    """Lock the data folder for this supervisor.
 
-    Raises: ConfigError when another supervisor runs on the same folder, or it cannot be written.
+    Raises: ConfigError when another supervisor runs on the folder, or it cannot be written.
     """
     folder = settings.data / "run"
     try:
@@ -535,18 +535,18 @@ def claim(settings: Settings) -> IO[str]:
             f"data folder {settings.data}: another `coinspace up` runs on it;"
             " stop that one or set COINSPACE_DATA"
         ) from None
-    # states of an earlier run must not look like this one's
+    # health files of an earlier run must not look like this run's
     for stale in folder.glob("*.json"):
         stale.unlink()
     return lock
 
 
 def check_start(settings: Settings) -> None:
-    """Refuse at once what no restart would change.
+    """Check before the start what no restart would change.
 
     Raises: ConfigError or EndpointError saying what to set.
     """
-    # here: a web framework is a second of imports
+    # imported here, since the web framework takes 1 s to import
     from coinspace.endpoint.worker import check_keys
 
     preflight.check_start(settings)
@@ -555,9 +555,9 @@ def check_start(settings: Settings) -> None:
 
 
 def raise_open_files() -> None:
-    """Use as many open files as this user may; the processes inherit it.
+    """Raise the limit of open files as far as allowed; the processes inherit it.
 
-    Raises: ConfigError when the database cannot work with so few.
+    Raises: ConfigError when the limit is too low for the database.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
@@ -608,7 +608,7 @@ async def _start(supervisor: Supervisor, simulate: list[str] | None) -> None:
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     """Await work until it is done or everything is to stop. Raises: what the work raises."""
-    # whatever fails is raised below
+    # an error is raised below
     tasks = Tasks(lambda name, error: None)
     starting = tasks.spawn("start", work, ends=True)
     stopped = tasks.spawn("stopped", stopping.wait(), ends=True)
@@ -623,8 +623,8 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 @click.command()
 @config_option
 @click.option("--simulate", is_flag=True, help="use simulated exchanges instead of the real ones")
-@click.option("--seed", default=7, show_default=True, help="of the simulated exchanges")
-@click.option("--scenario", default=None, help="of the simulated exchanges")
+@click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
+@click.option("--scenario", default=None, help="scenario of the simulated exchanges")
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 def up(
     config_path: str | None, simulate: bool, seed: int, scenario: str | None, seconds: float

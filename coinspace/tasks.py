@@ -1,8 +1,8 @@
-"""Background work that cannot end unseen: tasks, and functions that the loop calls again and again.
+"""Background work whose failures are always reported: tasks, and functions called repeatedly.
 
 Every background task of a process starts through `Tasks`. A task that raises, or that returns
-although it should run for ever, is reported once. Only its owner ends it quietly: by `cancel`,
-`end` or `drop`.
+although it should run for ever, is reported once. Only the owner can end a task without a report:
+by `cancel`, `end` or `drop`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 30.0
 # work that ran this long starts again with the first back-off
 SETTLED_S = 60.0
-# key of a loop's exception context: a function failed on which the process depends
+# key of a loop's exception context: work failed that the process depends on
 WORK = "coinspace work"
 
 # called with the task's name and what ended it
@@ -28,20 +28,20 @@ OnFailure = Callable[[str, BaseException], None]
 
 
 def log_failure(name: str, error: BaseException) -> None:
-    """Log that a task failed, where no process can end for it."""
+    """Log that a task failed, for owners that do not end the process."""
     structlog.get_logger("tasks").error("task failed", task=name, exc_info=error)
 
 
 class TaskEndedError(RuntimeError):
-    """A task returned, or somebody else cancelled it, that should run for ever."""
+    """A task that should run for ever has returned, or other code has cancelled it."""
 
 
 class Tasks:
     """The background tasks of one owner.
 
     Args:
-        on_failure: called when a task ends that should not.
-        on_restart: called when work of `keep` failed and will start again.
+        on_failure: called when a task fails, or returns although it should not.
+        on_restart: called when work of `keep` failed and will be restarted.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Tasks:
         self._on_failure = on_failure
         self._on_restart = on_restart or on_failure
         self._running: set[asyncio.Task[Any]] = set()
-        # those that their owner has cancelled
+        # tasks that the owner has cancelled
         self._cancelled: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -76,9 +76,9 @@ class Tasks:
     def keep(
         self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], *, ends: bool = False
     ) -> asyncio.Task[Any]:
-        """Start a background task that starts again when it fails, after a growing pause.
+        """Start a background task that is restarted when it fails, after a growing pause.
 
-        For work that the process can do without for a while.
+        For work without which the process can run for a while.
         """
         return self.spawn(name, self._keep(name, work, ends), ends=ends)
 
@@ -106,7 +106,7 @@ class Tasks:
         name = task.get_name()
         error: BaseException | None
         if task.cancelled():
-            # a library's cancelled future, awaited, ends a task the same way
+            # awaiting a cancelled future of a library ends a task the same way
             error = None if owner else TaskEndedError(f"task {name} was cancelled from outside")
         else:
             error = task.exception()
@@ -151,12 +151,12 @@ class Tasks:
 
 
 def report(loop: asyncio.AbstractEventLoop, name: str, error: BaseException) -> None:
-    """Say that work failed on which the process depends and that is no task: `Process` ends."""
+    """Report that essential work outside of tasks failed; `Process` then ends."""
     loop.call_exception_handler({"message": f"{name} failed", "exception": error, WORK: name})
 
 
 class Repeat:
-    """Calls a function now and again after each interval, until stopped.
+    """Calls a function at once and after each interval, until stopped.
 
     A call that fails is reported through the loop's exception handler; the calls go on.
     """
@@ -185,7 +185,7 @@ class Repeat:
             self._timer = self._loop.call_later(self._interval_s, self._call)
 
     def stop(self) -> None:
-        """Call it no more."""
+        """Stop calling the function."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,8 +1,8 @@
-"""Text from outside, made fit for a terminal or a log.
+"""Makes text from outside safe for a terminal or a log.
 
-Symbols, refusals, reasons, file names and the texts of exceptions can hold anything that somebody
-sent: codes that move the cursor, line feeds that make a second line, marks that turn the reading
-direction, or a megabyte. What is stored and served as JSON stays as it came.
+Symbols, refusals, reasons, file names and exception texts can contain anything that a sender chose:
+codes that move the cursor, line feeds that begin a second line, marks that turn the reading
+direction, or a megabyte. Text that is stored or served as JSON is not changed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 LIMIT = 500
-# of one value or line in a log; tracebacks have many lines
+# characters of one value or line in a log; tracebacks have many lines
 LOG_LIMIT = 2000
 TRACEBACK_LINES = 200
 
 
 def printable(value: object, limit: int = LIMIT) -> str:
-    """Return a value as one line: what cannot be seen is escaped, what is too long is cut."""
+    """Return a value as one line: unprintable characters are escaped, a long text is cut."""
     text = str(value)
     cut = ""
     if len(text) > limit:
@@ -33,7 +33,7 @@ def printable(value: object, limit: int = LIMIT) -> str:
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Return a value for a table of rich: its brackets are text, not markup."""
+    """Return a value for a table of rich, which takes brackets as text, not markup."""
     from rich.text import Text
 
     return Text(printable(value), style)

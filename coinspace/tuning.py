@@ -1,7 +1,7 @@
-"""What a process gives up for latency: a processor of its own, sleep, garbage collection.
+"""Settings for latency: a processor of its own, no sleep, no garbage collection.
 
-All of it is off by default, but for the garbage collector's rest. What each setting is worth on a
-machine, `make bench` measures: tuned against default, interleaved.
+All are off by default except `gc = frozen`. `make bench` measures what each setting gains on a
+machine: tuned against default, interleaved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SO_BUSY_POLL = 46
 
 
 def cpus_of(name: str, settings: TuningSettings) -> list[int]:
-    """Return the processors that a process is pinned to; none = wherever the kernel puts it."""
+    """Return the processors that a process is pinned to; none = the kernel chooses."""
     for pattern, cpus in settings.cpus.items():
         if fnmatchcase(name, pattern):
             return cpus
@@ -33,7 +33,7 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
 
 
 def _pin(cpus: list[int]) -> None:
-    # the kernel passes silently over some of the processors that are not there
+    # the kernel silently ignores some of the processors that do not exist
     with contextlib.suppress(OSError, OverflowError, ValueError):
         os.sched_setaffinity(0, cpus)
         if os.sched_getaffinity(0) == set(cpus):
@@ -45,12 +45,12 @@ def _pin(cpus: list[int]) -> None:
 
 
 def spins(name: str, settings: TuningSettings) -> bool:
-    """Tell whether a process's loop never sleeps."""
+    """Return whether a process's loop never sleeps."""
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
 
 
 def missing_processors(tuning: TuningSettings) -> list[int]:
-    """Return the processors that are asked for and that this machine has not."""
+    """Return the configured processors that this machine does not have."""
     here = os.cpu_count() or 1
     return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
 
@@ -65,7 +65,7 @@ def tune_process(name: str, settings: TuningSettings) -> None:
 
     Threads started later, libzmq's among them, inherit both.
 
-    Raises: ConfigError for processors that are not there.
+    Raises: ConfigError for processors that do not exist.
     """
     log = structlog.get_logger(name)
     cpus = cpus_of(name, settings)
@@ -79,7 +79,7 @@ def tune_process(name: str, settings: TuningSettings) -> None:
 
 
 def tune_loop(name: str, settings: TuningSettings, loop: asyncio.AbstractEventLoop) -> None:
-    """Keep the loop from sleeping where the process is to spin."""
+    """Keep the loop from sleeping if the settings say that the process spins."""
     if not spins(name, settings):
         return
 
@@ -90,12 +90,12 @@ def tune_loop(name: str, settings: TuningSettings, loop: asyncio.AbstractEventLo
     loop.call_soon(again)
 
 
-def tune_collector_of_garbage(settings: TuningSettings) -> None:
-    """Take what start-up made out of the garbage collector's sight, or stop it altogether.
+def tune_garbage_collector(settings: TuningSettings) -> None:
+    """Exclude the objects of the start-up from garbage collection, or turn the collector off.
 
-    Call it when a process is ready. Every look at what start-up made stops the loop for 30 to
-    50 ms, at 2,000 ticks a second every 20 s. `off` is for processes whose work makes no cycles:
-    what a library leaks in cycles stays until the process ends.
+    Call it when a process is ready. A scan of these objects stops the loop for 30 to 50 ms, every
+    20 s at 2,000 ticks a second. `off` is for processes whose work makes no cycles: cycles that a
+    library leaks stay until the process ends.
     """
     if settings.gc == "on":
         return
@@ -114,4 +114,6 @@ def tune_socket(sock: socket.socket, settings: TuningSettings) -> None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_BUSY_POLL, settings.busy_poll_us)
         except OSError as error:
-            log.warning("no busy polling", busy_poll_us=settings.busy_poll_us, error=str(error))
+            log.warning(
+                "busy polling refused", busy_poll_us=settings.busy_poll_us, error=str(error)
+            )

@@ -1,4 +1,4 @@
-"""What was used in the last seconds."""
+"""Sums over the last seconds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Used(Generic[Time]):
         self.entries: deque[tuple[Time, int]] = deque()
 
     def forget(self, now: Time) -> None:
-        """Drop what was used before the window."""
+        """Drop the amounts from before the window."""
         while self.entries and now - self.entries[0][0] >= self.span:
             self.total -= self.entries.popleft()[1]
 
     def add(self, now: Time, amount: int = 1) -> int:
-        """Use an amount and return the total of the window."""
+        """Add an amount and return the total of the window."""
         self.entries.append((now, amount))
         self.total += amount
         self.forget(now)

@@ -1,5 +1,5 @@
 """What the stages cost on this machine: `coinspace bench` and `coinspace profile`.
 
-`runs` puts each stage behind an input, `wire` feeds one over a socket, `commands` measures them,
-`profile` samples one. Tools on top of the stages: no process of the platform imports them.
+`runs` connects each stage to an input, `wire` feeds a stage over a socket, `commands` measures
+stages, `profile` samples one. No process of the platform imports these tools.
 """

@@ -27,7 +27,7 @@ ROUND_NS = 200_000_000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A stage's cost. ns: CPU of this thread per event, the least and the median of the rounds."""
+    """A stage's cost: CPU time of this thread per event in ns, least and median of the rounds."""
 
     stage: str
     input: str
@@ -39,7 +39,7 @@ class Measured:
 
 
 def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
-    """Pass over the input in rounds."""
+    """Measure a stage in rounds."""
     stage = prepared.stage
     timing = compare({stage: prepared.run}, events=prepared.events, rounds=rounds, slot_ns=ROUND_NS)
     ns = timing.least(stage)
@@ -72,7 +72,7 @@ def bench(
     """Measure the stages on this machine, each alone and then end to end."""
     if context.invoked_subcommand is not None:
         return
-    # the stages tell of each state, at every pass anew
+    # the stages log each state, in every pass
     configure_logging("error")
     settings = load(config_path)
     to_stdout = output is not None and str(output) == "-"
@@ -118,7 +118,9 @@ def bench(
 @bench.command("compare")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--fail", type=float, help="exit 1 when a stage is slower by more than so many %")
+@click.option(
+    "--fail", type=float, help="exit 1 when a stage is slower by more than this percentage"
+)
 def compare_files(before: Path, after: Path, fail: float | None) -> None:
     """Compare two files of `bench --json`, taken on the same machine."""
     old, new = (_read(path) for path in (before, after))

@@ -1,8 +1,8 @@
-"""Measure what candidates cost beside each other: `coinspace bench`, `profile` and `make bench`.
+"""Measures candidates side by side: for `coinspace bench`, `profile` and `make bench`.
 
-Machines are shared and noisy: candidates run interleaved in one process, their order rotated each
-round, on the CPU time of this thread, and what is compared is the median of the per-round ratios.
-Figures in ns are the least over the rounds, which load cannot lower.
+Machines are shared and noisy. So candidates run interleaved in one process, and their order rotates
+each round. The clock is the CPU time of this thread. Comparisons use the median of the per-round
+ratios. Figures in ns are the least over the rounds, which load cannot lower.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 OURS = "CoinSpace"
-# a slot shorter than this is lost in the noise of the clock and the caches
+# in a shorter slot the noise of clock and caches is too large
 SLOT_NS = 4_000_000
 ROUNDS = 25
-# more than any candidate has in one block, less than what glibc never keeps (32 MiB)
+# larger than any candidate's blocks, smaller than blocks that glibc never keeps (32 MiB)
 SETTLING_BYTES = 24 << 20
 
 Clock = Literal["thread", "process", "wall"]
@@ -41,20 +41,20 @@ class Timing:
     clock: Clock = "thread"
 
     def least(self, name: str) -> float:
-        """Return the least ns per event: what the work costs undisturbed."""
+        """Return the least ns per event: the cost of undisturbed work."""
         return min(self.ns[name])
 
     def median(self, name: str) -> float:
         """Return the median ns per event of the rounds."""
         return statistics.median(self.ns[name])
 
-    def ratios(self, name: str, ours: str = OURS) -> list[float]:
-        """Return how many times `name`'s cost is ours, of each round."""
-        return [a / b for a, b in zip(self.ns[name], self.ns[ours], strict=True)]
+    def ratios(self, name: str, base: str = OURS) -> list[float]:
+        """Return the cost of `name` as a multiple of `base`, for each round."""
+        return [a / b for a, b in zip(self.ns[name], self.ns[base], strict=True)]
 
-    def ratio(self, name: str, ours: str = OURS) -> float:
-        """Return how many times `name`'s cost is ours: the median of the per-round ratios."""
-        return statistics.median(self.ratios(name, ours))
+    def ratio(self, name: str, base: str = OURS) -> float:
+        """Return the median over the rounds of `ratios`."""
+        return statistics.median(self.ratios(name, base))
 
 
 def compare(
@@ -65,11 +65,11 @@ def compare(
     clock: Clock = "thread",
     slot_ns: int = SLOT_NS,
 ) -> Timing:
-    """Time the candidates interleaved, in an order that rotates each round, gc off.
+    """Time the candidates interleaved, in an order that rotates each round, without gc.
 
     Args:
         candidates: name -> one pass over the input (64 or more different frames: a branch
-            predictor learns a single one). A pass that keeps what it makes measures the allocator.
+            predictor learns a single one). A pass that keeps its results measures the allocator.
         events: frames, messages or rows of one pass, or one number for each candidate.
         slot_ns: the least time of one slot; a faster pass is repeated within it.
     """
@@ -99,8 +99,8 @@ def compare(
 
 
 def _settle_allocator() -> None:
-    # glibc gives freed blocks back to the kernel until a larger one was freed: numpy's arrays would
-    # be paid for by page fault in a young process, and cost a third less in one that has lived
+    # glibc returns freed blocks to the kernel until a larger block was freed. Without this, numpy's
+    # arrays cost page faults in a new process, and a third less in an older one.
     bytearray(SETTLING_BYTES)
 
 

@@ -1,7 +1,8 @@
-"""`coinspace profile STAGE`: one stage alone on a feed, and where its time goes.
+"""`coinspace profile STAGE`: run one stage alone on a feed and show where its time goes.
 
-Three passes, so that none disturbs another: unwatched for the rate; under py-spy, which samples
-Python and compiled frames; under cProfile, which counts calls of Python functions.
+Three passes, so that none disturbs another: one without a profiler for the rate; one under py-spy,
+which samples Python and compiled frames; one under cProfile, which counts calls of Python
+functions.
 """
 
 from __future__ import annotations
@@ -36,27 +37,27 @@ SAMPLED_S = 4.0
 SAMPLES_PER_S = 500
 # py-spy reads the symbols of all libraries before its first sample
 START_S = 30.0
-# from prctl.h: lets a process that is no parent of this one look into it
+# from prctl.h: lets a process that is not the parent read this one's memory
 PR_SET_PTRACER = 0x59616D61
 ANY_PROCESS = ctypes.c_ulong(-1)
-# what of a flame graph's file py-spy writes, by the file's suffix
+# suffix of the flame graph's file -> format of py-spy
 FORMATS = {".svg": "flamegraph", ".json": "speedscope"}
-# the frame in which a stage is passed over again and again; the ones around it start Python
+# the frame that repeats the stage; the frames outside of it start Python
 OUTERMOST = "repeat (coinspace/bench/profile.py"
 _PLACE = re.compile(r" \((.*?)([^/()]+)\)$")
 
 
 def repeat(prepared: Run, watcher: subprocess.Popen[str]) -> None:
-    """Pass over the stage until the watcher has seen enough."""
+    """Run the stage until the watcher ends."""
     end = time.monotonic() + START_S + 600
     while watcher.poll() is None and time.monotonic() < end:
         prepared.run()
 
 
 def sampled(prepared: Run, seconds: float, kind: str, path: Path) -> None:
-    """Let py-spy sample this process while the stage runs, into a file of a format of its own.
+    """Let py-spy sample this process while the stage runs. Args: kind: py-spy's file format.
 
-    Raises: CoinSpaceError when py-spy is not installed or may not look into this process.
+    Raises: CoinSpaceError when py-spy is not installed or may not read this process.
     """
     command = shutil.which("py-spy", path=sysconfig.get_path("scripts")) or shutil.which("py-spy")
     if command is None:
@@ -106,7 +107,7 @@ def stacks_of(folded: str) -> Counter[tuple[str, ...]]:
 
 
 def python_functions(prepared: Run) -> list[dict[str, Any]]:
-    """Return the Python functions of one pass that took the longest themselves."""
+    """Return the Python functions of one pass, longest own time first."""
     profiler = cProfile.Profile()
     profiler.enable()
     prepared.run()
@@ -195,7 +196,7 @@ def profile(
         f"{1e9 / ns:,.0f} {prepared.unit}s/s, {ns:,.0f} ns a {prepared.unit},"
         f" {prepared.events:,} {prepared.unit}s"
     )
-    click.echo(f"\nwhere the processor was ({samples} samples, {SAMPLES_PER_S} a second):")
+    click.echo(f"\nhottest functions ({samples} samples, {SAMPLES_PER_S} a second):")
     for name, count in hottest.most_common(top):
         click.echo(f"  {100 * count / samples:5.1f} %  {name}")
     click.echo("\nPython functions by their own time (cProfile, which slows them):")

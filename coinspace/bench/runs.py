@@ -1,8 +1,7 @@
 """Each stage alone on a feed, as `coinspace bench` and `coinspace profile` run it.
 
-The stages are the very objects that run live; sockets and clocks are left out, except where a
-socket is the work: receiving, and the bus. A run is prepared once and can then be passed over any
-number of times.
+The stages are the objects that run live. Sockets and clocks are left out, except in the stages
+whose work is a socket: `receive` and `bus`. A prepared run can be repeated any number of times.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from coinspace.text import printable
 
 SIMULATED_SEED = 7
 SIMULATED_S = 10.0
-# messages published before the subscriber is read: less than any queue holds
+# messages published before the subscriber is read: less than any queue allows
 CHUNK = 200
-# of feeds with more frames only the first are used, so that a pass stays short
+# only the first frames of a longer feed are used, so that a pass stays short
 FRAME_LIMIT = 50_000
 BUFFER_LIMIT = 8 << 20
 
 
 @dataclass(slots=True)
 class Source:
-    """One connection's recording. entries: (symbol, market) of what it holds."""
+    """One connection's recording. entries: (symbol, market) of its order books."""
 
     exchange: str
     path: str
@@ -74,7 +73,7 @@ class Run:
 def read_source(path: Path) -> Source:
     """Read a feed.
 
-    Raises: FeedError for what is no feed.
+    Raises: FeedError for another kind of file.
     """
     with FeedReader(path) as reader:
         records = []
@@ -117,7 +116,7 @@ def market_of(symbol: str) -> str | None:
 
 
 def simulated(folder: Path, seed: int = SIMULATED_SEED, seconds: float = SIMULATED_S) -> list[Path]:
-    """Write the simulated exchanges' feeds of that many seconds; the same bytes everywhere."""
+    """Write feeds of simulated exchanges; one seed gives the same bytes on every machine."""
     from coinspace.simulator.markets.engine import DEFAULT_MARKETS
     from coinspace.simulator.simulated_feed import write_feeds
 
@@ -126,7 +125,7 @@ def simulated(folder: Path, seed: int = SIMULATED_SEED, seconds: float = SIMULAT
 
 
 def sources(paths: list[Path]) -> list[Source]:
-    """Read the feeds, or simulate some where none are given."""
+    """Read the feeds; without any, simulate some."""
     if paths:
         return [read_source(path) for path in paths]
     with tempfile.TemporaryDirectory(prefix="coinspace-") as folder:
@@ -182,7 +181,7 @@ def _stage(one: Source, sink: Any) -> OrderBookStage:
 
 
 def book(found: list[Source], _settings: Settings) -> Run:
-    """Frames and REST answers through the order book stage: parsed, applied, made messages of."""
+    """Frames and REST answers through the order book stage: parse, apply, make messages."""
     for one in found:
         # here, so that a feed without books is refused before anything is measured
         _stage(one, ListSink())
@@ -223,7 +222,7 @@ class Link:
         self._subscriber = Subscriber([endpoint], wanted, on_message, bus=settings.bus)
         self._loop = asyncio.new_event_loop()
         self._subscriber.start(self._loop)
-        # what is published before the subscription has arrived is not sent
+        # messages published before the subscription arrives are not sent
         self._unsent = 0
         probe = self.publisher.topic(b"state.bench.")
         self._until(self._joined, lambda: self.publisher.publish(probe, STATE, b"{}"))
@@ -245,13 +244,13 @@ class Link:
             if done():
                 return
             if time.monotonic() > deadline:
-                raise CoinSpaceError(f"bus: {self._missing()} messages did not come for 10 s")
+                raise CoinSpaceError(f"bus: {self._missing()} messages did not arrive in 10 s")
             again()
-            # asleep: what a stage costs is this thread's CPU time, and libzmq has its own thread
+            # the cost of a stage is this thread's CPU time; libzmq works in its own thread
             time.sleep(0.0001)
 
     def drain(self) -> None:
-        """Read until everything published has come. Raises: CoinSpaceError after 10 s."""
+        """Read until all published messages have arrived. Raises: CoinSpaceError after 10 s."""
         self._until(lambda: self._missing() <= 0, lambda: None)
 
     def close(self) -> None:
@@ -289,7 +288,7 @@ def _index_stage(settings: Settings) -> OrderbookAggregator:
 
 
 def _at_each(settings: Settings) -> Settings:
-    # a value at each update, not at times that a pass would not reach
+    # a value at each update: a pass is shorter than an interval
     return settings.model_copy(
         update={"index": settings.index.model_copy(update={"interval_ms": 0})}
     )
@@ -309,10 +308,10 @@ def index(found: list[Source], settings: Settings) -> Run:
 
 
 class Encoder(Sender):
-    """Rows into the client's buffers; nothing leaves."""
+    """Encodes rows into the client's buffers and sends nothing."""
 
     def seal(self) -> None:
-        """Forget the rows instead of sending them."""
+        """Drop the rows instead of sending them."""
         batch, self._open = self._open, None
         if batch is not None:
             self._open_bytes = 0
@@ -350,7 +349,7 @@ def end_to_end(found: list[Source], settings: Settings) -> Run:
 
     def run() -> None:
         nonlocal stage
-        # one that has seen these times would leave them out
+        # a used stage would ignore times that it has already seen
         stage = _index_stage(at_each)
         replays = [Replay(_stage(one, link.publisher)) for one in found]
         for count, (record, number) in enumerate(merged):
@@ -374,7 +373,7 @@ STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
 
 
 def prepare(stage: str, found: list[Source], settings: Settings) -> Run:
-    """Return a stage's run. Raises: CoinSpaceError when the input holds nothing for it."""
+    """Return a stage's run. Raises: CoinSpaceError when the input has no messages for it."""
     prepared = STAGES[stage](found, settings)
     if not prepared.events:
         prepared.close()
@@ -383,7 +382,7 @@ def prepare(stage: str, found: list[Source], settings: Settings) -> Run:
 
 
 def check_writable(path: Path) -> None:
-    """Look whether a result can be written before it is measured.
+    """Check before measuring that the result can be written.
 
     Raises: CoinSpaceError naming the file and the reason.
     """

@@ -1,4 +1,4 @@
-"""A WebSocket on the loopback, for the stage that receives: a thread sends, this thread reads."""
+"""A WebSocket on the loopback for the stage `receive`: a thread sends, this thread reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMEOUT_S = 10.0
 
 
 class Wire:
-    """One connection whose frames a collector gets by the listener that runs live."""
+    """One connection whose frames reach a collector through the live listener."""
 
     def __init__(self, collector: Collector[Any], frames: list[bytes]) -> None:
         self._collector = collector
@@ -66,9 +66,9 @@ class Wire:
                 connection.sendall(block)
 
     def run(self) -> None:
-        """Have all frames sent once, and read them.
+        """Send all frames once, and read them.
 
-        Raises: CoinSpaceError when they do not come.
+        Raises: CoinSpaceError when frames do not arrive.
         """
         self._orders.put(self._block)
         self._loop.run_until_complete(self._read(self._listener.frames + self._count))
@@ -78,7 +78,7 @@ class Wire:
         while self._listener.frames < expected:
             if time.monotonic() > deadline:
                 missing = expected - self._listener.frames
-                raise CoinSpaceError(f"receive: {missing} frames did not come for {TIMEOUT_S:g} s")
+                raise CoinSpaceError(f"receive: {missing} frames did not arrive in {TIMEOUT_S:g} s")
             await asyncio.sleep(0.001)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Wire:
         self._thread.join(TIMEOUT_S)
         self._listening.close()
 
-    # what the listener tells its owner
+    # callbacks of the listener
 
     def on_open(self, transport: WSTransport) -> None: ...
     def on_close(self, code: int, reason: str) -> None: ...

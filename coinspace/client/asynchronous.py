@@ -22,10 +22,10 @@ TIMEOUT_S = 30.0
 # the server sends a heartbeat every 5 s by default
 SILENCE_S = 15.0
 LONGEST_PAUSE_S = 10.0
-# refusals that asking again does not cure
+# statuses for which a retry is useless
 FINAL = frozenset((400, 401, 403, 404, 405, 406, 414, 421, 431))
 EVENT_STREAM = "text/event-stream"
-# more than any answer that is kept whole; `chunks` has no limit
+# limit of an answer that is kept in memory; `chunks` has no limit
 ANSWER_BYTES = 1 << 30
 PROBLEM_BYTES = 64 * 1024
 
@@ -42,7 +42,7 @@ def time_text(value: Time | None) -> str | None:
 
 
 class Channels(TypedDict, total=False):
-    """What a stream can hold: names of each kind."""
+    """The channels of a stream: names of each kind."""
 
     indices: Iterable[str]
     books: Iterable[str]
@@ -55,9 +55,9 @@ class AsyncClient:
     """Talks to one endpoint; use it as an asynchronous context manager.
 
     Args:
-        key: an API key, where the endpoint asks for one.
+        key: an API key, where the endpoint requires one.
         timeout_s: how long the server may be silent; a long answer may take longer.
-    Raises: InvalidArgument for another URL than http://HOST:PORT or https://HOST:PORT.
+    Raises: InvalidArgument unless the URL is http://HOST:PORT or https://HOST:PORT.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class AsyncClient:
             if size > ANSWER_BYTES:
                 raise BadAnswer(
                     f"GET {path}: expected at most {ANSWER_BYTES} bytes; take a shorter range,"
-                    " or `chunks` to have it piece by piece"
+                    " or read it in parts with `chunks`"
                 )
         return b"".join(parts)
 
@@ -106,7 +106,7 @@ class AsyncClient:
     ) -> AsyncIterator[bytes]:
         """Yield the body of any route as it arrives, for ranges larger than memory.
 
-        Raises: ApiError, BadAnswer, ConnectionLost; the latter also for a body that ends too early.
+        Raises: ApiError, BadAnswer, ConnectionLost (also when the body ends too early).
         """
         given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
         headers = {"Accept": accept} if accept else {}
@@ -184,11 +184,11 @@ class AsyncClient:
     async def stream(
         self, *, reconnect: bool = True, **chosen: Unpack[Channels]
     ) -> AsyncIterator[Event]:
-        """Yield live events; a cut connection is made anew and resumed behind the last event.
+        """Yield live events; a lost connection is reopened and resumed after the last event.
 
-        What could not be resumed is announced by a `gap` event. Heartbeats are left out.
-        Raises: ApiError for a refusal that repeating does not cure; BadAnswer where no stream is;
-        ConnectionLost without `reconnect`.
+        A `gap` event reports events that could not be resumed. Heartbeats are left out.
+        Raises: ApiError for a refusal that a retry cannot change; BadAnswer for an answer that is
+        not a stream; ConnectionLost without `reconnect`.
         """
         for name in chosen.keys() - Channels.__annotations__.keys():
             raise InvalidArgument(
@@ -240,11 +240,11 @@ class AsyncClient:
 
 
 async def _check(answer: aiohttp.ClientResponse, path: str, accept: str) -> None:
-    """Raise what an answer says, or that it is not one of the API."""
+    """Raise the problem of an answer, or that the answer is not one of the API."""
     if answer.status >= 400:
         _refuse(answer, path, await answer.content.read(PROBLEM_BYTES))
     if answer.status >= 300:
-        # followed, it would take the key to wherever it points
+        # following it would send the key to another server
         place = answer.headers.get("Location", "")[:200]
         raise BadAnswer(
             f"GET {path}: expected an answer, was a redirect to {place!r}, which is not followed;"
@@ -260,7 +260,7 @@ def _refuse(answer: aiohttp.ClientResponse, path: str, body: bytes) -> NoReturn:
     except orjson.JSONDecodeError:
         problem = None
     if not isinstance(problem, dict):
-        # something in between answered
+        # the answer is not the API's but a proxy's
         problem = {"detail": body[:200].decode("utf-8", "replace")}
     raise ApiError(answer.status, problem, answer.headers.get("Retry-After"), f"GET {path}")
 
@@ -278,6 +278,6 @@ def _checked_url(url: str) -> str:
 
 def _checked_key(key: str) -> str:
     if not (key.isascii() and key.isprintable()):
-        # what it was is nobody else's business
+        # a key is not shown
         raise InvalidArgument("key: expected one line of ASCII, was other text")
     return key

@@ -6,10 +6,10 @@ from typing import Any
 
 from coinspace.errors import CoinSpaceError
 
-# what a caller can do about a refusal, where the server's own words do not say it
+# what a caller can do about a refusal, for problems whose text does not say it
 REMEDIES = {
     401: "pass key=…, which `coinspace keys new NAME` makes",
-    404: "the route `/docs` lists what there is",
+    404: "`/docs` lists all routes",
     421: "use a name that the server knows, or add this one to its endpoint.hosts",
 }
 RETRY_LIMIT_S = 3600
@@ -19,7 +19,7 @@ class ApiError(CoinSpaceError):
     """The API answered with a problem.
 
     Attributes: status, kind (stable name such as `unknown-asset`), detail, route, parameter ("" =
-    none in particular), retry_after_s (None = it did not say), problem (the whole JSON object).
+    none), retry_after_s (None = not given), problem (the whole JSON object).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ConnectionLost(CoinSpaceError):
 
 
 class BadAnswer(CoinSpaceError):
-    """What answered is not the API: a redirect, another type, broken JSON, far too much."""
+    """The answer is not one of the API: a redirect, another type, broken JSON, too many bytes."""
 
 
 class InvalidArgument(CoinSpaceError, ValueError):

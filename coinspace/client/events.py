@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-# an event larger than this is not ours
+# the API sends no larger event
 EVENT_LIMIT = 8 << 20
 ID_LIMIT = 64
 RETRY_LIMIT_S = 60.0
@@ -27,7 +27,7 @@ class Event:
 
 
 class EventParser:
-    """Splits a stream into events; `retry_s` is what the server asked for."""
+    """Splits a stream into events; `retry_s` is the server's pause before a reconnect."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -36,7 +36,7 @@ class EventParser:
         self.retry_s = 1.0
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yield the events that these bytes complete. Raises: ValueError for what is no event."""
+        """Yield the events that these bytes complete. Raises: ValueError for malformed data."""
         self._buffer += data
         if len(self._buffer) > EVENT_LIMIT:
             raise ValueError(f"event: expected at most {EVENT_LIMIT} bytes")
@@ -65,6 +65,6 @@ class EventParser:
 
 
 def _identity(value: bytes) -> str:
-    # it goes back in a header
+    # sent back in a header
     text = value.decode()
     return text if len(text) <= ID_LIMIT and text.isascii() and text.isprintable() else ""

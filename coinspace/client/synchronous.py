@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Client:
     """Talks to one endpoint from code that does not await; use it as a context manager.
 
-    It works inside a running loop too, as notebooks have one: its own runs in a thread. Methods,
-    errors and results are those of AsyncClient.
+    Its own loop runs in a thread, so that it also works inside a running loop, as in a notebook.
+    Methods, errors and results are those of AsyncClient.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Client:
             target=self._loop.run_forever, name="coinspace-client", daemon=True
         )
         thread.start()
-        # also when the client is forgotten, and at the end of the program
+        # also when the client is garbage-collected, and at the end of the program
         self._end = weakref.finalize(self, _end, self._client, self._loop, thread)
 
     def __enter__(self) -> Self:
@@ -121,7 +121,7 @@ def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     try:
         return future.result()
     except BaseException:
-        # a person who presses Ctrl-C wants it to end
+        # Ctrl-C must end the work, too
         future.cancel()
         raise
 

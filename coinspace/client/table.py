@@ -1,4 +1,4 @@
-"""A table as the API sent it, and its ways into other libraries, each an extra."""
+"""A table as the API sent it, with conversions for other libraries, each an extra."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _keys(config_path: str | None) -> Keys:
 @click.option("--role", type=click.Choice(get_args(Role)), default="reader", show_default=True)
 @config_option
 def new(name: str, role: Role, config_path: str | None) -> None:
-    """Make a key and print it; it is not kept and cannot be shown again."""
+    """Make a key and print it; only its hash is kept, so that it cannot be shown again."""
     click.echo(_keys(config_path).new(name, role))
 
 
@@ -46,7 +46,7 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
         return
     for key in found:
         click.echo(
-            f"{key.id}  {key.role:8}  {'revoked' if key.revoked else 'in force'}"
+            f"{key.id}  {key.role:8}  {'revoked' if key.revoked else 'valid'}"
             f"  {printable(key.name)}"
         )
     if not found:
@@ -57,6 +57,6 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
 @click.argument("identity", metavar="ID")
 @config_option
 def revoke(identity: str, config_path: str | None) -> None:
-    """Put a key out of force; a running endpoint follows within a second."""
+    """Revoke a key; a running endpoint refuses it within a second."""
     key = _keys(config_path).revoke(identity)
     click.echo(f"revoked {key.id} ({printable(key.name)})")

@@ -22,8 +22,8 @@ class Context:
     """Settings and live objects of one endpoint.
 
     Attributes: dashboard (folder of the built page), nulls (indices without a value), downloads
-    (whole ranges being sent), settled ((asset, interval) -> how far candles are known to be stored,
-    ns; it never goes back), states (of streams' channels: when made, and the event's data).
+    (whole ranges being sent), settled ((asset, interval) -> time until which candles are known to
+    be stored, ns; never decreases), states (channel -> first event's time of making and data).
     """
 
     settings: Settings
@@ -47,20 +47,20 @@ class Context:
 
     @property
     def stale_ms(self) -> int:
-        """Age from which a value counts as stale."""
+        """Age in ms above which a value counts as stale."""
         return self.settings.endpoint.stale_ms
 
     @property
     def depths(self) -> dict[str, int]:
-        """Published levels per side of each exchange: they are part of the parameter hash."""
+        """Published levels per side of each exchange, which are part of the parameter hash."""
         return {name: one.depth for name, one in self.settings.exchanges.items()}
 
     def decimals(self, asset: str) -> int | None:
-        """Return the decimals of an asset's published value, None = by significance."""
+        """Return the decimals of an asset's published value, None = by significant digits."""
         return self.settings.index.parameters_of(asset).decimals
 
     def check_asset(self, asset: str) -> str:
-        """Return the asset as it is named here. Raises: Problem 404 for one without an index."""
+        """Return the asset in upper case. Raises: Problem 404 for an asset without an index."""
         found = as_named(asset)
         if found not in self.settings.index.assets:
             known = ", ".join(self.settings.index.assets)
@@ -68,9 +68,9 @@ class Context:
         return found
 
     def check_market(self, exchange: str, market: str) -> tuple[str, str]:
-        """Return exchange and market as they are named here.
+        """Return the exchange in lower case and the market in upper case.
 
-        Raises: Problem 404 for one that is not collected.
+        Raises: Problem 404 for a market that is not collected.
         """
         exchange, found = self.check_exchange(exchange), as_named(market)
         markets = self.markets(exchange)
@@ -83,9 +83,9 @@ class Context:
         return exchange, found
 
     def check_exchange(self, exchange: str) -> str:
-        """Return the exchange as it is named here.
+        """Return the exchange in lower case.
 
-        Raises: Problem 404 for one that is not collected.
+        Raises: Problem 404 for an exchange that is not configured.
         """
         found = exchange_as_named(exchange)
         if found not in self.settings.exchanges:
@@ -96,10 +96,9 @@ class Context:
         return found
 
     def markets(self, exchange: str) -> list[str]:
-        """Markets of an exchange: configured ones, and what patterns brought in.
+        """Return the markets of an exchange: those configured by name, and those of patterns.
 
-        Until its collector says what it collects, these are the markets of the index that its
-        patterns match.
+        Until the collector has reported its markets, patterns bring in markets of the index only.
         """
         listed = named(self.settings, exchange)
         live = self.live
@@ -112,5 +111,5 @@ class Context:
         return listed + sorted(seen.difference(listed))
 
     def all_markets(self) -> list[tuple[str, str]]:
-        """Every (exchange, market)."""
+        """Return every (exchange, market)."""
         return [(name, one) for name in self.settings.exchanges for one in self.markets(name)]

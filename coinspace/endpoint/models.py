@@ -1,4 +1,4 @@
-"""What the API answers: every struct here is a schema of the OpenAPI document.
+"""The API's answers: every struct is a schema of the OpenAPI document.
 
 Prices, sizes, rates and shares are decimal strings; times epoch ms; ages ms.
 """
@@ -26,7 +26,7 @@ Status = Literal["ok", "degraded", "null"]
 
 @shows(VenueRecord)
 class Constituent(Struct, kw_only=True):
-    """A venue's part in a value; `share` is its part of the curve's weight, 0 to 1."""
+    """A venue's contribution to a value; `share` is its part of the curve's weight, 0 to 1."""
 
     venue: str
     exchange: str
@@ -36,10 +36,10 @@ class Constituent(Struct, kw_only=True):
 
 @shows(Valuation)
 class Regional(Struct, kw_only=True):
-    """The index of one region in its own currency; null with a reason when it has none.
+    """The index of one region in its own currency; `value` is null with a reason without one.
 
-    `median_capped` is an independent check; `alarm` says that it differs too much from `value`.
-    `unjudged`: every venue of the region is deviating, and the value is theirs all the same.
+    `median_capped` is an independent check; `alarm` is true when it differs too much from `value`.
+    `unjudged`: every venue of the region deviates, and the value comes from them nevertheless.
     """
 
     value: Number
@@ -48,7 +48,7 @@ class Regional(Struct, kw_only=True):
 
 @shows(ExecutableRecord)
 class ExecutablePremium(Struct, kw_only=True):
-    """What is left of the premium when both legs of a size trade at market, fees paid."""
+    """The premium after fees when both legs of a size trade at market."""
 
 
 @shows(LiquidityRecord)
@@ -59,8 +59,8 @@ class Liquidity(Struct, kw_only=True):
 class Premium(Struct, kw_only=True):
     """Korean premium as fractions: `coin` against USDT, `fiat` against USD, `usdt` of USDT itself.
 
-    `fiat` and `usdt` are null without a USD/KRW reference rate. `unjudged`: made of venues or of a
-    rate that only doubted books vouch for.
+    `fiat` and `usdt` are null without a USD/KRW reference rate. `unjudged`: the venues or the rate
+    behind the premium have only suspect books.
     """
 
     coin: Number
@@ -74,8 +74,8 @@ class Premium(Struct, kw_only=True):
 class IndexValue(Struct, kw_only=True):
     """One index value with everything that qualifies it.
 
-    `repeated`: the clock was set back, and this instant has a stored value from before, which
-    stays; this one is not stored.
+    `repeated`: the clock was set back, and an earlier value of this instant is stored. The earlier
+    value stays, this one is not stored.
     """
 
     asset: str
@@ -89,7 +89,7 @@ class IndexValue(Struct, kw_only=True):
 
 
 class LatestIndexValue(IndexValue, kw_only=True):
-    """The newest value, its age and whether that is too old to rely on."""
+    """The newest value, its age, and whether it is too old to rely on."""
 
     age_ms: AgeMs
     stale: bool
@@ -97,7 +97,7 @@ class LatestIndexValue(IndexValue, kw_only=True):
 
 
 class Indices(Struct):
-    """The newest value of every index; assets without one yet are listed in `missing`."""
+    """The newest value of every index; `missing` lists the assets without a value yet."""
 
     indices: list[LatestIndexValue]
     missing: list[str]
@@ -136,7 +136,7 @@ class IndexPage(Struct, kw_only=True):
 class Candle(Struct):
     """A candle over [ts, ts + interval); prices are null when the interval has no value.
 
-    `kr`, `gl`, `premium` and `fx` are those at its end; `ticks` counts records, `valid` values.
+    `kr`, `gl`, `premium` and `fx` are the last ones; `ticks` counts records, `valid` values.
     """
 
     ts: EpochMs
@@ -154,7 +154,7 @@ class Candle(Struct):
 
 
 class CandlePage(Struct, kw_only=True):
-    """Candles, oldest first, without holes: an interval without values is there with nulls."""
+    """Candles, oldest first, one for each interval: nulls when an interval has no value."""
 
     asset: str
     currency: str
@@ -172,9 +172,9 @@ class Input(Struct, kw_only=True):
 
 
 class CurveSegment(Struct, kw_only=True):
-    """A step of the curve: trading a volume in (start, end] reaches these prices.
+    """A step of the curve: a trade of a volume in (start, end] reaches these prices.
 
-    `weight` is its part of the value, 0 beyond the utilised depth.
+    `weight` is the step's part of the value, 0 beyond the utilised depth.
     """
 
     start: DecimalText
@@ -187,7 +187,7 @@ class CurveSegment(Struct, kw_only=True):
 
 
 class CurveLevel(Struct, kw_only=True):
-    """A used level, best first: its size, what the size cap leaves of it, the sum of those."""
+    """A used level, best first: its size, the size after the size cap, the sum of capped sizes."""
 
     price: DecimalText
     size: DecimalText
@@ -197,11 +197,11 @@ class CurveLevel(Struct, kw_only=True):
 
 
 class PriceVolumeCurve(Struct, kw_only=True):
-    """The curve that a value is the weighted middle of, and the levels that it is made of.
+    """The curve whose weighted mid price is the value, and the levels behind the curve.
 
-    `summed_book` is the very book of the tick. `stored_books` are its inputs as stored: they lack
-    `levels_missing` of the published levels, so that they give `value`, which differs from the
-    published one by the fraction `difference`.
+    `summed_book`: the curve of the tick's own book. `stored_books`: a curve of the tick's inputs as
+    stored, which lack `levels_missing` of the published levels. Its `value` differs from the
+    published value by the fraction `difference`.
     """
 
     source: Literal["summed_book", "stored_books"]
@@ -217,8 +217,8 @@ class PriceVolumeCurve(Struct, kw_only=True):
 class Explanation(Struct, kw_only=True):
     """One tick in full: the value, its constituents and exclusions, FX, inputs, the curve.
 
-    `curve_reason` says why there is no curve. An exact one of any tick is recomputed from
-    recordings by `coinspace compute-index --explain`.
+    `curve_reason` says why there is no curve. `coinspace compute-index --explain` recomputes the
+    exact curve of any tick from recordings.
     """
 
     index: IndexValue
@@ -251,7 +251,7 @@ class PremiumValue(Struct, kw_only=True):
 
 
 class VenueSize(Struct):
-    """What one venue has at a level."""
+    """One venue's size at a level."""
 
     venue: str
     size: DecimalText
@@ -266,7 +266,7 @@ class Level(Struct, kw_only=True):
 
 
 class Depth(Struct, kw_only=True):
-    """Size in base units within a distance of the middle, per side."""
+    """Size in base units within a distance of the mid price, per side."""
 
     within_percent: DecimalText
     bid: DecimalText
@@ -274,9 +274,9 @@ class Depth(Struct, kw_only=True):
 
 
 class Profile(Struct, kw_only=True):
-    """Cumulative size per venue by distance from the middle, in steps of `step_percent`.
+    """Cumulative size per venue by distance from the mid price, in steps of `step_percent`.
 
-    `bids["upbit:BTC/KRW"][i]` is what that venue bids at or above middle x (1 - i x step).
+    `bids["upbit:BTC/KRW"][i]` is that venue's size at or above middle x (1 - i x step).
     """
 
     step_percent: DecimalText
@@ -319,7 +319,7 @@ class Book(Struct, kw_only=True):
 
 
 class Ticker(Struct, kw_only=True):
-    """An exchange's current price; `window` is that of open, high, low and change."""
+    """An exchange's current price; `window` is the time range of open, high, low and change."""
 
     exchange: str
     market: str
@@ -349,7 +349,7 @@ class Tickers(Struct):
 
 
 class Trade(Struct, kw_only=True):
-    """A trade; `side` is the taker's."""
+    """A trade; `side` is that of the taker."""
 
     ts: EpochMs
     exchange: str
@@ -369,7 +369,7 @@ class TradePage(Struct):
 
 
 class Venue(Struct, kw_only=True):
-    """An exchange's market as a source: state of its book, age, and share per index."""
+    """A venue as a source: state and age of its book, and its share in the index."""
 
     venue: str
     exchange: str
@@ -422,7 +422,7 @@ class GapPage(Struct):
 
 
 class Definition(Struct, kw_only=True):
-    """All that the values of one index depend on besides books."""
+    """Everything besides books that the values of one index depend on."""
 
     asset: str
     role: str
@@ -434,7 +434,7 @@ class Definition(Struct, kw_only=True):
 
 
 class Methodology(Struct, kw_only=True):
-    """How the indices are computed now, and every definition that was announced before."""
+    """How the indices are computed now, and every announced definition."""
 
     interval_ms: int
     grace_ms: int
@@ -443,10 +443,10 @@ class Methodology(Struct, kw_only=True):
 
 
 class ProcessHealth(Struct, kw_only=True):
-    """A process of the platform, as its health file says.
+    """A process of the platform, from its health file.
 
-    `latency_us`: median from receipt (the tick, for aggregator and calculator) to publishing, as
-    its last messages on the bus show; null for processes that publish none.
+    `latency_us`: median from receipt (for aggregator and calculator: from the tick) to publishing,
+    over the last messages on the bus; null for processes that publish none.
     """
 
     process: str
@@ -466,7 +466,7 @@ class Pipeline(Struct):
 
 
 class Readiness(Struct):
-    """Whether data is served, and what is missing otherwise."""
+    """Whether data is served, and the reasons when it is not."""
 
     state: str
     reasons: list[str]

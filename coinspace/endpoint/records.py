@@ -1,4 +1,4 @@
-"""From index records, as the calculator publishes and stores them, to the API's values."""
+"""Converts index records, as published and as stored, to the API's values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def venue_parts(venue: str) -> tuple[str, str]:
 
 
 def constituent(venue: str, facts: VenueRecord, region: str | None = None) -> Constituent:
-    """Convert what a record says of a venue. Args: region: where its exchange has none."""
+    """Convert a record's facts of a venue. Args: region: used when the exchange has none."""
     exchange, market = venue_parts(venue)
     return show(
         Constituent,
@@ -50,7 +50,7 @@ def constituents(table: Mapping[str, VenueRecord]) -> list[Constituent]:
 
 
 def _digits(name: str, decimals_shown: int | None) -> Callable[[float], float] | None:
-    """Return what rounds a stored column as the live record has it, None = nothing does."""
+    """Return the function that rounds a stored column as in the live record, None = none does."""
     if name in REGIONAL:
         return lambda value: rounded(value, decimals_shown)
     if name in CONVERTED:
@@ -72,7 +72,7 @@ def column(
 
 
 def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]:
-    """Return a stored row with the digits that its numbers mean, as the live record has them.
+    """Return a stored row with its numbers rounded as in the live record.
 
     Args: decimals_shown: of the asset's published value.
     """

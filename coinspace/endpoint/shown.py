@@ -1,4 +1,4 @@
-"""Answers that show a record: their fields, schemas and values derive from the record's fields."""
+"""Answers that show a record: the record's fields give their fields, schemas and values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coinspace.method.record import Kind, facts
 T = TypeVar("T", bound=Struct)
 
 
-# kind of a field -> its type in an answer, and how a value of that type is made
+# kind of a field -> its type in an answer, and the expression that makes its value
 _KINDS: dict[Kind | None, tuple[Any, str]] = {
     Kind.NAME: (str, "{0}"),
     Kind.NAMES: (list[str], "{0}"),
@@ -30,15 +30,15 @@ _KINDS: dict[Kind | None, tuple[Any, str]] = {
     Kind.RATIO: (Number, "ratio({0})"),
 }
 _CALLED = {"decimal": decimal, "milliseconds": milliseconds, "price": price, "ratio": ratio}
-# model -> what makes one of a record and of the fields that the model declares
+# model -> the function that makes it from a record and the fields that the model declares
 _MAKERS: dict[type[Struct], Callable[..., Any]] = {}
 
 
 def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
-    """Return a decorator: it adds the record's fields to those that a model declares itself.
+    """Return a decorator that adds the record's fields to those that a model declares.
 
-    All are in the order of the record; a declared field that the record has not follows the one
-    that it is declared behind.
+    All are in the order of the record. A declared field that the record does not have follows the
+    field that is declared before it.
     """
 
     def extend(model: type[T]) -> type[T]:
@@ -71,7 +71,7 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
             module=model.__module__,
             kw_only=True,
         )
-        # compiled, as a dataclass's methods are: a loop costs as much as the texts themselves
+        # compiled, as the methods of dataclasses are: a loop would cost as much as the texts
         source = f"lambda {', '.join(['record', *names])}: made({', '.join(values)})"
         _MAKERS[made] = eval(source, {"made": made, **_CALLED})
         return made  # type: ignore[return-value]

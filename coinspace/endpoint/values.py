@@ -1,8 +1,8 @@
-"""Types at the edge: decimal strings, instants, cursors.
+"""Types of requests and answers: decimal strings, instants, cursors.
 
-A number leaves as the shortest decimal text that reads back to the same double, without
-exponent; a time as epoch milliseconds. A time enters as epoch milliseconds or ISO 8601 with a
-zone, and a cursor is opaque to clients and checked like any other input.
+Answers write a number as the shortest decimal text that reads back to the same double, without an
+exponent, and a time as epoch milliseconds. Requests give a time as epoch milliseconds or as ISO
+8601 with a zone. A cursor is opaque to clients and checked like any other input.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ EpochMs = Annotated[int, Meta(description="milliseconds since 1970-01-01T00:00:0
 AgeMs = Annotated[
     int,
     Meta(
-        description="ms since the time that the value carries, by this host's clock; below 0 when"
-        " that time lies in the future: a clock is or was wrong, and the value is stale"
+        description="ms since the value's time, by this host's clock; below 0 when the value's time"
+        " is in the future: a clock is or was wrong, and the value is stale"
     ),
 ]
 Number = DecimalText | None
@@ -47,7 +47,7 @@ class Instant(int):
 
 
 def decimal(value: float | int | str | None) -> str | None:
-    """Write a number as a decimal string; None, NaN and infinities have none."""
+    """Write a number as a decimal string; None for None, NaN and infinities."""
     if type(value) is float:
         text = repr(value)
         if text.endswith(".0"):
@@ -61,7 +61,7 @@ def decimal(value: float | int | str | None) -> str | None:
 def decimals(column: Iterable[float | None]) -> list[str | None]:
     """Write a column of numbers as `decimal` writes each, several times faster."""
     texts = orjson.dumps(list(column)).decode()[1:-1]
-    # as JSON has it: 1.0, 1e-8, and null for what is not finite, too
+    # JSON writes 1.0, 1e-8, and null for None, NaN and infinities
     return [
         None
         if text == "null"
@@ -75,7 +75,7 @@ def decimals(column: Iterable[float | None]) -> list[str | None]:
 
 
 def price(value: float | None) -> str | None:
-    """Write a price that was computed, with the digits that it means: `decimal(significant(…))`."""
+    """Write a computed price with its significant digits: `decimal(significant(…))`."""
     if value is None:
         return None
     if abs(value) >= WHOLE:
@@ -117,14 +117,14 @@ def parse_instant(text: str) -> Instant:
 
 
 def decode_hook(kind: type, value: Any) -> Any:
-    """Convert what msgspec does not know: instants."""
+    """Convert instants, which msgspec does not know."""
     if kind is Instant:
         return parse_instant(value)
     raise NotImplementedError(f"no conversion to {kind}")
 
 
 def milliseconds(time_ns: int | None) -> int | None:
-    """Return epoch ms of epoch ns; None and 0 (= none) have none."""
+    """Return epoch ms of epoch ns; None for None and 0, which mean no time."""
     return time_ns // MILLISECOND_NS if time_ns else None
 
 
@@ -136,7 +136,7 @@ def encode_cursor(*parts: int | str) -> str:
 def decode_cursor(text: str, *kinds: type) -> list[Any]:
     """Read a cursor back.
 
-    Raises: Problem 400 unless it holds exactly values of the given types.
+    Raises: Problem 400 unless it contains exactly values of the given types.
     """
     problem = Problem(
         "invalid-cursor",

@@ -44,18 +44,18 @@ def publishers(settings: Settings) -> list[str]:
 def check_keys(settings: Settings) -> None:
     """Refuse to serve other machines without a key.
 
-    Raises: EndpointError when the settings need a key and none is in force.
+    Raises: EndpointError when the settings need a key and no key is valid.
     """
     keys = Keys(api_keys.path(settings))
     if keys_needed(settings.endpoint) and not len(keys):
         raise EndpointError(
-            f"endpoint.host {settings.endpoint.host}: expected an API key, {keys.file} has none in"
-            " force; `coinspace keys new NAME` makes one"
+            f"endpoint.host {settings.endpoint.host}: expected an API key, {keys.file} has no valid"
+            " one; `coinspace keys new NAME` makes one"
         )
 
 
 class Endpoint:
-    """Everything of one endpoint process, without the process."""
+    """All parts of one endpoint process, without the process."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Endpoint:
         self.feeder = Feeder(self.context)
 
     async def start(self) -> None:
-        """Listen to the bus, then to clients."""
+        """Subscribe to the bus, then accept clients."""
         bus = self.settings.bus
         endpoints = [bus.endpoint(name) for name in publishers(self.settings)]
         self.subscriber = Subscriber(
@@ -97,7 +97,7 @@ class Endpoint:
             TOPICS,
             self.live.on_message,
             on_gap=self.live.on_gap,
-            # a display needs the newest book, not each one
+            # the page needs only the newest book
             conflate=True,
             bus=bus,
         )
@@ -116,13 +116,13 @@ class Endpoint:
             self._url_file.parent.mkdir(parents=True, exist_ok=True)
             self._url_file.write_text(self.server.url)
         except OSError as error:
-            # half an address is worse than none: commands then take that of the settings
+            # without the file, commands take the address of the settings
             with contextlib.suppress(OSError):
                 self._url_file.unlink(missing_ok=True)
-            structlog.get_logger(NAME).error("address not written down", error=str(error))
+            structlog.get_logger(NAME).error("address not written", error=str(error))
 
     async def stop(self) -> None:
-        """Tell streams, finish requests, close everything."""
+        """Announce the end to streams, finish requests, close everything."""
         with contextlib.suppress(OSError):
             self._url_file.unlink(missing_ok=True)
         self.hub.shutdown()

@@ -1,4 +1,4 @@
-"""`coinspace status`, `top` and `doctor`: what an operator asks first."""
+"""`coinspace status`, `top` and `doctor`: the first commands of an operator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from coinspace.text import cell, printable
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def status(config_path: str | None, as_json: bool) -> None:
-    """Tell each process's state; exit code 0 healthy, 1 degraded, 2 down."""
+    """Show each process's state; exit code 0 healthy, 1 degraded, 2 down."""
     settings = load(config_path)
     healths = all_health(settings)
     problems = disk_problems(settings)
@@ -59,7 +59,7 @@ def status(config_path: str | None, as_json: bool) -> None:
     help="seconds between readings",
 )
 @click.option("--once", is_flag=True, help="two readings, one table, then end")
-@click.option("--all", "every", is_flag=True, help="show counters that stand at zero too")
+@click.option("--all", "every", is_flag=True, help="show counters that are zero too")
 def top(config_path: str | None, interval: float, once: bool, every: bool) -> None:
     """Watch every process's counters and their rates."""
     settings = load(config_path)
@@ -108,7 +108,7 @@ def _counters_table(
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def doctor(config_path: str | None, as_json: bool) -> None:
-    """Check this host and the running platform; exit code 1 when something must be mended."""
+    """Check this host and the running platform; exit code 1 when something must be repaired."""
     findings = check_host(load(config_path))
     if as_json:
         click.echo(orjson.dumps({"findings": [asdict(finding) for finding in findings]}))

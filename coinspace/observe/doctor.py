@@ -1,4 +1,4 @@
-"""What this host lacks for running the platform well, each with the way to mend it."""
+"""What this host lacks to run the platform well, and how to repair it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_host(settings: Settings) -> list[Finding]:
         *_tuning(settings),
     ]
     if any(finding.subject == DATA_FOLDER for finding in findings):
-        # nothing can lie below it
+        # the other checks need the folder
         return findings
     return [*findings, *_database(settings), *_journals(settings), *_processes(settings)]
 
@@ -60,13 +60,13 @@ def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= OPEN_FILES:
         return Finding("open files", "ok", f"limit {soft}")
-    mend = f"`ulimit -n {OPEN_FILES}`" if hard >= OPEN_FILES else "raise nofile in limits.conf"
-    return Finding("open files", "problem", f"expected at least {OPEN_FILES}, was {soft}: {mend}")
+    advice = f"`ulimit -n {OPEN_FILES}`" if hard >= OPEN_FILES else "raise nofile in limits.conf"
+    return Finding("open files", "problem", f"expected at least {OPEN_FILES}, was {soft}: {advice}")
 
 
 def _disk(settings: Settings) -> Finding:
     folder = settings.data.absolute()
-    while not os.path.exists(folder):  # Path.exists raises below what cannot be entered
+    while not os.path.exists(folder):  # Path.exists raises below a folder that cannot be entered
         folder = folder.parent
     if not folder.is_dir():
         text = f"expected a folder, {folder} is a file: set COINSPACE_DATA"
@@ -104,7 +104,7 @@ def _memory() -> Finding:
 
 
 def _clock() -> Finding:
-    # adjtimex's state 5 (TIME_ERROR) means that nothing disciplines the clock
+    # state 5 of adjtimex (TIME_ERROR) means that no program synchronises the clock
     import ctypes
 
     state = ctypes.CDLL(None).adjtimex(ctypes.byref((ctypes.c_byte * 512)()))
@@ -113,7 +113,7 @@ def _clock() -> Finding:
     return Finding(
         "clock",
         "advice",
-        "not synchronised: ages of books and ticks follow the wall clock, run chrony or timesyncd",
+        "not synchronised: ages of books and ticks need the wall clock, run chrony or timesyncd",
     )
 
 
@@ -148,7 +148,7 @@ def _sockets(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    """What the storage workers would report, asked of the database itself."""
+    """Yield what the storage workers would report, read from the database itself."""
     if not settings.storage.ilp and not (root(settings) / "address.json").exists():
         yield Finding("database", "ok", "the private server does not run; `coinspace up` starts it")
         return
@@ -160,14 +160,14 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 def _journals(settings: Settings) -> Iterator[Finding]:
-    """Say how far back journals reach at their present rate: a longer outage costs data."""
+    """Check how far back journals reach at their present rate: a longer outage loses data."""
     journal = settings.journal
     for name, _ in settings.processes() if journal.enabled else ():
-        held = horizon_s(journal_folder(settings, name), journal.max_bytes)
-        if held is None:
+        kept_s = horizon_s(journal_folder(settings, name), journal.max_bytes)
+        if kept_s is None:
             continue
-        text = f"{name} holds {held / 3600:.1f} h at its present rate"
-        if held >= journal.max_age_s:
+        text = f"{name} keeps {kept_s / 3600:.1f} h at its present rate"
+        if kept_s >= journal.max_age_s:
             yield Finding("journal", "ok", text)
         else:
             yield Finding(
@@ -179,7 +179,7 @@ def _journals(settings: Settings) -> Iterator[Finding]:
 
 
 def _tuning(settings: Settings) -> Iterator[Finding]:
-    """Check the latency settings against this host; nothing is said of defaults."""
+    """Check the latency settings against this host; defaults give no findings."""
     tuning = settings.tuning
     here = os.cpu_count() or 1
     names = [name for name, _ in settings.processes()]
@@ -198,8 +198,8 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "spinning",
             "problem",
-            f"tuning.spin: {spinning} processes never sleep on {here} processors: they take each"
-            " other's time, expected fewer than processors",
+            f"tuning.spin: expected fewer than {here} processes on {here} processors,"
+            f" was {spinning}: processes that never sleep take each other's time",
         )
     lowest = 20 - resource.getrlimit(resource.RLIMIT_NICE)[0]
     if tuning.nice < 0 and os.geteuid() and tuning.nice < lowest:

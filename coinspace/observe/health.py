@@ -1,7 +1,7 @@
 """The state of every process, read from the health files that they write each second.
 
-Each process judges its own product and says it in its state and reason; what a platform is worth
-is put together here, for `coinspace status`, `coinspace doctor` and the endpoint's `/readyz`.
+Each process judges its own work and writes its state and reason. This module combines them for
+`coinspace status`, `coinspace doctor` and the endpoint's `/readyz`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from coinspace.process import HEALTH_INTERVAL_S, read_health
 
 # a process that has missed this many writes hangs or is overloaded
 STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)
-# a trouble of these concerns every client at once: no index, or rows that are not stored
+# a problem of these affects every client at once: no index, or rows that are not stored
 AT_ONCE = ("questdb", "orderbook-storage-worker", "ticker-storage-worker", "index-calculator")
-# the others come back by themselves, and one venue less is no outage
+# the others recover by themselves, and one missing venue is not an outage
 PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One process as last heard of.
+    """One process, by its last health file.
 
     state: starting, ready, degraded, stopping, silent (health file too old), down.
-    age_s: of the health file. unwell_s: for how long it has not been ready.
-    stopped: it ended because it was asked to.
+    age_s: of the health file. unwell_s: how long the process has not been ready.
+    stopped: it ended because an operator or the supervisor stopped it.
     """
 
     process: str
@@ -56,7 +56,7 @@ class Health:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process of this number runs."""
+    """Return whether a process with this pid runs."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -69,7 +69,7 @@ def alive(pid: int) -> bool:
 def health_of(settings: Settings, name: str) -> Health:
     """Return what is known of one process."""
     raw = read_health(settings, name)
-    # the file's own word for its process may be damaged like all of it
+    # the name in the file may be damaged
     return Health(name, "down", "never started") if raw is None else judge(raw | {"process": name})
 
 
@@ -121,8 +121,8 @@ def _numbers(counters: object) -> dict[str, int | float]:
 
 
 def _age_s(raw: dict[str, Any], wall_ns: int) -> float:
-    # by the monotonic clock: a step of the other one neither hides a hang nor makes one; below 0
-    # when this host was started after the file was written
+    # by the monotonic clock: a step of the wall clock must neither hide a hang nor look like one;
+    # below 0 when this host was started after the file was written
     beat_ns = raw.get("beat_ns")
     if isinstance(beat_ns, int):
         return (monotonic_ns() - beat_ns) / SECOND_NS
@@ -133,8 +133,8 @@ def _end(pid: int | None, state: str, reason: str | None, updated_ns: int) -> st
     at = datetime.fromtimestamp(updated_ns / SECOND_NS, UTC)
     if state == "stopped":
         return f"stopped at {at:%Y-%m-%d %H:%M:%S} UTC"
-    said = f": {reason}" if reason else ""
-    return f"process {pid} is gone since {at:%Y-%m-%d %H:%M:%S} UTC{said}"
+    why = f": {reason}" if reason else ""
+    return f"process {pid} is gone, last seen at {at:%Y-%m-%d %H:%M:%S} UTC{why}"
 
 
 def all_health(settings: Settings) -> list[Health]:
@@ -143,7 +143,7 @@ def all_health(settings: Settings) -> list[Health]:
 
 
 def reasons(healths: Iterable[Health]) -> list[str]:
-    """Return why the platform does not do what its users expect; empty when it does."""
+    """Return why the platform does not work as its users expect; empty when it does."""
     return [
         f"{one.process}: {one.reason or one.state}"
         for one in healths

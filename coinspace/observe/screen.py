@@ -23,9 +23,9 @@ from coinspace.text import cell, printable
 log = structlog.get_logger("supervisor")
 
 REFRESH_S = 1.0
-PLAIN_EVERY_S = 10.0  # a log file needs no line a second
+PLAIN_EVERY_S = 10.0  # one line a second is too much for a log file
 
-# what a process produces, first name that it counts
+# a process's output: the first of these counters that is not zero
 OUTPUT = ("published", "rows_stored", "requests", "frames")
 
 
@@ -46,14 +46,14 @@ class Rates:
 
 
 async def _within(seconds: float, stopping: asyncio.Event) -> bool:
-    """Wait at most so long. Returns: whether everything stops."""
+    """Wait for the stop, at most some seconds. Returns: whether everything stops."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
     return stopping.is_set()
 
 
 class StatusScreen:
-    """Shows the platform's state until it is told to stop."""
+    """Shows the platform's state until everything stops."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -61,11 +61,11 @@ class StatusScreen:
         self._url = settings.endpoint.url
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Print the addresses, then the state: a table on a terminal, else a line now and then."""
+        """Print the addresses, then the state: a table on a terminal, else a line every 10 s."""
         try:
             await self._show(stopping)
         except OSError as error:
-            # the platform goes on when nobody reads
+            # the platform goes on without a reader
             log.warning("status not shown any more", error=str(error))
 
     async def _show(self, stopping: asyncio.Event) -> None:

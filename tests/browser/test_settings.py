@@ -99,7 +99,7 @@ def test_answers_and_history_have_the_digits_of_the_live_value(platform: Platfor
     assert all(float(one["low"]) > 0 for one in candles if one["low"] is not None)
 
 
-def test_an_address_in_any_case_of_letters_is_followed(driver: webdriver.Chrome) -> None:
+def test_an_address_in_lower_or_upper_case_is_followed(driver: webdriver.Chrome) -> None:
     go(driver, "#btc")
     wait(lambda: text(driver, "asset-name") == "BTC", 20)
     assert address(driver) == "#BTC"
@@ -133,7 +133,7 @@ def test_an_unknown_asset_is_named_from_the_start(
 
 
 def there_and_back(driver: webdriver.Chrome) -> None:
-    """Choose another asset: what was said of the unknown one goes. Then choose BTT again."""
+    """Choose another asset: the notice about the unknown one disappears. Then choose BTT again."""
     driver.find_element(By.CSS_SELECTOR, "#assets button").click()
     wait(lambda: text(driver, "asset-name") == "BTC", 20)
     wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)

@@ -110,7 +110,7 @@ async def _until_gap(events: Any) -> list[str]:
     return names
 
 
-def test_events_come_out_whole_however_the_bytes_are_cut() -> None:
+def test_events_are_complete_for_any_split_of_the_bytes() -> None:
     data = (
         b'retry: 250\n\nid: a-1\nevent: index\ndata: {"v":1}\n\n: note\n\nevent: gap\ndata: {}\n\n'
     )
@@ -290,7 +290,7 @@ def test_query_sql_in_every_format(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.usefixtures("on_database")
-def test_query_sql_cannot_write_and_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_sql_cannot_write_and_shows_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = asked("sql", "SELECT * FROM index_tick", "--limit", "3", "--json")
     assert orjson.loads(cut.stdout_bytes)["more"] is True
     for statement, text in (
@@ -322,7 +322,7 @@ def test_query_prints_tables_and_json(tmp_path: Path) -> None:
         for arguments, text in (
             (["index"], "expected an asset"),
             (["venues", "BTC"], "expected no subject"),
-            (["index", "BTC", "--levels", "5"], "no option --levels"),
+            (["index", "BTC", "--levels", "5"], "--levels is not an option"),
             (["values", "BTC", "--start", "yesterday"], "--start: expected epoch"),
             (["venues", "--format", "parquet"], "expected table or json"),
         ):

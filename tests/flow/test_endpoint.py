@@ -205,7 +205,7 @@ async def test_venues_health_and_metrics(site: Site) -> None:
     assert 'coinspace_state{process="ticker-collector-upbit",state="ready"} 1.0' in text
 
 
-async def test_not_ready_says_why(tmp_path: Path) -> None:
+async def test_not_ready_has_reasons(tmp_path: Path) -> None:
     endpoint = Endpoint(settings(tmp_path))
     await endpoint.start()
     try:
@@ -225,7 +225,7 @@ async def test_what_keeps_rows_from_being_stored_is_not_ready(site: Site) -> Non
     trouble = "table trade is suspended (disk full): ALTER TABLE trade RESUME WAL"
 
     async def said(state: str, age_s: int) -> list[str]:
-        """Return what the endpoint says of storage once the worker has said this."""
+        """Return the endpoint's reasons about storage after a report of the worker."""
         health = {"process": path.stem, "started_ns": 1, "state": state, "reason": trouble}
         health |= {"updated_ns": time.time_ns() - age_s * 1_000_000_000, "counters": {}}
         path.write_bytes(orjson.dumps(health))

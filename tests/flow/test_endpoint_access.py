@@ -107,7 +107,7 @@ async def test_another_address_than_loopback_needs_a_key(tmp_path: Path) -> None
         Endpoint(chosen)
 
 
-async def test_rate_limits_say_what_is_left(tmp_path: Path) -> None:
+async def test_rate_limits_show_the_requests_left(tmp_path: Path) -> None:
     chosen = settings(tmp_path, limit_loopback=True, rate_per_address="5/minute")
     chosen.endpoint.rate_per_key = "50/minute"
     key = Keys(tmp_path / "keys.json").new("one", "reader")
@@ -213,7 +213,7 @@ async def test_a_large_body_is_refused_unread(tmp_path: Path, size: int) -> None
         b"GET /v1/indices/%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
-async def test_garbage_is_answered_and_harms_nobody(tmp_path: Path, raw: bytes) -> None:
+async def test_garbage_is_answered_and_harms_no_other_client(tmp_path: Path, raw: bytes) -> None:
     async with (
         running(settings(tmp_path)) as (_, endpoint),
         aiohttp.ClientSession(endpoint.server.url) as session,

@@ -151,7 +151,7 @@ async def explain(session: aiohttp.ClientSession, record: Any) -> dict[str, Any]
     raise AssertionError(found)
 
 
-async def test_books_stored_whole_give_the_very_curve(site: Site) -> None:
+async def test_completely_stored_books_give_the_same_curve(site: Site) -> None:
     record = store_tick(site[0], 0)
     body = await explain(site[1], record)
     assert body["curve_reason"] is None, body

@@ -128,7 +128,7 @@ async def test_times_in_seconds_are_refused_with_what_was_meant(site: Site, path
     assert f"did you mean milliseconds, {START_MS}?" in body["detail"]
 
 
-async def test_candles_have_nulls_for_holes(site: Site) -> None:
+async def test_candles_have_nulls_for_intervals_without_values(site: Site) -> None:
     path = f"/v1/indices/{ASSET}/ohlc?interval=1s&{window(80)}"
     status, body, headers = await get(site[1], path)
     assert status == 200, body
@@ -531,7 +531,7 @@ async def test_downloads_are_bounded_and_end_with_their_clients(
         assert endpoint.server.late == 1
 
 
-async def test_a_range_that_breaks_off_does_not_look_whole(
+async def test_an_interrupted_range_does_not_look_complete(
     long_history: Settings, tmp_path: Path
 ) -> None:
     async with (

@@ -1,4 +1,4 @@
-"""Whatever is asked for, the answer is a value or a problem, and never an error of the server.
+"""The answer to any request is a value or a problem, and never an error of the server.
 
 Routes and parameters come from the document that the endpoint serves, so new ones are tried too.
 """

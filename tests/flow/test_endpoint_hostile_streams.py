@@ -207,7 +207,7 @@ async def test_floods_are_closed(endpoint: Endpoint, flood: bytes) -> None:
 
 
 async def test_a_flood_that_reads_no_answer_costs_bounded_memory(endpoint: Endpoint) -> None:
-    """Whoever does not read its answers is not read either."""
+    """The server does not read from a client that does not read its answers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -291,7 +291,7 @@ HOSTS: list[tuple[str, int | None]] = [
 
 @pytest.mark.parametrize("path", ["/v1/indices/BTC", "/v1/stream?indices=BTC", "/v1/ws", "/"])
 async def test_only_known_hosts_are_served(endpoint: Endpoint, path: str) -> None:
-    """A page whose name points to this machine gets nothing, whatever it opens."""
+    """A page whose name points to this machine gets no answer on any route."""
     plain = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode()
     raw = HANDSHAKE % b"" if path == "/v1/ws" else plain
     for host, status in HOSTS:

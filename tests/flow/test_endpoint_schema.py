@@ -1,4 +1,4 @@
-"""Schemathesis over the whole OpenAPI document: nothing undocumented, no error of ours."""
+"""Schemathesis over the whole OpenAPI document: nothing undocumented, no internal error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def url(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         thread.join(60)
 
 
-def test_every_route_answers_as_its_document_says(url: str) -> None:
+def test_every_route_answers_as_documented(url: str) -> None:
     api = schemathesis.openapi.from_url(f"{url}/openapi.json")
     seen: dict[str, set[int]] = {}
     for result in api.get_all_operations():
@@ -88,7 +88,7 @@ def _strategy(operation: Any, mode: Any) -> Any:
 
 
 def _streams(case: Any, url: str, statuses: set[int]) -> bool:
-    """Tell whether the answer was an endless one, which is left after its first line."""
+    """Return whether the answer was an endless one, which is left after its first line."""
     request = case.as_transport_kwargs(base_url=url)
     with requests.request(**request, stream=True, timeout=60) as response:
         if response.status_code != 200:

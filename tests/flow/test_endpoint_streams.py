@@ -78,7 +78,7 @@ async def stream(
         yield Reader(answer)
 
 
-async def test_begins_whole_and_goes_on_live(site: Site) -> None:
+async def test_a_stream_begins_with_the_state_and_continues_live(site: Site) -> None:
     stage, _, session = site
     async with stream(session, "indices=BTC&tickers=upbit:BTC/KRW&platform=venues") as reader:
         names = {(await reader.next()).name for _ in range(3)}
@@ -317,7 +317,7 @@ async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None
     assert endpoint.hub.left >= 500
 
 
-async def test_five_hundred_streams_that_never_read_are_dropped_and_harm_nobody(
+async def test_five_hundred_streams_that_never_read_are_dropped_without_harm(
     site: Site,
 ) -> None:
     stage, endpoint, session = site

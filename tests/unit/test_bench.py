@@ -41,7 +41,7 @@ def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
     assert whole["end-to-end"] > 0.5 * whole["index"]
 
 
-def test_compare_tells_the_change_and_fails_on_request(tmp_path: Path) -> None:
+def test_compare_shows_the_change_and_fails_on_request(tmp_path: Path) -> None:
     for name, ns in (("a", 100.0), ("b", 150.0)):
         body = {"results": [{"stage": "parse", "ns": ns, "input": "x"}]}
         (tmp_path / f"{name}.json").write_bytes(orjson.dumps(body))
@@ -136,7 +136,7 @@ def test_profile_names_compiled_functions(feeds: list[Path], tmp_path: Path) -> 
     assert "upbit" in flame.read_text()
 
 
-def test_profile_without_its_sampler_says_what_to_install(
+def test_profile_without_its_sampler_names_the_package_to_install(
     feeds: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)

@@ -1,4 +1,4 @@
-"""The supervisor's hold on its children, whatever they, the disk and the clock do."""
+"""The supervisor keeps its children under control in spite of hangs, full disks and clock steps."""
 
 import asyncio
 import os
@@ -71,7 +71,7 @@ def end_holders(folder: Path) -> None:
         os.kill(int(path.suffix[1:]), signal.SIGKILL)
 
 
-async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
+async def test_a_dead_child_is_restarted_although_its_pipes_are_open(
     watching: Supervisor, tmp_path: Path
 ) -> None:
     child = launch(watching, "pipe holder")
@@ -81,7 +81,7 @@ async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
-async def test_why_a_start_failed_is_not_what_an_earlier_one_said(
+async def test_a_failed_start_does_not_show_the_reason_of_an_earlier_run(
     watching: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "logs" / "one.log"
@@ -95,7 +95,7 @@ async def test_why_a_start_failed_is_not_what_an_earlier_one_said(
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
-    await wait_for("a failed start", lambda: child.trouble)
+    await wait_for("a failed start", lambda: child.refusal)
     assert "Too many open files" in watching._not_ready(child, 1.0)
     # a log that was begun anew
     assert last_reason(log, 10**6) == "of an earlier start"

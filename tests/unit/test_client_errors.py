@@ -1,4 +1,4 @@
-"""The client against servers that are broken, hostile or not ours, and inside a running loop."""
+"""The client against servers that are broken, hostile or not CoinSpace, and in a running loop."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_client_that_is_forgotten_leaves_nothing() -> None:
         assert threading.active_count() == before
 
 
-def test_a_closed_client_says_so() -> None:
+def test_a_closed_client_refuses_calls() -> None:
     client = Client("http://127.0.0.1:1")
     client.close()
     client.close()
@@ -256,7 +256,7 @@ def test_a_hostile_stream_neither_grows_nor_waits_without_a_bound() -> None:
 
 
 @pytest.mark.parametrize("identity", ["a" * 65, "a\rb", "é", "\x00", "a\tb"])
-def test_an_id_that_cannot_be_sent_back_is_none(identity: str) -> None:
+def test_an_id_that_cannot_be_sent_back_is_dropped(identity: str) -> None:
     parser = EventParser()
     [event] = parser.feed(f"id: {identity}\ndata: 1\n\n".encode())
     assert event.id == ""

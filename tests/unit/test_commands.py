@@ -234,7 +234,7 @@ def test_what_was_there_stays_when_a_cut_fails(
     assert run(line, capfd)[0] == 0
 
 
-def test_a_feed_that_is_cut_gets_a_word(
+def test_an_incomplete_feed_is_reported(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cut.feed.zst"

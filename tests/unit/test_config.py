@@ -101,7 +101,7 @@ def test_long_socket_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load().bus.endpoint("orderbook-collector-upbit")
 
 
-def test_written_default_file_holds_the_defaults(empty_folder: Path) -> None:
+def test_the_written_default_file_has_the_defaults(empty_folder: Path) -> None:
     # every key is commented out; with the marks removed it must read back as the defaults
     text = default_toml()
     assert tomllib.loads(text).keys() >= {"exchanges", "storage"}
@@ -140,14 +140,14 @@ def test_init_names_a_place_that_cannot_be_written(empty_folder: Path) -> None:
     [
         (
             "[index.overrides.BTC]\nfx_hold_s = 5\n",
-            "overrides.BTC.fx_hold_s: expected in index.par",
+            "overrides.BTC.fx_hold_s: expected only in index.par",
         ),
-        ("[index.next]\nfx_jump = 0.1\n", "next.fx_jump: expected in index.parameters alone"),
-        ("[index.next]\nlag_ms = 5000\n", "next.lag_ms: expected in index.parameters alone"),
+        ("[index.next]\nfx_jump = 0.1\n", "next.fx_jump: expected only in index.parameters"),
+        ("[index.next]\nlag_ms = 5000\n", "next.lag_ms: expected only in index.parameters"),
         ("[index.parameters]\ncap_trim = 0.5\n", "cap_trim"),
     ],
 )
-def test_what_would_have_no_effect_is_refused(empty_folder: Path, text: str, words: str) -> None:
+def test_a_setting_without_effect_is_refused(empty_folder: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load(write(empty_folder, text))
 

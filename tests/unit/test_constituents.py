@@ -34,7 +34,7 @@ def settings_of(**markets: list[str]) -> Settings:
 
 
 class Bench:
-    """An aggregator that is told by its messages what there is."""
+    """An aggregator that learns its markets from messages."""
 
     def __init__(self, settings: Settings) -> None:
         self.found: dict[str, Aggregate] = {}
@@ -91,7 +91,7 @@ def test_every_form_of_pattern_counts_as_the_market_by_name(pattern: str) -> Non
     assert constituents_of(by_pattern, "BTC") == constituents_of(by_name, "BTC")
 
 
-def test_a_pattern_of_everything_invents_no_rate_where_there_is_none() -> None:
+def test_a_pattern_of_everything_adds_no_missing_rate() -> None:
     stage = OrderbookAggregator(settings_of(binance=["*/*"]))
     assert stage.fx_venues == []
     assert [one.name for one in stage.assets["ETH"]] == ["binance:ETH/USDT"]
@@ -127,7 +127,7 @@ def test_a_market_that_the_exchange_does_not_offer_harms_nothing() -> None:
     assert "bithumb:BTC/KRW" in bench.tick()
 
 
-def test_a_named_market_stays_a_constituent_when_nobody_reports_it() -> None:
+def test_a_named_market_stays_a_constituent_without_a_report() -> None:
     bench = Bench(settings_of(upbit=["BTC/KRW"], binance=["BTC/USDT"]))
     bench.heartbeat("upbit", "ETH/KRW")
     assert bench.tick()["upbit:BTC/KRW"] == "disconnected"

@@ -73,7 +73,7 @@ def test_only_some_processes(tmp_path: Path) -> None:
         (("--output", "/proc/units"), "expected a writable folder"),
     ],
 )
-def test_what_no_unit_can_hold_is_refused(
+def test_a_value_that_cannot_stand_in_a_unit_is_refused(
     tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     result = run("--output", str(tmp_path / "units"), *arguments)
@@ -81,7 +81,7 @@ def test_what_no_unit_can_hold_is_refused(
     assert words in str(result.exception)
 
 
-def test_without_systemd_the_units_are_written_and_that_is_said(tmp_path: Path) -> None:
+def test_without_systemd_the_units_are_written_but_not_verified(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path), PATH="/nonexistent")
     assert result.exit_code == 0
     assert "not verified" in result.output

@@ -93,7 +93,7 @@ def test_named_settings_exist(document: Document) -> None:
 
 
 def is_setting(names: list[str]) -> bool:
-    """Tell whether a dotted name is a key of coinspace.toml; NAME stands for an exchange."""
+    """Return whether a dotted name is a key of coinspace.toml; NAME stands for an exchange."""
     if names[0] == "exchanges":
         return len(names) < 3 or names[2] in ExchangeSettings.model_fields
     model: type[BaseModel] = Settings
@@ -110,7 +110,7 @@ def is_setting(names: list[str]) -> bool:
 
 
 def is_variable(name: str) -> bool:
-    """Tell whether an environment variable is one of a setting, or is read somewhere."""
+    """Return whether an environment variable is a setting, or is read in the code."""
     key = name.removeprefix("COINSPACE_").lower()
     if "__" in key:
         return is_setting(key.split("__"))

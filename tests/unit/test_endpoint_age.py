@@ -166,7 +166,7 @@ def test_limits_of_staleness() -> None:
     )
 
 
-def test_a_silent_collector_is_seen_whatever_its_clock(desk: Desk) -> None:
+def test_a_silent_collector_is_noticed_with_any_clock(desk: Desk) -> None:
     name = "orderbook-collector-upbit"
     desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps({"process": name, "states": {}}))
     desk.pass_time(10)
@@ -175,7 +175,7 @@ def test_a_silent_collector_is_seen_whatever_its_clock(desk: Desk) -> None:
     assert (shown.state, shown.reason) == ("disconnected", "no heartbeat from its collector")
 
 
-def test_what_nobody_configured_takes_no_room(desk: Desk) -> None:
+def test_topics_that_are_not_configured_are_not_kept(desk: Desk) -> None:
     live, settings = desk.live, desk.settings
     settings.exchanges["upbit"].markets = ["BTC/KRW", "*/USDT"]
 

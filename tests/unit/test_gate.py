@@ -267,7 +267,7 @@ def test_what_is_no_host_names_the_setting(name: str) -> None:
     "content",
     [b"", b"{}", b"[1]", b"\xff", b'[{"a":' * 5000, b'[{"a":' + b"[" * 5000, b"[" * 5000],
 )
-def test_a_file_that_holds_no_keys_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_keys_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "keys.json"
     key = Keys(path).new("one", "reader")
     known = Keys(path)

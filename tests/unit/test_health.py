@@ -15,7 +15,7 @@ from coinspace.endpoint.live.nulls import Nulls
 from coinspace.index.pulse import Pulse
 from coinspace.method.record import IndexRecord
 from coinspace.observe.health import Health, health_of, reasons
-from coinspace.process import OwnErrors, Process, health_path
+from coinspace.process import InternalErrors, Process, health_path
 
 NAME = "index-calculator"
 
@@ -87,7 +87,7 @@ def test_a_file_from_before_this_host_was_started_is_no_running_process(
     assert health_of(settings, NAME).state == "down"
 
 
-def test_after_a_clean_stop_the_time_is_said(settings: Settings) -> None:
+def test_after_a_clean_stop_the_time_is_shown(settings: Settings) -> None:
     for name, _ in settings.processes():
         write(settings, name, pid=gone_pid(), state="stopped", updated_ns=1_790_000_000 * 10**9)
     result = CliRunner().invoke(coinspace, ["status"])
@@ -97,7 +97,7 @@ def test_after_a_clean_stop_the_time_is_said(settings: Settings) -> None:
     assert lines[-1] == "down"
 
 
-def test_a_process_that_failed_says_why(settings: Settings) -> None:
+def test_a_failed_process_shows_why(settings: Settings) -> None:
     write(settings, pid=gone_pid(), state="degraded", reason="ticks failed: ValueError('x')")
     reason = health_of(settings, NAME).reason
     assert reason is not None
@@ -111,7 +111,9 @@ def test_a_spoilt_file_is_no_crash(settings: Settings, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("command", [["status"], ["doctor"], ["top", "--once"]])
-def test_what_a_file_says_is_shown_as_text(settings: Settings, command: list[str]) -> None:
+def test_the_content_of_a_health_file_is_shown_as_text(
+    settings: Settings, command: list[str]
+) -> None:
     bad = "[/x] \x1b[31mRED\nINJECTED\r\u202e" + "A" * (1 << 20)
     write(settings, process=bad, state=bad, reason=bad, counters={"a": "b", bad: 5, "c": [1]})
     shown = CliRunner().invoke(coinspace, command, color=True).output
@@ -158,7 +160,7 @@ def record(asset: str, value: float | None, **more: Any) -> IndexRecord:
     return IndexRecord(asset=asset, ts_ms=1, status="", value=value, **more)
 
 
-def test_an_index_fails_when_the_method_says_so() -> None:
+def test_an_index_fails_after_the_time_of_the_method() -> None:
     seconds = [0.0]
     pulse = Pulse(["BTC", "ETH"], lambda _: 60.0, lambda: int(seconds[0] * 1e9))
 
@@ -201,10 +203,10 @@ def test_the_endpoint_knows_an_index_that_failed() -> None:
     assert nulls.failed("BTC", record("BTC", None, failed=True))
 
 
-def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = [1000]
     monkeypatch.setattr("coinspace.process.monotonic_ns", lambda: seconds[0] * 10**9)
-    errors = OwnErrors()
+    errors = InternalErrors()
     assert errors.trouble({"callback_errors": 0, "frames": 5}) is None
     assert "callback_errors 2" in str(errors.trouble({"callback_errors": 2}))
     seconds[0] += 59
@@ -213,7 +215,7 @@ def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) 
     assert errors.trouble({"callback_errors": 2}) is None
 
 
-async def test_a_clock_that_was_set_once_is_said_and_no_fault(
+async def test_a_clock_that_was_set_once_is_shown_but_is_not_a_fault(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall_ns, later_ns = [0], [0]

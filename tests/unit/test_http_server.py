@@ -32,7 +32,7 @@ SOON_S = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Echoes the request; `/endless` never ends, `/large` is more than sockets hold."""
+    """Echoes the request; `/endless` never ends, `/large` is larger than socket buffers."""
     path = scope["path"]
     if scope["type"] == "websocket":
         await receive()
@@ -185,7 +185,7 @@ async def test_what_is_no_request_is_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("version", [b"8", b"14", b"13, 8", b"", b"\xff", b"1" * 4000])
-async def test_another_websocket_version_names_ours(version: bytes) -> None:
+async def test_another_websocket_version_gets_the_supported_one(version: bytes) -> None:
     raw = UPGRADE + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     async with (
         serving() as server,
@@ -393,7 +393,7 @@ async def test_an_application_that_fails_is_a_problem(path: bytes) -> None:
         assert (status, headers[b"content-type"]) == (500, b"application/problem+json")
 
 
-async def test_an_answer_that_breaks_is_not_taken_for_whole() -> None:
+async def test_a_broken_answer_does_not_look_complete() -> None:
     async with serving() as server, connected(server, get(b"/breaks")) as peer:
         found = await peer.rest()
         assert b"begun" in found or b"<reset>" in found
@@ -443,7 +443,7 @@ async def test_every_silent_connection_ends(sent: bytes, status: int | None) -> 
         await until(lambda: not server.open)
 
 
-async def test_a_slow_request_ends_however_often_it_sends() -> None:
+async def test_a_slow_request_ends_although_it_sends_often() -> None:
     async with serving(SHORT) as server, connected(server, b"GET / HTTP/1.1\r\n") as peer:
 
         async def drip() -> None:

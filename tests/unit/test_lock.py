@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from coinspace.errors import ConfigError
-from coinspace.lock import hold
+from coinspace.lock import lock_file
 
 
-def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+def test_a_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
     path = tmp_path / "worker.lock"
-    first = hold(path, "worker")
-    with pytest.raises(ConfigError, match=f"runs as process {os.getpid()}"):
-        hold(path, "worker")
+    first = lock_file(path, "worker")
+    with pytest.raises(ConfigError, match=f"as process {os.getpid()}"):
+        lock_file(path, "worker")
     os.close(first)
-    os.close(hold(path, "worker"))
+    os.close(lock_file(path, "worker"))
 
 
 SCRIPT = """
@@ -51,9 +51,9 @@ def test_a_process_runs_once_on_a_data_folder(tmp_path: Path) -> None:
                 [*command, "worker"], capture_output=True, text=True, timeout=60, check=False
             )
             assert second.returncode == 1
-            assert f"runs as process {first.pid}" in second.stderr
+            assert f"as process {first.pid}" in second.stderr
             # another name is another process
-            os.close(hold(tmp_path / "run" / "other.lock", "other"))
+            os.close(lock_file(tmp_path / "run" / "other.lock", "other"))
         finally:
             first.terminate()
             assert first.wait(60) == 0

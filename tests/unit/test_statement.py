@@ -1,4 +1,4 @@
-"""SQL of a user's own: what reads tables is passed on, whatever else is refused."""
+"""SQL of users: statements that read tables are passed on, all others are refused."""
 
 from __future__ import annotations
 

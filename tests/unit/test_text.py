@@ -38,7 +38,7 @@ def test_what_is_printed_is_one_printable_line(text: str) -> None:
         assert shown == text
 
 
-def test_a_megabyte_is_cut_and_says_so() -> None:
+def test_a_megabyte_is_cut_with_its_length() -> None:
     assert printable("한" * (1 << 20)) == "한" * LIMIT + "… (1,048,576 characters)"
     assert len(printable_lines("x\n" * (1 << 20))) < 2000
 

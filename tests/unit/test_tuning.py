@@ -127,7 +127,7 @@ def test_doctor_names_what_this_host_cannot_do(tmp_path: Path) -> None:
     assert "rmem_max" in found["socket buffers", "advice"]
 
 
-def test_doctor_says_nothing_of_defaults(tmp_path: Path) -> None:
+def test_doctor_has_no_findings_about_defaults(tmp_path: Path) -> None:
     path = tmp_path / "coinspace.toml"
     path.write_text(f'data = "{tmp_path / "data"}"\n')
     subjects = {one.subject for one in check_host(load(path))}

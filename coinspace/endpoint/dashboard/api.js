@@ -1,13 +1,13 @@
-// Requests to the API and the live stream, with the key of this tab where one is needed.
+// Requests to the API and the live stream, with this tab's API key if there is one.
 
 const KEY = "coinspace-key";
-// a server that has not sent a heartbeat for so long is gone
+// the connection is lost when the server has sent no heartbeat for this long
 const SILENCE_MS = 12_000;
 const RETRY_MS = [250, 500, 1000, 2000, 4000];
 
 let askKey = () => {};
 
-/** Register what asks the reader for a key. */
+/** Register the function that asks the user for a key. */
 export function onKeyNeeded(ask) { askKey = ask; }
 
 /** Keep a key for this tab. */
@@ -18,7 +18,7 @@ function headers(more = {}) {
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
 
-/** A JSON answer; throws an Error with the problem's text and status. */
+/** Return a JSON answer; throws an Error with the problem's text and status. */
 export async function get(path, parameters = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined));
   const address = query.size ? `${path}?${query}` : path;
@@ -30,8 +30,8 @@ export async function get(path, parameters = {}) {
 }
 
 /**
- * Server-sent events by fetch: EventSource can neither send a key nor tell a silent server.
- * Reconnects by itself and resumes behind the last event.
+ * Server-sent events by fetch: EventSource can neither send a key nor notice a silent server.
+ * Reconnects automatically and resumes after the last event.
  */
 export class Stream {
   constructor(path, onEvent, onState) {

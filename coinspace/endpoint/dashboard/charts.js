@@ -5,7 +5,7 @@ import { cssColour, decimals, price } from "./format.js";
 
 const seconds = (ms) => Math.floor(ms / 1000);
 
-/** The chart; series can be hidden one by one. */
+/** The chart; each series can be hidden. */
 export class PriceChart {
   constructor(node) {
     this.node = node;
@@ -38,7 +38,7 @@ export class PriceChart {
     this.chart.panes()[1]?.setHeight(92);
   }
 
-  /** Take the theme's colours. */
+  /** Apply the theme's colours. */
   theme() {
     const line = cssColour("--line");
     this.chart.applyOptions({
@@ -68,7 +68,7 @@ export class PriceChart {
     for (const name of ["kr", "gl", "premium"]) this.series[name].applyOptions({ visible: !this.hidden.has(name) });
   }
 
-  // labels and steps of the axis follow the size of the price
+  // labels and steps of the axis depend on the size of the price
   #fit(value) {
     const digits = decimals(value);
     if (digits === this.decimals) return;
@@ -77,7 +77,7 @@ export class PriceChart {
     for (const name of ["candles", "index", "kr", "gl"]) this.series[name].applyOptions({ priceFormat: format });
   }
 
-  /** Replace everything by candles of the API; a null candle is a hole, not a line across it. */
+  /** Replace all data by candles of the API; the line is interrupted at a null candle. */
   load(candles, intervalMs) {
     this.interval = intervalMs;
     this.candle = null;
@@ -104,7 +104,7 @@ export class PriceChart {
     this.chart.timeScale().fitContent();
   }
 
-  /** Add a live value to the candle that it falls into. */
+  /** Add a live value to its candle. */
   update(one) {
     const time = seconds(Math.floor(one.ts / this.interval) * this.interval);
     if (time < this.last) return;

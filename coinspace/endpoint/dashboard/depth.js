@@ -1,12 +1,12 @@
-// Cumulative size by distance from the middle, stacked by venue: who supplies the depth, and how far.
+// Cumulative size by distance from the mid price, stacked by venue.
 
 import { cssColour, price, size, venueCanvasColour } from "./format.js";
 
 const AXIS = 20;
-// distances from the middle, in percent, that the chart can show
+// largest distances from the mid price that the chart can show, in percent
 export const REACHES = ["0.25", "0.5", "1"];
 
-/** The chart on a canvas; `readout` is told what is under the pointer. */
+/** The chart on a canvas; `readout` shows the values under the pointer. */
 export class DepthChart {
   constructor(canvas, readout) {
     this.canvas = canvas;
@@ -23,10 +23,10 @@ export class DepthChart {
   /** Draw a book's profile. */
   show(profile) { this.profile = profile; this.draw(); }
 
-  /** Show so many percent on either side of the middle. */
+  /** Set the largest distance from the mid price, in percent. */
   setReach(percent) { this.reach = percent; this.draw(); }
 
-  // what of the profile lies within reach
+  // the part of the profile within reach
   #within() {
     const { profile } = this;
     const steps = Math.round(this.reach / +profile.step_percent) + 1;
@@ -129,7 +129,7 @@ export class DepthChart {
   }
 }
 
-// per venue the cumulative sizes upon those of the venues before it
+// per venue its cumulative sizes plus those of the venues before it
 function stack(side, names, steps) {
   const below = new Array(steps).fill(0);
   return names.map((name) => side[name].map((value, i) => (below[i] += value)));

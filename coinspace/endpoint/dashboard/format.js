@@ -1,4 +1,4 @@
-// Numbers and times as people read them. Values come as decimal strings and stay exact in the API.
+// Numbers and times for display. The API's decimal strings stay exact.
 
 const currencies = { KRW: "₩", USDT: "" };
 
@@ -18,7 +18,7 @@ export function price(text, currency = "") {
   return (currencies[currency] ?? "") + value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** A distance between prices, whatever their size. */
+/** A distance between prices, with three significant digits. */
 export function distance(text) {
   if (text === null || text === undefined) return "–";
   return Number(text).toLocaleString("en-US", { maximumSignificantDigits: 3 });
@@ -67,12 +67,12 @@ export function venueColour(exchange) {
   return `var(--venue-${exchange}, var(--other))`;
 }
 
-/** The value of a CSS variable now, for canvases. */
+/** The current value of a CSS variable, for canvases. */
 export function cssColour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/** The colour of an exchange now, for canvases. */
+/** The current colour of an exchange, for canvases. */
 export function venueCanvasColour(exchange) {
   return cssColour(`--venue-${exchange}`) || cssColour("--other");
 }

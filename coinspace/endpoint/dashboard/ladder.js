@@ -1,11 +1,11 @@
-// The summed book as a ladder: each level's bar is split by the venues that supply it.
+// The summed book as a ladder: each level's bar shows the venues' parts of the size.
 
 import { price, size, venueColour } from "./format.js";
 import { t } from "./i18n.js";
 
 const ROWS = 15;
 
-/** The ladder; rows are made once and filled again for each book. */
+/** The ladder; rows are made once and refilled for each book. */
 export class Ladder {
   constructor(node, legend) {
     this.node = node;

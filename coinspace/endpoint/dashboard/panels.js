@@ -26,7 +26,7 @@ function headings(table, keys) {
   table.tHead.replaceChildren(tr);
 }
 
-/** The venues of one asset, and those of the exchange rate. */
+/** The venues of one asset and of the exchange rate. */
 export class VenueTable {
   constructor(table) { this.table = table; this.before = new Map(); this.texts(); }
 
@@ -102,15 +102,15 @@ export class GapTable {
   }
 }
 
-// what a stage's rate is made of: the first of these counters that it has
+// a process's rate is that of the first of these counters that it has
 const RATES = ["frames", "messages", "bus_received", "received", "published", "ticks", "rows_stored", "rows", "requests"];
-const TROUBLE = ["malformed", "dropped", "gaps", "bus_gaps", "dead_letters", "rejected", "reconnects"];
+const PROBLEMS = ["malformed", "dropped", "gaps", "bus_gaps", "dead_letters", "rejected", "reconnects"];
 
-/** The platform's processes: rate with a short history, latency, what went wrong. */
+/** The platform's processes: rate with a short history, latency, problems. */
 export class PipelinePanel {
   constructor(node, total) { this.node = node; this.total = total; this.history = new Map(); }
 
-  /** Say that the key is not one for this. */
+  /** Show that the panel needs an operator's key. */
   refuse() {
     this.total.textContent = "";
     this.node.replaceChildren(element("p", "empty", t("operatorOnly")));
@@ -134,8 +134,8 @@ export class PipelinePanel {
     const latency = latencyOf(one);
     if (latency !== null) shown.append(element("small", "latency", `${t("latency")} ${duration(latency)}`));
     node.append(shown, sparkline(value.points));
-    const trouble = TROUBLE.map((name) => [name, sum(one.counters, name)]).filter(([, count]) => count > 0);
-    const text = one.reason ?? trouble.map(([name, count]) => `${name} ${count}`).join(" · ");
+    const problems = PROBLEMS.map((name) => [name, sum(one.counters, name)]).filter(([, count]) => count > 0);
+    const text = one.reason ?? problems.map(([name, count]) => `${name} ${count}`).join(" · ");
     if (text) { const line = element("p", one.reason && one.state !== "ready" ? "bad" : "", text); line.title = text; node.append(line); }
     return node;
   }
@@ -155,7 +155,7 @@ export class PipelinePanel {
   }
 }
 
-// median from receipt to publishing; what publishes nothing is judged by how long its writes take
+// median from receipt to publishing; for processes that publish nothing, the time of their writes
 function latencyOf(one) {
   if (one.latency_us !== null) return one.latency_us * 1e3;
   const flush = one.counters.flush_ms;

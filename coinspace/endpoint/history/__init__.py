@@ -1,1 +1,1 @@
-"""The stored past: ranges, bulk answers, explanations."""
+"""Stored data: ranges, downloads of whole ranges, explanations."""

@@ -1,7 +1,7 @@
-"""Whole ranges as CSV, Arrow or Parquet: read in pages, encoded a page at a time.
+"""Whole ranges as CSV, Arrow or Parquet, read and encoded page by page.
 
-Memory stays at one page of rows and what the socket has not taken yet, however long the range.
-Numbers are decimal strings in CSV and float64 in the binary formats.
+A download of any length needs memory for one page of rows and for the bytes that the socket has
+not taken yet. Numbers are decimal strings in CSV and float64 in the binary formats.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARQUET = "application/vnd.apache.parquet"
 JSON = "application/json"
 FORMATS = (JSON, CSV, ARROW, PARQUET)
 PAGE_ROWS = 5000
-# a download waits so long for its turn; its client is asked to come again after `RETRY_S`
+# a download waits this long for its turn; then the client is asked to retry after `RETRY_S`
 WAIT_S = 5.0
 RETRY_S = 10
 
@@ -51,7 +51,7 @@ def columns_of(model: type[Struct], *without: str) -> Columns:
 
 
 class Encoder(Protocol):
-    """Rows in, bytes out; `end` returns what closes the file."""
+    """Rows in, bytes out; `end` returns the last bytes of the file."""
 
     def rows(self, rows: Rows) -> bytes: ...
 
@@ -59,9 +59,9 @@ class Encoder(Protocol):
 
 
 def accepted(request: Request) -> str:
-    """Return the best of our formats that the client accepts.
+    """Return the format that the client prefers.
 
-    Raises: Problem 406 when it accepts none.
+    Raises: Problem 406 when the client accepts none of `FORMATS`.
     """
     header = request.get_first_header(b"accept")
     if header is None:
@@ -139,7 +139,7 @@ def _text(value: Any, kind: Kind) -> Any:
 
 
 class _Sink(io.RawIOBase):
-    """Collects what an encoder writes until it is taken."""
+    """Collects the bytes that an encoder writes, until `take`."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -218,9 +218,9 @@ class ParquetEncoder:
 
 
 class Downloads:
-    """Whole ranges that are sent at a time: so many, and each for so long.
+    """Limits how many whole ranges are sent at the same time, and how long each may take.
 
-    A client that reads slowly holds a place here, but no connection of the database.
+    A client that reads slowly occupies a place here, but no connection of the database.
     """
 
     def __init__(self, most: int, timeout_s: float) -> None:
@@ -229,7 +229,7 @@ class Downloads:
         self._room = asyncio.Semaphore(most)
 
     async def begin(self, request: Request) -> None:
-        """Take a place, which the end of the request's task gives back.
+        """Take a place; the end of the request's task frees it.
 
         Raises: Problem 503 when none becomes free.
         """
@@ -250,7 +250,7 @@ class Downloads:
 async def answer(
     downloads: Downloads, request: Request, media: str, columns: Columns, pages: Pages, name: str
 ) -> Response:
-    """Stream pages in a format; a problem with the first page is still a proper answer.
+    """Stream pages in a format; a problem with the first page is answered as a problem.
 
     Raises: Problem 503 when too many ranges are being sent.
     """

@@ -1,10 +1,10 @@
-"""The price-volume curve behind a tick: of the summed book itself, or of the books as stored.
+"""The price-volume curve behind a tick: from the summed book, or from the stored books.
 
-A summed book goes far deeper than what is stored of each book (`storage.depth` levels), and is
-kept only while it is the newest. So a past tick's curve is made again from its inputs: the rows of
-`orderbook` that hold what each venue's book was at the tick. It says that it is, how many published
-levels it lacks, and what value it gives beside the published one, instead of passing for the curve
-that the value came from. Exact for any tick: `coinspace compute-index --explain` over recordings.
+A summed book is far deeper than the stored books (`storage.depth` levels), and is kept only while
+it is the newest. So a past tick's curve is recomputed from its inputs: the rows of `orderbook` with
+each venue's book at the tick. The answer states this source, the number of missing levels, and how
+far the curve's value is from the published one. `coinspace compute-index --explain` gives the exact
+curve of any tick from recordings.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from coinspace.method.parameters import FX_CURRENCY, INDEX_CURRENCY, make_curve,
 from coinspace.storage.read import history
 from coinspace.storage.read.pool import Row
 
-# more says nothing to a reader, and a request must not format ten thousand levels
+# more rows do not help a reader, and a request must not format 10,000 levels
 CURVE_ROWS = 500
 DEFINITIONS_LIMIT = 1000
 _EMPTY: list[list[float]] = [[], []]
 
 
 class Missing(Exception):
-    """There is no curve; the text says why."""
+    """There is no curve, for the reason in the text."""
 
 
 def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
@@ -49,7 +49,7 @@ def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
         raise Missing("no summed book has arrived")
     aggregate = decode(message.payload)
     if aggregate.ts_ns // MILLISECOND_NS != latest.ts_ms or COMPOSITE not in aggregate.ladders:
-        raise Missing("the summed book at hand is another tick's; ask again")
+        raise Missing("the newest summed book belongs to another tick; try again")
     return _curve(
         context.settings.index.parameters_of(asset),
         aggregate.ladders[COMPOSITE],
@@ -62,7 +62,7 @@ def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
 
 
 async def of_stored(context: Context, row: Row, venues: list[Row]) -> PriceVolumeCurve:
-    """Return a stored tick's curve over its inputs as stored. Raises: Missing, Problem."""
+    """Return the curve of a stored tick's stored inputs. Raises: Missing, Problem."""
     used = sorted((one for one in venues if one["used"]), key=lambda one: str(one["venue"]))
     if row["value"] is None or not used:
         raise Missing(f"the tick has no value: {row['reason'] or 'no venue was used'}")
@@ -92,7 +92,7 @@ async def of_stored(context: Context, row: Row, venues: list[Row]) -> PriceVolum
 
 
 async def _parameters(context: Context, row: Row) -> IndexParameters:
-    # the ones in force at the tick, which need not be today's
+    # the parameters in force at the tick, which may differ from today's
     asset, wanted = row["asset"], row["parameter_hash"]
     now = context.settings.index.parameters_of(asset)
     if wanted == parameter_hash(now, context.depths):
@@ -117,7 +117,7 @@ async def _book(context: Context, venue: Row) -> Row:
     exchange, market = venue_parts(venue["venue"])
     received_ns, changed_ns = venue["received_ts"] or 0, venue["changed_ts"] or 0
     book = await history.book(context.database, exchange, market, received_ns)
-    # identical repeats are not stored: any row since the last change holds the very book
+    # identical repeats are not stored: any row since the last change has the same book
     if book is None or book["ns"] < changed_ns:
         raise Missing(f"the book of {venue['venue']} at that tick is not stored")
     return book

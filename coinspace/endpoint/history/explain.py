@@ -14,7 +14,7 @@ from coinspace.storage.records import CONSTITUENT, read_record
 
 
 def live_explanation(context: Context, latest: Latest) -> Explanation:
-    """Explain the newest tick, its curve included while its summed book is at hand."""
+    """Explain the newest tick, with its curve while its summed book is the newest, too."""
     try:
         found = curve.of_live(context, latest)
     except curve.Missing as missing:
@@ -23,7 +23,7 @@ def live_explanation(context: Context, latest: Latest) -> Explanation:
 
 
 async def stored_explanation(context: Context, asset: str, at_ns: int) -> Explanation | None:
-    """Explain the stored tick at or just before an instant; None where there is none."""
+    """Explain the stored tick at or just before an instant; None without such a tick."""
     row = await history.tick(context.database, asset, at_ns)
     if row is None:
         return None

@@ -1,4 +1,4 @@
-"""What is stored, without an endpoint: the API's own routes over the database, or any SELECT."""
+"""Stored data without a running endpoint: the API's routes over the database, or any SELECT."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.storage.read.select import check_reader, pages_of
 from coinspace.tasks import Tasks
 
-# whoever asks by hand waits as long as they like
+# a person can stop a command that takes too long
 TIMEOUT_S = 3600.0
 
 
@@ -42,16 +42,16 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 async def answer(
     settings: Settings, path: str, parameters: dict[str, Any], accept: str
 ) -> AsyncIterator[bytes]:
-    """Yield the body of a route as its parts are made.
+    """Yield the body of a route part by part.
 
-    Raises: EndpointError with the problem's text, and the reason when the database is away.
+    Raises: EndpointError with the problem's text, or why the database cannot be read.
     """
     async with database(settings) as found:
         gate, app, _ = build(_context(settings, found), Keys(api_keys.path(settings)))
         await app.start()  # type: ignore[no-untyped-call]
         # one part at a time, so that a long range is never whole in memory
         parts: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)
-        # its failure is read below
+        # a failure is raised below
         tasks = Tasks(lambda name, error: None)
         task = tasks.spawn("answer", _ask(gate.app, path, parameters, accept, parts), ends=True)
         try:
@@ -78,7 +78,7 @@ async def select(
 ) -> AsyncIterator[bytes]:
     """Yield the rows of a SELECT in a format of `bulk`; without one at most `limit` rows as JSON.
 
-    Raises: EndpointError with what the database says against it.
+    Raises: EndpointError with the database's reason.
     """
     check_reader(settings)
     async with database(settings) as found:

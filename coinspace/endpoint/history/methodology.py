@@ -18,7 +18,7 @@ ANNOUNCED_LIMIT = 200
 
 
 async def described(context: Context) -> Methodology:
-    """Return the definitions; those in force need no database."""
+    """Return the definitions; the current ones need no database."""
     index = context.settings.index
     announced: list[Definition] | None
     try:
@@ -36,15 +36,15 @@ async def described(context: Context) -> Methodology:
 
 def _in_force(context: Context, asset: str) -> Definition:
     parameters = context.settings.index.parameters_of(asset)
-    # of patterns, what the exchanges turned out to offer
-    there = {f"{exchange}:{market}" for exchange, market in context.all_markets()}
+    # a pattern counts only for markets that the exchanges really offer
+    offered = {f"{exchange}:{market}" for exchange, market in context.all_markets()}
     return Definition(
         asset=asset,
         role="live",
         effective=None,
         method_version=str(METHOD_VERSION),
         parameter_hash=parameter_hash(parameters, context.depths),
-        constituents=[one for one in constituents_of(context.settings, asset) if one in there],
+        constituents=[one for one in constituents_of(context.settings, asset) if one in offered],
         parameters=parameters.model_dump(),
     )
 

@@ -8,14 +8,14 @@ from urllib.parse import urlencode
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import Instant
 
-# longer than any table is worth scanning in one request; ask year by year
+# a longer scan is too expensive for one request; clients ask year by year
 WIDEST_MS = 366 * 24 * 3600 * 1000
 
 
 def span(
     start: Instant | None, end: Instant | None, now_ms: int, default_ms: int
 ) -> tuple[int, int]:
-    """Return [start, end) in ms; without a start the last `default_ms` before the end.
+    """Return [start, end) in ms; without a start, the range is the `default_ms` before the end.
 
     Raises: Problem 400 for a range that is empty, backwards or too wide.
     """

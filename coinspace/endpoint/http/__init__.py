@@ -1,1 +1,1 @@
-"""The HTTP server: connections, WebSockets, what is admitted, and the table of routes."""
+"""The HTTP server: connections, WebSockets, admission, and the table of routes."""

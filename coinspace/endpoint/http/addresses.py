@@ -1,4 +1,4 @@
-"""Addresses of clients: which belong together, which are this machine, which a proxy reports."""
+"""Addresses of clients: their groups, loopback, and addresses that a proxy reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 from coinspace.errors import EndpointError
 
-# whoever has one address of IPv6 has as a rule the whole network of this length
+# an IPv6 client usually has a whole network with this prefix length
 IPV6_PREFIX = 64
 # some proxies write the client's port, too, which each connection has another of
 _WITH_PORT = re.compile(r"\[([^]]*)\](?::\d+)?|([\d.]+):\d+")
@@ -23,7 +23,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 @functools.lru_cache(4096)
 def group(text: str) -> str:
-    """Return what an address is counted under: itself, or its /64 network for IPv6."""
+    """Return the name that an address is counted under: itself, or its /64 network for IPv6."""
     try:
         address = _address(text)
     except ValueError:
@@ -35,7 +35,7 @@ def group(text: str) -> str:
 
 @functools.lru_cache(4096)
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is this machine's own."""
+    """Return whether an address is a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -45,7 +45,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Proxies:
-    """The proxies whose `X-Forwarded-For` is believed; none by default.
+    """The proxies whose `X-Forwarded-For` is trusted; none by default.
 
     Args: networks: addresses or networks. Raises: EndpointError for another text.
     """
@@ -59,7 +59,7 @@ class Proxies:
             ) from None
 
     def trusted(self, text: str) -> bool:
-        """Tell whether an address is one of the proxies."""
+        """Return whether an address is one of the proxies."""
         if not self._networks:
             return False
         try:
@@ -71,7 +71,7 @@ class Proxies:
     def client(self, peer: str, forwarded: list[bytes]) -> str:
         """Return the address of the client behind trusted proxies.
 
-        It is the last one that no trusted proxy has: what stands before it is the client's word.
+        It is the last address that is not a trusted proxy's: the client can forge those before it.
         """
         address = peer
         reported = b",".join(forwarded).decode("latin-1").split(",") if forwarded else []

@@ -1,9 +1,9 @@
 """The table of routes: one strict binder for parameters, one description for OpenAPI.
 
-A route is a function of the context, a request and one parameters struct that holds path and query
-values together. Values are converted by msgspec against the struct; unknown names, repeated names
-and values that do not fit are answered with 400 before the function runs. The framework's own
-binding is not used: it has no strict mode, and what it binds it cannot describe.
+A route is a function of the context, a request and one struct of parameters: path and query values
+together. msgspec converts the values to the struct. Unknown names, repeated names and invalid
+values are answered with 400 before the function runs. The framework's own binding is not used: it
+has no strict mode and no description for OpenAPI.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Operation(msgspec.Struct, frozen=True):
         problems: names of problems besides those that every route has.
         headers: request headers as (name, description).
         public: answered without a key.
-        operator: where keys are asked for, answered to an operator's only.
+        operator: where keys are required, answered only for an operator's key.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Routes:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        # what answers a WebSocket, by path
+        # path -> handler of a WebSocket
         self.websockets: dict[str, WebSocket] = {}
 
     def get(
@@ -111,7 +111,7 @@ class Routes:
         return register
 
     def websocket(self, path: str) -> Callable[[WebSocket], WebSocket]:
-        """Register what answers a WebSocket."""
+        """Register the handler of a WebSocket."""
 
         def register(handler: WebSocket) -> WebSocket:
             self.websockets[path] = handler
@@ -121,9 +121,9 @@ class Routes:
 
 
 class Api:
-    """All tables of routes, bound to what they share.
+    """All tables of routes, bound to the context.
 
-    Attributes: operations: in the order of the document; websockets: what answers one, by path.
+    Attributes: operations: in the order of the document; websockets: path -> handler.
     """
 
     def __init__(self, context: Context, tables: Iterable[Routes]) -> None:
@@ -160,7 +160,7 @@ def _bound(operation: Operation, context: Context) -> Callable[[Request], Awaita
 def _for_operators(
     path: str, handle: Callable[[Request], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
-    # here and not by the path as it was written: the router takes several spellings of it
+    # checked behind the router, which accepts several spellings of a path
     async def checked(request: Request) -> Response:
         scope: Any = request.scope
         if not scope["coinspace.operator"]:
@@ -212,7 +212,7 @@ def _query(query: bytes, values: dict[str, str]) -> None:
         if name in values:
             raise Problem(
                 "invalid-parameter",
-                f"{name[:80]}: expected once, was given again",
+                f"{name[:80]}: expected once, was given twice",
                 parameter=name[:80],
             )
         values[name] = value
@@ -229,7 +229,7 @@ def _invalid(text: str, values: dict[str, str], kind: type[msgspec.Struct]) -> P
         if "unknown field" in sentence:
             return Problem(
                 "invalid-parameter",
-                f"{unknown[:80]}: no such parameter, expected some of: {known}",
+                f"{unknown[:80]}: no such parameter, expected: {known}",
                 parameter=unknown[:80],
             )
         return Problem("invalid-parameter", f"{sentence}; parameters: {known}", parameter=unknown)
@@ -240,7 +240,7 @@ def _invalid(text: str, values: dict[str, str], kind: type[msgspec.Struct]) -> P
 
 
 def json_answer(body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> Response:
-    """Return a JSON answer that caches must not keep, unless the headers say otherwise."""
+    """Return a JSON answer; caches must not keep it unless the headers allow it."""
     given = list(headers)
     if not any(name == b"cache-control" for name, _ in given):
         given.append((b"cache-control", b"no-store"))

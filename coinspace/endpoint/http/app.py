@@ -1,4 +1,4 @@
-"""The application: routes, errors as problem+json, compression, and the gate before it all."""
+"""The application: routes, errors as problem+json, compression, and the gate before them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from coinspace.endpoint.http.problem import Problem, of_storage
 from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
 from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout, StorageError
 
-# below this an answer fits into one packet anyway
+# a smaller answer fits into one packet uncompressed
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
 
 
 def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
-    """Return the gate (the ASGI application to serve), what is behind it, and the routes."""
-    # the framework logs every handled error at info; ours are counted instead
+    """Return the gate (the ASGI application to serve), the application behind it, the routes."""
+    # the framework logs every handled error at info; they are counted instead
     logging.getLogger("blacksheep.server").disabled = True
     app = Application(router=Router())
     modules = (indices, history, books, market, platform, streams)
@@ -40,7 +40,7 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
     use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
 
     def known_path(path: str) -> bool:
-        # not the router's own search, which finds the fallback route for anything
+        # not the router's own search, which finds the fallback route for any path
         raw = path.encode("utf-8", "replace").lower()
         return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
 

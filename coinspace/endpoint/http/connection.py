@@ -1,9 +1,9 @@
 """One connection of the HTTP server: bytes in, requests to the application, answers out.
 
-A request reaches the application when it has arrived whole, its body included: no route reads a
-body, so one of a few KiB is read and dropped, and a longer one is refused. Whatever is refused
-before that is answered with a problem, too, and ends the connection. Nothing that a client sends
-or leaves unsent is kept or waited for without a bound; the server calls `check` each second.
+A request reaches the application when it has arrived completely, with its body. No route reads a
+body: one of at most 4 KiB is read and dropped, a longer one is refused. A request that is refused
+before it reaches the application is also answered with a problem, which ends the connection. Memory
+and waiting time for a client are bounded; the server calls `check` each second.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ HEADERS_LIMIT = 100
 HEADERS_BYTES = 16 * 1024
 TARGET_BYTES = 8 * 1024
 BODY_BYTES = 4096
-# requests that a client may send before it has read the answer to the first of them
+# requests that a client may send before it has read the first answer
 PIPELINE_LIMIT = 32
-# with a body in chunks of one byte
+# allows for a body in chunks of one byte
 REQUEST_BYTES = TARGET_BYTES + HEADERS_BYTES + 8 * BODY_BYTES
-# a reader must take this much in each write time-out
+# a client must read this many bytes in each write time-out
 WRITE_BYTES = 16 * 1024
 # WebSocket of RFC 6455; there is no other
 WEBSOCKET_VERSION = b"13"
@@ -66,8 +66,8 @@ class Timeouts:
     """How long a client may take, in seconds.
 
     Attributes: idle (until the next request), request (from a request's first byte to its last),
-    write (to take `WRITE_BYTES` of an answer), linger (to close after the last answer), ping
-    (silence of a WebSocket before it is asked), pong (to answer that), sweep (between checks).
+    write (to read `WRITE_BYTES` of an answer), linger (to close after the last answer), ping
+    (silence of a WebSocket before a ping), pong (to answer the ping), sweep (between checks).
     """
 
     idle: float = 75.0
@@ -80,9 +80,9 @@ class Timeouts:
 
 
 class State:
-    """What the connections of one server share.
+    """Shared state of a server's connections.
 
-    Args: websocket: makes the connection that follows a handshake.
+    Args: websocket: makes the connection after a handshake.
     """
 
     def __init__(self, app: App, timeouts: Timeouts, websocket: WebSocketMaker) -> None:
@@ -100,11 +100,11 @@ class State:
         self.log.error("task failed", task=name, error=repr(error), exc_info=error)
 
     def admit(self, connection: Connection) -> Problem | None:
-        """Return why a new connection has no room; None when it has."""
+        """Return why a new connection is refused, None when it is not."""
         return None
 
     def gone(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a closed connection."""
         self.open.discard(connection)
 
     def head(self, status: int, headers: Headers) -> bytes:
@@ -117,20 +117,20 @@ class State:
 
 
 class Stream(Protocol):
-    """What writes to a connection for as long as it is open, and learns how it is read."""
+    """Writes to a connection while it is open, and is notified of how the client reads."""
 
     def pause(self) -> None:
         """Note that the socket is full."""
 
     def resume(self) -> None:
-        """Note that the socket took what was waiting."""
+        """Note that the socket has room again."""
 
     def lost(self) -> None:
-        """Note that the connection is gone."""
+        """Note that the connection is lost."""
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection; what HTTP and WebSocket have in common."""
+    """A client's connection; the common part of HTTP and WebSocket."""
 
     transport: asyncio.Transport
 
@@ -138,12 +138,12 @@ class Connection(asyncio.Protocol):
         self.state = state
         self.loop = asyncio.get_running_loop()
         self.address = ""
-        # the stream that writes to this connection, if any: the hub watches how it is read
+        # the stream that writes to this connection, None without one
         self.client_stream: Stream | None = None
         # tells whether the key that its stream was opened with is still in force; None without one
         self.in_force: Callable[[], bool] | None = None
         self.deadline = math.inf
-        # no request is taken any more: what still arrives is dropped until the client closes
+        # no further request is accepted; later bytes are dropped until the client closes
         self.ended = False
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
         self._taken_at = 0.0
 
     def write(self, data: bytes) -> None:
-        """Send bytes; how far the client takes them is watched."""
+        """Send bytes; `check` watches whether the client reads them."""
         if not self.transport.is_closing():
             self._written += len(data)
             self.transport.write(data)
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
             self.resume_writing()
 
     def check(self, now: float) -> None:
-        """End the connection when the client has kept us waiting for too long."""
+        """End the connection when the client is too slow."""
         self._check_reader(now)
         if self.client_stream is not None and self.in_force is not None and not self.in_force():
             self.transport.abort()
@@ -202,11 +202,11 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def expire(self, now: float) -> None:
-        """The deadline is over."""
+        """Handle the end of the deadline."""
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """The server stops: end when the answer in progress is sent."""
+        """End the connection when the answer in progress is sent, since the server stops."""
         raise NotImplementedError
 
     def refuse(self, problem: Problem) -> None:
@@ -224,22 +224,23 @@ class Connection(asyncio.Protocol):
         self.finish()
 
     def finish(self) -> None:
-        """Send nothing more, and close when the client does so or takes too long.
+        """Send nothing more, and close after the client or after a time-out.
 
-        Closing at once while bytes of the client are unread would destroy the answer on its way.
+        An immediate close with unread bytes of the client would reset the connection and lose the
+        answer.
         """
         self.linger()
         if not self.transport.is_closing():
             self.transport.write_eof()
 
     def linger(self) -> None:
-        """Take no more requests, and give the client a moment to close."""
+        """Accept no more requests, and give the client a moment to close."""
         self.ended = True
         self.deadline = self.loop.time() + self.state.timeouts.linger
         self.read(True)
 
     def read(self, wanted: bool) -> None:
-        """Read on from the client, or pause."""
+        """Resume or pause reading from the client."""
         if self.transport.is_closing():
             return
         if wanted:
@@ -285,11 +286,11 @@ class HttpConnection(Connection):
         self._waiting.clear()
         self._parser = None
         if self._task is not None:
-            # nobody is left to answer: what the request costs ends here
+            # without a client the request need not be answered
             self.state.tasks.drop(self._task)
 
     def eof_received(self) -> bool:
-        # some clients say that they have asked all before they read the answer
+        # some clients close their sending side before they read the answer
         if self._waiting or (self._answer is not None and not self._answer.started):
             self._half_closed = True
             return True
@@ -309,7 +310,7 @@ class HttpConnection(Connection):
                 "invalid-request", f"request: expected HTTP/1.1, {str(error)[:100]}"
             )
         if self._in_request and not self._began:
-            # the parser keeps a header, or a trailer, until it is whole
+            # the parser keeps a header or a trailer in memory until it is complete
             self._bytes += len(data)
             if self._bytes > REQUEST_BYTES:
                 self._too_large()
@@ -338,7 +339,7 @@ class HttpConnection(Connection):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value) + 4
         if not self._in_head:
-            # a trailer is no header: it comes behind what a proxy has looked at
+            # a trailer is not a header: a proxy may not have checked it
             return
         if len(self._headers) >= HEADERS_LIMIT or self._header_bytes > HEADERS_BYTES:
             self._too_large()
@@ -384,7 +385,7 @@ class HttpConnection(Connection):
         if self._in_head:
             self._refusal = Problem(
                 "headers-too-large",
-                f"headers: expected at most {HEADERS_LIMIT} of together {HEADERS_BYTES} bytes",
+                f"headers: expected at most {HEADERS_LIMIT}, with at most {HEADERS_BYTES} bytes",
             )
         else:
             self._refusal = _body_too_large()
@@ -412,7 +413,7 @@ class HttpConnection(Connection):
             "method": method,
             "scheme": "ws" if websocket else "http",
             "path": path,
-            # as we understand it, so that nothing behind reads another path out of it
+            # made from `path`, so that the framework cannot find another path in it
             "raw_path": quote(path, safe="/:@!$&'()*+,;=~").encode(),
             "query_string": query,
             "root_path": "",
@@ -425,7 +426,7 @@ class HttpConnection(Connection):
         return Exchange(self, scope, keep_alive=keep and not self.state.closing)
 
     def _origin_form(self) -> bytes:
-        """Return the target as path and query; an absolute one names the host itself."""
+        """Return the target as path and query; an absolute target also sets the host."""
         target = self._target
         if target.startswith(b"/") or target == b"*":
             return target
@@ -458,11 +459,11 @@ class HttpConnection(Connection):
         self._task = self.state.tasks.spawn("request", one.run(), ends=True)
 
     def answers(self, exchange: Exchange) -> bool:
-        """Tell whether this exchange's answer is the one in progress."""
+        """Return whether this exchange's answer is in progress."""
         return self._answer is exchange and not self.transport.is_closing()
 
     def answered(self, exchange: Exchange) -> None:
-        """An answer is sent whole: go on with the next request."""
+        """Continue with the next request after a complete answer."""
         self._answer = self._task = None
         if self.transport.is_closing():
             return
@@ -483,7 +484,7 @@ class HttpConnection(Connection):
         super().finish()
 
     def limit_answer(self, seconds: float) -> None:
-        """End the connection unless the answer in progress is sent by then."""
+        """End the connection unless the answer in progress is sent within some seconds."""
         self.deadline = self.loop.time() + seconds
 
     def expire(self, now: float) -> None:
@@ -508,7 +509,7 @@ class HttpConnection(Connection):
         if self._refusal is not None and not self.ended:
             self._take(self._refusal)
         if exchange is None or self.ended:
-            # another protocol than WebSocket was offered: it is answered in HTTP
+            # an upgrade to another protocol than WebSocket is answered in HTTP
             return
         try:
             key = websocket_key(self._headers)
@@ -557,7 +558,7 @@ class Exchange:
         try:
             await state.app(self.scope, self.receive, self.send)
         except (Problem, StorageError) as error:
-            # in the middle of an answer: the database went away, or the disk filled
+            # during an answer the database became unavailable, or the disk full
             state.log.warning("answer cut", path=self.scope["path"][:200], reason=str(error))
             self._failed()
         except Exception as error:
@@ -572,15 +573,15 @@ class Exchange:
 
     def _failed(self) -> None:
         if self.started:
-            # the client must not take what it has for the whole
+            # the client must notice that the answer is incomplete
             self.connection.transport.abort()
         else:
             self.connection.refuse(Problem("internal-error", "the error is logged; try again"))
 
     async def receive(self) -> Message:
-        """Return the body, which is never kept; asked again, wait until the client leaves."""
+        """Return the empty body; a second call waits until the client leaves."""
         if self._asked:
-            # which cancels this task
+            # the end of the connection cancels this task
             await self.connection.loop.create_future()
         self._asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -589,7 +590,7 @@ class Exchange:
         """Send a part of the answer."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            # how the body is framed is decided here
+            # this class frames the body itself
             self._head = [one for one in message["headers"] if one[0] != b"transfer-encoding"]
             return
         body, more = message.get("body", b""), message.get("more_body", False)
@@ -623,7 +624,7 @@ class Exchange:
                 self._chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
             else:
-                # HTTP/1.0 knows no chunks: the end of the connection is the end of the answer
+                # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
                 self.keep_alive = False
         if not self.keep_alive:
             framing += b"connection: close\r\n"
@@ -636,7 +637,7 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 
 
 def websocket_key(headers: Headers) -> str:
-    """Return the handshake's key. Raises: Problem 400 or 426 for another handshake than ours."""
+    """Return the handshake's key. Raises: Problem 400 or 426 for an invalid handshake."""
     versions = values(headers, b"sec-websocket-version")
     if versions != [WEBSOCKET_VERSION]:
         raise Problem(
@@ -655,7 +656,7 @@ def websocket_key(headers: Headers) -> str:
 
 
 def connection(scope: Any) -> Any:
-    """Return the connection that a request came on; None for a request of our own process."""
+    """Return the connection of a request; None for a request of this process."""
     return scope.get("extensions", {}).get(CONNECTION)
 
 
@@ -676,7 +677,7 @@ def _path(raw: bytes) -> str:
 
 
 def _percents(raw: bytes) -> bool:
-    """Tell whether each percent sign begins two hexadecimal digits."""
+    """Return whether two hexadecimal digits follow each percent sign."""
     digits = b"0123456789abcdefABCDEF"
     parts = raw.split(b"%")[1:]
     return all(len(part) > 1 and part[0] in digits and part[1] in digits for part in parts)

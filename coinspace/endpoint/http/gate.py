@@ -1,7 +1,7 @@
-"""What stands before the application: hosts, methods, keys, rate limits.
+"""Checks before the application: hosts, methods, keys, rate limits.
 
-It is an ASGI layer of its own so that every request passes it, the ones for unknown routes and
-WebSocket handshakes included.
+The gate is an ASGI layer, so that every request passes it: also requests for unknown routes and
+WebSocket handshakes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from coinspace.endpoint.http.limiter import Limiter, Rate, parse_rate
 from coinspace.endpoint.http.problem import MEDIA, Problem
 
 METHODS = ("GET", "HEAD")
-# answered without a key: they tell nothing but that the process lives, and what the API is
+# answered without a key: they show only that the process lives, and how to use the API
 PUBLIC = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/", "/favicon.ico"))
 PUBLIC_PREFIXES = ("/assets/", "/docs/")
-# wrong keys of one client, whatever its address: a right one is never counted here
+# wrong keys of one client; valid keys are not counted here
 WRONG_KEYS = Rate(30, 60)
 
 READY_HEADERS: Headers = [
@@ -40,12 +40,12 @@ READY_HEADERS: Headers = [
 
 
 class Gate:
-    """Lets a request through to `app`, or answers it with a problem.
+    """Passes a request on to `app`, or answers it with a problem.
 
     Args:
-        websockets: what answers a WebSocket, by path.
-        paths: tells whether there is a route.
-        ready: returns the body of an answer that a route has at hand.
+        websockets: path -> handler of a WebSocket.
+        paths: returns whether a path has a route.
+        ready: path -> body of an answer that is already made, None = `app` answers.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Gate:
             await refuse(scope, problem, send, self._cors(scope))
             return
         if scope["method"] == "GET" and not scope["query_string"]:
-            # checked as any other request is; only the framework's way to the route is saved
+            # checked like every other request; only the framework is skipped
             body = self._ready(scope["path"])
             if body is not None:
                 length = (b"content-length", b"%d" % len(body))
@@ -93,7 +93,7 @@ class Gate:
                 await send({"type": "http.response.body", "body": body})
                 return
         if scope["method"] == "HEAD":
-            # the server leaves the body out, the routes need not know
+            # the server leaves out the body, so that routes need no code for HEAD
             scope = {**scope, "method": "GET", "coinspace.head": True}
 
         async def send_with_headers(message: dict[str, object]) -> None:
@@ -148,10 +148,10 @@ class Gate:
         )
 
     def _check_origin(self, scope: Scope, host: str) -> None:
-        # browsers open WebSockets to anywhere without asking: CORS does not cover them
+        # browsers open WebSockets to every host: CORS does not cover them
         for one in values(scope["headers"], b"origin"):
             origin = one.decode("latin-1")
-            # the host is one of ours, which `Hosts` has checked
+            # `Hosts` has checked that the host is this server
             if origin.partition("://")[2].lower() != host and origin not in self.origins:
                 raise Problem(
                     "origin-refused",
@@ -163,7 +163,7 @@ class Gate:
         text = presented_key(scope)
         if text is None:
             if self.keys_needed and path not in PUBLIC and not path.startswith(PUBLIC_PREFIXES):
-                # asking without a key counts, too
+                # a request without a key counts, too
                 self._limit(client, None)
                 raise Problem(
                     "key-required",
@@ -173,12 +173,12 @@ class Gate:
             return None
         key = self.keys.find(text)
         if key is None:
-            # keys cannot be searched, not even by many programs of this machine
+            # limited on loopback, too, so that keys cannot be guessed
             self._limit(client, None)
             self._hit(self._wrong, "wrong-key", group(client))
             raise Problem(
                 "key-refused",
-                "the API key is not in force here",
+                "the API key is unknown or revoked",
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         return key
@@ -201,7 +201,7 @@ class Gate:
             raise Problem(
                 "too-many-requests",
                 f"the limit is {rate.amount} requests in {rate.seconds} s,"
-                f" come again in {verdict.wait} s",
+                f" try again in {verdict.wait} s",
                 headers={
                     "Retry-After": str(verdict.wait),
                     "RateLimit": state,
@@ -244,7 +244,7 @@ class Gate:
 
 
 class Preflight(Problem):
-    """A browser asks whether it may call: answered by the headers alone."""
+    """A browser's CORS preflight, answered by headers only."""
 
     def __init__(self) -> None:
         super().__init__("invalid-request", "")
@@ -255,7 +255,7 @@ class Preflight(Problem):
 
 
 async def refuse(scope: Scope, problem: Problem, send: Send, headers: Headers) -> None:
-    """Answer with a problem, an HTTP request or a WebSocket handshake alike."""
+    """Answer an HTTP request or a WebSocket handshake with a problem."""
     body = problem.body()
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     given = [(key.lower().encode(), value.encode()) for key, value in problem.headers.items()]
@@ -267,7 +267,7 @@ async def refuse(scope: Scope, problem: Problem, send: Send, headers: Headers) -
 
 
 def presented_key(scope: Scope) -> str | None:
-    """Return the key that a client sent, as it came."""
+    """Return the key that a client sent, unchecked."""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             return str(value.decode("latin-1")).strip()
@@ -277,7 +277,7 @@ def presented_key(scope: Scope) -> str | None:
 
 
 def keys_needed(settings: EndpointSettings) -> bool:
-    """Tell whether requests need an API key."""
+    """Return whether requests need an API key."""
     return settings.require_keys or not is_loopback(settings.host)
 
 

@@ -1,8 +1,8 @@
-"""The names that this server goes by, as requests write them into `Host`.
+"""The names of this server that requests may have in `Host`.
 
-A web page can let a name of its own point to this machine and then read whatever is served under
-that name ("DNS rebinding"); its requests carry that name. A number cannot be pointed elsewhere, so
-the address that a client has connected to is always right.
+A web page can point its own domain name to this machine and then read everything that is served
+under the name ("DNS rebinding"). Its requests carry that name. An IP address cannot be redirected
+in this way, so that the address that a client has connected to is always accepted.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]{1,253})(:[0-9]{1,5})?")
 
 
 class Hosts:
-    """The known names.
+    """The accepted names.
 
     Args: names, those of the settings; bound, the address that the server listens on; any_name,
     whether `*` is allowed.
-    Raises: EndpointError for a name that cannot stand in `Host`, or a `*` that is not allowed.
+    Raises: EndpointError for an invalid name, or a `*` that is not allowed.
     """
 
     def __init__(self, names: list[str], bound: str, *, any_name: bool) -> None:
         self._any = ANY in names
         if self._any and not any_name:
             raise EndpointError(
-                "endpoint.hosts: expected '*' only where keys are asked for; name the hosts,"
+                "endpoint.hosts: expected '*' only where keys are required; name the hosts,"
                 " or set endpoint.require_keys"
             )
         self._names = {*LOOPBACK, _literal(bound)}
@@ -45,9 +45,9 @@ class Hosts:
                 )
 
     def check(self, scope: Scope) -> str:
-        """Return the request's host and port in lower case, "" for a request of HTTP/1.0 without.
+        """Return the request's host and port in lower case; "" for HTTP/1.0 without `Host`.
 
-        Raises: Problem 400 unless there is exactly one, 421 for a name that is not ours.
+        Raises: Problem 400 unless there is exactly one `Host`, 421 for an unknown name.
         """
         found = values(scope["headers"], b"host")
         if not found and scope["http_version"] == "1.0":
@@ -64,12 +64,12 @@ class Hosts:
         raise Problem(
             "unknown-host",
             f"Host: expected localhost or another name of this server, was {name[:80]!r};"
-            " endpoint.hosts lists further ones",
+            " add further names to endpoint.hosts",
         )
 
 
 def _literal(address: str) -> str:
-    """Write an address of IPv6 as `Host` has it; leave anything else."""
+    """Write an IPv6 address as in `Host`; return other text unchanged in lower case."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

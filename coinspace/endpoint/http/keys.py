@@ -1,7 +1,7 @@
-"""API keys: `cs_ID_SECRET`, of which only a hash is kept.
+"""API keys: `cs_ID_SECRET`; only a hash of the secret is kept.
 
-The secret has 256 random bits, so a plain SHA-256 of it cannot be searched and costs a request
-next to nothing. The file is re-read when it changes: a revoked key stops within a second.
+The secret has 256 random bits, so that a plain SHA-256 of it cannot be reversed by a search. The
+file is read again when it changes: a revoked key is refused within a second.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from coinspace.errors import EndpointError
 Role = Literal["reader", "operator"]
 _KEY = re.compile(r"cs_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 RELOAD_S = 1.0
-# compared against when the id is unknown, so that the answer takes the same time
+# compared with when the id is unknown, so that the answer takes the same time
 _NOBODY = hashlib.sha256(b"").hexdigest()
 
 
 class Key(msgspec.Struct, kw_only=True):
-    """A key as kept: `digest` is the SHA-256 of its secret; `revoked` epoch s, 0 = in force."""
+    """A key as kept: `digest` is the SHA-256 of its secret; `revoked` epoch s, 0 = valid."""
 
     id: str
     name: str
@@ -70,13 +70,13 @@ class Keys:
         except FileNotFoundError:
             self._keys, self._stamp = {}, None
         except (OSError, msgspec.MsgspecError, RecursionError) as error:
-            # what is nested too deep is no list of keys either
+            # RecursionError: JSON nested too deep
             raise EndpointError(f"{self.file}: expected a list of keys, {error}") from None
         else:
             self._keys = {key.id: key for key in keys}
 
     def find(self, text: str) -> Key | None:
-        """Return the key in force that a client presented, None for any other text."""
+        """Return the valid key that a client sent, None for any other text."""
         self._follow()
         match = _KEY.fullmatch(text)
         if match is None:
@@ -102,7 +102,7 @@ class Keys:
         try:
             self.reload()
         except EndpointError as error:
-            # the keys read before stay in force: a slip of an editor shuts nobody out
+            # the keys read before stay valid, so that a typing error locks no client out
             structlog.get_logger("index-endpoint").error("keys not read", error=str(error))
 
     def all(self) -> list[Key]:
@@ -110,7 +110,7 @@ class Keys:
         return sorted(self._keys.values(), key=lambda key: (key.created, key.id))
 
     def new(self, name: str, role: Role) -> str:
-        """Make a key and return it; this text cannot be had again."""
+        """Make a key and return its text, which is not stored."""
         identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         digest = hashlib.sha256(secret.encode()).hexdigest()
         self._keys[identity] = Key(
@@ -120,7 +120,7 @@ class Keys:
         return f"cs_{identity}_{secret}"
 
     def revoke(self, identity: str) -> Key:
-        """Put a key out of force. Raises: EndpointError for an id that is not there."""
+        """Revoke a key. Raises: EndpointError for an unknown id."""
         key = self._keys.get(identity)
         if key is None:
             raise EndpointError(

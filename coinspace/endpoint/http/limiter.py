@@ -1,4 +1,4 @@
-"""Rates: so many requests of one client in a window of time, in bounded memory."""
+"""Rate limits: requests of one client per window of time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coinspace.errors import EndpointError
 
-# clients of one window that are counted one by one; all others share one count
+# clients of one window with a count of their own; all others share one count
 CLIENTS = 20_000
 OTHERS = "others"
 WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -17,7 +17,7 @@ _RATE = re.compile(r"\s*(\d{1,9})\s*(?:/|per)\s*(\d{1,6}\s*)?(second|minute|hour
 
 @dataclass(frozen=True)
 class Rate:
-    """So many requests in so many seconds."""
+    """`amount` requests in `seconds`."""
 
     amount: int
     seconds: int
@@ -25,7 +25,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is left of a rate after one request, and the seconds until the window ends."""
+    """The requests left after one request, and the seconds until the window ends."""
 
     allowed: bool
     left: int

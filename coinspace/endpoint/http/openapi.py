@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document, generated from the table of routes and the types of its answers.
 
-JSON Schema of every struct comes from msgspec; nothing is written by hand twice.
+The JSON Schema of every struct comes from msgspec.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coinspace.endpoint.http.problem import TYPE_PREFIX, TYPES
 from coinspace.endpoint.values import Instant
 
 PROBLEM_JSON = "application/problem+json"
-# every route can answer with these; those of public routes need no key
+# every route can answer with these; routes that are not public also with `PROTECTED`
 ALWAYS = (
     "invalid-parameter",
     "invalid-request",
@@ -68,7 +68,7 @@ def document(api: Api) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         kinds, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
     )
-    # the types are stable and these are all
+    # the list is complete, and the types are stable
     components["ProblemBody"]["properties"]["type"]["enum"] = [TYPE_PREFIX + name for name in TYPES]
     parameters = {operation.parameters.__name__ for operation in api.operations}
     paths = {}
@@ -127,7 +127,7 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
     listed = []
     for name, one in schema["properties"].items():
         in_path = name in operation.path_names
-        # an absent parameter is simply not there: null is not a value of a query
+        # a query has no null: an absent parameter is left out
         alternatives = [part for part in one.get("anyOf", ()) if part != {"type": "null"}]
         if alternatives:
             one = {**one, **alternatives[0]}
@@ -158,7 +158,7 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
 
 _LIMITS = {
     "RateLimit": {
-        "description": "what is left of the limit, and seconds until it is whole again",
+        "description": "requests left, and seconds until the limit is reset",
         "schema": {"type": "string"},
     },
     "RateLimit-Policy": {
@@ -185,9 +185,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
         "200": {"description": "OK", "headers": _LIMITS, "content": content}
     }
     if not operation.media:
-        responses = {"101": {"description": "The connection is a WebSocket from here on"}}
+        responses = {"101": {"description": "The connection becomes a WebSocket"}}
     if any(name == "If-None-Match" for name, _ in operation.headers):
-        responses["304"] = {"description": "The client has this answer already"}
+        responses["304"] = {"description": "The client already has this answer"}
     names = [*ALWAYS, *operation.problems]
     if not operation.public:
         names += PROTECTED

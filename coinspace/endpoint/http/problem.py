@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem+json: one stable type per cause, the values beside the text."""
+"""Errors as RFC 9457 problem+json: one stable type per cause, values as separate members."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATABASE_RETRY_S = 3
 
 # name: (status, title); the name is part of the public type and never changes
 TYPES: dict[str, tuple[int, str]] = {
-    "invalid-parameter": (400, "A parameter is not as expected"),
+    "invalid-parameter": (400, "A parameter is invalid"),
     "invalid-cursor": (400, "The cursor was not made by this route"),
     "invalid-request": (400, "The request cannot be read"),
     "key-required": (401, "An API key is needed"),
@@ -28,17 +28,17 @@ TYPES: dict[str, tuple[int, str]] = {
     "unknown-route": (404, "There is no such route"),
     "unknown-asset": (404, "The asset has no index here"),
     "unknown-market": (404, "The market is not collected"),
-    "no-data": (404, "Nothing is known for this request"),
+    "no-data": (404, "There is no data for this request"),
     "method-not-allowed": (405, "The route does not have this method"),
     "not-acceptable": (406, "None of the accepted formats can be served"),
     "request-timeout": (408, "The request took too long to arrive"),
     "body-too-large": (413, "The request's body is too large"),
     "target-too-long": (414, "The request's path and query are too long"),
-    "unknown-host": (421, "The server does not go by this name"),
-    "upgrade-required": (426, "The route speaks WebSocket"),
+    "unknown-host": (421, "The server does not have this name"),
+    "upgrade-required": (426, "The route needs a WebSocket"),
     "too-many-requests": (429, "The rate limit is used up"),
     "headers-too-large": (431, "The request's headers are too many or too large"),
-    "internal-error": (500, "The server made an error"),
+    "internal-error": (500, "An internal error occurred"),
     "database-unavailable": (503, "The database cannot be reached"),
     "query-timeout": (503, "The database took too long"),
     "too-many-connections": (503, "The server has no room for another connection"),
@@ -84,7 +84,7 @@ class Problem(HTTPException):
 
 
 def operator_needed(what: str) -> Problem:
-    """Return the problem of a reader's key that asks for what only operators see."""
+    """Return the problem of a reader's key that asks for data of operators."""
     return Problem("role-required", f"{what}: expected a key with role operator, was a reader's")
 
 
@@ -95,5 +95,5 @@ def of_storage(error: StorageError) -> Problem:
 
 
 def retry_later(name: str, detail: str, seconds: int) -> Problem:
-    """Return a problem that says when to come again."""
+    """Return a problem that says when to try again."""
     return Problem(name, detail, headers={"Retry-After": str(seconds)}, retry_after=seconds)

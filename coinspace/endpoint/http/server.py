@@ -1,8 +1,8 @@
 """The HTTP server: a listening socket, its connections, and their bounds in number and time.
 
-A server of our own on httptools' parser and `websockets`' protocol: it runs on the loop that also
-reads the bus, each of its limits and answers is ours, and its transports are at hand, so that a
-stream's message is framed once and written to every client without a task per client waking up.
+CoinSpace has its own server, on httptools' parser and `websockets`' protocol, for three reasons. It
+runs on the loop that also reads the bus. Each limit and each answer is CoinSpace's. And the hub
+writes to transports directly: an event is framed once and needs no task per client.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from coinspace.errors import EndpointError
 
 SOCKET_BACKLOG = 2048
 STOP_CHECKS, STOP_CHECK_S = 300, 0.01
-# files that the process needs besides clients' connections
+# file descriptors that the process needs besides clients' connections
 RESERVED_FILES = 200
-# after so long a client that found no room may try again
+# seconds after which a refused client may try again
 RETRY_S = 5
 
 
@@ -50,7 +50,7 @@ class HttpServer(State):
 
     @property
     def url(self) -> str:
-        """Base URL, for people and tools on this machine."""
+        """Base URL, for users and tools on this machine."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
@@ -60,7 +60,7 @@ class HttpServer(State):
         return len(self.open)
 
     async def start(self) -> None:
-        """Begin to accept."""
+        """Start to accept connections."""
         loop = asyncio.get_running_loop()
         self._sweep()
         self._server = await loop.create_server(

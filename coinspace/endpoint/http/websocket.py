@@ -1,7 +1,7 @@
 """A WebSocket connection: frames in, messages to the application; a stream writes frames itself.
 
-The protocol is `websockets`' own without its sockets, and nothing is ever compressed. Frames of a
-client are bounded in size and number: many small ones cost as much as many messages.
+The protocol is that of `websockets`, without its sockets and without compression. Frames of a
+client are bounded in size and number: a small frame costs as much as a message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coinspace.endpoint.http.problem import Problem
 
 MESSAGE_BYTES = 16 * 1024
 FRAMES_PER_SECOND = 200
-# parsed at a time, so that a flood is noticed before it is worked off
+# bytes parsed at a time, so that a flood is noticed before all of it is parsed
 SLICE_BYTES = 4096
 GOING_AWAY, INVALID_TEXT, POLICY = 1001, 1007, 1008
 
@@ -46,7 +46,7 @@ class WebSocketConnection(Connection):
         self._early = b""
         self._accepted = False
         self._disconnected = False
-        # a flood is not even parsed any more
+        # after a flood nothing is parsed any more
         self._deaf = False
         self._status, self._headers = 0, []  # type: int, list[tuple[bytes, bytes]]
         self._parts: list[bytes] = []
@@ -56,7 +56,7 @@ class WebSocketConnection(Connection):
         self._pinged: float | None = None
 
     def begin(self, rest: bytes) -> None:
-        """Ask the application; `rest` is what the client sent behind its handshake."""
+        """Start the application. Args: rest: bytes that the client sent after its handshake."""
         self._early = rest
         self.deadline = self.loop.time() + self.state.timeouts.request
         self.read(False)
@@ -74,7 +74,7 @@ class WebSocketConnection(Connection):
 
     def _failed(self) -> None:
         if self._accepted:
-            self._close(1011, "an error of the server, which is logged")
+            self._close(1011, "internal error, which is logged")
         elif not self.ended:
             self.refuse(Problem("internal-error", "the error is logged; try again"))
 
@@ -131,7 +131,7 @@ class WebSocketConnection(Connection):
             self._protocol.send_close(code, reason)
             self._flush()
         if not self.ended:
-            # the client's close frame is waited for
+            # wait for the client's close frame
             self.linger()
 
     def _flush(self) -> None:
@@ -154,13 +154,13 @@ class WebSocketConnection(Connection):
             self.read(False)
 
     def _parse(self, data: bytes) -> bool:
-        """Take a part of what was received, and tell whether the next one is wanted."""
+        """Parse received bytes. Returns: whether to parse more."""
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             self._on_frame(event)
         self._flush()
         if not self._is_open():
-            # the client closes, or broke the protocol, which has been answered
+            # the client closes, or violated the protocol and has got an answer
             self._disconnect()
             if not self.ended:
                 self.linger()
@@ -202,7 +202,7 @@ class WebSocketConnection(Connection):
     def _disconnect(self) -> None:
         if not self._disconnected:
             self._disconnected = True
-            # what waits behind an end is answered by nobody
+            # messages behind the end are not answered
             self._messages.clear()
             self._put({"type": "websocket.disconnect", "code": 1005})
 
@@ -210,7 +210,7 @@ class WebSocketConnection(Connection):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # each of its messages costs an answer: whoever does not read may not ask
+        # each message costs an answer: a client that does not read may not ask
         self.read(False)
 
     def resume_writing(self) -> None:

@@ -1,1 +1,1 @@
-"""The state of now, from the bus: values, books, streams."""
+"""Live data from the bus: values, books, streams."""

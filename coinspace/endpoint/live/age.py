@@ -1,19 +1,19 @@
-"""How old something is, and whether that is too old to rely on.
+"""How old a value is, and whether it is too old to rely on.
 
-Two clocks judge. The wall clock gives the age that is shown: now less the time that the value
-carries. It is shown as it is: below zero the value's time lies in the future of this host's clock.
-The monotonic clock says how long ago the value arrived here, which no step of a wall clock changes.
+The wall clock gives the age that is shown: now minus the value's time. A negative age means that
+the value's time is in the future of this host's clock. The monotonic clock gives the time since the
+value arrived here, which a step of a wall clock does not change.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-# how far a value's time may lie in the future: clocks of several hosts differ a little
+# how far a value's time may be in the future: clocks of several hosts differ a little
 FUTURE_MS = 1000
 
-# old: its time is too long ago. future: its time lies in the future, so that nobody knows its age.
-# silent: it arrived too long ago.
+# old: the value's time is too long ago. future: it is in the future, so that the age is unknown.
+# silent: the value arrived too long ago.
 StaleReason = Literal["old", "future", "silent"]
 
 
@@ -22,7 +22,7 @@ def stale_reason(age_ms: int, heard_ms: int, limit_ms: int) -> StaleReason | Non
 
     Args:
         age_ms: by the wall clock, below 0 = in the future.
-        heard_ms: since its arrival, by the monotonic clock.
+        heard_ms: since the value's arrival, by the monotonic clock.
     """
     if age_ms < -FUTURE_MS:
         return "future"

@@ -23,12 +23,12 @@ from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 from coinspace.method.record import VenueRecord
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
-# a chart of a hundred steps a side is as fine as a screen shows
+# a screen cannot show more than about 100 steps per side
 PROFILE_STEPS = 100
 PROFILE_STEP_PERCENT = 0.01
-# sizes of a profile are for drawing: 6 digits are beyond a pixel
+# sizes of a profile are only drawn: 6 digits are finer than a pixel
 PROFILE_DIGITS = 6
-# exchanges count sizes in units of 1e-8; what a sum has beyond is noise
+# exchanges have sizes in units of 1e-8; further digits of a sum are rounding errors
 SIZE_PLACES = 8
 
 Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
@@ -37,9 +37,9 @@ Side = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
 def consolidated(
     context: Context, asset: str, levels: int, within: float | None = None
 ) -> ConsolidatedBook | None:
-    """Return the newest summed book, None while there is none.
+    """Return the newest summed book, None without one.
 
-    Args: within: a distance in percent whose depth is wanted besides the usual ones.
+    Args: within: a distance in percent, whose depth is added to `DEPTH_PERCENTS`.
     """
     message = context.live.aggregates.get(asset)
     if message is None:
@@ -84,7 +84,7 @@ def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
     found: list[Level] = []
     total = 0.0
     last: float | None = None
-    # a price has at most one level per venue, so this many hold `limit` prices for sure
+    # a price has at most one level per venue, so that these levels have `limit` prices
     head = limit * max(1, len(names)) + 1
     for price, size, venue in zip(
         prices[:head].tolist(), sizes[:head].tolist(), venues[:head].tolist(), strict=True
@@ -104,7 +104,7 @@ def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
 
 
 def depths(bids: Side, asks: Side, within: float | None = None) -> list[Depth]:
-    """Return the size within some distances of the middle, nearest first."""
+    """Return the size within some distances of the mid price, nearest first."""
     if not len(bids[0]) or not len(asks[0]):
         return []
     middle = 0.5 * bids[0][0] + 0.5 * asks[0][0]
@@ -124,7 +124,7 @@ def depths(bids: Side, asks: Side, within: float | None = None) -> list[Depth]:
 
 
 def profile(bids: Side, asks: Side, names: list[str]) -> Profile | None:
-    """Return cumulative sizes per venue by distance from the middle; None for an empty side."""
+    """Return cumulative sizes per venue by distance from the mid; None for an empty side."""
     if not len(bids[0]) or not len(asks[0]):
         return None
     middle = float(0.5 * bids[0][0] + 0.5 * asks[0][0])

@@ -1,4 +1,4 @@
-"""Names of streams' channels, from what clients ask for to what the hub knows, checked."""
+"""Channels of streams: checks the names that clients send and converts them to the hub's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FLAGS = ("venues", "gaps", "pipeline")
 
 
 def words(text: str | None) -> list[str]:
-    """Split a comma-separated parameter; empty words do not count."""
+    """Split a comma-separated parameter; empty words are left out."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def channel(context: Context, name: str) -> str:
-    """Return a channel's name when there is such a channel.
+    """Return the hub's name of a channel.
 
-    Raises: Problem 404 for an asset or market that is not there, 400 for another kind.
+    Raises: Problem 404 for an unknown asset or market, 400 for an unknown kind.
     """
     kind, dot, rest = name.partition(".")
     if not dot and kind in FLAGS:
@@ -47,7 +47,7 @@ def channels(
 ) -> set[str]:
     """Return the channels of a stream's parameters; `*` stands for all of a kind.
 
-    Raises: Problem 400 or 404 for what is not there, 400 for none or too many.
+    Raises: Problem 400 or 404 for an unknown channel, 400 for none or too many.
     """
     assets = context.settings.index.assets
     markets = [f"{exchange}:{market}" for exchange, market in context.all_markets()]

@@ -1,4 +1,4 @@
-"""The premium that is left when a size is really traded, on the newest summed book."""
+"""The premium after fees when a size is traded, on the newest summed book."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from coinspace.method.siblings import ASKS, BIDS, average_price, executable_prem
 
 
 def executable(context: Context, latest: Latest, size: float) -> ExecutablePremium | None:
-    """Return what both directions leave at a size; None without a summed book or a rate.
+    """Return the premium of both directions at a size; None without a summed book or a rate.
 
-    A direction is null where the books do not hold the size. The venues are those that the newest
-    record used.
+    A direction is null when the books are too thin for the size. The venues are those that the
+    newest record used.
     """
     message = context.live.aggregates.get(latest.value.asset)
     if message is None:
@@ -38,7 +38,7 @@ def executable(context: Context, latest: Latest, size: float) -> ExecutablePremi
 def _prices(
     context: Context, latest: Latest, aggregate: Aggregate, region: str, size: float
 ) -> tuple[float | None, float | None] | None:
-    # average prices to sell and to buy in the region's currency, fees paid
+    # average prices to sell and to buy in the region's currency, after fees
     found = (latest.record.regions or {}).get(region)
     used = set(found.shares) if found is not None else set()
     currency = CURRENCIES[region]

@@ -1,6 +1,6 @@
-"""From live state to the hub: which bus message becomes which event.
+"""Makes the hub's events from bus messages.
 
-An event is made only when its channel has clients (or had some within the resume time).
+An event is made only when its channel has clients, or had clients within the resume time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from coinspace.endpoint.live.market import ticker, trade
 from coinspace.endpoint.live.venues import venues
 from coinspace.tasks import Tasks
 
-# a page cannot show more, and a book is the largest event by far
+# the page cannot show more books per second, and a book is by far the largest event
 BOOK_INTERVAL_NS = 200 * MILLISECOND_NS
 BOOK_LEVELS = 50
 TABLES_INTERVAL_S = 1.0
 
 
 class Feeder:
-    """Makes events of bus messages, and tables and heartbeats of time."""
+    """Makes events from bus messages; sends tables and heartbeats at intervals."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -43,7 +43,7 @@ class Feeder:
         context.live.listeners.append(self.on_message)
 
     def on_message(self, message: Message) -> None:
-        """Publish what a message changes."""
+        """Publish the event of a message."""
         make = self._make.get(message.kind)
         if make is not None:
             make(message)
@@ -82,7 +82,7 @@ class Feeder:
             self.context.hub.publish(channel, "trade", encode(trade(self.context, message)))
 
     def _state(self, message: Message) -> None:
-        # a change of state is shown at once, ages once a second
+        # a change of state is sent at once, ages once a second
         self._venues()
 
     def _venues(self) -> None:
@@ -90,8 +90,8 @@ class Feeder:
             self.context.hub.publish("venues", "venues", encode(venues(self.context)))
 
     def start(self, tasks: Tasks) -> None:
-        """Begin with tables, heartbeats and sweeps, until the tasks are cancelled."""
-        # clients are better served without tables for a while than not at all
+        """Send tables and heartbeats and sweep the hub, until the tasks are cancelled."""
+        # restarted after a failure: the other events do not depend on it
         tasks.keep("tables and heartbeats", self._tick)
 
     async def _tick(self) -> None:

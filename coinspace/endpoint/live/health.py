@@ -16,7 +16,7 @@ from coinspace.storage.watch import disk_problems
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("starting", "ready", "degraded", "stopping", "stopped")
 _NAME = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)(?:\{(.*)\})?")
-# gauges among the counters: they go down as well as up
+# gauges among the counters: they can also go down
 # fmt: off
 _GAUGES = frozenset((
     "streams", "lag", "age", "pending", "queue", "depth", "books", "indices", "connections",
@@ -26,7 +26,7 @@ _GAUGES = frozenset((
 
 
 def files(context: Context) -> list[dict[str, Any]]:
-    """Return every process's health, by name; files that cannot be read are left out."""
+    """Return every process's health, sorted by name; unreadable files are left out."""
     found = []
     for path in sorted((context.settings.data / "run").glob("*.json")):
         try:
@@ -63,15 +63,15 @@ def processes(context: Context) -> Pipeline:
 
 
 def platform_problems(context: Context) -> list[str]:
-    """Return what the processes on this host and its disk say against the platform."""
+    """Return the problems of this host's processes and its disk."""
     folder = context.settings.data / "run"
     if not folder.is_dir():
-        return [f"{folder}: expected a folder, was none: what the processes say is not known"]
+        return [f"{folder}: expected a folder of health files, found none"]
     healths = (judge(one, context.clock()) for one in files(context))
-    # this process has said what it knows; its own file says it later, and again
+    # the caller already has the problems of this process
     found = reasons(one for one in healths if one.process != "index-endpoint")
-    said = "; ".join(found)
-    return found + [one for one in disk_problems(context.settings) if one not in said]
+    known = "; ".join(found)
+    return found + [one for one in disk_problems(context.settings) if one not in known]
 
 
 def exposition(context: Context) -> str:

@@ -1,15 +1,16 @@
-"""Fan-out: one event is framed once and its bytes are written to every client that wants it.
+"""Fan-out: an event is framed once, and its bytes are written to every client of its channel.
 
 Channels: `index.BTC`, `book.BTC`, `ticker.upbit:BTC/KRW`, `trade.upbit:BTC/KRW`, `venues`,
-`gaps`, `pipeline`. Each event is whole, so a client that reads too slowly loses nothing but
-intermediate states: while its socket is full only the newest event per channel is kept for it, and
-when it has not drained within the stall time it is dropped. Trades and gaps are no states: those
-that are not kept are counted, and a `gap` event says how many before the channel goes on. Memory
-per client is therefore bounded by the socket's high-water mark plus one event and one count per
-channel, whatever it does.
+`gaps`, `pipeline`. Each event is a complete state. While a client's socket is full, only the newest
+event per channel is kept for the client, so that a slow client loses only intermediate states. A
+client whose socket stays full for the stall time is dropped. Trades and gaps are not states: those
+that are not kept are counted, and a `gap` event reports their number before the channel continues.
+Memory per client is therefore bounded by the socket's high-water mark plus one event and one count
+per channel.
 
-Event ids are `BOOT-N`: N counts all events of this process. A ring of the last seconds allows
-a client to resume after a short cut; what the ring no longer holds is announced by a `gap`.
+Event ids are `BOOT-N`: N counts all events of this process. A ring of the last seconds lets a
+client resume after a short interruption. A `gap` event reports that the ring no longer has some of
+the missed events.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ RING_EVENTS = 50_000
 # events that the next one of their channel does not replace
 COUNTED = ("trade", "gaps")
 
-# text: server-sent events to a client of HTTP/1.0, which knows no chunks
+# text: server-sent events to a client of HTTP/1.0, which has no chunks
 Kind = Literal["sse", "text", "websocket"]
 
 
@@ -63,7 +64,7 @@ class Event:
 
     @property
     def sse_text(self) -> bytes:
-        """The event as text/event-stream has it."""
+        """The event as text/event-stream."""
         head = b"id: %b-%d\n" % (self.boot.encode(), self.number) if self.number else b""
         return b"%bevent: %b\ndata: %b\n\n" % (head, self.name.encode(), self.data)
 
@@ -89,7 +90,7 @@ class Event:
 
 
 class Client:
-    """One stream: its connection, its channels, and what waits while its socket is full."""
+    """One stream: its connection, its channels, and events that wait while its socket is full."""
 
     def __init__(self, hub: Hub, connection: Connection, kind: Kind) -> None:
         self.hub = hub
@@ -104,7 +105,7 @@ class Client:
     def send(self, event: Event) -> None:
         """Write an event, or keep the newest of its channel while the socket is full."""
         if self.paused_at is not None:
-            self._hold(event)
+            self._keep(event)
         elif not self.closed.done():
             if self.kind == "sse":
                 frame = event.sse
@@ -112,9 +113,9 @@ class Client:
                 frame = event.websocket if self.kind == "websocket" else event.sse_text
             self.connection.transport.write(frame)
 
-    def _hold(self, event: Event) -> None:
+    def _keep(self, event: Event) -> None:
         self.hub.conflated += 1
-        # an announced gap is no state of its channel: neither may replace the other
+        # a gap event is not a state of its channel: neither may replace the other
         key = f"gap:{event.channel}" if event.name == "gap" else event.channel
         before = self.pending.get(key)
         if before is not None and before.name in COUNTED:
@@ -122,14 +123,14 @@ class Client:
         self.pending[key] = event
 
     def pause(self) -> None:
-        """The socket is full."""
+        """Note that the socket is full."""
         if self.paused_at is None:
             self.paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """The socket took what was waiting: send counts, then the newest of each channel.
+        """Send what waited for the socket: counts, then the newest event of each channel.
 
-        What is sent may fill it again. The rest stays as it is, and later events add to it.
+        The socket may become full again. The rest then waits on, and later events are added.
         """
         self.paused_at = None
         for channel in tuple(self.missed):
@@ -146,7 +147,7 @@ class Client:
         return self.paused_at is not None
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """Note that the connection is lost."""
         self.hub.leave(self, "left")
 
     def drop(self, reason: str) -> None:
@@ -156,7 +157,7 @@ class Client:
 
 
 class Channel:
-    """The clients of one channel and since when its events are made without a break."""
+    """The clients of one channel, and since which number all its events are made."""
 
     __slots__ = ("clients", "idle_since", "made_since")
 
@@ -180,14 +181,14 @@ class Hub:
         self.ring_bytes = 0
         # 0 means not resumable, so the state before the first event is 1
         self.number = 1
-        # the first number that the ring still holds in full
+        # the first number from which the ring is complete
         self.ring_from = 2
         self.closing = False
         self.opened = self.left = self.dropped = self.refused = 0
         self.events = self.deliveries = self.conflated = self.resumed = self.gaps = 0
 
     def wants(self, channel: str) -> bool:
-        """Tell whether an event of this channel would be used."""
+        """Return whether an event of this channel would be used."""
         return channel in self.channels
 
     def publish(self, channel: str, name: str, data: bytes) -> None:
@@ -202,7 +203,7 @@ class Hub:
         self.ring_bytes += len(data)
         self._trim(event.time)
         self.deliveries += len(entry.clients)
-        # a client whose write fails leaves while we walk
+        # a copy: a client whose write fails leaves during the loop
         for client in tuple(entry.clients):
             client.send(event)
 
@@ -225,7 +226,7 @@ class Hub:
             raise retry_later("too-many-streams", f"no room for another stream, {text}", 5)
 
     def join(self, connection: Connection, kind: Kind, channels: set[str]) -> Client:
-        """Add a client; `check_room` comes first."""
+        """Add a client; the caller has called `check_room`."""
         client = Client(self, connection, kind)
         connection.client_stream = client
         self.clients.add(client)
@@ -244,7 +245,7 @@ class Hub:
             client.channels.add(name)
 
     def unsubscribe(self, client: Client, channels: set[str]) -> None:
-        """Take channels from a client."""
+        """Remove channels from a client."""
         for name in channels & client.channels:
             client.channels.discard(name)
             client.pending.pop(name, None)
@@ -252,11 +253,11 @@ class Hub:
             entry = self.channels[name]
             entry.clients.discard(client)
             if not entry.clients:
-                # events go on for the resume time: the client may come back
+                # events are made for the resume time: the client may come back
                 entry.idle_since = time.monotonic()
 
     def leave(self, client: Client, reason: str) -> None:
-        """Forget a client; nothing of it stays behind."""
+        """Remove a client from everything."""
         if client not in self.clients:
             return
         self.clients.discard(client)
@@ -285,13 +286,13 @@ class Hub:
         return [event for event in self.ring if event.number > number and event.channel in channels]
 
     def gap_event(self, channel: str, reason: str, **more: Any) -> Event:
-        """Return the event that announces lost events."""
+        """Return the event that reports lost events."""
         self.gaps += 1
         data = orjson.dumps({"channel": channel, "reason": reason, **more})
         return Event(0, channel, "gap", data, self.boot)
 
     def sweep(self) -> None:
-        """Once a second: drop stalled clients, close idle channels, trim the ring."""
+        """Drop stalled clients, close idle channels, trim the ring; called once a second."""
         now = time.monotonic()
         for client in tuple(self.clients):
             if client.paused_at is not None and now - client.paused_at > self.stall_s:

@@ -1,4 +1,4 @@
-"""Tickers, trades and single books: bus messages into API values."""
+"""Converts bus messages of tickers, trades and books to API values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import Book, Ticker, Trade
 from coinspace.endpoint.values import decimal, milliseconds
 
-# a book that shows no proof of life for so long is not relied on by the index either
+# the index, too, does not use a book without a sign of life for this long
 DELAYED_MS = 10_000
 
 
 def age_ms(context: Context, received_ns: int) -> int:
-    """Return the age of something received; below 0 when its time lies in the future."""
+    """Return the age of a receive time; below 0 when it is in the future."""
     return (context.clock() - received_ns) // MILLISECOND_NS
 
 
@@ -89,7 +89,7 @@ def levels(side: Any, depth: int) -> list[tuple[str, str]]:
 
 
 def venue_status(context: Context, exchange: str, market: str, stale: StaleReason | None) -> str:
-    """Return a venue's state in a word."""
+    """Return a venue's state as one word."""
     state = context.live.states.get((exchange, market))
     if state is not None and state["state"] != "synced":
         return str(state["state"])

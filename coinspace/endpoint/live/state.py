@@ -1,7 +1,7 @@
-"""The newest state of everything, from the bus: what the API answers without the database.
+"""The newest state from the bus, which the API serves without the database.
 
-Books, tickers and trades are kept as the messages they came in; they are turned into text only
-when somebody asks, so a message costs a dictionary entry.
+Books, tickers and trades are kept as messages. They are converted to text only for a request, so
+that a message costs one dictionary entry.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from coinspace.method.record import IndexRecord, decode
 
 TRADES_KEPT = 1000
 GAPS_KEPT = 1000
-# topics that are listened to: with three exchanges of 700 markets each there are 9,000
+# most topics that are kept; three exchanges with 700 markets each have 9,000
 TOPICS_KEPT = 30_000
-# a stage's latency is the median over so many messages
+# a process's latency is the median over this many messages
 LATENCIES_KEPT = 101
-# kind of message -> process that publishes it; + its exchange where there are several
+# kind of message -> process that publishes it, without the exchange's name
 PUBLISHERS = {
     ORDERBOOK: "orderbook-collector-",
     TICKER: "ticker-collector-",
@@ -50,9 +50,9 @@ Listener = Callable[[Message], None]
 
 
 class Latest:
-    """The newest record of one index and its JSON, all but the age.
+    """The newest record of one index, and its JSON without the age.
 
-    Args: heard_ns: when it arrived, by the monotonic clock; None = now.
+    Args: heard_ns: when the record arrived, by the monotonic clock; None = now.
     """
 
     __slots__ = ("head", "heard_ns", "record", "ts_ms", "value")
@@ -62,11 +62,11 @@ class Latest:
         self.heard_ns = monotonic_ns() if heard_ns is None else heard_ns
         self.value: IndexValue = index_value(record)
         self.ts_ms = self.value.ts
-        # the age differs from answer to answer and is put behind this
+        # each answer appends its age
         self.head = msgspec.json.encode(self.value)[:-1]
 
     def age_ms(self, now_ms: int) -> int:
-        """Age of the value; below 0 when its time lies in the future."""
+        """Return the age of the value; below 0 when its time is in the future."""
         return now_ms - self.ts_ms
 
     def stale_reason(self, now_ms: int, stale_ms: int) -> StaleReason | None:
@@ -75,18 +75,18 @@ class Latest:
         return stale_reason(self.age_ms(now_ms), heard_ms, stale_ms)
 
     def problem(self, now_ms: int, stale_ms: int) -> str | None:
-        """Return in words why the value is stale and what to do, None = it is not."""
+        """Return a text why the value is stale and what to do, None = it is not stale."""
         age_ms = self.age_ms(now_ms)
         match self.stale_reason(now_ms, stale_ms):
             case "future":
                 return (
-                    f"the newest {self.value.asset} index lies {-age_ms} ms in the future:"
-                    " check the clocks of this host and of the calculator's"
+                    f"the newest {self.value.asset} index is {-age_ms} ms in the future:"
+                    " check the clocks of this host and of the calculator's host"
                 )
             case "old":
                 return f"the {self.value.asset} index is {age_ms} ms old"
             case "silent":
-                return f"no new {self.value.asset} index has arrived for {stale_ms} ms and more"
+                return f"no new {self.value.asset} index has arrived for {stale_ms} ms or longer"
         return None
 
     def body(self, now_ms: int, stale_ms: int) -> bytes:
@@ -101,18 +101,18 @@ class Latest:
 
 
 class Live:
-    """Applies bus messages; knows no socket.
+    """Applies bus messages; has no socket.
 
     Attributes:
         indices: asset -> Latest. aggregates: asset -> message.
-        books: (exchange, market) -> newest book message; `alive_ns` its last proof of life.
+        books: (exchange, market) -> newest book message; `alive_ns` is its last sign of life.
         tickers: (exchange, market) -> message. trades: (exchange, market) -> newest trades.
         states: (exchange, market) -> state message's JSON.
-        heartbeats: process -> when its newest arrived, by the monotonic clock.
-        heard: topic -> when its newest message arrived, by the monotonic clock.
-        refused: messages of markets and indices that are not configured, which change nothing.
-        gaps: losses that this process saw itself on the bus, newest last.
-        latencies: process -> ns from receipt (the tick, for aggregator and calculator) to
+        heartbeats: process -> when the newest one arrived, by the monotonic clock.
+        heard: topic -> when the newest message arrived, by the monotonic clock.
+        refused: ignored messages of markets and indices that are not configured.
+        gaps: losses on the bus that this process noticed itself, newest last.
+        latencies: process -> ns from receipt (for aggregator and calculator: from the tick) to
         publishing, newest last.
     """
 
@@ -149,7 +149,7 @@ class Live:
         }
 
     def on_message(self, message: Message) -> None:
-        """Apply one message; one that cannot be read is counted and left out."""
+        """Apply one message; a malformed one is counted and ignored."""
         self.messages += 1
         topic = message.topic
         kept = self._stages.get(topic)
@@ -169,11 +169,11 @@ class Live:
             listener(message)
 
     def heard_ms(self, message: Message) -> int:
-        """Time since the newest message of the topic arrived, by the monotonic clock."""
+        """Return the ms since the topic's newest message arrived, by the monotonic clock."""
         return (monotonic_ns() - self.heard.get(message.topic, 0)) // MILLISECOND_NS
 
     def _expected(self, message: Message) -> bool:
-        # whoever can publish must not be able to fill this process's memory
+        # a publisher must not be able to fill this process's memory
         if len(self._stages) >= TOPICS_KEPT:
             return False
         settings = self._settings
@@ -193,21 +193,21 @@ class Live:
         )
 
     def latency_us(self, process: str) -> int | None:
-        """Median latency of a process over its last messages; None where there are none."""
+        """Return the median latency of a process over its last messages; None without any."""
         kept = self.latencies.get(process)
         return int(median(kept)) // 1000 if kept else None
 
     def _stage(self, message: Message) -> deque[int]:
         process = PUBLISHERS.get(message.kind)
         if process is None or message.received_ns <= 0:
-            # what was not received has no latency
+            # a message without a receive time has no latency
             return deque(maxlen=0)
         if process.endswith("-"):
             process += self.key(message)[0]
         return self.latencies.setdefault(process, deque(maxlen=LATENCIES_KEPT))
 
     def on_gap(self, topic: bytes, epoch: int, expected: int, found: int) -> None:
-        """Note messages that the bus lost on the way to this process."""
+        """Record messages that the bus lost on the way to this process."""
         parts = topic.decode().split(".")
         market = len(parts) > 3
         self.gaps_total += 1
@@ -228,7 +228,7 @@ class Live:
         )
 
     def key(self, message: Message) -> tuple[str, str]:
-        """Return (exchange, market) of a message; topics are few, so each is split once."""
+        """Return (exchange, market) of a message; each topic is split only once."""
         key = self._keys.get(message.topic)
         if key is None:
             key = self._keys[message.topic] = (message.exchange, message.market)
@@ -253,7 +253,7 @@ class Live:
     def _state(self, message: Message) -> None:
         state = message.json()
         if (state["exchange"], state["market"]) != self.key(message):
-            raise ValueError(f"state: expected that of {message.topic!r}, was another market's")
+            raise ValueError(f"state: expected the market of {message.topic!r}, was another one")
         self.states[state["exchange"], state["market"]] = state
 
     def _aggregate(self, message: Message) -> None:
@@ -262,14 +262,14 @@ class Live:
     def _index(self, message: Message) -> None:
         record = decode(message.payload)
         if record.asset != _asset(message):
-            raise ValueError(f"record: expected that of {message.topic!r}, was another asset's")
+            raise ValueError(f"record: expected the asset of {message.topic!r}, was another one")
         self.indices[record.asset] = Latest(record)
 
     def _heartbeat(self, message: Message) -> None:
         beat = message.json()
         process = str(beat["process"])
         if message.topic != b"heartbeat.%b." % process.encode():
-            raise ValueError(f"heartbeat: expected that of {message.topic!r}, was {process}'s")
+            raise ValueError(f"heartbeat: expected the process of {message.topic!r}, was {process}")
         self.heartbeats[process] = monotonic_ns()
         if not process.startswith("orderbook-collector-"):
             return

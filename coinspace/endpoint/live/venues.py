@@ -1,4 +1,4 @@
-"""Venue table: collectors' states joined with what the index made of each venue."""
+"""The venue table: states from the collectors, joined with each venue's use in the index."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from coinspace.exchanges.identity import identity
 from coinspace.method.parameters import REGIONS
 from coinspace.method.record import VenueRecord
 
-# two of a collector's heartbeats are 2 s apart
+# collectors send a heartbeat every second
 HEARTBEAT_LIMIT_NS = 3_000_000_000
-FUTURE = "its book's time lies in the future: check the clocks of its collector's host and this one"
+FUTURE = "the book's time is in the future: check the clocks of the collector's host and this host"
 
 
 def venues(context: Context) -> Venues:

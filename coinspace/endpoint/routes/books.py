@@ -34,7 +34,7 @@ class ConsolidatedQuery(Struct, forbid_unknown_fields=True):
     within: (
         Annotated[
             float,
-            Meta(gt=0, le=50, description="percent of the middle: depth at this distance too"),
+            Meta(gt=0, le=50, description="also the depth within this percentage of the mid price"),
         ]
         | None
     ) = None
@@ -58,7 +58,7 @@ class BookQuery(Struct, forbid_unknown_fields=True):
     problems=("unknown-asset", "not-ready"),
 )
 async def orderbook(context: Context, request: Request, parameters: ConsolidatedQuery) -> Response:
-    """The book summed over all live venues, in index currency, with each venue's sizes."""
+    """The order book summed over all live venues, in index currency, with each venue's sizes."""
     asset = context.check_asset(parameters.asset)
     book = consolidated(context, asset, parameters.levels, parameters.within)
     if book is None:
@@ -82,7 +82,7 @@ async def orderbook(context: Context, request: Request, parameters: Consolidated
 async def venue_orderbook(context: Context, request: Request, query: BookQuery) -> Response:
     """One venue's book in its own quote currency: the newest, or the one at `at`.
 
-    A past book holds the levels that were stored; its age is its distance from `at`.
+    A past book has the stored levels; its age is relative to `at`.
     """
     exchange, name = context.check_market(query.exchange, f"{query.base}/{query.quote}")
     if query.at is not None:

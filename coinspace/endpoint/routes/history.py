@@ -25,7 +25,7 @@ from coinspace.storage.read import history
 routes = Routes()
 
 MINUTE_MS = 60_000
-# rows reach the views within this time; until then a candle may still change
+# rows reach the views within this time; a candle may change until then
 SETTLE_MS = 10_000
 IMMUTABLE = "max-age=31536000, immutable"
 
@@ -80,7 +80,7 @@ class ExplainQuery(Struct, forbid_unknown_fields=True):
 async def values(context: Context, request: Request, query: ValuesQuery) -> Response:
     """Every value of an index in [start, end), nulls with their reason included.
 
-    Without `start` the last minute. JSON comes in pages; CSV, Arrow and Parquet (by
+    Without `start`, the range is one minute. JSON comes in pages; CSV, Arrow and Parquet (by
     `Accept`) carry the whole range at once.
     """
     asset = context.check_asset(query.asset)
@@ -124,15 +124,15 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
 async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Response:
     """Candles of an index over [start, end), widened to whole intervals.
 
-    An interval without values is there with nulls: nothing is filled in. A page of closed
-    candles never changes and may be cached for ever.
+    An interval without values has nulls; no value is filled in. A page of closed candles never
+    changes and may be cached for ever.
     """
     asset = context.check_asset(query.asset)
     length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
     start, end = span(query.start, query.end, context.now_ms(), query.limit * length)
     start, end = start // length * length, -(-end // length) * length
     if query.start is None:
-        # the newest candle is begun; it takes the place of the one at the other end
+        # the newest candle is not complete; it replaces the oldest one
         start = max(start, end - query.limit * length)
     media = bulk.accepted(request)
     if media != bulk.JSON:
@@ -173,13 +173,13 @@ def _position(cursor: str, start: int, end: int, length: int) -> int:
     (position,) = decode_cursor(cursor, int)
     if position % length or not start <= position < end:
         raise Problem(
-            "invalid-cursor", "cursor: expected that of the same range", parameter="cursor"
+            "invalid-cursor", "cursor: expected one of the same range", parameter="cursor"
         )
     return int(position)
 
 
 async def _is_settled(context: Context, asset: str, interval: str, last: int) -> bool:
-    # once the store has gone on behind a page, nothing of it is still on the way
+    # rows are stored in order: when a later one is stored, the page is complete
     key, last_ns = (asset, interval), history.ns(last)
     if context.settled.get(key, 0) < last_ns:
         context.settled[key] = await history.stored_until(context.database, asset, interval)
@@ -196,8 +196,8 @@ async def _is_settled(context: Context, asset: str, interval: str, last: int) ->
 async def explain(context: Context, request: Request, query: ExplainQuery) -> Response:
     """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.
 
-    The newest tick's curve is that of its own summed book. A past tick's is made again from
-    the books as stored: `levels_missing` and `difference` say how near that is.
+    The newest tick's curve is that of its own summed book. A past tick's curve is recomputed
+    from the stored books: `levels_missing` and `difference` show how exact it is.
     """
     asset = context.check_asset(query.asset)
     latest = context.live.indices.get(asset)
@@ -213,7 +213,7 @@ async def explain(context: Context, request: Request, query: ExplainQuery) -> Re
 def points(
     rows: Sequence[Mapping[str, Any]], decimals_shown: int | None = None
 ) -> list[IndexPoint]:
-    """Convert stored rows, column by column: a page's numbers are most of its cost."""
+    """Convert stored rows column by column, which is faster: most of a page's cost is numbers."""
 
     def texts(name: str) -> list[str | None]:
         return column(rows, name, decimals_shown)
@@ -242,7 +242,7 @@ def whole(
     now_ms: int,
     decimals_shown: int | None = None,
 ) -> list[Candle]:
-    """Return a candle per interval of [first, last), null where there is no row."""
+    """Return a candle per interval of [first, last), with nulls for an interval without a row."""
     times = [row["ns"] // MILLISECOND_NS for row in rows]
     made = map(
         Candle,

@@ -1,4 +1,4 @@
-"""`/v1/tickers` and `/v1/trades`: what the exchanges say about themselves."""
+"""`/v1/tickers` and `/v1/trades`: data of single exchanges."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TradesQuery(Struct, forbid_unknown_fields=True):
 
 
 def _chosen(context: Context, query: TickersQuery | TradesQuery) -> list[tuple[str, str]]:
-    # what is asked for takes the names that it has here
+    # the query takes the platform's spelling of names
     exchange, name = query.exchange, query.market
     if exchange is not None:
         exchange = query.exchange = context.check_exchange(exchange)
@@ -74,7 +74,7 @@ def _chosen(context: Context, query: TickersQuery | TradesQuery) -> list[tuple[s
 
 @routes.get("/v1/tickers", TickersQuery, answer=Tickers, tag="market", problems=("unknown-market",))
 async def tickers(context: Context, request: Request, query: TickersQuery) -> Response:
-    """The newest ticker of every market asked for, with age and state."""
+    """The newest ticker of every chosen market, with age and state."""
     messages = [context.live.tickers.get(key) for key in _chosen(context, query)]
     found = [market.ticker(context, one) for one in messages if one is not None]
     return json_answer(encode(Tickers(found)))

@@ -19,7 +19,7 @@ from coinspace.endpoint.http.api import Api
 from coinspace.endpoint.http.openapi import document
 from coinspace.endpoint.http.problem import Problem
 
-# the folder below assets/ is named by a digest of what it holds, so that never changes
+# the folder below assets/ is named by a digest of its content, so that the content never changes
 IMMUTABLE = b"public, max-age=31536000, immutable"
 REVALIDATE = b"no-cache"
 mimetypes.add_type("text/javascript", ".js")
@@ -29,7 +29,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def install(app: Application, api: Api, context: Context) -> None:
-    """Add the routes, which the document of the API leaves out."""
+    """Add the routes of the page, which are not part of the API's document."""
     described = functools.cache(lambda: orjson.dumps(document(api)))
     app.router.add_get("/openapi.json", _with(openapi, described))
     app.router.add_get("/", _with(page, context.dashboard))
@@ -38,7 +38,7 @@ def install(app: Application, api: Api, context: Context) -> None:
 
 
 def _with(answer: Callable[[Request, Given], Response], given: Given) -> Handler:
-    # the router marks what it is given, which neither a method nor a partial function allows
+    # the router sets attributes of a handler, which methods and partial functions do not allow
     async def handle(request: Request) -> Response:
         return answer(request, given)
 
@@ -46,17 +46,17 @@ def _with(answer: Callable[[Request, Given], Response], given: Given) -> Handler
 
 
 def openapi(request: Request, described: Callable[[], bytes]) -> Response:
-    """Answer with the document of the API, which is made when it is first asked for."""
+    """Answer with the document of the API, which the first request makes."""
     return _bytes(request, described(), b"application/json", REVALIDATE)
 
 
 def page(request: Request, folder: Path) -> Response:
-    """Answer with the page, or with how to build it."""
+    """Answer with the page, or with instructions to build it."""
     return _file(request, folder, "index.html") or _plain(request, PAGE_MISSING)
 
 
 def docs(request: Request, folder: Path) -> Response:
-    """Answer with the API's documentation, or with how to build it."""
+    """Answer with the API's documentation, or with instructions to build it."""
     return _file(request, folder, "docs.html") or _plain(request, DOCS_MISSING)
 
 
@@ -64,7 +64,7 @@ def asset(request: Request, folder: Path) -> Response:
     """Answer with a file of the page."""
     values = request.route_values or {}
     version, name = values.get("version") or "", values.get("name") or ""
-    # the version is a folder's name: nothing else can be in it
+    # the version is the name of a folder, never a path
     found = _file(request, folder / "assets" / version, name) if version.isalnum() else None
     if found is None:
         raise Problem("unknown-route", f"no file {name[:100]!r} in the page")
@@ -78,7 +78,7 @@ def _file(request: Request, folder: Path, name: str) -> Response | None:
     try:
         body = (folder / name).read_bytes()
     except (OSError, ValueError):
-        # there is none, or the system has no file of such a name
+        # ValueError: a name that a file cannot have
         return None
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     if kind.startswith("text/"):

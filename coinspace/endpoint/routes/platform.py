@@ -1,4 +1,4 @@
-"""Venues, health of the processes, metrics: what the platform says about itself."""
+"""The platform's own state: venues, gaps, methodology, health of the processes, metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DAY_MS = 24 * 3600 * 1000
 
 
 class GapsQuery(Struct, forbid_unknown_fields=True):
-    """Which gaps."""
+    """The gaps to list."""
 
     exchange: Annotated[str, Meta(max_length=40)] | None = None
     market: Annotated[str, Meta(max_length=41)] | None = None
@@ -105,7 +105,7 @@ async def venues(context: Context, request: Request, _: None) -> Response:
     ),
 )
 async def gaps(context: Context, request: Request, query: GapsQuery) -> Response:
-    """Detected losses and outages of [start, end), newest first; by default of the last day."""
+    """Detected losses and outages in [start, end), newest first; by default of the last day."""
     if query.exchange is not None:
         query.exchange = context.check_exchange(query.exchange)
     if query.market is not None:
@@ -113,7 +113,7 @@ async def gaps(context: Context, request: Request, query: GapsQuery) -> Response
     start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
     last_ns, skipped = history.ns(end), 0
     if query.cursor is not None:
-        # several gaps can be found in one instant: the cursor counts those already shown
+        # several gaps can have the same time: the cursor counts those already shown
         last_ns, skipped = decode_cursor(query.cursor, int, int)
         last_ns, skipped = min(last_ns + 1, history.ns(end)), min(skipped, 10_000)
     where = {
@@ -141,7 +141,7 @@ async def gaps(context: Context, request: Request, query: GapsQuery) -> Response
 
 @routes.get("/v1/methodology", Nothing, answer=Methodology, tag="platform")
 async def methodology(context: Context, request: Request, _: None) -> Response:
-    """How the indices are computed: parameters, their hash, constituents, and what was before.
+    """How the indices are computed: parameters, their hash, constituents, earlier definitions.
 
     `announced` is null while the database cannot be read.
     """
@@ -164,7 +164,7 @@ async def livez(context: Context, request: Request, _: None) -> Response:
     "/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",), public=True
 )
 async def readyz(context: Context, request: Request, _: None) -> Response:
-    """Whether live values are served and stored: 503 with reasons and remedies when not."""
+    """Whether live values are served and stored; 503 with reasons and remedies if not."""
     found = reasons(context) + platform_problems(context)
     if found:
         raise Problem(
@@ -179,7 +179,7 @@ async def readyz(context: Context, request: Request, _: None) -> Response:
 
 @routes.get("/metrics", Nothing, tag="platform", media=(PROMETHEUS,), operator=True)
 async def metrics(context: Context, request: Request, _: None) -> Response:
-    """Counters of all processes as Prometheus reads them."""
+    """Counters of all processes in Prometheus' format."""
     body = exposition(context).encode()
     content = Content(PROMETHEUS.encode(), body)
     return Response(200, [(b"cache-control", b"no-store")], content)

@@ -1,6 +1,6 @@
 """`/v1/stream` (server-sent events) and `/v1/ws` (WebSocket): live data from the bus.
 
-Both speak the same events; a WebSocket adds subscribing and unsubscribing on the way:
+Both send the same events. A WebSocket client can also subscribe and unsubscribe at any time:
 
     {"op":"subscribe","channels":["index.BTC"],"last_event_id":"…"}   -> {"event":"subscribed",…}
     {"op":"unsubscribe","channels":["index.BTC"]}                      -> {"event":"unsubscribed",…}
@@ -40,10 +40,10 @@ RETRY_MS = 1000
 ERRORS_LIMIT = 20
 # commands a second of one WebSocket: each can ask for books of every asset
 COMMANDS_LIMIT = 50
-# what /v1/pipeline tells, which readers' keys may not ask either
+# the data of /v1/pipeline, which needs an operator's key
 OPERATOR_CHANNEL = "pipeline"
-# first states that cost as much as many events: made once in a while for whoever asks
-DEAR = ("book", "venues", "pipeline")
+# first states that cost as much as many events: made at most once in `STATE_S` for all clients
+EXPENSIVE = ("book", "venues", "pipeline")
 STATE_S = 0.2
 # close code: policy violation
 CLOSE_POLICY = 1008
@@ -53,7 +53,7 @@ Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for
 
 
 class StreamQuery(Struct, forbid_unknown_fields=True):
-    """What a stream carries; `last_event_id` as the header of that name."""
+    """The channels of a stream; `last_event_id` is the same as the header `Last-Event-ID`."""
 
     indices: Words | None = None
     books: Words | None = None
@@ -77,7 +77,7 @@ class Command(Struct, forbid_unknown_fields=True):
 
 
 def state_events(context: Context, names: set[str]) -> list[Event]:
-    """Return the newest state of each channel, so that a stream begins whole."""
+    """Return the newest state of each channel, for the begin of a stream."""
     live, boot = context.live, context.hub.boot
     events = []
     for name in sorted(names):
@@ -85,8 +85,8 @@ def state_events(context: Context, names: set[str]) -> list[Event]:
         data: bytes | None = None
         if kind == "index" and rest in live.indices:
             data = live.indices[rest].body(context.now_ms(), context.stale_ms)
-        elif kind in DEAR:
-            data = _dear_state(context, name)
+        elif kind in EXPENSIVE:
+            data = _shared_state(context, name)
         elif kind == "ticker":
             exchange, _, market = rest.partition(":")
             message = live.tickers.get((exchange, market))
@@ -94,12 +94,12 @@ def state_events(context: Context, names: set[str]) -> list[Event]:
         elif kind == "gaps":
             data = orjson.dumps({"gaps": list(live.gaps)[-100:]})
         if data is not None:
-            # the number makes the very first event a place to resume from
+            # numbered, so that a client can resume from its first event
             events.append(Event(context.hub.number, name, kind, data, boot))
     return events
 
 
-def _dear_state(context: Context, name: str) -> bytes | None:
+def _shared_state(context: Context, name: str) -> bytes | None:
     now = time.monotonic()
     made = context.states.get(name)
     if made is None or now - made[0] > STATE_S:
@@ -117,7 +117,7 @@ def _make_state(context: Context, name: str) -> bytes | None:
 
 
 def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
-    """Send what a client must have first: what it missed, or a gap and the newest state."""
+    """Send a client's first events: those that it missed, or a gap and the newest states."""
     hub = context.hub
     if last_id:
         missed = hub.missed_events(last_id, names)
@@ -132,7 +132,7 @@ def begin(context: Context, client: Client, names: set[str], last_id: str | None
 
 
 def check_role(scope: Any, names: set[str]) -> None:
-    """Raise Problem 403 when a channel is not for the key that the client presented."""
+    """Raise Problem 403 when the client's key does not allow a channel."""
     if OPERATOR_CHANNEL in names and not scope["coinspace.operator"]:
         raise operator_needed(OPERATOR_CHANNEL)
 
@@ -143,16 +143,16 @@ def check_role(scope: Any, names: set[str]) -> None:
     tag="streams",
     media=(EVENT_STREAM,),
     problems=("unknown-asset", "unknown-market", "too-many-streams"),
-    headers=(("Last-Event-ID", "id of the last event received: resume behind it"),),
+    headers=(("Last-Event-ID", "id of the last received event: resume after it"),),
 )
 async def stream(context: Context, request: Request, parameters: StreamQuery) -> Response:
     """Live events as server-sent events.
 
     Events: `index`, `book`, `ticker`, `trade`, `venues`, `gaps`, `pipeline` carry the JSON
-    of the route of that name; `heartbeat` proves life; `gap` says that events were lost
-    (resume impossible, or a slow client's trades), `shutdown` that the server stops. A
-    stream begins with the newest state of each channel. A client that reads slowly gets
-    the newest state instead of every one.
+    of the route of that name. `heartbeat` is a sign of life. `gap` reports lost events (resume
+    impossible, or a slow client's trades), `shutdown` reports that the server stops. A stream
+    begins with the newest state of each channel. A client that reads slowly gets only the
+    newest states.
     """
     hub = context.hub
     names = channels(
@@ -174,8 +174,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     kind: Kind = "sse" if request.scope["http_version"] == "1.1" else "text"
 
     async def body() -> AsyncIterator[bytes]:
-        # the first chunk takes the head of the answer with it; from then on the hub writes
-        # to the connection itself
+        # the first chunk sends the head of the answer; then the hub writes to the connection
         yield b"retry: %d\n\n" % RETRY_MS
         client = hub.join(origin, kind, names)
         try:
@@ -189,7 +188,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
 
 @routes.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
 async def websocket_route(context: Context, request: Request, _: None) -> Response:
-    """Live events over a WebSocket, with subscribing and unsubscribing on the way.
+    """Live events over a WebSocket, whose client can subscribe and unsubscribe at any time.
 
     Client messages are JSON: `{"op":"subscribe","channels":["index.BTC"]}` (with
     `last_event_id` to resume), `{"op":"unsubscribe","channels":[…]}`, `{"op":"ping"}`; an `id`
@@ -236,7 +235,7 @@ async def _converse(
                     "too-many-requests", f"the limit is {COMMANDS_LIMIT} messages a second", 1
                 )
             text = received.get("text") or received.get("bytes") or b""
-            _obey(context, scope, client, text)
+            _run(context, scope, client, text)
         except Problem as problem:
             errors += 1
             _reply(context, client, "error", orjson.loads(problem.body()))
@@ -246,7 +245,7 @@ async def _converse(
                 return
 
 
-def _obey(context: Context, scope: Any, client: Client, text: str | bytes) -> None:
+def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> None:
     try:
         command = msgspec.json.decode(text, type=Command)
     except (msgspec.DecodeError, UnicodeError) as error:
