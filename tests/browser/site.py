@@ -28,12 +28,12 @@ HOW_TO_GET_ONE = (
 
 
 def browser_found() -> bool:
-    """Tell whether a Chromium can be driven here."""
+    """Return whether this host has a Chromium and its driver."""
     return bool(shutil.which("chromedriver") and _chromium())
 
 
 def may_skip() -> bool:
-    """Tell whether tests may go without a browser: BROWSER_TESTS=required forbids it."""
+    """Return whether tests may be skipped without a browser: BROWSER_TESTS=required forbids it."""
     return not browser_found() and os.environ.get("BROWSER_TESTS") != "required"
 
 

@@ -133,7 +133,7 @@ def test_an_unknown_asset_is_named_from_the_start(
 
 
 def there_and_back(driver: webdriver.Chrome) -> None:
-    """Choose another asset: what was said of the unknown one goes. Then choose BTT again."""
+    """Choose another asset, which hides the message about the unknown one, then BTT again."""
     driver.find_element(By.CSS_SELECTOR, "#assets button").click()
     wait(lambda: text(driver, "asset-name") == "BTC", 20)
     wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
@@ -150,6 +150,6 @@ def test_the_table_lists_every_venue_of_a_renamed_coin(driver: webdriver.Chrome)
         20,
         lambda: str(driver.execute_script(rows)),
     )
-    # a market that does not count is listed all the same
+    # a market that does not count is also listed
     go(driver, "#BTC")
     wait(lambda: "binance:BTC/USDC" in driver.execute_script(rows), 20)

@@ -34,7 +34,7 @@ class Exchanges:
             **os.environ,
             "COINSPACE_DATA": str(folder),
             "COINSPACE_JOURNAL__ENABLED": "false",
-            # a deep one after each of many losses would use up what REST allows in a minute
+            # deep snapshots after many losses would use up REST's limit of a minute
             "COINSPACE_EXCHANGES__BINANCE__SNAPSHOT_DEPTH": "1000",
             **environment,
         }
@@ -74,7 +74,7 @@ class Exchanges:
         raise AssertionError("the simulator did not start")
 
     def fault(self, spec: str) -> None:
-        """Put a fault in force."""
+        """Start a fault."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/control/faults", json.dumps({"fault": spec}).encode()
         )
@@ -111,7 +111,7 @@ class Exchanges:
 
     @property
     def text(self) -> str:
-        """What all of them logged."""
+        """Return the logs of all processes."""
         return (self.folder / "log").read_text()
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> An
             venue = Venue(exchange, Market.parse(market), state="synced")
             bids, asks = sides(exchange, rate, levels if exchange == "binance" else STORED_LEVELS)
             venue.on_book(bids, asks, ts_ns - 300_000_000)
-            # an identical repeat proves life and is not stored again
+            # an identical repeat shows that the market lives and is not stored again
             venue.on_book(bids, asks, ts_ns - 50_000_000)
             venues.append(venue)
             cut_bids, cut_asks = bids[:, :STORED_LEVELS], asks[:, :STORED_LEVELS]
@@ -151,7 +151,7 @@ async def explain(session: aiohttp.ClientSession, record: Any) -> dict[str, Any]
     raise AssertionError(found)
 
 
-async def test_books_stored_whole_give_the_very_curve(site: Site) -> None:
+async def test_completely_stored_books_give_the_exact_curve(site: Site) -> None:
     record = store_tick(site[0], 0)
     body = await explain(site[1], record)
     assert body["curve_reason"] is None, body
@@ -172,7 +172,7 @@ async def test_levels_that_are_not_stored_are_counted_and_their_effect_shown(sit
     assert curve["levels_missing"] == 2 * (400 - STORED_LEVELS)
     expected = float(curve["value"]) / record.value_raw - 1
     assert float(curve["difference"]) == pytest.approx(expected, abs=1e-8)
-    # another size cap and coverage: near, and not the same
+    # another size cap and coverage: close, but not equal
     assert 0 < abs(expected) < 1e-2
 
 

@@ -1,4 +1,4 @@
-"""Schemathesis over the whole OpenAPI document: nothing undocumented, no error of ours."""
+"""Schemathesis over the whole OpenAPI document: no undocumented answer, no server error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHECKS = (
     response_schema_conformance,
     status_code_conformance,
 )
-# a bounded look at each route, the same every time
+# a bounded number of requests to each route, the same every time
 EXAMPLES = 12
 
 
@@ -69,10 +69,10 @@ def test_every_route_answers_as_its_document_says(url: str) -> None:
         operation: Any = result.ok()  # type: ignore[union-attr]
         statuses = seen.setdefault(operation.path, set())
         _try(_strategy(operation, schemathesis.GenerationMode.POSITIVE), url, statuses)
-        # where any text is a possible value, nothing bad can be made up
+        # where any text is a valid value, no bad value can be generated
         with contextlib.suppress(hypothesis.errors.Unsatisfiable):
             _try(_strategy(operation, schemathesis.GenerationMode.NEGATIVE), url, statuses)
-    # no text made up names an asset, so the good streams are named here
+    # no generated text names an asset, so valid streams are named here
     for query in ({"indices": "*"}, {"books": "BTC", "platform": "venues,gaps,pipeline"}):
         case = api["/v1/stream"]["GET"].Case(query=query)
         assert _streams(case, url, seen["/v1/stream"]), query
@@ -88,7 +88,7 @@ def _strategy(operation: Any, mode: Any) -> Any:
 
 
 def _streams(case: Any, url: str, statuses: set[int]) -> bool:
-    """Tell whether the answer was an endless one, which is left after its first line."""
+    """Return whether the answer is an endless stream, which is left after its first line."""
     request = case.as_transport_kwargs(base_url=url)
     with requests.request(**request, stream=True, timeout=60) as response:
         if response.status_code != 200:
@@ -112,7 +112,7 @@ def _try(strategy: Any, url: str, statuses: set[int]) -> None:
             return
         response = case.call(base_url=url)
         statuses.add(response.status_code)
-        # 503 says that something else is missing: documented, and not an error of ours
+        # 503 means that the database is missing: documented, and not a server error
         assert response.status_code not in (500, 501, 502, 504), response.text
         case.validate_response(response, checks=list(CHECKS))
 

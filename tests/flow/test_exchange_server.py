@@ -78,7 +78,7 @@ async def test_upbit_and_bithumb_streams(client: aiohttp.ClientSession) -> None:
                 assert last["stream_type"] == "SNAPSHOT"
 
 
-async def test_an_error_is_told_and_then_closed_with_1000(client: aiohttp.ClientSession) -> None:
+async def test_an_error_is_sent_before_the_close_with_1000(client: aiohttp.ClientSession) -> None:
     async with (
         ExchangeServer() as server,
         client.ws_connect(server.urls["upbit"]["websocket"]) as socket,
@@ -152,13 +152,15 @@ async def test_an_idle_connection_is_cut_and_pings_keep_it(client: aiohttp.Clien
             pinging = asyncio.create_task(ping())
             await until_closed(idle, 60)
             assert idle.close_code == 1006
-            # a timeout of receive() itself would begin anew with each pong
+            # a time-out of receive() would start again with each pong
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(kept.receive(), 1)
             pinging.cancel()
 
 
-async def test_binance_pings_and_closes_who_does_not_answer(client: aiohttp.ClientSession) -> None:
+async def test_binance_closes_connections_that_answer_no_ping(
+    client: aiohttp.ClientSession,
+) -> None:
     async with ExchangeServer(ping_s=0.5, pong_s=2.0) as server:
         url = server.urls["binance"]["websocket"] + "/ws"
         async with (
@@ -268,7 +270,7 @@ async def test_a_taken_port_is_a_clear_error() -> None:
 
 
 @pytest.mark.parametrize("fault", ["chop:binance:n=2:ms=3600000", "coalesce:binance:n=1000000000"])
-async def test_what_a_fault_holds_back_has_a_bound(
+async def test_frames_held_back_by_a_fault_are_bounded(
     client: aiohttp.ClientSession, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coinspace.simulator.connection.BUFFER_LIMIT", 1 << 16)
@@ -281,5 +283,5 @@ async def test_what_a_fault_holds_back_has_a_bound(
                 connection.deliver(payload, "depth@100ms", "BTCUSDT")
             assert connection._held <= 1 << 16
             assert connection._together_size <= 1 << 16
-            # who is owed too much is cut, who only waits for others gets them
+            # a client with too many waiting frames is cut, one that waits for others receives them
             assert connection.transport.is_closing() is fault.startswith("chop")

@@ -1,4 +1,4 @@
-"""History that lies in the future: what a calculator makes of it, and an operator's word on it."""
+"""Stored ticks that lie in the future: how a calculator continues, and how they are voided."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def aggregate(at_ns: int) -> Aggregate:
     return Consolidator("CLK").consolidate(at_ns, [], FxFacts(), 10**10)
 
 
-async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
+async def test_a_calculator_continues_in_the_present_beside_ticks_of_the_future(
     settings: Settings,
 ) -> None:
     present_ns = now_tick()
@@ -112,12 +112,12 @@ async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
         worker.calculator.on_aggregate(aggregate(present_ns))
         assert worker.calculator.last_ts_ns == present_ns
         spans = [span for span in index.published if span[1] > now_ns()]
-        # what was never computed is free
+        # instants without a computed record are free
         assert spans == [
             (ahead_ns, ahead_ns + 599 * STEP_NS),
             (ahead_ns + 3600 * SECOND_NS, ahead_ns + 3600 * SECOND_NS + 9 * STEP_NS),
         ]
-        # the present arrives there
+        # the present reaches them
         for at_ns in (ahead_ns, ahead_ns + STEP_NS):
             worker.calculator.on_aggregate(aggregate(at_ns))
         assert worker.calculator.counts["repeated"] == 2
@@ -133,7 +133,7 @@ async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
 
 
 @pytest.mark.parametrize("away_s", [-3600, -5, 5, 3600])
-async def test_ticks_by_another_clock_are_not_given_up_by_ours(
+async def test_ticks_of_another_host_do_not_depend_on_our_clock(
     settings: Settings, away_s: int
 ) -> None:
     worker = await restored(settings)
@@ -184,11 +184,11 @@ async def test_an_operator_declares_the_ticks_of_the_future_void(
         wait_for(settings, log, [("ana", str(ahead_ns + 99 * STEP_NS))])
         worker._void(worker._resets())
         assert index.published.span(ahead_ns) is None
-        # the present is still what it was
+        # ticks of the present are unchanged
         assert index.published.span(index.last_ts_ns) is not None
     finally:
         await ended(worker)
-    # nothing is lost
+    # no row is deleted
     recalc = "SELECT count(), min(value), min(original), min(because) FROM index_recalc"
     wait_for(settings, recalc, [(100, 2.0, 2.0, "the clock held local time")])
     # and the next calculator knows it too

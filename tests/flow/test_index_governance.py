@@ -1,4 +1,4 @@
-"""What changes the index besides books is stored: definitions, candidates, operators, the chain."""
+"""Changes of the index are stored: definitions, candidates, operators' decisions, the chain."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def wait_for(check: Callable[[], bool]) -> None:
 
 
 class Starts:
-    """A process that starts again and again; each start says what is new."""
+    """A process that starts repeatedly; each start returns the new rows."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -88,7 +88,7 @@ def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Setting
     assert candidate.symbols["role"] == "next"
     assert candidate.symbols["parameter_hash"] != first.symbols["parameter_hash"]
     assert starts.news() == []
-    # what the exchanges publish is part of the definition too
+    # what the exchanges publish is part of the definition, too
     settings.exchanges["binance"].depth = 1000
     assert [row.symbols["role"] for row in starts.news()] == ["live", "next"]
     # the candidate becomes the live one
@@ -98,7 +98,7 @@ def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Setting
     assert orjson.loads(live.columns["definition"])["parameters"]["max_deviation"] == 0.04
 
 
-def test_an_operators_word_is_logged_with_name_and_reason(settings: Settings) -> None:
+def test_an_operators_decision_is_logged_with_name_and_reason(settings: Settings) -> None:
     starts = Starts(settings)
     starts.news()
     settings.index.excluded = {"upbit:BTC/KRW": "kim: deposits suspended"}
@@ -117,7 +117,7 @@ def test_an_operators_word_is_logged_with_name_and_reason(settings: Settings) ->
     assert starts.news() == []
 
 
-def test_records_stay_for_ever() -> None:
+def test_index_records_have_no_ttl() -> None:
     kept = {"index_tick", "index_venue", "index_next", "index_recalc", "index_chain"}
     kept |= {"methodology", "operator_log"}
     assert {table.name for table in TABLES if not table.ttl} >= kept
@@ -131,7 +131,7 @@ def test_the_chain_is_made_and_checked_by_the_command(
     monkeypatch.setenv("COINSPACE_STORAGE__SQL", settings.storage.sql)
     ticks = [
         Row("index_tick", DAY_NS + hours * 3600 * SECOND_NS, {"asset": "BTC"}, {"value": 1.5})
-        # the third day is empty, the fourth not over as far as one can tell
+        # the third day is empty, the fourth may not be over
         for hours in (5, 23, 24, 75)
     ]
     store(settings, ticks)

@@ -1,4 +1,4 @@
-"""Memory read back from a real database: an index that starts again goes on as if it had not."""
+"""Memory read back from a real database: a restart does not change the index."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def wait_for(check: Callable[[], bool], what: str) -> None:
 
 
 class Course:
-    """An index of an asset of its own, second by second, with everything that it remembers."""
+    """An index of its own asset, second by second, with its memory."""
 
     def __init__(self, asset: str, *, start_ns: int, **changes: Any) -> None:
         self.asset = asset
@@ -115,11 +115,11 @@ def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> Non
         upbit = 154_000_000 if second == 20 else 144_900_000 if second > 20 else 140_000_000
         record = course.tick(second, upbit, still=True)
         rows += rows_of(record, "index_next" if candidate else "index_tick")
-    # out by memory alone: 3.5 % off, and a book that stood still while the others moved
+    # excluded by memory alone: 3.5 % off, and a book that stood still while the others moved
     assert reason(record, "upbit") == "deviating"
     assert reason(record, "bithumb") == "frozen"
     if candidate:
-        # a candidate of other parameters must not lend its memory
+        # the memory of a candidate with other parameters must not be used
         other = Course(asset, start_ns=DAY_NS, reentry=0.9)
         rows += [tick_row(other.tick(100, 140_000_000, still=False), table="index_next")]
     store(settings, rows)
@@ -137,7 +137,7 @@ def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> Non
         again = []
         for index in (twin, restarted):
             course.index = index
-            # the books' own memory lies in the reader: it is told the same twice
+            # the reader keeps the books' memory: it receives the same books twice
             again.append(course.tick(second, 144_900_000, still=second < 120))
         assert again[0] == again[1], second
     assert reason(again[1], "bithumb") is None
@@ -147,7 +147,7 @@ def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> Non
     assert reason(course.tick(140, 144_900_000, still=False), "upbit") is None
 
 
-def test_the_rate_goes_on_with_its_window_after_a_confirmed_jump(settings: Settings) -> None:
+def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings: Settings) -> None:
     asset, start_ns = "MEMF", DAY_NS + 3600 * SECOND_NS
     course = Course(asset, start_ns=start_ns)
     rows: list[Row] = []
@@ -166,7 +166,7 @@ def test_the_rate_goes_on_with_its_window_after_a_confirmed_jump(settings: Setti
     with schema.connect(address(settings)) as connection:
         memory = read_fx_memory(connection, asset, start_ns + 60 * SECOND_NS, 300 * SECOND_NS)
     fx.restore(memory["fx"])
-    # the window began anew at the jump: the new level is the known one, the old one the jump
+    # the window started again at the jump: the new level is known, the old level is a jump
     assert [rate for _, rate in fx.rate.state()["window"]] == [
         record_fx for _, record_fx in _accepted(rows, start_ns + 42 * SECOND_NS)
     ]
@@ -181,7 +181,7 @@ def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
     ]
 
 
-def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None:
+def test_a_half_written_outage_is_continued(settings: Settings) -> None:
     asset, start_ns = "MEMO", DAY_NS + 86_400 * SECOND_NS - 60 * SECOND_NS
     query(settings, "TRUNCATE TABLE index_chain")
     index = Index(asset, IndexParameters())
@@ -193,7 +193,7 @@ def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None
     }
     value = {"value": 1.5, "value_raw": 1.5, "flagged": "upbit:MEMO/KRW", "latency_ns": 42}
     store(settings, [Row("index_tick", start_ns, before, value)])
-    # two minutes around midnight are missing, then it goes on
+    # two minutes around midnight are missing, then ticks continue
     first_ns, last_ns = start_ns + STEP_NS, start_ns + 120 * SECOND_NS
     index.last_ts_ns = start_ns
     outage = index.missed(first_ns, last_ns, STEP_NS)
@@ -206,7 +206,7 @@ def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
     wait_for(lambda: query(settings, count) == [(79,)], "rows not stored")
     with schema.connect(address(settings)) as connection:
-        # the day in which records are still to come gets no link
+        # a day whose records are not complete gets no link
         assert DAY_NS not in chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
         restarted = Index(asset, IndexParameters())
         remember(connection, restarted)
@@ -221,7 +221,7 @@ def test_an_outage_left_half_written_is_gone_on_with(settings: Settings) -> None
     assert backlog.step(10_000, last_ns + 9 * SECOND_NS) == 600 - 77
     store(settings, taken)
     wait_for(lambda: query(settings, count) == [(602,)], "rows not stored")
-    # one after the other, the flag kept, the stored ones untouched
+    # in order, with the flag kept and the stored records unchanged
     found = query(
         settings,
         "SELECT ts::long, reason, flagged, failed, value_raw, latency_ns FROM index_tick"
@@ -255,7 +255,7 @@ def test_an_open_outage_that_was_longer_is_not_written_twice(settings: Settings)
     backlog = Backlog("b-calculator", 7, _into(taken))
     backlog.add(outage, now_ns=start_ns + 99 * STEP_NS)
     tick = Row("index_tick", start_ns, {"asset": asset, "status": "ok"}, {"value_raw": 1.0})
-    # ended before anything after it was stored: the next start finds the whole of it missing
+    # ended before any later record was stored: the next start finds all of it missing
     store(settings, [tick, *taken])
     gaps = f"SELECT count() FROM gap WHERE market = '{asset}'"
     wait_for(lambda: query(settings, gaps) == [(1,)], "gap not stored")
@@ -266,7 +266,7 @@ def test_an_open_outage_that_was_longer_is_not_written_twice(settings: Settings)
         "tick not stored",
     )
     with schema.connect(address(settings)) as connection:
-        # not even of an asset that is no longer configured
+        # also not of an asset that is no longer configured
         entries = read_entries(connection, "b-calculator", {}, make)
     taken.clear()
     backlog = Backlog("b-calculator", 8, _into(taken))
@@ -283,7 +283,7 @@ async def test_nothing_is_missing_after_a_long_silence_of_the_database(
 ) -> None:
     asset, start_ns, ticks = "MEMS", DAY_NS + 4 * 86_400 * SECOND_NS, 2000
     there = settings.storage
-    # room for a megabyte and nobody who takes it
+    # room for a megabyte, and no database that takes it
     mine = settings.model_copy(update={"data": tmp_path_factory.mktemp("s")})
     mine.storage = there.model_copy(update={"ilp": "http::addr=127.0.0.1:1;", "memory_mb": 1})
     mine.index.assets = [asset]
@@ -309,7 +309,7 @@ async def test_nothing_is_missing_after_a_long_silence_of_the_database(
         while spooled() or worker.sender.pending:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        # in their order behind it, and in memory again
+        # in order behind it, and in memory again
         worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
         assert not spooled()
     finally:
@@ -325,7 +325,7 @@ async def test_nothing_is_missing_after_a_long_silence_of_the_database(
     assert query(settings, nulls) == [(0,)]
 
 
-async def test_a_crash_beside_a_silent_database_leaves_no_hole(
+async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     asset, start_ns, ticks = "MEMC", DAY_NS + 5 * 86_400 * SECOND_NS, 1500
@@ -335,7 +335,7 @@ async def test_a_crash_beside_a_silent_database_leaves_no_hole(
     mine.index.assets, mine.index.interval_ms = [asset], 1000
     (mine.data / "run").mkdir()
     course = Course(asset, start_ns=start_ns)
-    # the database has one tick, the process's memory the next ones, the file the rest
+    # the database has the first tick, the process's memory the next ones, the file the rest
     store(settings, [tick_row(course.tick(0, 140_000_000, still=False))])
     crashed = Worker(Process("index-calculator", mine))
     crashed.sender.start()
@@ -376,11 +376,11 @@ async def test_a_crash_beside_a_silent_database_leaves_no_hole(
     wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")
 
 
-def test_holes_between_stored_ticks_are_found_and_other_intervals_are_none(
+def test_gaps_between_stored_ticks_are_found_and_other_intervals_are_no_gaps(
     settings: Settings,
 ) -> None:
     asset, start_ns = "MEMH", DAY_NS + 7 * 86_400 * SECOND_NS
-    # five ticks a second, but for a time with one
+    # five ticks a second, except for a time with one
     stored = [0, 1, 2, 5, 9, 10, 11, 15, 20, 25, 30, 31, 32]
     rows = [
         Row("index_tick", start_ns + n * STEP_NS, {"asset": asset}, {"value_raw": 1.0})
@@ -401,13 +401,13 @@ def test_holes_between_stored_ticks_are_found_and_other_intervals_are_none(
             )
         return [((a - start_ns) // STEP_NS, (b - start_ns) // STEP_NS) for a, b in found]
 
-    # a single tick between two holes belongs to both
+    # a single tick between two gaps belongs to both
     assert holes(0, 40) == [(3, 4), (6, 8), (12, 14), (26, 29)]
     assert holes(3, 30) == [(6, 8), (12, 14), (26, 29)]
     assert holes(0, 29) == [(3, 4), (6, 8), (12, 14)]
 
 
-async def test_a_hole_that_an_earlier_process_left_gets_records(
+async def test_a_gap_left_by_an_earlier_process_gets_records(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     asset = "MEMQ"

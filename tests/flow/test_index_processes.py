@@ -69,7 +69,7 @@ class Collectors:
                 received_ns=now_ns(),
             )
 
-    def tell(self, state: str) -> None:
+    def publish_state(self, state: str) -> None:
         for name, market, _ in self.markets():
             sink = self.publishers[name]
             facts = {"exchange": name, "market": market, "stream": "orderbook", "state": state}
@@ -155,13 +155,13 @@ async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> Non
         assert [one["ts_ms"] % 200 for one in records] == [0] * len(records)
         assert sum(one["share"] for one in good[-1]["venues"].values()) == pytest.approx(1)
 
-        # a collector that dies: its venue is out within three seconds, the record says why
+        # a collector dies: its venue is excluded within three seconds with the reason
         collectors.silent.add("upbit")
         name = "upbit:BTC/KRW"
         await _drive(collectors, lambda: records[-1]["venues"][name]["reason"] == "disconnected")
         assert records[-1]["status"] == "degraded"
         collectors.silent.clear()
-        collectors.tell("synced")
+        collectors.publish_state("synced")
         await _drive(collectors, lambda: records[-1]["status"] == "ok")
     finally:
         for process in processes:
@@ -206,10 +206,10 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
     collectors.close()
     ticks = rows(settings, "SELECT ts::long, reason FROM index_tick ORDER BY ts")
     steps = {later[0] - earlier[0] for earlier, later in itertools.pairwise(ticks)}
-    # every tick in between is there, the ones without a calculator with their reason
+    # every tick in between has a record, those without a calculator with their reason
     assert steps == {200_000_000}
     assert any(reason == "not_computed" for _, reason in ticks)
-    # the candidate has records of its own, under a hash of its own: for it the market is split
+    # the candidate has its own records under its own hash: for it the market is split
     found = rows(settings, "SELECT ts::long, parameter_hash, reason FROM index_next ORDER BY ts")
     assert {row[0] for row in found} <= {row[0] for row in ticks}
     hashes = rows(settings, "SELECT DISTINCT parameter_hash FROM index_tick")
@@ -219,7 +219,7 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
 
 
 @pytest.mark.parametrize("behind", ["orderbook-aggregator", "index-calculator"])
-async def test_at_each_update_whoever_is_behind_skips_to_the_newest(
+async def test_at_interval_0_a_slow_process_skips_to_the_newest_update(
     settings: Settings, behind: str
 ) -> None:
     schema.create(address(settings), ttl=False)
@@ -255,7 +255,7 @@ async def test_at_each_update_whoever_is_behind_skips_to_the_newest(
             stop(process)
         heard.close()
         collectors.close()
-    # of 500 updates; each look at the socket takes in up to 256
+    # of 500 updates; one drain takes up to 256
     assert 0 < len(records) < 50
     assert records[-1]["ts_ms"] >= last_ms
     assert records[-1]["status"] == "ok"
@@ -289,7 +289,7 @@ async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings
         # the live ticks do not wait for it
         assert now_ns() - rows(settings, stored)[0][1] < 10 * SECOND_NS
         assert rows(settings, "SELECT status, count() FROM gap")[0][0] == "open"
-        # killed half-way; the next one goes on
+        # killed half-way; the next one continues
         calculator.kill()
         calculator.wait()
         assert rows(settings, missed)[0][0] < OUTAGE_S * 4
@@ -309,7 +309,7 @@ async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings
     ticks = rows(settings, "SELECT ts::long, value_raw, latency_ns FROM index_tick ORDER BY ts")
     last_ns = ticks[-1][0]
     assert [tick[0] for tick in ticks] == list(range(begin_ns, last_ns + 1, step_ns))
-    # what was there is as it was
+    # earlier records are unchanged
     assert ticks[0][1:] == (7.0, 42)
     gaps = rows(settings, "SELECT kind, publisher, market, status FROM gap")
     assert set(gaps) == {("index", "index-calculator", "BTC", "filled")}
@@ -328,7 +328,7 @@ async def _drive(collectors: Collectors, done: Any, timeout_s: float = 90) -> No
 
 
 async def _settled(records: list[dict[str, Any]]) -> None:
-    # until nothing has come for a while after the last one
+    # until no record has come for a while
     before = -1
     deadline = time.monotonic() + 60
     while not records or len(records) != before:

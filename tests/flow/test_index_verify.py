@@ -1,4 +1,4 @@
-"""A live run on simulated exchanges, its archive replayed: every stored record comes out again."""
+"""A live run on simulated exchanges: its archive, replayed, gives every stored record again."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND value != null"
     try:
         platform.begin()
-        # what a restart leaves out, and forgets, is no difference
+        # ticks that a restart left out, or whose memory it lost, are not differences
         for part, command in enumerate((*RESTARTED, None), 1):
             deadline = time.monotonic() + 60
             while query(settings, good)[0][0] < part * RUN_S * 5 // 2:
@@ -122,7 +122,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
                 await platform.restart(command)
     finally:
         platform.end()
-    # from the first tick at which all were up, to before the processes went down one by one
+    # from the first tick with all processes up to the end of the first process
     first, last = query(
         settings,
         "SELECT min(ts)::long, max(ts)::long FROM index_tick WHERE asset = 'SOL' AND value != null",
@@ -140,7 +140,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     # both restarts were within the range
     assert verdict["not_computed"] >= 4 * 5 * 2 * PAUSE_S
 
-    # records are made again with the parameters that they were made with, not with today's
+    # records are recomputed with their own parameters, not with the current ones
     platform.environment["COINSPACE_INDEX__OVERRIDES__SOL__DECIMALS"] = "1"
     result = platform.run(
         "verify-index",
@@ -151,7 +151,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     assert verdict["equal"] == verdict["ticks"] >= 5 * RUN_S, result.stdout.decode()
     del platform.environment["COINSPACE_INDEX__OVERRIDES__SOL__DECIMALS"]
 
-    # a value that was stored wrong is found, and restated beside the original
+    # a wrong stored value is found, and the right one is stored beside it
     wrong_ns = query(
         settings,
         "SELECT max(ts)::long FROM index_tick WHERE asset = 'BTC' AND value != null"
@@ -217,7 +217,7 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
     assert "digest: expected" in found["2026-01-02"][0]
     assert found["2026-01-01"] == found["2026-01-03"] == []
 
-    # a forger who also makes that day's link anew breaks the next day's
+    # a forger who also replaces that day's link breaks the next day's
     with schema.connect(address(settings)) as connection:
         first = chain.stored_links(connection)[0]
         forged = chain.make_link(connection, day_ns + chain.DAY_NS, first.link)

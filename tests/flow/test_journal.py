@@ -1,4 +1,4 @@
-"""Journals of real processes: killed at any moment, out of disk, asked for what was missed."""
+"""Journals of real processes: killed at any moment, on a full disk, and read for gaps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.flow.bus_stage import BOOK, PROCESS, Listener, joined, next_epoch, se
 
 OTHER = b"orderbook.upbit.ETH/KRW."
 ROOT = Path(__file__).resolve().parents[2]
-# writes as fast as its keeper makes segments; each line names a sequence that `publish` returned
+# writes as fast as the keeper creates segments; each line is a sequence that `publish` returned
 WRITER = """
 import os, resource, sys, time
 from pathlib import Path
@@ -100,7 +100,7 @@ def send(publisher: Publisher, n: int, topic: bytes = BOOK) -> None:
     handle = publisher.topic(topic)
     assert publisher.journal is not None
     for _ in range(n):
-        # these segments are tiny: write no faster than the keeper makes them
+        # these segments are tiny: write no faster than the keeper creates them
         while not publisher.journal.writer.has_next and not publisher.problem:
             time.sleep(0.001)
         levels = np.full(120, handle.sequence + 1.0)
@@ -203,7 +203,7 @@ def test_the_file_limit_of_this_process_is_untouched() -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-async def test_what_a_subscriber_missed_is_fetched(
+async def test_missed_messages_are_fetched_from_the_journal(
     settings: Settings, publisher: Publisher
 ) -> None:
     send(publisher, 30)
@@ -259,7 +259,7 @@ def test_the_last_epochs_tail_is_there_after_a_restart(settings: Settings) -> No
     second.close()
 
 
-def test_what_is_no_longer_held_is_named(settings: Settings) -> None:
+def test_messages_no_longer_in_the_journal_are_named(settings: Settings) -> None:
     settings.journal = JournalSettings(segment_bytes=1 << 18, max_bytes=1 << 20, min_free_bytes=0)
     publisher = open_publisher(PROCESS, settings, next_epoch())
     for _ in range(40):
@@ -278,7 +278,9 @@ def test_what_is_no_longer_held_is_named(settings: Settings) -> None:
     publisher.close()
 
 
-def test_no_answer_and_refusals_are_clear(settings: Settings, publisher: Publisher) -> None:
+def test_a_missing_answer_and_refusals_are_clear_errors(
+    settings: Settings, publisher: Publisher
+) -> None:
     client = JournalClient(settings.bus.replay_endpoint("nobody"), timeout_s=0.2)
     with pytest.raises(JournalError, match=r"expected an answer within 0\.2 s"):
         client.list()

@@ -68,7 +68,7 @@ async def test_replay_serves_a_simulated_feed(tmp_path: Path) -> None:
 
 
 async def test_simulated_exchanges_end_with_their_supervisor() -> None:
-    # starts them as the supervisor does, and is killed like one
+    # starts the exchanges as the supervisor does, and is then killed
     parent = (
         "import os, subprocess, sys; child = subprocess.Popen("
         "[sys.executable, '-m', 'coinspace', 'simulate', '--exchange', 'upbit'],"
@@ -80,5 +80,5 @@ async def test_simulated_exchanges_end_with_their_supervisor() -> None:
     assert process.stdout is not None
     await asyncio.wait_for(process.stdout.readline(), 60)
     process.kill()
-    # the child holds the pipe until it ends
+    # the child keeps the pipe open until it ends
     assert await asyncio.wait_for(process.stdout.read(), 20) == b""

@@ -30,7 +30,7 @@ TICKERS = "ticker-collector-bithumb"
 
 
 def environment(settings: Settings, folder: Path, **more: str) -> dict[str, str]:
-    """Environment of a worker with a data folder of its own on the shared server."""
+    """Return the environment of a worker with its own data folder on the shared server."""
     found = address(settings)
     return {
         **os.environ,
@@ -61,7 +61,7 @@ def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
 
 @contextmanager
 def killed(name: str, env: dict[str, str]) -> Iterator[None]:
-    """A publisher of 200 books a second and market, ended by kill -9."""
+    """Run a publisher of 200 books a second and market; it is killed by SIGKILL."""
     command = [sys.executable, "-m", "tests.flow.feeder_process", name, "200", "0"]
     process = subprocess.Popen([*command, str(time.time_ns())], env=env)
     try:
@@ -111,7 +111,7 @@ async def test_books_tickers_and_trades_reach_the_database(
                     publisher.heartbeat()
                 return all(counter_of(own, name, "received") > 0 for name in names)
 
-            # what a subscriber misses before it is connected has no journal here
+            # messages before the subscriber is connected have no journal here
             await until(heard)
             for feeder in feeders:
                 feeder.state("synced")
@@ -140,8 +140,10 @@ async def test_books_tickers_and_trades_reach_the_database(
 
 
 @pytest.mark.timeout(120)
-async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_path: Path) -> None:
-    """Publishers that end at once, and one that dies: their journals are all that is left."""
+async def test_messages_that_no_worker_heard_are_stored_from_the_journal(
+    questdb: Settings, tmp_path: Path
+) -> None:
+    """Publishers end at once or die: only their journals are left."""
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
     name = "orderbook-storage-worker"
@@ -151,7 +153,7 @@ async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_p
         for _ in range(3):
             epochs.append(time.time_ns())
             publisher = open_publisher(BOOKS, own, epochs[-1])
-            # not a heartbeat: nobody can know of it but by its journal
+            # no heartbeat: only its journal shows it
             Feeder(publisher, BOOKS, start_ns=epochs[-1]).send(50)
             publisher.close()
             await until(lambda: count(questdb, "orderbook", epochs[-1]) == 90)
@@ -172,10 +174,10 @@ async def test_what_nobody_heard_is_stored_all_the_same(questdb: Settings, tmp_p
 
 
 @pytest.mark.timeout(180)
-async def test_a_mended_table_is_stored_again_whoever_mended_it(
+async def test_damaged_rows_are_stored_again_after_any_process_repaired_the_table(
     questdb: Settings, tmp_path: Path
 ) -> None:
-    """Whoever mends a table may die before what was damaged is stored again."""
+    """The process that repairs a table may die before the damaged rows are stored again."""
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
     name, epoch = "orderbook-storage-worker", time.time_ns()
@@ -198,7 +200,7 @@ async def test_a_mended_table_is_stored_again_whoever_mended_it(
             await until(lambda: found()[0] == 108, 90)
         before = found()
         connection.execute("alter table orderbook alter column bid_size type boolean")
-        # the server applies a change of columns in its own time, this one and the mending one
+        # the server applies a change of columns later, the damage as well as the repair
         await until(lambda: schema.mend(address(questdb), {"orderbook"}, ttl=False))
         await until(lambda: not schema.mend(address(questdb), {"orderbook"}, ttl=False))
         await until(lambda: found() != before)

@@ -1,4 +1,4 @@
-"""What an acknowledgement hides is found, named and comes with its remedy."""
+"""Faults behind an acknowledged write are found and reported with a remedy."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def created(questdb: Settings) -> Settings:
-    # the other tests' tables may be mended just now
+    # the other tests' tables may be under repair now
     schema.mend(address(questdb), {"orderbook", "ticker", "trade", "state", "gap"}, ttl=False)
     return questdb
 
 
 async def problems(settings: Settings, word: str, timeout_s: float = 60) -> list[str]:
-    """Look until a problem with the word is there, or the time is over."""
+    """Look for a problem with the word until the time is over."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = [one for one in (await watch.look(settings)).problems if word in one]
@@ -88,7 +88,7 @@ async def test_open_holes_are_read_the_oldest_first(created: Settings) -> None:
     assert all(hole.announced for hole in holes[stream.key])
 
 
-async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) -> None:
+async def test_drift_is_named_and_repaired_only_by_its_owner(created: Settings) -> None:
     found = address(created)
     with schema.connect(found) as connection:
         connection.execute("alter table state drop column reason")
@@ -97,8 +97,8 @@ async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) ->
     assert "ALTER TABLE state ADD COLUMN" in problem
     assert schema.create(found, ttl=False) == []
     assert schema.mend(found, {"trade"}, ttl=False) == []
-    (mended,) = schema.mend(found, {"state"}, ttl=False)
-    assert mended.damaging
+    (repair,) = schema.mend(found, {"state"}, ttl=False)
+    assert repair.damaging
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ async def test_drift_is_named_and_only_mended_by_its_owner(created: Settings) ->
     [
         ("TABLE state", "28, 'No space left on device'"),
         ("MATERIALIZED VIEW trade_1s", "28, 'No space left on device'"),
-        # what the server says of a full disk under rows out of order
+        # the server's error for a full disk under rows out of order
         ("TABLE state", "0, 'bulk update failed and will be rolled back'"),
     ],
 )
-async def test_what_the_server_suspended_is_resumed_once_there_is_room(
+async def test_a_table_suspended_by_the_server_is_resumed_once_there_is_room(
     kind: str, error: str, created: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kind.rpartition(" ")[2]
@@ -141,7 +141,9 @@ async def test_what_the_server_suspended_is_resumed_once_there_is_room(
             connection.execute(f"ALTER {kind} RESUME WAL")
 
 
-async def test_what_a_person_suspended_stays_until_the_command(created: Settings) -> None:
+async def test_a_table_suspended_by_a_person_stays_suspended_until_the_command(
+    created: Settings,
+) -> None:
     found = address(created)
     with schema.connect(found) as connection:
         connection.execute("ALTER TABLE state SUSPEND WAL")
@@ -238,7 +240,7 @@ async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
     assert time.monotonic() - began < watch.QUERY_TIMEOUT_S + 10, "loaded machines included"
     assert not looked.reachable
     assert "QuestDB" in looked.problems[0]
-    # what hung must not hang the looks that follow
+    # a look that hung must not block the next ones
     deadline = time.monotonic() + 60
     while not (await watch.look(created)).reachable:
         assert time.monotonic() < deadline

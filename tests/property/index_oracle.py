@@ -1,4 +1,4 @@
-"""The index in exact arithmetic, written from the methodology's text and from nothing else.
+"""The index in exact arithmetic, written from the methodology's text alone.
 
 Slow and literal on purpose: fractions for every price, size and comparison, brute force where the
 text says "for every". Only the exponentials and one square root are floating point.
@@ -89,7 +89,7 @@ def size_cap(bids: list[Level], asks: list[Level], rules: Rules) -> F:
 
 
 class Side(list[Level]):
-    """A sorted side; what every volume asks for is kept: cumulative sizes, levels of a price."""
+    """A sorted side with what every volume needs: cumulative sizes, levels of a price."""
 
     def __init__(self, levels: list[Level]) -> None:
         super().__init__(levels)
@@ -108,7 +108,7 @@ class Side(list[Level]):
 
 
 def breakpoints(bids: Side, asks: Side, rules: Rules) -> tuple[list[F], bool]:
-    """Volumes at which midPV has to be looked at, up to the end of the shorter side."""
+    """Return the volumes at which midPV can change, up to the end of the shorter side."""
     end = min(bids.totals[-1], asks.totals[-1])
     if rules.mode == "grid":
         n = math.floor(end / rules.spacing / (1 - TOLERANCE))
@@ -265,9 +265,9 @@ def filtered(mids: dict[str, F], flags: set[str], limit: F) -> set[str]:
 
 
 def rate(line: dict[str, Any], state: State, rules: Rules) -> tuple[F | None, F | None]:
-    """Section 1: KRW per USDT, and what doubted books say while there is none.
+    """Section 1: KRW per USDT, and the rate of suspected books while there is none.
 
-    Lines lie within the 10 s for which a rate is held, and nothing jumps here.
+    Lines lie within the 10 s for which a rate is kept, and no rate jumps here.
     """
     books = {}
     for book in line["books"]:
@@ -282,8 +282,8 @@ def rate(line: dict[str, Any], state: State, rules: Rules) -> tuple[F | None, F 
         state.fx = found
     if state.fx is not None or not books:
         return state.fx, None
-    doubted = {name: book for name, book in books.items() if name in state.fx_flags}
-    return None, valuation(doubted, own).get("value_raw") if doubted else None
+    suspected = {name: book for name, book in books.items() if name in state.fx_flags}
+    return None, valuation(suspected, own).get("value_raw") if suspected else None
 
 
 def average(levels: list[Level], size: F) -> F | None:
@@ -334,9 +334,9 @@ def siblings(used: dict[str, tuple[list[Any], list[Any]]]) -> dict[str, Any]:
 
 
 def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
-    """One snapshot: reasons, flags, value, siblings. Nothing is ever frozen here."""
+    """One snapshot: reasons, flags, value, siblings. No book is ever frozen here."""
     reasons: dict[str, str] = {}
-    krw, doubted = rate(line, state, rules)
+    krw, suspected = rate(line, state, rules)
     books: dict[str, tuple[list[Any], list[Any]]] = {}
     native: dict[str, tuple[list[Any], list[Any]]] = {}
     for book in line["books"]:
@@ -404,7 +404,7 @@ def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
             for n, book in own.items()
             if n in used or (quote == "KRW" and n in without_fx - alone - state.flags)
         }
-        # a region that has nothing but doubted venues: its value says so
+        # a region with only suspected venues: its value is marked
         unjudged = not own
         if unjudged:
             own = {n: book for n, book in native.items() if n.endswith(f"/{quote}")}
@@ -413,7 +413,7 @@ def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
     texts = [book.get("fx") for book in line["books"] if book["market"].endswith("/KRW")]
     given = [fx for text in texts if text is not None and (fx := number(text)) is not None]
     known = [fx for fx in given if fx > 0]
-    per_usdt = (median(known) if known else krw) or doubted
+    per_usdt = (median(known) if known else krw) or suspected
     korean, world = (regional[name].get("value_raw") for name in ("KR", "GL"))
     premium = None
     if isinstance(korean, F) and isinstance(world, F) and per_usdt is not None:

@@ -1,4 +1,4 @@
-"""The index against exact arithmetic, on seeded random books that are full of ties."""
+"""The index against exact arithmetic, on seeded random books with many equal prices."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_line(
 
 
 def with_rate_books(rng: random.Random, line: dict[str, Any], fx: int) -> dict[str, Any]:
-    """Leave the rates to USDT/KRW books of the same line, which now and then disagree."""
+    """Take the rates from USDT/KRW books of the same line, which sometimes disagree."""
     for book in line["books"]:
         del book["fx"]
     for exchange in ("upbit", "bithumb"):
@@ -160,7 +160,7 @@ def compare(record: Any, exact: dict[str, Any], where: str) -> None:
         )
         unjudged = record.regions[region].unjudged
         assert unjudged is exact["regional"][region]["unjudged"], where
-    # of the price: the premium itself may be next to nothing
+    # relative to the price: the premium itself may be close to zero
     premium = None if record.premium is None else 1 + record.premium
     agree(premium, None if exact["premium"] is None else 1 + exact["premium"], where)
     agree(record.median_capped, exact["median_capped"], where)
@@ -185,7 +185,7 @@ def agree(found: float | None, exact: F | None, where: str) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_agrees_with_exact_arithmetic(seed: int) -> None:
     rng = random.Random(seed)
-    values = reasons = doubted = 0
+    values = reasons = unjudged = 0
     for sequence in range(SEQUENCES):
         rules = make_rules(rng)
         parameters = parameters_of(rules)
@@ -208,8 +208,8 @@ def test_agrees_with_exact_arithmetic(seed: int) -> None:
             compare(record, exact, f"seed {seed} sequence {sequence} step {step}")
             values += exact["reason"] is None
             reasons += exact["reason"] is not None
-            doubted += exact["regional"]["KR"]["unjudged"]
+            unjudged += exact["regional"]["KR"]["unjudged"]
     # the cases must not all be of one kind
     assert values > 200
     assert reasons > 50
-    assert doubted > 5
+    assert unjudged > 5

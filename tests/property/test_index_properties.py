@@ -1,4 +1,4 @@
-"""What must hold of the curve for any books: symmetries that need no oracle."""
+"""Properties of the curve for any books: symmetries that need no oracle."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def random_books(
 
 
 @pytest.mark.parametrize("spacing", [0.0, 0.5])
-def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
+def test_a_curve_does_not_depend_on_the_ticks_before(spacing: float) -> None:
     draw = np.random.default_rng(3)
     kept, ladder = Curve(0.005, spacing=spacing), Ladder()
     for _ in range(60):
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
         fresh = Curve(0.005, spacing=spacing)
         assert kept.compute(ladder, used) == fresh.compute(ladder, used)
         assert results(kept) == results(fresh)
-        # a venue that is not used is as good as absent
+        # an unused venue has the same effect as an absent one
         only = Ladder()
         books = [load(one) if use else None for one, use in zip(found, used, strict=True)]
         only.merge(books, [1.0] * venues)
@@ -185,7 +185,7 @@ def test_nothing_is_left_of_the_ticks_before(spacing: float) -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("absent", [0.0, 0.1])
-def test_what_did_not_change_is_not_done_again_and_what_did_is(ties: bool, absent: float) -> None:
+def test_only_what_changed_is_computed_again(ties: bool, absent: float) -> None:
     draw = np.random.default_rng(9)
     venues = 4
     ladder, curve = Ladder(), Curve(0.005)
@@ -197,7 +197,7 @@ def test_what_did_not_change_is_not_done_again_and_what_did_is(ties: bool, absen
             which = int(draw.integers(0, venues))
             fresh = random_books(draw, 1, ties)[0]
             sides = [kept[which].side_copy(side) for side in range(2)]
-            # one side, both, an empty one, or the same again
+            # one side, both, an empty one, or the same side again
             for side in range(2):
                 if draw.random() < 0.5:
                     sides[side] = np.ascontiguousarray(np.array(fresh[side]).T)
@@ -245,7 +245,7 @@ def test_the_size_cap_is_what_sorting_gives(data: st.DataObject) -> None:
     found = random_books(draw, int(draw.integers(1, 4)))
     used = np.ones(len(found), dtype=np.uint8)
     curve, ladder = Curve(0.01, cut=False), Ladder()
-    # the limits of one tick are looked for near those of the tick before
+    # the search for a tick's limits starts at those of the tick before
     for factor in (1.0, 1.1, 0.8, 1.3, 1e-3, 1e3):
         books = scaled(found, 1.0, factor)
         ladder.merge([load(one) for one in books], [1.0] * len(books))

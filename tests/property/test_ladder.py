@@ -1,4 +1,4 @@
-"""A ladder is the sorted levels of its venues: any number, however their prices lie."""
+"""A ladder is the sorted levels of its venues: for any number and any distribution of prices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dense_near_the_best(draw: Draw, n: int) -> Levels:
 
 
 def one_far_away(draw: Draw, n: int) -> Levels:
-    """Return steps of which the last leaves the others few places in a key of 31 bits."""
+    """Return steps whose last one leaves the others few places in a key of 31 bits."""
     steps = grid(draw, n)
     steps[-1] *= draw.choice([1e3, 1e5, 1e7, 1e9])
     return steps
@@ -65,14 +65,14 @@ def given(draw: Draw, steps: Callable[[Draw, int], Levels], n: int, rate: float)
 
 
 def merge_and_check(ladder: Ladder, books: list[Given | None], rates: list[float]) -> None:
-    """Compare a merge with a stable sort of what was given, bit for bit."""
+    """Compare a merge with a stable sort of the same levels, bit for bit."""
     ladder.merge([None if one is None else one.book for one in books], rates)
     for side, sign in ((0, -1.0), (1, 1.0)):
         sides = [
             np.empty((2, 0)) if one is None else one.sides[side] / [[rate], [1.0]]
             for one, rate in zip(books, rates, strict=True)
         ]
-        # bids that fall below zero are no levels
+        # bids below zero are not levels
         sides = [one[:, one[0] > 0] for one in sides]
         venue = np.repeat(np.arange(len(books)), [one.shape[1] for one in sides])
         price, size = np.concatenate(sides, axis=1)
@@ -88,7 +88,7 @@ def merge_and_check(ladder: Ladder, books: list[Given | None], rates: list[float
 def test_a_ladder_is_what_sorting_gives(steps: Callable[[Draw, int], Levels], venues: int) -> None:
     draw = np.random.default_rng(venues)
     ladder = Ladder()
-    # later ones find the memory of larger ones
+    # later merges reuse the memory of larger ones
     for most in (1, 1000, 8, 90, 40):
         rates = [float(draw.choice([1.0, WON])) for _ in range(venues)]
         lengths = draw.integers(1, most + 1, venues)
@@ -130,7 +130,7 @@ def test_venues_of_every_length_up_to_two_blocks() -> None:
 
 
 def test_equal_prices_that_share_a_place_with_others_keep_the_order_of_their_venues() -> None:
-    """The last level is so far that a place of the keys is 1.9 steps wide."""
+    """The last level is so far away that a place of the keys is 1.9 steps wide."""
     steps = np.array([0, 1, *range(10, 700, 10), 1e9])
     others = np.array([0, 1, *range(15, 700, 10)])
     sizes = np.arange(1.0, 300.0)

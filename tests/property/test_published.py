@@ -16,7 +16,7 @@ operation = st.tuples(st.sampled_from(["add", "remove"]), span)
 
 
 @given(st.lists(operation, max_size=30), span)
-def test_spans_say_what_a_set_of_ticks_says(
+def test_spans_equal_a_set_of_ticks(
     operations: list[tuple[str, tuple[int, int]]], asked: tuple[int, int]
 ) -> None:
     published, ticks = Published(STEP), set[int]()

@@ -1,4 +1,4 @@
-"""Averages and votes against the same numbers computed the long way."""
+"""Averages and votes against a plain computation of the same numbers."""
 
 from __future__ import annotations
 

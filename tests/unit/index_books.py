@@ -9,7 +9,7 @@ from coinspace.config import IndexParameters
 from coinspace.index.calculator import Index
 from coinspace.recompute.snapshots import SnapshotReader
 
-# an IndexRecord; a test computes with its numbers and does not ask for None first
+# an IndexRecord; tests compute with its numbers without a check for None
 Record = Any
 NOW_MS = 1_700_000_000_000
 MARKETS = {"binance": "BTC/USDT", "bithumb": "BTC/KRW", "upbit": "BTC/KRW"}
@@ -44,7 +44,7 @@ class Run:
         self.now_ms = NOW_MS
 
     def tick(self, *books: dict[str, Any], step_ms: int = 200, **line: Any) -> Record:
-        """Advance the clock and return the record of these books, fresh unless they say else."""
+        """Advance the clock and return the record of these books, fresh unless stated."""
         self.now_ms += step_ms
         fresh = [{**one, "recv_ms": self._received(one)} for one in books]
         text = json.dumps({"now_ms": self.now_ms, "asset": "BTC", "books": fresh, **line})
@@ -66,6 +66,6 @@ class Run:
 
 
 def reason(record: Record, exchange: str) -> str | None:
-    """Return why a constituent is out."""
+    """Return the reason why a constituent is excluded."""
     found: str | None = record.venues[f"{exchange}:{MARKETS[exchange]}"].reason
     return found

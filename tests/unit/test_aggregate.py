@@ -1,4 +1,4 @@
-"""An aggregate's form on the bus: what goes in comes out, and nothing else is taken for one."""
+"""An aggregate's form on the bus: it reads back, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def aggregate(counts: list[tuple[int, int]]) -> Aggregate:
 
 
 @pytest.mark.parametrize("counts", [[(3, 4), (1, 2)], [(0, 5)], [(0, 0)], [], [(30, 1)] * 7])
-def test_what_goes_in_comes_out(counts: list[tuple[int, int]]) -> None:
+def test_an_aggregate_reads_back_as_it_was_encoded(counts: list[tuple[int, int]]) -> None:
     given = aggregate(counts)
     payload, n_bids, n_asks = encode(given)
     assert (n_bids, n_asks) == (sum(b for b, _ in counts), sum(a for _, a in counts))
@@ -74,7 +74,7 @@ def test_a_mutilated_payload_is_refused() -> None:
             found = decode(bytes(changed))
         except MessageError:
             continue
-        # whatever it says now, it can be computed with
+        # its values have changed, but can be computed with
         used = np.ones(len(found.venues), dtype=np.uint8)
         for one in found.ladders.values():
             curve = Curve(0.005)

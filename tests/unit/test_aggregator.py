@@ -1,4 +1,4 @@
-"""The aggregator on made-up messages: what a tick holds, facts of venues, late and odd ones."""
+"""The aggregator on made-up messages: contents of ticks, facts of venues, late and odd messages."""
 
 from __future__ import annotations
 
@@ -103,22 +103,22 @@ class Bench:
         return self.aggregates[-1]
 
 
-def test_a_tick_holds_what_was_received_up_to_it() -> None:
+def test_a_tick_contains_what_was_received_up_to_it() -> None:
     bench = Bench()
     bench.books(START_NS + STEP_NS)
-    # later than the tick, though it is here already
+    # later than the tick, although already received
     bench.book("upbit", START_NS + STEP_NS + 1, 141_000_000)
     assert bench.tick(1)["bids"]["upbit"] == pytest.approx(140_100_000 * 0.9999)
     assert bench.tick(2)["bids"]["upbit"] == pytest.approx(141_000_000 * 0.9999)
     assert bench.aggregates[-1]["fx"] == pytest.approx(1400)
     assert set(bench.aggregates[-1]["ladder"]) == set(PRICES)
-    # its tick went out without it: counted, and in the next one
+    # its tick was published without it: counted, and part of the next one
     bench.book("upbit", START_NS + 2 * STEP_NS, 142_000_000)
     assert bench.stage.counts["late"] == 1
     assert bench.tick(3)["bids"]["upbit"] == pytest.approx(142_000_000 * 0.9999)
 
 
-def test_a_clock_that_trembles_makes_no_tick_twice() -> None:
+def test_a_clock_that_jitters_makes_no_tick_twice() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.tick(5)
@@ -126,7 +126,7 @@ def test_a_clock_that_trembles_makes_no_tick_twice() -> None:
         bench.tick(number)
     assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + 5 * STEP_NS]
     assert (bench.stage.counts["ticks_repeated"], bench.stage.counts["clock_steps"]) == (3, 0)
-    # a book from after the tick is no proof of life at it
+    # a book from after the tick does not show life at the tick
     bench.book("upbit", START_NS + 10 * STEP_NS)
     assert bench.tick(6)["reasons"]["upbit"] is None
     assert bench.tick(60)["reasons"]["upbit"] == "delayed"
@@ -143,12 +143,12 @@ def test_ticks_go_on_at_once_when_the_clock_is_set_back(back_s: int) -> None:
     back = back_s * SECOND_NS // STEP_NS
     found = bench.tick(2 - back)
     assert found["ts_ns"] == START_NS + (2 - back) * STEP_NS
-    # nothing of before the step counts, now and when its time comes again
+    # nothing from before the step counts, also not when its time comes again
     assert found["reasons"] == dict.fromkeys(PRICES, "clock_stepped")
     assert found["fx"] is None
     assert bench.tick(1)["reasons"] == dict.fromkeys(PRICES, "clock_stepped")
     assert bench.stage.counts["clock_steps"] == 1
-    # what arrives from now on does
+    # messages that arrive from now on count
     bench.books(START_NS + STEP_NS + 1)
     assert bench.tick(2)["reasons"] == dict.fromkeys(PRICES)
     assert bench.aggregates[-1]["fx"] == pytest.approx(1400)
@@ -171,7 +171,7 @@ def test_a_collectors_clock_that_is_wrong_excludes_its_venues_alone(
         assert found["fx"] == pytest.approx(1400)
         assert bench.stage.counters()["waiting"] == 0
     assert bench.stage.counts["clock_ahead"] == (399 * 2 if off_s > 0 else 0)
-    # its clock is set right
+    # its clock is corrected
     bench.books(START_NS + 400 * STEP_NS)
     assert bench.tick(400)["reasons"] == dict.fromkeys(PRICES)
 
@@ -190,7 +190,7 @@ def test_a_heartbeat_shows_that_a_collectors_clock_is_wrong(off_s: float) -> Non
         found = bench.tick(number)
         assert found["reasons"] == {"upbit": "clock", "bithumb": None, "binance": None}
     assert bench.stage.counters()[lead] == off_ns // MILLISECOND_NS
-    # its heartbeats count from their arrival: a clock that is ahead keeps no dead collector alive
+    # heartbeats count from their arrival: a dead collector with a clock ahead is not kept alive
     number = 50 + LOST_NS // STEP_NS
     for exchange in ("bithumb", "binance"):
         bench.heartbeat(exchange, START_NS + number * STEP_NS)
@@ -224,7 +224,7 @@ def test_a_clock_that_is_off_a_little_makes_no_collector_silent(
                 bench.book(exchange, at_ns + by_ns, 1400.0, "USDT/KRW")
         if not at_each:
             bench.tick(number)
-        # a book that is ahead counts from its time on
+        # a book that is ahead counts from its own time on
         if number > 10:
             assert bench.aggregates[-1]["reasons"]["upbit"] is None
     # on a grid a heartbeat that is ahead waits for its tick, as books do
@@ -244,7 +244,7 @@ def test_at_interval_0_a_heartbeat_is_compared_with_our_clock(off_s: float) -> N
         assert bench.aggregates[-1]["reasons"]["upbit"] == "clock"
 
 
-def test_what_waits_for_its_tick_is_bounded() -> None:
+def test_messages_that_wait_for_their_tick_are_bounded() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.tick(1)
@@ -295,7 +295,7 @@ def test_the_wall_clock_is_compared_with_the_monotonic_one() -> None:
 def test_at_interval_0_each_update_is_a_tick() -> None:
     bench = Bench(at_each=True)
     bench.books(START_NS)
-    # of one instant: ticks of one asset have times of their own
+    # of one instant: each tick of one asset has its own time
     assert [one["ts_ns"] for one in bench.aggregates] == [START_NS + i for i in range(5)]
     bench.book("upbit", START_NS + STEP_NS)
     bench.state("upbit", "halted", START_NS + STEP_NS)
@@ -311,7 +311,7 @@ def test_updates_that_wait_together_are_one_tick_of_the_newest_state() -> None:
     bench.books(START_NS)
     for i in range(50):
         bench.book("upbit", START_NS + i, 140_000_000 + i)
-    # by another connection, and older
+    # from another connection, and older
     bench.book("binance", START_NS + 20)
     assert bench.aggregates == []
     bench.stage.flush()
@@ -322,7 +322,7 @@ def test_updates_that_wait_together_are_one_tick_of_the_newest_state() -> None:
     assert tick["received"]["binance"] == START_NS + 20
     assert tick["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
     assert (bench.stage.counts["ticks"], bench.stage.counts["coalesced"]) == (1, 55)
-    # what comes late is in the next one, which has a time of its own
+    # a late message is part of the next tick, which has its own time
     bench.book("bithumb", START_NS + 10)
     bench.stage.flush()
     assert bench.aggregates[-1]["ts_ns"] == START_NS + 50
@@ -336,7 +336,7 @@ def test_a_venue_appears_while_the_others_run() -> None:
     assert bench.tick(1)["reasons"] == {"binance": None, "bithumb": None, "upbit": "disconnected"}
     bench.book("upbit", START_NS + STEP_NS)
     assert bench.tick(2)["reasons"]["upbit"] is None
-    # a market that nobody asked for
+    # a market that is not configured
     bench.book("upbit", START_NS, 1.0, "DOGE/KRW")
     bench.tick(3)
     assert bench.stage.counts["unknown_markets"] == 1
@@ -356,14 +356,14 @@ def test_a_venue_appears_while_the_others_run() -> None:
         ("a word of tomorrow", "resyncing"),
     ],
 )
-def test_a_collectors_word_becomes_a_reason(state: str, reason: str | None) -> None:
+def test_a_state_of_a_collector_becomes_a_reason(state: str, reason: str | None) -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.state("upbit", state, START_NS + 1)
     bench.state("binance", "disconnected", START_NS + 1, "BTC/USDT")
     reasons = bench.tick(1)["reasons"]
     assert reasons == {"upbit": reason, "bithumb": None, "binance": "disconnected"}
-    # another market's state is none of this one's business
+    # another market's state does not affect this one
     bench.state("upbit", "synced", START_NS + 2)
     bench.state("upbit", "halted", START_NS + 3, "ETH/KRW")
     assert bench.tick(2)["reasons"]["upbit"] is None
@@ -373,9 +373,9 @@ def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     bench = Bench(heartbeats=True)
     bench.books(START_NS)
     bench.heartbeat("upbit", START_NS, {"BTC/KRW": "synced"})
-    # never heard: judged by its books
+    # no heartbeat yet: judged by its books
     assert bench.tick(1)["reasons"] == dict.fromkeys(("binance", "bithumb", "upbit"))
-    # its arrival counts, which was known at that tick
+    # its arrival counts, which lies before that tick
     number = LOST_NS // STEP_NS + 2
     bench.books(START_NS + 2 * SECOND_NS)
     assert bench.tick(number - 1)["reasons"]["upbit"] is None
@@ -383,7 +383,7 @@ def test_two_missing_heartbeats_disconnect_a_collector() -> None:
     assert reasons == {"binance": None, "bithumb": None, "upbit": "disconnected"}
     bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "synced"})
     assert bench.tick(number + 1)["reasons"]["upbit"] is None
-    # a heartbeat says the states too
+    # a heartbeat carries the states, too
     bench.heartbeat("upbit", START_NS + number * STEP_NS, {"BTC/KRW": "halted"})
     assert bench.tick(number + 2)["reasons"]["upbit"] == "halted"
 
@@ -398,12 +398,12 @@ def test_an_operators_exclusion_comes_first() -> None:
     assert bench.tick(2)["reasons"]["upbit"] == "disconnected"
 
 
-def test_a_tick_is_made_again_as_it_was() -> None:
+def test_a_tick_is_recomputed_from_the_same_messages() -> None:
     bench = Bench()
     bench.books(START_NS)
     moved_ns = START_NS + STEP_NS - 1
     bench.book("upbit", moved_ns, 141_000_000)
-    # behind it in the same connection, so late as well
+    # behind it in the same connection, so it is late as well
     bench.state("upbit", "halted", moved_ns)
     seen = Input(START_NS, None)
     found = bench.tick(1, {"upbit:BTC/KRW": seen, "binance:BTC/USDT": Input(START_NS, "operator")})
@@ -419,7 +419,7 @@ def test_a_tick_is_made_again_as_it_was() -> None:
     assert found["bids"]["bithumb"] is None
     found = bench.tick(4, {"bithumb:BTC/KRW": Input(START_NS + 2 * STEP_NS, None)})
     assert found["reasons"]["bithumb"] is None
-    # nor does that say anything of the connection's other markets
+    # this does not affect the connection's other markets
     bench.book("bithumb", START_NS + 4 * STEP_NS + 1)
     bench.book("bithumb", START_NS + 4 * STEP_NS + 2, 1390.0, "USDT/KRW")
     rates = Input(START_NS + 4 * STEP_NS + 2, None)
@@ -428,11 +428,11 @@ def test_a_tick_is_made_again_as_it_was() -> None:
     assert found["fx"] == pytest.approx(1390)
     found = bench.tick(6, {"bithumb:BTC/KRW": Input(START_NS + 4 * STEP_NS + 1, None)})
     assert found["received"]["bithumb"] == START_NS + 4 * STEP_NS + 1
-    # and without a record everything is as it is
+    # without a record, the current state counts
     assert bench.tick(7)["reasons"] == {"upbit": "halted", "bithumb": None, "binance": "operator"}
 
 
-def test_what_lies_before_the_first_tick_does_not_wait_for_it() -> None:
+def test_messages_before_the_first_tick_do_not_wait_for_it() -> None:
     bench = Bench()
     for i in range(100):
         bench.book("upbit", START_NS + i)
@@ -474,7 +474,7 @@ def test_at_each_update_the_rates_memory_stays_small() -> None:
     # ten seconds, ten rates in each
     assert 95 <= len(window) <= 101
     assert all(later[0] - before[0] >= 100 * ms for before, later in itertools.pairwise(window))
-    # a jump is seen at once all the same
+    # a jump is still seen at once
     bench.book("upbit", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
     bench.book("bithumb", START_NS + 10_001 * ms, 1500.0, "USDT/KRW")
     fx = bench.stage.fx.update(START_NS + 10_002 * ms, *_fx_of(bench, START_NS + 10_002 * ms))

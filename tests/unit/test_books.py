@@ -71,7 +71,7 @@ def test_legacy_recording_is_refused_with_counts(feeds: Path) -> None:
     assert (total["updates"], total["malformed"]) == (0, 98)
 
 
-def test_symbols_that_nobody_names_have_no_market(feeds: Path) -> None:
+def test_unnamed_symbols_have_no_market(feeds: Path) -> None:
     path = feeds / "binance-btc-eth-dot-20210404.feed.zst"
     lines, _ = run(path, "--quiet", "--final")
     assert {line["symbol"]: line["market"] for line in lines}["DOTUSDT"] is None
@@ -124,7 +124,7 @@ def partial(update_id: int, bid: str, size: str, asks: int = 5) -> bytes:
 
 
 def test_partial_books_are_books_of_their_own(tmp_path: Path) -> None:
-    """Each frame is the whole book; a symbol that has updates too is rebuilt from those."""
+    """Each frame is the whole book; a symbol with updates is rebuilt from the updates."""
     writer = FeedWriter(tmp_path / "x.feed.zst", {"exchange": "binance"})
     writer.write(1, "<", "", partial(10, "99", "1"))
     writer.write(2, "<", "", top(11, "100", "2").replace(b"BTC", b"ETH").replace(b"btc", b"eth"))
@@ -148,7 +148,7 @@ def test_partial_books_are_books_of_their_own(tmp_path: Path) -> None:
     assert (lines[-1]["matches"], lines[-1]["unchecked"], lines[-1]["mismatches"]) == (2, 1, 0)
 
 
-def test_a_best_price_that_arrives_after_its_update_still_judges_it() -> None:
+def test_a_best_price_that_arrives_after_its_update_is_still_compared() -> None:
     result = Checked()
     wrong: list[dict[str, object]] = []
     check = TopCheck(result, wrong.append)

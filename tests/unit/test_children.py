@@ -1,4 +1,4 @@
-"""The supervisor's hold on its children, whatever they, the disk and the clock do."""
+"""The supervisor and its children under faults of the children, the disk and the clock."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ async def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0)
 
 
 async def again(child: Child) -> int:
-    """Wait for a second run of the process that works; return its pid."""
+    """Wait for a working second run of the process; return its pid."""
     await wait_for("a restart", lambda: child.restarts and child.ready)
     assert child.pid is not None
     return child.pid
@@ -71,7 +71,7 @@ def end_holders(folder: Path) -> None:
         os.kill(int(path.suffix[1:]), signal.SIGKILL)
 
 
-async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
+async def test_a_dead_child_is_restarted_while_its_pipes_are_open(
     watching: Supervisor, tmp_path: Path
 ) -> None:
     child = launch(watching, "pipe holder")
@@ -81,7 +81,7 @@ async def test_a_dead_child_is_restarted_though_its_pipes_are_held_open(
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
-async def test_why_a_start_failed_is_not_what_an_earlier_one_said(
+async def test_a_failed_start_does_not_show_an_earlier_reason(
     watching: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "logs" / "one.log"
@@ -97,7 +97,7 @@ async def test_why_a_start_failed_is_not_what_an_earlier_one_said(
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
     await wait_for("a failed start", lambda: child.trouble)
     assert "Too many open files" in watching._not_ready(child, 1.0)
-    # a log that was begun anew
+    # a log that was started again
     assert last_reason(log, 10**6) == "of an earlier start"
 
 
@@ -149,7 +149,7 @@ async def test_pauses_before_restarts_grow(
     assert child.restarts >= 7
 
 
-async def test_a_process_that_cannot_be_made_is_tried_again(
+async def test_a_process_that_cannot_be_created_is_tried_again(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Child, "COMMAND", ("/nonexistent",))

@@ -1,4 +1,4 @@
-"""What the order book stages ask of REST: virtual time, the real windows of the exchange."""
+"""REST requests of the order book stages: virtual time, the real windows of the exchange."""
 
 import random
 from collections import Counter, deque
@@ -109,7 +109,7 @@ class Exchange:
         )
 
     def heaviest_minute(self) -> int:
-        """The most weight within any minute."""
+        """Return the highest weight within any minute."""
         most = total = 0
         recent: deque[tuple[int, int]] = deque()
         for at_ns, weight in self.weights:
@@ -132,7 +132,7 @@ def test_hundreds_of_markets_run_steadily_within_the_budget(count: int, quiet: i
     assert (world.stale, world.reconnects) == (0, [])
     assert world.longest <= sum(IN_FLIGHT.values())
     assert set(world.stage.states.values()) == {"synced"}
-    # none is forgotten
+    # every market is compared
     compared = Counter(r.symbols[0] for r in world.asked if r.purpose == "compare")
     assert min(compared[name] for name in world.names) >= 1
 
@@ -192,7 +192,7 @@ def test_a_silent_connection_is_stale_as_a_whole_and_replaced() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_order_of_wishes_stays_within_the_limit_and_loses_none(seed: int) -> None:
+def test_requests_in_any_order_stay_within_the_limit_and_none_is_lost(seed: int) -> None:
     rng = random.Random(seed)
     demand = Demand({"weight": Limit(1200, 60.0)})
     window = Window(Limit(1200, 60.0))
@@ -225,7 +225,7 @@ def test_any_order_of_wishes_stays_within_the_limit_and_loses_none(seed: int) ->
     assert len(got) > 100
 
 
-def test_a_wish_takes_the_higher_of_two_ranks() -> None:
+def test_a_request_takes_the_higher_of_two_ranks() -> None:
     demand = Demand({"weight": Limit(100, 60.0)})
     demand.add(binance.snapshot_request("A", 100), Value.REPAIR, False, T0)
     demand.add(binance.snapshot_request("B", 100), Value.DEEPEN, False, T0)
@@ -295,14 +295,14 @@ class Korean:
             self.stage.on_answer(request, body, self.now)
 
     def confirmed(self, symbol: str) -> int:
-        """Seconds since REST last agreed."""
+        """Return the seconds since REST last agreed."""
         (status,) = self.stage.of((symbol,))
         return (self.now - status.confirmed_ns) // S
 
 
 @pytest.mark.parametrize("name", ["upbit", "bithumb"])
 @pytest.mark.parametrize("bad", [1, 3])
-def test_bad_members_are_found_and_the_others_keep_their_proof(name: str, bad: int) -> None:
+def test_bad_members_are_found_and_the_others_stay_confirmed(name: str, bad: int) -> None:
     symbols = [f"KRW-M{i:02d}" for i in range(40)]
     world = Korean(name, symbols)
     world.run(20)
@@ -313,7 +313,7 @@ def test_bad_members_are_found_and_the_others_keep_their_proof(name: str, bad: i
     assert world.stage.counters()["absent_markets"] == bad
     assert {world.stage.states[str(market_of_dashed(symbol))] for symbol in good} == {"synced"}
     assert world.reconnects == []
-    # found by halves, and asked again alone at growing intervals
+    # found by halving, then asked alone at growing intervals
     assert world.refused < 14 * bad
     refused = world.refused
     world.run(600)
@@ -325,12 +325,12 @@ def test_a_market_that_comes_back_is_found_again(name: str) -> None:
     world = Korean(name, ["KRW-AAA", "KRW-BBB"], gone={"KRW-BBB"})
     world.run(60)
     assert world.stage.counters()["absent_markets"] == 1
-    # without a word of the list of markets, when its time is over
+    # without the list of markets, once its interval is over
     world.gone = set()
     world.run(120)
     assert world.stage.counters()["absent_markets"] == 0
     assert world.confirmed("KRW-BBB") < 10
-    # and by the list at once, with a new subscription
+    # with the list at once, by a new subscription
     world.gone = {"KRW-BBB"}
     world.run(60)
     listing = Listing("KRW-BBB", Market("BBB", "KRW"), True)

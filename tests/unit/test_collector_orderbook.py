@@ -153,7 +153,7 @@ def test_nothing_is_published_before_the_snapshot(binance: Bench) -> None:
     for i in range(5):
         binance.frame(update(10 + i, 10 + i, [(50 + i, 1)]))
     assert binance.books() == []
-    # one request, however many updates wait
+    # one request for any number of waiting updates
     assert len(binance.requests("snapshot")) == 1
 
 
@@ -213,7 +213,7 @@ def test_a_gap_restarts_only_its_symbol(binance: Bench) -> None:
     assert binance.state("ETH/USDT") == "synced"
     binance.frame(update(23, 24, [(100, 3)], symbol=ETH))
     assert len(binance.books("ETH/USDT")) == eth + 1
-    # nothing of the broken book is published until it is whole again
+    # the broken book is not published until it is whole again
     binance.frame(update(17, 17, [(96, 1)]))
     assert len(binance.books()) == btc
     binance.answer(snapshot(15))
@@ -237,7 +237,7 @@ def test_the_buffer_is_bounded_and_keeps_the_newest(binance: Bench) -> None:
         binance.frame(update(100 + i, 100 + i), after_ms=1)
     assert binance.stage.counts["buffer_dropped"] == 10
     assert len(binance.stage.syncs[0].buffer) == BUFFER_UPDATES
-    # a snapshot that is older than what is left does not fit any more
+    # a snapshot older than the remaining updates no longer fits
     binance.answer(snapshot(105))
     assert binance.stage.counts["stale_snapshots"] == 1
     binance.timer()
@@ -256,7 +256,7 @@ def test_a_gap_among_kept_updates_drops_what_came_before(binance: Bench) -> None
     assert binance.books()[-1].bids.tolist() == [[100, 99, 98], [1, 2, 7]]
 
 
-def test_a_crossed_book_is_not_published_and_built_anew(binance: Bench) -> None:
+def test_a_crossed_book_is_not_published_and_rebuilt(binance: Bench) -> None:
     binance.sync()
     count = len(binance.books())
     binance.frame(update(13, 13, [(101, 1)]))
@@ -264,7 +264,7 @@ def test_a_crossed_book_is_not_published_and_built_anew(binance: Bench) -> None:
     assert binance.state() == "buffering"
     assert binance.states()[-1]["reason"] == "crossed"
     assert binance.stage.counters()["crossed"] == 1
-    # no update since: the next snapshot is the book, told once nobody corrects it
+    # no update since: the next snapshot becomes the book once no update corrects it
     binance.answer(snapshot(13))
     assert binance.state() == "synced"
 
@@ -303,7 +303,7 @@ def test_an_unreadable_snapshot_is_counted_and_asked_for_again(binance: Bench) -
     assert binance.state() == "synced"
 
 
-def test_a_refused_snapshot_waits_and_a_wrong_symbol_is_said(binance: Bench) -> None:
+def test_a_refused_snapshot_waits_and_a_wrong_symbol_is_reported(binance: Bench) -> None:
     binance.frame(update(11, 12))
     (request,) = binance.requests("snapshot")
     binance.stage.on_refused(request, Refusal("HTTP 503", fatal=False), binance.now)
@@ -322,11 +322,11 @@ def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> 
     stage.answer(snapshot(11, *deep))
     stage.frame(update(13, 13, [(900, 1)], [(1100, 1)]))
     assert stage.books()[-1].bids[0].tolist() == [1000, 997, 994, 991, 988]
-    # the price walks to the edge of what the snapshot told
+    # the price moves to the edge of the snapshot's range
     stage.frame(update(14, 14, [(1000, 0), (997, 0), (994, 0)]), after_ms=31_000)
     stage.timer()
     (request,) = stage.requests("snapshot")
-    # it stays in use meanwhile
+    # the book stays in use meanwhile
     stage.frame(update(15, 15, [(989, 2)]))
     assert stage.books()[-1].id == 15
     fresh = [(991.0 - i, 3.0) for i in range(5)], [(1001.0 + i, 3.0) for i in range(5)]
@@ -334,7 +334,7 @@ def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> 
     assert stage.state() == "synced"
     assert stage.stage.counts["refreshes"] == 1
     stage.frame(update(16, 16, [(986, 1)]))
-    # the kept update 15 was applied to the new book too
+    # the kept update 15 was applied to the new book, too
     assert stage.books()[-1].bids.tolist() == [
         [991, 990, 989, 988, 987],
         [3, 3, 2, 3, 3],
@@ -346,7 +346,7 @@ def test_a_side_that_is_unknown_is_not_published_as_empty() -> None:
     stage.frame(update(11, 12))
     stage.answer(snapshot(11))
     count = len(stage.books())
-    # both asks that the snapshot told are traded away; 105 lies beyond them
+    # both asks of the snapshot are traded away; 105 lies beyond them
     stage.frame(update(13, 13, [], [(101, 0), (102, 0), (105, 1)]))
     assert len(stage.books()) == count
     assert stage.state() == "stale"
@@ -435,12 +435,12 @@ def test_an_older_book_never_replaces_a_newer_one(upbit: Bench) -> None:
     assert upbit.stage.counters()["backwards"] == 1
 
 
-def test_a_clock_that_was_put_back_is_believed(upbit: Bench) -> None:
+def test_an_exchange_clock_that_was_set_back_is_accepted(upbit: Bench) -> None:
     upbit.frame(whole(3 * 3_600_000))
     upbit.frame(whole(0, size=2.0))
     assert len(upbit.books("BTC/KRW")) == 2
     assert upbit.stage.counters()["clock_steps"] == 1
-    # a small step is believed once it lasts
+    # a small step is accepted once it lasts
     for i in range(60):
         upbit.frame(whole(-2000 + i, size=3.0))
     assert upbit.books("BTC/KRW")[-1].bids[1, 0] == 3.0
@@ -487,7 +487,7 @@ def rest_book(ms: int, size: float = 1.0) -> bytes:
     )
 
 
-def test_a_silent_market_is_compared_within_ten_seconds_and_proves_to_live(upbit: Bench) -> None:
+def test_a_silent_market_is_compared_within_ten_seconds_and_stays_live(upbit: Bench) -> None:
     upbit.frame(whole(0))
     upbit.timer(0.1)
     # the periodic comparison of everything comes first
@@ -509,7 +509,7 @@ def test_a_market_that_rest_contradicts_is_stale_and_its_connection_replaced(upb
     upbit.timer(5)
     (request, *_) = upbit.requests("compare")
     upbit.stage.on_answer(request, rest_book(3000, size=9.0), upbit.now)
-    # the stream gets a moment to come up with it
+    # the stream gets a moment to catch up
     upbit.timer(2)
     assert upbit.state("BTC/KRW") == "synced"
     upbit.timer(2)
@@ -551,7 +551,7 @@ def compare(bench: Bench) -> Request:
     raise AssertionError("no comparison")
 
 
-def test_a_local_book_that_differs_from_rest_is_built_anew(binance: Bench) -> None:
+def test_a_local_book_that_differs_from_rest_is_rebuilt(binance: Bench) -> None:
     binance.sync()
     request = compare(binance)
     binance.frame(update(13, 13, [(98, 4)]))
@@ -590,7 +590,7 @@ def test_rest_that_is_ahead_is_compared_when_the_stream_gets_there(binance: Benc
     binance.frame(update(15, 15, [(100, 8)]))
     assert binance.stage.counts["drifts"] == 1
     assert binance.state() == "buffering"
-    # nothing is left of the comparison
+    # the comparison is dropped
     assert binance.stage.watcher is None
 
 
@@ -616,7 +616,7 @@ def test_an_answer_that_never_comes_is_not_waited_for(binance: Bench) -> None:
     assert not watched[-1]
 
 
-def test_silence_since_the_subscription_is_told_with_the_symbol(upbit: Bench) -> None:
+def test_silence_since_the_subscription_is_reported_with_the_symbol(upbit: Bench) -> None:
     upbit.timer(9)
     assert upbit.state("BTC/KRW") == "subscribed"
     upbit.timer(2)
@@ -734,13 +734,13 @@ def test_a_step_of_the_wall_clock_changes_what_is_published_and_no_timer(
         steady += S // 4
         upbit.stage.on_timer(steady)
         asked += len(upbit.requests("compare"))
-    # the same as without the step: a silent market is compared, and in the end it is stale
+    # the same as without the step: a silent market is compared, and becomes stale in the end
     assert 4 <= asked <= 9, asked
     assert upbit.state("BTC/KRW") == "stale"
     assert upbit.states("BTC/KRW")[-1]["since_ns"] - (T0 + step_s * S) < 40 * S
 
 
-# deltas are never cut, and ids are not believed for ever
+# updates are never cut, and ids are not trusted for ever
 
 
 def test_an_update_larger_than_the_room_starts_its_symbol_anew(binance: Bench) -> None:
@@ -753,7 +753,7 @@ def test_an_update_larger_than_the_room_starts_its_symbol_anew(binance: Bench) -
     assert binance.state() == "buffering"
     assert binance.stage.counts["truncated_updates"] == binance.stage.counts["gaps"] == 1
     binance.frame(update(15, 15, [(98, 1)]))
-    # a snapshot of before does not know what the large update said
+    # an earlier snapshot does not contain the large update
     binance.answer(snapshot(13))
     assert binance.state() == "buffering"
     binance.timer(1)
@@ -833,7 +833,7 @@ def test_an_id_at_the_edge_of_64_bits_does_not_stop_a_book(binance: Bench) -> No
     assert counters["bad_ids"] + counters["malformed"] == 3
     binance.frame(update(13, 13, [(98, 1)]))
     assert binance.books()[-1].id == 13
-    # a bogus id within the range is found like ids that started again
+    # a wrong id within the range is found like ids that started again
     binance.frame(update(14, 4 * 10**18, [(97, 1)]))
     assert binance.books()[-1].id == 4 * 10**18
     last = run_low_ids(binance, 8)
@@ -867,7 +867,7 @@ def test_after_a_reconnect_an_answer_older_than_what_was_published_is_refused(
     assert binance.state() == "synced"
 
 
-def test_old_answers_without_end_make_what_the_stream_had_suspected(binance: Bench) -> None:
+def test_endless_old_answers_make_the_published_ids_suspected(binance: Bench) -> None:
     binance.sync()
     binance.stage.on_disconnected(1, "lost", binance.now)
     binance.stage.on_connected(2, binance.symbols, binance.now)

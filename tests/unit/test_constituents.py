@@ -1,4 +1,4 @@
-"""What is collected and what counts: patterns, other quotes, renamed coins, offline tools."""
+"""Collected markets and constituents: patterns, other quotes, renamed coins, offline tools."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings_of(**markets: list[str]) -> Settings:
 
 
 class Bench:
-    """An aggregator that is told by its messages what there is."""
+    """An aggregator that learns the markets from its messages."""
 
     def __init__(self, settings: Settings) -> None:
         self.found: dict[str, Aggregate] = {}
@@ -64,7 +64,7 @@ class Bench:
         self.stage.on_message(self.sink.messages[-1])
 
     def tick(self, asset: str = "BTC") -> dict[str, str | None]:
-        """Return venue -> why it is out."""
+        """Return venue -> reason why it is excluded."""
         self.ticks += 1
         self.stage.tick(NOW_NS + self.ticks * STEP_NS)
         return {one.name: one.reason for one in self.found[asset].venues}
@@ -91,7 +91,7 @@ def test_every_form_of_pattern_counts_as_the_market_by_name(pattern: str) -> Non
     assert constituents_of(by_pattern, "BTC") == constituents_of(by_name, "BTC")
 
 
-def test_a_pattern_of_everything_invents_no_rate_where_there_is_none() -> None:
+def test_a_pattern_of_all_markets_adds_no_rate_that_does_not_exist() -> None:
     stage = OrderbookAggregator(settings_of(binance=["*/*"]))
     assert stage.fx_venues == []
     assert [one.name for one in stage.assets["ETH"]] == ["binance:ETH/USDT"]
@@ -109,9 +109,9 @@ def test_a_renamed_coin_is_found_by_its_name_on_the_exchange() -> None:
     assert "upbit:TON/KRW" not in constituents_of(settings, "TON")
 
 
-def test_a_market_that_the_exchange_does_not_offer_harms_nothing() -> None:
+def test_a_market_that_the_exchange_does_not_offer_is_left_out() -> None:
     bench = Bench(settings_of(**PATTERNS))
-    # not heard of yet: missing, and the index says so
+    # no message yet: disconnected, and the index shows it
     assert bench.tick()["bithumb:BTC/KRW"] == "disconnected"
     assert bench.stage.counters()["venues"] == 14
     bench.heartbeat("bithumb", "ETH/KRW", "USDT/KRW")
@@ -127,7 +127,7 @@ def test_a_market_that_the_exchange_does_not_offer_harms_nothing() -> None:
     assert "bithumb:BTC/KRW" in bench.tick()
 
 
-def test_a_named_market_stays_a_constituent_when_nobody_reports_it() -> None:
+def test_a_named_market_stays_a_constituent_when_no_collector_reports_it() -> None:
     bench = Bench(settings_of(upbit=["BTC/KRW"], binance=["BTC/USDT"]))
     bench.heartbeat("upbit", "ETH/KRW")
     assert bench.tick()["upbit:BTC/KRW"] == "disconnected"
@@ -155,7 +155,7 @@ def test_other_quotes_are_collected_and_never_count() -> None:
 def test_the_setting_chooses_the_constituents() -> None:
     settings = settings_of(upbit=["BTC/KRW", "BTC/USDT"], binance=["BTC/USDT", "BTC/USDC"])
     settings.index.constituents = ["upbit:*/USDT", "binance:BTC/*"]
-    # whatever is written, a quote without a rate cannot be summed
+    # a quote without a rate is never summed, also when it is configured
     assert constituents_of(settings, "BTC") == ["binance:BTC/USDT", "upbit:BTC/USDT"]
 
 

@@ -73,7 +73,7 @@ def test_only_some_processes(tmp_path: Path) -> None:
         (("--output", "/proc/units"), "expected a writable folder"),
     ],
 )
-def test_what_no_unit_can_hold_is_refused(
+def test_values_that_no_unit_can_contain_are_refused(
     tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     result = run("--output", str(tmp_path / "units"), *arguments)
@@ -81,7 +81,7 @@ def test_what_no_unit_can_hold_is_refused(
     assert words in str(result.exception)
 
 
-def test_without_systemd_the_units_are_written_and_that_is_said(tmp_path: Path) -> None:
+def test_without_systemd_the_units_are_written_and_called_unverified(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path), PATH="/nonexistent")
     assert result.exit_code == 0
     assert "not verified" in result.output
@@ -89,9 +89,7 @@ def test_without_systemd_the_units_are_written_and_that_is_said(tmp_path: Path) 
 
 
 @needs_systemd
-def test_what_systemd_criticises_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_criticism_by_systemd_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coinspace.deploy.UNIT", "[Service]\nExecStart=/nonexistent/{name}\n")
     result = run("--output", str(tmp_path))
     assert result.exit_code == 1

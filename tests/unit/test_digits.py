@@ -44,7 +44,7 @@ QUOTED = [
 
 
 @given(st.floats(min_value=1e-12, max_value=1e15))
-def test_eight_digits_stay_and_never_nothing(value: float) -> None:
+def test_eight_digits_are_kept_and_no_value_becomes_zero(value: float) -> None:
     found = significant(value)
     assert found > 0
     assert math.isclose(found, value, rel_tol=5.1e-8)
@@ -57,17 +57,17 @@ def test_eight_digits_stay_and_never_nothing(value: float) -> None:
 def test_every_tick_of_an_exchange_is_kept(value: float, tick: float) -> None:
     assert significant(value) == value
     assert significant(value + tick) != value
-    # noise of a division or a sum is not
+    # noise of a division or a sum is removed
     assert price(value * (1 + 1e-12)) == decimal(value)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, 0.0, -0.0])
-def test_what_has_no_digits_stays(value: float) -> None:
+def test_values_without_digits_are_unchanged(value: float) -> None:
     assert significant(value) == value
     assert math.isnan(significant(math.nan))
 
 
-def test_explicit_decimals_win_unless_they_leave_nothing() -> None:
+def test_explicit_decimals_win_unless_they_give_zero() -> None:
     assert rounded(86410.127, 2) == 86410.13
     assert rounded(1.6, 0) == 2.0
     assert rounded(0.00000843, 4) == 0.00000843
@@ -121,7 +121,7 @@ def test_an_index_has_the_digits_of_its_venues(
     ):
         assert value == pytest.approx(raw, rel=1e-7)
         assert value == significant(raw)
-    # four decimals were the default: they are still to be had, but never as nothing
+    # four decimals were the default: they can still be chosen, but never give zero
     coarse = record(tmp_path, usd, "--decimals", "4")
     assert coarse.value == (round(found.value_raw, 4) or found.value)
 
@@ -159,7 +159,7 @@ def test_stored_numbers_mean_their_digits_and_memory_keeps_every_bit(
 
 
 def compared(one: IndexRecord, **stored_as: Any) -> Verdict:
-    """Compare a record with a stored row of it, in which some columns are others."""
+    """Compare a record with its stored row, in which some columns differ."""
     ts_ns = NOW_MS * 1_000_000
     comparison = Comparison(None, ["TINY"], ts_ns, ts_ns + 1, ts_ns + 1)  # type: ignore[arg-type]
     comparison.stored.ticks["TINY", ts_ns] = {**comparable(one), **stored_as}

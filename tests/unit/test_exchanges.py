@@ -1,4 +1,4 @@
-"""What the exchange modules say and read, without a socket."""
+"""What the exchange modules send and read, without a socket."""
 
 import inspect
 import re
@@ -38,7 +38,7 @@ def test_an_unknown_exchange_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["upbit", "bithumb"])
-def test_one_subscribe_frame_says_everything(name: str) -> None:
+def test_one_subscribe_frame_contains_everything(name: str) -> None:
     spelled = exchange(name)
     (books,) = spelled.subscriptions(SETTINGS[name], ("orderbook",), ["KRW-BTC", "KRW-ETH"])
     (frame,) = books.frames
@@ -138,13 +138,13 @@ def test_bithumb_errors_hide_behind_status_200() -> None:
         ("binance", 429, False),
     ],
 )
-def test_what_passes_by_itself_is_not_fatal(name: str, status: int, fatal: bool) -> None:
+def test_temporary_refusals_are_not_fatal(name: str, status: int, fatal: bool) -> None:
     refusal = exchange(name).refusal_of_answer(status, b'{"code":-1121,"msg":"Invalid symbol."}')
     assert refusal is not None
     assert refusal.fatal is fatal
 
 
-def test_error_frames_of_all_shapes_are_judged() -> None:
+def test_error_frames_of_all_shapes_are_classified() -> None:
     upbit, binance = exchange("upbit"), exchange("binance")
     assert upbit.refusal_of_frame({"error": {"name": "NO_CODES", "message": "x"}}).fatal
     assert not upbit.refusal_of_frame({"error": {"name": "Too Many Requests"}}).fatal
@@ -160,7 +160,7 @@ def test_rest_books_leave_padding_out_and_know_microseconds() -> None:
     assert (book.version, book.bids, book.asks) == (1790133505546, [], [(101.0, 1.0)])
 
 
-def test_bithumb_rest_trades_in_kst_are_put_right() -> None:
+def test_bithumb_rest_trades_in_kst_are_corrected() -> None:
     now_ms = 1_790_000_000_000
     entry = {
         "market": "KRW-BTC",

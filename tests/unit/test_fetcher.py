@@ -1,4 +1,4 @@
-"""REST against a server on loopback: whatever it answers, requests go on and cost little."""
+"""REST against a server on loopback: after any answer, requests continue and cost little."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class World:
-    """A fetcher with what it told."""
+    """A fetcher and what it reported."""
 
     def __init__(self, fetcher_of: Callable[..., Fetcher]) -> None:
         self.answers: list[bytes] = []
@@ -59,8 +59,8 @@ class World:
     def refuse(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         self.refusals.append(refusal)
 
-    async def until(self, told: int) -> None:
-        await until(lambda: len(self.answers) + len(self.refusals) >= told)
+    async def until(self, outcomes: int) -> None:
+        await until(lambda: len(self.answers) + len(self.refusals) >= outcomes)
 
 
 def serve(
@@ -134,7 +134,7 @@ def test_an_error_while_an_answer_is_taken_ends_nothing(failing: str) -> None:
 
     world = serve(body(b"{}", status=400 if failing == "refused" else 200), act)
     assert world.fetcher.counts["rest_errors"] == 11
-    # a stage that failed to take an answer is told that it has none
+    # a stage that failed to take an answer gets a refusal instead
     assert len(world.refusals) == (11 if failing == "answer" else 0)
 
 
@@ -236,7 +236,7 @@ def test_a_redirect_is_refused_and_not_followed() -> None:
     assert {refusal.fatal for refusal in world.refusals} == {False}
 
 
-def test_what_an_exchange_says_is_one_printable_line() -> None:
+def test_an_error_text_of_an_exchange_is_one_printable_line() -> None:
     said = json.dumps({"code": 1, "msg": "\x1b[31mRED\n[/x]\u202e" + "a" * 100_000}).encode()
     world = serve(body(said, status=400), three)
     text = world.refusals[0].text
@@ -292,7 +292,7 @@ def test_an_answer_of_an_odd_shape_is_a_counted_refusal(name: str, payload: byte
     for asked in requests:
         books.on_answer(asked, payload, now)
     trades.on_answer(spelled.trades_request(symbol), payload, now)
-    # nothing of it is published
+    # no part of the answer is published
     assert books.counts["snapshots"] == books.markets[0].published == 0
     assert trades.counters()["trades"] == 0
     with contextlib.suppress(*UNREADABLE):
@@ -332,7 +332,7 @@ NOW_S = 1_790_000_000.0
         ("retry in 1 h", 3600),
         ("10분 동안 차단됩니다", 600),
         ("30초 후", 30),
-        # a time that is over, and what is none
+        # a time that is over, and invalid times
         ("banned until 1789999999999", 0),
         ("banned until 2026-99-21T14:14:20Z", 0),
         ("banned until 17900006000001", 0),
@@ -350,7 +350,7 @@ def test_a_refusal_says_how_long_it_lasts(text: str, seconds: float) -> None:
     assert block_s(body, NOW_S) == pytest.approx(seconds)
 
 
-# the exchange's clock, which alone judges its own times: ours is years off
+# the exchange's clock decides about its own times: our clock is years off
 DATE = "Mon, 21 Sep 2026 14:13:20 GMT"
 
 
@@ -373,7 +373,7 @@ def test_a_block_lasts_as_long_as_header_or_body_say(
     assert refusal.retry_after_s == pytest.approx(expected)
 
 
-def test_a_budget_that_others_use_up_is_kept() -> None:
+def test_weight_used_by_other_programs_counts() -> None:
     budget = Budget(5400)
     # nothing is known yet
     assert budget.wait_ns(0, 250) == 0
@@ -385,7 +385,7 @@ def test_a_budget_that_others_use_up_is_kept() -> None:
     budget.take(250)
     assert budget.wait_ns(SECOND_NS, 250) == 29 * SECOND_NS
     assert budget.wait_ns(SECOND_NS, 100) == 0
-    # an answer that was overtaken
+    # an older answer that arrives later
     budget.said(200, 2 * SECOND_NS, 28.0)
     assert budget.wait_ns(2 * SECOND_NS, 250) == 28 * SECOND_NS
     budget.done(250)
@@ -406,7 +406,7 @@ def test_requests_wait_for_the_minute_in_which_this_address_may_ask_again() -> N
 
     async def act(world: World) -> None:
         await three(world)
-        # asked together, before anything was known; then nothing until the minute is over
+        # requested together, before the budget was known; then none until the minute is over
         world.fetcher.submit(request(10))
         await world.until(4)
 
@@ -417,7 +417,7 @@ def test_requests_wait_for_the_minute_in_which_this_address_may_ask_again() -> N
 
 
 @pytest.mark.parametrize("said", ["", "-1", "1e9", "\u0663", "9" * 40, "5,400", "nan"])
-def test_what_is_no_weight_holds_nothing_up(said: str) -> None:
+def test_an_invalid_weight_delays_no_request(said: str) -> None:
     headers = {"X-MBX-USED-WEIGHT-1M": said}
 
     async def act(world: World) -> None:

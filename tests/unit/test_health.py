@@ -1,4 +1,4 @@
-"""Health files and what `coinspace status` makes of them."""
+"""Health files and how `coinspace status` reads them."""
 
 import os
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_file_from_before_this_host_was_started_is_no_running_process(
     assert health_of(settings, NAME).state == "down"
 
 
-def test_after_a_clean_stop_the_time_is_said(settings: Settings) -> None:
+def test_after_a_clean_stop_the_time_is_shown(settings: Settings) -> None:
     for name, _ in settings.processes():
         write(settings, name, pid=gone_pid(), state="stopped", updated_ns=1_790_000_000 * 10**9)
     result = CliRunner().invoke(coinspace, ["status"])
@@ -105,13 +105,15 @@ def test_a_process_that_failed_says_why(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b'{"pid":1e30}', b"\x00", b'{"counters":3}'])
-def test_a_spoilt_file_is_no_crash(settings: Settings, content: bytes) -> None:
+def test_a_damaged_file_is_no_crash(settings: Settings, content: bytes) -> None:
     health_path(settings, NAME).write_bytes(content)
     assert not health_of(settings, NAME).ok
 
 
 @pytest.mark.parametrize("command", [["status"], ["doctor"], ["top", "--once"]])
-def test_what_a_file_says_is_shown_as_text(settings: Settings, command: list[str]) -> None:
+def test_the_content_of_a_health_file_is_shown_as_text(
+    settings: Settings, command: list[str]
+) -> None:
     bad = "[/x] \x1b[31mRED\nINJECTED\r\u202e" + "A" * (1 << 20)
     write(settings, process=bad, state=bad, reason=bad, counters={"a": "b", bad: 5, "c": [1]})
     shown = CliRunner().invoke(coinspace, command, color=True).output
@@ -148,7 +150,7 @@ COLLECTOR = "orderbook-collector-upbit"
         (Health(COLLECTOR, "stopping", unwell_s=61), False),
     ],
 )
-def test_what_counts_against_the_platform(one: Health, counts: bool) -> None:
+def test_which_processes_make_the_platform_unhealthy(one: Health, counts: bool) -> None:
     found = reasons([one])
     assert bool(found) == counts
     assert all(one.process in line for line in found)
@@ -201,7 +203,7 @@ def test_the_endpoint_knows_an_index_that_failed() -> None:
     assert nulls.failed("BTC", record("BTC", None, failed=True))
 
 
-def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = [1000]
     monkeypatch.setattr("coinspace.process.monotonic_ns", lambda: seconds[0] * 10**9)
     errors = OwnErrors()
@@ -213,7 +215,7 @@ def test_errors_of_ours_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) 
     assert errors.trouble({"callback_errors": 2}) is None
 
 
-async def test_a_clock_that_was_set_once_is_said_and_no_fault(
+async def test_one_clock_step_is_reported_and_is_no_fault(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall_ns, later_ns = [0], [0]
@@ -231,7 +233,7 @@ async def test_a_clock_that_was_set_once_is_said_and_no_fault(
         return health_of(settings, "index-calculator")
 
     assert step(0).ok
-    # values are fresh again at once: the step is named, by its way and its size
+    # values are fresh again at once: the step is named with its direction and size
     health = step(-3600)
     assert health.ok
     assert "clock was set back by 3600." in str(health.reason)
@@ -239,11 +241,11 @@ async def test_a_clock_that_was_set_once_is_said_and_no_fault(
     assert health.counters["host_clock_steps"] == 1
     # a wrong step and its correction
     assert step(3600).ok
-    # set again and again: nobody knows what the time is
+    # set repeatedly: the right time is unknown
     health = step(-3600)
     assert health.state == "degraded"
     assert reasons([health]) == [f"index-calculator: {health.reason}"]
-    # a fault of the process itself is said first
+    # a fault of the process itself is reported first
     process.degraded("no aggregate arrives")
     assert str(step(0).reason).startswith("no aggregate arrives; this host's clock")
     process.ready()

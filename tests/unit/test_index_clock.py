@@ -1,4 +1,4 @@
-"""A wall clock that is set back or forward: each instant has one record, and ticks go on."""
+"""A wall clock that is set back or forward: each instant has one record, and ticks continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECOND = SECOND_NS // STEP_NS
 
 
 class Platform:
-    """Aggregator, calculator and a table that takes a record for each instant, as QuestDB does."""
+    """Aggregator, calculator and a table that keeps a record for each instant, as QuestDB does."""
 
     def __init__(self, *, assets: tuple[str, ...] = ("BTC", "ETH")) -> None:
         chosen = Settings()
@@ -79,7 +79,7 @@ class Platform:
             self.backlog.step(10, 0)
 
     def set_clock(self, seconds: int) -> None:
-        """Set the wall clock, as its process notices it."""
+        """Set the wall clock as the process notices it."""
         self.now += seconds * SECOND
         self.aggregator.clock_stepped()
 
@@ -88,7 +88,7 @@ class Platform:
         return [self.table.get((asset, START_NS + i * STEP_NS), []) for i in range(first, last)]
 
     def published_once(self) -> bool:
-        """Tell whether no computed record was ever followed by another one at its instant."""
+        """Return whether no computed record was followed by another one at its instant."""
         return all(reason == "not_computed" for kept in self.table.values() for reason in kept[:-1])
 
 
@@ -109,7 +109,7 @@ def test_a_clock_that_was_ahead_and_is_set_right(ahead_s: int) -> None:
     assert not any(one.repeated for one in platform.live[: before + 2])
     assert platform.calculator.counts["clock_steps"] == 1
     assert all(platform.stored(71, min(171, first)))
-    # the present comes to the instants that the wrong clock has used up
+    # the present reaches the instants that the wrong clock has used up
     platform.now = first - 10
     platform.run(40)
     repeated = [one for one in platform.live if one.repeated]
@@ -137,7 +137,7 @@ def test_a_clock_set_back_while_it_runs() -> None:
     assert [tick_ns(one) for one in fresh[::2]] == [START_NS + i * STEP_NS for i in range(501, 901)]
     assert platform.table == table
     assert platform.calculator.latest_published_ns == START_NS + 1000 * STEP_NS
-    # and then it goes on without a break
+    # then ticks continue without a break
     platform.run(200)
     assert all(platform.stored(1, 1101))
     assert platform.published_once()
@@ -150,7 +150,7 @@ def test_a_jump_forward_is_an_outage_that_ends_when_the_clock_is_set_right() -> 
     platform.run(10)
     platform.set_clock(HOUR)
     platform.run(5)
-    # not one live tick more than before
+    # no further live tick
     assert len(platform.live) == 15
     assert platform.backlog.ticks > 17_000
     platform.set_clock(-HOUR)
@@ -160,7 +160,7 @@ def test_a_jump_forward_is_an_outage_that_ends_when_the_clock_is_set_right() -> 
     assert gap.symbols["status"] == "filled"
     assert gap.columns["reason"] == CUT
     assert gap.columns["last"] < START_NS + 20 * STEP_NS
-    # what was written as missed has its record now
+    # ticks that were recorded as missed have their record now
     assert all(kept[-1] != "not_computed" for kept in platform.stored(17, 46))
     assert platform.published_once()
 
@@ -262,12 +262,12 @@ def test_an_outage_cut_to_nothing_is_closed() -> None:
     assert backlog.cut(0) == 0
 
 
-def test_instants_are_written_for_people() -> None:
+def test_instants_are_shown_as_iso_times() -> None:
     assert instant(START_NS + STEP_NS) == "2026-09-21T14:13:20.200Z"
     assert instant(1 << 70) == f"{1 << 70} ns"
 
 
-def test_a_filter_remembers_no_venue_without_end() -> None:
+def test_the_venues_that_a_filter_remembers_are_bounded() -> None:
     found = VenueFilter(IndexParameters())
     for number in range(3):
         wave = [

@@ -21,9 +21,9 @@ from tests.unit.index_books import Run, book
 
 SECONDS = 1260
 WON, DOLLAR, RATE = Market("BTC", "KRW"), Market("BTC", "USDT"), Market("USDT", "KRW")
-# (exchange or rate, first second, last second) without a word from it
+# (exchange or rate, first second, last second) of its silence
 STALLS = (("bithumb", 330, 350), ("upbit", 375, 405), ("bithumb", 430, 460), ("fx", 620, 626))
-# seconds of the scenario per second: its longest stalls still outlast the 10 s of a delayed book
+# scenario seconds per second: its longest stalls still exceed the 10 s of a delayed book
 COMPRESS = 2
 
 
@@ -48,7 +48,7 @@ def records() -> list[Any]:
             if not silent("fx", second):
                 fresh[f"{name}-rate"] = book(name, rate, market="USDT/KRW")
         for name, one in fresh.items():
-            # an exchange that is silent is silent about its rate too
+            # a silent exchange sends no rate, either
             if not silent(name.removesuffix("-rate"), second):
                 last[name] = {**one, "recv_ms": now_ms}
         books = [one for name, one in last.items() if name in fresh]
@@ -82,7 +82,7 @@ def test_stalls_are_seen_and_the_rate_is_held(records: list[Any]) -> None:
     assert ("upbit:BTC/KRW", "delayed") in reasons
     assert ("bithumb:BTC/KRW", "delayed") in reasons
     assert {"ok", "held", "suspect", "none"} == {one.fx_status for one in records}
-    # no rate: nothing is converted, and a premium says what it is made of
+    # no rate: nothing is converted, and a premium names its parts
     for one in records:
         if one.fx is None:
             assert {venue.mid for name, venue in one.venues.items() if "KRW" in name} == {None}
@@ -130,7 +130,7 @@ def test_played_from_recordings_korea_stays_alive_too(played: list[Any]) -> None
             low, high = sorted((one.gl, one.kr / one.fx))
             assert low * 0.999 <= one.value <= high * 1.001
     assert sum(one.split for one in alive) > 300
-    # what nobody could judge is marked, and nothing else
+    # only unjudged values are marked
     marked = [one for one in alive if one.regions["KR"].unjudged]
     assert marked
     for one in alive:

@@ -36,7 +36,7 @@ def aggregate(now_ms: int, asset: str = "BTC", upbit: float = 140_000_000) -> Ag
 
 
 class Ticks:
-    """A calculator and all that comes out of it, in its order."""
+    """A calculator and its output in order."""
 
     def __init__(self) -> None:
         self.out: list[IndexRecord | Outage] = []
@@ -65,10 +65,10 @@ def test_every_tick_has_exactly_one_record(missed: int) -> None:
     ticks.calculator.on_aggregate(aggregate(last_ms))
     assert ticks.stamps() == list(range(NOW_MS, last_ms + 1, 200))
     assert ticks.calculator.counts["not_computed"] == missed
-    # a long one is one object, before the record after it
+    # a long outage is one object, before the record after it
     outages = [one for one in ticks.out if isinstance(one, Outage)]
     assert [len(one) for one in outages] == ([missed] if missed > AT_ONCE else [])
-    # what is there is never written again
+    # existing records are never written again
     ticks.calculator.on_aggregate(aggregate(last_ms))
     ticks.calculator.on_aggregate(aggregate(last_ms - 200))
     assert ticks.calculator.counts["late"] == 2
@@ -94,7 +94,7 @@ def test_an_outage_keeps_the_memory_and_fails_after_a_minute() -> None:
     assert {tuple(one.flagged) for one in records} == {("upbit:BTC/KRW",)}
     failed = [one.failed for one in records]
     assert failed == [False] * 300 + [True] * (len(records) - 300)
-    # 3 % off: a flag that was forgotten meanwhile would have let it in
+    # 3 % off: without its flag the venue would have been included
     after = ticks.out[-1]
     assert isinstance(after, IndexRecord)
     assert after.flagged == ["upbit:BTC/KRW"]
@@ -141,7 +141,7 @@ def gap(row: Row) -> tuple[Any, ...]:
 def test_the_backlog_stores_each_tick_once_whatever_room_there_is() -> None:
     database = Database()
     backlog = Backlog("index-calculator", 7, database.take)
-    # no room even for the row that announces it
+    # no room even for the row that announces the outage
     backlog.add(outage(1, 40), now_ns=99)
     database.room = 1
     backlog.add(outage(5, 9, "ETH"), now_ns=99)
@@ -165,7 +165,7 @@ def test_the_backlog_stores_each_tick_once_whatever_room_there_is() -> None:
         ("ETH", "filled", 5),
         ("ETH", "open", 5),
     ]
-    # open before the first record of any, filled after the last of its own
+    # open before the first record of any outage, filled after the last of its own
     first = next(i for i, row in enumerate(database.rows) if row.table != "gap")
     assert [gap(row)[1] for row in database.rows[:first]] == ["open", "open"]
     assert gap(database.rows[-1]) == ("ETH", "filled", 5)
@@ -204,7 +204,7 @@ def test_the_spool_gives_everything_back_in_its_order(tmp_path: Path) -> None:
     assert spool.drain(database.take, 10) == 0
     for number in range(20):
         assert spool.add(spooled(number))
-    # room for one and a half: the second comes again as a whole
+    # room for one and a half: the second one comes again completely
     database.room = 3
     assert spool.drain(database.take, 10) == 1
     database.room = 10**6
@@ -216,11 +216,11 @@ def test_the_spool_gives_everything_back_in_its_order(tmp_path: Path) -> None:
     again = Spool(path, 1 << 20)
     assert again.add(spooled(20))
     database.rows.clear()
-    # from the start: where the reading stood is not kept, and twice is as good as once
+    # from the start: the reading position is not kept, and storing twice is harmless
     assert [again.drain(database.take, 3) for _ in range(9)] == [*[3] * 7, 1, 0]
     assert same(database.rows) == same([row for number in range(21) for row in spooled(number)])
     assert again.torn == 1
-    # nothing is left, and it begins anew
+    # nothing is left, and the file starts again
     assert not path.exists()
     assert again.add(spooled(21))
     assert again.drain(database.take, 3) == 1
@@ -234,6 +234,6 @@ def test_the_spool_is_bounded(tmp_path: Path) -> None:
     assert taken == sorted(taken, reverse=True)
     assert spool.path.stat().st_size <= 1000
     spool.close()
-    # no folder where it should lie
+    # its folder does not exist
     (tmp_path / "file").write_text("")
     assert not Spool(tmp_path / "file" / "spool.jsonl", 1000).add(spooled(1))

@@ -105,7 +105,7 @@ def test_too_few_venues(names: tuple[str, ...]) -> None:
     record = Run().tick(*(book(name, prices[name][0], fx=prices[name][1]) for name in names))
     assert (record.value, record.reason) == (None, "too_few_venues")
     assert record.status == "null"
-    # a region of its own needs one venue
+    # a single region needs one venue
     korean = sum(name != "binance" for name in names)
     assert record.kr == (140_000_000 if korean else None)
     assert record.regions["KR"].single_source == (korean == 1 if korean else None)
@@ -132,7 +132,7 @@ def test_insufficient_depth() -> None:
         {**book("binance", 100_000, fx=1), **wide}, {**book("upbit", 100_000, fx=1), **wide}
     )
     assert record.value == 100_000
-    # unless there is no first point
+    # except without a first point
     record = Run(mode="grid", spacing=100).tick(*others(), book("upbit", 140_000_000, fx=1400))
     assert record.reason == "insufficient_depth"
 
@@ -260,7 +260,7 @@ def test_a_bad_line_is_named(line: str, words: str) -> None:
     assert isinstance(result.exception, SnapshotError)
     assert "line 2: " in str(result.exception)
     assert words in str(result.exception)
-    # what came before is out
+    # earlier output is complete
     assert json.loads(result.stdout)["reason"] == "too_few_venues"
 
 

@@ -1,4 +1,4 @@
-"""One typed record: what was written before it is read as ever, and a new field is added once."""
+"""One typed record: earlier versions' data is read as before, a new field is added once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES = [
     orjson.loads(line)
     for line in gzip.decompress((RECORDED / "index.jsonl.gz").read_bytes()).splitlines()
 ]
-# made by one tick, which knows of no other
+# made from one tick without the others
 ALONE = ("ok", "grid with fees", "flagged", "split", "one empty book", "tiny price")
 
 each = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -92,7 +92,7 @@ def stored_rows(case: dict[str, Any]) -> list[Row]:
 
 
 def shown(rows: list[Row]) -> list[Any]:
-    """Return rows in a form that compares, times included."""
+    """Return rows, times included, in a form that can be compared."""
     return [
         (one.table, one.at_ns, one.symbols, {**one.columns, **_times(one.columns)}) for one in rows
     ]
@@ -120,7 +120,7 @@ def read_back(rows: list[Row], kind: type[IndexRecord] = IndexRecord) -> IndexRe
 
 
 @each
-def test_a_message_of_before_is_read_and_stored_as_it_was(
+def test_a_message_of_an_earlier_version_is_read_and_stored_unchanged(
     case: dict[str, Any], tmp_path: Path
 ) -> None:
     record = decode(case["record"].encode())
@@ -140,7 +140,7 @@ def test_a_message_of_before_is_read_and_stored_as_it_was(
         values = hashed_columns(tuple(selected(row, table).values()), table.hashed)
         digest.update(orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
     assert digest.hexdigest() == case["chained"]
-    # a spool that an earlier process left
+    # the spool of an earlier process
     path = tmp_path / "spool.jsonl"
     path.write_text(case["rows"] + "\n")
     taken: list[Row] = []
@@ -169,7 +169,9 @@ def test_the_api_answers_as_before(case: dict[str, Any]) -> None:
 
 
 @each
-def test_an_aggregate_of_before_is_read_and_written_as_it_was(case: dict[str, Any]) -> None:
+def test_an_aggregate_of_an_earlier_version_is_read_and_written_unchanged(
+    case: dict[str, Any],
+) -> None:
     behind = computed(case)
     if behind is None:
         return
@@ -182,7 +184,7 @@ def test_an_aggregate_of_before_is_read_and_written_as_it_was(case: dict[str, An
     assert again == decode(case["record"].encode())
 
 
-def test_the_tables_are_those_of_before() -> None:
+def test_the_tables_are_those_of_the_earlier_version() -> None:
     made = [one.create("") for one in (INDEX_TICK, INDEX_NEXT, INDEX_RECALC, INDEX_VENUE)]
     assert made == (RECORDED / "index_tables.sql").read_text().splitlines()
 
@@ -199,13 +201,13 @@ def test_the_tables_are_those_of_before() -> None:
         b'{"asset":"BTC","ts_ms":1,"status":"ok","more":' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_record_is_refused(payload: bytes) -> None:
+def test_payloads_that_are_no_record_are_refused(payload: bytes) -> None:
     with pytest.raises(MessageError, match="index record: "):
         decode(payload)
 
 
 class Wider(IndexRecord, kw_only=True, gc=False):
-    """A record with one field more of each way to store it."""
+    """A record with one more field for each way of storing."""
 
     spread: Price = None
     halted: Annotated[bool | None, Kind.FLAG] = None
@@ -234,7 +236,7 @@ def test_a_new_field_is_written_once() -> None:
     back = read_back(rows_of(wide, behind), Wider)
     assert isinstance(back, Wider)
     assert (back.spread, back.halted, back.notes) == (0.12345679, True, {"depth": 0.1})
-    # a row from before has nothing there, and keeps its hash
+    # an earlier row has no such value and keeps its hash
     before = selected(plain, table) | {"halted": False}
     whole = tuple(selected(plain, INDEX_TICK).values())
     assert hashed_columns(tuple(before.values()), table.hashed) == whole

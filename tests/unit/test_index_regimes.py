@@ -19,12 +19,12 @@ def test_korea_alone_falls_by_ten_per_cent() -> None:
     record = run.prices(100_000, 90_000, 90_000)
     assert record.split is True
     assert (record.value, record.reason) == (None, "regime_split")
-    # nobody is voted out by the other region, and the regions live
+    # no venue is excluded by the other region, and both regions have values
     assert record.flagged == []
     assert record.kr == pytest.approx(126_000_000)
     assert record.gl == pytest.approx(100_000)
     assert record.premium == pytest.approx(-0.1)
-    # still split between P/2 and P, united within P/2 of one pair
+    # still split between P/2 and P, one market within P/2 of one pair
     assert run.prices(100_000, 95_500, 97_400).reason == "regime_split"
     record = run.prices(100_000, 96_000, 97_600)
     assert record.split is False
@@ -36,7 +36,7 @@ def test_within_a_split_the_regions_judge_themselves() -> None:
     run.prices(100_000, 90_000, 90_000)
     record = run.prices(100_000, 90_000, 80_000)
     assert record.flagged == [BITHUMB, UPBIT]
-    # they doubt each other and nobody can say who is right: a value that says so
+    # they suspect each other and no third venue can decide: the value is marked
     assert 80_000 < record.kr / 1400 < 90_000
     assert record.regions["KR"].unjudged is True
     assert record.value is None
@@ -64,7 +64,7 @@ def test_one_korean_venue_alone_rises_by_ten_per_cent() -> None:
 def test_re_entry_at_half_the_limit() -> None:
     run = Run()
     run.prices(100_000, 106_000, 100_000)
-    # the limit that threw it out does not let it in
+    # the limit that excluded it does not include it again
     assert run.prices(100_000, 104_000, 100_000).flagged == [UPBIT]
     assert run.prices(100_000, 102_500, 100_000).flagged == [UPBIT]
     assert run.prices(100_000, 102_400, 100_000).flagged == []
@@ -80,7 +80,7 @@ def test_two_venues_judge_each_other_and_both_go() -> None:
     record = run.tick(book("upbit", 100.0, fx=1), book("bithumb", 106.0, fx=1))
     assert record.flagged == [BITHUMB, UPBIT]
     assert record.reason == "too_few_venues"
-    # none unflagged: against the nearest other, back within half the limit
+    # all flagged: compared with the nearest other, back within half the limit
     assert run.tick(book("upbit", 100.0, fx=1), book("bithumb", 103.0, fx=1)).flagged
     record = run.tick(book("upbit", 100.0, fx=1), book("bithumb", 102.0, fx=1))
     assert record.flagged == []
@@ -93,9 +93,9 @@ def test_a_lone_flagged_venue_keeps_its_flag() -> None:
     record = run.tick(book("upbit", 154_000_000, fx=1400))
     assert record.flagged == [UPBIT]
     assert record.reason == "too_few_venues"
-    # back at the right price, but nobody is there to say so
+    # back at the right price, but no other venue can confirm it
     assert run.tick(book("upbit", 140_000_000, fx=1400)).flagged == [UPBIT]
-    # an absent venue keeps its flag too, until somebody judges it
+    # an absent venue keeps its flag, too, until another venue can judge it
     assert run.tick(book("binance", 100_000, fx=1)).flagged == [UPBIT]
     assert run.prices(100_000, 100_000, 100_000).flagged == []
 
@@ -108,10 +108,10 @@ def test_one_unflagged_venue_stays() -> None:
     assert record.value == 50_000
 
 
-def test_flags_as_they_stood_before_the_tick() -> None:
+def test_venues_are_judged_by_the_flags_before_the_tick() -> None:
     run = Run(regions="off")
     run.prices(100_000, 110_000, 100_000)
-    # both others leave each other this tick: the flagged one is still judged by their median
+    # both others diverge in this tick: the flagged one is still judged by their median
     record = run.prices(100_000, 103_000, 106_000)
     assert record.flagged == [BINANCE, BITHUMB]
 
@@ -292,17 +292,17 @@ def test_values_are_rounded_half_to_even(bid: float, ask: float, value: float) -
     assert (record.value_raw, record.value) == ((bid + ask) / 2, value)
 
 
-def test_what_all_doubt_is_marked_and_never_in_the_composite() -> None:
+def test_a_price_that_all_suspect_is_marked_and_never_in_the_composite() -> None:
     run = Run()
     run.prices(100_000, 100_000, 100_000)
-    # out by the others' vote, then alone in its region while they could not say more
+    # excluded by the others, then alone in its region while they could not judge it
     assert run.prices(100_000, 106_000, 100_000).regions["KR"].unjudged is False
     record = run.tick(book("binance", 100_000, fx=1), book("upbit", 145_600_000, fx=1400))
     assert record.flagged == [UPBIT]
     assert record.kr == pytest.approx(145_600_000)
     assert record.regions["KR"].unjudged is record.premium_unjudged is True
     assert (record.value, record.reason) == (None, "too_few_venues")
-    # no rate that anybody could judge: the premium says so, and no price is converted
+    # no rate that could be judged: the premium is marked, and no price is converted
     run = Run()
     for _ in range(60):
         record = with_fx(run, 1400, 1430)

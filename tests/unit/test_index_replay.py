@@ -51,7 +51,7 @@ def test_two_replays_give_the_same_hash(feeds: list[str], tmp_path: Path) -> Non
     first, second = run(*feeds, "--hash"), run(*feeds, "--hash")
     assert first == second
     assert TICKS - 1 <= first[0]["records"] <= TICKS + 1
-    # of the records, not of their number: another course, another parameter
+    # the hash depends on the records, not on their number: other prices, another parameter
     assert run(*record(tmp_path, 4), "--hash") != first
     assert run(*feeds, "--hash", "--max-spread", "0.004") != first
 
@@ -101,7 +101,7 @@ def test_every_tick_once_and_in_order(feeds: list[str]) -> None:
     assert len(good) >= TICKS - 5
     for one in good:
         assert sum(venue["share"] for venue in one["venues"].values()) == pytest.approx(1)
-        # each names the messages that it was made from, received before it
+        # each names its input messages, which were received before it
         assert one["inputs"].keys() == {*one["venues"], *one["fx_venues"]}
         for source in one["inputs"].values():
             assert 0 < source["received_ns"] <= one["ts_ms"] * 1_000_000
@@ -145,14 +145,14 @@ def test_a_tick_without_a_value_has_no_curve(feeds: list[str], tmp_path: Path) -
     assert len(with_value["bids"]) == 2
     (without,) = run(*arguments, "--explain", "1001")
     assert without["reason"] == "too_few_venues"
-    # and not that of the tick before
+    # also not the curve of the tick before
     assert (without["curve"], without["bids"], without["asks"]) == ([], [], [])
     with pytest.raises(CoinSpaceError, match="expected a tick at 1002 ms"):
         run(*arguments, "--explain", "1002")
 
 
 def test_parameters_reach_the_venues_and_the_rate(feeds: list[str], tmp_path: Path) -> None:
-    # the facts are the aggregator's, which sees the same parameters
+    # the facts come from the aggregator, which has the same parameters
     records = run(*feeds, "--lag-ms", "12")
     reasons = {venue["reason"] for one in records for venue in one["venues"].values()}
     assert "delayed" in reasons
@@ -186,7 +186,7 @@ def test_bad_parameters_are_named(tmp_path: Path, text: str, words: str) -> None
 
 
 class Guide:
-    """Stands for stored records that say: nothing was computed from one tick to another."""
+    """Stands for stored records without a computed one from one tick to another."""
 
     def __init__(self, first_ms: int, last_ms: int) -> None:
         self._missed = range(first_ms * 1_000_000, last_ms * 1_000_000 + 1)
@@ -198,7 +198,7 @@ class Guide:
         return ts_ns in self._missed
 
 
-def test_what_was_missed_is_missed_again(tmp_path: Path) -> None:
+def test_missed_ticks_are_missed_again(tmp_path: Path) -> None:
     # two recordings of one connection with an hour between them
     paths: list[Path] = []
     for part, start_ns in enumerate((START_NS, START_NS + 3600 * SECOND_NS)):
@@ -224,7 +224,7 @@ def test_what_was_missed_is_missed_again(tmp_path: Path) -> None:
     assert [one.ts_ms for one in found] == list(range(begun_ms, begun_ms + 200 * len(found), 200))
     for one in found:
         assert (one.reason == "not_computed") is (first_ms <= one.ts_ms <= last_ms)
-    # what was computed before is computed, from the first books on
+    # ticks that were computed before are computed, from the first books on
     before = [one for one in found if one.ts_ms < first_ms]
     assert [one.kr is not None for one in before] == [False] + [True] * (len(before) - 1)
     # without stored records a pause of the recordings is left out

@@ -13,7 +13,7 @@ from coinspace.errors import ConfigError
 from coinspace.lock import hold
 
 
-def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+def test_a_second_holder_is_refused_until_the_first_releases_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "worker.lock"
     first = hold(path, "worker")
     with pytest.raises(ConfigError, match=f"runs as process {os.getpid()}"):

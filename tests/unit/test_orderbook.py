@@ -54,7 +54,7 @@ def test_a_cut_snapshot_is_known_only_as_far_as_it_reaches() -> None:
     book = OrderBook()
     book.load(side((10, 1), (9, 1)), side((11, 1), (12, 1)), requested=2)
     assert list(book.known_range) == [9, 12]
-    # what appears beyond is held, because it may count once the range is known, and not published
+    # a level beyond is kept for the time when the range is known, and not published
     book.apply(side((8, 1)), side((13, 1)))
     assert prices(book.bids) == [10, 9]
     assert prices(book.asks) == [11, 12]
@@ -131,7 +131,7 @@ def test_a_capacity_whose_bytes_cannot_be_counted_is_refused(capacity: int) -> N
 
 
 @pytest.mark.parametrize("count", [1 << 57, 1 << 60, 1 << 62, (1 << 63) - 1])
-def test_what_a_collector_cannot_hold_is_refused(count: int) -> None:
+def test_sizes_beyond_memory_are_refused(count: int) -> None:
     topic = Topic(b"orderbook.upbit.BTC/KRW.")
     with pytest.raises(MemoryError):
         RecentIds(count)

@@ -1,4 +1,4 @@
-"""What a replay answers by REST: the state as of its position, whoever listens."""
+"""REST answers of a replay: the state at its position, for any set of clients."""
 
 import asyncio
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ async def test_after_all_clients_left_the_book_is_that_of_the_position(feeds: li
     await source.stop()
 
 
-async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) -> None:
+async def test_the_position_of_another_subscription_is_not_used(feeds: list[Path]) -> None:
     source = Playback(feeds)
     playing = source._playing[KEY] = Playing(source, ("binance",), KEY)
     playing.pending.clear()
@@ -82,12 +82,12 @@ async def test_another_subscription_does_not_answer_for_it(feeds: list[Path]) ->
 
 
 @pytest.mark.parametrize(("start_s", "last"), [(20, 19), (45, 50), (51, 50), (90, 89)])
-async def test_after_a_seek_nothing_older_than_the_place_is_given(
+async def test_after_a_seek_nothing_older_than_the_position_is_given(
     feeds: list[Path], start_s: int, last: int
 ) -> None:
     source = Playback(feeds, start_ns=start_s * SECOND)
     if start_s < 50:
-        # the recorded snapshot to come is as good: its updates wait for it
+        # the next recorded snapshot is as good: its updates wait for it
         assert (await asked(source))["lastUpdateId"] == 50
         source = Playback(feeds[:1], start_ns=start_s * SECOND, end_ns=49 * SECOND)
         last = start_s - 1
@@ -113,7 +113,7 @@ async def test_after_a_seek_nothing_older_than_the_place_is_given(
         ("/v1/trades/ticks", {"market": "KRW-BTC", "count": "x", "cursor": "y"}),
     ],
 )
-async def test_no_query_is_an_error_of_the_server(
+async def test_no_query_causes_a_server_error(
     feeds: list[Path], path: str, query: dict[str, str]
 ) -> None:
     exchange = "binance" if path.startswith("/api") else "upbit"
@@ -145,7 +145,7 @@ async def test_many_late_requests_read_the_recording_once(
     with FeedReader(feeds[0]) as reader:
         records = sum(1 for _ in whole(reader))
     assert read <= records
-    # asked at once by many, each gets the book
+    # of many concurrent requests, each gets the book
     playing.position = 202
     books = await asyncio.gather(*(asked(source) for _ in range(20)))
     assert {book["lastUpdateId"] for book in books} == {100}
@@ -158,7 +158,7 @@ async def test_the_sets_of_subscriptions_that_are_played_have_a_bound(feeds: lis
         key = ("binance", frozenset({("trade", f"x{number}")}))
         source._playing[key] = Playing(source, ("binance",), key)
     assert not source._has_room()
-    # one that is over makes room
+    # one that has ended makes room
     source._playing[key].finished = True
     assert source._has_room()
     assert len(source._playing) == RUNS_LIMIT - 1

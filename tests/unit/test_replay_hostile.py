@@ -1,4 +1,4 @@
-"""The journal's side socket: whatever is asked is answered or refused, and the next one too."""
+"""The journal's server socket: every request is answered or refused, and so is the next one."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE)
-def test_what_cannot_be_answered_is_refused(
+def test_invalid_requests_are_refused(
     request_: bytes, written: Written, client: zmq.Socket[bytes]
 ) -> None:
     answer = ask(client, b"1", request_)
@@ -215,7 +215,7 @@ def damaged(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["version", "kind", "counts", "sequence", "epoch", "topic"])
-def test_one_unreadable_message_costs_itself(
+def test_one_unreadable_message_loses_only_itself(
     kind: str, written: Written, client: zmq.Socket[bytes]
 ) -> None:
     written.publisher.close()
@@ -231,7 +231,7 @@ def test_one_unreadable_message_costs_itself(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "empty", "huge", "text"])
-def test_a_segment_that_is_none_holds_nobody_up(kind: str, written: Written) -> None:
+def test_a_file_that_is_no_segment_delays_no_client(kind: str, written: Written) -> None:
     path = written.folder / f"{1:020}-{1:08}.journal"
     if kind == "pipe":
         os.mkfifo(path)

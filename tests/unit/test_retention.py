@@ -1,4 +1,4 @@
-"""Retention: durations are read and checked, and a TTL that nobody configured is left alone."""
+"""Retention: durations are read and checked, and a TTL that is not configured stays."""
 
 from __future__ import annotations
 
@@ -62,12 +62,14 @@ def test_defaults_are_lengths_of_whole_partitions() -> None:
         ("trade_1h", "6M", "whole partitions of a year"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused_first(name: str, text: str, word: str) -> None:
+def test_lengths_that_the_server_would_refuse_are_refused_first(
+    name: str, text: str, word: str
+) -> None:
     with pytest.raises(ConfigError, match=word):
         retention.check(StorageSettings(retention={name: text}))
 
 
-def test_a_ttl_set_by_hand_stays() -> None:
+def test_a_ttl_that_was_set_manually_stays() -> None:
     for found in ((24, "h"), (1, "M"), (0, "h"), (7, "DECADE")):
         for ttl in (True, False):
             assert retention.wanted("ticker", "90 DAYS", found, ttl=ttl, retention={}) == found

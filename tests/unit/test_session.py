@@ -1,4 +1,4 @@
-"""Subscriptions by each exchange's rules."""
+"""Subscriptions under each exchange's rules."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from coinspace.simulator.session import BinanceSession, BithumbSession, KoreanSe
 
 
 class Client:
-    """Talks to a session and keeps what comes back."""
+    """Sends to a session and keeps its answers."""
 
     def __init__(self, kind: Any, *args: Any, **options: Any) -> None:
         self.answers: list[Any] = []

@@ -74,7 +74,7 @@ def test_another_seed_gives_other_frames_and_a_longer_run_begins_alike(tmp_path:
 
 
 def test_frames_do_not_depend_on_how_time_advances_or_on_other_markets() -> None:
-    def told(step_ns: int, markets: dict[str, list[str]]) -> list[bytes]:
+    def payloads_of(step_ns: int, markets: dict[str, list[str]]) -> list[bytes]:
         found: list[bytes] = []
 
         def on_event(event: Event) -> None:
@@ -86,10 +86,10 @@ def test_frames_do_not_depend_on_how_time_advances_or_on_other_markets() -> None
             engine.advance(now_ns)
         return found
 
-    alone = told(3 * 10**9, {"binance": ["BTC/USDT"]})
+    alone = payloads_of(3 * 10**9, {"binance": ["BTC/USDT"]})
     assert len(alone) > 25
-    assert alone == told(7_500_000, {"binance": ["BTC/USDT"]})
-    assert alone == told(10**9, {"binance": ["ETH/USDT", "BTC/USDT"], "upbit": ["SOL/KRW"]})
+    assert alone == payloads_of(7_500_000, {"binance": ["BTC/USDT"]})
+    assert alone == payloads_of(10**9, {"binance": ["ETH/USDT", "BTC/USDT"], "upbit": ["SOL/KRW"]})
 
 
 def test_upbit_books_are_whole_and_spelled_in_every_way(frames: dict[str, list[bytes]]) -> None:
@@ -208,7 +208,7 @@ def test_binance_diffs_build_the_exchange_s_own_book() -> None:
     engine.on_event = on_event
     engine.advance(START_NS + SECONDS * 10**9)
     after = orjson.loads(market.book_text(5000, last["id"]))
-    # only what happened since the last window may differ
+    # only changes since the last window may differ
     assert len(set(map(tuple, after["bids"])) ^ set(book["b"].items())) < 20
     assert last["checked"] > 150
     assert 0.03 < last["deletes"] / last["levels"] < 0.4
@@ -341,7 +341,7 @@ def test_the_caches_of_spellings_share_a_bound(monkeypatch: pytest.MonkeyPatch) 
     ("markets", "expected"),
     [
         (["DOGE/KRW", "BTC/KRW"], ["DOGE/KRW", "BTC/KRW"]),
-        # of a pattern what the index needs, and the usual ones
+        # of a pattern: the markets of the index, and the usual ones
         (
             ["*/KRW"],
             ["DOGE/KRW", "USDT/KRW", "BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW"],
@@ -357,12 +357,12 @@ def test_the_configured_markets_are_offered(markets: list[str], expected: list[s
     assert offer(settings).get("upbit") == expected
 
 
-def test_the_default_settings_are_simulated_as_ever() -> None:
+def test_the_simulation_of_the_default_settings_is_unchanged() -> None:
     assert offer(Settings()) == DEFAULT_MARKETS
 
 
 @pytest.mark.parametrize("market", ["KRW/USDT", "BTC/BTC", "USDT/USDT"])
-def test_what_cannot_be_simulated_is_named(market: str) -> None:
+def test_a_market_that_cannot_be_simulated_is_named(market: str) -> None:
     settings = Settings()
     settings.exchanges["bithumb"].markets.append(market)
     with pytest.raises(ConfigError, match=f"exchanges.bithumb.markets: .* cannot offer {market}"):

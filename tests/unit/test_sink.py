@@ -123,8 +123,8 @@ def test_state_payloads_may_have_any_size() -> None:
     assert sink.messages[0].json() == {"state": "synced"}
 
 
-def test_a_book_tells_of_the_repeats_before_it() -> None:
-    """Repeats are not stored: the row behind them is what is left of them."""
+def test_a_book_carries_the_number_of_repeats_before_it() -> None:
+    """Repeats are not stored: only the next row shows them."""
     sink = ListSink()
     topic, other = sink.topic(BOOK), sink.topic(b"orderbook.upbit.ETH/KRW.")
     for repeats in (0, 1, 3, REPEATS_MOST, REPEATS_MOST + 9, 0):
@@ -133,8 +133,8 @@ def test_a_book_tells_of_the_repeats_before_it() -> None:
         sink.publish(topic, ORDERBOOK, b"", flags=GROUPED)
         sink.publish(other, ORDERBOOK, b"")
     books = [m for m in sink.messages if m.topic == BOOK and not m.flags & REPEAT]
-    told = [book.flags >> REPEATS_BITS for book in books]
-    assert told == [0, 1, 3, REPEATS_MOST, REPEATS_MOST, 0]
+    carried = [book.flags >> REPEATS_BITS for book in books]
+    assert carried == [0, 1, 3, REPEATS_MOST, REPEATS_MOST, 0]
     assert all(book.flags & GROUPED for book in books)
     assert all(m.flags == REPEAT for m in sink.messages if m.flags & REPEAT)
     assert all(m.flags == 0 for m in sink.messages if m.topic == other.name)

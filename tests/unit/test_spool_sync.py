@@ -1,4 +1,4 @@
-"""The spool reaches the disk: one fsync for many records, none on the loop's time."""
+"""The spool reaches the disk: one fsync for many records, none in the event loop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_records_that_come_during_a_sync_share_the_next_one(
     spool = Spool(tmp_path / "spool.jsonl", 1 << 20)
     assert spool.add([ROW])
     assert begun.wait(60)
-    # the disk stands still, and nobody waits for it
+    # the disk hangs, and no caller waits for it
     for _ in range(1000):
         assert spool.add([ROW])
     go.set()
@@ -43,7 +43,7 @@ def test_records_that_come_during_a_sync_share_the_next_one(
     assert threading.main_thread().name not in threads
 
 
-def test_a_sync_that_fails_is_counted_and_a_drained_file_is_none(
+def test_a_failed_sync_is_counted_and_a_drained_file_is_not_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -87,7 +87,7 @@ def _full(spool: Spool) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_what_a_full_disk_does_not_take_waits_in_memory_in_its_order(
+def test_records_wait_in_memory_in_order_while_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path / "spool.jsonl", 1 << 20)
@@ -104,7 +104,7 @@ def test_what_a_full_disk_does_not_take_waits_in_memory_in_its_order(
     assert not again.pending
 
 
-def test_what_waits_in_memory_is_given_while_the_disk_is_full_and_has_a_bound(
+def test_records_in_memory_are_read_while_the_disk_is_full_and_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path / "spool.jsonl", 1 << 20)

@@ -1,4 +1,4 @@
-"""SQL of a user's own: what reads tables is passed on, whatever else is refused."""
+"""A user's SQL: statements that read tables are passed on, all others are refused."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("text", READING)
-def test_reading_is_passed_on(text: str) -> None:
+def test_reading_statements_are_passed_on(text: str) -> None:
     check(text)
 
 
 @pytest.mark.parametrize("text", OTHERS, ids=lambda text: repr(text[:40]))
-def test_the_rest_is_refused_in_one_line(text: str) -> None:
+def test_other_statements_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(StorageError) as caught:
         check(text)
     assert len(str(caught.value)) < 300

@@ -1,4 +1,4 @@
-"""The storage stage without a database: what is stored, what is a hole, and in which order."""
+"""The storage stage without a database: which rows and holes it makes, and in which order."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ TOPIC = b"orderbook.upbit.BTC/KRW."
 
 
 class Rows:
-    """Takes rows as the sender does, as many as it has room for."""
+    """Accepts rows as the sender does, as many as it has room for."""
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.pending = 0
@@ -76,7 +76,7 @@ def test_repeats_are_not_stored() -> None:
     assert rows.of("gap") == []
 
 
-def test_the_hole_is_written_before_what_is_behind_it() -> None:
+def test_a_hole_is_written_before_the_messages_behind_it() -> None:
     rows = Rows()
     made = stage(rows)
     messages = books(9)
@@ -96,7 +96,7 @@ def test_a_first_message_that_is_not_the_first_opens_a_hole() -> None:
     assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(1, 6)]
 
 
-def test_what_memory_cannot_keep_becomes_one_growing_hole() -> None:
+def test_messages_beyond_the_memory_become_one_growing_hole() -> None:
     rows = Rows(room=2)
     made = stage(rows)
     messages = books(9)
@@ -121,7 +121,7 @@ def test_repeats_do_not_break_a_growing_hole_up() -> None:
     assert (hole.first, hole.last) == (3, 40)
 
 
-def test_what_was_stored_already_is_not_stored_again() -> None:
+def test_stored_messages_are_not_stored_again() -> None:
     rows = Rows()
     made = stage(rows)
     made.ledger.restore(made.ledger.stream(PUBLISHER, TOPIC, 7), 4, [])
@@ -140,7 +140,7 @@ def test_what_was_stored_already_is_not_stored_again() -> None:
         ([(3, 4), (6, 6)], [("lost", 6, 6), ("lost", 3, 4)]),
     ],
 )
-def test_a_closed_hole_says_what_was_lost(
+def test_a_closed_hole_records_what_was_lost(
     lost: list[tuple[int, int]], expected: list[tuple[str, int, int]]
 ) -> None:
     rows = Rows()
@@ -205,7 +205,7 @@ def test_an_outage_lasts_from_leaving_the_working_state_to_its_return() -> None:
     assert made.outages.open == {}
 
 
-def test_trades_that_are_lost_and_news_of_markets_that_nobody_collects() -> None:
+def test_lost_trades_and_states_of_uncollected_markets_are_stored() -> None:
     rows = Rows()
     made = stage(rows)
     sink = ListSink(7)
@@ -223,7 +223,7 @@ def test_trades_that_are_lost_and_news_of_markets_that_nobody_collects() -> None
     assert (gap["kind"], gap["status"], gap["market"]) == ("trade", "lost", "BTC/KRW")
     assert (gap["count"], gap["reason"]) == (3, "trades lost: at least 3")
     assert made.outages.open == {}
-    # all of it is told in the table of states
+    # table `state` contains all of it
     assert [row["reason"] for row in rows.of("state")][-1] == "listed"
 
 
@@ -299,7 +299,7 @@ def test_a_link_that_loses_every_second_message_costs_no_memory() -> None:
     assert len(stream.holes) <= HOLES_LIMIT + 1
     found = made.ledger.holes_found
     assert found > 2 * HOLES_LIMIT
-    # the oldest are kept, and each has its row
+    # the oldest holes are kept, and each has its row
     assert [hole.first for hole in stream.holes[:3]] == [2, 4, 6]
     opened = [row for row in rows.of("gap") if row["status"] == "open"]
     assert len(opened) == found
@@ -344,7 +344,7 @@ def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
         stream = ledger.stream(PUBLISHER, TOPIC, epoch)
         ledger.expect(stream, 3, START_NS, "")
         for _, hole in list(ledger.holes()):
-            # the fifth waits for its journal
+            # the fifth epoch waits for its journal
             if epoch != 5:
                 ledger.close(stream, hole)
         if epoch == 5:
@@ -354,7 +354,7 @@ def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
     ledger.finish(PUBLISHER, 10, {2, 3, 4, 5, 6, 9, 10})
     assert sorted(epoch for _, _, epoch in ledger.streams) == [5, 10]
     assert ledger.finished == {PUBLISHER: {2, 3, 4, 6, 9}}
-    # the journal forgets, and so does the ledger
+    # the journal drops the epoch, and so does the ledger
     ledger.finish(PUBLISHER, 10, {9, 10})
     assert ledger.finished == {PUBLISHER: {9}}
     ledger.reopen(PUBLISHER, 9, {TOPIC: 7})

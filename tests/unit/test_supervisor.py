@@ -43,7 +43,7 @@ def test_port_in_use_is_one_clear_error(settings: Settings) -> None:
             check_port(settings)
 
 
-def test_an_ipv6_port_is_looked_at_like_any_other(settings: Settings) -> None:
+def test_an_ipv6_port_is_checked_like_any_other(settings: Settings) -> None:
     settings.endpoint.host = "::1"
     try:
         other = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -56,7 +56,7 @@ def test_an_ipv6_port_is_looked_at_like_any_other(settings: Settings) -> None:
     check_port(settings)
 
 
-def test_a_host_that_is_none_of_this_machine_is_one_clear_error(settings: Settings) -> None:
+def test_a_host_that_is_not_this_machine_is_one_clear_error(settings: Settings) -> None:
     settings.endpoint.host = "no such host"
     with pytest.raises(ConfigError, match=r"endpoint\.host: expected an address of this machine"):
         check_port(settings)
