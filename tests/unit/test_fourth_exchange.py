@@ -121,6 +121,7 @@ from coinspace.endpoint.dashboard.build import exchange_colours
 from coinspace.endpoint.records import constituents
 from coinspace.exchanges import exchange
 from coinspace.method.parameters import REGIONS
+from coinspace.method.record import VenueRecord
 
 one = exchange("fourth")
 assert {"orderbook-collector-fourth", "ticker-collector-fourth"} <= set(PROCESSES)
@@ -128,7 +129,7 @@ assert f"fourth:BTC/{one.QUOTES[0]}" in constituents_of(load(None), "BTC")
 assert "--venue-fourth: #123456" in exchange_colours()
 assert "--venue-fourth: #654321" in exchange_colours()
 assert REGIONS["fourth"] == one.REGION
-(shown,) = constituents({"fourth:BTC/KRW": {"used": True}})
+(shown,) = constituents({"fourth:BTC/KRW": VenueRecord(used=True)})
 assert (shown.exchange, shown.region) == ("fourth", one.REGION)
 """
 

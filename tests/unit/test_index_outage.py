@@ -234,6 +234,7 @@ def test_the_spool_is_bounded(tmp_path: Path) -> None:
     assert taken == sorted(taken, reverse=True)
     assert spool.path.stat().st_size <= 1000
     spool.close()
-    # its folder does not exist
+    # without its folder, records wait in memory, within the same bound
     (tmp_path / "file").write_text("")
-    assert not Spool(tmp_path / "file" / "spool.jsonl", 1000).add(spooled(1))
+    spool = Spool(tmp_path / "file" / "spool.jsonl", 1000)
+    assert [spool.add(spooled(number)) for number in range(20)] == taken
