@@ -69,6 +69,9 @@ class Faults:
             "COINSPACE_STORAGE__REQUEST_TIMEOUT_MS": "1500",
             "COINSPACE_STORAGE__SERVER_OPTIONS": '{"QDB_DEV_MODE_ENABLED": "true"}',
             "COINSPACE_JOURNAL__MAX_BYTES": str(1 << 30),
+            # a worker that never hears a configured publisher is not ready
+            "COINSPACE_EXCHANGES__BITHUMB__MARKETS": "[]",
+            "COINSPACE_EXCHANGES__BINANCE__MARKETS": "[]",
             **environment,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
