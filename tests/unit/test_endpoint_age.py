@@ -166,7 +166,7 @@ def test_limits_of_staleness() -> None:
     )
 
 
-def test_a_silent_collector_is_seen_whatever_its_clock(desk: Desk) -> None:
+def test_a_silent_collector_is_seen_with_any_clock(desk: Desk) -> None:
     name = "orderbook-collector-upbit"
     desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps({"process": name, "states": {}}))
     desk.pass_time(10)

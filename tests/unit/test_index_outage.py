@@ -138,7 +138,7 @@ def gap(row: Row) -> tuple[Any, ...]:
     return row.symbols["market"], row.symbols["status"], row.columns["count"]
 
 
-def test_the_backlog_stores_each_tick_once_whatever_room_there_is() -> None:
+def test_the_backlog_stores_each_tick_once_with_any_room() -> None:
     database = Database()
     backlog = Backlog("index-calculator", 7, database.take)
     # no room even for the row that announces the outage

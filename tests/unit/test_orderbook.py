@@ -18,7 +18,7 @@ def prices(levels: np.ndarray) -> list[float]:
     return [float(price) for price in levels[0]]
 
 
-def test_levels_come_best_first_whatever_the_order_they_went_in() -> None:
+def test_levels_come_best_first_after_any_order_of_inserts() -> None:
     book = OrderBook()
     book.load(side((9, 1), (10, 2), (8, 3)), side((12, 1), (11, 2), (13, 3)))
     assert book.bids.tolist() == [[10, 9, 8], [2, 1, 3]]

@@ -93,7 +93,7 @@ def beats(data: Path, more: int = 2) -> None:
     wait_for("signs of life", enough)
 
 
-def test_sigterm_ends_a_process_whose_stderr_nobody_reads(tmp_path: Path) -> None:
+def test_sigterm_ends_a_process_with_a_full_stderr(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with start(tmp_path, stderr=writer) as process:
         os.close(writer)
@@ -229,7 +229,7 @@ HANGING = {
 
 
 @pytest.mark.parametrize("what", HANGING)
-def test_sigterm_ends_a_process_whatever_hangs(tmp_path: Path, what: str) -> None:
+def test_sigterm_ends_a_process_with_hanging_work(tmp_path: Path, what: str) -> None:
     body, end, limit_s, code = HANGING[what]
     with start(tmp_path, body=body, end=end, patch=LIMITS.format(limit_s)) as process:
         ready(tmp_path)
