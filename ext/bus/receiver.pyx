@@ -11,7 +11,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 from coinspace._ext.checksum cimport word64
 from coinspace._ext.message cimport HEADER_SIZE, Header, KIND_AGGREGATE, KIND_HEARTBEAT, KIND_ORDERBOOK, Message, fits
@@ -391,6 +391,8 @@ cdef class Receiver:
     cdef int forget(self, int64_t epoch) except -1:
         cdef Channel link
         cdef Channel kept
+        # it borrows from the channels that go now
+        memset(self._recent, 0, sizeof(self._recent))
         for topic in list(self._channels):
             link = self._channels.pop(topic)
             kept = None
