@@ -93,7 +93,7 @@ def beats(data: Path, more: int = 2) -> None:
     wait_for("signs of life", enough)
 
 
-def test_sigterm_ends_a_process_with_a_full_stderr(tmp_path: Path) -> None:
+def test_sigterm_ends_a_process_with_a_closed_stderr(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with start(tmp_path, stderr=writer) as process:
         os.close(writer)
