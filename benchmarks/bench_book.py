@@ -5,8 +5,8 @@ that follows the depth: the best level stored last makes it follow the distance 
 
 Peers hold the same levels: `sortedcontainers.SortedDict`, and a dict that is looked through when
 the best levels are wanted. All are driven from Python, a call an update, and are asked for the best
-level after each, in the cheapest way that each has. With `best read`, the 1,000 best levels of each
-side are taken, as a publisher does. The book alone is the same updates in a loop of C.
+level after each in their cheapest way. With `best read`, the 1,000 best levels of each side are
+read, as a publisher does. The book alone is the same updates in a loop of C.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def test_update_with_list(benchmark: Benchmark) -> None:
 def test_growth_with_depth(benchmark: Benchmark) -> None:
     def measure(rounds: int) -> Result:
         timing = compare(
-            # without Python around it, whose part does not grow and would flatten the line
+            # without Python around it, whose constant cost would flatten the line
             {f"{depth:,} levels": alone(depth) for depth in DEPTHS},
             events=UPDATES,
             rounds=rounds,

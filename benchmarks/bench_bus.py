@@ -1,9 +1,9 @@
-"""What moving a message between two processes costs, both together, and writing it down first.
+"""The cost of a message between two processes, both together, and of its journal record.
 
 Every message of the platform crosses the bus at least once, most of them three times. The limit is
 libzmq itself, called from C with one joined part; two parts in C, which a message has, and three
 show what the layout costs.
-A regression here is paid for by every process.
+A regression here slows every process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.pipeline import PAYLOAD_SIZE
 from benchmarks.processes import interleaved, report_of
 from coinspace.bench.measure import OURS
 
-# a process a round: one candidate ranged over 40 % within five of them
+# a new process per round: one candidate's cost varied by 40 % over five of them
 PROCESS_ROUNDS = 11
 INPUT = f"order books, 30 levels per side, {PAYLOAD_SIZE} B of payload, bursts of 10,000"
 ONE_PART, TWO_PARTS, THREE_PARTS = "C, one part", "C, two parts", "C, three parts"
@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
-    # here, so that no candidate pays for it
+    # compiled here, so that no candidate's time includes it
     limits()
     library()
 

@@ -24,7 +24,7 @@ NUMBERS = {
     "binance-diff": (96, 105.0, 85.0),
 }
 ALLOCATIONS = {"parse": 0.0, "book": 0.0, "bus": 1.0}
-# a Python object more or less in the interpreter's own work
+# one Python object more or less in the interpreter's own work
 COUNT_SLACK = 0.02
 
 counted_instructions = cache(instructions)

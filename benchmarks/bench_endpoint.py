@@ -1,10 +1,10 @@
-"""What an answer and a delivery of the endpoint cost, whole server process.
+"""The cost of an answer and of a delivery of the endpoint, over the whole server process.
 
 The latest value is the route that programs ask most, and every open page and bot takes each
 tick: a dearer request or delivery is what limits how many of them one core serves. The same
 body is served by a bare ASGI handler and by FastAPI on the same server, and the same event is
-written to everyone by a protocol that knows nothing else: those are the limits. History stands
-beside the same statement asked of the database directly: what is above it is ours.
+written to every client by a protocol that does nothing else: these are the limits. History is
+compared with the same statement sent to the database directly: the difference is our cost.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Listener(asyncio.Protocol):
         if data.startswith(b"HTTP/1.1 101") and self._second:
             self._transport.write(self._second)
         at = data.find(b'"ts":')
-        # the stamp is in the event's first packet; a rest of one is no event
+        # the stamp is in the event's first packet; the rest of an event has none
         if at >= 0 and b'"asset":"BTC"' in data:
             stamp = int(data[at + 5 : at + 18])
             self._delays_ms.append(time.time_ns() / 1e6 - stamp)

@@ -29,7 +29,7 @@ INPUT = "random books, seed 7: venues in two currencies, levels 0.0005 % apart, 
 SPREAD = 0.005
 FX = 1371.0
 # levels of the different books of one pass: ten times those of the other stages' 64 frames, more
-# than a branch predictor learns, and few enough for the cache, where a book just received is
+# than a branch predictor learns, and few enough for the cache; a book just received is there
 PASS_LEVELS = 48_000
 Levels = NDArray[np.float64]
 Books = list[tuple[tuple[Levels, Levels], float]]
@@ -57,7 +57,7 @@ def variants(venues: int, levels: int) -> int:
 
 
 class Compiled:
-    """Ours: as aggregator and calculator call it."""
+    """CoinSpace: as aggregator and calculator call it."""
 
     # one ladder and one curve for all ticks of an index, as live
     ladder, curve = Ladder(), Curve(SPREAD)

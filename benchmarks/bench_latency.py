@@ -1,4 +1,4 @@
-"""How old a frame is when the index that contains it is on the bus.
+"""The age of a frame when the index that contains it is on the bus.
 
 Throughput hides waiting: a loop that polls, a timer that is late, a hop that wakes a sleeping
 process. Only the time from end to end shows them, at a rate that leaves the processors idle between

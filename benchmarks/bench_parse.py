@@ -50,7 +50,7 @@ BOOKS: dict[str, tuple[Bounds, Bounds, Bounds]] = {
     "binance-depth20": (None, (30, 45), None),
     "binance-diff": (None, (30, 45), None),
 }
-# held to the ratios that DEFAULT has, too
+# the ratios of DEFAULT apply, too
 SHARED = ("upbit-book-simple", "bithumb-book")
 FIELDS = {
     "upbit-trade": (5, 10),

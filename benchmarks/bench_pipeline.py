@@ -1,4 +1,4 @@
-"""The whole way of a frame in one process and onto the bus: what a market costs to collect.
+"""The whole way of a frame in one process and onto the bus: the cost of collecting a market.
 
 A regression here that no stage's own benchmark shows lies between the stages: in the listener, the
 journal, the health file, libzmq's thread.

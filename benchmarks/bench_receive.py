@@ -1,6 +1,6 @@
-"""What receiving a WebSocket frame costs, whole process, before anything looks into it.
+"""The cost of receiving a WebSocket frame before it is parsed, over the whole process.
 
-The exchanges' sockets are where every message begins: a slower listener is paid for on each,
+Every message begins at an exchange's socket: a slower listener costs time on each,
 and on two cores it is the first thing that falls behind. The limit is a uvloop protocol that counts
 bytes and knows no frames.
 """
@@ -23,7 +23,7 @@ RAW = "raw uvloop protocol"
 
 @pytest.mark.parametrize("kind", ["upbit-book", "binance-trade"])
 def test_receive(benchmark: Benchmark, kind: str) -> None:
-    # built here, so that no client pays for it
+    # built here, so that no client's time includes it
     limits()
 
     def measure(rounds: int) -> Result:

@@ -1,4 +1,4 @@
-"""What a storage worker spends on one row, beside the client library's own row call.
+"""The cost of one row in a storage worker, beside the client library's own row call.
 
 Every µs of the worker is a row less in a catch-up after an outage, as long as the worker is the
 slower one. The gates are on whole workers, which send rows over HTTP to a real server,
@@ -217,7 +217,7 @@ def sent(kind: str, settings: Settings, found: Address, pid: int, rounds: int) -
     result = Result("storage", case, "CPU ns/row", INPUT, timing, limits=[SERVER])
     over = 1 / timing.ratio(CLIENT)
     result.check("CPU of the client library's", over, gate=2, goal=1.3, better="lower")
-    # the server is the bottleneck as long as it spends more than we do
+    # the server is the bottleneck as long as it needs more time than our sender
     over = 1 / timing.ratio(SERVER)
     result.check("CPU of the server's", over, gate=0.5, better="lower")
     result.note = (

@@ -1,6 +1,4 @@
-"""A book's updates and our side of its measurements, for the benchmarks here and beside the
-peers.
-"""
+"""A book's updates and our side of its measurements, for benchmarks here and beside peers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One candidate's publisher and subscriber, two processes: bursts over a socket, CPU time of both.
 
-A burst is smaller than the queues, so nobody waits and nothing is dropped; the next one begins when
+A burst is smaller than the queues, so neither side waits or drops; the next one begins when
 the subscriber has taken the whole of it. Prints one JSON line: CPU ns per message of each side.
 
     python -m benchmarks.bus_pair CANDIDATE ENDPOINT PAYLOAD_BYTES
@@ -147,7 +147,7 @@ class Ours(Side):
         assert self.sink.dropped == 0
 
     def receive(self, n: int) -> None:
-        # a drain takes what there is, more than was asked for too
+        # a drain takes all waiting messages, even more than requested
         self.target += n
         while self.receiver.taken < self.target:
             if not self.receiver.drain(256) and self.receiver.taken < self.target:
@@ -168,68 +168,68 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(compiled("bus.c", "cc", "-O3")))
 
 
-def subscribe(side: Side, endpoint: str, told: int) -> None:
-    """Be the subscriber: take the bursts, telling after each one."""
+def subscribe(side: Side, endpoint: str, reports: int) -> None:
+    """Be the subscriber: receive the bursts, reporting after each one."""
     side.connect(endpoint)
-    # the first message shows that the subscription stands
+    # the first message shows that the subscription is complete
     side.receive(1)
-    os.write(told, b"1")
+    os.write(reports, b"1")
     side.receive(BURST)
-    os.write(told, b"1")
+    os.write(reports, b"1")
     before = time.process_time_ns()
     for _ in range(BURSTS):
         side.receive(BURST)
-        os.write(told, b"1")
+        os.write(reports, b"1")
     cpu = (time.process_time_ns() - before) / (BURST * BURSTS)
-    os.write(told, orjson.dumps(cpu) + b"\n")
+    os.write(reports, orjson.dumps(cpu) + b"\n")
 
 
-def publish(side: Side, endpoint: str, hears: int) -> dict[str, float]:
-    """Be the publisher; returns both sides' CPU ns per message and the wall time of one."""
+def publish(side: Side, endpoint: str, replies: int) -> dict[str, float]:
+    """Be the publisher. Returns: both sides' CPU ns per message and the wall time of one."""
     side.bind(endpoint)
-    os.set_blocking(hears, False)
+    os.set_blocking(replies, False)
     deadline = time.monotonic() + WAIT_MS / 1000
     while True:
         side.send(1)
         time.sleep(0.005)
         try:
-            os.read(hears, 1)
+            os.read(replies, 1)
             break
         except BlockingIOError:
             assert time.monotonic() < deadline, "no subscriber"
-    os.set_blocking(hears, True)
-    # the calls that came before the subscription was seen are part of the first burst
+    os.set_blocking(replies, True)
+    # the calls before the subscription was seen are part of the first burst
     side.send(BURST)
-    os.read(hears, 1)
+    os.read(replies, 1)
     before, started = time.process_time_ns(), time.perf_counter_ns()
     for _ in range(BURSTS):
         side.send(BURST)
-        os.read(hears, 1)
+        os.read(replies, 1)
     n = BURST * BURSTS
     cpu = (time.process_time_ns() - before) / n
     wall = (time.perf_counter_ns() - started) / n
-    other = float(os.read(hears, 100))
+    other = float(os.read(replies, 100))
     return {"publisher": cpu, "subscriber": other, "cpu_ns": cpu + other, "wall_ns": wall}
 
 
 def main() -> None:
     kind, endpoint, payload_bytes = CANDIDATES[sys.argv[1]], sys.argv[2], int(sys.argv[3])
-    # compiled before there are two processes that would
+    # compiled before both processes would do it
     limits()
     library()
-    hears, told = os.pipe()
+    replies, reports = os.pipe()
     # before any thread of libzmq exists
     child = os.fork()
     if not child:
         try:
-            subscribe(kind(payload_bytes), endpoint, told)
+            subscribe(kind(payload_bytes), endpoint, reports)
         except BaseException:
             traceback.print_exc()
             raise
         finally:
             os._exit(0)
-    os.close(told)
-    print(orjson.dumps(publish(kind(payload_bytes), endpoint, hears)).decode(), flush=True)
+    os.close(reports)
+    print(orjson.dumps(publish(kind(payload_bytes), endpoint, replies)).decode(), flush=True)
     os.waitpid(child, 0)
     os._exit(0)
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on: stored with each row, and written once where all rows agree."""
+"""Conditions of a measurement: stored with each row, and written once where all rows agree."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LIBRARIES = (
 
 @cache
 def conditions() -> dict[str, Any]:
-    """Return what this process measures on."""
+    """Return the conditions of this process's measurements."""
     return {"machine": _machine(), "Python": _python(), "commit": _commit()}
 
 
 def described(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each condition: what holds of most rows first, then of which rows not."""
+    """Return a line for each condition: the value of most rows, then the rows that differ."""
     lines = []
     for key in ("machine", "Python", "commit"):
         found = [(row.get("conditions", {}).get(key, "not known"), row) for row in rows]

@@ -2,7 +2,7 @@
 
 `instructions` runs the cases below under callgrind, `allocations` under a malloc counter, each in a
 process of its own whose counting starts after a warm-up pass. Instructions need valgrind with its
-headers (Debian: valgrind), both need a C compiler; `missing()` says what is not there.
+headers (Debian: valgrind), both need a C compiler; `missing()` names what is missing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def cases() -> dict[str, Case]:
     ):
         batch = diffs() if kind == "binance-diff" else frames(kind)
         made[f"parse {kind}"] = len(batch), each(makers[kind.split("-")[0]]().parse, batch)
-    # ids so small that Python has them ready: one of them is returned to it a pass
+    # ids so small that Python caches them: each pass returns one
     updates = diffs(first=2, drift=0)
     made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
@@ -84,7 +84,7 @@ def _bus() -> Case:
     folder = tempfile.TemporaryDirectory(prefix="cs-")
     context = zmq.Context[zmq.Socket[bytes]].instance()
     ours, theirs = context.socket(zmq.PUB), context.socket(zmq.SUB)
-    # who sends without a pause hears late that the queue is empty again
+    # a sender without pauses learns late that the queue is empty again
     ours.sndhwm = theirs.rcvhwm = 100_000
     ours.bind(f"ipc://{folder.name}/counts.ipc")
     theirs.subscribe(b"")
@@ -93,7 +93,7 @@ def _bus() -> Case:
     market = BookMarket(0, "KRW-BTC", "BTC/KRW", sink.topic(b"orderbook.upbit.BTC/KRW."), 30)
     collector = Collector(UpbitParser(), sink, [market], updates=False)
     receiver = limits().counting_receiver(theirs.underlying)
-    # in order of their times, as they come
+    # in order of their times, as they arrive
     batch = sorted(frames("upbit-book-simple"), key=lambda frame: frame.split(b'"tms":')[1][:13])
     feed = collector.on_frame
 
@@ -112,13 +112,13 @@ def _bus() -> Case:
         time.sleep(0.005)
     time.sleep(0.05)
     receiver.drain(256)
-    # kept with what the sockets are
+    # kept as long as the sockets
     run.__dict__["kept"] = ours, theirs, folder
     return len(batch), run
 
 
 def missing(tool: str) -> str | None:
-    """Return why a count cannot be made here, None when it can. tool: instructions, allocations."""
+    """Return why a count is impossible here, or None. tool: instructions, allocations."""
     if not (shutil.which("gcc") or shutil.which("cc")):
         return "no C compiler (Debian: apt-get install gcc)"
     if sys.platform != "linux":

@@ -96,7 +96,7 @@ async def _serve(app: Any) -> int:
 
 
 class Raw(asyncio.Protocol):
-    """Answers the head of a stream or handshake, then only writes what it is given."""
+    """Answers the head of a stream or handshake, then only writes the given bytes."""
 
     clients: ClassVar[set[asyncio.Transport]] = set()
 

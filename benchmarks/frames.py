@@ -35,7 +35,7 @@ SHORT = {
 
 
 def _java(value: float) -> str:
-    # Upbit's servers print as Java does: below 0.001 with an exponent, always with a point
+    # Upbit's servers print numbers as Java does: below 0.001 with an exponent, always with a point
     if value and value < 1e-3:
         mantissa, _, exponent = f"{value:.7e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}E{int(exponent)}"

@@ -56,7 +56,7 @@ def tuning() -> dict[str, str]:
     if os.geteuid() == 0:
         found["COINSPACE_TUNING__NICE"] = "-10"
     if len(cpus) >= 2 * len(PROCESSES):
-        # with fewer, processes that never sleep take each other's time
+        # with fewer, processes that never sleep would slow each other
         found["COINSPACE_TUNING__SPIN"] = '["orderbook-*", "index-calculator"]'
     return found
 
@@ -79,7 +79,7 @@ def running(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> I
 
 
 class Arrivals:
-    """What the harness sees: books of numbered frames, and index values made of them."""
+    """Messages that the harness receives: books of numbered frames, and index values of them."""
 
     def __init__(self) -> None:
         self.numbers: dict[int, int] = {}  # receipt at the collector, µs -> number of the frame
@@ -98,9 +98,9 @@ class Arrivals:
         return next((self.numbers[us] for us in near if us in self.numbers), None)
 
     def latencies(self, sent_ns: Sequence[int]) -> list[int]:
-        """Return the ns from the sending of each frame to the first index value that knows it.
+        """Return the ns from the sending of each frame to the first index value that contains it.
 
-        One tick may take in several frames; those wait as long as any other. The frames are those
+        One tick may contain several frames; each one's wait counts. The frames are those
         between the window's first value and its last one.
         """
         found = []
@@ -147,7 +147,7 @@ def ours(environment: dict[str, str]) -> list[int]:
                 "COINSPACE_INDEX__ASSETS": '["BTC"]',
                 "COINSPACE_INDEX__INTERVAL_MS": "0",
                 "COINSPACE_JOURNAL__ENABLED": "false",
-                # nobody answers there
+                # no server answers there
                 "COINSPACE_STORAGE__ILP": "http::addr=127.0.0.1:1;",
                 "COINSPACE_STORAGE__SQL": "postgresql://x:x@127.0.0.1:1/qdb",
             }

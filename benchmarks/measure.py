@@ -1,4 +1,4 @@
-"""How every benchmark here checks and saves what it measured.
+"""How the benchmarks check and save their measurements.
 
 Nothing absolute is ever checked, only ratios of candidates that ran beside each other (see
 coinspace.bench.measure). A measurement whose gate fails beyond the slack is repeated once.
@@ -32,7 +32,7 @@ from benchmarks.conditions import conditions
 from coinspace.bench.measure import OURS, ROUNDS, Timing
 
 FOLDER = Path("build/bench")
-# what a noisy neighbour may take from a ratio
+# share of a ratio that other processes on the machine may take
 SLACK = 0.15
 
 
@@ -49,7 +49,7 @@ def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 @dataclass(slots=True)
 class Check:
-    """One figure with its gate (the least that must hold) and its goal (what we want).
+    """One figure with its gate (the minimum) and its goal.
 
     better: "higher" or "lower". slack: the share of the gate that noise may take; 0 for counts.
     """
@@ -70,7 +70,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the gate is reached, noise allowed for."""
+        """Return whether the gate is reached within the slack."""
         return self.reaches(self.gate, self.slack)
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ class Result:
 
 
 class Benchmark(Protocol):
-    """What is used of pytest-benchmark's fixture."""
+    """The part of pytest-benchmark's fixture that is used here."""
 
     disabled: bool
     extra_info: dict[str, Any]

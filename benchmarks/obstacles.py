@@ -1,4 +1,4 @@
-"""What stands between a figure and its goal, where the benchmark itself does not say it.
+"""Reasons why a figure misses its goal, where the benchmark itself does not show them.
 
 Each text names a measurement; it is shown in RESULTS.md for a gate or goal that was not reached.
 `make report` fails where one is missing. A name in braces is replaced by the row's own figure: a
@@ -7,7 +7,7 @@ candidate's ns, a figure or a check.
 
 from __future__ import annotations
 
-# (stage, beginning of the case, part of the figure) -> what stands in the way
+# (stage, beginning of the case, part of the figure) -> reason
 OBSTACLES: dict[tuple[str, str, str], str] = {
     ("parse", "bithumb-book beside", ""): (
         "Measured with 1 to 30 units, one costs us 14 ns in both formats, whatever its numbers'"
@@ -83,7 +83,7 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
 
 
 def obstacle_of(stage: str, case: str, what: str) -> str:
-    """Return the most specific text for a figure, "" where there is none."""
+    """Return the most specific reason for a figure, "" without one."""
     for (of_stage, of_case, part), text in OBSTACLES.items():
         if stage == of_stage and case.startswith(of_case) and part in what:
             return text

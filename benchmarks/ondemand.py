@@ -27,7 +27,7 @@ class Frame(ctypes.Structure):
 
 
 def missing() -> str | None:
-    """Return why it cannot be measured here, None when it can."""
+    """Return why it cannot be measured here, None if it can."""
     if not shutil.which("g++"):
         return "no C++ compiler (Debian: apt-get install g++)"
     if not any(header.exists() for header in HEADERS):

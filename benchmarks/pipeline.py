@@ -116,7 +116,7 @@ def ours(port: int, **environment: str) -> float:
 
 @contextlib.contextmanager
 def drained(endpoint: str, way: str) -> Iterator[Callable[[], int]]:
-    """Run a subscriber that forgets what it receives; yields what ends it and tells how much."""
+    """Run a subscriber that drops messages; yields a function that ends and counts them."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.pipelines", "drain", endpoint, "30", way],
         env=ENVIRONMENT,
@@ -134,11 +134,11 @@ def drained(endpoint: str, way: str) -> Iterator[Callable[[], int]]:
 
 
 def cost_of(report: dict[str, Any], received: int) -> float:
-    """Return CPU ns per frame of a pipeline whose messages have come.
+    """Return CPU ns per frame of a pipeline whose messages have arrived.
 
     Raises: AssertionError when messages were lost, which would make the run cheaper than it is.
     """
-    # more than in the window were sent, some of them before the subscriber was there
+    # more messages were sent than in the window, some of them before the subscriber was connected
     assert received >= report["frames"], f"{report['frames']} frames, {received} messages"
     return float(report["cpu_ns"])
 
@@ -162,7 +162,7 @@ def cryptofeed(port: int, python: str) -> float:
 
 
 def stage_limits(port: int, frame_size: int) -> float:
-    """Return the sum of what each step costs alone: receive, parse in C, libzmq in C."""
+    """Return the sum of the steps' costs: receive, parse in C, libzmq in C."""
     receive = report_of("benchmarks.receivers", "raw uvloop protocol", str(port), str(frame_size))
     batch, parser, parse_all = frames(KIND), UpbitParser(), limits().parse_all
     parse = compare({"parse": lambda: parse_all(parser, batch)}, events=len(batch), rounds=5).least(

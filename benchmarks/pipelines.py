@@ -1,4 +1,4 @@
-"""The processes of an end-to-end run: a peer's collector, libzmq alone, and who drains them.
+"""The processes of an end-to-end run: a peer's collector, libzmq alone, and their subscriber.
 
 `python -m benchmarks.pipelines NAME ARGUMENT…`; each but `drain`, which counts, prints one JSON
 line with what a frame cost, CPU time of the whole process, libzmq's thread included.
@@ -29,7 +29,7 @@ def publisher(endpoint: str, high_water: int = HIGH_WATER) -> zmq.Socket[bytes]:
     """Return a bound PUB socket."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket = context.socket(zmq.PUB)
-    # counts for what is bound after it
+    # applies to endpoints bound after it
     socket.sndhwm = high_water
     socket.linger = 0
     socket.bind(endpoint)
@@ -77,7 +77,7 @@ def libzmq(endpoint: str, size: int) -> None:
     """Send messages of two parts from C, as fast as a subscriber takes them."""
     from benchmarks.native import limits
 
-    # a queue that is full is waited for, so that what is counted has been sent
+    # the sender waits for a full queue, so that only sent messages are counted
     socket = publisher(endpoint, 1000)
     socket.setsockopt(zmq.XPUB_NODROP, 1)
     send_parts = limits().send_parts

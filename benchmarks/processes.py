@@ -1,4 +1,4 @@
-"""Processes of a measurement: started together, waited for, ended by us and by nobody else."""
+"""Processes of a measurement: started together, waited for and ended here."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ async def ticking(window: Window) -> None:
 
 
 async def ours(port: int, window: Window, _frame_size: int) -> None:
-    """The collectors' own Cython listener, with a parser that is told to read nothing."""
+    """The collectors' own Cython listener, with a parser that reads nothing."""
     from picows import WSMsgType, WSTransport, ws_connect
 
     from benchmarks.native import limits

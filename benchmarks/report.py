@@ -1,8 +1,8 @@
 """Write RESULTS.md, its chart, and the README's summary from what was measured last.
 
 Input: build/bench/*.json, one file a case, written by `measure.Result.save`, the fault tests' too.
-Nothing is measured here: a figure that stands in the README stands in one of those files, with what
-it was measured on. Only the reasons in obstacles.py are written by hand.
+Nothing is measured here: each figure of the README is in one of those files, with its conditions.
+Only the reasons in obstacles.py are written manually.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def load_rows(folder: Path = FOLDER) -> list[Row]:
     Raises: SystemExit when nothing was measured.
     """
     rows = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
-    # the tests alone are no measurement of the stages
+    # the tests alone do not measure the stages
     if all(row["stage"] in ("faults", "fuzz") for row in rows):
         raise SystemExit(f"{folder}: expected measurements, found none; run `make bench` first")
     order = {stage: i for i, stage in enumerate(STAGES)}
@@ -61,7 +61,7 @@ def checks_of(row: Row) -> list[Check]:
 
 
 def number(value: float) -> str:
-    """Write a figure with three digits that count, a count with all of them."""
+    """Write a figure with three significant digits, a count with all digits."""
     if isinstance(value, int):
         return f"{value:,}"
     if value == 0 or abs(value) >= 100:
@@ -112,12 +112,12 @@ def summary(rows: list[Row]) -> list[str]:
 
 
 def short(check: Check) -> bool:
-    """Tell whether a figure stays behind its goal, or behind its gate where there is no goal."""
+    """Return whether a figure misses its goal, or its gate if it has no goal."""
     return not check.reaches(check.goal) or not check.passed
 
 
 def reason(row: Row, check: Check) -> str:
-    """Return what stands in the way, "" when nobody has looked into it."""
+    """Return the reason for a missed goal, "" if none is written."""
     text = obstacle_of(row["stage"], row["case"], check.what)
     known = {one.what: one.value for one in checks_of(row)}
     known |= {**row["figures"], **row.get("medians", {})}
@@ -247,7 +247,7 @@ def headline(rows: list[Row]) -> list[str]:
 
 
 def write_readme(rows: list[Row], path: Path) -> bool:
-    """Replace the summary between the README's marks; tells whether it has them."""
+    """Replace the summary between the README's marks. Returns: whether it has them."""
     text = path.read_text()
     begin, end = (text.find(mark) for mark in MARKS)
     if begin < 0 or end < begin:

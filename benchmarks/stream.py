@@ -32,7 +32,7 @@ PACED_BASE_MS = 1_800_000_000_000
 
 
 def paced(rate: int) -> Iterator[int]:
-    """Yield 0, 1, 2 … `rate` times a second, those that are late at once; blocks in between.
+    """Yield 0, 1, 2 … `rate` times a second, late numbers at once; blocks in between.
 
     A loop's timers count whole ms: one that is due sooner would never let the loop sleep.
     """
@@ -51,7 +51,7 @@ def framed(payload: bytes, *, binary: bool = True) -> bytes:
 
 
 class Batch:
-    """Framed frames one behind the other, with the places of their times."""
+    """Framed frames in one buffer, with the positions of their times."""
 
     def __init__(self, payloads: list[bytes], *, binary: bool = True) -> None:
         made = [framed(payload, binary=binary) for payload in payloads]
@@ -107,7 +107,7 @@ class Stream(WSListener):
             loop.call_soon(self.flood)
 
     def flood(self) -> None:
-        # one batch a turn of the loop: a lost client is only heard of between turns
+        # one batch a turn of the loop: a lost client is reported only between turns
         if self.paused or self.lost or self.transport.is_closing():
             self.flooding = False
             return
@@ -117,7 +117,7 @@ class Stream(WSListener):
         asyncio.get_running_loop().call_soon(self.flood)
 
     def pace(self, loop: asyncio.AbstractEventLoop) -> None:
-        # the loop may end before this thread hears of it
+        # the loop may end before this thread notices
         with contextlib.suppress(RuntimeError):
             for _ in paced(self.rate):
                 if self.lost:
@@ -127,7 +127,7 @@ class Stream(WSListener):
     def send_one(self) -> None:
         if self.lost:
             return
-        # numbers go on over connections: each belongs to one time of sending
+        # numbers continue over connections: each belongs to one time of sending
         number = len(self.sent_ns)
         frame = self.batch.one(number % (len(self.batch.starts) - 1), PACED_BASE_MS + number)
         # the wall clock: readers compare it with stamps of other processes

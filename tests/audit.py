@@ -18,7 +18,7 @@ FOUND, UNKNOWN = 1, 2
 
 
 def verdict(dependencies: list[dict[str, Any]]) -> tuple[int, list[str]]:
-    """Return the exit code, and lines that say what was found. Args: as pip-audit writes them."""
+    """Return the exit code and lines about the findings. Args: as pip-audit writes them."""
     lines, unknown = [], []
     for one in dependencies:
         if "skip_reason" in one:
@@ -50,7 +50,7 @@ def main() -> int:
         try:
             dependencies = json.loads(done.stdout)["dependencies"]
         except (ValueError, KeyError):
-            # it ends with a traceback when it reaches nobody
+            # pip-audit ends with a traceback when it reaches no server
             print(done.stderr.strip().rpartition("\n")[2][:300])
             dependencies = []
         code, lines = verdict(dependencies)

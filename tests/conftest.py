@@ -15,13 +15,13 @@ from coinspace.storage.questdb.server import ManagedServer, read_log_tail
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# an example that takes long on a shared machine says nothing about the code
+# on a shared machine a slow example does not show slow code
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give parallel workers folders of a short name: paths of sockets are limited."""
+    """Give parallel workers folders with short names: socket paths are limited."""
     if hasattr(config, "workerinput"):
         folder = Path(config.option.basetemp)
         config.option.basetemp = str(folder.with_name(folder.name.removeprefix("popen-gw")))

@@ -1,4 +1,4 @@
-"""What the documents say about the repository, as data: links, paths, commands, settings, examples.
+"""Facts in the documents about the repository: links, paths, commands, settings, examples.
 
 `tests/unit/test_documents.py` compares it with the repository. Only facts are checked, no prose.
 A comment `<!-- run -->` before a code block means that the block is executed; in a console block
@@ -149,7 +149,7 @@ def split_line(line: str) -> Iterator[list[str]]:
                 yield [command[0].rpartition("/")[2], *command[1:]]
             command = []
         elif word in ("<", ">", ">>"):
-            # what follows is a file
+            # the next word is a file
             command.append(word)
         elif command and command[-1] in ("<", ">", ">>"):
             command.pop()
@@ -158,12 +158,12 @@ def split_line(line: str) -> Iterator[list[str]]:
 
 
 def placeholder(word: str) -> bool:
-    """Tell whether a word stands for another one: FEED, EXCHANGE/BASE/QUOTE, $URL, …"""
+    """Return whether a word is a placeholder: FEED, EXCHANGE/BASE/QUOTE, $URL, …"""
     return "…" in word or word.startswith("$") or re.fullmatch(r"[A-Z_/]+", word) is not None
 
 
 def wrong_words(words: list[str]) -> list[str]:
-    """Return what a `coinspace` command line has that the command does not know."""
+    """Return the words of a `coinspace` command line that the command does not know."""
     command: click.Command = coinspace
     context = click.Context(command)
     wrong: list[str] = []

@@ -1,4 +1,4 @@
-"""Imports go one way, each fact has one room, stubs match sources, nothing built is tracked."""
+"""Imports go one way, each fact has one place, stubs match sources, nothing built is tracked."""
 
 import ast
 import functools
@@ -32,7 +32,7 @@ BASE = {
     "notify",
     "window",
 }
-# what the configuration itself is made of
+# folders that the configuration itself needs
 BELOW = {"_ext", "config_sources", "errors", "market", "section"}
 MIDDLE = {"method", "bus", "recording"}
 # what each folder may import besides BASE and itself
@@ -59,7 +59,7 @@ SQL = re.compile(
     r"|\bsample by\b|\blatest on\b",
     re.IGNORECASE | re.DOTALL,
 )
-# these know the time only from what they are given: a recording gives the same as the live bus
+# these get the time only from their input: a recording gives the same as the live bus
 WITHOUT_CLOCK = (
     "method",
     "exchanges",
@@ -136,7 +136,7 @@ def folders(path: Path) -> set[str]:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of every string that is no docstring; a formatted one is one text."""
+    """Yield (line, text) of every string except docstrings; a formatted one is one text."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     left_out = {
         id(node.body[0].value)
@@ -166,7 +166,7 @@ def clocks(path: Path, wanted: set[str]) -> list[str]:
     return found
 
 
-def test_every_folder_has_its_arrows() -> None:
+def test_every_folder_has_its_allowed_imports() -> None:
     there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert there == ALLOWED.keys() | {"_ext", "exchanges"}
 
@@ -179,7 +179,7 @@ def test_imports_go_one_way(folder: str) -> None:
 
 
 @pytest.mark.parametrize("library", ROOMS)
-def test_a_library_is_known_in_one_folder(library: str) -> None:
+def test_a_library_is_imported_in_one_folder(library: str) -> None:
     elsewhere = [
         named(path)
         for path in sources()
@@ -207,7 +207,7 @@ def test_the_wall_clock_has_one_name() -> None:
 
 
 @pytest.mark.parametrize("place", WITHOUT_CLOCK)
-def test_what_repeats_itself_reads_no_clock(place: str) -> None:
+def test_reproducible_code_reads_no_clock(place: str) -> None:
     assert not [one for path in sources(place) for one in clocks(path, CLOCKS)]
 
 
@@ -241,7 +241,7 @@ def test_no_import_cycle() -> None:
     }
     graph = {
         name: {one for one in imports(path) if one in modules and one != name}
-        # a package is imported with each of its modules, which says nothing of an order
+        # a package is imported with each of its modules, which is not a dependency
         - {name.rpartition(".")[0]}
         for name, path in modules.items()
     }

@@ -1,4 +1,4 @@
-"""C and Cython that only benchmarks need, compiled when one asks for it."""
+"""C and Cython that only benchmarks need, compiled at their first use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def compiled(source: str, compiler: str, *flags: str) -> Path:
     path = SOURCES / source
     library = FOLDER / f"{path.stem}.so"
     if not library.exists() or library.stat().st_mtime < path.stat().st_mtime:
-        # another process may compile it, too: whole libraries only
+        # another process may compile it, too: the finished library is renamed into place
         with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
             made = Path(folder) / library.name
             command = [compiler, "-shared", "-fPIC", "-o", str(made), str(path), *flags]

@@ -1,7 +1,7 @@
 """The parsers' work done with JSON libraries: a frame in, float64 arrays or fields out.
 
-Each reader returns what ours leaves in its arrays, so that a benchmark can check that the work is
-the same before it times it.
+Each reader returns the numbers that our parser leaves in its arrays, so that a benchmark can check
+that the work is the same before it measures it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Unit(msgspec.Struct):
 
 
 class KoreanBook(msgspec.Struct):
-    """The book's fields that ours reads."""
+    """The book's fields that our parser reads."""
 
     type: str
     code: str

@@ -12,7 +12,7 @@ from benchmarks.frames import FIRST_ID
 
 
 class Socket:
-    """What the handlers use of ccxt's client: whom to tell, and the URL it is connected to."""
+    """The part of ccxt's client that the handlers use: callbacks and the connection's URL."""
 
     def __init__(self, url: str) -> None:
         self.url = url

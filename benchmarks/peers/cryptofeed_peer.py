@@ -24,14 +24,14 @@ Callback = Callable[[Any, float], Awaitable[None]]
 
 
 def know_symbols() -> None:
-    """Tell cryptofeed its symbols, which it would fetch by REST."""
+    """Give cryptofeed its symbols, which it would fetch by REST."""
     logging.getLogger("feedhandler").setLevel(logging.ERROR)
     for exchange, (standard, symbol) in MARKET.items():
         Symbols.set(exchange, {standard: symbol}, {"instrument_type": {}, "tick_size": {}})
 
 
 async def nothing(_item: Any, _received: float) -> None:
-    """Callback that takes what it is given: the handler's cost alone."""
+    """Callback that does nothing: the cost of the handler alone."""
 
 
 class Arrays:

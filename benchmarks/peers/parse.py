@@ -1,8 +1,8 @@
 """Frames through cryptofeed, ccxt pro and nautilus_trader, beside our parsers.
 
-What a library's handler does with a frame is what its user pays for it, so the whole handler is
-measured, with a callback that takes the result and drops it. On depth updates the libraries keep a
-book too, and so does ours beside them; our parser alone, without a book, is what the gates compare.
+A user of a library pays for its whole handler of a frame, so the whole handler is measured, with a
+callback that drops the result. On depth updates the libraries keep a book, and so does our side.
+The gates compare our parser alone, without a book.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARSER = f"{OURS}, parser alone"
 
 
 def prepare() -> None:
-    """Give the libraries what they would ask the network for."""
+    """Give the libraries the data that they would fetch from the network."""
     asyncio.set_event_loop(asyncio.new_event_loop())
     cryptofeed_peer.know_symbols()
 

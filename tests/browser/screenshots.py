@@ -24,7 +24,7 @@ SHOTS = (
     ("dashboard-phone", 390, 1400, "dark", "ko", "BTC", "line"),
 )
 SIZE_LIMIT = 300_000
-# seconds of values that a picture should show
+# seconds of values that a picture shows
 SETTLE_S = 6.0
 
 
@@ -65,7 +65,7 @@ def _site(url: str | None) -> Iterator[str]:
         platform = Platform(Path(folder))
         try:
             platform.wait_ready()
-            # a chart with something on it
+            # a chart with values on it
             time.sleep(90)
             yield platform.url
         finally:

@@ -55,7 +55,7 @@ def connection(driver: webdriver.Chrome) -> str:
 
 
 def venue(driver: webdriver.Chrome, name: str) -> dict[str, Any] | None:
-    """State and share of a row of the venue table."""
+    """Return state and share of a row of the venue table."""
     script = (
         "const row = [...document.querySelectorAll('#venues tbody tr')]"
         ".find((one) => one.dataset.venue === arguments[0]);"
@@ -72,7 +72,7 @@ def _log(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
 
 
 def requests(driver: webdriver.Chrome) -> set[str]:
-    """Hosts of every request since the last call."""
+    """Return the hosts of all requests since the last call."""
     hosts = set()
     for entry in _log(driver, "performance"):
         message = json.loads(entry["message"])["message"]
@@ -161,7 +161,7 @@ def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
         assert len(names) >= 2, group
         for name in names:
             before = driver.execute_script(drawn)
-            # the group is made again at each choice
+            # the page creates the group again at each choice
             driver.find_element(By.CSS_SELECTOR, f"#{group} [data-value='{name}']").click()
             chosen = driver.find_element(By.CSS_SELECTOR, f"#{group} [aria-pressed='true']")
             assert chosen.get_attribute("data-value") == name
@@ -208,7 +208,7 @@ def test_a_stalled_venue_turns_stale_and_loses_its_share(
             40,
         )
         assert stalled["share"] == "0"
-        # the index goes on without it
+        # the index continues without it
         before = text(driver, "value")
         wait(lambda: text(driver, "value") not in (before, "–"), 20)
     finally:
@@ -216,7 +216,9 @@ def test_a_stalled_venue_turns_stale_and_loses_its_share(
     wait(lambda: (venue(driver, name) or {}).get("state") == "synced", 60)
 
 
-def test_an_index_that_stops_is_called_stale(platform: Platform, driver: webdriver.Chrome) -> None:
+def test_an_index_that_stops_is_shown_as_stale(
+    platform: Platform, driver: webdriver.Chrome
+) -> None:
     wait(lambda: connection(driver) == "live", 30)
     platform.signal("index-calculator", signal.SIGSTOP)
     try:
@@ -244,7 +246,7 @@ def test_the_stream_recovers_when_the_endpoint_restarts(
     wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
     hosts = requests(driver)
     assert hosts == {urlsplit(platform.url).netloc}
-    # but for the requests that met no server, nothing went wrong until here
+    # apart from the requests that met no server, nothing has failed so far
     errors = [one for one in _log(driver, "browser") if one["level"] == "SEVERE"]
     assert [one for one in errors if "net::ERR_" not in one["message"]] == []
 

@@ -1,4 +1,4 @@
-"""The page where an API key is asked for."""
+"""The page of an endpoint that requires an API key."""
 
 from __future__ import annotations
 

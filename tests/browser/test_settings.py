@@ -150,6 +150,6 @@ def test_the_table_lists_every_venue_of_a_renamed_coin(driver: webdriver.Chrome)
         20,
         lambda: str(driver.execute_script(rows)),
     )
-    # a market that does not count is listed all the same
+    # a market that does not count is also listed
     go(driver, "#BTC")
     wait(lambda: "binance:BTC/USDC" in driver.execute_script(rows), 20)

@@ -1,4 +1,4 @@
-"""What the bus's tests share: settings below a short folder, a collecting subscriber, waiting."""
+"""Helpers of the bus's tests: settings below a short folder, a collecting subscriber, waiting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def next_epoch() -> int:
 
 
 async def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until a condition holds; fails naming it."""
+    """Wait until a condition holds. Raises: AssertionError naming the condition."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while not condition():
@@ -43,7 +43,7 @@ async def until(condition: Callable[[], bool], what: str, timeout_s: float = TIM
 
 
 class Listener(Subscriber):
-    """A subscriber that keeps what it is handed."""
+    """A subscriber that keeps every message that it receives."""
 
     def __init__(self, endpoints: list[str], topics: list[bytes], **options: Any) -> None:
         self.messages: list[Message] = []

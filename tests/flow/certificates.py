@@ -1,4 +1,4 @@
-"""A private certificate authority and what it signed, for TLS on loopback."""
+"""A private certificate authority and its certificates, for TLS on loopback."""
 
 import datetime
 import ssl

@@ -2,7 +2,7 @@
 
 A seed chooses every fault, its target, its moment and its duration. The simulated exchanges run
 beside the platform, outside its clock and its disk. Each fault undoes itself; the platform must
-then recover without a hand.
+then recover without an operator.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MARKETS = {
     "binance": ["BTC/USDT", "ETH/USDT"],
 }
 INTERVAL_NS = 200 * MILLISECOND_NS
-# what a fault of the exchange is: the simulator's own words, without the exchange and the time
+# faults of the exchange in the simulator's syntax, without the exchange and the time
 EXCHANGE_FAULTS = (
     "drop:{}:p=0.2",
     "duplicate:{}:p=0.3",
@@ -67,7 +67,7 @@ EXCHANGE_FAULTS = (
     "clock:{}:by=3h",
     "clock:{}:by=-3h",
 )
-# an exchange's own: its markets, its words
+# the markets and error texts of each exchange
 MARKET_FAULTS = (
     "halt:upbit:KRW-ETH",
     "delist:bithumb:KRW-ETH",
@@ -91,7 +91,7 @@ NETWORK_FAULTS = (
     "half-header-close:{}",
     "wrong-key:{}",
 )
-# before an exchange is known: all of them
+# all faults, before an exchange is chosen
 PORT_FAULTS = ("refuse:*", "accept-close:*", "accept-reset:*", "accept-hang:*")
 USER_STATEMENTS = (
     "create table if not exists notes (ts timestamp, what varchar) timestamp(ts) partition by day"
@@ -105,7 +105,7 @@ USER_STATEMENTS = (
 
 @dataclass
 class Limits:
-    """How long faults last, in seconds, and how much of the run is left alone at its end."""
+    """How long faults last, and how long the end of the run has none, in seconds."""
 
     gap_s: tuple[float, float] = (2.0, 12.0)
     short_s: tuple[float, float] = (1.0, 8.0)
@@ -174,7 +174,7 @@ class Chaos:
 
     @property
     def platform(self) -> Platform:
-        """The platform, to be asked."""
+        """The platform, for requests to its API."""
         assert self._up is not None
         return Platform(self.data, self.port, self._up)
 
@@ -223,7 +223,7 @@ class Chaos:
             )
 
     def control(self, method: str, path: str, content: object = None) -> Any:
-        """Ask the simulated exchanges' control address; None when nobody answers."""
+        """Send a request to the simulated exchanges' control address; None without an answer."""
         body = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(
             f"http://{self.network.whole}:{self.exchange_port}/control{path}", body, method=method
@@ -255,8 +255,8 @@ class Chaos:
         return self.platform.stop()
 
     def healthy(self) -> bool:
-        """Tell whether `status` and `/readyz` both say that all is well."""
-        # the cheaper one first: this is asked again and again
+        """Return whether `status` and `/readyz` both report a healthy platform."""
+        # `/readyz` first: it is the cheaper one, and callers poll
         return self.platform.get("/readyz") is not None and self.status().returncode == 0
 
     def close(self) -> None:
@@ -270,16 +270,16 @@ class Chaos:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-        # what is on the disk goes with it
+        # unmounting the disk removes its files
         shutil.copytree(self.data / "logs", self.folder / "logs", dirs_exist_ok=True)
         self._log.close()
 
     # the faults
 
     def run(self, seconds: float) -> None:
-        """Apply faults for a time, one of each lane at once, then undo what is left of them.
+        """Apply faults for a time, one of each lane at once, then undo the remaining ones.
 
-        No lane has two faults at a time, so that no two of one disk or clock undo each other.
+        No lane has two faults at a time: two faults of one disk or clock would undo each other.
         """
         lanes: tuple[tuple[Callable[[random.Random], None], ...], ...] = (
             (self.kill, self.kill, self.end, self.pause, self.hang, self.kill_exchanges),
@@ -323,12 +323,12 @@ class Chaos:
             if time.monotonic() > until:
                 return
             fault = draw.choice(faults)
-            # a process may be gone already, the database may not take the statement just now
+            # a process may have ended already, the database may refuse the statement now
             with suppress(ProcessLookupError, psycopg.Error, CoinSpaceError):
                 fault(draw)
 
     def note(self, fault: str, detail: object = "") -> None:
-        """Count a fault and write it down with its time."""
+        """Count a fault and log it with its time."""
         self.done[fault] += 1
         print(f"{time.monotonic() - self._began:8.1f} {fault} {detail}", file=self._log, flush=True)
 
@@ -382,7 +382,7 @@ class Chaos:
         self.start_exchanges()
 
     def disturb_exchange(self, draw: random.Random) -> None:
-        """Let an exchange send or answer wrongly, or trade no market, for a while."""
+        """Let an exchange send wrong frames or answers, or trade no market, for a while."""
         self._disturb("exchange", EXCHANGE_FAULTS + MARKET_FAULTS, draw)
 
     def disturb_connections(self, draw: random.Random) -> None:
@@ -410,7 +410,7 @@ class Chaos:
             self.network.cut(seconds, far=how == "cut there")
 
     def disturb_disk(self, draw: random.Random) -> None:
-        """Leave no room on the disk, refuse what is written or let it wait, for a while."""
+        """Fill the disk, refuse writes or delay them, for a while."""
         seconds = draw.uniform(*self.limits.short_s)
         how = draw.choice(("full", "read-only", "hangs"))
         self.note(f"disk {how}", f"{seconds:.0f} s")
@@ -423,7 +423,7 @@ class Chaos:
 
     def step_clock(self, draw: random.Random) -> None:
         """Set the platform's wall clock wrong for a while, then right again."""
-        # ticks further ahead stay in the way until their time comes or an operator's word
+        # ticks further ahead block new ones until their time or until an operator voids them
         by_s = draw.choice((-7200, -600, -30, -3, 3, 30))
         self.note("clock stepped", f"{by_s} s")
         began = time.time_ns()
@@ -449,7 +449,7 @@ class Chaos:
         self._pause("database stopped", "server", pid, draw.uniform(*self.limits.outage_s))
 
     def user(self, draw: random.Random) -> None:
-        """Do in the database what users do."""
+        """Run a statement in the database as users do."""
         statement = draw.choice(USER_STATEMENTS)
         self.note("user's statement", statement)
         query(self.data, statement)
@@ -472,7 +472,7 @@ class Chaos:
             self.sample()
 
     def sample(self) -> None:
-        """Note the size of every process."""
+        """Record the size of every process."""
         at_s = time.monotonic() - self._began
         for name, pid in self.platform.pids().items():
             try:

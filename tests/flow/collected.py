@@ -1,4 +1,4 @@
-"""The storage side fed by real collectors, which a replay server gives the same feed every time."""
+"""Storage workers fed by real collectors, which read the same feed from a replay server."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Collected(Faults):
     def __init__(self, folder: Path, feeds: list[Path], **environment: str) -> None:
         """Start the replay server."""
         super().__init__(folder, 0, **environment)
-        self._told = folder / "replay.jsonl"
-        with self._told.open("wb") as out:
+        self._output = folder / "replay.jsonl"
+        with self._output.open("wb") as out:
             self._replay = subprocess.Popen(
                 [sys.executable, "-m", "coinspace", "replay", *map(str, feeds)],
                 env=self.environment,
@@ -56,27 +56,27 @@ class Collected(Faults):
 
     @property
     def input(self) -> str:
-        """What is published, in words."""
+        """Describe what is published."""
         return f"simulated feed of {' and '.join(MARKETS)}, seed {SEED}"
 
     def command(self, name: str) -> list[str]:
-        """Return what starts a process."""
+        """Return the command that starts a process."""
         if name in COLLECTORS:
             kind, _, exchange = name.rpartition("-")
             return ["coinspace", kind, exchange]
         return super().command(name)
 
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._told.read_bytes().splitlines()]
+        return [json.loads(line) for line in self._output.read_bytes().splitlines()]
 
     def played(self) -> bool:
-        """Tell whether every collector's part of the feed is over."""
+        """Return whether every collector's part of the feed is over."""
         return len(self._lines()) > len(COLLECTORS)
 
     def contents(self) -> Rows:
-        """Return what rows say of the market, without what differs from run to run.
+        """Return the rows' market data, without the columns that differ from run to run.
 
-        (table, exchange) -> how often each was there.
+        (table, exchange) -> how often each row occurs.
         """
         found: Rows = {}
         for exchange in MARKETS:

@@ -23,7 +23,7 @@ from coinspace.process import Process
 from coinspace.simulator.server import ExchangeServer
 
 POLL_S = 0.02
-# a busy machine takes its time
+# a busy machine is slow
 LIMIT_S = 60.0
 
 
@@ -43,8 +43,8 @@ class Collecting:
         return dict(self.worker.stage.states)
 
     def all_disconnected(self) -> bool:
-        told = [self.told(market) for market in self.states]
-        return all(states and states[-1]["state"] == "disconnected" for states in told)
+        reported = [self.reported(market) for market in self.states]
+        return all(states and states[-1]["state"] == "disconnected" for states in reported)
 
     def count(self, name: str) -> float:
         return self.worker.counters().get(name, 0)
@@ -55,7 +55,7 @@ class Collecting:
     def trades(self, market: str) -> list[Message]:
         return [m for m in self.messages if m.kind_name == "trade" and m.market == market]
 
-    def told(self, market: str) -> list[dict[str, Any]]:
+    def reported(self, market: str) -> list[dict[str, Any]]:
         return [m.json() for m in self.messages if m.kind_name == "state" and m.market == market]
 
     def fault(self, spec: str) -> Any:
@@ -64,7 +64,7 @@ class Collecting:
     async def until(
         self, condition: Callable[[], object], what: str, limit_s: float = LIMIT_S
     ) -> None:
-        """Wait for a condition; fail with what was wanted and the counters."""
+        """Wait for a condition; fail naming the condition and the counters."""
         for _ in range(int(limit_s / POLL_S)):
             if condition():
                 return
@@ -75,7 +75,7 @@ class Collecting:
     async def synced(self, limit_s: float = LIMIT_S) -> None:
         markets = self.worker.settings.markets
         await self.until(
-            # a market has no state before its connection stands
+            # a market has no state before its connection is open
             lambda: len(self.states) >= len(markets) and set(self.states.values()) == {"synced"},
             "every market synced",
             limit_s,
@@ -83,7 +83,7 @@ class Collecting:
 
 
 class Truth:
-    """What the exchange's REST says, to hold every published book of the same version against."""
+    """The books of the exchange's REST, compared with published books of the same version."""
 
     def __init__(self, collecting: Collecting, symbols: dict[str, str]) -> None:
         self.collecting = collecting
@@ -91,7 +91,7 @@ class Truth:
         self.books: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     async def watch(self) -> None:
-        """Fetch books until cancelled; the faults meant for the collector pass these by."""
+        """Fetch books until cancelled; faults for the collector do not affect these requests."""
         source = self.collecting.server.source
         while True:
             for symbol in self.symbols:
@@ -112,7 +112,7 @@ class Truth:
         self.books[symbol, book["lastUpdateId"]] = (sides[0], sides[1])
 
     def check(self, levels: int = 1000) -> int:
-        """Compare so many levels; return how many published books had a true one of their id."""
+        """Compare so many levels; return how many published books had a true book of their id."""
         compared = 0
         for symbol, market in self.symbols.items():
             for message in self.collecting.books(market):
@@ -164,7 +164,7 @@ async def collecting(
         [settings.bus.endpoint(worker.name)], [b""], running.take, bus=settings.bus
     )
     subscriber.start(asyncio.get_running_loop())
-    # a subscription takes a moment to reach the publisher
+    # a subscription needs a moment to reach the publisher
     await asyncio.sleep(0.1)
     try:
         await worker.start()
@@ -174,7 +174,7 @@ async def collecting(
         assert not missed, f"{missed} messages lost between collector and test"
     finally:
         await worker.stop()
-        # the last words are still on their way
+        # the last messages are still on their way
         with suppress(AssertionError):
             await running.until(running.all_disconnected, "the end of all markets", 2)
         subscriber.close()
@@ -182,14 +182,14 @@ async def collecting(
 
 
 async def control(server: ExchangeServer, client: aiohttp.ClientSession) -> dict[str, Any]:
-    """Return what the server's control address tells."""
+    """Return the answer of the server's control address."""
     async with client.get(f"http://127.0.0.1:{server.port}/control") as answer:
         found: dict[str, Any] = await answer.json()
         return found
 
 
 async def rest_trades(server: ExchangeServer, exchange: str, market: str) -> list[RestTrade]:
-    """Return the newest trades that the exchange tells by REST."""
+    """Return the newest trades that the exchange returns by REST."""
     spelled = exchange_named(exchange)
     request = spelled.trades_request(spelled.symbol_of(Market.parse(market)))
     async with (

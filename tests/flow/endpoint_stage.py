@@ -33,12 +33,12 @@ from coinspace.storage import schema as tables
 from coinspace.storage.questdb.address import address
 
 VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
-# what each venue has at its best prices, in base units
+# size of each venue at its best prices, in base units
 SIZES = {"upbit:BTC/KRW": 0.5, "bithumb:BTC/KRW": 0.25, "binance:BTC/USDT": 2.0}
 
 
 def settings(folder: Path, **endpoint: Any) -> Settings:
-    """Settings with everything below a folder and a free port."""
+    """Return settings with all files below a folder and a free port."""
     loaded = Settings(data=folder)
     (folder / "run").mkdir(parents=True, exist_ok=True)
     loaded.endpoint.port = 0
@@ -121,7 +121,7 @@ class Stage:
         self.index.publish(self._topic(self.index, f"index.{asset}.".encode()), m.INDEX, data)
 
     def publish_aggregate(self, asset: str = "BTC") -> None:
-        """Publish the summed book of two levels a side and venue, 100,000 USDT apart by 10."""
+        """Publish the summed book: two levels a side and venue, around 100,000 USDT, 10 apart."""
         ts_ns = time.time_ns() // 200_000_000 * 200_000_000
         venues = []
         for number, (name, size) in enumerate(sorted(SIZES.items())):
@@ -230,7 +230,7 @@ async def running(chosen: Settings, **more: Any) -> AsyncIterator[tuple[Stage, E
 
 @contextmanager
 def served(folder: Path, *, questdb: Settings | None = None, **more: Any) -> Iterator[str]:
-    """An endpoint on a loop in a thread of its own, publishing on, for synchronous code.
+    """An endpoint on a loop in its own thread, which continues to publish, for synchronous code.
 
     Args: questdb: settings of the database to read, which gets its tables.
     """

@@ -74,7 +74,7 @@ class Exchanges:
         raise AssertionError("the simulator did not start")
 
     def fault(self, spec: str) -> None:
-        """Put a fault in force."""
+        """Start a fault."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/control/faults", json.dumps({"fault": spec}).encode()
         )

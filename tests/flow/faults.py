@@ -1,7 +1,7 @@
 """A storage side under faults: feeders, both workers and QuestDB as processes of their own.
 
-The truth is what the publishers' journals hold, since a message is written there before it is
-published; rows are compared with it value by value.
+The publishers' journals are the truth, since a message is written there before it is published.
+Rows are compared with the journals value by value.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FEEDERS = (BOOKS, TICKERS)
 WORKERS = ("orderbook-storage-worker", "ticker-storage-worker")
 QUESTDB = "questdb"
 TABLES = ("orderbook", "ticker", "trade", "state")
-# a restarted collector is sent the last trades once more
+# a restarted collector receives the last trades once more
 OVERLAP = 5
 
 
@@ -85,11 +85,11 @@ class Faults:
 
     @property
     def input(self) -> str:
-        """What is published, in words."""
+        """Describe what is published."""
         return f"{self.rate:g} messages a second, market and topic"
 
     def start(self, timeout_s: float = 90) -> None:
-        """Start everything and wait until it works."""
+        """Start every process and wait until all work."""
         self.spawn(QUESTDB)
         self.until(lambda: self.state(QUESTDB) == "ready", timeout_s)
         for name in WORKERS:
@@ -102,11 +102,11 @@ class Faults:
         self.until(self.fed, timeout_s)
 
     def fed(self) -> bool:
-        """Tell whether all publishers work."""
+        """Return whether all publishers work."""
         return all(self.state(name) == "ready" for name in self.publishers)
 
     def spawn(self, name: str) -> None:
-        """Start a process; a feeder goes on where it was, with the last trades once more."""
+        """Start a process; a feeder continues where it was, with the last trades once more."""
         self.processes[name] = subprocess.Popen(
             [sys.executable, "-m", *self.command(name)],
             env=self.environment,
@@ -115,7 +115,7 @@ class Faults:
         )
 
     def command(self, name: str) -> list[str]:
-        """Return what starts a process."""
+        """Return the command that starts a process."""
         if name in FEEDERS:
             health = read_health(self.settings, name)
             sent = int(health["counters"].get("sent", 0)) if health else 0
@@ -126,12 +126,12 @@ class Faults:
         return ["coinspace", name]
 
     def kill(self, name: str) -> None:
-        """kill -9, and wait for the end."""
+        """Kill a process by SIGKILL and wait for its end."""
         self.processes[name].kill()
         self.processes[name].wait(10)
 
     def restart(self, name: str) -> None:
-        """kill -9 and start again."""
+        """Kill a process by SIGKILL and start it again."""
         self.kill(name)
         self.spawn(name)
         self.restarts[name] += 1
@@ -165,14 +165,14 @@ class Faults:
             self.signal(name, signal.SIGCONT)
 
     def kill_server(self) -> float:
-        """kill -9 the database; its keeper starts it. Returns: seconds back to first new row."""
+        """Kill the database; its keeper starts it. Returns: seconds to the first new row."""
         before = self.server_pid()
         os.kill(before, signal.SIGKILL)
         self.until(lambda: self._server_back(before), 120)
         return self.first_row()
 
     def first_row(self) -> float:
-        """Return how long it takes from now until something new is stored, in seconds."""
+        """Return the seconds from now until a new row is stored."""
         began, commits = time.monotonic(), self.commits()
         self.until(lambda: self.commits() > commits, 60)
         return time.monotonic() - began
@@ -183,7 +183,7 @@ class Faults:
         return int(rows[0][0])
 
     def outage(self, burst: bool = False) -> None:
-        """Stop the database while messages arrive, ten minutes' worth of them with `burst`."""
+        """Stop the database while messages arrive; with `burst`, the messages of ten minutes."""
         self.signal(QUESTDB, signal.SIGTERM)
         self.processes[QUESTDB].wait(60)
         if burst:
@@ -195,7 +195,7 @@ class Faults:
         self.until(lambda: self.state(QUESTDB) == "ready", 120)
 
     def caught_up(self) -> bool:
-        """Tell whether the workers have nothing but live messages left to store."""
+        """Return whether the workers have only live messages left to store."""
         return all(
             self.state(name) == "ready"
             and self.counter(name, "messages_missing") == 0
@@ -209,7 +209,7 @@ class Faults:
             self.sql(statement)
 
     def suspend(self, table: str, seconds: float) -> None:
-        """Let a table take rows and show none for a while."""
+        """Let a table accept rows and show none for a while."""
         self.sql(f"alter table {table} suspend wal")
         try:
             time.sleep(seconds)
@@ -246,7 +246,7 @@ class Faults:
         return float(health["counters"].get(counter, 0)) if health else 0.0
 
     def until(self, condition: Callable[[], object], timeout_s: float) -> None:
-        """Wait; notes the workers' memory meanwhile."""
+        """Wait for a condition; record the workers' memory meanwhile."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             self.note_memory()
@@ -267,7 +267,7 @@ class Faults:
                 self.resident_mb[name] = max([worst, *(size >> 10 for size in sizes)])
 
     def memory_bound_mb(self, name: str) -> float:
-        """Return what a worker may need: idle, rows that wait, and twice the publishers' queues.
+        """Return the MB that a worker may need: idle, waiting rows, twice the publishers' queues.
 
         A queue holds high_water_mark messages of a KiB; its subscriber has as many again at most.
         """
@@ -288,8 +288,8 @@ class Faults:
             return list(cursor.fetchall()) if cursor.description else []
 
     def stop_feeders(self, *killed: str) -> None:
-        """Stop publishing: these by kill -9, the others orderly."""
-        # SIGTERM before a process has its handlers would end it as a kill does
+        """Stop publishing: kill these by SIGKILL, end the others by SIGTERM."""
+        # SIGTERM before a process has installed its handlers would end it as a kill does
         self.until(lambda: all(self.state(name) != "down" for name in self.publishers), 60)
         for name in self.publishers:
             if name in killed:
@@ -302,7 +302,7 @@ class Faults:
         self._expected = self.expected()
 
     def settled(self) -> bool:
-        """Tell whether nothing is pending, no hole open and all rows visible."""
+        """Return whether no row is pending, no hole is open and all rows are visible."""
         for name in WORKERS:
             if self.state(name) != "ready":
                 return False
@@ -315,8 +315,8 @@ class Faults:
         except (psycopg.Error, StorageError):
             return False
 
-    def mended(self) -> bool:
-        """Tell whether changes of columns were undone and what they damaged is stored again."""
+    def repaired(self) -> bool:
+        """Return whether changed columns are repaired and the damaged rows are stored again."""
         if schema.differences(address(self.settings), ttl=False):
             return False
         rows = self.sql("select distinct status from gap where publisher like '%-storage-worker'")
@@ -341,7 +341,7 @@ class Faults:
                     rows["orderbook"][key] = b"".join(side.tobytes() for side in sides)
                 elif message.kind == TICKER:
                     last = message.values[0].item()
-                    # what the exchange does not send is null
+                    # a value that the exchange does not send is null
                     rows["ticker"][key] = None if math.isnan(last) else last
                 elif message.kind == TRADE:
                     trade = (message.exchange, message.market, message.exchange_ns, message.id)
@@ -429,7 +429,7 @@ class Storm:
         self._over = False
 
     def run(self) -> None:
-        """Blow: from the first fault of the database to its last; raises what a thread raised."""
+        """Run from the first fault of the database to its last. Raises: the error of a thread."""
         loops = (self.kill_workers, self.stop_subscriber, self.kill_publishers, self.break_tables)
         with ThreadPoolExecutor(len(loops)) as threads:
             running = [
@@ -444,7 +444,7 @@ class Storm:
         self.faults.resume()
 
     def break_server(self) -> None:
-        """Kill it in the middle of a batch, let it hang, keep it down as ten minutes arrive."""
+        """Kill the database in the middle of a batch, pause it, stop it for a long outage."""
         time.sleep(5)
         self.faults.kill_server()
         time.sleep(5)
@@ -454,7 +454,7 @@ class Storm:
         time.sleep(10)
 
     def kill_workers(self, chance: random.Random) -> None:
-        """Kill -9, twenty times at least."""
+        """Kill workers by SIGKILL, twenty times at least."""
         kills = 0
         while not self._over or kills < 20:
             time.sleep(chance.uniform(0.2, 8))
@@ -464,7 +464,7 @@ class Storm:
                 kills += 1
 
     def stop_subscriber(self, chance: random.Random) -> None:
-        """Stop a worker for half a minute, time and again."""
+        """Pause a worker for half a minute, repeatedly."""
         while not self._over:
             time.sleep(chance.uniform(3, 10))
             name = chance.choice(WORKERS)
@@ -473,7 +473,7 @@ class Storm:
             self.faults.spared = set()
 
     def kill_publishers(self, chance: random.Random) -> None:
-        """Kill and start collectors again, some so soon that nobody has heard them."""
+        """Kill and restart collectors, some before any subscriber has heard them."""
         while not self._over:
             time.sleep(chance.choice([1.2, 5, 12]))
             self.faults.restart(chance.choice(self.faults.publishers))
@@ -489,7 +489,7 @@ class Storm:
         )
         while not self._over:
             time.sleep(chance.uniform(2, 8))
-            # the database is gone, or does not take this change just now: then the next one
+            # the database is down or refuses this change: try the next one
             with suppress(psycopg.Error, StorageError):
                 self.faults.sql(chance.choice(changes))
                 self.faults.suspend(chance.choice(TABLES), chance.uniform(1, 6))

@@ -32,16 +32,16 @@ async def main(process: Process, rate: float, first: int, start_ns: int) -> None
     feeder.state("synced")
     process.ready()
     burst = process.settings.data / BURST
-    before, owed = loop.time(), 0.0
+    before, due = loop.time(), 0.0
     while not process.stopping.is_set():
         now = loop.time()
-        owed += (now - before) * rate * (1 + BURST_RATE * burst.exists())
-        before, n = now, min(int(owed), 1000)
+        due += (now - before) * rate * (1 + BURST_RATE * burst.exists())
+        before, n = now, min(int(due), 1000)
         feeder.send(n)
-        owed -= n
+        due -= n
         await asyncio.sleep(STEP_S)
     publisher.heartbeat()
-    # subscribers learn of the tail before the socket goes
+    # subscribers learn of the tail before the socket closes
     await asyncio.sleep(0.2)
     publisher.close()
 

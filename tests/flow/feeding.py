@@ -29,7 +29,7 @@ def book(i: int, seed: int = 0) -> np.ndarray:
 class Feeder:
     """Publishes numbered messages through any sink.
 
-    Message i of a market is the same whenever it is made. Every tenth book is a repeat.
+    Message i of a market is always the same. Every tenth book is a repeat.
     """
 
     def __init__(self, sink: Sink, process: str, *, start_ns: int = START_NS) -> None:

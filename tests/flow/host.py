@@ -1,4 +1,4 @@
-"""A disk and a network of their own for processes under test, to be broken in ways of real ones.
+"""A disk and a network for processes under test, with the faults of real ones.
 
 Both need the rights of root and raise PermissionError without them.
 """
@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MIB = 1 << 20
-# netem is not in every kernel; the other one delays and drops what is more than it lets through
+# not every kernel has netem; the other one delays and drops what exceeds its rate
 SHAPES = ("netem delay 200ms 100ms loss 5%", "tbf rate 256kbit burst 4kb latency 200ms")
 
 
 def run(*command: str) -> None:
-    """Run a command of the system. Raises: PermissionError with its words when it fails."""
+    """Run a system command. Raises: PermissionError with the command's output when it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -52,7 +52,7 @@ class Disk:
         self._image.unlink()
 
     def fill(self, seconds: float) -> None:
-        """Leave no room."""
+        """Fill the disk."""
         filler = self.place / "filler"
         try:
             with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -68,7 +68,7 @@ class Disk:
             filler.unlink(missing_ok=True)
 
     def refuse_writes(self, folder: Path, seconds: float) -> None:
-        """Let nothing under a folder be written, also by those who have it open.
+        """Refuse every write below a folder, also into files that are open.
 
         The kernel refuses `mount -o remount,ro` while a file is open for writing. A file that is
         immutable fails its writers as a file system does that has become read-only by an error.
@@ -80,7 +80,7 @@ class Disk:
             self._change(folder, "-i")
 
     def _change(self, folder: Path, attribute: str) -> None:
-        # some files go away meanwhile
+        # some files are deleted meanwhile
         subprocess.run(["chattr", "-R", "-f", attribute, str(folder)], check=False)
 
     def hang(self, seconds: float) -> None:
@@ -93,12 +93,12 @@ class Disk:
 
 
 class Network:
-    """A network namespace behind two pairs of interfaces: a link to be cut, and one to ask over.
+    """A network namespace behind two pairs of interfaces: one link is cut, requests use the other.
 
     Attributes:
-        command: what a command starts with to run inside.
-        link: the inside's address over the link that is cut.
-        whole: the inside's address over the other one.
+        command: prefix of a command that runs inside.
+        link: the namespace's address on the link that is cut.
+        whole: the namespace's address on the other link.
     """
 
     def __init__(self) -> None:
@@ -137,12 +137,12 @@ class Network:
             run(*self._inside("link", "set", inner, "up"))
 
     def __exit__(self, *exception: object) -> None:
-        # its interfaces go with it
+        # this removes its interfaces too
         for command in (["netns", "del", self._space], ["link", "del", f"{self._space}a"]):
             subprocess.run(["ip", *command], check=False, capture_output=True)
 
     def cut(self, seconds: float, *, far: bool) -> None:
-        """Take the link down. Args: far: at its other end, of which this one hears nothing."""
+        """Take the link down. Args: far: at its other end, which this end does not notice."""
         link = ("link", "set", f"{self._space}a{'i' if far else ''}")
         command = self._inside(*link) if far else ("ip", *link)
         run(*command, "down")
@@ -152,7 +152,7 @@ class Network:
             run(*command, "up")
 
     def narrow(self, seconds: float, draw: random.Random) -> str:
-        """Let the link be slow and lossy. Returns: how; empty when this kernel knows no way."""
+        """Make the link slow and lossy. Returns: how; "" when this kernel supports no way."""
         for shape in draw.sample(SHAPES, len(SHAPES)):
             with suppress(PermissionError), self._shaped(shape):
                 time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""A WebSocket server that does exactly what a script says, and a connection to it."""
+"""A WebSocket server that follows a script, and a connection to it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ Script = Callable[[Caller], Awaitable[None]]
 
 
 class Calls:
-    """A connection that calls a scripted server, and what came of it."""
+    """A connection to a scripted server, and what it reported."""
 
     def __init__(self, port: int, exchange: str = "upbit", seed: int = 1) -> None:
         self.sink = ListSink()
@@ -100,13 +100,13 @@ class Calls:
         subscription = Subscription(f"ws://127.0.0.1:{port}/", (b"[]",), (SYMBOL,))
         window = Window(Limit(100, 1.0))
         self.connection = Connection(chosen, subscription, self.stage, window, seed=seed)
-        # what asyncio says about futures and callbacks that nobody looked after
+        # asyncio's complaints about futures and callbacks whose errors were never read
         self.unowned: list[dict[str, Any]] = []
         self.lines: list[Any] = []
 
     @property
     def reasons(self) -> list[str]:
-        """Why it connects or is disconnected, in the order of the reports."""
+        """Return the reasons of connects and disconnects, in the order of the reports."""
         states = [message.json() for message in self.sink.messages if message.kind_name == "state"]
         return [state["reason"] for state in states if state["reason"]]
 
@@ -152,7 +152,7 @@ async def peer(script: Script) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def calling(port: int, **options: Any) -> AsyncIterator[Calls]:
-    """Keep a connection to a port; nothing may be left over at the end."""
+    """Keep a connection to a port; no task may be left at the end."""
     calls = Calls(port, **options)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: calls.unowned.append(context))
@@ -163,7 +163,7 @@ async def calling(port: int, **options: Any) -> AsyncIterator[Calls]:
         finally:
             await calls.connection.stop()
             await asyncio.wait_for(task, 60)
-    # a future that nobody asked is reported when it is collected
+    # asyncio reports a future whose error was never read when the future is collected
     import gc
 
     gc.collect()

@@ -41,7 +41,7 @@ def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> An
 
 
 class Platform:
-    """A running `coinspace up` and what one asks it."""
+    """A running `coinspace up` and requests to it."""
 
     def __init__(self, data: Path, port: int, process: subprocess.Popen[bytes]) -> None:
         self.data = data
@@ -53,7 +53,7 @@ class Platform:
         return environment(self.data, self.port)
 
     def get(self, path: str, *, any_status: bool = False) -> Any:
-        """Return the API's JSON answer, None while nobody answers, or only with an error."""
+        """Return the API's JSON answer, None without an answer or when it is an error."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.port}{path}", timeout=20
@@ -128,14 +128,14 @@ def platform(data: Path, *arguments: str) -> Iterator[Platform]:
 
 
 def query(data: Path, text: str) -> list[tuple[Any, ...]]:
-    """Ask the platform's own database."""
+    """Run a query in the platform's database."""
     found = address(Settings(data=data))
     with psycopg.connect(found.sql, autocommit=True) as connection:
         return connection.execute(text.encode()).fetchall()
 
 
 class Database:
-    """The platform's private server alone, to look at what a run left behind."""
+    """The platform's private server alone, to read the rows of an ended run."""
 
     def __init__(self, data: Path) -> None:
         self._data = data

@@ -69,7 +69,7 @@ def fill(found: Any) -> None:
 
 
 def store_history(questdb: Settings) -> Settings:
-    """Store it (again: that changes nothing) and wait until the views have it, too."""
+    """Store it, which changes nothing the second time, and wait until the views contain it."""
     found = address(questdb)
     schema.create(found, ttl=False)
     fill(found)
@@ -94,7 +94,7 @@ def store_history(questdb: Settings) -> Settings:
 
 
 def configured(stored: Settings, folder: Path) -> Settings:
-    """Settings with a data folder of their own on the stored history."""
+    """Return settings with their own data folder on the stored history."""
     found = address(stored)
     chosen = settings(folder)
     chosen.index.assets = [ASSET, "ETH", "XRP", "SOL"]

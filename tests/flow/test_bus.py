@@ -125,7 +125,7 @@ async def test_a_message_outlives_its_socket(publisher: Publisher) -> None:
     assert [view[0, 0] for view in views] == list(range(1, 51))
 
 
-async def test_a_late_subscriber_has_lost_nothing_yet(publisher: Publisher) -> None:
+async def test_a_late_subscriber_counts_no_loss(publisher: Publisher) -> None:
     send(publisher, 10)
     listener = Listener([publisher.endpoint], [b"orderbook."])
     await joined(publisher, listener)
@@ -136,11 +136,11 @@ async def test_a_late_subscriber_has_lost_nothing_yet(publisher: Publisher) -> N
     listener.close()
 
 
-async def test_messages_drain_in_bounded_bites(publisher: Publisher) -> None:
+async def test_one_drain_takes_a_bounded_number_of_messages(publisher: Publisher) -> None:
     listener = Listener([publisher.endpoint], [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 3000)
-    # all of it waits in the socket: one edge, many bites, other callbacks in between
+    # all of it waits in the socket: one edge, many drains, other callbacks in between
     time.sleep(0.2)  # noqa: ASYNC251
     seen: list[int] = []
     while len(listener.messages) < 3000:
@@ -168,7 +168,7 @@ async def test_a_slow_subscriber_harms_only_itself(settings: Settings) -> None:
     def keeps_up() -> bool:
         return len(quick.messages) == sent
 
-    # 2,000 more after the first drop: the slow one is left out of them, the quick one is not
+    # 2,000 more after the first drop: only the fast one receives them
     rest = 100
     while rest:
         send(publisher, 20)
@@ -194,8 +194,8 @@ async def test_a_slow_subscriber_harms_only_itself(settings: Settings) -> None:
     publisher.close()
 
 
-async def test_drops_are_counted_exactly_until_the_queue_is_left_out(settings: Settings) -> None:
-    # one subscriber that never reads: what libzmq refuses first is counted, then it is left out
+async def test_drops_are_counted_until_libzmq_skips_the_full_queue(settings: Settings) -> None:
+    # one subscriber never reads: libzmq refuses messages, which are counted, then skips it
     bus = settings.bus.model_copy(update={"high_water_mark": 10})
     publisher = Publisher(PROCESS, bus, next_epoch())
     listener = Listener([publisher.endpoint], [b"orderbook."], bus=bus)
@@ -217,7 +217,7 @@ async def test_drops_are_counted_exactly_until_the_queue_is_left_out(settings: S
 
     await until(settled, "received + missed = published")
     assert listener.counters()["missed"] == publisher.dropped == 1
-    # after it has caught up it gets everything again
+    # after it has caught up it receives everything again
     send(publisher, 5)
     sent += 5
     await until(settled, "received + missed = published")
@@ -226,7 +226,7 @@ async def test_drops_are_counted_exactly_until_the_queue_is_left_out(settings: S
     publisher.close()
 
 
-async def test_publishing_never_waits(ipc: Settings) -> None:
+async def test_publishing_does_not_wait_for_subscribers(ipc: Settings) -> None:
     publisher = Publisher(PROCESS, ipc.bus.model_copy(update={"high_water_mark": 10}), next_epoch())
     listener = Listener([publisher.endpoint], [b"orderbook."], bus=ipc.bus)
     await joined(publisher, listener)
@@ -235,20 +235,20 @@ async def test_publishing_never_waits(ipc: Settings) -> None:
         before = time.thread_time()
         send(publisher, 1)
         longest = max(longest, time.thread_time() - before)
-    # the loop has not run: nobody has read
+    # the loop has not run, so nothing was read
     assert publisher.published >= 20_000
     assert longest < 0.05
     listener.close()
     publisher.close()
 
 
-async def test_a_hole_and_a_lost_tail_are_found(ipc: Settings) -> None:
+async def test_a_gap_and_a_lost_tail_are_found(ipc: Settings) -> None:
     publisher = Publisher(PROCESS, ipc.bus, next_epoch())
     listener = Listener([publisher.endpoint], [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 2)
     await until(lambda: len(listener.messages) == 2, "two messages")
-    # numbered and never sent, as if the network had eaten them
+    # numbered and never sent, as if the network had lost them
     epoch = publisher.epoch
     lost = ListSink(epoch)
     for _ in range(9):
@@ -278,7 +278,7 @@ async def test_a_restarted_publisher_begins_a_new_epoch(ipc: Settings) -> None:
     await until(lambda: len(listener.messages) == 5, "five messages")
     first.close()
     second = Publisher(PROCESS, ipc.bus, next_epoch())
-    # sent before the subscriber is back: lost, and it must be noticed
+    # sent before the subscriber is back: lost, and the loss must be noticed
     send(second, 7)
 
     def back() -> bool:
@@ -375,12 +375,12 @@ async def test_conflation_delivers_the_newest_aggregate_and_reports_the_end_of_a
     await until(lambda: listener.sequences(topic.name)[-1:] == [200], "the newest aggregate")
     assert len(listener.messages) + listener.counters()["conflated"] == 200
     assert listener.counters()["conflated"] > 150
-    # after what was handed on, and never for nothing
+    # called after the messages, and never without one
     assert seen == sorted(seen)
     assert seen[-1] == len(listener.messages)
-    told = len(seen)
+    before = len(seen)
     await asyncio.sleep(0.3)
-    assert len(seen) == told
+    assert len(seen) == before
     listener.close()
     publisher.close()
 
@@ -428,7 +428,7 @@ def garbage() -> list[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.parametrize("parts", [g[1] for g in garbage()], ids=[g[0] for g in garbage()])
-async def test_garbage_is_counted_and_passed_over(ipc: Settings, parts: list[bytes]) -> None:
+async def test_garbage_is_counted_and_skipped(ipc: Settings, parts: list[bytes]) -> None:
     publisher = Publisher(PROCESS, ipc.bus, next_epoch())
     listener = Listener([publisher.endpoint], [b"orderbook", b"candle"])
     await joined(publisher, listener)
@@ -476,7 +476,7 @@ async def test_a_failing_callback_does_not_stop_the_reader(ipc: Settings) -> Non
     publisher.close()
 
 
-def test_one_publisher_per_place(ipc: Settings) -> None:
+def test_a_second_publisher_of_a_process_is_refused(ipc: Settings) -> None:
     publisher = Publisher(PROCESS, ipc.bus, next_epoch())
     with pytest.raises(BusError, match="expected no other process here, found one"):
         Publisher(PROCESS, ipc.bus, next_epoch())

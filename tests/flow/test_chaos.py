@@ -1,7 +1,7 @@
-"""Random faults of every kind at the same time, from a seed: the platform recovers without a hand.
+"""Random faults of every kind at the same time, from a seed: the platform recovers by itself.
 
-A minute and half an hour of them, with `make faults`; COINSPACE_SEED and COINSPACE_CHAOS_S choose
-another run. Figures go where `make report` finds them.
+`make faults` runs a minute and half an hour of them; COINSPACE_SEED and COINSPACE_CHAOS_S choose
+another run. Figures are saved for `make report`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COUNTS = ("published", "stored", "repeats", "duplicates", "gaps", "lost", "unexp
 SHORT_S = 60.0
 DISK_MB = 6000
 RECOVERY_S = 300.0
-# a restarted process is compared with its predecessors: allocators differ by so much
+# a restarted process is compared with earlier ones: allocators differ by this much
 SLACK_MB = 40.0
 
 
@@ -50,7 +50,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
 
 
 def survive(chaos: Chaos, seconds: float, case: str) -> None:
-    """Apply faults for a time; then everything must be healthy, complete and no larger."""
+    """Apply faults for a time; then every process must be healthy, complete and no larger."""
     began_ns = time.time_ns()
     chaos.run(seconds)
     calm = time.monotonic()
@@ -91,7 +91,7 @@ def missing(chaos: Chaos, start_ns: int, end_ns: int) -> list[tuple[str, int]]:
 
 
 def save(chaos: Chaos, case: str, recovered_s: float, report: dict[str, Any], ticks: int) -> None:
-    """Write the figures down."""
+    """Save the figures for the report."""
     result = Result("faults", case, "", f"simulated, rate {chaos.rate:g}, seed {chaos.seed}")
     result.command = "make faults"
     total = report["total"]

@@ -128,7 +128,7 @@ def test_events_are_complete_for_any_split_of_the_bytes() -> None:
         assert parser.retry_s == 0.25
 
 
-def test_times_need_a_zone() -> None:
+def test_times_need_a_time_zone() -> None:
     with Client("http://127.0.0.1:1") as client:
         with pytest.raises(ValueError, match="with a zone"):
             client.values("BTC", start=datetime(2026, 1, 1))
@@ -163,7 +163,7 @@ async def test_candles_become_arrow_pandas_and_polars(history_url: str) -> None:
     assert isinstance(frame.index, pd.DatetimeIndex)
     assert frame.index[0] == first
     assert frame["close"].iloc[9] == 1009.0
-    # a hole is not a number, and not the candle before
+    # a gap is not a number, and not the candle before it
     assert frame["close"].iloc[60:70].isna().all()
     assert frame["close"].notna().sum() == 69
     lazy = table.to_polars()
@@ -244,10 +244,10 @@ def test_query_reads_the_database_without_an_endpoint(tmp_path: Path) -> None:
     assert written.exit_code == 0, written.output
     assert pq.read_table(file).num_rows == 70
     assert [one.name for one in tmp_path.iterdir() if "part" in one.name] == []
-    told = orjson.loads(
+    answer = orjson.loads(
         asked("explain", ASSET, "--database", "--json", "--ts", str(START_MS)).stdout_bytes
     )
-    assert told["index"]["value"] == "1000"
+    assert answer["index"]["value"] == "1000"
     for arguments, text in (
         (["index", ASSET], "expected one of values"),
         (["orderbook", "upbit/HST/KRW"], "expected --at"),

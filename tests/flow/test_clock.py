@@ -1,4 +1,4 @@
-"""The wall clock is set while processes run: nothing waits for it."""
+"""The wall clock is set while processes run: no process waits for it."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ for _ in sys.stdin:
 """
 
 
-def test_a_wall_clock_steps_in_a_running_process_and_its_monotonic_one_does_not(
+def test_a_step_moves_the_wall_clock_and_not_the_monotonic_clock(
     tmp_path: Path,
 ) -> None:
     clock = WallClock(tmp_path, -3600)
@@ -53,7 +53,7 @@ def test_a_clock_that_steps_by_hours_delays_no_connection(tmp_path: Path) -> Non
             running.until_synced([0, 0, 0], 120)
             for offset_s in (-3600.0, 7200.0, -5.0):
                 clock.step(offset_s)
-                # the windows of both have entries of before the step
+                # the windows of both contain entries from before the step
                 for _ in range(2):
                     before = running.connects()
                     running.fault("cut:*")

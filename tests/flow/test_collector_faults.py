@@ -36,7 +36,7 @@ async def played(server: ExchangeServer, spec: str, seconds: float) -> Collectin
         watch = asyncio.create_task(truth.watch())
         await running.synced()
         fault = running.fault(spec)
-        await running.until(lambda: fault.hits > 0, f"{spec} strikes")
+        await running.until(lambda: fault.hits > 0, f"{spec} has an effect")
         await asyncio.sleep(seconds)
         server.disorder.clear()
         await running.synced()
@@ -51,8 +51,7 @@ async def played(server: ExchangeServer, spec: str, seconds: float) -> Collectin
         return running
 
 
-# what each fault must have counted; the last ones let newer frames overtake withheld ones when
-# they end
+# counters that each fault must raise; when the last ones end, newer frames overtake withheld ones
 FRAME_FAULTS: list[tuple[str, float, dict[str, int]]] = [
     ("drop:binance:BTCUSDT:count=1", 0.6, {"gaps": 1, "resyncs": 1}),
     ("truncate:binance:BTCUSDT:count=1", 0.6, {"malformed": 1, "gaps": 1, "resyncs": 1}),
@@ -75,19 +74,19 @@ async def one_bad_symbol(spec: str, seconds: float, counted: dict[str, int]) -> 
         assert running.count(name) == expected, name
     assert running.count("failures") == 0
     assert running.count("disconnects") == 1, "only the one at the end"
-    # the other symbol went on as if nothing had happened
-    eth = [told["state"] for told in running.told("ETH/USDT")]
+    # the other symbol was not affected
+    eth = [reported["state"] for reported in running.reported("ETH/USDT")]
     assert eth[-2:] == ["synced", "disconnected"], eth
     assert eth.count("synced") == 1
-    recovered = [one for one in running.told("BTC/USDT") if "recovery_ns" in one]
+    recovered = [one for one in running.reported("BTC/USDT") if "recovery_ns" in one]
     assert len(recovered) == running.count("resyncs")
     assert all(0 < one["recovery_ns"] < 5_000_000_000 for one in recovered)
     ids = [book.id for book in running.books("ETH/USDT")]
     assert ids == sorted(set(ids)), "every update once, in order"
 
 
-async def test_bad_frames_of_one_symbol_cost_only_that_symbol_and_no_wrong_book() -> None:
-    """All frame faults at once, each with an exchange and a collector of its own."""
+async def test_bad_frames_of_one_symbol_affect_only_that_symbol() -> None:
+    """Run all frame faults at once, each with its own exchange and collector."""
     results = await asyncio.gather(
         *(one_bad_symbol(*fault) for fault in FRAME_FAULTS), return_exceptions=True
     )
@@ -109,20 +108,22 @@ async def test_bad_frames_of_one_symbol_cost_only_that_symbol_and_no_wrong_book(
 async def test_lost_connections_come_back(server: ExchangeServer, spec: str, reason: str) -> None:
     running = await played(server, spec, 0.3)
     assert running.count("connects") == 2
-    told = [one for one in running.told("BTC/USDT") if one["state"] == "disconnected"]
-    assert reason in told[0]["reason"]
-    order = [one["state"] for one in running.told("BTC/USDT")]
+    reported = [one for one in running.reported("BTC/USDT") if one["state"] == "disconnected"]
+    assert reason in reported[0]["reason"]
+    order = [one["state"] for one in running.reported("BTC/USDT")]
     first = order.index("disconnected")
     assert order[first:][:5] == ["disconnected", "connecting", "subscribed", "buffering", "synced"]
 
 
-async def test_server_shutdown_is_obeyed_before_it_cuts(server: ExchangeServer) -> None:
+async def test_a_shutdown_message_replaces_the_connection_before_it_is_cut(
+    server: ExchangeServer,
+) -> None:
     running = await played(server, "shutdown:binance:n=3", 3.5)
     assert running.count("shutdowns") == 1
     assert running.count("replacements") == 1
-    # made before break: no state but synced, no update missed, none twice
+    # the new connection opens first: no state but synced, no update missed, none twice
     for market in MARKETS:
-        states = [one["state"] for one in running.told(market)]
+        states = [one["state"] for one in running.reported(market)]
         assert states.count("synced") == 1
         assert states[-1] == "disconnected"
     assert running.count("gaps") == 0
@@ -140,12 +141,12 @@ async def test_connections_are_replaced_before_their_longest_life(
         await asyncio.sleep(0.3)
         assert running.count("gaps") == 0
         for market in MARKETS:
-            assert [one["state"] for one in running.told(market)].count("synced") == 1
+            assert [one["state"] for one in running.reported(market)].count("synced") == 1
             ids = [book.id for book in running.books(market)]
             assert ids == sorted(set(ids))
 
 
-async def test_no_trade_is_lost_or_told_twice_when_connections_are_replaced(
+async def test_no_trade_is_lost_or_repeated_when_connections_are_replaced(
     server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binance, "LIFETIME_S", 601.5)
@@ -157,7 +158,7 @@ async def test_no_trade_is_lost_or_told_twice_when_connections_are_replaced(
         ids = sorted(trade.id for trade in running.trades("BTC/USDT"))
         assert ids == list(range(ids[0], ids[-1] + 1))
         assert running.count("trade_gaps") == running.count("trades_by_rest") == 0
-        assert [one["state"] for one in running.told("BTC/USDT")].count("synced") == 1
+        assert [one["state"] for one in running.reported("BTC/USDT")].count("synced") == 1
 
 
 async def test_a_half_open_connection_is_noticed(
@@ -168,11 +169,11 @@ async def test_a_half_open_connection_is_noticed(
     assert running.count("connects") == 2
 
 
-async def test_alive_but_mute_is_noticed(server: ExchangeServer) -> None:
+async def test_a_connection_without_market_frames_is_noticed(server: ExchangeServer) -> None:
     async with collecting(server, "binance", markets=MARKETS) as running:
         await running.synced()
         running.fault("mute:binance")
-        # pongs go on, so only REST can tell
+        # pongs continue, so only REST can show it
         await running.until(lambda: running.count("replacements") >= 1, "a replacement")
         server.disorder.clear()
         await running.synced()
@@ -192,8 +193,8 @@ async def test_one_mute_symbol_is_found_by_rest(server: ExchangeServer) -> None:
         await running.synced()
 
 
-async def test_bytes_that_changed_on_their_way_stop_nothing(server: ExchangeServer) -> None:
-    """Most of them are no JSON any more or name nobody; a whole book heals with the next frame."""
+async def test_corrupted_frames_stop_no_book(server: ExchangeServer) -> None:
+    """Most are not JSON or name an unknown symbol; the next frame repairs a whole book."""
     async with collecting(server, "upbit", markets=["BTC/KRW", "ETH/KRW"]) as running:
         await running.synced()
         fault = running.fault("flip:upbit:KRW-BTC:count=40")
@@ -217,25 +218,25 @@ async def test_bytes_that_changed_on_their_way_stop_nothing(server: ExchangeServ
                 "controls",
             )
         )
-        assert [one["state"] for one in running.told("ETH/KRW")].count("synced") == 1
+        assert [one["state"] for one in running.reported("ETH/KRW")].count("synced") == 1
         bids, asks = running.books("BTC/KRW")[-1].bids, running.books("BTC/KRW")[-1].asks
         assert bids[0, 0] < asks[0, 0]
 
 
 @pytest.mark.timeout(150)
-async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: ExchangeServer) -> None:
-    """Nothing but the exchange itself can tell that such a book is wrong."""
+async def test_a_corrupted_digit_is_found_by_rest(server: ExchangeServer) -> None:
+    """Only the exchange itself can show that such a book is wrong."""
     async with collecting(server, "binance", markets=MARKETS, compare_interval_s=1.0) as running:
         await running.synced()
         fault = running.fault("digit:binance:BTCUSDT:count=40")
         await running.until(lambda: fault.hits == 40, "digits change")
-        # one of the periodic comparisons, as some lie between two updates
-        await running.until(lambda: running.count("drifts") > 0, "REST tells")
+        # one of the periodic comparisons; some fall between two updates
+        await running.until(lambda: running.count("drifts") > 0, "REST differs")
         await running.until(lambda: running.states["BTC/USDT"] == "synced", "a new book")
-        told = running.told("BTC/USDT")
-        assert "differs from REST" in {one["reason"] for one in told}
+        reported = running.reported("BTC/USDT")
+        assert "differs from REST" in {one["reason"] for one in reported}
         assert running.count("malformed") == running.count("gaps") == 0
-        assert [one["state"] for one in running.told("ETH/USDT")].count("synced") == 1
+        assert [one["state"] for one in running.reported("ETH/USDT")].count("synced") == 1
         # a drift that was found while digits changed may have left others to the next comparison
         confirmed = running.count("confirmed")
         await running.until(lambda: running.count("confirmed") > confirmed + 2, "agreement")
@@ -250,7 +251,7 @@ async def test_a_digit_that_changed_on_its_way_is_found_by_rest(server: Exchange
         assert truth.check(levels=99) > 0
 
 
-async def test_a_wrong_book_of_a_market_that_fell_silent_is_found_by_rest(
+async def test_a_wrong_book_of_a_silent_market_is_found_by_rest(
     server: ExchangeServer,
 ) -> None:
     async with collecting(server, "upbit", markets=["BTC/KRW", "ETH/KRW"]) as running:
@@ -268,13 +269,13 @@ async def test_a_wrong_book_of_a_market_that_fell_silent_is_found_by_rest(
 
 
 @pytest.mark.parametrize("status", [429, 418, 503])
-async def test_refused_snapshots_wait_as_long_as_they_are_told(
+async def test_refused_snapshots_wait_as_long_as_the_exchange_asks(
     server: ExchangeServer, status: int
 ) -> None:
     async with collecting(server, "binance", markets=MARKETS) as running:
         await running.synced()
         fault = running.fault(f"rest:binance:status={status}:retry=1:path=depth:count=1")
-        # two: the snapshot may hold the first of them already
+        # two: the snapshot may contain the first of them already
         running.fault("drop:binance:BTCUSDT:count=2")
         await running.until(lambda: running.states["BTC/USDT"] == "buffering", "a gap")
         began = asyncio.get_running_loop().time()
@@ -303,7 +304,7 @@ async def test_stale_snapshots_are_not_used(server: ExchangeServer) -> None:
 @pytest.mark.parametrize(
     ("status", "reason"), [(429, "HTTP 429"), (418, "HTTP 418"), (503, "maintenance: HTTP 503")]
 )
-async def test_handshakes_that_are_refused_are_repeated_later(
+async def test_refused_handshakes_are_repeated_later(
     server: ExchangeServer, status: int, reason: str
 ) -> None:
     server.disorder.add(f"handshake:binance:status={status}:count=2")
@@ -313,15 +314,15 @@ async def test_handshakes_that_are_refused_are_repeated_later(
         assert running.count("connect_failures") == 2
         # the server says one second each time, the dialer two at the second
         assert asyncio.get_running_loop().time() - began > 2
-        told = running.told("BTC/USDT")
-        assert [one["state"] for one in told].count("connecting") >= 2
-        assert reason in [one["reason"] for one in told]
+        reported = running.reported("BTC/USDT")
+        assert [one["state"] for one in reported].count("connecting") >= 2
+        assert reason in [one["reason"] for one in reported]
 
 
-async def test_halts_and_delistings_are_events_and_end(
+async def test_halts_and_delistings_are_reported_and_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The exchange's list says what its silence means."""
+    """The exchange's list explains the silence."""
     monkeypatch.setattr(collection_module, "MARKETS_INTERVAL_NS", 300_000_000)
     async with (
         ExchangeServer(Simulation(11), limits=False) as server,
@@ -331,21 +332,23 @@ async def test_halts_and_delistings_are_events_and_end(
         running.fault("halt:binance:BTCUSDT")
         running.fault("delist:binance:SOLUSDT")
         await running.until(lambda: running.states["BTC/USDT"] == "halted", "a halt")
-        await running.until(lambda: running.told("SOL/USDT"), "a delisting")
+        await running.until(lambda: running.reported("SOL/USDT"), "a delisting")
         await running.until(
-            lambda: running.told("BTC/USDT")[-1]["reason"] == "HALT", "its reason is told"
+            lambda: running.reported("BTC/USDT")[-1]["reason"] == "HALT", "its reason is reported"
         )
         assert running.states["ETH/USDT"] == "synced"
-        # halted as it should be is no fault of the process
+        # a halted market is not a fault of the process
         assert running.worker.process.state == "ready"
-        sol = running.told("SOL/USDT")[-1]
+        sol = running.reported("SOL/USDT")[-1]
         assert (sol["change"], sol["collected"]) == ("delisted", False)
         before = len(running.books("BTC/USDT"))
         server.disorder.clear()
         await running.until(lambda: running.states["BTC/USDT"] == "synced", "the halt ends")
         await running.until(lambda: len(running.books("BTC/USDT")) > before, "BTC books go on")
         await running.until(
-            lambda: [one["change"] for one in running.told("SOL/USDT")] == ["delisted", "listed"],
+            lambda: (
+                [one["change"] for one in running.reported("SOL/USDT")] == ["delisted", "listed"]
+            ),
             "listed again",
         )
         assert running.count("listing_events") == 4
@@ -354,26 +357,28 @@ async def test_halts_and_delistings_are_events_and_end(
 async def test_a_suspended_market_of_a_korean_exchange_is_halted_until_it_trades(
     server: ExchangeServer,
 ) -> None:
-    """Its list says nothing, its first ticker does."""
+    """The list does not show the suspension, the first ticker does."""
     server.disorder.add("halt:upbit:KRW-BTC")
     async with collecting(server, "upbit", "ticker", markets=["BTC/KRW", "ETH/KRW"]) as running:
         await running.until(
             lambda: running.states == {"BTC/KRW": "halted", "ETH/KRW": "synced"}, "a halt"
         )
-        await running.until(lambda: running.worker.process.state == "ready", "no fault of ours")
+        await running.until(
+            lambda: running.worker.process.state == "ready", "no fault of the process"
+        )
         server.disorder.clear()
         await running.synced()
         await running.until(
             lambda: (
-                [one["change"] for one in running.told("BTC/KRW") if "change" in one]
+                [one["change"] for one in running.reported("BTC/KRW") if "change" in one]
                 == ["halted", "resumed"]
             ),
-            "both are told",
+            "both are reported",
         )
 
 
 @pytest.mark.parametrize(("exchange", "market"), [("upbit", "BTC/KRW"), ("binance", "BTC/USDT")])
-async def test_a_refused_subscription_is_tried_again_after_a_while(
+async def test_a_refused_subscription_is_tried_again_later(
     server: ExchangeServer, monkeypatch: pytest.MonkeyPatch, exchange: str, market: str
 ) -> None:
     monkeypatch.setattr(connection_module, "REFUSED_S", 3.0)
@@ -393,7 +398,7 @@ async def test_a_refused_subscription_is_tried_again_after_a_while(
         await running.until(lambda: process.state == "ready", "the refusal is over")
 
 
-async def test_a_clock_that_is_hours_off_stops_nothing(server: ExchangeServer) -> None:
+async def test_an_exchange_clock_that_is_hours_off_stops_no_book(server: ExchangeServer) -> None:
     async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
         await running.synced()
         running.fault("clock:upbit:by=3h:for=1")
@@ -405,7 +410,7 @@ async def test_a_clock_that_is_hours_off_stops_nothing(server: ExchangeServer) -
         assert running.count("clock_steps") == 1
 
 
-async def test_an_unknown_symbol_is_told_and_the_others_run(
+async def test_an_unknown_symbol_is_reported_and_the_others_run(
     server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from coinspace.collector import stage
@@ -417,7 +422,7 @@ async def test_an_unknown_symbol_is_told_and_the_others_run(
             "one synced, one stale",
         )
         assert running.count("first_frame_timeouts") == 1
-        assert "KRW-NOSUCH" in running.told("NOSUCH/KRW")[-1]["reason"]
+        assert "KRW-NOSUCH" in running.reported("NOSUCH/KRW")[-1]["reason"]
 
 
 async def test_quiet_connections_are_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:

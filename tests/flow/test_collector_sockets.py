@@ -37,18 +37,18 @@ async def test_books_over_wss_and_https_with_a_private_authority(tmp_path: Path)
             assert running.count("snapshots") >= 1
 
 
-async def test_a_certificate_of_a_stranger_is_refused(tmp_path: Path) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_refused(tmp_path: Path) -> None:
     _, context = make_certificates(tmp_path)
     async with (
         ExchangeServer(Simulation(2, ONLY), limits=False, tls=context) as server,
         collecting(server, "binance", markets=["BTC/USDT"]) as running,
     ):
-        await running.until(lambda: running.count("connect_failures") >= 1, "a refusal of ours")
+        await running.until(lambda: running.count("connect_failures") >= 1, "our refusal")
         assert running.count("frames") == 0
         assert running.states == {"BTC/USDT": "connecting"}
 
 
-async def test_no_origin_is_sent_so_upbit_lets_reconnects_through() -> None:
+async def test_no_origin_is_sent_so_upbit_allows_reconnects() -> None:
     # the server allows one request with an Origin per 10 s
     async with ExchangeServer(Simulation(2, ONLY)) as server:
         for _ in range(2):
@@ -73,7 +73,7 @@ async def test_socket_settings_reach_every_connection(monkeypatch: pytest.Monkey
 
 
 async def test_every_trade_is_published_once_across_a_lost_connection() -> None:
-    """What the exchange did while nobody listened comes by REST; nothing comes twice."""
+    """Trades made while no connection was open come by REST; none comes twice."""
     await asyncio.gather(*(every_trade_once(*one) for one in MARKET.items()))
 
 
@@ -83,7 +83,7 @@ async def every_trade_once(exchange: str, market: str) -> None:
         collecting(server, exchange, "ticker", markets=[market]) as running,
     ):
         await running.until(lambda: len(running.trades(market)) > 3, "some trades")
-        # two refusals keep it away for three seconds, in which the market trades
+        # two refusals delay the reconnect by three seconds, in which the market trades
         running.fault(f"handshake:{exchange}:status=503:count=2")
         running.fault(f"reset:{exchange}")
         await running.until(lambda: running.count("connects") >= 2, "connected again")
@@ -103,7 +103,7 @@ async def every_trade_once(exchange: str, market: str) -> None:
         known = await rest_trades(server, exchange, market)
         first = min(trade.exchange_ns for trade in trades if not trade.flags & REST)
         last = max(trade.exchange_ns for trade in filled)
-        # compared by what a trade is, because Bithumb's two id spaces must not be joined
+        # compared by their values, because Bithumb's two id spaces must not be joined
         ours = Counter(
             (trade.exchange_ns // 1_000_000, *trade.values.tolist(), trade.side) for trade in trades
         )
@@ -113,7 +113,7 @@ async def every_trade_once(exchange: str, market: str) -> None:
             if first < one.exchange_ns <= last
         )
         assert theirs, "the exchange traded"
-        assert not theirs - ours, "what the exchange did and we did not tell"
+        assert not theirs - ours, "trades of the exchange that were not published"
         if exchange == "binance":
             streamed = sorted(ids)
             assert streamed == list(range(streamed[0], streamed[-1] + 1))
@@ -135,7 +135,7 @@ async def read_format(server: ExchangeServer, stream: Stream, exchange: str, for
         await running.until(lambda: running.count("messages") > 5, form)
         assert running.count("malformed") == running.count("unknown_symbols") == 0
         assert running.count("ignored") == 0
-        # the exchange did send what it was asked for
+        # the exchange sent the requested format
         (recorder,) = running.worker.recorders
         await asyncio.to_thread(recorder.close)
         (path,) = (running.worker.process.settings.data / "archive").iterdir()
@@ -151,14 +151,14 @@ async def test_pings_of_the_server_are_answered() -> None:
         collecting(server, "binance", markets=["BTC/USDT"]) as running,
     ):
         await running.synced()
-        # who does not answer is cut after two of them
+        # a client that does not answer is cut after two pings
         await asyncio.sleep(2.5)
         assert running.count("connects") == 1
         assert running.states == {"BTC/USDT": "synced"}
 
 
 async def test_hundreds_of_streams_are_subscribed_within_the_message_limit() -> None:
-    """The server cuts who sends more than five messages a second; unknown streams stay silent."""
+    """The server cuts clients with over five messages a second; unknown streams stay silent."""
     strangers = [f"S{i}/USDT" for i in range(320)]
     async with (
         ExchangeServer(Simulation(2, ONLY)) as server,
@@ -172,7 +172,7 @@ async def test_hundreds_of_streams_are_subscribed_within_the_message_limit() -> 
 
 
 async def test_a_trade_that_the_stream_dropped_is_found_and_filled() -> None:
-    """By its id on Binance, by the volume of the day on the others."""
+    """Binance's trade ids show it, the volume of the day shows it on the others."""
     await asyncio.gather(*(dropped_trade_filled(*one) for one in MARKET.items()))
 
 
@@ -240,9 +240,7 @@ async def test_grouped_books_reach_further_than_fine_ones() -> None:
 
 
 async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
-    """What a collector archives, replayed into a stage, gives the very messages that it
-    published.
-    """
+    """Archived frames, replayed into a stage, give the messages that the collector published."""
     from coinspace._ext.sink import ListSink
     from coinspace.collector.orderbook import OrderBookStage
     from coinspace.collector.tools.offline import Replay
@@ -302,7 +300,7 @@ async def probed(server: ExchangeServer, name: str) -> list[Fact]:
     return await run_probe(name, settings, 1.0)
 
 
-async def test_probe_tells_what_is_wrong() -> None:
+async def test_probe_reports_what_is_wrong() -> None:
     async with ExchangeServer(Simulation(4), limits=False) as server:
         server.disorder.add("garbage:upbit")
         facts = {fact.name: fact for fact in await probed(server, "upbit")}

@@ -36,7 +36,7 @@ def blackhole() -> Iterator[int]:
         port = listening.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
         for one in waiting:
-            # fills the queue of those that wait to be accepted
+            # fills the queue of connections that wait to be accepted
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
         try:
@@ -99,7 +99,7 @@ def says(answer: bytes) -> Script:
     return script
 
 
-# how a dial fails -> the cause that is counted and a part of the reason
+# failure of a dial -> the cause that is counted and a part of the reason
 BEFORE_OPEN: dict[str, tuple[Script, str, str]] = {
     "closed after accept": (vanish_at_once, "handshake", "before the handshake was answered"),
     "closed after the request": (vanish, "handshake", "before the handshake was answered"),
@@ -139,7 +139,7 @@ async def test_a_refused_connection_is_dialled_again() -> None:
             await calls.until(lambda: calls.connection.failures["connect"] >= 2, "refusals")
 
 
-async def test_a_dial_that_nobody_answers_ends_with_the_time_out(
+async def test_an_unanswered_dial_ends_with_the_time_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "HANDSHAKE_TIMEOUT_S", HANDSHAKE_S)
@@ -149,7 +149,7 @@ async def test_a_dial_that_nobody_answers_ends_with_the_time_out(
             assert calls.reasons[:1] == [f"no TCP connection within {HANDSHAKE_S:g} s"]
 
 
-async def test_a_name_that_is_never_resolved_ends_with_the_time_out(
+async def test_an_unresolved_name_ends_with_the_time_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def never(*_: Any, **__: Any) -> list[Any]:
@@ -163,7 +163,7 @@ async def test_a_name_that_is_never_resolved_ends_with_the_time_out(
         assert calls.reasons[:1] == [f"no address within {HANDSHAKE_S:g} s"]
 
 
-async def test_an_address_that_does_not_answer_does_not_keep_from_the_next(
+async def test_a_silent_address_does_not_delay_the_next_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with blackhole() as dead:
@@ -174,7 +174,7 @@ async def test_an_address_that_does_not_answer_does_not_keep_from_the_next(
                 assert not calls.connection.failures
 
 
-async def test_an_address_whose_server_hangs_is_tried_after_the_others_the_next_time(
+async def test_an_address_that_hung_is_tried_last_the_next_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "HANDSHAKE_TIMEOUT_S", 2.0)
@@ -195,7 +195,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     resolve_before = loop.getaddrinfo
 
     async def resolve(host: Any, port: Any, **options: Any) -> Any:
-        # a loop may ask again for an address that is one already
+        # a loop may resolve an address that needs no resolving
         return found if port == 1 else await resolve_before(host, port, **options)
 
     monkeypatch.setattr(loop, "getaddrinfo", resolve)
@@ -256,7 +256,7 @@ async def close_open(caller: Caller) -> None:
     await caller.accept()
 
 
-# how an open connection ends -> the cause that is counted and a part of the reason
+# end of an open connection -> the cause that is counted and a part of the reason
 AFTER_OPEN: dict[str, tuple[Script, str, str]] = {
     "closed": (close_open, "lost", "connection lost"),
     "reset": (reset_open, "lost", "connection lost"),
@@ -290,18 +290,18 @@ AFTER_OPEN: dict[str, tuple[Script, str, str]] = {
 
 
 @pytest.mark.parametrize("name", AFTER_OPEN)
-async def test_what_ends_an_open_connection_is_counted_with_its_reason(name: str) -> None:
+async def test_the_end_of_an_open_connection_is_counted_with_its_reason(name: str) -> None:
     script, cause, reason = AFTER_OPEN[name]
     async with peer(script) as port, calling(port) as calls:
         await calls.until(lambda: calls.connection.failures[cause] >= 2, f"{name} is counted")
         assert set(calls.connection.failures) == {cause}
         assert any(reason in one for one in calls.reasons), calls.reasons
         assert calls.stage.counts["disconnects"] == calls.connection.failures.total()
-    # one line for all of it
+    # one log line for all of them
     assert [line["event"] for line in calls.warnings()] == ["connection failed"]
 
 
-async def test_an_exchange_that_opens_and_closes_is_dialled_ever_more_rarely() -> None:
+async def test_an_exchange_that_opens_and_closes_is_dialled_at_growing_intervals() -> None:
     dials: list[float] = []
 
     async def script(caller: Caller) -> None:
@@ -316,7 +316,7 @@ async def test_an_exchange_that_opens_and_closes_is_dialled_ever_more_rarely() -
 
 
 @pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance"])
-async def test_a_half_open_connection_is_lost_whatever_the_exchange(
+async def test_a_half_open_connection_is_lost_on_every_exchange(
     exchange: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def silent(caller: Caller) -> None:
@@ -356,7 +356,7 @@ async def test_a_peer_that_never_reads_does_not_fill_our_memory() -> None:
         await calls.until(lambda: calls.connection.failures["stuck"], "it is cut")
 
 
-async def test_our_close_frames_have_a_code_of_the_standard(
+async def test_our_close_frames_have_a_standard_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "OVERLAP_S", 0.1)
@@ -373,7 +373,7 @@ async def test_our_close_frames_have_a_code_of_the_standard(
             calls.connection.replace(link.number, "a test")
             await calls.until(lambda: codes, "the old one is closed")
         await calls.until(lambda: len(codes) == 2, "the new one is closed")
-    # replaced: an ordinary end; stopped: we go away
+    # replaced: 1000, a normal end; stopped: 1001, going away
     assert codes == [1000, 1001]
 
 
@@ -392,7 +392,7 @@ async def test_a_close_frame_is_answered_with_its_code(payload: bytes) -> None:
 
 
 class Doors:
-    """A server that takes one caller, and lets the next ones in when told to."""
+    """A server that accepts one caller, and the next ones only when `open` is set."""
 
     def __init__(self) -> None:
         self.callers: list[Caller] = []
@@ -424,12 +424,12 @@ async def test_the_old_link_is_watched_while_the_new_one_is_dialled(
         await calls.until(lambda: calls.connection.links, "the new link")
         [new] = calls.connection.links
         await asyncio.sleep(0.5)
-        # the wish ended with the link that it was for
+        # the request ended with its link
         assert calls.connection.links == [new]
         assert len(doors.callers) == 2
 
 
-async def test_a_wish_for_an_older_link_does_not_replace_the_newer_one(
+async def test_a_request_to_replace_an_older_link_keeps_the_newer_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "OVERLAP_S", 60.0)
@@ -445,7 +445,7 @@ async def test_a_wish_for_an_older_link_does_not_replace_the_newer_one(
         assert calls.connection.links == [old, doors]
 
 
-async def test_links_that_are_replaced_young_are_replaced_ever_more_rarely(
+async def test_links_that_are_replaced_early_are_replaced_at_growing_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "OVERLAP_S", 0.0)
@@ -467,11 +467,11 @@ async def test_links_that_are_replaced_young_are_replaced_ever_more_rarely(
 
 
 def failing(*_: Any) -> None:
-    raise RuntimeError("a fault of ours")
+    raise RuntimeError("an internal fault")
 
 
 @pytest.mark.parametrize("place", ["tune_socket", "on_connected", "subscribe"])
-async def test_an_error_of_ours_leaves_no_open_connection_without_an_owner(
+async def test_an_internal_error_leaves_no_open_connection_without_an_owner(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[int | None] = []
@@ -492,7 +492,7 @@ async def test_an_error_of_ours_leaves_no_open_connection_without_an_owner(
             await calls.until(lambda: not calls.connection.links, "it is forgotten")
         await calls.until(lambda: calls.connection.links, "once more, without the error")
     errors = [line for line in calls.lines if line["log_level"] == "error"]
-    assert "a fault of ours" in errors[0]["error"]
+    assert "an internal fault" in errors[0]["error"]
 
 
 async def test_an_error_while_a_loss_is_reported_does_not_end_the_connection(
@@ -513,7 +513,7 @@ async def test_an_error_while_a_loss_is_reported_does_not_end_the_connection(
         await calls.until(lambda: calls.connection.links, "open again")
 
 
-async def test_a_recorder_that_fails_does_not_keep_frames_from_the_stage() -> None:
+async def test_frames_reach_the_stage_when_the_recorder_fails() -> None:
     async def script(caller: Caller) -> None:
         await caller.accept()
         for _ in range(3):
@@ -534,7 +534,7 @@ async def test_a_recorder_that_fails_does_not_keep_frames_from_the_stage() -> No
         assert len(calls.connection.links) == 1
 
 
-async def test_a_wait_that_the_exchange_asks_for_is_kept_and_bounded() -> None:
+async def test_a_wait_that_the_exchange_asks_for_is_respected_and_bounded() -> None:
     for asked, least_s, most_s in (
         (b"7", 6, 8),
         (b"inf", module.LONGEST_BLOCK_S - 1, module.LONGEST_BLOCK_S),

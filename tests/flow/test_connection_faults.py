@@ -21,11 +21,11 @@ HANDSHAKE_S = 2.0
 # a wait of eight seconds, a time-out, and what a busy machine adds
 RECOVERY_S = 60.0
 
-# what is met by a dial -> the cause that is counted, or one of two
+# fault that a dial meets -> the cause that is counted, or one of two
 DIALS = {
     "refuse": "connect",
     "accept-close": "handshake",
-    # the reset may be there before the connection is
+    # the reset may arrive before the connection is open
     "accept-reset": "handshake connect",
     "accept-hang": "timeout",
     "request-close": "handshake",
@@ -38,7 +38,7 @@ DIALS = {
     "handshake:status=429": "http",
     "handshake:status=0": "timeout",
 }
-# what ends a connection that is open, and those that are made until the fault is over
+# faults that end an open connection and every new one until the fault is over
 ENDS = {
     "cut": "lost",
     "reset": "lost",
@@ -110,7 +110,7 @@ GROUPS = [dict(list(DIALS.items())[i::3]) for i in range(3)] + [ENDS]
 
 
 @pytest.mark.parametrize("kinds", GROUPS, ids=["dials 1", "dials 2", "dials 3", "ends"])
-async def test_books_come_back_whatever_ends_a_connection(kinds: dict[str, str]) -> None:
+async def test_books_come_back_after_every_fault_of_a_connection(kinds: dict[str, str]) -> None:
     await survive_all(kinds)
 
 
@@ -121,13 +121,13 @@ async def test_books_come_back_from_a_broken_handshake_of_tls(tmp_path: Path) ->
 def test_every_fault_of_a_connection_is_tried() -> None:
     tried = {kind.partition(":")[0] for kind in (*DIALS, *ENDS)} | {"tls-close", "tls-hang"}
     known = faults.NAMELESS_KINDS | faults.ANSWER_KINDS.keys() | faults.CONNECTION_KINDS
-    # error and shutdown are words of the exchange, with tests of their own
+    # error and shutdown are messages of the exchange, with their own tests
     assert known - tried == {"error", "shutdown"}
     for kind in known:
         assert kind in str(faults.__doc__)
 
 
-async def test_faults_that_cannot_happen_say_why() -> None:
+async def test_impossible_faults_are_refused_with_the_reason() -> None:
     async with ExchangeServer(
         Simulation(5, {"upbit": ["BTC/KRW"], "binance": ["BTC/USDT"]})
     ) as one:

@@ -1,4 +1,4 @@
-"""CURVE on tcp beside plain ipc on one socket: everybody is heard, in whatever order."""
+"""CURVE on tcp beside plain ipc on one socket: every publisher is heard, in any order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def publisher(name: str, folder: Path, own: tuple[str, str], endpoint: str) -> P
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(NAMES)), ids="-".join)
-async def test_everybody_is_heard_in_any_order(order: tuple[str, ...], tmp_path: Path) -> None:
+async def test_every_publisher_is_heard_in_any_order(
+    order: tuple[str, ...], tmp_path: Path
+) -> None:
     own = bus(tmp_path, OURS)
     local = own.endpoint("local")
     made = {
@@ -64,7 +66,7 @@ async def test_everybody_is_heard_in_any_order(order: tuple[str, ...], tmp_path:
 
     await until(lambda: heard(*NAMES), "all three")
     assert listener.counters()["publishers_unheard"] == 0
-    # each comes back after it was away, with the mechanism it had
+    # each publisher restarts with its earlier mechanism
     for name in order:
         made[name].close()
     listener.messages.clear()

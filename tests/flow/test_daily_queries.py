@@ -1,4 +1,4 @@
-"""The documents' daily questions, asked of a real database with answers known beforehand."""
+"""The documents' daily queries on a real database, with answers known beforehand."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _book(sender: Sender, at_ns: int, minute: int) -> None:
 
 
 def _trades(sender: Sender, at_ns: int, minute: int) -> None:
-    # of one instant and out of order: the candle goes by id
+    # trades of one instant, out of order: the candle follows their ids
     for trade_id in (3, 1, 2):
         sender.row(
             "trade",

@@ -79,7 +79,7 @@ async def test_summed_book_has_each_venues_size_and_the_depth_asked_for(site: Si
         assert (status, body["type"]) == (400, "urn:coinspace:problem:invalid-parameter"), bad
 
 
-async def test_premium_that_is_left_at_a_size(site: Site) -> None:
+async def test_executable_premium_at_a_size(site: Site) -> None:
     _, body, _ = await get(site[2], "/v1/premium/BTC")
     assert [one["size"] for one in body["premium"]["executable"]] == ["1"]
     _, body, _ = await get(site[2], "/v1/premium/BTC?size=0.5")
@@ -129,8 +129,8 @@ async def test_names_in_any_case_of_letters_are_the_same(site: Site, path: str) 
             assert steady(body) == steady(expected), (name, other)
 
 
-async def test_letters_that_only_look_like_a_name_are_none(site: Site) -> None:
-    # their capitals are S and SS
+async def test_letters_that_only_look_like_a_name_are_refused(site: Site) -> None:
+    # their upper-case forms are S and SS
     for name in ("\u017fol", "\u00dfol", "s\u00d6l"):
         status, body, _ = await get(site[2], f"/v1/indices/{quote(name)}")
         assert (status, body["type"]) == (404, "urn:coinspace:problem:unknown-asset"), name
@@ -219,7 +219,7 @@ async def test_not_ready_has_reasons(tmp_path: Path) -> None:
         await endpoint.stop()
 
 
-async def test_what_keeps_rows_from_being_stored_is_not_ready(site: Site) -> None:
+async def test_the_endpoint_is_not_ready_while_rows_cannot_be_stored(site: Site) -> None:
     stage, _, session = site
     path = stage.settings.data / "run" / "ticker-storage-worker.json"
     trouble = "table trade is suspended (disk full): ALTER TABLE trade RESUME WAL"
@@ -240,7 +240,7 @@ async def test_what_keeps_rows_from_being_stored_is_not_ready(site: Site) -> Non
     assert await said("stopping", 60) == []
 
 
-async def test_without_the_states_of_processes_it_is_not_ready(site: Site) -> None:
+async def test_the_endpoint_is_not_ready_without_the_states_of_processes(site: Site) -> None:
     stage, _, session = site
     run = stage.settings.data / "run"
     away = run.rename(run.with_name("away"))
@@ -255,7 +255,7 @@ async def test_without_the_states_of_processes_it_is_not_ready(site: Site) -> No
     assert not [one for one in body["reasons"] if "expected a folder" in one]
 
 
-async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
+async def test_the_endpoint_is_not_ready_while_users_would_call_it_broken(site: Site) -> None:
     stage, endpoint, session = site
     run = stage.settings.data / "run"
 
@@ -297,7 +297,7 @@ async def test_what_users_would_call_broken_is_not_ready(site: Site) -> None:
         f"{collector}: 1 of 5 not synced: BTC/KRW (connecting for 3 min)"
     ]
     write(collector, "ready", "", 0)
-    # what concerns every client counts at once; a clock that was set once is only said
+    # a fault that affects every client counts at once; one clock step is only reported
     write("index-calculator", "ready", "this host's clock was set back by 5.0 s", 0)
     assert await while_publishing(2.0) == []
     write("index-calculator", "degraded", "no aggregate arrives", 1)
@@ -334,7 +334,7 @@ async def test_gzip_when_asked(site: Site) -> None:
         assert (await answer.json())["openapi"] == "3.1.0"
 
 
-async def test_stop_leaves_nothing(tmp_path: Path) -> None:
+async def test_stop_leaves_no_task(tmp_path: Path) -> None:
     before = asyncio.all_tasks()
     async with running(settings(tmp_path)):
         pass

@@ -20,7 +20,7 @@ from coinspace.query import endpoint_url
 from tests.flow.endpoint_stage import running, settings, until
 
 
-async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
+async def test_keys_are_required_and_have_roles(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.json")
     reader, operator = keys.new("page", "reader"), keys.new("grafana", "operator")
     async with (
@@ -40,7 +40,7 @@ async def test_keys_are_asked_for_and_have_roles(tmp_path: Path) -> None:
         assert await status("/v1/indices/BTC", "cs_" + "0" * 12 + "_" + "a" * 43) == 401
         assert await status("/metrics", reader) == 403
         assert await status("/metrics", operator) == 200
-        # the router takes other spellings of a path, too
+        # the router accepts other spellings of a path, too
         for path in ("/METRICS", "/metrics/", "/v1/Pipeline", "/v1/pipeline/", "/%6detrics"):
             assert await status(path, reader) == 403, path
             assert await status(path) == 401, path
@@ -131,7 +131,7 @@ async def test_rate_limits_show_the_requests_left(tmp_path: Path) -> None:
             assert answer.headers["RateLimit-Policy"].startswith('"key"')
 
 
-async def test_browsers_of_other_origins_are_let_in_only_when_configured(tmp_path: Path) -> None:
+async def test_browsers_of_other_origins_are_allowed_only_when_configured(tmp_path: Path) -> None:
     origin = {"Origin": "https://example.org"}
     preflight = {**origin, "Access-Control-Request-Method": "GET"}
     async with (
@@ -180,7 +180,7 @@ async def test_an_ipv6_endpoint_is_found_by_tools_and_clients(tmp_path: Path) ->
         async with AsyncClient(endpoint.server.url) as client:
             await until(lambda: endpoint.live.indices["BTC"].record.value == 1234.5)
             assert (await client.index("BTC"))["value"] == "1234.5"
-        # the address that tools find is the written one
+        # tools find the address in the written file
         assert endpoint_url(endpoint.settings) == endpoint.server.url
 
 

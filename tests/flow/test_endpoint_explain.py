@@ -89,7 +89,7 @@ def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> An
             venue = Venue(exchange, Market.parse(market), state="synced")
             bids, asks = sides(exchange, rate, levels if exchange == "binance" else STORED_LEVELS)
             venue.on_book(bids, asks, ts_ns - 300_000_000)
-            # an identical repeat proves life and is not stored again
+            # an identical repeat shows that the market lives and is not stored again
             venue.on_book(bids, asks, ts_ns - 50_000_000)
             venues.append(venue)
             cut_bids, cut_asks = bids[:, :STORED_LEVELS], asks[:, :STORED_LEVELS]
@@ -172,7 +172,7 @@ async def test_levels_that_are_not_stored_are_counted_and_their_effect_shown(sit
     assert curve["levels_missing"] == 2 * (400 - STORED_LEVELS)
     expected = float(curve["value"]) / record.value_raw - 1
     assert float(curve["difference"]) == pytest.approx(expected, abs=1e-8)
-    # another size cap and coverage: near, and not the same
+    # another size cap and coverage: close, but not equal
     assert 0 < abs(expected) < 1e-2
 
 

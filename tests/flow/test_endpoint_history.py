@@ -122,7 +122,7 @@ async def test_bad_ranges_and_cursors(site: Site, query: str) -> None:
         f"/v1/gaps?start={START_MS // 1000}",
     ],
 )
-async def test_times_in_seconds_are_refused_with_what_was_meant(site: Site, path: str) -> None:
+async def test_times_in_seconds_are_refused_with_the_milliseconds(site: Site, path: str) -> None:
     status, body, _ = await get(site[1], path)
     assert status == 400, body
     assert f"did you mean milliseconds, {START_MS}?" in body["detail"]
@@ -269,7 +269,7 @@ async def stream_refuses_or_begins(
 ) -> None:
     async with session.get(path, headers=headers) as answer:
         if answer.status == 200:
-            # a text that nothing can be resumed from: a gap is announced
+            # no stream can be resumed from this text: a gap is announced
             assert "indices=" in path
             while b"event: gap" not in (line := await answer.content.readline()):
                 assert line, "no gap was announced"
@@ -303,7 +303,7 @@ async def test_injection_in_every_parameter_reaches_no_sql(site: Site, text: str
             status, body, _ = await get(session, filled + query, headers=headers)
             assert status in (200, 400, 404, 426), (filled, query, body)
             if status == 200 and attacked["in"] != "header":
-                # a free text that matched nothing
+                # a free text without a match
                 assert not any(body.get(key) for key in ("trades", "gaps")), (filled, query)
     assert endpoint.database.failures == before
     _, body, _ = await get(session, f"/v1/indices/{ASSET}/values?{window(TICKS)}&limit=1000")
@@ -410,7 +410,7 @@ async def test_a_database_that_goes_away_and_comes_back(stored: Settings, tmp_pa
         status, body, headers = await get(session, path)
         assert (status, body["type"]) == (503, "urn:coinspace:problem:database-unavailable")
         assert int(headers["Retry-After"]) > 0
-        # what the bus brought is still served, and says how old it is
+        # the bus's values are still served, with their age
         ages = []
         for _ in range(2):
             status, body, _ = await get(session, f"/v1/indices/{ASSET}")
@@ -466,7 +466,7 @@ async def test_a_long_range_waits_for_its_reader(
     long_history: Settings, tmp_path: Path, media: str
 ) -> None:
     async with running(long_settings(long_history, tmp_path)) as (_, endpoint):
-        # small buffers at both ends: the kernel would else hold megabytes for us
+        # small buffers at both ends: otherwise the kernel would keep megabytes
         endpoint.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         client = socket.create_connection(("127.0.0.1", endpoint.server.port))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -478,7 +478,7 @@ async def test_a_long_range_waits_for_its_reader(
         )
         try:
             writer.write(request.encode())
-            # nothing is read: the pages must stop coming out of the database
+            # nothing is read: no more pages may be read from the database
             asked, quiet = -1, 0
             async with asyncio.timeout(60):
                 while quiet < 5:
@@ -515,13 +515,13 @@ async def test_downloads_are_bounded_and_end_with_their_clients(
                 assert int(refused.headers["Retry-After"]) > 0
                 problem = await refused.json(content_type=None)
                 assert problem["type"].endswith("too-many-downloads")
-            # a reader who stops holds no connection of the database
+            # a reader that stops keeps no connection of the database
             async with session.get(LONG_PATH) as page:
                 assert page.status == 200
             assert len(endpoint.server.tasks) == 1
             held.close()
         await until(lambda: not len(endpoint.server.tasks))
-        # and a download has an end, however slowly it is read
+        # a download ends at its time limit, however slowly it is read
         endpoint.context.downloads.timeout_s = 0.5
         async with session.get(LONG_PATH, headers=accept) as slow:
             assert slow.status == 200

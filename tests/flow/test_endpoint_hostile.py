@@ -22,7 +22,7 @@ from tests.flow.endpoint_stage import served
 
 INT64_MAX = (1 << 63) - 1
 LATEST_MS = 7_258_118_400_000
-# each is tried for each parameter, whatever its type
+# each is tried for each parameter of any type
 VALUES = [
     *("", " ", "*", ",", "BTC,BTC", "BTC/KRW", "upbit", " BTC", "null", "true", "[]", "{}"),
     *("0", "1", "-1", "00", "1000", "1001", "1e3", "1e999", "-1e999", "NaN", "inf", "0x10", "1_0"),
@@ -35,13 +35,13 @@ VALUES = [
 ]
 TEXTS = ["", "*", "é", '"', ",,,", "a" * 5000, "*/*;q=nan", "text/csv;q=1e999,*/*", "x-²", "\\"]
 METHODS = ("HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND")
-# the database may lack data: documented, and no error of ours
+# the database may lack data: documented, and not a server error
 FINE = {200, 304, 400, 401, 403, 404, 405, 406, 408, 413, 414, 421, 426, 431, 503}
 NAMES = {"asset": "BTC", "exchange": "upbit", "base": "BTC", "quote": "KRW"}
 
 
 def cursors() -> Iterator[str]:
-    """Cursors of the right form at the edges of their numbers, and of other forms."""
+    """Return cursors of the right form with extreme numbers, and of other forms."""
     edges = (0, 1, 1_796_008_736_400_000_000, INT64_MAX - 1, INT64_MAX)
     for length in (1, 2, 3):
         for parts in itertools.product(edges, repeat=length):
@@ -53,7 +53,7 @@ def cursors() -> Iterator[str]:
 
 
 class Asker:
-    """Asks one endpoint over a connection that is kept, and checks the form of each answer."""
+    """Sends requests over one kept connection, and checks the form of each answer."""
 
     def __init__(self, url: str) -> None:
         self._host = urlsplit(url).netloc

@@ -1,4 +1,4 @@
-"""WebSockets and server-sent events of clients that break the rules, or use them to the full."""
+"""WebSockets and server-sent events of clients that break the rules or reach the limits."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ async def test_ids_come_back_as_they_were(endpoint: Endpoint, text: str) -> None
 @pytest.mark.parametrize(
     "last_id", ["x-²", "-", "x-", "BOOT-²", "BOOT--1", "BOOT-" + "9" * 40, "BOOT-1_0", "BOOT- 1"]
 )
-async def test_ids_to_resume_from_may_be_anything(endpoint: Endpoint, last_id: str) -> None:
-    """What cannot be resumed is announced by a gap, and the stream goes on."""
+async def test_any_id_to_resume_from_is_answered(endpoint: Endpoint, last_id: str) -> None:
+    """A stream that cannot be resumed announces a gap and continues."""
     text = last_id.replace("BOOT", endpoint.hub.boot)
     async with opened(endpoint) as ws:
         ws.send(orjson.dumps({"op": "subscribe", "channels": ["index.BTC"], "last_event_id": text}))
@@ -312,20 +312,20 @@ async def head_of(endpoint: Endpoint, raw: bytes) -> bytes:
         writer.close()
 
 
-async def test_exactly_one_host_is_asked_for(endpoint: Endpoint) -> None:
+async def test_exactly_one_host_header_is_required(endpoint: Endpoint) -> None:
     for headers in (b"", b"Host: localhost\r\nHost: localhost\r\n"):
         head = await head_of(endpoint, b"GET /livez HTTP/1.1\r\n%b\r\n" % headers)
         assert head.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_a_page_under_a_foreign_name_opens_no_websocket(endpoint: Endpoint) -> None:
-    """Its origin equals its own Host, so the two are not only compared with each other."""
+    """Its origin equals its Host, so comparing the two is not enough."""
     raw = HANDSHAKE % b"Origin: http://evil.example\r\n"
     head = await head_of(endpoint, raw.replace(b"localhost", b"evil.example"))
     assert head.startswith(b"HTTP/1.1 421 ")
 
 
-async def test_a_websocket_elsewhere_is_not_found(endpoint: Endpoint) -> None:
+async def test_a_websocket_on_another_path_is_not_found(endpoint: Endpoint) -> None:
     for path in (b"/livez", b"/v1/indices/BTC", b"/nowhere", b"/v1/ws/"):
         head = await head_of(endpoint, (HANDSHAKE % b"").replace(b"/v1/ws", path))
         assert head.startswith(b"HTTP/1.1 404 ")

@@ -31,7 +31,7 @@ CHECKS = (
     response_schema_conformance,
     status_code_conformance,
 )
-# a bounded look at each route, the same every time
+# a bounded number of requests to each route, the same every time
 EXAMPLES = 12
 
 
@@ -69,10 +69,10 @@ def test_every_route_answers_as_documented(url: str) -> None:
         operation: Any = result.ok()  # type: ignore[union-attr]
         statuses = seen.setdefault(operation.path, set())
         _try(_strategy(operation, schemathesis.GenerationMode.POSITIVE), url, statuses)
-        # where any text is a possible value, nothing bad can be made up
+        # where any text is a valid value, no bad value can be generated
         with contextlib.suppress(hypothesis.errors.Unsatisfiable):
             _try(_strategy(operation, schemathesis.GenerationMode.NEGATIVE), url, statuses)
-    # no text made up names an asset, so the good streams are named here
+    # no generated text names an asset, so valid streams are named here
     for query in ({"indices": "*"}, {"books": "BTC", "platform": "venues,gaps,pipeline"}):
         case = api["/v1/stream"]["GET"].Case(query=query)
         assert _streams(case, url, seen["/v1/stream"]), query
@@ -112,7 +112,7 @@ def _try(strategy: Any, url: str, statuses: set[int]) -> None:
             return
         response = case.call(base_url=url)
         statuses.add(response.status_code)
-        # 503 says that something else is missing: documented, and not an error of ours
+        # 503 means that the database is missing: documented, and not a server error
         assert response.status_code not in (500, 501, 502, 504), response.text
         case.validate_response(response, checks=list(CHECKS))
 

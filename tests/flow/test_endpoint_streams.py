@@ -21,7 +21,7 @@ from coinspace.endpoint.worker import Endpoint
 from coinspace.method.record import InputRecord
 from tests.flow.endpoint_stage import Stage, running, settings, until
 
-# no limit of the product: a busy machine takes its time
+# not a limit of the product: a busy machine is slow
 SOON_S = 60.0
 
 Site = tuple[Stage, Endpoint, aiohttp.ClientSession]
@@ -96,14 +96,14 @@ async def test_a_head_request_gets_no_stream(site: Site) -> None:
     async with session.head("/v1/stream?indices=BTC") as answer:
         assert (answer.status, answer.content_type) == (200, "text/event-stream")
     stage.publish_index("BTC", 9.5)
-    # its connection goes on to serve, and nothing was written into it
+    # the connection still serves requests, and no stream was written into it
     async with session.get("/v1/indices/BTC") as answer:
         assert answer.status == 200
         assert (await answer.json())["asset"] == "BTC"
     assert endpoint.hub.opened == opened
 
 
-async def test_resumes_behind_the_last_event(site: Site) -> None:
+async def test_a_stream_resumes_after_the_last_event(site: Site) -> None:
     stage, endpoint, session = site
     async with stream(session, "indices=BTC") as reader:
         await reader.next("index")
@@ -122,14 +122,14 @@ async def test_resumes_behind_the_last_event(site: Site) -> None:
 
 
 @pytest.mark.parametrize("last", ["otherboot-7", "nonsense", "x" * 200, "-", "0-999999999999999"])
-async def test_impossible_resume_is_a_gap_and_the_newest_state(site: Site, last: str) -> None:
+async def test_an_impossible_resume_is_a_gap_and_the_newest_state(site: Site, last: str) -> None:
     async with stream(site[2], "indices=BTC", last) as reader:
         gap = await reader.next()
         assert (gap.name, gap.data["reason"]) == ("gap", "resume")
         assert (await reader.next()).name == "index"
 
 
-async def test_another_channel_cannot_be_resumed_from_before_it_was_made(site: Site) -> None:
+async def test_a_channel_cannot_be_resumed_from_before_it_was_made(site: Site) -> None:
     stage, _, session = site
     async with stream(session, "indices=BTC") as reader:
         await reader.next("index")
@@ -217,7 +217,7 @@ async def test_websocket_errors_are_answered(site: Site, text: str | bytes, kind
         await _until_event(ws, "pong")
 
 
-async def test_a_websocket_that_only_errs_is_closed(site: Site) -> None:
+async def test_a_websocket_that_sends_only_errors_is_closed(site: Site) -> None:
     async with site[2].ws_connect("/v1/ws") as ws:
         for _ in range(30):
             with contextlib.suppress(ConnectionError, RuntimeError):
@@ -285,7 +285,7 @@ async def test_a_client_that_never_reads_is_conflated_then_dropped(site: Site) -
         slow.close()
 
 
-async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None:
+async def test_five_hundred_closed_streams_leave_nothing_behind(site: Site) -> None:
     stage, endpoint, _ = site
     await asyncio.sleep(0.1)
     tasks, connections = len(asyncio.all_tasks()), endpoint.server.connections
@@ -304,7 +304,7 @@ async def test_five_hundred_streams_that_leave_leave_nothing(site: Site) -> None
     await asyncio.sleep(0.2)
     for number, client in enumerate(clients):
         if number % 3 == 0:
-            # a reset instead of a good-bye
+            # a reset instead of an ordered close
             client.setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
             )
@@ -321,7 +321,7 @@ async def test_five_hundred_streams_that_never_read_are_dropped_without_harm(
     site: Site,
 ) -> None:
     stage, endpoint, session = site
-    # connections inherit it: the kernel would else take megabytes for each
+    # connections inherit it: otherwise the kernel would take megabytes for each
     endpoint.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     clients = []
     for number in range(500):
@@ -344,7 +344,7 @@ async def test_five_hundred_streams_that_never_read_are_dropped_without_harm(
                     pass
                 slowest = max(slowest, time.monotonic() - started)
             assert endpoint.hub.dropped == 500
-            # whoever reads had every value, and none waited for those who do not
+            # every client that reads received every value without waiting for the others
             assert slowest < 5
             assert len(endpoint.hub.clients) == 1
     finally:

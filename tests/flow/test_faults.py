@@ -139,7 +139,7 @@ async def test_mute_is_alive_and_sends_nothing(
             await listener.frames(1, 0.5)
 
 
-async def test_halfopen_says_nothing_and_hears_nothing(
+async def test_halfopen_sends_nothing_and_reads_nothing(
     server: ExchangeServer, client: aiohttp.ClientSession
 ) -> None:
     async with Listener(server, client) as listener:

@@ -95,7 +95,7 @@ def aggregate(at_ns: int) -> Aggregate:
     return Consolidator("CLK").consolidate(at_ns, [], FxFacts(), 10**10)
 
 
-async def test_a_calculator_goes_on_in_the_present_beside_ticks_of_the_future(
+async def test_a_calculator_continues_in_the_present_beside_ticks_of_the_future(
     settings: Settings,
 ) -> None:
     present_ns = now_tick()
@@ -188,7 +188,7 @@ async def test_an_operator_declares_the_ticks_of_the_future_void(
         assert index.published.span(index.last_ts_ns) is not None
     finally:
         await ended(worker)
-    # nothing is lost
+    # no row is deleted
     recalc = "SELECT count(), min(value), min(original), min(because) FROM index_recalc"
     wait_for(settings, recalc, [(100, 2.0, 2.0, "the clock held local time")])
     # the next calculator knows the reset too

@@ -117,7 +117,7 @@ def test_an_operators_action_is_logged_with_name_and_reason(settings: Settings) 
     assert starts.news() == []
 
 
-def test_records_stay_for_ever() -> None:
+def test_index_records_have_no_ttl() -> None:
     kept = {"index_tick", "index_venue", "index_next", "index_recalc", "index_chain"}
     kept |= {"methodology", "operator_log"}
     assert {table.name for table in TABLES if not table.ttl} >= kept

@@ -119,7 +119,7 @@ def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> Non
     assert reason(record, "upbit") == "deviating"
     assert reason(record, "bithumb") == "frozen"
     if candidate:
-        # a candidate of other parameters must not lend its memory
+        # the memory of a candidate with other parameters must not be used
         other = Course(asset, start_ns=DAY_NS, reentry=0.9)
         rows += [tick_row(other.tick(100, 140_000_000, still=False), table="index_next")]
     store(settings, rows)
@@ -147,7 +147,7 @@ def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> Non
     assert reason(course.tick(140, 144_900_000, still=False), "upbit") is None
 
 
-def test_the_rate_goes_on_with_its_window_after_a_confirmed_jump(settings: Settings) -> None:
+def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings: Settings) -> None:
     asset, start_ns = "MEMF", DAY_NS + 3600 * SECOND_NS
     course = Course(asset, start_ns=start_ns)
     rows: list[Row] = []
@@ -206,7 +206,7 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
     wait_for(lambda: query(settings, count) == [(79,)], "rows not stored")
     with schema.connect(address(settings)) as connection:
-        # the day in which records are still to come gets no link
+        # a day whose records are not complete gets no link
         assert DAY_NS not in chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
         restarted = Index(asset, IndexParameters())
         remember(connection, restarted)
@@ -266,7 +266,7 @@ def test_a_longer_outage_is_not_stored_twice(settings: Settings) -> None:
         "tick not stored",
     )
     with schema.connect(address(settings)) as connection:
-        # not even of an asset that is no longer configured
+        # also not of an asset that is no longer configured
         entries = read_entries(connection, "b-calculator", {}, make)
     taken.clear()
     backlog = Backlog("b-calculator", 8, _into(taken))
@@ -335,7 +335,7 @@ async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     mine.index.assets, mine.index.interval_ms = [asset], 1000
     (mine.data / "run").mkdir()
     course = Course(asset, start_ns=start_ns)
-    # the database has one tick, the process's memory the next ones, the file the rest
+    # the database has the first tick, the process's memory the next ones, the file the rest
     store(settings, [tick_row(course.tick(0, 140_000_000, still=False))])
     crashed = Worker(Process("index-calculator", mine))
     crashed.sender.start()

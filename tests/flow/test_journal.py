@@ -1,4 +1,4 @@
-"""Journals of real processes: killed at any moment, out of disk, asked for what was missed."""
+"""Journals of real processes: killed at any moment, on a full disk, and read for gaps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.flow.bus_stage import BOOK, PROCESS, Listener, joined, next_epoch, se
 
 OTHER = b"orderbook.upbit.ETH/KRW."
 ROOT = Path(__file__).resolve().parents[2]
-# writes as fast as its keeper makes segments; each line names a sequence that `publish` returned
+# writes as fast as the keeper creates segments; each line is a sequence that `publish` returned
 WRITER = """
 import os, resource, sys, time
 from pathlib import Path
@@ -100,7 +100,7 @@ def send(publisher: Publisher, n: int, topic: bytes = BOOK) -> None:
     handle = publisher.topic(topic)
     assert publisher.journal is not None
     for _ in range(n):
-        # these segments are tiny: write no faster than the keeper makes them
+        # these segments are tiny: write no faster than the keeper creates them
         while not publisher.journal.writer.has_next and not publisher.problem:
             time.sleep(0.001)
         levels = np.full(120, handle.sequence + 1.0)
@@ -276,7 +276,9 @@ def test_removed_messages_are_reported_as_missing(settings: Settings) -> None:
     publisher.close()
 
 
-def test_no_answer_and_refusals_are_clear(settings: Settings, publisher: Publisher) -> None:
+def test_a_missing_answer_and_refusals_are_clear_errors(
+    settings: Settings, publisher: Publisher
+) -> None:
     client = JournalClient(settings.bus.replay_endpoint("nobody"), timeout_s=0.2)
     with pytest.raises(JournalError, match=r"expected an answer within 0\.2 s"):
         client.list()

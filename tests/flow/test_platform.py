@@ -1,4 +1,4 @@
-"""The whole platform on simulated exchanges: what a newcomer gets from `make run`."""
+"""The whole platform on simulated exchanges, as `make run` starts it."""
 
 import os
 import socket
@@ -56,7 +56,7 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         pids = running.pids()
         health = tmp_path / "run"
         assert running.stop() == 0
-        # no orphan, and every row that the workers counted is in the database
+        # no process is left, and every row that the workers counted is in the database
         assert not [name for name, pid in pids.items() if alive(pid)]
         counted = {
             name: orjson.loads((health / f"{name}.json").read_bytes())["counters"] for name in pids
@@ -68,7 +68,7 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         assert counts(tmp_path, "orderbook") == published > 0
         prices = [c for name, c in counted.items() if name.startswith("ticker-collector")]
         assert counts(tmp_path, "ticker") == sum(c["tickers"] for c in prices) > 0
-        # by default the last seconds are left out, in which messages may be on their way
+        # by default the last seconds, whose messages may be on their way, are left out
         until_ms = str(time.time_ns() // 1_000_000)
         reconciled = running.run("reconcile", "--json", "--to", until_ms)
         assert reconciled.returncode == 0, reconciled.stdout

@@ -38,13 +38,13 @@ class Host:
         return self.running.get("/v1/indices/BTC") or {}
 
     def fresh(self) -> bool:
-        """Tell whether the newest value is one of this moment and says so."""
+        """Return whether the newest value is current and not marked as stale."""
         one = self.value()
         age_ms = self.now_ns / 1e6 - one.get("ts", 0)
         return bool(one.get("value")) and abs(age_ms) < 3000 and one["stale"] is False
 
     def honest(self) -> bool:
-        """Tell whether the newest value is of this moment, or said to be stale."""
+        """Return whether the newest value is current or marked as stale."""
         one = self.value()
         return not one or one["stale"] or abs(self.now_ns / 1e6 - one["ts"]) < 5000
 
@@ -58,7 +58,7 @@ class Host:
             return list(orjson.loads(error.read())["reasons"])
 
     def goes_on(self, what: str) -> None:
-        """Wait until values are fresh, and check at each look that nothing old passes as fresh."""
+        """Wait until values are fresh; meanwhile no old value may be served as fresh."""
 
         def done() -> bool:
             assert self.honest(), f"{what}: {self.value()}"
@@ -87,7 +87,7 @@ def test_the_clock_is_set_while_everything_runs(
         ):
             host.set_clock(offset_s)
             host.goes_on(what)
-        # ticks of the wrong clock lie in the future, and readiness says so with what to do
+        # ticks of the wrong clock lie in the future, and readiness reports them with a remedy
         shown_reasons = wait_for(
             "the reason", lambda: [p for p in host.problems() if "future" in p], 90
         )

@@ -1,4 +1,4 @@
-"""The private server: where it listens, who may log in, how it ends and comes back."""
+"""The private server: its addresses, its users, its end and its restart."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from coinspace.storage.questdb.server import ManagedServer, exec_status, is_priv
 
 
 def listening(pid: int) -> set[tuple[str, ...]]:
-    """Hexadecimal addresses and ports where a process listens, from /proc."""
+    """Return the hexadecimal addresses and ports where a process listens, from /proc."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -66,7 +66,7 @@ def test_readonly_user_cannot_write(questdb: Settings) -> None:
 
 
 def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
-    """Groups without end meet the server's limit; meanwhile writes and reads are answered."""
+    """A query with endless groups reaches the server's limit; writes and reads are answered."""
     found = address(questdb)
     refusals = []
 
@@ -85,7 +85,7 @@ def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
         with psycopg.connect(found.sql, autocommit=True) as other:
             busy = "select count() from query_activity() where query like '%distinct x%'"
             while other.execute(busy).fetchone() == (1,):
-                # the question itself is the first
+                # the first one is this query itself
                 assert asking.is_alive()
             for _ in range(3):
                 # ILP over HTTP is served by the same threads
@@ -104,7 +104,7 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
     server = ManagedServer(settings)
     first = server.start()
     try:
-        # no ILP over TCP unless asked for: it knows no password
+        # ILP over TCP, which has no password, is off by default
         assert len(listening(first.pid)) == 3
         with psycopg.connect(first.sql, autocommit=True) as writer:
             writer.execute("create table kept (x long)")
@@ -190,7 +190,7 @@ def test_the_error_for_a_missing_jar_says_what_to_do(
         runtime.jar()
     monkeypatch.delenv("COINSPACE_QUESTDB_JAR")
     monkeypatch.setenv("COINSPACE_CACHE", str(tmp_path))
-    # a proxy that nobody runs is a network that is not there
+    # an unreachable proxy stands for a missing network
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with pytest.raises(ConfigError, match="COINSPACE_QUESTDB_JAR") as caught:

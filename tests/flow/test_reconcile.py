@@ -1,4 +1,4 @@
-"""Reconciliation finds what is missing, and is satisfied by what explains it."""
+"""Reconciliation finds missing messages, and accepts what explains them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
     stream = Ledger().stream(PUBLISHER, TOPIC, epoch)
     gaps.write_dead(sender, (PUBLISHER, TOPIC.decode(), epoch, 3), "cast error", epoch)
     gaps.write_hole(sender, stream, Hole(5, 6, epoch, "test"), gaps.LOST)
-    # a filled hole explains nothing
+    # a filled gap explains nothing
     gaps.write_hole(sender, stream, Hole(8, 8, epoch, "test"), gaps.FILLED)
     assert await sender.close(60)
 
@@ -93,7 +93,7 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
 
     assert (total.received, total.journalled, total.gaps) == (2 * N, 2 * N, 4)
 
-    # without the journal rows tell of the repeats before them; the last one has none behind it
+    # without the journal, rows carry the repeats before them; no row follows the last repeat
     kept = journal_folder(own, PUBLISHER)
     away = kept.rename(kept.with_name("away"))
     total = reconcile(own, epoch, time.time_ns() + 1).total
@@ -127,7 +127,7 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
 
 
 async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
-    """What nobody holds shows in `gap` alone."""
+    """Messages in no journal and no row are found in table `gap` alone."""
     epoch = time.time_ns()
     sender = Sender(own, "tail")
     sender.start()
@@ -150,11 +150,11 @@ async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
     assert by_topic[TOPIC].published == N - 1 + 7
     assert (by_topic[other].published, by_topic[other].lost) == (5, 5)
     assert report.total.unexplained == 0
-    # a time before any of it knows nothing of it
+    # a range before all of it does not contain it
     assert reconcile(own, epoch - 10, epoch - 5).lines == []
 
 
-async def test_trades_that_the_exchange_forgot_are_lost_as_many_as_they_are(own: Settings) -> None:
+async def test_trades_that_the_exchange_forgot_are_counted_as_lost(own: Settings) -> None:
     epoch = time.time_ns()
     sender = Sender(own, "forgotten")
     sender.start()
@@ -185,7 +185,7 @@ async def test_trades_that_the_exchange_forgot_are_lost_as_many_as_they_are(own:
 async def test_a_publisher_whose_clock_was_days_off_is_accounted_for(
     own: Settings, off_days: int
 ) -> None:
-    """Its messages have its own times, gaps those of the storage worker, trades the exchange's."""
+    """Messages carry its clock's times, gaps the storage worker's, trades the exchange's."""
     now = time.time_ns()
     epoch = now + off_days * 24 * HOUR_NS
     publisher = PUBLISHER.replace("orderbook", "ticker")
@@ -233,6 +233,6 @@ def test_times_are_read_exactly(text: str, expected: int) -> None:
     assert _time_ns(text, "--from") == expected
 
 
-def test_a_time_that_is_none_is_refused() -> None:
+def test_an_invalid_time_is_refused() -> None:
     with pytest.raises(ConfigError, match="--to: expected ISO 8601 or epoch ms, was 'soon'"):
         _time_ns("soon", "--to")

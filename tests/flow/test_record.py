@@ -64,7 +64,7 @@ async def capture_until(
     folder: Path,
     channels: tuple[Channel, ...],
 ) -> dict[str, Counters]:
-    """Record until the counters of all recordings say that it is enough."""
+    """Record until a condition on the counters of all recordings is true."""
     made: list[Capture] = []
 
     class Kept(Capture):
@@ -112,12 +112,12 @@ async def test_recording_all_exchanges(tmp_path: Path, monkeypatch: pytest.Monke
     snapshots = [r for r in records if r.direction == "GET" and "limit=5000" in r.path]
     assert len(snapshots) == counters["binance-orderbook"]["snapshots"] == 4
     assert set(kinds("binance", records)) == {"depth@100ms", "bookTicker"}
-    # what is recorded can be judged by itself …
+    # the recording passes `verify` …
     checked = await asyncio.to_thread(CliRunner().invoke, books, [str(path), "--check", "--quiet"])
     result = orjson.loads(checked.stdout)
     assert checked.exit_code == 0, checked.output
     assert result["matches"] > 20
-    # … and collected again
+    # … and can be collected again
     await replay_continues(path)
 
 
@@ -152,7 +152,7 @@ async def test_an_interruption_and_a_gap_are_marked_and_healed(tmp_path: Path) -
             segment_s=60,
         )
         task = asyncio.create_task(one.run())
-        # without an update the snapshot may be ahead of the stream, and what is dropped none of its
+        # without an update the snapshot may be ahead of the stream, and the drop has no effect
         await until(one, lambda counted: counted["synced"] == 1 and counted["applied"] > 0)
         server.disorder.add("drop:binance:BTCUSDT:count=1")
         await until(one, lambda counted: counted["resyncs"] == 1 and counted["synced"] == 1)

@@ -163,7 +163,7 @@ async def test_one_clock_waits_for_its_clients_and_keeps_the_order(feeds: Path) 
     assert finished[0]["frames"] == 41_248 + 33_617
 
 
-async def test_a_part_of_a_recording_at_a_speed_takes_its_time(feeds: Path) -> None:
+async def test_a_part_of_a_recording_is_played_at_the_given_speed(feeds: Path) -> None:
     with FeedReader(feeds / BTC) as reader:
         first_ns = next(iter(reader)).received_ns
     finished = asyncio.Event()
@@ -186,7 +186,7 @@ async def test_a_part_of_a_recording_at_a_speed_takes_its_time(feeds: Path) -> N
     assert 0.3 < took_s < 10
 
 
-async def test_upbit_s_recording_is_played_whole(feeds: Path) -> None:
+async def test_an_upbit_recording_is_played_completely(feeds: Path) -> None:
     source = Playback([feeds / UPBIT], speed=math.inf, settle_s=0.1)
     codes = sorted(source.indices["upbit"].symbols)
     finished = asyncio.Event()

@@ -35,7 +35,7 @@ def sql(created: Settings) -> Iterator[Any]:
 
 
 def own(created: Settings, folder: Path, **storage: Any) -> Settings:
-    """Settings of a data folder of its own on the shared server."""
+    """Return settings with their own data folder on the shared server."""
     found = address(created)
     values = {"ilp": found.ilp, "sql": found.sql, "ttl": "off", "batch_ms": 20, **storage}
     return Settings(data=folder, storage=StorageSettings(**values))
@@ -55,7 +55,7 @@ async def rows_of(sql: Any, query: str, expected: int, timeout_s: float = 60) ->
         try:
             rows = sql.execute(query).fetchall()
         except psycopg.Error:
-            # a column that was added is visible as late as a row
+            # an added column becomes visible as late as a row
             rows = []
         if len(rows) >= expected or time.monotonic() > deadline:
             return list(rows)
@@ -72,7 +72,7 @@ def trade(sender: Sender, market: str, i: int, **columns: Any) -> bool:
     )
 
 
-async def test_a_batch_leaves_by_age_and_twice_is_once(
+async def test_a_batch_is_sent_by_age_and_a_repeat_is_stored_once(
     created: Settings, sql: Any, tmp_path: Path
 ) -> None:
     sender = Sender(own(created, tmp_path), "age")
@@ -84,7 +84,7 @@ async def test_a_batch_leaves_by_age_and_twice_is_once(
     for batches in (1, 2):
         for i in range(50):
             assert trade(sender, "AGE/KRW", i, received_ts=TimestampNanos(START_NS + 7))
-        # nobody calls seal: the timer does
+        # the timer calls seal
         await until(partial(left, batches))
     assert await sender.close()
     rows = await rows_of(
@@ -113,9 +113,9 @@ async def test_books_keep_every_bit(created: Settings, sql: Any, tmp_path: Path)
 async def test_bad_rows_go_to_the_dead_letters_and_the_rest_is_stored(
     created: Settings, sql: Any, tmp_path: Path
 ) -> None:
-    told: list[Any] = []
+    rejected: list[Any] = []
     settings = own(created, tmp_path, batch_rows=100)
-    sender = Sender(settings, "bad", on_rejected=lambda *what: told.append(what))
+    sender = Sender(settings, "bad", on_rejected=lambda *what: rejected.append(what))
     sender.start()
     bad = {0, 13, 14, 99, 150}
     for i in range(200):
@@ -129,8 +129,8 @@ async def test_bad_rows_go_to_the_dead_letters_and_the_rest_is_stored(
     letters = list(read(sender.dead.path))
     assert {key[3] for letter in letters if isinstance(key := letter["key"], list)} == bad
     assert all("price" in str(letter["reason"]) for letter in letters)
-    assert {key[3] for key, *_ in told} == bad
-    assert all(table == "trade" for _, table, *_ in told)
+    assert {key[3] for key, *_ in rejected} == bad
+    assert all(table == "trade" for _, table, *_ in rejected)
     counters = sender.counters()
     assert (counters["rows_stored"], counters["rows_dead"], counters["pending_bytes"]) == (
         195,
@@ -149,7 +149,7 @@ async def test_a_dropped_and_a_changed_column_are_repaired(
     assert await sender.drained(10)
     sql.execute("alter table trade alter column price type boolean")
     sql.execute("alter table trade drop column size")
-    # the server takes one more batch by the old columns and only then looks
+    # the server accepts one more batch with the old columns before it notices
     trade(sender, "MEND/KRW", 1)
     assert await sender.drained(10)
     for i in range(2, 20):

@@ -1,4 +1,4 @@
-"""The exchange is killed and started again at random moments; the books come back each time."""
+"""The exchange is killed and restarted at random moments; the books come back each time."""
 
 from __future__ import annotations
 

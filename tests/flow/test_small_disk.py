@@ -67,7 +67,7 @@ def alive(pids: dict[str, int]) -> list[str]:
 
 
 def reasons(running: Platform) -> list[str]:
-    """Return what `/readyz` says against the platform."""
+    """Return the reasons why `/readyz` reports the platform as not ready."""
     answer = running.get("/readyz", any_status=True)
     return list(answer["reasons"]) if answer else ["no answer"]
 
@@ -79,7 +79,7 @@ def value_age_ms(running: Platform) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_platform_goes_on_when_its_disk_was_full(disk: Path) -> None:
+def test_a_platform_continues_after_its_disk_was_full(disk: Path) -> None:
     with platform(disk) as running:
         wait_for("a healthy platform", lambda: reasons(running) == [], 200)
         began = running.pids()

@@ -1,8 +1,7 @@
-"""Faults on real processes: what was published is in the database exactly once, and reconciles.
+"""Faults on real processes: every published message is stored exactly once, and reconciles.
 
-The short form runs in the normal suite, the long one with `make faults`: each fault, then all of
-them at the same time. COINSPACE_SEED chooses the moments. Figures go where `make report` finds
-them.
+The short form runs in the normal suite. The long one runs with `make faults`: each fault, then all
+of them at the same time. COINSPACE_SEED chooses the moments. Figures are saved for `make report`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tests.flow.feeding import MARKETS, book
 FIGURES = Path(__file__).resolve().parents[2] / FOLDER
 BOOK_WORKER, TICKER_WORKER = WORKERS
 SEED = int(os.environ.get("COINSPACE_SEED", "1"))
-# aims that are reported and not asserted: (aim, better)
+# goals that are reported and not asserted: (goal, better)
 AIMS = {
     "s from the server's return to the first row": (2, "lower"),
     "backlog drained, × live rate": (5, "higher"),
@@ -43,7 +42,7 @@ def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def faults(short_path: Path, request: pytest.FixtureRequest) -> Iterator[Faults]:
-    """A running storage side; parametrise it with the rate a market and topic."""
+    """A running storage side; its parameter is the messages per second, market and topic."""
     made = Faults(short_path, rate=getattr(request, "param", 100))
     try:
         made.start()
@@ -53,7 +52,7 @@ def faults(short_path: Path, request: pytest.FixtureRequest) -> Iterator[Faults]
 
 
 def save(faults: Faults, case: str) -> None:
-    """Write the figures down."""
+    """Save the figures for the report."""
     result = Result("faults", case, "", faults.input)
     result.command = "make test" if case == "short form" else "make faults"
     result.figures = dict(faults.figures)
@@ -64,7 +63,7 @@ def save(faults: Faults, case: str) -> None:
 
 
 def finish(faults: Faults, case: str, *killed: str, timeout_s: float = 90) -> dict[str, Any]:
-    """Stop publishing, wait until all is stored, compare, reconcile, write the figures down."""
+    """Stop publishing, wait until all is stored, compare, reconcile, save the figures."""
     faults.stop_feeders(*killed)
     began = time.monotonic()
     faults.until(faults.settled, timeout_s)
@@ -96,16 +95,16 @@ def test_short_matrix(faults: Faults) -> None:
     faults.restart(BOOK_WORKER)
     # the database dies and comes back by itself
     faults.figures["s from the server's return to the first row"] = highest([faults.kill_server()])
-    # it hangs, and so does a subscriber
+    # the database hangs, and so does a subscriber
     faults.pause_server(3)
     faults.pause(TICKER_WORKER, 2)
     # a collector dies and is started again: a new epoch, a few trades twice
     faults.restart(TICKERS)
-    # somebody changes a column
+    # a user changes a column
     faults.until(faults.caught_up, 60)
     faults.change_columns("alter table orderbook alter column ask_size type varchar")
-    faults.until(faults.mended, 60)
-    # one publisher ends before anybody has heard it, another dies with its tail unsent
+    faults.until(faults.repaired, 60)
+    # one publisher ends before a subscriber has heard it, another dies with its tail unsent
     faults.restart(BOOKS)
     total = finish(faults, "short form", TICKERS)
     assert total["lost"] == total["dead"] == 0
@@ -184,19 +183,19 @@ def test_subscribers_collectors_and_tables_break(faults: Faults) -> None:
         "alter table trade alter column price type boolean",
         "alter table orderbook drop column asks",
     )
-    faults.until(faults.mended, 120)
+    faults.until(faults.repaired, 120)
     finish(faults, "subscriber stopped 30 s, collectors killed, tables broken")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_everything_at_once(short_path: Path) -> None:
-    """Faults that overlap, which is when bookkeeping in memory shows."""
+    """Overlapping faults show errors of the state in memory."""
     faults = Faults(short_path, rate=40, COINSPACE_STORAGE__MEMORY_MB="16")
     try:
         faults.start()
         Storm(faults, SEED).run()
-        faults.until(faults.mended, 120)
+        faults.until(faults.repaired, 120)
         finish(faults, "everything at once", TICKERS, timeout_s=200)
     finally:
         faults.close()
@@ -204,7 +203,7 @@ def test_everything_at_once(short_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_real_collectors_store_what_they_do_undisturbed(
+def test_faults_do_not_change_what_real_collectors_store(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The same feed twice, once with every fault: rows are compared one by one."""
@@ -219,7 +218,7 @@ def test_real_collectors_store_what_they_do_undisturbed(
                 disturb(faults, killed)
             faults.until(faults.played, 120)
             if case == "disturbed":
-                faults.until(faults.mended, 60)
+                faults.until(faults.repaired, 60)
             finish(faults, f"real collectors, {case}")
             found.append(faults.contents())
         finally:
@@ -230,7 +229,7 @@ def test_real_collectors_store_what_they_do_undisturbed(
 
 
 def disturb(faults: Collected, killed: tuple[str, ...]) -> None:
-    """Break everything but two collectors while the feed plays."""
+    """Break every process except two collectors while the feed plays."""
     faults.restart(BOOK_WORKER)
     faults.kill_server()
     faults.restart(killed[0])
@@ -247,10 +246,10 @@ def disturb(faults: Collected, killed: tuple[str, ...]) -> None:
 
 
 def compare_runs(undisturbed: Rows, disturbed: Rows, killed: set[tuple[str, str]]) -> None:
-    """Compare rows by what they say of the market.
+    """Compare the market data of rows.
 
-    A killed collector misses what was on its way to it, and tells of the market anew when it
-    comes back; whatever both runs have must be the same.
+    A killed collector misses frames on their way to it, and publishes the market's state again
+    after its restart. Rows of both runs must be equal.
     """
     for which, rows in undisturbed.items():
         assert len(rows) > 50, which
@@ -260,8 +259,8 @@ def compare_runs(undisturbed: Rows, disturbed: Rows, killed: set[tuple[str, str]
         common = rows.keys() & disturbed[which].keys()
         assert len(common) > 0.5 * len(rows), which
         if which[0] != "ticker":
-            # by the exchange's own name of a book or trade; a book that was fetched anew may be
-            # known less far down than is stored of it
+            # by the exchange's id of a book or trade; a book that was fetched again may have fewer
+            # known levels than are stored
             end = 4 if which[0] == "orderbook" else None
             once = {row[:3]: row[:end] for row in rows}
             wrong = [row for row in disturbed[which] if once.get(row[:3], row[:end]) != row[:end]]
@@ -271,7 +270,7 @@ def compare_runs(undisturbed: Rows, disturbed: Rows, killed: set[tuple[str, str]
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Path) -> None:
-    """Without a journal to ask, what a killed worker missed is in `gap` instead, exactly."""
+    """Without a journal, exactly the messages that a killed worker missed are in `gap`."""
     faults = Faults(short_path, rate=100, COINSPACE_JOURNAL__MIN_FREE_BYTES=str(1 << 62))
     try:
         faults.start()
@@ -279,7 +278,7 @@ def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Pat
         faults.restart(BOOK_WORKER)
         faults.until(faults.caught_up, 60)
         time.sleep(3)
-        # what was published since the last heartbeat is known to whoever heard it
+        # only a worker that heard them knows the messages since the last heartbeat
         faults.stop_feeders()
         faults.until(
             lambda: (
@@ -302,7 +301,7 @@ def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Pat
         report = faults.reconcile()
         total = report["total"]
         assert total["journalled"] == 0
-        # reconciling counts a lost repeat as what it is; each loss is explained
+        # reconciling counts a lost repeat as lost; each loss is explained
         assert 0 < total["lost"] <= lost
         assert faults.sql("select sum(count) from gap where status = 'lost'") == [(lost,)]
         assert report["unexplained"] == []
@@ -313,8 +312,8 @@ def test_a_full_journal_disk_leaves_a_row_for_every_lost_message(short_path: Pat
 
 
 def check_topic(faults: Faults, publisher: str, kind: str, market: str) -> int:
-    """Hold every published message against its row or its gap. Returns: the number of lost ones."""
-    # a feeder tells the state once
+    """Compare every published message with its row or its gap. Returns: the number of lost ones."""
+    # a feeder publishes the state once
     sent = 1 if kind == "state" else int(faults.counter(publisher, "sent"))
     where = f"market = '{market}'" + (f" and publisher = '{publisher}'" if kind == "state" else "")
     stored = {seq for (seq,) in faults.sql(f"select seq from {kind} where {where}")}
@@ -332,7 +331,7 @@ def check_topic(faults: Faults, publisher: str, kind: str, market: str) -> int:
 
 
 def check_books(faults: Faults) -> None:
-    """Hold every stored book against the one that was published."""
+    """Compare every stored book with the published one."""
     for number, market in enumerate(MARKETS):
         for seq, bids, asks in faults.sql(
             f"select seq, bids, asks from orderbook where market = '{market}'"

@@ -1,4 +1,4 @@
-"""The read-only connections as they are lent, on a real server and over a line that is cut."""
+"""The pool of read-only connections, on a real server and over a line that is cut."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout, Sto
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.pool import CONNECT_TIMEOUT_S, RETRY_AFTER_S, Database
 
-# long enough for a loaded machine, and no test waits for it
+# long enough for a loaded machine; no test waits until its end
 TIMEOUT_S = 20.0
-# a query that the server cannot answer in any test's time
+# a query that takes longer than any test
 SLOW = "SELECT count() FROM long_sequence(1_000_000_000_000) WHERE rnd_double() < 0.5"
 
 
 class Line:
-    """A TCP line to the server that can be cut, refused and mended."""
+    """A TCP line to the server that can be cut, refused and opened again."""
 
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target)
@@ -141,8 +141,8 @@ async def test_the_user_cannot_write(make: Make) -> None:
         await make().rows("CREATE TABLE written (ts timestamp) timestamp(ts)")
 
 
-async def test_a_borrower_takes_its_time(make: Make) -> None:
-    """The query time-out ends a query, not what happens between two rows."""
+async def test_a_borrower_may_take_longer_than_the_query_time_out(make: Make) -> None:
+    """The query time-out limits a query, not the time between two rows."""
     database = make(timeout_s=0.5)
     await answers(database)
     async with database.connection() as connection:
@@ -152,7 +152,7 @@ async def test_a_borrower_takes_its_time(make: Make) -> None:
 
 
 async def test_a_generator_may_stop_between_rows(line: Line, make: Make) -> None:
-    """A time-out around a yield would hit whoever waits then: here, the sleep."""
+    """A time-out around a yield would cancel the caller's sleep."""
     database = make(timeout_s=0.5)
     await answers(database)
 
@@ -166,7 +166,7 @@ async def test_a_generator_may_stop_between_rows(line: Line, make: Make) -> None
     await asyncio.sleep(1.0)
     assert await anext(found) == 2
     await found.aclose()  # type: ignore[attr-defined]
-    # one that stopped in the middle is not used again, and its place is free
+    # a connection whose query stopped in the middle is not used again, and its place is free
     await answers(database)
     assert line.made == 2
 
@@ -176,7 +176,7 @@ async def test_a_query_that_takes_too_long_ends(make: Make) -> None:
     await answers(database)
     with pytest.raises(QueryTimeout, match=r"took more than 0\.5 s"):
         await database.rows(SLOW)
-    # it is no failure of the database: others go on at once
+    # this is not a failure of the database: other queries continue at once
     assert database.error is None
     assert database.timeouts == 1
     await answers(database)
@@ -202,7 +202,7 @@ async def test_a_cancelled_wait_takes_no_connection(make: Make) -> None:
     assert await database.rows("SELECT 1 one") == [{"one": 1}]
 
 
-async def test_a_time_out_of_the_borrower_is_its_own(make: Make) -> None:
+async def test_a_time_out_of_the_borrower_is_no_failure_of_the_database(make: Make) -> None:
     database = make()
     with pytest.raises(TimeoutError):
         async with database.connection(), asyncio.timeout(0.01):
@@ -210,7 +210,7 @@ async def test_a_time_out_of_the_borrower_is_its_own(make: Make) -> None:
     assert (database.failures, database.error) == (0, None)
 
 
-async def test_a_table_that_is_not_there_yet(line: Line, make: Make) -> None:
+async def test_a_missing_table_keeps_the_connection(line: Line, make: Make) -> None:
     database = make()
     with pytest.raises(NoSuchTable):
         await database.rows("SELECT * FROM nobody_made_it")
@@ -226,7 +226,7 @@ async def test_no_request_waits_for_a_server_that_refuses(line: Line, make: Make
         *(database.rows("SELECT 1") for _ in range(5)), return_exceptions=True
     )
     assert [type(one) for one in found] == [DatabaseUnavailable] * 5
-    # and for a second not even a connection is tried
+    # for a second no further connection is tried
     failures = database.failures
     with pytest.raises(DatabaseUnavailable):
         await database.rows("SELECT 1")
@@ -248,7 +248,7 @@ async def test_a_server_that_does_not_answer_costs_the_time_of_connecting(
     assert database.timeouts == 0
 
 
-async def test_no_address_is_no_connection() -> None:
+async def test_no_connection_is_made_without_an_address() -> None:
     def none() -> str:
         raise StorageError("no private QuestDB runs")
 
@@ -259,8 +259,8 @@ async def test_no_address_is_no_connection() -> None:
     await database.close()
 
 
-async def test_after_a_restart_one_failure_is_all(line: Line, make: Make) -> None:
-    """The idle connections of a server that has ended are not tried one after another."""
+async def test_a_restart_of_the_server_costs_one_failure(line: Line, make: Make) -> None:
+    """Idle connections to an ended server are not tried one after another."""
     database = make(size=4)
     all_lent = asyncio.Barrier(4)
 

@@ -30,7 +30,7 @@ TICKERS = "ticker-collector-bithumb"
 
 
 def environment(settings: Settings, folder: Path, **more: str) -> dict[str, str]:
-    """Environment of a worker with a data folder of its own on the shared server."""
+    """Return the environment of a worker with its own data folder on the shared server."""
     found = address(settings)
     return {
         **os.environ,
@@ -61,7 +61,7 @@ def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
 
 @contextmanager
 def killed(name: str, env: dict[str, str]) -> Iterator[None]:
-    """A publisher of 200 books a second and market, ended by kill -9."""
+    """Run a publisher of 200 books a second and market; it is killed by SIGKILL."""
     command = [sys.executable, "-m", "tests.flow.feeder_process", name, "200", "0"]
     process = subprocess.Popen([*command, str(time.time_ns())], env=env)
     try:
@@ -111,7 +111,7 @@ async def test_books_tickers_and_trades_reach_the_database(
                     publisher.heartbeat()
                 return all(counter_of(own, name, "received") > 0 for name in names)
 
-            # what a subscriber misses before it is connected has no journal here
+            # messages before the subscriber is connected have no journal here
             await until(heard)
             for feeder in feeders:
                 feeder.state("synced")
@@ -153,7 +153,7 @@ async def test_messages_that_no_worker_received_are_stored(
         for _ in range(3):
             epochs.append(time.time_ns())
             publisher = open_publisher(BOOKS, own, epochs[-1])
-            # not a heartbeat: nobody can know of it but by its journal
+            # no heartbeat: only its journal shows it
             Feeder(publisher, BOOKS, start_ns=epochs[-1]).send(50)
             publisher.close()
             await until(lambda: count(questdb, "orderbook", epochs[-1]) == 90)
@@ -177,7 +177,7 @@ async def test_messages_that_no_worker_received_are_stored(
 async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
     questdb: Settings, tmp_path: Path
 ) -> None:
-    """Whoever mends a table may die before what was damaged is stored again."""
+    """The process that repairs a table may die before the damaged rows are stored again."""
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
     name, epoch = "orderbook-storage-worker", time.time_ns()

@@ -61,11 +61,11 @@ def up(data: Path, *arguments: str, **options: Any) -> subprocess.CompletedProce
 
 
 @pytest.mark.timeout(400)
-def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
+def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "logs").mkdir()
-    # this one's log takes nothing
+    # the log of this process cannot be written
     (tmp_path / "logs" / f"{COLLECTOR}.log").symlink_to("/dev/full")
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -88,7 +88,7 @@ def test_what_dies_or_hangs_comes_back_and_a_stop_ends_everything(
             before = index_value(running)
             wait_for("moving values", lambda: index_value(running) not in (False, before))
             children = running.pids()
-            # what was not read meanwhile fills the socket
+            # unread messages fill the socket
             heard(systemd, "")
             assert running.stop() == 0
             assert heard(systemd, "STOPPING=1")
@@ -124,7 +124,7 @@ def test_too_few_open_files_are_named(tmp_path: Path) -> None:
         ("COINSPACE_TUNING__CPUS", '{"index-*": [0, 4000]}', "expected processors"),
     ],
 )
-def test_what_no_restart_would_change_is_refused_before_the_start(
+def test_permanent_errors_are_refused_before_the_start(
     tmp_path: Path, setting: str, value: str, said: str
 ) -> None:
     done = up(tmp_path, more={setting: value})

@@ -35,7 +35,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
         ["database watch", "storing again"],
     ),
 }
-# their owner reads how they end, and ends or restarts what they belong to: one query, one client
+# their owner handles their end and ends or restarts its one query or client
 READ_BY_OWNER = {
     "endpoint/http/connection.py",
     "endpoint/history/local.py",
@@ -44,7 +44,7 @@ READ_BY_OWNER = {
     "supervisor.py",
     "tasks.py",
 }
-# they run only after an outage, a damage or a failed start
+# these run only after an outage, a damage or a failed start
 RARE = {"memory", "missed ticks", "storing again"}
 ENDING = [(command, task) for command, ends, _ in TASKS.values() for task in ends]
 STARTING_AGAIN = [
@@ -53,7 +53,7 @@ STARTING_AGAIN = [
 
 
 def spawned(path: Path) -> set[str]:
-    """Return the names, as far as they are written down, of the tasks that a module starts."""
+    """Return the literal names of the tasks that a module starts."""
     return {
         str(node.args[0].value)
         for node in ast.walk(ast.parse(path.read_text()))
@@ -61,12 +61,12 @@ def spawned(path: Path) -> set[str]:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("spawn", "keep")
         and node.args
-        # others have names made of variables
+        # other names are made of variables
         and isinstance(node.args[0], ast.Constant)
     }
 
 
-def test_no_task_is_forgotten_here() -> None:
+def test_every_task_is_listed_here() -> None:
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).as_posix()
         if module in READ_BY_OWNER or module.startswith("simulator/"):

@@ -1,4 +1,4 @@
-"""Trades across the death of a collector: what it missed comes by REST, each trade once."""
+"""Trades across the death of a collector: missed ones come by REST, each trade once."""
 
 import asyncio
 import signal
@@ -44,7 +44,7 @@ def journalled(data: Path, exchange: str) -> list[Message]:
 
 
 async def until_trades(data: Path, exchange: str, epochs: int, filled: bool) -> list[Message]:
-    """Wait for trades of so many processes, the last of which has asked REST."""
+    """Wait for trades of so many processes, the last of which has fetched by REST."""
     for _ in range(300):
         trades = await asyncio.to_thread(journalled, data, exchange)
         last = [one for one in trades if one.epoch == max(t.epoch for t in trades)]
@@ -67,11 +67,11 @@ async def killed_and_started_again(data: Path, server: ExchangeServer, exchange:
         await until_trades(data, exchange, 1, False)
         process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(process.wait)
-        # the market goes on meanwhile
+        # the market trades meanwhile
         await asyncio.sleep(4)
         process = collector(data, server, exchange)
         await until_trades(data, exchange, 2, True)
-        # the hole is told to be filled whole, so nothing of it comes later
+        # the gap is reported as filled, so none of its trades comes later
         await asyncio.sleep(0.5)
         known = await rest_trades(server, exchange, MARKETS[exchange])
     finally:
@@ -84,7 +84,7 @@ async def killed_and_started_again(data: Path, server: ExchangeServer, exchange:
     ids = [one.id for one in trades]
     assert len(ids) == len(set(ids))
     ours = Counter((one.exchange_ns // 10**6, *one.values.tolist(), one.side) for one in trades)
-    # the very first frame is the last trade before the stream, and REST may know its siblings
+    # the first frame is the last trade before the stream, and REST may return its siblings
     first = min(one.exchange_ns for one in trades[1:])
     last = max(one.exchange_ns for one in filled)
     theirs = Counter(
@@ -92,13 +92,13 @@ async def killed_and_started_again(data: Path, server: ExchangeServer, exchange:
         for one in known
         if first < one.exchange_ns <= last
     )
-    assert not theirs - ours, "what the exchange did and we did not tell"
+    assert not theirs - ours, "trades of the exchange that were not published"
     between = [key for key in ours if first // 10**6 < key[0] <= last // 10**6]
     assert all(ours[key] == theirs[key] for key in between), "each trade once"
 
 
 @pytest.mark.timeout(120)
-async def test_what_a_killed_collector_missed_comes_by_rest_once() -> None:
+async def test_trades_missed_by_a_killed_collector_come_once_by_rest() -> None:
     only = {exchange: [market] for exchange, market in MARKETS.items()}
     async with ExchangeServer(Simulation(7, only, rate=3.0), limits=False) as server:
         with ExitStack() as stack:

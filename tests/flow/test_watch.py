@@ -1,4 +1,4 @@
-"""What an acknowledgement hides is found, named and comes with its remedy."""
+"""Faults behind an acknowledged write are found and reported with a remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def created(questdb: Settings) -> Settings:
 
 
 async def problems(settings: Settings, word: str, timeout_s: float = 60) -> list[str]:
-    """Look until a problem with the word is there, or the time is over."""
+    """Look for a problem with the word until the time is over."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = [one for one in (await watch.look(settings)).problems if word in one]
@@ -106,7 +106,7 @@ async def test_drift_is_named_and_only_repaired_by_its_owner(created: Settings) 
     [
         ("TABLE state", "28, 'No space left on device'"),
         ("MATERIALIZED VIEW trade_1s", "28, 'No space left on device'"),
-        # what the server says of a full disk under rows out of order
+        # the server's error for a full disk under rows out of order
         ("TABLE state", "0, 'bulk update failed and will be rolled back'"),
     ],
 )
@@ -249,7 +249,7 @@ async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
     assert time.monotonic() - began < watch.QUERY_TIMEOUT_S + 10, "loaded machines included"
     assert not looked.reachable
     assert "QuestDB" in looked.problems[0]
-    # what hung must not hang the looks that follow
+    # a look that hung must not block the next ones
     deadline = time.monotonic() + 60
     while not (await watch.look(created)).reachable:
         assert time.monotonic() < deadline

@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def places(seconds: float, seed: int, figures: dict[str, float]) -> bool:
-    """Give every place inputs for so long, in turns, and print what came. Returns: all was well."""
+    """Fuzz every place in turns for so many seconds; print results. Returns: no fault was found."""
     end = time.monotonic() + seconds
     total: dict[str, entries.Result] = {}
     every = entries.entries()
@@ -95,7 +95,7 @@ def whole(seed: int, figures: dict[str, float]) -> bool:
 
 
 def parsers(seconds: float, seed: int, figures: dict[str, float]) -> bool:
-    """Fuzz the parsers on the sanitised build, led by edges."""
+    """Fuzz the parsers on the sanitised build, guided by edges."""
     sanitised.build()
     done = sanitised.run("--seconds", str(seconds), "--seed", str(seed), timeout_s=seconds + 120)
     print(done.stdout, end="")
@@ -111,7 +111,7 @@ def parsers(seconds: float, seed: int, figures: dict[str, float]) -> bool:
 
 
 def save(figures: dict[str, float], seed: int) -> None:
-    """Keep the figures for the report."""
+    """Save the figures for the report."""
     result = Result("fuzz", "every entry point", "", f"mutated, seed {seed}")
     result.command = f"make fuzz SECONDS={figures['s']:g}"
     result.figures = figures

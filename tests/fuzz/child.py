@@ -61,7 +61,7 @@ class Reader:
 
 
 def cuts(reader: Reader) -> int:
-    """Read every prefix of one frame of each kind; none may be taken for a message."""
+    """Read every prefix of one frame of each kind; none may be read as a message."""
     done = 0
     for kind in generated.KINDS:
         if not kind.startswith(reader.exchange):
@@ -77,15 +77,15 @@ def cuts(reader: Reader) -> int:
 
 
 class Guide:
-    """Keeps the frames that took the parsers where none had been, to change them further.
+    """Keeps the frames that reached new code of the parsers, to change them further.
 
-    An edge counts as new for each power of two of how often it was taken, as in libFuzzer.
+    An edge counts as new at each power of two of its executions, as in libFuzzer.
     """
 
     def __init__(self, readers: list[Reader], rng: Random) -> None:
         self.rng = rng
         self.readers = readers
-        # the library is preloaded, so the program itself has its names
+        # the library is preloaded, so its symbols are found in the program
         table = (ctypes.c_ubyte * EDGES).in_dll(libc, "coinspace_edges")
         self._taken = np.ctypeslib.as_array(table)
         self._seen = np.zeros(EDGES, dtype=np.uint8)
@@ -104,7 +104,7 @@ class Guide:
         kept, rng = self._kept[exchange], self.rng
         if not kept or rng.random() < 0.2:
             return mutate.frame(exchange, rng)
-        # new finds lead further than old ones
+        # recent frames lead further than old ones
         frame = kept[-1 - int(len(kept) * rng.random() ** 2)]
         if rng.random() < 0.3:
             with contextlib.suppress(ValueError, IndexError, RecursionError):

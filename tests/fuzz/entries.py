@@ -85,7 +85,7 @@ HEAD = b'#coinspace-feed 1 {"exchange":"binance","started_ns":1}\n'
 class Entry:
     """One place.
 
-    refusals: what it raises for input that it does not take. cost: how much slower than a parser,
+    refusals: exceptions for input that it refuses. cost: how many times slower than a parser,
     so that a run gives it fewer inputs.
     """
 
@@ -98,7 +98,7 @@ class Entry:
 
 @dataclass
 class Result:
-    """What came of the inputs of one place."""
+    """Results of the inputs of one place."""
 
     inputs: int = 0
     values: int = 0
@@ -108,7 +108,7 @@ class Result:
     example: bytes = b""
 
     def add(self, more: Result) -> None:
-        """Add what came of further inputs of the place."""
+        """Add the results of further inputs of the place."""
         self.inputs += more.inputs
         self.values += more.values
         self.longest_s = max(self.longest_s, more.longest_s)
@@ -144,7 +144,7 @@ def run(entry: Entry, count: int, seed: int) -> Result:
             data = mutated(rng, data)
         took = _timed(entry, data, result)
         if took > STALL_S:
-            # the garbage collector may have come in between
+            # the garbage collector may have run in between
             took = _timed(entry, data, Result())
         if took > STALL_S:
             result.faults[f"took longer than {STALL_S} s"] += 1
@@ -350,7 +350,7 @@ def _record(topic: bytes, header: bytes, payload: bytes) -> bytes:
 
 
 def _checked(record: bytes) -> bytes:
-    # with the checksum that belongs to it, or no change would come past the first look
+    # with the right checksum, without which the first check would refuse every change
     size = int.from_bytes(record[:4], "little")
     if not 16 <= size <= len(record):
         return record

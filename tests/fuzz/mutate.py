@@ -62,7 +62,7 @@ def base(exchange: str, rng: Random) -> bytes:
 
 
 def shortened(rng: Random, value: Any) -> Any:
-    """Return a tree with fewer levels, so that one mutation matters."""
+    """Return a tree with fewer levels, so that one mutation has more effect."""
     if isinstance(value, Pairs):
         return Pairs((key, shortened(rng, one)) for key, one in value)
     if isinstance(value, list):
@@ -139,7 +139,7 @@ def objects(value: Any) -> list[Pairs]:
 
 
 def change(rng: Random, value: Any) -> Any:
-    """Return a tree with some numbers respelled and odd values put in, level by level."""
+    """Return a tree with some numbers respelled and odd values inserted, level by level."""
     if isinstance(value, Pairs):
         return Pairs((key, change(rng, one)) for key, one in value)
     if isinstance(value, list):

@@ -18,13 +18,13 @@ FOLDER = ROOT / "build" / "asan"
 PORTABLE = ROOT / "build" / "asan-portable"
 WHOLE = ROOT / "build" / "asan-all"
 EDGES = "edges.so"
-# what the parsers need, so that the build takes seconds
+# only modules that the parsers need, so that the build takes seconds
 MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance")
 BUILD_TIMEOUT_S = 300.0
 
 
 def runtime() -> str | None:
-    """Return the path of gcc's sanitiser runtime, None where there is none."""
+    """Return the path of gcc's sanitiser runtime, None if it is missing."""
     compiler = shutil.which("gcc")
     if compiler is None:
         return None
@@ -99,7 +99,7 @@ def run(
     environment = {
         **os.environ,
         "LD_PRELOAD": f"{preload} {folder / EDGES}" if (folder / EDGES).exists() else preload,
-        # pymalloc's pools would hide what is read beyond an object
+        # pymalloc's pools would hide reads beyond an object
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:exitcode=99",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",

@@ -13,6 +13,6 @@ def test_every_input_gives_a_value_or_a_refusal(entry: entries.Entry) -> None:
     result = entries.run(entry, COUNT // entry.cost, 20261130)
     assert not result.faults, (dict(result.faults), result.example[:300])
     assert result.grown < entries.MEMORY
-    # seeds are taken, or nothing is tried behind the first look
+    # seeds are accepted, or only the first check would be tested
     assert result.values >= len(entry.seeds)
     assert result.values < result.inputs or not entry.refusals or "frames" in entry.name

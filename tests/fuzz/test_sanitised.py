@@ -20,14 +20,14 @@ def test_no_read_outside_the_frame_and_no_difference_to_the_twin(march: str | No
     assert done.returncode == 0, done.stdout + done.stderr[-6000:]
     words = done.stdout.split()
     assert int(words[0]) > 5000
-    # led by the edges that frames take, and these were seen
+    # the fuzzer is guided by edges, and has seen some
     found = {name.rstrip(","): int(count) for count, name in pairwise(words) if count.isdigit()}
     assert found["edges"] > 500
     assert found["frames"] > 50
 
 
 @pytest.mark.timeout(400)
-def test_the_sanitiser_is_awake() -> None:
+def test_the_sanitiser_reports_a_read_beyond_the_frame() -> None:
     if sanitised.runtime() is None:
         pytest.skip("gcc's libasan.so is not installed")
     sanitised.build()
@@ -37,7 +37,7 @@ def test_the_sanitiser_is_awake() -> None:
 
 
 @pytest.mark.timeout(900)
-def test_every_module_keeps_to_its_memory() -> None:
+def test_every_module_stays_within_its_memory() -> None:
     if sanitised.runtime() is None:
         pytest.skip("gcc's libasan.so is not installed")
     sanitised.build_all()

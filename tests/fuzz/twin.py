@@ -1,7 +1,7 @@
-"""The parsers' twin in plain Python: the same outcome for every frame, found the clearest way.
+"""The parsers' twin in plain Python: the same outcome for every frame, in the simplest way.
 
-Strictness comes from orjson (what it refuses is malformed), values from `json` with each number
-kept as its text, so that floats are `float(text)` and ids are exact.
+Strictness comes from orjson: frames that it refuses are malformed. Values come from `json` with
+each number kept as its text, so that floats are `float(text)` and ids are exact.
 """
 
 from __future__ import annotations
@@ -386,5 +386,5 @@ def shown(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def _sorted(value: Any) -> Any:
-    # a control frame's detail is its own object, in the order in which it came
+    # a control frame's detail is its own object, with keys in received order
     return sorted(value.items()) if isinstance(value, dict) else value

@@ -17,7 +17,7 @@ from tests.fuzz import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = sorted(path.stem for path in (ROOT / "ext").rglob("*.pyx"))
-# starts no process; the first ones are about what comes from outside
+# these start no process; the first ones are about input from outside
 OUTSIDE = (
     "property/test_ladder.py",
     "property/test_lines.py",
@@ -53,12 +53,12 @@ def main() -> int:
         assert "asan-all" in found, found
     for entry in entries.entries():
         result = entries.run(entry, options.inputs // entry.cost, options.seed)
-        # processor time and memory are the sanitiser's here
+        # processor time and memory are dominated by the sanitiser here
         wrong = [fault for fault in result.faults if not fault.startswith("took longer")]
         assert not wrong, (entry.name, wrong, result.example[:300])
     chosen = OUTSIDE if options.short else OUTSIDE + FURTHER
     ours = ["-q", "-x", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    # behind the sanitised package
+    # the sanitised package comes first
     ours.append("--import-mode=append")
     return pytest.main([*ours, *(str(ROOT / "tests" / name) for name in chosen)])
 

@@ -282,8 +282,8 @@ def rate(line: dict[str, Any], state: State, rules: Rules) -> tuple[F | None, F 
         state.fx = found
     if state.fx is not None or not books:
         return state.fx, None
-    doubted = {name: book for name, book in books.items() if name in state.fx_flags}
-    return None, valuation(doubted, own).get("value_raw") if doubted else None
+    suspected = {name: book for name, book in books.items() if name in state.fx_flags}
+    return None, valuation(suspected, own).get("value_raw") if suspected else None
 
 
 def average(levels: list[Level], size: F) -> F | None:
@@ -334,9 +334,9 @@ def siblings(used: dict[str, tuple[list[Any], list[Any]]]) -> dict[str, Any]:
 
 
 def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
-    """One snapshot: reasons, flags, value, siblings. Nothing is ever frozen here."""
+    """One snapshot: reasons, flags, value, siblings. No book is ever frozen here."""
     reasons: dict[str, str] = {}
-    krw, doubted = rate(line, state, rules)
+    krw, suspected = rate(line, state, rules)
     books: dict[str, tuple[list[Any], list[Any]]] = {}
     native: dict[str, tuple[list[Any], list[Any]]] = {}
     for book in line["books"]:
@@ -413,7 +413,7 @@ def tick(line: dict[str, Any], state: State, rules: Rules) -> dict[str, Any]:
     texts = [book.get("fx") for book in line["books"] if book["market"].endswith("/KRW")]
     given = [fx for text in texts if text is not None and (fx := number(text)) is not None]
     known = [fx for fx in given if fx > 0]
-    per_usdt = (median(known) if known else krw) or doubted
+    per_usdt = (median(known) if known else krw) or suspected
     korean, world = (regional[name].get("value_raw") for name in ("KR", "GL"))
     premium = None
     if isinstance(korean, F) and isinstance(world, F) and per_usdt is not None:

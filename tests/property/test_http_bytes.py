@@ -1,4 +1,4 @@
-"""Any bytes, cut anywhere: a connection answers in whole HTTP, or waits, and never fails."""
+"""Any bytes, cut anywhere: a connection sends complete answers or waits, and never fails."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SEEDS = [
     b"\x81\x84\0\0\0\0ping\x89\x80\0\0\0\0\x88\x82\0\0\0\0\x03\xe8",
     b"\x01\x81\0\0\0\0a\x80\x81\0\0\0\0b\x82\xfe\x01\x00\0\0\0\0",
 ]
-# one change: where, how much is taken out, what comes instead
+# one change: position, number of bytes removed, bytes inserted
 CHANGE = st.tuples(st.integers(0, 400), st.integers(0, 20), st.binary(max_size=20))
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
 
 
 class Transport:
-    """Keeps what is written, and refuses what a real transport would refuse."""
+    """Keeps written bytes, and refuses what a real transport would refuse."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -78,7 +78,7 @@ class Transport:
 
 
 class Failing(State):
-    """Notes what was only logged."""
+    """Records errors that are otherwise only logged."""
 
     def __init__(self) -> None:
         super().__init__(app, Timeouts(), WebSocketConnection)
@@ -128,7 +128,7 @@ async def _feed(data: bytes, cuts: list[int]) -> None:
             transport.protocol.data_received(part)
         await _settle()
     now = asyncio.get_running_loop().time()
-    # a request's time, a ping's, a pong's, and the time to close
+    # time-outs of a request, a ping, a pong and the close
     for waited in (1000, 2000, 3000):
         if not transport.closing:
             transport.protocol.check(now + waited)
@@ -148,7 +148,7 @@ async def _settle() -> None:
 
 
 def _check_answers(written: bytes) -> None:
-    """Check that all that was written is whole answers, up to an upgrade."""
+    """Check that the written bytes are complete answers, up to an upgrade."""
     while written:
         match = ANSWER.match(written)
         assert match, written[:200]
@@ -163,5 +163,5 @@ def _check_answers(written: bytes) -> None:
 
 
 def _is_head(rest: bytes) -> bool:
-    """A HEAD's answer is followed by the next answer, or nothing."""
+    """Return whether the rest begins with another answer or is empty, as behind a HEAD's answer."""
     return not rest or rest.startswith(b"HTTP/1.1 ")

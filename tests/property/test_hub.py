@@ -1,4 +1,4 @@
-"""Slow clients of a stream: what they receive and what they miss add up to all."""
+"""Slow clients of a stream: received and missed events add up to all events."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def _check(steps: list[str], room: int) -> None:
     for name, data in connection.events():
         if name != "gap":
             numbers.setdefault(data["channel"], []).append(data["number"])
-            # what was missed before an event is said before it
+            # events missed before an event are reported before it
             if name in ("trade", "gaps"):
                 channel = data["channel"]
                 assert data["number"] == len(numbers[channel]) + missed[channel]
@@ -98,7 +98,7 @@ async def _check(steps: list[str], room: int) -> None:
         else:
             announced += 1
     for channel, count in published.items():
-        # in their order, and the newest in any case
+        # in order, and always with the newest
         assert numbers[channel] == sorted(numbers[channel])
         assert numbers[channel][-1] == count
         if channel.startswith(("trade", "gaps")):

@@ -185,7 +185,7 @@ def agree(found: float | None, exact: F | None, where: str) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_agrees_with_exact_arithmetic(seed: int) -> None:
     rng = random.Random(seed)
-    values = reasons = doubted = 0
+    values = reasons = unjudged = 0
     for sequence in range(SEQUENCES):
         rules = make_rules(rng)
         parameters = parameters_of(rules)
@@ -212,4 +212,4 @@ def test_agrees_with_exact_arithmetic(seed: int) -> None:
     # the cases must be of different kinds
     assert values > 200
     assert reasons > 50
-    assert doubted > 5
+    assert unjudged > 5

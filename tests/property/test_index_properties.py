@@ -197,7 +197,7 @@ def test_only_changed_input_is_computed_again(ties: bool, absent: float) -> None
             which = int(draw.integers(0, venues))
             fresh = random_books(draw, 1, ties)[0]
             sides = [kept[which].side_copy(side) for side in range(2)]
-            # one side, both, an empty one, or the same again
+            # one side, both, an empty one, or the same side again
             for side in range(2):
                 if draw.random() < 0.5:
                     sides[side] = np.ascontiguousarray(np.array(fresh[side]).T)

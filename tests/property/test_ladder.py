@@ -30,7 +30,7 @@ def dense_near_the_best(draw: Draw, n: int) -> Levels:
 
 
 def one_far_away(draw: Draw, n: int) -> Levels:
-    """Return steps of which the last leaves the others few places in a key of 31 bits."""
+    """Return steps whose last one leaves the others few places in a key of 31 bits."""
     steps = grid(draw, n)
     steps[-1] *= draw.choice([1e3, 1e5, 1e7, 1e9])
     return steps

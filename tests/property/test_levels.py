@@ -1,4 +1,4 @@
-"""Levels are read as the twin reads them: any spelling, any change of it within a side."""
+"""Levels are read as the twin reads them, in any spelling and mix of spellings."""
 
 from collections.abc import Callable
 from random import Random
@@ -13,7 +13,7 @@ from tests.fuzz import twin
 
 CAPACITY = 40
 FRAMES = 1_000
-# what no number is, or not one of a level
+# texts that are not numbers, or not numbers of a level
 ODD = (
     "",
     "0",
@@ -33,7 +33,7 @@ ODD = (
 
 
 def number(rng: Random) -> str:
-    """A number as exchanges write it, or one that their format allows."""
+    """Return a number as exchanges write it, or as their format allows it."""
     way = rng.randrange(12)
     if way == 0:
         return rng.choice(ODD)
@@ -50,7 +50,7 @@ def number(rng: Random) -> str:
 
 
 def prices(rng: Random, count: int, falling: bool) -> list[str]:
-    """Prices in order, at times in another spelling or out of order."""
+    """Return prices in order, sometimes in another spelling or out of order."""
     places = rng.randint(0, 8)
     value = 10.0 ** rng.randint(-3, 7) * rng.uniform(0.8, 1.3)
     made = []
@@ -129,7 +129,7 @@ def test_levels_equal_the_twins(
         frame = make(rng, way)
         got = parser.decode(frame)
         expected = twin.decode(parser.exchange, frame, {"BTCUSDT": "BTC/USDT"}, CAPACITY)
-        # repr tells doubles apart to the bit
+        # repr distinguishes all doubles
         assert twin.shown(got) == twin.shown(expected), frame
         books += got[0]["kind"] == "orderbook"
     assert 0.2 < books / FRAMES < 0.9

@@ -1,4 +1,4 @@
-"""Lines written from messages say what the client library's own encoder says of the same row."""
+"""Lines written from messages equal those of the client library's encoder for the same row."""
 
 from __future__ import annotations
 

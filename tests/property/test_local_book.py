@@ -1,8 +1,8 @@
-"""Local books under every accident at once, against an exchange on sortedcontainers.
+"""Local books under all network faults at once, against an exchange on sortedcontainers.
 
-The stage gets what a bad network makes of the exchange's updates and answers. Whatever it publishes
-must be the exchange's own book as of that very update, and each update must follow the one before
-unless a change of state lies between them.
+The stage gets the exchange's updates and answers through a bad network. Each published book must be
+the exchange's own book as of that update. Each update must follow the one before unless a change of
+state lies between them.
 """
 
 import random
@@ -26,7 +26,7 @@ STEP_NS = 30_000_000
 DEPTH = 8
 # levels of a REST answer; the books are about twice as deep
 ANSWER = 25
-# to the frames of the last one nothing happens
+# the frames of the last one have no faults
 SYMBOLS = ("AUSDT", "BUSDT", "CUSDT")
 QUIET = "CUSDT"
 Top = tuple[list[list[float]], list[list[float]]]
@@ -57,7 +57,7 @@ class Truth:
         )
 
     def update(self) -> bytes:
-        """Trade and quote for a moment; return the event."""
+        """Trade and quote for a moment; return the update."""
         draw = self.draw
         before, first = self.id, self.id + 1
         changed: tuple[dict[int, float], dict[int, float]] = ({}, {})
@@ -70,7 +70,7 @@ class Truth:
                 tick = self.mid + sign * draw.randint(1, 45)
                 size = 0.0 if draw.random() < 0.45 else draw.randint(1, 999) / 100
                 changed[side][tick] = size
-            # what the mid has run over is traded away
+            # levels that the mid has crossed are traded away
             touch = -1 if side == 0 else 0
             while levels and sign * (levels.peekitem(touch)[0] - self.mid) <= 0:
                 changed[side][levels.popitem(touch)[0]] = 0.0
@@ -105,7 +105,7 @@ class Truth:
 
 
 class Network:
-    """What stands between the exchange and the stage."""
+    """The network between the exchange and the stage."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -117,7 +117,7 @@ class Network:
         self.truths = {symbol: Truth(symbol, self.draw) for symbol in SYMBOLS}
         self.now = T0
         self.connection = 0
-        # connection -> frames that are on their way, and how many of them the older one holds back
+        # connection -> frames on their way, and how many of them the older one delays
         self.pipes: dict[int, deque[bytes]] = {}
         self.lag = 0
         self.swapped: dict[tuple[int, str], bytes] = {}
@@ -175,7 +175,7 @@ class Network:
         luck = self.draw.random()
         if len(self.pipes) == 2:
             if luck < 0.05:
-                # made before break: the older one goes once the newer one delivers everything
+                # the older connection closes once the newer one delivers everything
                 older = min(self.pipes)
                 if self.stage.caught_up(self.connection):
                     self.disconnect(older)
@@ -191,7 +191,7 @@ class Network:
         for request in self.stage.take_requests():
             truth = self.truths[request.symbols[0]]
             limit = ANSWER if request.purpose == "snapshot" else 99
-            # as of now, and on its way for a while; now and then from a server that is behind
+            # the current book with a delay; sometimes the book of a server that is behind
             if draw.random() < 0.9:
                 self.cached[request.symbols[0], limit] = truth.answer(limit)
             payload = self.cached.get((request.symbols[0], limit)) or truth.answer(limit)
@@ -235,7 +235,7 @@ def test_a_hundred_thousand_steps_of_a_bad_network() -> None:
     for n in range(STEPS):
         network.step(n)
     counted = network.stage.counters()
-    # all of it has happened, often
+    # every fault has happened often
     assert network.published > STEPS // 2
     assert counted["gaps"] > 100
     assert counted["resyncs"] > 100
@@ -246,7 +246,7 @@ def test_a_hundred_thousand_steps_of_a_bad_network() -> None:
     assert counted["malformed"] > 50
     assert counted["unreadable_answers"] > 10
     assert counted["confirmed"] > 10
-    # and nothing was ever wrong
+    # and no published book was wrong
     assert counted["drifts"] == 0
     assert counted["impossible_changes"] == 0
     assert counted["crossed"] == 0

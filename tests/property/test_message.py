@@ -1,4 +1,4 @@
-"""Whatever is encoded reads back; whatever is not a message is refused, never a crash."""
+"""Encoded messages read back; other bytes are refused without a crash."""
 
 import struct
 

@@ -23,7 +23,7 @@ def agrees(text: str) -> None:
             parse_float(text.encode())
     else:
         assert bits(parse_float(text.encode())) == bits(expected), text
-        # the vector path needs bytes behind the number
+        # the vector path needs bytes after the number
         for tail in (b'","0.5"],["1.5"', b",123456789012345", b"}" + b"\xff" * 32):
             value, size = parse_start(text.encode() + tail + b" " * 24)
             assert (bits(value), size) == (bits(expected), len(text)), (text, tail)

@@ -119,7 +119,7 @@ TestBook.settings = settings(
 
 @pytest.mark.parametrize(("capacity", "steps"), [(16384, 60_000), (200, 40_000)])
 def test_a_hundred_thousand_steps_of_a_walking_market(capacity: int, steps: int) -> None:
-    """10^5 updates near and far from a moving touch, deep books included."""
+    """Apply 10^5 updates near and far from a moving best price, in deep books, too."""
     draw = random.Random(20261122)
     book, twin = OrderBook(capacity), Twin(capacity)
     mid = 50_000

@@ -1,4 +1,4 @@
-"""Any rewriting of a valid frame gives the same outcome in the compiled parser and in its twin."""
+"""Any rewritten valid frame has the same outcome in the compiled parser and in its twin."""
 
 from random import Random
 
@@ -58,7 +58,7 @@ def test_frames_like_the_last_one(exchange: str, rng: Random) -> None:
         if rng.random() < 0.5:
             other = mutate.damage(rng, other)
         expected = twin.shown(twin.decode(exchange, other, MARKETS, 8))
-        # what the frame taught, and what it teaches itself
+        # once after the earlier frame, once after itself
         assert twin.shown(parser.decode(other)) == expected
         assert twin.shown(parser.decode(other)) == expected
 
@@ -108,7 +108,7 @@ def test_any_bytes_have_an_outcome(exchange: str, frame: bytes) -> None:
 
 @pytest.mark.parametrize("exchange", PARSERS)
 def test_a_parser_is_the_same_after_any_frame(exchange: str) -> None:
-    # state that a frame leaves behind must not reach the next one
+    # state of one frame must not affect the next one
     rng = Random(5)
     used = PARSERS[exchange]
     for _ in range(2000):

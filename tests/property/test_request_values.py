@@ -1,4 +1,4 @@
-"""Texts of a request: each is a value or a refusal that names it, whatever it is."""
+"""Texts of a request: any text is a value or a refusal that names it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ QUERIES: tuple[type[msgspec.Struct], ...] = (
 
 
 def refused(work: Callable[[], Any]) -> Any:
-    """Return what comes out, None for a problem that a client can act on."""
+    """Return the result, None for a problem that a client can act on."""
     try:
         return work()
     except Problem as problem:
@@ -57,7 +57,7 @@ def refused(work: Callable[[], Any]) -> Any:
 
 
 @given(TEXT)
-def test_any_text_is_a_time_or_none(text: str) -> None:
+def test_any_text_is_a_time_or_a_refusal(text: str) -> None:
     found: Instant | str
     try:
         found = parse_instant(text)
@@ -70,7 +70,7 @@ def test_any_text_is_a_time_or_none(text: str) -> None:
 
 
 @given(TEXT | st.binary(max_size=40).map(lambda b: base64.urlsafe_b64encode(b).decode()))
-def test_any_text_is_a_cursor_or_none(text: str) -> None:
+def test_any_text_is_a_cursor_or_a_refusal(text: str) -> None:
     found = refused(lambda: decode_cursor(text, int, int))
     assert found is None or all(0 <= one < INT64_MAX for one in found)
 

@@ -15,7 +15,7 @@ NAME, MODE, DATA = sys.argv[1:]
 
 
 def hold_pipes() -> None:
-    """Start what outlives this process and has its stdout and stderr."""
+    """Start a process that outlives this one and keeps its stdout and stderr open."""
     holder = subprocess.Popen(["sleep", "600"])
     Path(DATA, f"holder.{holder.pid}").touch()
 

@@ -34,9 +34,9 @@ def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
     results = {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
     assert list(results) == ["receive", "parse", "book", "bus", "index", "encode", "end-to-end"]
     assert all(one["events"] > 0 and one["ns"] > 0 for one in results.values())
-    # a frame that is also kept as a book and published costs more than one that is only parsed
+    # a frame that also becomes a published book costs more than one that is only parsed
     assert results["end-to-end"]["ns"] > results["parse"]["ns"]
-    # every pass does the work of the first: index values are made each time
+    # every pass does the same work as the first: index values are computed each time
     whole = {name: one["ns"] * one["events"] for name, one in results.items()}
     assert whole["end-to-end"] > 0.5 * whole["index"]
 
@@ -90,7 +90,7 @@ def test_compare_needs_the_same_stages(tmp_path: Path) -> None:
     assert str(failed.exception).endswith("no book")
 
 
-def test_results_that_cannot_be_written_are_not_measured(
+def test_nothing_is_measured_when_results_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured(*_: object) -> None:
@@ -127,7 +127,7 @@ def test_profile_lists_at_least_one_function() -> None:
 def test_profile_names_compiled_functions(feeds: list[Path], tmp_path: Path) -> None:
     flame = tmp_path / "flame.svg"
     arguments = ("profile", "parse", "--seconds", "1", "--json", "--flame", str(flame))
-    # a build with checks spends its time in C that a build for speed inlines
+    # a build with checks spends its time in C functions that a release build inlines
     found = CliRunner().invoke(coinspace, [*arguments, "--top", "100", *options(feeds)])
     assert found.exit_code == 0, found.output
     body = orjson.loads(found.stdout)

@@ -148,7 +148,7 @@ def test_partial_books_are_separate_books(tmp_path: Path) -> None:
     assert (lines[-1]["matches"], lines[-1]["unchecked"], lines[-1]["mismatches"]) == (2, 1, 0)
 
 
-def test_a_best_price_that_arrives_after_its_update_still_judges_it() -> None:
+def test_a_best_price_that_arrives_after_its_update_is_still_compared() -> None:
     result = Checked()
     wrong: list[dict[str, object]] = []
     check = TopCheck(result, wrong.append)

@@ -51,7 +51,7 @@ def test_one_context_for_every_kind_of_socket(tmp_path: Path) -> None:
     assert one.closed
 
 
-def test_a_refused_place_leaves_nothing_open(tmp_path: Path) -> None:
+def test_a_refused_address_leaves_nothing_open(tmp_path: Path) -> None:
     bus = BusSettings(directory=str(tmp_path))
     first = Publisher("collector", bus, 1)
     with pytest.raises(BusError):
@@ -62,8 +62,8 @@ def test_a_refused_place_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
-def test_a_place_can_be_bound_again_at_once(scheme: str, tmp_path: Path) -> None:
-    """The context that others keep open closes sockets in a thread of its own."""
+def test_an_address_can_be_bound_again_at_once(scheme: str, tmp_path: Path) -> None:
+    """A context that other sockets keep open closes sockets in a thread of its own."""
     other = open_socket(zmq.REQ)
     endpoint = f"ipc://{tmp_path}/bus.ipc" if scheme == "ipc" else "tcp://127.0.0.1:*"
     for n in range(50):
@@ -98,7 +98,7 @@ def _child(found: multiprocessing.SimpleQueue[bool]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_process_begins_with_none() -> None:
+def test_a_forked_process_begins_without_a_context() -> None:
     socket = open_socket(zmq.SUB)
     fork = multiprocessing.get_context("fork")
     found: multiprocessing.SimpleQueue[bool] = fork.SimpleQueue()

@@ -46,7 +46,7 @@ async def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0)
 
 
 async def again(child: Child) -> int:
-    """Wait for a second run of the process that works; return its pid."""
+    """Wait for a working second run of the process; return its pid."""
     await wait_for("a restart", lambda: child.restarts and child.ready)
     assert child.pid is not None
     return child.pid
@@ -97,7 +97,7 @@ async def test_a_failed_start_does_not_show_the_reason_of_an_earlier_run(
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
     await wait_for("a failed start", lambda: child.refusal)
     assert "Too many open files" in watching._not_ready(child, 1.0)
-    # a log that was begun anew
+    # a log that was started again
     assert last_reason(log, 10**6) == "of an earlier start"
 
 
@@ -149,7 +149,7 @@ async def test_pauses_before_restarts_grow(
     assert child.restarts >= 7
 
 
-async def test_a_process_that_cannot_be_made_is_tried_again(
+async def test_a_process_that_cannot_be_created_is_tried_again(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Child, "COMMAND", ("/nonexistent",))

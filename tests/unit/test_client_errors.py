@@ -74,7 +74,7 @@ def serving(
 
 
 async def test_it_works_inside_a_running_loop() -> None:
-    """A notebook has one, and its cells call plain functions."""
+    """A notebook has a running loop, and its cells call plain functions."""
     with serving(b'{"asset":"BTC"}') as server, Client(server.url) as client:
         assert client.index("BTC") == {"asset": "BTC"}
 
@@ -86,7 +86,7 @@ async def test_streams_work_inside_a_running_loop() -> None:
         assert found == [0, 1, 2]
 
 
-def test_a_client_that_is_forgotten_leaves_nothing() -> None:
+def test_a_client_that_is_not_closed_leaves_nothing_open() -> None:
     with serving() as server:
         before = threading.active_count()
         client = Client(server.url)
@@ -105,7 +105,7 @@ def test_a_closed_client_refuses_calls() -> None:
         client.index("BTC")
 
 
-# what the caller gets wrong
+# errors of the caller
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_a_closed_client_refuses_calls() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_another_url_is_one_clear_line(kind: Callable[[str], Any], url: str) -> None:
+def test_a_bad_url_is_one_clear_line(kind: Callable[[str], Any], url: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^url: expected http://HOST:PORT, was "):
         kind(url)
 
 
-def test_other_arguments_are_named_without_the_secret() -> None:
+def test_bad_arguments_are_named_without_the_secret() -> None:
     with pytest.raises(InvalidArgument, match=r"^key: expected one line of ASCII") as refused:
         Client("http://127.0.0.1:1", key="se\r\ncret")
     assert "cret" not in str(refused.value)
@@ -147,7 +147,7 @@ def test_an_asset_is_one_part_of_the_path() -> None:
         assert server.requests[0].startswith(b"GET /v1/indices/..%2F..%2Fx%3Fy%23z HTTP/1.1")
 
 
-# what servers answer
+# answers of servers
 
 
 def test_an_error_names_route_parameter_and_remedy() -> None:
@@ -263,7 +263,7 @@ def test_an_id_that_cannot_be_sent_back_is_dropped(identity: str) -> None:
 
 
 def test_a_large_event_in_small_pieces_is_searched_once() -> None:
-    """Work grows with its size, not with its square."""
+    """The work grows with the event's size, not with its square."""
     parser = EventParser()
     looked: list[int] = []
 

@@ -109,7 +109,7 @@ class Exchange:
         )
 
     def heaviest_minute(self) -> int:
-        """The most weight within any minute."""
+        """Return the highest weight within any minute."""
         most = total = 0
         recent: deque[tuple[int, int]] = deque()
         for at_ns, weight in self.weights:
@@ -132,7 +132,7 @@ def test_hundreds_of_markets_run_steadily_within_the_budget(count: int, quiet: i
     assert (world.stale, world.reconnects) == (0, [])
     assert world.longest <= sum(IN_FLIGHT.values())
     assert set(world.stage.states.values()) == {"synced"}
-    # none is forgotten
+    # every market is compared
     compared = Counter(r.symbols[0] for r in world.asked if r.purpose == "compare")
     assert min(compared[name] for name in world.names) >= 1
 
@@ -295,7 +295,7 @@ class Korean:
             self.stage.on_answer(request, body, self.now)
 
     def confirmed(self, symbol: str) -> int:
-        """Seconds since REST last agreed."""
+        """Return the seconds since REST last agreed."""
         (status,) = self.stage.of((symbol,))
         return (self.now - status.confirmed_ns) // S
 
@@ -313,7 +313,7 @@ def test_bad_markets_are_found_and_the_others_stay_confirmed(name: str, bad: int
     assert world.stage.counters()["absent_markets"] == bad
     assert {world.stage.states[str(market_of_dashed(symbol))] for symbol in good} == {"synced"}
     assert world.reconnects == []
-    # found by halves, and asked again alone at growing intervals
+    # found by halving, then asked alone at growing intervals
     assert world.refused < 14 * bad
     refused = world.refused
     world.run(600)
@@ -330,7 +330,7 @@ def test_a_market_that_comes_back_is_found_again(name: str) -> None:
     world.run(120)
     assert world.stage.counters()["absent_markets"] == 0
     assert world.confirmed("KRW-BBB") < 10
-    # and by the list at once, with a new subscription
+    # with the list at once, by a new subscription
     world.gone = {"KRW-BBB"}
     world.run(60)
     listing = Listing("KRW-BBB", Market("BBB", "KRW"), True)

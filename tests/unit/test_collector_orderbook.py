@@ -153,7 +153,7 @@ def test_nothing_is_published_before_the_snapshot(binance: Bench) -> None:
     for i in range(5):
         binance.frame(update(10 + i, 10 + i, [(50 + i, 1)]))
     assert binance.books() == []
-    # one request, however many updates wait
+    # one request for any number of waiting updates
     assert len(binance.requests("snapshot")) == 1
 
 
@@ -213,7 +213,7 @@ def test_a_gap_restarts_only_its_symbol(binance: Bench) -> None:
     assert binance.state("ETH/USDT") == "synced"
     binance.frame(update(23, 24, [(100, 3)], symbol=ETH))
     assert len(binance.books("ETH/USDT")) == eth + 1
-    # nothing of the broken book is published until it is whole again
+    # the broken book is not published until it is whole again
     binance.frame(update(17, 17, [(96, 1)]))
     assert len(binance.books()) == btc
     binance.answer(snapshot(15))
@@ -237,7 +237,7 @@ def test_the_buffer_is_bounded_and_keeps_the_newest(binance: Bench) -> None:
         binance.frame(update(100 + i, 100 + i), after_ms=1)
     assert binance.stage.counts["buffer_dropped"] == 10
     assert len(binance.stage.syncs[0].buffer) == BUFFER_UPDATES
-    # a snapshot that is older than what is left does not fit any more
+    # a snapshot older than the remaining updates no longer fits
     binance.answer(snapshot(105))
     assert binance.stage.counts["stale_snapshots"] == 1
     binance.timer()
@@ -326,7 +326,7 @@ def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> 
     stage.frame(update(14, 14, [(1000, 0), (997, 0), (994, 0)]), after_ms=31_000)
     stage.timer()
     (request,) = stage.requests("snapshot")
-    # it stays in use meanwhile
+    # the book stays in use meanwhile
     stage.frame(update(15, 15, [(989, 2)]))
     assert stage.books()[-1].id == 15
     fresh = [(991.0 - i, 3.0) for i in range(5)], [(1001.0 + i, 3.0) for i in range(5)]
@@ -334,7 +334,7 @@ def test_only_the_known_range_is_published_and_it_is_renewed(binance: Bench) -> 
     assert stage.state() == "synced"
     assert stage.stage.counts["refreshes"] == 1
     stage.frame(update(16, 16, [(986, 1)]))
-    # the kept update 15 was applied to the new book too
+    # the kept update 15 was applied to the new book, too
     assert stage.books()[-1].bids.tolist() == [
         [991, 990, 989, 988, 987],
         [3, 3, 2, 3, 3],
@@ -440,7 +440,7 @@ def test_an_exchange_clock_that_was_set_back_is_believed(upbit: Bench) -> None:
     upbit.frame(whole(0, size=2.0))
     assert len(upbit.books("BTC/KRW")) == 2
     assert upbit.stage.counters()["clock_steps"] == 1
-    # a small step is believed once it lasts
+    # a small step is accepted once it lasts
     for i in range(60):
         upbit.frame(whole(-2000 + i, size=3.0))
     assert upbit.books("BTC/KRW")[-1].bids[1, 0] == 3.0
@@ -590,7 +590,7 @@ def test_a_rest_book_that_is_ahead_is_compared_when_the_stream_reaches_it(binanc
     binance.frame(update(15, 15, [(100, 8)]))
     assert binance.stage.counts["drifts"] == 1
     assert binance.state() == "buffering"
-    # nothing is left of the comparison
+    # the comparison is dropped
     assert binance.stage.watcher is None
 
 
@@ -734,13 +734,13 @@ def test_a_step_of_the_wall_clock_changes_what_is_published_and_no_timer(
         steady += S // 4
         upbit.stage.on_timer(steady)
         asked += len(upbit.requests("compare"))
-    # the same as without the step: a silent market is compared, and in the end it is stale
+    # the same as without the step: a silent market is compared, and becomes stale in the end
     assert 4 <= asked <= 9, asked
     assert upbit.state("BTC/KRW") == "stale"
     assert upbit.states("BTC/KRW")[-1]["since_ns"] - (T0 + step_s * S) < 40 * S
 
 
-# deltas are never cut, and ids are not believed for ever
+# updates are never cut, and ids are not trusted for ever
 
 
 def test_an_update_larger_than_the_room_rebuilds_its_market(binance: Bench) -> None:
@@ -833,7 +833,7 @@ def test_an_id_at_the_edge_of_64_bits_does_not_stop_a_book(binance: Bench) -> No
     assert counters["bad_ids"] + counters["malformed"] == 3
     binance.frame(update(13, 13, [(98, 1)]))
     assert binance.books()[-1].id == 13
-    # a bogus id within the range is found like ids that started again
+    # a wrong id within the range is found like ids that started again
     binance.frame(update(14, 4 * 10**18, [(97, 1)]))
     assert binance.books()[-1].id == 4 * 10**18
     last = run_low_ids(binance, 8)

@@ -1,4 +1,4 @@
-"""Limits, waits, market lists: the policies of the collectors, by the clock they are given."""
+"""Limits, waits, market lists: the policies of the collectors under a given clock."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_retry_after_is_a_lower_bound() -> None:
 
 
 def test_a_connection_that_delivered_is_dialled_again_within_seconds() -> None:
-    """An exchange that restarts again and again is there; one that opens and closes is not."""
+    """An exchange that restarts repeatedly works; one that only opens and closes does not."""
     dialer, now = Dialer(seed=1), 0
     for _ in range(20):
         dialer.opened(now)
@@ -65,7 +65,7 @@ def test_failures_are_reported_at_once_and_then_once_a_minute_with_their_number(
         assert log.take(second * S) is None
     assert log.take(66 * S) == {"reason": "lost 64", "times": 59, "within_s": 61}
     assert log.take(200 * S) is None
-    # the first one after a quiet time is reported at once again
+    # the first failure after a quiet time is reported at once again
     log.add("refused")
     assert log.take(201 * S) == {"reason": "refused"}
 

@@ -62,7 +62,7 @@ class Bench:
     def answer(self, entries: list[dict[str, Any]]) -> None:
         self.stage.on_answer(self.request(), orjson.dumps(entries), self.now)
 
-    def told(self) -> list[dict[str, Any]]:
+    def reported(self) -> list[dict[str, Any]]:
         return [m.json() for m in self.sink.messages if m.kind_name == "state"]
 
 
@@ -161,8 +161,8 @@ def test_a_trade_that_comes_twice_is_published_once(binance: Bench) -> None:
 def test_a_jump_of_binance_ids_is_filled_by_rest(binance: Bench) -> None:
     binance.frame(trade(5))
     binance.frame(trade(9))
-    assert binance.told()[-1]["missing"] == 3
-    assert (binance.told()[-1]["expected"], binance.told()[-1]["found"]) == (6, 9)
+    assert binance.reported()[-1]["missing"] == 3
+    assert (binance.reported()[-1]["expected"], binance.reported()[-1]["found"]) == (6, 9)
     binance.timer(1)
     binance.answer([rest_trade(id) for id in range(3, 12)])
     assert binance.ids() == [5, 9, 6, 7, 8]
@@ -186,7 +186,7 @@ def test_trades_that_rest_does_not_have_any_more_are_counted_as_lost(binance: Be
     binance.stage.on_refused(older, Refusal("HTTP 401", fatal=True), binance.now)
     counters = binance.stage.counters()
     assert (counters["trades_filled"], counters["trades_lost"]) == (10, 84)
-    assert binance.told()[-1]["reason"] == "trades lost: at least 84"
+    assert binance.reported()[-1]["reason"] == "trades lost: at least 84"
 
 
 def test_trades_missed_between_two_connections_are_found_by_their_ids(binance: Bench) -> None:
@@ -194,7 +194,7 @@ def test_trades_missed_between_two_connections_are_found_by_their_ids(binance: B
     binance.stage.on_disconnected(1, "lost", binance.now)
     binance.connect(2)
     binance.timer(3)
-    assert binance.stage.take_requests() == [], "the next trade will tell"
+    assert binance.stage.take_requests() == [], "the next trade will show it"
     binance.frame(trade(8), 2)
     binance.timer(1)
     binance.answer([rest_trade(id) for id in range(1, 9)])
@@ -234,7 +234,7 @@ def test_upbit_trades_missed_between_connections_come_by_rest(upbit: Bench) -> N
     upbit.frame(korean(14, 4000, "SNAPSHOT"), 2)
     upbit.timer(3)
     upbit.answer([korean_rest(id, (id - 10) * 1000) for id in (8, 9, 10, 11, 12, 14)])
-    # 8 and 9 were before the stream began
+    # 8 and 9 came before the stream began
     assert upbit.ids() == [10, 14, 11, 12]
     assert upbit.stage.counters()["trades_filled"] == 2
 
@@ -256,7 +256,7 @@ def test_bithumb_rest_ids_are_never_joined_with_streamed_ones(bithumb: Bench) ->
     bithumb.connect(2)
     bithumb.frame(korean(stream + 3, 5000, "SNAPSHOT"), 2)
     bithumb.timer(3)
-    # the same trades by REST have other ids; those at the known times are the stream's own
+    # REST gives the same trades other ids; those at the known times are the stream's
     bithumb.answer([korean_rest(100 + i, ms) for i, ms in enumerate((0, 2000, 3000, 5000, 6000))])
     assert bithumb.ids() == [stream, stream + 3, 101, 102]
     assert [t.flags & REST for t in bithumb.trades()] == [0, 0, REST, REST]
@@ -275,7 +275,7 @@ def test_bithumb_without_a_missed_trade_adds_none(bithumb: Bench) -> None:
     assert bithumb.stage.counters()["trade_gaps"] == 0
 
 
-def test_older_lists_are_asked_for_until_the_hole_is_full(binance: Bench) -> None:
+def test_older_lists_are_asked_for_until_the_gap_is_filled(binance: Bench) -> None:
     binance.frame(trade(5))
     binance.frame(trade(2500))
     binance.timer(1)
@@ -297,7 +297,7 @@ def test_a_hole_that_grows_during_a_request_is_filled_completely(binance: Bench)
     binance.timer(1)
     early = binance.request()
     binance.frame(trade(9))
-    # it cannot know the new one
+    # REST's answer cannot contain the new one
     binance.stage.on_answer(early, orjson.dumps([rest_trade(6)]), binance.now)
     assert binance.stage.counts["trades_lost"] == 0
     binance.timer(1)
@@ -326,7 +326,7 @@ def test_trades_that_neither_of_two_connections_brings_are_a_gap(binance: Bench)
     binance.frame(trade(6), 1)
     binance.stage.on_disconnected(1, "replaced", binance.now)
     binance.timer(3)
-    assert (binance.told()[-1]["expected"], binance.told()[-1]["missing"]) == (7, 2)
+    assert (binance.reported()[-1]["expected"], binance.reported()[-1]["missing"]) == (7, 2)
     binance.answer([rest_trade(id) for id in range(1, 10)])
     assert sorted(binance.ids()) == [5, 6, 7, 8, 9]
     assert binance.stage.counts["trade_gaps"] == 1
@@ -336,7 +336,7 @@ def test_trades_that_neither_of_two_connections_brings_are_a_gap(binance: Bench)
 
 
 def restarted(before: Bench, name: str, symbol: str, market: str, epoch: int = 1) -> Bench:
-    """Return a bench whose stage goes on after another one's messages."""
+    """Return a bench whose stage continues after another one's messages."""
     memory = Memory()
     for message in before.sink.messages:
         memory.take(message)
@@ -401,7 +401,7 @@ def test_bithumb_trades_missed_between_two_processes_come_by_rest(bithumb: Bench
 
 
 @pytest.mark.parametrize("shift_ms", [0, 3])
-def test_a_hole_that_a_short_lived_process_did_not_fill_is_filled_by_the_next(
+def test_a_gap_that_a_short_lived_process_did_not_fill_is_filled_by_the_next(
     bithumb: Bench, shift_ms: int
 ) -> None:
     bithumb.frame(korean(1, 0))
@@ -500,7 +500,7 @@ def test_upbit_finds_a_dropped_trade_by_the_volume(upbit: Bench) -> None:
     volume = traded(upbit, range(1, 5), 1000.0)
     volume = traded(upbit, range(5, 9), volume, dropped=(6,))
     assert upbit.stage.counts["volume_gaps"] == 1
-    assert upbit.told()[-1]["volume"] == pytest.approx(0.25, abs=1e-9)
+    assert upbit.reported()[-1]["volume"] == pytest.approx(0.25, abs=1e-9)
     upbit.timer(6)
     upbit.answer([korean_rest(id, id * 1000) for id in range(1, 9)])
     assert sorted(upbit.ids()) == list(range(1, 9))
@@ -527,7 +527,7 @@ def test_bithumb_fills_no_trade_without_proof_by_the_volume(bithumb: Bench) -> N
     volume = traded(bithumb, range(1, 5), 1000.0)
     traded(bithumb, range(5, 9), volume, dropped=(6,))
     bithumb.timer(6)
-    # REST spells the times otherwise, so that every trade looks new
+    # REST writes the times differently, so that every trade looks new
     rows = [korean_rest(900 + id, id * 1000 + 3) for id in range(1, 9)]
     bithumb.answer(rows)
     assert bithumb.ids() == [1, 2, 3, 4, 5, 7, 8]
@@ -538,7 +538,7 @@ def test_streams_that_run_ahead_of_each_other_and_midnight_are_no_gaps(upbit: Be
     volume = traded(upbit, range(1, 5), 1000.0)
     for id in range(5, 30):
         volume += 0.25
-        # the ticker first, and it waits for its trade through a quiet moment
+        # the ticker comes first, and waits for its trade through a quiet moment
         upbit.frame(day(id * 1000, volume), after_ms=400)
         upbit.timer(0.5)
         upbit.frame(korean(id, id * 1000), after_ms=400)
@@ -550,7 +550,7 @@ def test_streams_that_run_ahead_of_each_other_and_midnight_are_no_gaps(upbit: Be
 
 @pytest.mark.parametrize("size", [1e-8, 0.1, 7_123_456.7])
 def test_the_volume_check_sees_one_trade_among_many(size: float) -> None:
-    """The sums round; what they hide is smaller than a trade."""
+    """The rounding of the sums is smaller than a trade."""
     draw = random.Random(7)
     check = VolumeCheck()
     published = 0.0
@@ -603,7 +603,7 @@ FIRST = {"binance": trade(1), "upbit": korean(1), "bithumb": korean(1)}
 
 
 def silent(bench: Bench, seconds: int) -> list[Request]:
-    """Let time pass without a frame; return what REST was asked."""
+    """Let time pass without a frame; return the REST requests."""
     asked: list[Request] = []
     for _ in range(seconds):
         bench.timer(1)
@@ -686,7 +686,7 @@ def test_a_symbol_that_is_not_listed_is_reported_until_it_is(binance: Bench) -> 
     binance.stage.listed = frozenset({"ETHUSDT"})
     silent(binance, 12)
     assert binance.stage.states == {"BTC/USDT": "stale"}
-    assert "is BTCUSDT a symbol of binance" in binance.told()[-1]["reason"]
+    assert "is BTCUSDT a symbol of binance" in binance.reported()[-1]["reason"]
     binance.stage.listed = frozenset({"ETHUSDT", "BTCUSDT"})
     silent(binance, 1)
     assert binance.stage.states == {"BTC/USDT": "synced"}
@@ -714,7 +714,7 @@ def one(name: str) -> Bench:
 
 
 def spelled(name: str, id: int, ms: int, price: Any = 100.0, size: Any = 1.0) -> dict[str, Any]:
-    """A trade of a stream, ms after T0."""
+    """Return a trade as the stream writes it, ms after T0."""
     if name == "binance":
         data = trade(id, ms)["data"] | {"p": str(price), "q": str(size), "T": MS + ms}
         return {"stream": "btcusdt@trade", "data": data}
@@ -731,10 +731,10 @@ def spelled(name: str, id: int, ms: int, price: Any = 100.0, size: Any = 1.0) ->
     }
 
 
-def told_by_rest(
+def spelled_by_rest(
     name: str, id: int, ms: int, price: Any = 100.0, size: Any = 1.0
 ) -> dict[str, Any]:
-    """The same by REST."""
+    """Return the same trade as REST writes it."""
     if name == "binance":
         entry = {"id": id, "time": MS + ms, "price": str(price), "qty": str(size)}
         return {**entry, "isBuyerMaker": False}
@@ -775,7 +775,7 @@ def test_an_impossible_trade_is_refused_and_disturbs_nothing(
     assert counters["trades_refused"] == counters[f"trades_refused_{reason}"] == 1
     bench.frame(spelled(name, 102, -1000), after_ms=1000)
     assert len(bench.trades()) == 2
-    # a reconnect with two missed trades, and the refused one in the answer of REST as well
+    # a reconnect with two missed trades; the answer of REST also contains the refused one
     bench.stage.on_disconnected(1, "lost", bench.now)
     bench.timer(20)
     bench.connect(2)
@@ -783,12 +783,12 @@ def test_an_impossible_trade_is_refused_and_disturbs_nothing(
     bench.timer(10)
     bench.answer(
         [
-            told_by_rest(name, 101, -3000),
-            told_by_rest(name, 102, -1000),
-            told_by_rest(name, 103, 5000),
-            told_by_rest(name, 104, 9000),
-            told_by_rest(name, 90, **values),
-            told_by_rest(name, 105, 20_000),
+            spelled_by_rest(name, 101, -3000),
+            spelled_by_rest(name, 102, -1000),
+            spelled_by_rest(name, 103, 5000),
+            spelled_by_rest(name, 104, 9000),
+            spelled_by_rest(name, 90, **values),
+            spelled_by_rest(name, 105, 20_000),
         ]
     )
     assert bench.stage.markets[0].trades_by_rest == 2
@@ -809,12 +809,12 @@ def test_a_single_time_within_the_range_does_not_spoil_the_next_fill(name: str) 
     bench.connect(2)
     bench.frame(spelled(name, 107, 25_000), connection=2)
     bench.timer(10)
-    bench.answer([told_by_rest(name, 105, 2000), told_by_rest(name, 106, 9000)])
+    bench.answer([spelled_by_rest(name, 105, 2000), spelled_by_rest(name, 106, 9000)])
     assert bench.stage.markets[0].trades_by_rest == 1
 
 
 def test_a_wrong_clock_of_this_host_refuses_no_trade_for_long(bithumb: Bench) -> None:
-    # two hours behind at the start, put right later
+    # two hours behind at the start, corrected later
     bench, wall = bithumb, T0 - 7200 * S
     steady = 1000 * S
     bench.stage.on_connected(2, ("KRW-BTC",), steady)
@@ -885,7 +885,7 @@ def test_ten_million_missed_trades_are_one_row(binance: Bench) -> None:
         binance.timer(1)
         for request in binance.stage.take_requests():
             binance.stage.on_answer(request, b"[]", binance.now)
-    lost = [said for said in binance.told() if said.get("lost")]
+    lost = [said for said in binance.reported() if said.get("lost")]
     assert [said["lost"] for said in lost] == [10_000_000]
 
 
@@ -897,7 +897,7 @@ def test_an_overlap_of_ten_million_ids_is_counted_exactly(binance: Bench) -> Non
         binance.frame(trade(id), connection=1)
     binance.timer(3)
     assert binance.stage.counts["trades_missing"] == 10_000_000 - 4
-    (said,) = [said for said in binance.told() if "missing" in said]
+    (said,) = [said for said in binance.reported() if "missing" in said]
     assert (said["expected"], said["found"]) == (1003, 10_001_000)
 
 

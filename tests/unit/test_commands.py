@@ -1,4 +1,4 @@
-"""Commands that find nothing to do say so: one line on stderr and an exit code that is not 0."""
+"""Commands with nothing to do report it: one line on stderr and an exit code other than 0."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     yield
-    # commands log to a stderr that a test has replaced
+    # commands log to the stderr that a test has replaced
     structlog.reset_defaults()
 
 
@@ -180,7 +180,7 @@ def test_no_number_of_an_option_ends_in_a_traceback(
         if isinstance(one, click.Argument) and one.required
     ]  # fmt: skip
     bounded = isinstance(option.type, click.IntRange | click.FloatRange)
-    # a number without bounds may be as low as it likes, and then the command runs
+    # a number without bounds accepts any value, and then the command runs
     for value in ("nan", "x", "", *(("-1", "1e400") if bounded else ())):
         code, err = run([*names, *arguments, option.opts[0], value], capfd)
         assert code in (1, 2), (value, err)
@@ -222,7 +222,7 @@ def test_a_book_kind_of_binance_is_cut_by_its_usual_name(
     assert run(["books", "--quiet", str(target)], capfd)[0] == 0
 
 
-def test_what_was_there_stays_when_a_cut_fails(
+def test_a_failed_cut_keeps_the_earlier_file(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "o.feed.zst"
@@ -254,5 +254,5 @@ def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
     assert EXCHANGE.convert("Binance", None, None) == "binance"
     with pytest.raises(click.BadParameter, match="'upbit', 'bithumb', 'binance'"):
         EXCHANGE.convert("nowhere", None, None)
-    # those whose letters have other capitals are none
+    # letters whose upper-case form is another letter are refused
     assert as_named("\u017fol") == "\u017fol"

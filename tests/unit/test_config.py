@@ -319,7 +319,7 @@ def test_a_list_by_variable_is_read_as_people_write_it(
     assert settings.index.parameters.sizes == [1.0, 5.0, 10.0]
 
 
-def test_one_value_or_none_is_a_list_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_value_and_an_empty_one_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COINSPACE_EXCHANGES__UPBIT__MARKETS", "*/KRW")
     monkeypatch.setenv("COINSPACE_EXCHANGES__BITHUMB__MARKETS", "")
     monkeypatch.setenv("COINSPACE_INDEX__PARAMETERS__USD_KRW", "")
@@ -329,7 +329,7 @@ def test_one_value_or_none_is_a_list_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.index.parameters.usd_krw is None
 
 
-def test_blanks_around_a_value_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blanks_around_a_value_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (("PORT", " 8081 "), ("REQUIRE_KEYS", " true\n"), ("KEYS", "a b")):
         monkeypatch.setenv(f"COINSPACE_ENDPOINT__{name}", text)
     monkeypatch.setenv("COINSPACE_STORAGE__TTL", " off")
@@ -379,7 +379,7 @@ def test_a_file_that_cannot_be_read_gives_one_line(empty_folder: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_error(empty_folder: Path) -> None:
+def test_a_byte_order_mark_is_accepted(empty_folder: Path) -> None:
     path = empty_folder / "bom.toml"
     path.write_bytes(b"\xef\xbb\xbf[endpoint]\nport = 5\n")
     assert load(path).endpoint.port == 5
@@ -502,7 +502,7 @@ def test_show_masks_passwords_and_nothing_else(name: str, value: object, expecte
         ("[storage]\nilp = 'tcp::addr=db;'\nsql = '//['\n", "storage.sql: expected postgresql"),
     ],
 )
-def test_what_cannot_work_here_is_refused_before_the_start(
+def test_settings_that_cannot_work_on_this_host_are_refused_before_the_start(
     empty_folder: Path, text: str, words: str
 ) -> None:
     path = write(empty_folder, text)

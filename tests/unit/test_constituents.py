@@ -1,4 +1,4 @@
-"""What is collected and what counts: patterns, other quotes, renamed coins, offline tools."""
+"""Collected markets and constituents: patterns, other quotes, renamed coins, offline tools."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Bench:
         self.stage.on_message(self.sink.messages[-1])
 
     def tick(self, asset: str = "BTC") -> dict[str, str | None]:
-        """Return venue -> why it is out."""
+        """Return venue -> reason why it is excluded."""
         self.ticks += 1
         self.stage.tick(NOW_NS + self.ticks * STEP_NS)
         return {one.name: one.reason for one in self.found[asset].venues}
@@ -109,9 +109,9 @@ def test_a_renamed_coin_is_found_by_its_name_on_the_exchange() -> None:
     assert "upbit:TON/KRW" not in constituents_of(settings, "TON")
 
 
-def test_a_market_that_the_exchange_does_not_offer_harms_nothing() -> None:
+def test_a_market_that_the_exchange_does_not_offer_is_left_out() -> None:
     bench = Bench(settings_of(**PATTERNS))
-    # not heard of yet: missing, and the index says so
+    # no message yet: disconnected, and the index shows it
     assert bench.tick()["bithumb:BTC/KRW"] == "disconnected"
     assert bench.stage.counters()["venues"] == 14
     bench.heartbeat("bithumb", "ETH/KRW", "USDT/KRW")
@@ -155,7 +155,7 @@ def test_other_quotes_are_collected_and_never_count() -> None:
 def test_the_setting_chooses_the_constituents() -> None:
     settings = settings_of(upbit=["BTC/KRW", "BTC/USDT"], binance=["BTC/USDT", "BTC/USDC"])
     settings.index.constituents = ["upbit:*/USDT", "binance:BTC/*"]
-    # whatever is written, a quote without a rate cannot be summed
+    # a quote without a rate is never summed, also when it is configured
     assert constituents_of(settings, "BTC") == ["binance:BTC/USDT", "upbit:BTC/USDT"]
 
 

@@ -1,4 +1,4 @@
-"""Refused rows on disk: bounded, and the newest are always there."""
+"""Refused rows on disk: bounded, and the newest are always kept."""
 
 from pathlib import Path
 

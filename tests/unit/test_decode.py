@@ -1,4 +1,4 @@
-"""The `decode` command: what goes in, what comes out, how it ends."""
+"""The `decode` command: its input, its output and its end."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_frames_on_stdin() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("piped", [False, True])
 def test_feeds_packed_or_not(tmp_path: Path, packed: bool, piped: bool) -> None:
-    # two frames of Zstandard in one file, as a recorder that rotates its frames leaves it
+    # two Zstandard frames in one file, as a recorder that rotates its frames writes it
     compress = zstandard.ZstdCompressor().compress
     parts = feed(TOP, ACK), feed(ACK)
     content = b"".join(compress(part) if packed else part for part in parts)
@@ -101,7 +101,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     assert run("kraken").returncode == 2
 
 
-def test_it_streams() -> None:
+def test_output_comes_while_input_is_open() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "coinspace", "decode", "binance"],
         stdin=subprocess.PIPE,

@@ -89,9 +89,7 @@ def test_without_systemd_the_units_are_written_but_not_verified(tmp_path: Path) 
 
 
 @needs_systemd
-def test_what_systemd_criticises_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_criticism_by_systemd_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coinspace.deploy.UNIT", "[Service]\nExecStart=/nonexistent/{name}\n")
     result = run("--output", str(tmp_path))
     assert result.exit_code == 1

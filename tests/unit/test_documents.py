@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, what they name exists, examples print what they show."""
+"""The documents: links have a target, named things exist, examples print what they show."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def report(document: Document, found: list[tuple[int, str]]) -> None:
 
 
 @each_document
-def test_links_lead_somewhere(document: Document) -> None:
+def test_links_have_a_target(document: Document) -> None:
     wrong = []
     for line, target in document.links():
         if re.match(r"[a-z]+:", target):
@@ -119,7 +119,7 @@ def is_variable(name: str) -> bool:
 
 @functools.cache
 def sources() -> str:
-    """Return everything that could read an environment variable."""
+    """Return the text of every file that could read an environment variable."""
     files = [ROOT / "Makefile", ROOT / "setup.py"]
     files += [*(ROOT / "coinspace").rglob("*.py"), *(ROOT / "tests").glob("**/*.py")]
     return "\n".join(
@@ -167,7 +167,7 @@ def test_configurations_are_valid(
 ) -> None:
     for name in [name for name in os.environ if name.startswith("COINSPACE_")]:
         monkeypatch.delenv(name)
-    # an example may pin processors that this machine has not
+    # an example may pin processors that this machine does not have
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for block in document.blocks:
         if block.language == "toml":
@@ -202,7 +202,7 @@ def test_figures_are_those_of_the_report(document: Document) -> None:
         if text.startswith("|") and not inside:
             linked = "RESULTS.md#" in text
         elif text.startswith("|") and linked:
-            # the first cell says what was done, and may have numbers of its own
+            # the first cell names the work, and may have other numbers
             numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", text.strip("| ").partition("|")[2])
             wrong += [
                 (line, f"{number} is not in benchmarks/RESULTS.md")
@@ -264,8 +264,8 @@ def execute(command: list[str], folder: Path) -> str:
 @pytest.mark.parametrize(
     ("check", "text"),
     [
-        (test_links_lead_somewhere, "[one](none.md)"),
-        (test_links_lead_somewhere, "# Here\n[one](#there)"),
+        (test_links_have_a_target, "[one](none.md)"),
+        (test_links_have_a_target, "# Here\n[one](#there)"),
         (test_named_paths_exist, "`coinspace/none.py`"),
         (test_named_paths_exist, "```\nls tests/none\n```"),
         (test_commands_exist_with_their_options, "`coinspace statsu`"),

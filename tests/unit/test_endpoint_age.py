@@ -1,4 +1,4 @@
-"""Ages that the endpoint serves while clocks are wrong, and the bounds of what it keeps."""
+"""Ages that the endpoint serves while clocks are wrong, and the bounds of its memory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Desk:
         self.sink.clear()
 
     def all_kinds(self) -> None:
-        """One message of each kind, stamped by the wall clock of now."""
+        """Send one message of each kind, stamped with the current wall clock."""
         for asset in self.settings.index.assets:
             record = {**RECORD, "asset": asset, "ts_ms": self.wall_ns // MILLISECOND_NS}
             self.send(f"index.{asset}.", INDEX, orjson.dumps(record))
@@ -76,7 +76,7 @@ class Desk:
         self.send("ticker.upbit.BTC/KRW.", TICKER, np.full(11, 5.0), flags=8, **at)
 
     def shown(self) -> dict[str, tuple[int, str | None]]:
-        """Return age and reason of being stale, as each kind of answer says them."""
+        """Return the age and the stale reason of each kind of answer."""
         now, stale = self.context.now_ms(), self.context.stale_ms
         index = orjson.loads(self.live.indices["BTC"].body(now, stale))
         book = consolidated(self.context, "BTC", 5)
@@ -110,7 +110,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
 KINDS = ("index", "summed", "book", "ticker")
 
 
-def test_what_is_new_is_not_stale(desk: Desk) -> None:
+def test_new_values_are_not_stale(desk: Desk) -> None:
     desk.pass_time(0.5)
     assert desk.shown() == dict.fromkeys(KINDS, (500, None))
     assert reasons(desk.context) == []
@@ -129,15 +129,15 @@ def test_a_value_of_the_future_is_stale_with_its_negative_age(desk: Desk, back_s
     shown = next(one for one in venues(desk.context).venues if one.venue == "upbit:BTC/KRW")
     assert (shown.state, shown.age_ms) == ("stale", -1000 * back_s)
     assert "future" in (shown.reason or "")
-    # what is published from now on is fresh at once
+    # messages that are published from now on are fresh at once
     desk.all_kinds()
     assert desk.shown() == dict.fromkeys(KINDS, (0, None))
     assert reasons(desk.context) == []
 
 
-def test_a_clock_that_is_set_back_makes_nothing_young(desk: Desk) -> None:
+def test_a_clock_that_is_set_back_makes_no_value_younger(desk: Desk) -> None:
     desk.pass_time(60)
-    # by the wall clock the values are of this moment
+    # by the wall clock the values are current
     desk.wall_ns -= 60 * SECOND_NS
     assert desk.shown() == dict.fromkeys(KINDS, (0, "silent"))
     assert "no new BTC index has arrived" in reasons(desk.context)[0]
@@ -203,7 +203,7 @@ def test_topics_that_are_not_configured_are_not_kept(desk: Desk) -> None:
     desk.send("heartbeat.a.", HEARTBEAT, orjson.dumps({"process": "b"}))
     assert live.malformed - malformed == 3
     assert "EVIL" not in live.indices
-    # nor by the states of a heartbeat
+    # the states of a heartbeat add no topic, either
     name = "orderbook-collector-upbit"
     states = {f"Z{number}/KRW": "synced" for number in range(500)} | {"BTC/KRW": "halted"}
     beat = orjson.dumps({"process": name, "states": states})

@@ -1,4 +1,4 @@
-"""The places of downloads: a client waits for one, and gives it back however it ends."""
+"""The places of downloads: a client waits for a place, and every end frees it."""
 
 from __future__ import annotations
 

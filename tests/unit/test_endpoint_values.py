@@ -62,12 +62,12 @@ def test_a_time_in_milliseconds_is_taken_everywhere() -> None:
         assert parse_instant(text) == NOW_MS
         assert _time_ns(text, "--from") == NOW_MS * 1_000_000
         assert instant_ns(context, verify_index.params[1], text) == NOW_MS * 1_000_000
-    # small ones are no present time in any unit
+    # small numbers are not a present time in any unit
     assert parse_instant("0") == 0
     assert parse_instant("5") == 5
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e400", "soon", ""])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_invalid_times_are_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="expected ms since 1970 or ISO 8601"):
         instant_ns(click.Context(verify_index), verify_index.params[1], text)

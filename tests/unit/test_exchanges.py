@@ -1,4 +1,4 @@
-"""What the exchange modules say and read, without a socket."""
+"""What the exchange modules send and read, without a socket."""
 
 import inspect
 import re
@@ -144,7 +144,7 @@ def test_a_refusal_that_passes_by_itself_is_not_fatal(name: str, status: int, fa
     assert refusal.fatal is fatal
 
 
-def test_error_frames_of_all_shapes_are_judged() -> None:
+def test_error_frames_of_all_shapes_are_classified() -> None:
     upbit, binance = exchange("upbit"), exchange("binance")
     assert upbit.refusal_of_frame({"error": {"name": "NO_CODES", "message": "x"}}).fatal
     assert not upbit.refusal_of_frame({"error": {"name": "Too Many Requests"}}).fatal

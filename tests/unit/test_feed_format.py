@@ -77,7 +77,7 @@ def test_a_file_cut_anywhere_gives_back_every_whole_block(tmp_path: Path) -> Non
             assert reader.torn is not cut_at_block
         assert found == whole[: len(found)]
         complete = sum(block.offset + block.size <= at for block in blocks)
-        # the first block holds the header too
+        # the first block contains the header, too
         assert len(found) >= (complete - 1) * 999
 
 
@@ -156,7 +156,7 @@ def test_every_flipped_bit_of_a_recording_is_found(tmp_path: Path) -> None:
             except FeedError:
                 found += 1
                 continue
-            # a few bits of a zstd frame mean nothing
+            # a few bits of a zstd frame have no meaning
             assert summary.n_errors or read(path) == whole, (at, bit)
             found += bool(summary.n_errors)
     assert found > 0.99 * 8 * len(data)

@@ -1,4 +1,4 @@
-"""`coinspace feed`: what recordings hold, parts, sums, Parquet."""
+"""`coinspace feed`: contents of recordings, parts, sums, Parquet."""
 
 import contextlib
 import os
@@ -180,7 +180,7 @@ def test_long_work_shows_its_progress_on_a_terminal_only(
         os.close(theirs)
         text = b""
         with contextlib.suppress(OSError):
-            # reading fails once nobody holds the other end
+            # reading fails once the other end is closed everywhere
             while part := os.read(ours, 65_536):
                 text += part
         os.close(ours)

@@ -1,4 +1,4 @@
-"""REST against a server on loopback: whatever it answers, requests go on and cost little."""
+"""REST against a server on loopback: after any answer, requests continue and cost little."""
 
 import asyncio
 import contextlib
@@ -59,8 +59,8 @@ class World:
     def refuse(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         self.refusals.append(refusal)
 
-    async def until(self, told: int) -> None:
-        await until(lambda: len(self.answers) + len(self.refusals) >= told)
+    async def until(self, outcomes: int) -> None:
+        await until(lambda: len(self.answers) + len(self.refusals) >= outcomes)
 
 
 def serve(
@@ -292,7 +292,7 @@ def test_an_answer_of_an_unknown_form_is_counted_and_refused(name: str, payload:
     for asked in requests:
         books.on_answer(asked, payload, now)
     trades.on_answer(spelled.trades_request(symbol), payload, now)
-    # nothing of it is published
+    # no part of the answer is published
     assert books.counts["snapshots"] == books.markets[0].published == 0
     assert trades.counters()["trades"] == 0
     with contextlib.suppress(*UNREADABLE):
@@ -406,7 +406,7 @@ def test_requests_wait_for_the_next_minute_of_the_budget() -> None:
 
     async def act(world: World) -> None:
         await three(world)
-        # asked together, before anything was known; then nothing until the minute is over
+        # requested together, before the budget was known; then none until the minute is over
         world.fetcher.submit(request(10))
         await world.until(4)
 

@@ -14,7 +14,7 @@ from coinspace.exchanges import EXCHANGES, every
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "coinspace"
-# a story of the exchanges that took part in it
+# a crisis of certain exchanges
 STORIES = {"simulator/markets/scenario.py"}
 # each simulated protocol by the key that modules declare
 SIMULATED = {

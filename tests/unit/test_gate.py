@@ -1,4 +1,4 @@
-"""Who is let in: hosts, keys, rates per key and per address."""
+"""Access control: hosts, keys, rates per key and per address."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def test_loopback_in_all_its_forms() -> None:
         assert not is_loopback(name)
 
 
-def test_forwarded_addresses_are_believed_of_proxies_only() -> None:
+def test_forwarded_addresses_are_accepted_from_proxies_only() -> None:
     nobody, proxies = Proxies([]), Proxies(["127.0.0.1", "10.0.0.0/8"])
     forged = [b"203.0.113.9", b"198.51.100.7, 10.0.0.2"]
     assert nobody.client("127.0.0.1", forged) == "127.0.0.1"
     assert proxies.client("198.51.100.1", forged) == "198.51.100.1"
-    # the last address that is no proxy: what the client wrote before it does not count
+    # the last address that is not a proxy: earlier addresses, which the client wrote, do not count
     assert proxies.client("127.0.0.1", forged) == "198.51.100.7"
     assert proxies.client("::ffff:127.0.0.1", forged) == "198.51.100.7"
     assert proxies.client("127.0.0.1", []) == "127.0.0.1"
@@ -121,7 +121,7 @@ def test_rates_are_read(text: str, rate: Rate) -> None:
 
 
 @pytest.mark.parametrize("text", ["0/second", "x/second", "5", "5/week", "-1/second", "5/0 days"])
-def test_what_is_no_rate_names_the_setting(text: str) -> None:
+def test_an_invalid_rate_names_the_setting(text: str) -> None:
     with pytest.raises(EndpointError, match=r"endpoint\.rate_per_key: expected a rate such as"):
         parse_rate("endpoint.rate_per_key", text)
 
@@ -142,7 +142,7 @@ def test_a_limiter_has_a_bound_that_many_addresses_do_not_evade() -> None:
     late = [limiter.hit(f"late-{number}", 0.0).allowed for number in range(1000)]
     assert late.count(True) == 2
     assert len(limiter) <= 101
-    # who was counted before keeps its own count
+    # an address that was counted before keeps its own count
     assert limiter.hit("early-5", 0.0).allowed
     assert limiter.hit("late-5", 10.0).allowed
     assert CLIENTS < 100_000
@@ -195,7 +195,7 @@ async def test_asking_without_a_key_counts(tmp_path: Path) -> None:
 def test_keys_are_compared_in_constant_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known and unknown ids alike cost one comparison of digests of one length."""
+    """Known and unknown ids cost one comparison of digests of one length."""
     keys = Keys(tmp_path / "keys.json")
     key = keys.new("one", "reader")
     compared: list[tuple[int, int]] = []
@@ -213,7 +213,7 @@ def test_keys_are_compared_in_constant_time(
 
 
 @pytest.mark.parametrize("text", ["", "cs_", "x" * 100_000, "\xff" * 60, "cs_é", "\x00"])
-def test_what_is_no_key_is_no_key(tmp_path: Path, text: str) -> None:
+def test_an_invalid_key_is_refused(tmp_path: Path, text: str) -> None:
     keys = Keys(tmp_path / "keys.json")
     keys.new("one", "reader")
     assert keys.find(text) is None
@@ -221,7 +221,7 @@ def test_what_is_no_key_is_no_key(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "[", '[{"id":1}]', "\udcff"])
 def test_a_broken_file_of_keys_keeps_the_keys_in_force(tmp_path: Path, text: str) -> None:
-    """Rewriting the file badly neither opens the server nor fails requests."""
+    """A damaged file neither opens the server to everyone nor fails requests."""
     keys = Keys(tmp_path / "keys.json")
     key = keys.new("one", "reader")
     keys.file.write_text(text, errors="surrogateescape")
@@ -258,7 +258,7 @@ def test_any_host_needs_keys() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "http://a", "a:80", "a/b", "[::1]:80", "*.a"])
-def test_what_is_no_host_names_the_setting(name: str) -> None:
+def test_an_invalid_host_names_the_setting(name: str) -> None:
     with pytest.raises(EndpointError, match=r"endpoint\.hosts: expected names"):
         Hosts([name], "127.0.0.1", any_name=True)
 
@@ -274,7 +274,7 @@ def test_a_file_without_keys_is_refused_by_name(tmp_path: Path, content: bytes) 
     path.write_bytes(content)
     with pytest.raises(EndpointError, match="expected a list of keys"):
         Keys(path)
-    # whoever has read keys before goes on with them
+    # a gate that has read keys before continues with them
     known._checked = -1e9
     assert known.find(key) is not None
 

@@ -1,4 +1,4 @@
-"""Health files and what `coinspace status` makes of them."""
+"""Health files and how `coinspace status` reads them."""
 
 import os
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_a_failed_process_shows_why(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b'{"pid":1e30}', b"\x00", b'{"counters":3}'])
-def test_a_spoilt_file_is_no_crash(settings: Settings, content: bytes) -> None:
+def test_a_damaged_file_is_no_crash(settings: Settings, content: bytes) -> None:
     health_path(settings, NAME).write_bytes(content)
     assert not health_of(settings, NAME).ok
 
@@ -150,7 +150,7 @@ COLLECTOR = "orderbook-collector-upbit"
         (Health(COLLECTOR, "stopping", unwell_s=61), False),
     ],
 )
-def test_what_counts_against_the_platform(one: Health, counts: bool) -> None:
+def test_which_processes_make_the_platform_unhealthy(one: Health, counts: bool) -> None:
     found = reasons([one])
     assert bool(found) == counts
     assert all(one.process in line for line in found)
@@ -233,7 +233,7 @@ async def test_a_clock_that_was_set_once_is_shown_but_is_not_a_fault(
         return health_of(settings, "index-calculator")
 
     assert step(0).ok
-    # values are fresh again at once: the step is named, by its way and its size
+    # values are fresh again at once: the step is named with its direction and size
     health = step(-3600)
     assert health.ok
     assert "clock was set back by 3600." in str(health.reason)
@@ -241,11 +241,11 @@ async def test_a_clock_that_was_set_once_is_shown_but_is_not_a_fault(
     assert health.counters["host_clock_steps"] == 1
     # a wrong step and its correction
     assert step(3600).ok
-    # set again and again: nobody knows what the time is
+    # set repeatedly: the right time is unknown
     health = step(-3600)
     assert health.state == "degraded"
     assert reasons([health]) == [f"index-calculator: {health.reason}"]
-    # a fault of the process itself is said first
+    # a fault of the process itself is reported first
     process.degraded("no aggregate arrives")
     assert str(step(0).reason).startswith("no aggregate arrives; this host's clock")
     process.ready()

@@ -18,7 +18,7 @@ NAME = "orderbook-collector-binance"
 def write(folder: Path, n: int, every_s: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
-        # not closed: a segment keeps its size, as a full one does
+        # not closed: the segment keeps its size, as a full one does
         Segment(segment_path(folder, 1, i + 1), 1, i + 1, SIZE, (1000 + i * every_s) * SECOND_NS)
 
 

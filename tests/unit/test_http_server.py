@@ -25,9 +25,9 @@ from coinspace.endpoint.http.websocket import WebSocketConnection
 HOST = b"Host: localhost\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-# short, so that a test sees their end; long enough that none ends by chance
+# short, so that tests see the time-outs; long enough that none passes by chance
 SHORT = Timeouts(idle=0.4, request=0.4, write=0.4, linger=0.4, ping=0.3, pong=0.3, sweep=0.05)
-# a bound for what must come sooner, whatever the machine does meanwhile
+# a bound for events that come sooner on any machine
 SOON_S = 60.0
 
 
@@ -75,13 +75,13 @@ async def serving(
 
 
 class Peer:
-    """A client that sends what it likes."""
+    """A client that may send any bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     async def rest(self) -> bytes:
-        """Return all until the server closes."""
+        """Return all bytes until the server closes."""
         found = b""
         try:
             async with asyncio.timeout(SOON_S):
@@ -177,7 +177,7 @@ async def refused(raw: bytes, status: int, name: str) -> None:
         UPGRADE + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \xff\xff\r\n\r\n",
     ],
 )
-async def test_what_is_no_request_is_refused(raw: bytes) -> None:
+async def test_malformed_requests_are_refused(raw: bytes) -> None:
     if b"Version: 13\r\nSec-WebSocket-Key" in raw and KEY * 2 in raw:
         await refused(raw, 426, "upgrade-required")
     else:
@@ -470,7 +470,7 @@ async def test_a_reader_that_never_reads_is_dropped(path: bytes) -> None:
 
 
 class Buffer:
-    """A transport whose client takes what the test says."""
+    """A transport whose client takes as much as the test sets."""
 
     def __init__(self) -> None:
         self.unsent = 0
@@ -496,7 +496,7 @@ class Buffer:
         (1, 0, True),
         (limits.WRITE_BYTES // 4, limits.WRITE_BYTES, True),
         (limits.WRITE_BYTES, 0, False),
-        # the answer goes on, so as much waits as before
+        # the answer continues, so as much waits as before
         (limits.WRITE_BYTES, limits.WRITE_BYTES, False),
         (limits.WRITE_BYTES, 2 * limits.WRITE_BYTES, False),
     ],
@@ -524,7 +524,7 @@ async def test_an_answer_may_have_a_limit_of_its_own() -> None:
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         limits.connection(scope).limit_answer(0.3)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        # without an end, and not so fast that the peer has megabytes to read
+        # endless, and slow enough that the peer does not have megabytes to read
         while True:
             await send({"type": "http.response.body", "body": b"more", "more_body": True})
             await asyncio.sleep(0.01)
@@ -552,7 +552,7 @@ async def test_work_for_a_client_that_left_is_cancelled(begun: bool) -> None:
     async with serving(application=slow) as server:
         with capture_logs() as logged:
             await leave(server, begun, cancelled)
-        # a client that leaves is no fault of ours, however many do
+        # clients that leave are not an error of the server, however many do
         assert logged == []
 
 
@@ -563,7 +563,7 @@ async def leave(server: HttpServer, begun: bool, cancelled: asyncio.Event) -> No
         if begun:
             await peer.reader.readuntil(b"begun")
         else:
-            # before the answer a client may only have closed its own side
+            # before the answer, a client may have closed only its sending side
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.writer.transport.abort()
         async with asyncio.timeout(SOON_S):
@@ -615,7 +615,7 @@ async def test_half_open_connections_leave_an_ordinary_client_its_latency() -> N
                 if number % 50 == 0:
                     await asyncio.sleep(0)
             await until(lambda: server.connections >= 2000)
-            # a busy machine may add to it
+            # a busy machine may be slower
             assert await latency(server) < 10 * before + 0.05
         finally:
             for one in held:
@@ -644,7 +644,7 @@ async def test_connections_are_bounded_in_number(setting: str) -> None:
 
 
 async def test_an_endless_head_costs_no_memory() -> None:
-    """What arrives is dropped once the head is too large, however long it goes on."""
+    """Bytes are dropped once the head is too large, however many follow."""
     async with serving(SHORT) as server, connected(server, b"GET / HTTP/1.1\r\nX: ") as peer:
         async with asyncio.timeout(SOON_S):
             with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""A wall clock that is set back or forward: each instant has one record, and ticks go on."""
+"""A wall clock that is set back or forward: each instant has one record, and ticks continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECOND = SECOND_NS // STEP_NS
 
 
 class Platform:
-    """Aggregator, calculator and a table that takes a record for each instant, as QuestDB does."""
+    """Aggregator, calculator and a table that keeps a record for each instant, as QuestDB does."""
 
     def __init__(self, *, assets: tuple[str, ...] = ("BTC", "ETH")) -> None:
         chosen = Settings()

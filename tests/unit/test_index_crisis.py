@@ -23,7 +23,7 @@ SECONDS = 1260
 WON, DOLLAR, RATE = Market("BTC", "KRW"), Market("BTC", "USDT"), Market("USDT", "KRW")
 # (exchange or rate, first second, last second) of its silence
 STALLS = (("bithumb", 330, 350), ("upbit", 375, 405), ("bithumb", 430, 460), ("fx", 620, 626))
-# seconds of the scenario per second: its longest stalls still outlast the 10 s of a delayed book
+# scenario seconds per second: its longest stalls still exceed the 10 s of a delayed book
 COMPRESS = 2
 
 

@@ -132,7 +132,7 @@ def test_insufficient_depth() -> None:
         {**book("binance", 100_000, fx=1), **wide}, {**book("upbit", 100_000, fx=1), **wide}
     )
     assert record.value == 100_000
-    # unless there is no first point
+    # except without a first point
     record = Run(mode="grid", spacing=100).tick(*others(), book("upbit", 140_000_000, fx=1400))
     assert record.reason == "insufficient_depth"
 

@@ -140,7 +140,7 @@ def test_an_older_message_is_read_and_stored_unchanged(
         values = hashed_columns(tuple(selected(row, table).values()), table.hashed)
         digest.update(orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
     assert digest.hexdigest() == case["chained"]
-    # a spool that an earlier process left
+    # the spool of an earlier process
     path = tmp_path / "spool.jsonl"
     path.write_text(case["rows"] + "\n")
     taken: list[Row] = []

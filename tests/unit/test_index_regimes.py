@@ -24,7 +24,7 @@ def test_korea_alone_falls_by_ten_per_cent() -> None:
     assert record.kr == pytest.approx(126_000_000)
     assert record.gl == pytest.approx(100_000)
     assert record.premium == pytest.approx(-0.1)
-    # still split between P/2 and P, united within P/2 of one pair
+    # still split between P/2 and P, one market within P/2 of one pair
     assert run.prices(100_000, 95_500, 97_400).reason == "regime_split"
     record = run.prices(100_000, 96_000, 97_600)
     assert record.split is False
@@ -80,7 +80,7 @@ def test_two_venues_judge_each_other_and_both_are_flagged() -> None:
     record = run.tick(book("upbit", 100.0, fx=1), book("bithumb", 106.0, fx=1))
     assert record.flagged == [BITHUMB, UPBIT]
     assert record.reason == "too_few_venues"
-    # none unflagged: against the nearest other, back within half the limit
+    # all flagged: compared with the nearest other, back within half the limit
     assert run.tick(book("upbit", 100.0, fx=1), book("bithumb", 103.0, fx=1)).flagged
     record = run.tick(book("upbit", 100.0, fx=1), book("bithumb", 102.0, fx=1))
     assert record.flagged == []

@@ -1,4 +1,4 @@
-"""Journal segments: written, read, cut at every byte, damaged at every byte, bounded, full."""
+"""Journal segments: written, read, cut and damaged at every byte, bounded, full."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL = JournalSettings(segment_bytes=1 << 16, max_bytes=1 << 20, min_free_bytes
 
 
 class Written:
-    """A publisher with a small journal, whose socket nobody reads."""
+    """A publisher with a small journal and no subscriber."""
 
     def __init__(self, folder: Path, settings: JournalSettings = SMALL) -> None:
         self.settings = settings_in(folder)
@@ -50,7 +50,7 @@ class Written:
         handle = self.publisher.topic(topic)
         for _ in range(n):
             if wait:
-                # faster than the keeper would be: this test writes no faster than a live feed
+                # the test would be faster than the keeper, unlike a live feed
                 self.wait()
             levels = np.full(8, handle.sequence + 1.0)
             self.publisher.publish(handle, ORDERBOOK, levels, n_bids=2, n_asks=2)
@@ -96,14 +96,14 @@ def test_written_messages_are_read_back(written: Written) -> None:
     assert (counters["journal_written"], counters["journal_skipped"]) == (4, 0)
 
 
-def test_segments_follow_each_other_without_a_hole(written: Written) -> None:
+def test_segments_follow_each_other_without_a_gap(written: Written) -> None:
     written.send(2000)
     assert sequences(written.folder) == list(range(1, 2001))
     assert len(segment_paths(written.folder)) >= 5
     written.close()
     paths = segment_paths(written.folder)
     assert [SegmentFile(path).number for path in paths] == list(range(1, len(paths) + 1))
-    # closed segments are cut to what they hold: nothing but whole records
+    # closed segments are cut to their content: only whole records
     for path in paths:
         messages(path.read_bytes()[SEGMENT_HEAD_SIZE:])
 
@@ -120,7 +120,7 @@ def test_segments_of_other_times_are_left_out(written: Written) -> None:
     found = list(read_journal(written.folder, middle.started_ns, following.started_ns))
     assert [m.sequence for m in found] == list(range(middle.first, middle.last + 1))
     assert list(read_journal(written.folder, files[-1].runs[-1].ended_ns + 1)) == []
-    # one that is gone when it is read, as the oldest are under a living writer
+    # a segment that was deleted before it is read, as a live writer deletes the oldest
     paths[0].unlink()
     assert sequences(written.folder)[0] == files[1].runs[0].first
     assert oldest_ns(written.folder / "none") is None
@@ -141,9 +141,9 @@ def test_a_tail_cut_at_every_byte_loses_only_its_record(tmp_path: Path) -> None:
         assert sequences(written.folder) == [1, 2, 3, 4], size
         file = SegmentFile(path)
         file.refresh()
-        # a clean cut shows nothing, a cut through the record does
+        # a cut between records is not reported, a cut through a record is
         assert file.index.torn == (size > len(whole) - record)
-        # zeros behind it, as in a segment whose blocks were reserved
+        # zeros follow it, as in a segment with reserved blocks
         path.write_bytes(whole[:size] + bytes(4096))
         assert sequences(written.folder) == [1, 2, 3, 4], size
 
@@ -170,7 +170,7 @@ def test_damage_at_every_byte_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_record_without_its_first_word_is_the_end(tmp_path: Path) -> None:
-    # what a kill between the body and the first word leaves behind
+    # a kill between the body and the first word leaves this behind
     written = Written(tmp_path)
     written.send(3)
     written.close()
@@ -183,7 +183,7 @@ def test_a_record_without_its_first_word_is_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 200, 1000, 1 << 20])
-def test_a_range_is_fetched_oldest_first_in_bites(written: Written, limit: int) -> None:
+def test_a_range_is_fetched_oldest_first_in_parts(written: Written, limit: int) -> None:
     for _ in range(300):
         written.send(1)
         written.send(2, OTHER)
@@ -242,7 +242,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     later_ns = 86_401 * 10**9
     wall, steady = now_ns, monotonic_ns
     monkeypatch.setattr(journal_module, "now_ns", lambda: wall() + later_ns)
-    # a clock that was set forward by days has aged nothing
+    # setting a clock forward by days makes no segment older
     written.journal._prune(0)
     assert len(segment_paths(written.folder)) >= before
     monkeypatch.setattr(journal_module, "monotonic_ns", lambda: steady() + later_ns)
@@ -251,7 +251,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     while len(segment_paths(written.folder)) > 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    # what is open stays, and writing goes on
+    # the open segment stays, and writing continues
     written.send(10)
     held = sequences(written.folder)
     assert held == list(range(held[0], 1511))

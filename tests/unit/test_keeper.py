@@ -1,4 +1,4 @@
-"""The keeper of the private server: what hangs for long is killed, a full disk kills nothing."""
+"""The private server's keeper: a server that hangs long is killed, a full disk kills none."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from coinspace.storage.questdb import keeper
 
 
 class Server:
-    """A server that runs, or not, and answers, or not."""
+    """A server that may run and may answer."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -43,7 +43,7 @@ class Server:
 class Bench:
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 1000.0
-        # the loop's clock stands still as well
+        # the loop's clock stops as well
         monkeypatch.setattr(keeper, "FIRST_BACKOFF_S", 0.0)
         (tmp_path / "run").mkdir()
         self.process = Process("questdb", Settings(data=tmp_path))

@@ -13,7 +13,7 @@ from coinspace.bench.measure import OURS, Timing, compare
 
 
 class Fixture:
-    """What `gated` needs of pytest-benchmark."""
+    """The part of pytest-benchmark that `gated` uses."""
 
     def __init__(self, disabled: bool = False) -> None:
         self.disabled = disabled
@@ -25,7 +25,7 @@ class Fixture:
 
 
 def test_ratio_is_the_median_of_the_rounds() -> None:
-    # a hiccup in one round of either side must not move the ratio
+    # an outlier in one round of either side must not change the ratio
     timing = Timing({OURS: [1.0, 1.0, 9.0], "peer": [4.0, 40.0, 36.0]})
     assert timing.ratio("peer") == 4.0
     assert timing.least("peer") == 4.0

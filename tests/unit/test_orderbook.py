@@ -54,7 +54,7 @@ def test_a_cut_snapshot_is_known_only_as_far_as_it_reaches() -> None:
     book = OrderBook()
     book.load(side((10, 1), (9, 1)), side((11, 1), (12, 1)), requested=2)
     assert list(book.known_range) == [9, 12]
-    # what appears beyond is held, because it may count once the range is known, and not published
+    # a level beyond is kept for the time when the range is known, and not published
     book.apply(side((8, 1)), side((13, 1)))
     assert prices(book.bids) == [10, 9]
     assert prices(book.asks) == [11, 12]

@@ -175,7 +175,7 @@ def test_a_unit_without_a_size_is_refused() -> None:
 def test_levels_of_a_diff(level: list[Any], kind: str) -> None:
     parser = BinanceParser()
     assert one(parser, {**DIFF, "a": [level]})["kind"] == kind
-    # nothing of a refused frame stays
+    # no part of a refused frame is kept
     assert one(parser, DIFF)["asks"] == [[0.0026, 0.0]]
 
 
@@ -219,7 +219,7 @@ def test_several_messages_in_one_frame() -> None:
     kinds = [message["kind"] for message in BinanceParser().decode(json.dumps(frame).encode())]
     assert kinds == ["ticker", "malformed", "malformed", "ticker"]
     assert one(BinanceParser(), {"stream": "!miniTicker@arr", "data": []})["kind"] == "malformed"
-    # a list that is cut gives nothing at all, not even the messages before the cut
+    # a list that is cut gives no message, not even those before the cut
     cut = json.dumps([TRADE, TRADE]).encode()[:-1]
     assert [message["kind"] for message in UpbitParser().decode(cut)] == ["malformed"]
     assert len(UpbitParser().decode(json.dumps([TRADE, TRADE]).encode())) == 2
@@ -233,7 +233,7 @@ def test_the_last_of_repeated_keys_counts() -> None:
 
 @pytest.mark.parametrize("escaped", ['a\\"b', "a\\nb", "a\\\\x", "a\\u0001"])
 def test_a_key_with_escapes_does_not_allow_its_characters(escaped: str) -> None:
-    # the frame ends with as many bytes as a key is compared by
+    # the frame ends with as many bytes as a key comparison reads
     tail = ',"pad":"' + "x" * 40 + '"}'
     parser = UpbitParser()
     good = '{"status":"UP","' + escaped + '":1' + tail

@@ -55,7 +55,7 @@ def test_single_frames(feeds: Path, name: str) -> None:
         expected = EXCEPTIONS.get((exchange, kind, number), [kind])
         assert [one["kind"] for one in messages] == expected, (number, messages)
         assert twin.shown(messages) == twin.shown(twin.decode(exchange, line, MARKETS)), number
-        # cut anywhere, it is no message any more
+        # cut anywhere, it is not a message
         for size in range(len(line)):
             assert [one["kind"] for one in ours.decode(line[:size])] == ["malformed"], (
                 number,
@@ -105,7 +105,7 @@ def test_recordings(feeds: Path, name: str) -> None:
             continue
         messages = ours.decode(record[2])
         kinds.update(one["kind"] for one in messages)
-        # a twentieth is compared with the twin: it is slow
+        # every 20th frame is compared with the twin, which is slow
         if sum(kinds.values()) % 20 == 0:
             assert twin.shown(messages) == twin.shown(twin.decode(exchange, record[2], MARKETS))
         for one in messages:

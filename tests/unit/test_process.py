@@ -1,4 +1,4 @@
-"""A process writes nothing into its work's way, ends when asked, and ends when a task fails."""
+"""A process: its output blocks no work, and it ends when asked or when a task fails."""
 
 import contextlib
 import os
@@ -118,7 +118,7 @@ def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["full disk", "closed"])
-def test_stderr_that_takes_nothing_stops_nothing(tmp_path: Path, what: str) -> None:
+def test_a_blocked_stderr_stops_no_work(tmp_path: Path, what: str) -> None:
     with Path("/dev/full").open("wb") as full:
         options: dict[str, Any] = {"stderr": full}
         if what == "closed":
@@ -130,7 +130,7 @@ def test_stderr_that_takes_nothing_stops_nothing(tmp_path: Path, what: str) -> N
             assert process.wait(60) == 0
 
 
-def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_health_file_stops_no_work(tmp_path: Path) -> None:
     part = tmp_path / "run" / f"{NAME}.part"
     part.mkdir(parents=True)
     body = "running.ready()\nPath(running.settings.data / 'alive').write_text('')"
@@ -146,7 +146,7 @@ def test_health_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
         assert process.stderr.read().count(b"health file not written") == 1
 
 
-def test_a_run_folder_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
+def test_a_run_folder_that_was_removed_is_created_again(tmp_path: Path) -> None:
     with start(tmp_path) as process:
         ready(tmp_path)
         shutil.rmtree(tmp_path / "run")
@@ -273,7 +273,7 @@ def fill(path: Path) -> None:
 
 
 def test_a_full_disk_stops_no_work_and_no_end(small_disk: Path) -> None:
-    # each change of state wants to be written, on a disk without a byte
+    # each change of state is written, on a full disk
     body = """
 async def change():
     while True:
@@ -371,7 +371,7 @@ def test_steps_of_the_host_clock_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
     assert clock.counters()["host_clock_steps"] == 2
 
 
-async def test_what_ends_in_a_stop_is_no_failure(tmp_path: Path) -> None:
+async def test_a_task_that_ends_during_a_stop_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     process = Process(NAME, Settings(data=tmp_path))
 
@@ -388,7 +388,7 @@ async def test_what_ends_in_a_stop_is_no_failure(tmp_path: Path) -> None:
 
 
 class Lines:
-    """Keeps log lines, however the tests before have configured logging."""
+    """Keeps log lines with any configuration of logging by earlier tests."""
 
     def __init__(self) -> None:
         self.reasons: list[str | None] = []
@@ -397,7 +397,7 @@ class Lines:
         self.reasons.append(reason)
 
 
-def test_numbers_that_change_in_a_reason_are_no_news(tmp_path: Path) -> None:
+def test_a_reason_of_which_only_numbers_change_is_logged_once(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     process = Process(NAME, Settings(data=tmp_path))
     lines = Lines()

@@ -1,4 +1,4 @@
-"""The private server's keeper where the disk is full, and where no home folder is."""
+"""The private server's keeper on a full disk and without a home folder."""
 
 from __future__ import annotations
 

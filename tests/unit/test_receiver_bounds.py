@@ -1,4 +1,4 @@
-"""What a hostile publisher can cost a subscriber: a refusal that is counted, and little memory."""
+"""A hostile publisher costs a subscriber only counted refusals and little memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.flow.bus_stage import BOOK, until
 
 
 class Rogue:
-    """Publishes whatever it likes on a socket of its own."""
+    """Publishes any bytes on its own socket."""
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -48,7 +48,7 @@ def rogue() -> Iterator[Rogue]:
 
 
 class Victim:
-    """A subscriber and what its loop was told."""
+    """A subscriber and what its loop reported."""
 
     def __init__(self, rogue: Rogue) -> None:
         self.got: list[int] = []
@@ -62,7 +62,7 @@ class Victim:
         self.subscriber.start()
 
     async def heard(self, rogue: Rogue) -> None:
-        """Wait until the connection is there."""
+        """Wait until the subscriber is connected."""
         while not self.got:
             rogue.book(1)
             await asyncio.sleep(0.01)
@@ -130,7 +130,7 @@ async def test_epochs_and_processes_without_end_are_bounded(rogue: Rogue, victim
         rogue.beat(orjson.dumps({"process": f"p{i}", "epoch": 5, "sequences": {}}))
     await until(lambda: len(victim.got) >= 2001, "all are heard")
     await until(lambda: victim.counters["malformed"] == 2000 - 1024, "the processes are bounded")
-    # an epoch that was pushed out begins again, and the newest goes on
+    # a forgotten epoch begins again, and the newest continues
     received = len(victim.got)
     rogue.book(1, epoch=10 + 1999)
     rogue.book(1, epoch=10 + 500)
@@ -143,10 +143,10 @@ async def test_epochs_and_processes_without_end_are_bounded(rogue: Rogue, victim
     "topic",
     [b"orderbook.\xff\xfe.BTC/KRW.", b"orderbook.\xed\xa0\x80.X.", b"orderbook.upbit.\xc3."],
 )
-async def test_a_topic_that_is_no_text_is_refused_at_the_door(
+async def test_a_topic_that_is_no_text_is_refused_on_arrival(
     rogue: Rogue, victim: Victim, topic: bytes
 ) -> None:
-    # a loss would be told by its name
+    # a loss is reported by the topic's name
     for sequence in (1, 5):
         rogue.book(sequence, topic=topic)
     rogue.book(2)

@@ -113,7 +113,7 @@ def test_a_lost_range_of_any_size_costs_nothing(monkeypatch: pytest.MonkeyPatch)
     assert (total.gaps, total.unexplained) == (huge - 2, 0)
 
 
-def test_a_huge_hole_is_unexplained_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_gap_is_counted_as_unexplained(monkeypatch: pytest.MonkeyPatch) -> None:
     last = 1 << 50
     report = compare(monkeypatch, iter([]), iter([row(1), row(last, at(2))]))
     assert report.total.unexplained == last - 2

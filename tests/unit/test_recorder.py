@@ -1,4 +1,4 @@
-"""The recorder keeps everything, never blocks, bounds the disk and says what it lost."""
+"""The recorder keeps every frame, never blocks, bounds the disk and counts losses."""
 
 import os
 import time
@@ -89,13 +89,13 @@ def test_files_rotate_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.Monk
     assert counters["record_segments_removed"] > 0
     total = sum(path.stat().st_size for path in tmp_path.glob("*.feed.zst"))
     assert total < 100_000 + 2 * 30_000
-    # what is left is the newest part
+    # the newest part is left
     kept = read(tmp_path)
     assert kept[-1].received_ns == 29 * 10**9
     assert kept[0].received_ns > 0
 
 
-def test_a_refusing_disk_is_counted_and_retried(
+def test_a_disk_that_refuses_writes_is_counted_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_S", 0.2)

@@ -1,4 +1,4 @@
-"""The journal's side socket: whatever is asked is answered or refused, and the next one too."""
+"""The journal's server socket: every request is answered or refused, and so is the next one."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def damaged(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["version", "kind", "counts", "sequence", "epoch", "topic"])
-def test_one_unreadable_message_costs_itself(
+def test_one_unreadable_message_loses_only_itself(
     kind: str, written: Written, client: zmq.Socket[bytes]
 ) -> None:
     written.publisher.close()

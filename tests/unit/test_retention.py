@@ -1,4 +1,4 @@
-"""Retention: durations are read and checked, and a TTL that nobody configured is left alone."""
+"""Retention: durations are read and checked, and a TTL that is not configured stays."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_retention_that_the_server_would_refuse_is_a_configuration_error(
         retention.check(StorageSettings(retention={name: text}))
 
 
-def test_a_ttl_set_by_hand_stays() -> None:
+def test_a_ttl_that_was_set_manually_stays() -> None:
     for found in ((24, "h"), (1, "M"), (0, "h"), (7, "DECADE")):
         for ttl in (True, False):
             assert retention.wanted("ticker", "90 DAYS", found, ttl=ttl, retention={}) == found

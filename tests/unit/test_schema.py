@@ -1,4 +1,4 @@
-"""The declaration itself: keys exist, records repeat, no view names a column that is not there."""
+"""The table declarations: keys exist, kinds of records share columns, views name existing ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The flush thread: no error ends it unseen, whatever the database says."""
+"""The flush thread: no answer of the database ends it without a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from coinspace.storage.transport import Rejected, Transport, Unavailable
 
 
 class Script:
-    """A server whose answers are given: an exception to raise, or None for "stored"."""
+    """A server with given answers: an exception to raise, or None for "stored"."""
 
     def __init__(self, *answers: BaseException | None) -> None:
         self.answers = list(answers)
@@ -37,7 +37,7 @@ class Script:
             raise answer
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as nothing is open."""
 
 
 ADDRESS = Address("http::addr=127.0.0.1:1;", "postgresql://127.0.0.1:1/qdb", "", "http://x", "", "")
@@ -123,7 +123,7 @@ class _Answers(BaseHTTPRequestHandler):
     status = 400
 
     def do_POST(self) -> None:
-        """Answer every batch alike."""
+        """Give every batch the same answer."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.body)))
@@ -133,7 +133,7 @@ class _Answers(BaseHTTPRequestHandler):
             self.wfile.write(self.body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_any_answer_is_a_refusal_or_an_outage(
     transport.close()
 
 
-async def test_rows_that_cannot_leave_are_no_secret(
+async def test_rows_that_cannot_be_sent_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = made(tmp_path, monkeypatch, Script(*(KeyError("MONTH") for _ in range(1000))))

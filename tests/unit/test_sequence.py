@@ -144,7 +144,7 @@ def test_an_applied_update_ends_a_row_of_contained_ones() -> None:
     assert sequence.update(500, 500, 0, 100 * CONTAINED_NS) == IGNORE
 
 
-def test_low_ids_after_a_loss_are_believed_in_the_end() -> None:
+def test_low_ids_after_a_loss_are_accepted_in_the_end() -> None:
     sequence = at(1000)
     sequence.lose()
     assert sequence.floor == 1000
@@ -154,7 +154,7 @@ def test_low_ids_after_a_loss_are_believed_in_the_end() -> None:
     assert (sequence.floor, sequence.kept_first, sequence.kept_last) == (0, LOW_ROW, LOW_ROW)
 
 
-def test_old_snapshots_are_believed_in_the_end() -> None:
+def test_old_snapshots_are_accepted_in_the_end() -> None:
     sequence = Sequence()
     sequence.keep(100, 110)
     step = OLD_NS // (OLD_ROW - 1)

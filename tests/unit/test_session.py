@@ -1,4 +1,4 @@
-"""Subscriptions by each exchange's rules."""
+"""Subscriptions under each exchange's rules."""
 
 from typing import Any
 

@@ -133,8 +133,8 @@ def test_a_book_has_the_number_of_repeats_before_it() -> None:
         sink.publish(topic, ORDERBOOK, b"", flags=GROUPED)
         sink.publish(other, ORDERBOOK, b"")
     books = [m for m in sink.messages if m.topic == BOOK and not m.flags & REPEAT]
-    told = [book.flags >> REPEATS_BITS for book in books]
-    assert told == [0, 1, 3, REPEATS_MOST, REPEATS_MOST, 0]
+    carried = [book.flags >> REPEATS_BITS for book in books]
+    assert carried == [0, 1, 3, REPEATS_MOST, REPEATS_MOST, 0]
     assert all(book.flags & GROUPED for book in books)
     assert all(m.flags == REPEAT for m in sink.messages if m.flags & REPEAT)
     assert all(m.flags == 0 for m in sink.messages if m.topic == other.name)

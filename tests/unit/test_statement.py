@@ -119,12 +119,12 @@ HIDING = [
 
 
 @pytest.mark.parametrize("text", READING)
-def test_reading_is_passed_on(text: str) -> None:
+def test_reading_statements_are_passed_on(text: str) -> None:
     check(text)
 
 
 @pytest.mark.parametrize("text", OTHERS, ids=lambda text: repr(text[:40]))
-def test_the_rest_is_refused_in_one_line(text: str) -> None:
+def test_other_statements_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(StorageError) as caught:
         check(text)
     assert len(str(caught.value)) < 300

@@ -1,4 +1,4 @@
-"""Catching up from a journal's folder: what it holds is stored, what it has lost is in `gap`."""
+"""Catching up from a journal's folder: its messages are stored, lost ones are in `gap`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def caught_up(written: Written, made: Stage) -> CatchUp:
     return catchup
 
 
-async def test_a_tail_cut_at_every_byte_is_lost_and_said_to_be(tmp_path: Path) -> None:
+async def test_a_tail_cut_at_every_byte_is_recorded_as_lost(tmp_path: Path) -> None:
     written = Written(tmp_path)
     written.send(N)
     written.close()
@@ -44,14 +44,14 @@ async def test_a_tail_cut_at_every_byte_is_lost_and_said_to_be(tmp_path: Path) -
         path.write_bytes(whole[:size])
         rows = Rows()
         made = stage(rows)
-        # a heartbeat has told of all of them
+        # a heartbeat has announced all of them
         made.expect(PROCESS, BOOK, written.publisher.epoch, N, "not received")
         catchup = await caught_up(written, made)
         missing = 0 if size == len(whole) else 1
         assert [row["seq"] for row in rows.of("orderbook")] == list(range(1, N + 1 - missing))
-        told = [(row["status"], row["first"], row["last"]) for row in rows.of("gap")]
+        recorded = [(row["status"], row["first"], row["last"]) for row in rows.of("gap")]
         lost = [("lost", N, N)] * missing
-        assert told == [("open", 1, N), *lost, ("filled", 1, N)], size
+        assert recorded == [("open", 1, N), *lost, ("filled", 1, N)], size
         assert catchup.counters()["messages_lost"] == missing
 
 
@@ -61,12 +61,12 @@ async def test_an_epoch_that_was_not_received_is_found_in_its_folder(tmp_path: P
     written.close()
     rows = Rows()
     made = stage(rows)
-    # another epoch of the publisher was heard, and none of this one
+    # another epoch of the publisher was heard, but not this one
     made.epochs[PROCESS] = written.publisher.epoch - 1
     catchup = CatchUp(written.settings, made, [PROCESS])
     task = asyncio.create_task(catchup.run())
     await until(lambda: len(rows.of("orderbook")) == N, "all stored")
-    # taken in once: it cannot grow
+    # read once: the epoch cannot grow
     requests = catchup.requests
     catchup.wake()
     await asyncio.sleep(0.2)
@@ -93,7 +93,7 @@ async def test_a_damaged_table_makes_holes_of_its_stored_messages(tmp_path: Path
     assert [(row["status"], row["first"], row["last"]) for row in rows.of("gap")] == [
         ("open", 1, 3)
     ]
-    # told again, as it is until its row is closed, it makes no more holes
+    # the damage is reported again until its row is closed, and adds no more holes
     assert await catchup.restore(damage)
     assert len(stream.holes) == 1
     catchup.close()
@@ -108,7 +108,7 @@ async def test_ended_epochs_are_forgotten_once_their_journal_was_compared(tmp_pa
         epochs.append(written.publisher.epoch)
         written.send(N)
         written.close()
-    # the worker heard all but the tail of the second, and hears a fifth start now
+    # the worker heard all except the tail of the second epoch, and now hears a fifth one
     for number, epoch in enumerate(epochs):
         made.ledger.restore(made.ledger.stream(PROCESS, BOOK, epoch), N - (number == 1), [])
     made.epochs[PROCESS] = epochs[-1] + 1
@@ -120,7 +120,7 @@ async def test_ended_epochs_are_forgotten_once_their_journal_was_compared(tmp_pa
     catchup.restarted(PROCESS)
     await until(lambda: not made.ledger.streams, "nothing is left to miss")
     assert made.ledger.finished[PROCESS] == set(epochs)
-    # a table that was damaged needs all of them again
+    # a damaged table needs all of them again
     await catchup.restore(Damage("worker", "orderbook", "schema changed: x", 1 << 62))
     await until(lambda: len(rows.of("orderbook")) == 1 + 4 * N, "all are stored again")
     task.cancel()
@@ -146,7 +146,7 @@ async def test_holes_beyond_the_limit_are_filled_in_turn(
     readings = []
 
     async def open_holes(publisher: str, streams: Any) -> tuple[dict[StreamKey, list[Hole]], bool]:
-        # a row replaces an earlier one of the same hole; seven at a time
+        # a row replaces an earlier row of the same hole; seven at a time
         newest = {row["first"]: row for row in rows.of("gap")}
         left = [row for row in newest.values() if row["status"] == "open"]
         readings.append(len(left))

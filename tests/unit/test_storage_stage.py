@@ -1,4 +1,4 @@
-"""The storage stage without a database: what is stored, what is a hole, and in which order."""
+"""The storage stage without a database: which rows and holes it makes, and in which order."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ TOPIC = b"orderbook.upbit.BTC/KRW."
 
 
 class Rows:
-    """Takes rows as the sender does, as many as it has room for."""
+    """Accepts rows as the sender does, as many as it has room for."""
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.pending = 0
@@ -223,7 +223,7 @@ def test_lost_trades_and_states_of_markets_that_are_not_collected() -> None:
     assert (gap["kind"], gap["status"], gap["market"]) == ("trade", "lost", "BTC/KRW")
     assert (gap["count"], gap["reason"]) == (3, "trades lost: at least 3")
     assert made.outages.open == {}
-    # all of it is told in the table of states
+    # table `state` contains all of it
     assert [row["reason"] for row in rows.of("state")][-1] == "listed"
 
 
@@ -299,7 +299,7 @@ def test_a_link_that_loses_every_second_message_costs_no_memory() -> None:
     assert len(stream.holes) <= HOLES_LIMIT + 1
     found = made.ledger.holes_found
     assert found > 2 * HOLES_LIMIT
-    # the oldest are kept, and each has its row
+    # the oldest holes are kept, and each has its row
     assert [hole.first for hole in stream.holes[:3]] == [2, 4, 6]
     opened = [row for row in rows.of("gap") if row["status"] == "open"]
     assert len(opened) == found
@@ -344,7 +344,7 @@ def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
         stream = ledger.stream(PUBLISHER, TOPIC, epoch)
         ledger.expect(stream, 3, START_NS, "")
         for _, hole in list(ledger.holes()):
-            # the fifth waits for its journal
+            # the fifth epoch waits for its journal
             if epoch != 5:
                 ledger.close(stream, hole)
         if epoch == 5:
@@ -354,7 +354,7 @@ def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
     ledger.finish(PUBLISHER, 10, {2, 3, 4, 5, 6, 9, 10})
     assert sorted(epoch for _, _, epoch in ledger.streams) == [5, 10]
     assert ledger.finished == {PUBLISHER: {2, 3, 4, 6, 9}}
-    # the journal forgets, and so does the ledger
+    # the journal drops the epoch, and so does the ledger
     ledger.finish(PUBLISHER, 10, {9, 10})
     assert ledger.finished == {PUBLISHER: {9}}
     ledger.reopen(PUBLISHER, 9, {TOPIC: 7})

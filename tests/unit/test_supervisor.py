@@ -43,7 +43,7 @@ def test_port_in_use_is_one_clear_error(settings: Settings) -> None:
             check_port(settings)
 
 
-def test_an_ipv6_port_is_looked_at_like_any_other(settings: Settings) -> None:
+def test_an_ipv6_port_is_checked_like_any_other(settings: Settings) -> None:
     settings.endpoint.host = "::1"
     try:
         other = socket.create_server(("::1", 0), family=socket.AF_INET6)

@@ -1,4 +1,4 @@
-"""What is installed and run is what was meant: locked packages, the pinned jar."""
+"""Only the intended software is installed and run: locked packages, the pinned jar."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_lock_files_hold_no_address(name: str) -> None:
     assert not re.search(r"--(index|extra|find|trusted)|\bfile:|@", text)
 
 
-def test_an_audit_without_a_database_is_no_clean_bill() -> None:
+def test_an_audit_without_a_database_fails() -> None:
     skipped: dict[str, Any] = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
     clean: dict[str, Any] = {"name": "b", "version": "1", "vulns": []}
     advisory = {"id": "X-1", "fix_versions": ["2"]}
@@ -111,7 +111,7 @@ JAR = b"a jar\n" * 1000
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the jar lies in a cache of its own."""
+    """Return the path of the jar in a separate cache."""
     monkeypatch.setenv("COINSPACE_CACHE", str(tmp_path))
     monkeypatch.delenv("COINSPACE_QUESTDB_JAR", raising=False)
     monkeypatch.setattr(runtime, "SHA256", hashlib.sha256(JAR).hexdigest())
@@ -119,7 +119,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fetching(data: bytes | None) -> Callable[[Path], Path]:
-    """A download of these bytes; None = there is no network."""
+    """Return a download of these bytes; None = no network."""
 
     def fetch(folder: Path) -> Path:
         part = folder / "part.jar"

@@ -1,4 +1,4 @@
-"""Background tasks and repeated calls cannot end unseen."""
+"""Background tasks and repeated calls cannot end without a report."""
 
 import ast
 import asyncio

@@ -1,4 +1,4 @@
-"""Text from outside on a terminal and in logs: nothing acts, nothing hides, nothing floods."""
+"""Text from outside on a terminal and in logs: printable, visible and bounded."""
 
 import io
 import logging
@@ -23,14 +23,14 @@ from coinspace.recording.format import FeedWriter
 from coinspace.text import LIMIT, PrintableFormatter, cell, printable, printable_lines
 
 HOSTILE = "a\x1b[31m\n[red]b[/]\r\u202e\u2066\x00\x9b2J\ufeff\u2028"
-# what must not come out: C0 but for the line feed that ends lines, C1, marks of direction
+# forbidden output: C0 except the line feed that ends lines, C1, marks of direction
 ACTIVE = {chr(code) for code in (*range(32), 127, *range(0x80, 0xA0)) if code != 10} | set(
     "\u202e\u2066\ufeff\u2028"
 )
 
 
 @given(st.text())
-def test_what_is_printed_is_one_printable_line(text: str) -> None:
+def test_a_printed_text_is_one_printable_line(text: str) -> None:
     shown = printable(text, 40)
     assert shown.isprintable()
     assert len(shown) < 40 * 10 + 40
@@ -94,7 +94,7 @@ def test_a_log_line_is_one_line(terminal: bool, monkeypatch: pytest.MonkeyPatch)
     log = structlog.get_logger("x")
     log.warning(HOSTILE, reason=HOSTILE, many=[HOSTILE], long="x" * (1 << 20))
     (line, _) = out.getvalue().split("\n")
-    # a terminal gets colours, which are ours
+    # a terminal gets our colours
     assert "[31m" not in line.replace("\\x1b[31m", "")
     assert len(line) < 20_000
     try:

@@ -36,7 +36,7 @@ def test_the_closing_dot_keeps_prefixes_apart() -> None:
         ("ticker", "up.bit", "BTC/KRW"),
     ],
 )
-def test_what_is_no_topic_cannot_be_built(words: tuple[str, ...]) -> None:
+def test_invalid_topics_cannot_be_built(words: tuple[str, ...]) -> None:
     with pytest.raises(MessageError, match="expected"):
         topics.build(*words)
 
@@ -44,6 +44,6 @@ def test_what_is_no_topic_cannot_be_built(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "name", [b"", b".", b"orderbook.", b"orderbook.upbit.BTC/KRW", b"index.BTC.x.", b"index.\xff."]
 )
-def test_what_is_no_topic_cannot_be_parsed(name: bytes) -> None:
+def test_invalid_topics_cannot_be_parsed(name: bytes) -> None:
     with pytest.raises(MessageError, match="expected"):
         topics.parse(name)

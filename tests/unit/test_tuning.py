@@ -55,7 +55,7 @@ def report(folder: Path, name: str, tuning: str) -> dict[str, object]:
     return found
 
 
-def test_only_the_objects_of_the_start_are_out_of_sight_by_default(tmp_path: Path) -> None:
+def test_by_default_only_the_objects_of_the_start_are_frozen(tmp_path: Path) -> None:
     found = report(tmp_path, "index-calculator", "")
     assert found["cpus"] == sorted(os.sched_getaffinity(0))
     assert found["frozen"] > 1000  # type: ignore[operator]
@@ -143,5 +143,5 @@ def test_doctor_names_a_data_folder_that_is_a_file(
     found = CliRunner().invoke(coinspace, ["doctor"])
     assert found.exit_code == 1, found.output
     assert f"PROBLEM data folder: expected a folder, {tmp_path / 'file'} is a file" in found.output
-    # nothing runs there, and nothing could have
+    # no process runs there, and none could have
     assert CliRunner().invoke(coinspace, ["status"]).exit_code == 2
