@@ -208,7 +208,7 @@ def test_agrees_with_exact_arithmetic(seed: int) -> None:
             compare(record, exact, f"seed {seed} sequence {sequence} step {step}")
             values += exact["reason"] is None
             reasons += exact["reason"] is not None
-            doubted += exact["regional"]["KR"]["unjudged"]
+            unjudged += exact["regional"]["KR"]["unjudged"]
     # the cases must be of different kinds
     assert values > 200
     assert reasons > 50

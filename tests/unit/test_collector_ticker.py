@@ -462,7 +462,7 @@ def test_a_ticker_reports_a_suspension(upbit: Bench, said: dict[str, Any]) -> No
     upbit.frame(day(1000, 1.0) | said)
     upbit.timer(0.25)
     assert upbit.stage.states == {"BTC/KRW": "halted"}
-    assert upbit.told()[-1]["change"] == "halted"
+    assert upbit.reported()[-1]["change"] == "halted"
     # its silence is normal now
     upbit.timer(100)
     assert upbit.stage.states == {"BTC/KRW": "halted"}
