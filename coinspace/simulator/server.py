@@ -16,6 +16,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -218,7 +219,9 @@ class ExchangeServer:
                 continue
             fault = self.disorder.accepted()
             serving = self._serve(accepted) if fault is None else _spoil(accepted, fault)
-            self.tasks.spawn("connection", serving, ends=True)
+            task = self.tasks.spawn("connection", serving, ends=True)
+            # a task that is cancelled before its first step has closed nothing
+            task.add_done_callback(partial(_close_cancelled, accepted))
 
     async def _serve(self, accepted: socket.socket) -> None:
         assert self._runner is not None
@@ -347,6 +350,11 @@ class ExchangeServer:
             connection.session.end(1008, "Pong timeout", 0.0)
         elif now_s - connection.pinged_s >= self.ping_s:
             connection.ping(now_s)
+
+
+def _close_cancelled(accepted: socket.socket, task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        accepted.close()
 
 
 async def _spoil(accepted: socket.socket, fault: str) -> None:

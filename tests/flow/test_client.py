@@ -22,7 +22,7 @@ from coinspace.client.events import EventParser
 from coinspace.client.table import Table
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
-from coinspace.errors import CoinSpaceError, EndpointError
+from coinspace.errors import CoinSpaceError, EndpointError, StorageError
 from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import Stage, running, served, settings, until
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
@@ -300,7 +300,7 @@ def test_query_sql_cannot_write_and_shows_the_reason(monkeypatch: pytest.MonkeyP
         ("SELECT * FROM no_such_table", "does not exist|no such table"),
     ):
         failed = asked("sql", statement)
-        assert isinstance(failed.exception, EndpointError), failed.output
+        assert isinstance(failed.exception, StorageError), failed.output
         assert re.search(text, str(failed.exception), re.IGNORECASE), failed.exception
     monkeypatch.delenv("COINSPACE_STORAGE__READONLY_SQL")
     failed = asked("sql", "SELECT 1")

@@ -226,7 +226,7 @@ async def test_corrupted_frames_stop_no_book(server: ExchangeServer) -> None:
 @pytest.mark.timeout(150)
 async def test_a_corrupted_digit_is_found_by_rest(server: ExchangeServer) -> None:
     """Only the exchange itself can show that such a book is wrong."""
-    async with collecting(server, "binance", markets=MARKETS, compare_interval_s=1.0) as running:
+    async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:
         await running.synced()
         fault = running.fault("digit:binance:BTCUSDT:count=40")
         await running.until(lambda: fault.hits == 40, "digits change")

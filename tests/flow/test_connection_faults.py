@@ -49,6 +49,12 @@ ENDS = {
 }
 
 
+# on uvloop, picows leaves the socket of a dial that is reset to the garbage collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "HANDSHAKE_TIMEOUT_S", HANDSHAKE_S)
