@@ -66,3 +66,9 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     yield settings
     assert server.poll() is None, f"QuestDB died during the tests: {read_log_tail(server.root)}"
     assert server.stop() == 0
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of the test with a short name: paths of ipc sockets end at 107 bytes."""
+    return tmp_path_factory.mktemp("t")
