@@ -21,8 +21,9 @@ SLICE = 1 << 10
 WRITE_SIZE = 1 << 15
 # real recordings decompress to 4 to 50 times their size; more than this is an attack
 MOST_INFLATION = 1000
-# bytes decompressed before MOST_INFLATION applies: short files may be very repetitive
-FREE_BYTES = 16 << 20
+# bytes decompressed before MOST_INFLATION applies: short files may be very repetitive; so many
+# are read in less than 0.1 s
+FREE_BYTES = 1 << 20
 LINE_LIMIT = 64 << 20
 
 

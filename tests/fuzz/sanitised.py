@@ -40,6 +40,13 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _drop_old(folder: Path) -> None:
+    """Remove copies of sources that have moved or are gone: a module would have two sources."""
+    for path in (folder / "ext").rglob("*.*"):
+        if not (ROOT / path.relative_to(folder)).exists():
+            path.unlink()
+
+
 def build(folder: Path = FOLDER, march: str | None = None) -> None:
     """Compile the parsers with the sanitisers; quick when nothing changed.
 
@@ -53,6 +60,7 @@ def build(folder: Path = FOLDER, march: str | None = None) -> None:
     for path in (ROOT / "ext").rglob("*.*"):
         if path.stem in MODULES or path.suffix == ".h":
             _copy(path, folder / path.relative_to(ROOT))
+    _drop_old(folder)
     _compile(folder, "asan", march)
     source = str(Path(__file__).with_name("edges.c"))
     edges = str(folder / EDGES)
@@ -68,6 +76,7 @@ def build_all() -> None:
             kept = path.suffix in (".py", ".json", ".toml", ".pyx", ".pxd", ".h")
             if kept and "node_modules" not in path.parts:
                 _copy(path, WHOLE / path.relative_to(ROOT))
+    _drop_old(WHOLE)
     _compile(WHOLE, "checked")
 
 
