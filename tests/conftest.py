@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 import uvloop
 
 from coinspace.config import Settings, StorageSettings
@@ -72,3 +73,16 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of the test with a short name: paths of ipc sockets end at 107 bytes."""
     return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let loggers follow the configuration of each test: commands configure them, tests capture."""
+    configure = structlog.configure
+    monkeypatch.setattr(
+        structlog,
+        "configure",
+        lambda **options: configure(**{**options, "cache_logger_on_first_use": False}),
+    )
+    yield
+    structlog.reset_defaults()

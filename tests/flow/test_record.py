@@ -261,7 +261,7 @@ async def test_a_pattern_that_nothing_matches_is_a_clear_error(tmp_path: Path) -
     async with ExchangeServer() as server:
         settings = settings_of(server)["upbit"]
         settings.markets = ["*/JPY"]
-        with pytest.raises(ConfigError, match="expected a market that upbit offers"):
+        with pytest.raises(ConfigError, match="expected markets that upbit offers"):
             await capture(
                 {"upbit": settings},
                 tmp_path,

@@ -275,7 +275,7 @@ async def test_a_clock_that_is_behind_is_reported(
 ) -> None:
     monkeypatch.setattr(watch, "now_ns", lambda: time.time_ns() + 5_000_000_000)
     (problem,) = await problems(created, "clock")
-    assert "behind ours" in problem
+    assert "behind this host" in problem
 
 
 async def test_tcp_stores_too(created: Settings, tmp_path: Path) -> None:
