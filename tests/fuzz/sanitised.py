@@ -42,9 +42,11 @@ def _copy(source: Path, target: Path) -> None:
 
 def _drop_old(folder: Path) -> None:
     """Remove copies of sources that have moved or are gone: a module would have two sources."""
-    for path in (folder / "ext").rglob("*.*"):
-        if not (ROOT / path.relative_to(folder)).exists():
-            path.unlink()
+    for part in ("coinspace", "ext"):
+        for path in (folder / part).rglob("*.*"):
+            copied = path.suffix in (".py", ".pyx", ".pxd", ".h")
+            if copied and not (ROOT / path.relative_to(folder)).exists():
+                path.unlink()
 
 
 def build(folder: Path = FOLDER, march: str | None = None) -> None:
