@@ -1,7 +1,7 @@
-"""Write RESULTS.md, its chart, and the README's summary from what was measured last.
+"""Write RESULTS.md and its chart from what was measured last.
 
 Input: build/bench/*.json, one file a case, written by `measure.Result.save`, the fault tests' too.
-Nothing is measured here: each figure of the README is in one of those files, with its conditions.
+Nothing is measured here.
 Only the reasons in obstacles.py are written manually.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.chart import chart, chosen, costs
+from benchmarks.chart import chart, costs
 from benchmarks.conditions import described
 from benchmarks.measure import FOLDER, SLACK, Check
 from benchmarks.obstacles import obstacle_of
@@ -25,8 +25,6 @@ from coinspace.bench.measure import OURS
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 CHART = HERE / "chart.svg"
-README = HERE.parent / "README.md"
-MARKS = ("<!-- results -->", "<!-- end of results -->")
 STAGES = (
     "receive",
     "parse",
@@ -204,68 +202,11 @@ def results(rows: list[Row]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def variants(row: Row, name: str) -> str:
-    """Return a candidate's ratios beside other work of ours, each with what it compares."""
-    found = []
-    for check in checks_of(row):
-        text = check.what.removeprefix("× faster than ").removeprefix("of ")
-        # "send_multipart, copy=False" is a candidate of its own
-        named = max((one for one in row["ratios"] if text.startswith(one)), key=len, default="")
-        rest = text.removeprefix(name).removeprefix("'s rate").removeprefix(",").strip(" ()")
-        if text != check.what and named == name and rest:
-            same = number(check.value) == number(row["ratios"][name])
-            value = f"{check.value:.0%}" if name in row["limits"] else number(check.value)
-            found.append(rest if same else f"{value} {rest}")
-    return f" ({'; '.join(found)})" if found else ""
-
-
-def headline(rows: list[Row]) -> list[str]:
-    """Return the README's chart and table: the chart's cases, each with what stands beside ours."""
-    lines = [
-        "",
-        "![What each stage costs](benchmarks/chart.svg)",
-        "",
-        "| stage | case | CoinSpace | beside |",
-        "|---|---|---:|---|",
-    ]
-    for row in chosen(rows):
-        ratios = row["ratios"]
-        others = sorted((n for n in ratios if not n.startswith(OURS)), key=lambda n: -ratios[n])
-        beside = ", ".join(
-            f"{number(ratios[n])}× {n}{variants(row, n)}"
-            for n in others[:3]
-            if n not in row["limits"]
-        )
-        limits = ", ".join(
-            f"{ratios[n]:.0%} of {n}{variants(row, n)}" for n in row["limits"] if n in ratios
-        )
-        lines.append(
-            f"| {row['stage']} | {row['case']} | {number(costs(row)[OURS])} {row['unit']} |"
-            f" {'; '.join(part for part in (beside, limits) if part)} |"
-        )
-    return lines
-
-
-def write_readme(rows: list[Row], path: Path) -> bool:
-    """Replace the summary between the README's marks. Returns: whether it has them."""
-    text = path.read_text()
-    begin, end = (text.find(mark) for mark in MARKS)
-    if begin < 0 or end < begin:
-        return False
-    head = text[: begin + len(MARKS[0])]
-    tail = "From [benchmarks/RESULTS.md](benchmarks/RESULTS.md): every figure, gate and condition."
-    path.write_text("\n".join([head, *headline(rows), "", tail, text[end:]]))
-    return True
-
-
 def main() -> int:
     rows = load_rows()
     RESULTS.write_text(results(rows))
     CHART.write_text(chart(rows))
-    written = [RESULTS.name, CHART.name]
-    if write_readme(rows, README):
-        written.append("README.md's table")
-    print(f"wrote {', '.join(written)} from {len(rows)} cases")
+    print(f"wrote {RESULTS.name} and {CHART.name} from {len(rows)} cases")
     unexplained = 0
     for row in rows:
         for check in checks_of(row):

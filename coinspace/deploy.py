@@ -20,7 +20,7 @@ import click
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.process import COMMAND
-from coinspace.supervisor import start_groups
+from coinspace.supervisor import all_processes, start_groups
 
 TARGET = "coinspace.target"
 SECRETS = "/etc/coinspace/secrets.env"
@@ -102,9 +102,7 @@ def chosen(settings: Settings, only: Iterable[str]) -> dict[str, list[str]]:
 
     Raises: ConfigError naming a process that the settings do not have.
     """
-    processes = dict(settings.processes())
-    if not settings.storage.ilp:
-        processes["questdb"] = ["questdb", "start", "--foreground"]
+    processes = all_processes(settings)
     wanted = list(only) or list(processes)
     unknown = [name for name in wanted if name not in processes]
     if unknown:

@@ -352,9 +352,7 @@ class Supervisor:
 
         Raises: ConfigError naming the process that did not become ready, and why.
         """
-        by_name = dict(self.settings.processes())
-        if not self.settings.storage.ilp:
-            by_name["questdb"] = ["questdb", "start", "--foreground"]
+        by_name = all_processes(self.settings)
         for group in start_groups(list(by_name)):
             children = [self.launch(name, by_name[name]) for name in group]
             for child in children:
@@ -436,6 +434,14 @@ def last_reason(path: Path, begin: int = 0) -> str:
     if reasons:
         return reasons[-1].removeprefix("coinspace: ")
     return lines[-1].strip() if lines else "it wrote nothing"
+
+
+def all_processes(settings: Settings) -> dict[str, list[str]]:
+    """Return process -> arguments of its command, with the private server where there is one."""
+    found = dict(settings.processes())
+    if not settings.storage.ilp:
+        found["questdb"] = ["questdb", "start", "--foreground"]
+    return found
 
 
 def _kind(names: list[str], *kinds: str) -> list[str]:

@@ -21,13 +21,6 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Give parallel workers folders with short names: socket paths are limited."""
-    if hasattr(config, "workerinput"):
-        folder = Path(config.option.basetemp)
-        config.option.basetemp = str(folder.with_name(folder.name.removeprefix("popen-gw")))
-
-
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -16,20 +16,14 @@ from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
     Identity,
-    Label,
     Limit,
-    Listing,
     Recording,
-    Refusal,
     Request,
-    RestBook,
     RestTrade,
     Subscription,
-    Trial,
-    chunks,
 )
 from coinspace.exchanges.settings import ExchangeSettings
-from coinspace.market import Market, dashed_symbol
+from coinspace.market import dashed_symbol
 
 NAME = "bithumb"
 ORDER = 2
@@ -86,14 +80,8 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
     return BithumbParser(capacity)
 
 
-def symbol_of(market: Market) -> str:
-    """Return the symbol of a market."""
-    return dashed_symbol(market)
-
-
-def market_of(symbol: str) -> Market | None:
-    """Return the market of a symbol such as KRW-BTC."""
-    return korean.market_of(symbol)
+symbol_of = dashed_symbol
+market_of = korean.market_of
 
 
 def subscriptions(
@@ -121,16 +109,12 @@ def snapshot_request(symbol: str, levels: int) -> Request:
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
     """Request all books in as few calls as possible."""
-    return [
-        Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)
-        for names in chunks(symbols, MARKETS_PER_CALL)
-    ]
+    return korean.compare_requests(symbols, MARKETS_PER_CALL)
 
 
 def trades_request(symbol: str) -> Request:
     """Request the newest trades."""
-    path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
-    return Request("trades", path, "trade", 1, (symbol,))
+    return korean.trades_request(symbol, TRADES)
 
 
 def older_trades_request(before: RestTrade) -> Request | None:
@@ -143,9 +127,7 @@ def markets_request() -> Request:
     return Request("markets", "/v1/market/all?isDetails=true", "market")
 
 
-def read_books(request: Request, payload: bytes) -> list[RestBook]:
-    """Read the answer of a snapshot or compare request."""
-    return korean.read_books(payload)
+read_books = korean.read_books
 
 
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
@@ -160,45 +142,20 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
         replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
         if wall_ns + FUTURE_NS < trade.exchange_ns < wall_ns + FUTURE_NS + KST_OFFSET_NS
         else trade
-        for trade in korean.read_trades(payload)
+        for trade in korean.read_trades(request, payload)
     ]
 
 
-def read_markets(payload: bytes) -> list[Listing]:
-    """Read the answer of a markets request."""
-    return korean.read_markets(payload)
-
-
-def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Return the refusal of an error frame."""
-    return korean.refusal_of_frame(detail)
-
-
-def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
-    """Return the refusal of a REST answer, None = the answer is good."""
-    return korean.refusal_of_answer(status, payload)
-
+read_markets = korean.read_markets
+refusal_of_frame = korean.refusal_of_frame
+refusal_of_answer = korean.refusal_of_answer
 
 # recordings
 
-
-def label(payload: bytes) -> Label:
-    """Return the label of a recorded frame."""
-    return korean.label(payload)
-
-
-def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
-    """Return None: books have no ids, and ids of trades have no order."""
-    return None
-
-
-def request_of(path: str) -> Request | None:
-    """Return the request that a recorded answer belongs to."""
-    return korean.request_of(path)
-
-
-def recorded_book() -> None:
-    """Return None: each frame is a whole book."""
+label = korean.label
+ids_of = korean.ids_of
+request_of = korean.request_of
+recorded_book = korean.recorded_book
 
 
 def answer(
@@ -210,13 +167,5 @@ def answer(
 
 # `probe`
 
-
-def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trials of `probe`."""
-    return korean.trials(settings, symbol)
-
-
-def bad_request(symbol: str) -> tuple[str, Request]:
-    """Return a request with one code that does not exist."""
-    request = compare_requests([symbol, korean.unknown_code(symbol)])[0]
-    return "one bad code fails a whole REST call", request
+trials = korean.trials
+bad_request = korean.bad_request

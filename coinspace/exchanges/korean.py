@@ -22,6 +22,7 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Trial,
+    chunks,
     finite,
     number,
     plain,
@@ -33,6 +34,7 @@ from coinspace.market import ASSETS, Market, market_of_dashed
 
 MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 
+BOOKS = "/v1/orderbook"
 # a larger time is in µs: in ms it would be the year 5138
 MICROSECONDS_FROM = 100_000_000_000_000
 # parts of the names of refusals that pass by themselves
@@ -61,7 +63,21 @@ def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
 
 
-def read_books(payload: bytes) -> list[RestBook]:
+def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
+    """Request all books, `per_call` in one call."""
+    return [
+        Request("compare", f"{BOOKS}?markets={','.join(names)}", "orderbook", 1, names)
+        for names in chunks(symbols, per_call)
+    ]
+
+
+def trades_request(symbol: str, count: int) -> Request:
+    """Request the newest trades."""
+    path = f"/v1/trades/ticks?market={symbol}&count={count}"
+    return Request("trades", path, "trade", 1, (symbol,))
+
+
+def read_books(request: Request, payload: bytes) -> list[RestBook]:
     """Read `/v1/orderbook`. Padding (price or size 0) is left out."""
     books = []
     for entry in orjson.loads(payload):
@@ -80,7 +96,7 @@ def read_books(payload: bytes) -> list[RestBook]:
     return books
 
 
-def read_trades(payload: bytes) -> list[RestTrade]:
+def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read `/v1/trades/ticks`, oldest first."""
     trades = [
         RestTrade(
@@ -152,7 +168,6 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
 
 _TYPE = re.compile(rb'"(?:ty|type)"\s*:\s*"([^"]*)"')
 _CODE = re.compile(rb'"(?:cd|code)"\s*:\s*"([^"]*)"')
-BOOKS = "/v1/orderbook"
 # base -> Korean and English name in the list of markets
 NAMES = {
     "BTC": ("비트코인", "Bitcoin"),
@@ -213,6 +228,15 @@ def request_of(path: str) -> Request | None:
     return Request("compare", path, "orderbook", 0, tuple(symbols))
 
 
+def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
+    """Return None: books have no ids, and ids of trades have no order."""
+    return None
+
+
+def recorded_book() -> None:
+    """Return None: each frame is a whole book."""
+
+
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], bad_code_status: int
 ) -> tuple[int, Any]:
@@ -268,6 +292,12 @@ def rest_row(payload: bytes) -> dict[str, Any]:
 def unknown_code(symbol: str) -> str:
     """Return a code of the same quote that does not exist."""
     return f"{symbol.partition('-')[0]}-NOSUCH"
+
+
+def bad_request(symbol: str) -> tuple[str, Request]:
+    """Return a request with one code that does not exist."""
+    request = compare_requests([symbol, unknown_code(symbol)], 2)[0]
+    return "one bad code fails a whole REST call", request
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:

@@ -15,17 +15,11 @@ from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
     Identity,
-    Label,
     Limit,
-    Listing,
     Recording,
-    Refusal,
     Request,
-    RestBook,
     RestTrade,
     Subscription,
-    Trial,
-    chunks,
 )
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market, dashed_symbol
@@ -82,14 +76,8 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
     return UpbitParser(capacity)
 
 
-def symbol_of(market: Market) -> str:
-    """Return the symbol of a market."""
-    return dashed_symbol(market)
-
-
-def market_of(symbol: str) -> Market | None:
-    """Return the market of a symbol such as KRW-BTC."""
-    return korean.market_of(symbol)
+symbol_of = dashed_symbol
+market_of = korean.market_of
 
 
 def subscriptions(
@@ -132,16 +120,12 @@ def snapshot_request(symbol: str, levels: int) -> Request:
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
     """Request all books, up to 500 in one call; one bad code fails the whole call (HTTP 404)."""
-    return [
-        Request("compare", f"/v1/orderbook?markets={','.join(names)}", "orderbook", 1, names)
-        for names in chunks(symbols, MARKETS_PER_CALL)
-    ]
+    return korean.compare_requests(symbols, MARKETS_PER_CALL)
 
 
 def trades_request(symbol: str) -> Request:
     """Request the newest trades."""
-    path = f"/v1/trades/ticks?market={symbol}&count={TRADES}"
-    return Request("trades", path, "trade", 1, (symbol,))
+    return korean.trades_request(symbol, TRADES)
 
 
 def older_trades_request(before: RestTrade) -> Request | None:
@@ -155,51 +139,18 @@ def markets_request() -> Request:
     return Request("markets", "/v1/market/all?is_details=true", "market")
 
 
-def read_books(request: Request, payload: bytes) -> list[RestBook]:
-    """Read the answer of a snapshot or compare request."""
-    return korean.read_books(payload)
-
-
-def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
-    """Read the answer of a trades request, oldest first."""
-    return korean.read_trades(payload)
-
-
-def read_markets(payload: bytes) -> list[Listing]:
-    """Read the answer of a markets request."""
-    return korean.read_markets(payload)
-
-
-def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Return the refusal of an error frame."""
-    return korean.refusal_of_frame(detail)
-
-
-def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
-    """Return the refusal of a REST answer, None = the answer is good."""
-    return korean.refusal_of_answer(status, payload)
-
+read_books = korean.read_books
+read_trades = korean.read_trades
+read_markets = korean.read_markets
+refusal_of_frame = korean.refusal_of_frame
+refusal_of_answer = korean.refusal_of_answer
 
 # recordings
 
-
-def label(payload: bytes) -> Label:
-    """Return the label of a recorded frame."""
-    return korean.label(payload)
-
-
-def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
-    """Return None: books have no ids, and ids of trades have no order."""
-    return None
-
-
-def request_of(path: str) -> Request | None:
-    """Return the request that a recorded answer belongs to."""
-    return korean.request_of(path)
-
-
-def recorded_book() -> None:
-    """Return None: each frame is a whole book."""
+label = korean.label
+ids_of = korean.ids_of
+request_of = korean.request_of
+recorded_book = korean.recorded_book
 
 
 def answer(
@@ -211,13 +162,5 @@ def answer(
 
 # `probe`
 
-
-def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trials of `probe`."""
-    return korean.trials(settings, symbol)
-
-
-def bad_request(symbol: str) -> tuple[str, Request]:
-    """Return a request with one code that does not exist."""
-    request = compare_requests([symbol, korean.unknown_code(symbol)])[0]
-    return "one bad code fails a whole REST call", request
+trials = korean.trials
+bad_request = korean.bad_request

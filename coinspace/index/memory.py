@@ -13,7 +13,7 @@ from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
 from coinspace.storage.read import memory as stored
 from coinspace.storage.read.announced import targets
-from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET
+from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET, names_of
 from coinspace.storage.schema import Connection
 
 # how far back the last change of a book is searched
@@ -111,11 +111,7 @@ def _read(ticks: stored.Ticks, window_ns: int, before_ns: int | None) -> Memory 
     null_since = None
     if not values or values[-1][1] is None:
         null_since = ticks.null_since(last.ts_ns)
-    return Memory(last.ts_ns, _names(last.flagged), bool(last.split), null_since, values)
-
-
-def _names(text: str | None) -> list[str]:
-    return [name for name in (text or "").split(",") if name]
+    return Memory(last.ts_ns, names_of(last.flagged), bool(last.split), null_since, values)
 
 
 def read_ahead(connection: Connection, asset: str, after_ns: int) -> list[tuple[int, int]]:
@@ -184,4 +180,4 @@ def read_fx_memory(
     window = [(ts_ns, fx) for ts_ns, fx, status, _ in rows if status == "ok" and fx is not None]
     last_ns, _, _, flagged = rows[-1]
     references = read_references(connection, FX_ASSET, FX, last_ns)
-    return {"fx": {"window": window, "flagged": _names(flagged), "references": references}}
+    return {"fx": {"window": window, "flagged": names_of(flagged), "references": references}}

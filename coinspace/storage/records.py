@@ -51,9 +51,16 @@ _STORED: dict[Kind | None, str] = {
     Kind.PRICE: "None if {0} is None else significant({0})",
     Kind.RATIO: f"None if {{0}} is None else round({{0}}, {RATIO_PLACES})",
 }
+
+
+def names_of(text: str | None) -> list[str]:
+    """Return the names in a column of several names."""
+    return [name for name in (text or "").split(",") if name]
+
+
 # readers of kinds whose stored value differs
 _READ: dict[Kind | None, Callable[[Any], Any]] = {
-    Kind.NAMES: lambda text: [name for name in (text or "").split(",") if name],
+    Kind.NAMES: names_of,
     Kind.INSTANT: lambda ns: ns or 0,
 }
 

@@ -31,7 +31,9 @@ IMMUTABLE = "max-age=31536000, immutable"
 
 PRICES = ("open", "high", "low", "close", "kr", "gl")
 
-STORED = ("unknown-asset", "database-unavailable", "query-timeout", "not-ready")
+# problems of every route that reads the database
+READ = ("database-unavailable", "query-timeout", "not-ready")
+STORED = ("unknown-asset", *READ)
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]

@@ -14,7 +14,7 @@ from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Routes, encode, json_answer
 from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
-from coinspace.endpoint.routes.history import MINUTE_MS, Cursor, Limit
+from coinspace.endpoint.routes.history import MINUTE_MS, READ, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
 from coinspace.market import as_named
 from coinspace.storage.read import history
@@ -88,9 +88,7 @@ async def tickers(context: Context, request: Request, query: TickersQuery) -> Re
     media=bulk.FORMATS,
     problems=(
         "unknown-market",
-        "database-unavailable",
-        "query-timeout",
-        "not-ready",
+        *READ,
         "invalid-cursor",
         "not-acceptable",
         "too-many-downloads",

@@ -24,7 +24,7 @@ from coinspace.endpoint.models import (
     Readiness,
     Venues,
 )
-from coinspace.endpoint.routes.history import Cursor, Limit
+from coinspace.endpoint.routes.history import READ, Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
 from coinspace.market import as_named
 from coinspace.storage.read import history
@@ -98,9 +98,7 @@ async def venues(context: Context, request: Request, _: None) -> Response:
     tag="platform",
     problems=(
         "unknown-market",
-        "database-unavailable",
-        "query-timeout",
-        "not-ready",
+        *READ,
         "invalid-cursor",
     ),
 )
