@@ -31,6 +31,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
+    "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
     "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
     "venues": ("/v1/venues", ()),
@@ -39,10 +40,9 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pipeline": ("/v1/pipeline", ()),
     "sql": ("{}", ("limit",)),
 }
-BULK = ("values", "ohlc", "trades", "sql")
+BULK = ("values", "ohlc", "trades", "books", "sql")
 # queries that the database can answer; the others need a running endpoint
-STORED = ("values", "ohlc", "explain", "orderbook", "trades", "gaps", "methodology", "sql")
-SQL_ROWS = 1000
+STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
 TIMES = ("ts", "received", "exchange_time", "since", "closed", "effective")
 
 
@@ -71,7 +71,7 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--levels", type=int)
 @click.option("--within", type=float, help="also the depth within this percentage of the mid price")
 @click.option("--size", type=float, help="premium after fees when this size is traded")
-@click.option("--limit", type=click.IntRange(min=1), help="rows of a table or of JSON")
+@click.option("--limit", type=click.IntRange(min=1), help="rows")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
 @config_option
@@ -99,12 +99,9 @@ def query(
         raise EndpointError(f"query {what}: expected table or json, was {form}")
     if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
         raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
-    if form in MEDIA:
-        # these formats carry the whole range
-        parameters.pop("limit", None)
     settings = load(config_path)
     if what == "sql":
-        parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
+        parts = _sql(settings, route, form, parameters.get("limit"))
     elif database:
         from coinspace.endpoint.history.local import answer
 
@@ -182,7 +179,7 @@ async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
 
 
-def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
+def _sql(settings: Settings, text: str, form: str, limit: int | None) -> Iterator[bytes]:
     from coinspace.endpoint.history.local import select
 
     return _iterate(select(settings, text, MEDIA.get(form), limit))

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coinspace.endpoint.models import (
+    NO_VALUE,
     Constituent,
     ExecutablePremium,
     IndexValue,
     Liquidity,
     Premium,
     Regional,
+    Status,
 )
 from coinspace.endpoint.shown import show
 from coinspace.endpoint.values import decimal, decimals, price, ratio
@@ -23,6 +25,11 @@ CURRENCY = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")
 CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
+
+
+def status(stored: str | None) -> Status:
+    """Convert the status of a record, None = the row has none."""
+    return stored if stored == "ok" or stored == "degraded" else NO_VALUE
 
 
 def venue_parts(venue: str) -> tuple[str, str]:
@@ -76,12 +83,13 @@ def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]
 
     Args: decimals_shown: of the asset's published value.
     """
-    return {
+    found = {
         name: value
         if value is None or (convert := _digits(name, decimals_shown)) is None
         else convert(value)
         for name, value in row.items()
     }
+    return found | {"status": status(row["status"])} if "status" in row else found
 
 
 def regional(region: Valuation | None) -> Regional | None:
@@ -89,7 +97,7 @@ def regional(region: Valuation | None) -> Regional | None:
     if region is None:
         return None
     value = decimal(region.value)
-    return show(Regional, region, value=value, status="null" if value is None else "ok")
+    return show(Regional, region, value=value, status=NO_VALUE if value is None else "ok")
 
 
 def premium(record: IndexRecord) -> Premium | None:
@@ -114,6 +122,7 @@ def index_value(record: IndexRecord) -> IndexValue:
         record,
         asset=record.asset,
         ts=int(record.ts_ms),
+        status=status(record.status),
         currency=CURRENCY,
         kr=regional(regions.get("KR")),
         gl=regional(regions.get("GL")),

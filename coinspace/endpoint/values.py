@@ -40,6 +40,8 @@ AgeMs = Annotated[
     ),
 ]
 Number = DecimalText | None
+# levels of a book, [price, size] each, best first
+Side = list[tuple[DecimalText, DecimalText]]
 
 
 class Instant(int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -25,6 +26,7 @@ from coinspace.index.commands import write
 from coinspace.market import as_named
 from coinspace.method.record import IndexRecord
 from coinspace.recompute.snapshots import LATEST_MS, SnapshotReader
+from coinspace.recompute.table import FORMS, LinesFile, TableFile
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
@@ -71,6 +73,8 @@ def read_parameters(path: Path) -> dict[str, Any]:
 )
 @click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
 @click.option("--hash", "hashed", is_flag=True, help="print only count and SHA-256 of the records")
+@click.option("--format", "form", type=click.Choice(["jsonl", *FORMS]), help="output format")
+@click.option("--output", type=click.Path(path_type=Path), help="file, by default stdout")
 @config_option
 def compute_index(
     feeds: tuple[Path, ...],
@@ -78,38 +82,73 @@ def compute_index(
     params: Path | None,
     explain: str | None,
     hashed: bool,
+    form: str | None,
+    output: Path | None,
     config_path: str | None,
     **options: Any,
 ) -> None:
-    """Compute index records from snapshots of books or from recordings; one JSON line per tick."""
+    """Compute index records from snapshots of books or from recordings; one JSON line per tick.
+
+    With --output FILE.parquet or FILE.arrow, one row per tick for pandas and polars.
+    """
     if bool(feeds) == bool(snapshots):
         raise click.UsageError("expected either --snapshots FILE|- or recordings")
+    if output is not None and (hashed or explain is not None):
+        raise click.UsageError("--output: expected neither --hash nor --explain with it")
+    ending = output.suffix.removeprefix(".") if output is not None else ""
+    form = form or (ending if ending in FORMS else "jsonl")
+    if form in FORMS and output is None:
+        raise click.UsageError(f"{form} is binary: expected --output FILE")
     changes = read_parameters(params) if params else {}
     changes |= {name: value for name, value in options.items() if value is not None}
     settings = load(config_path)
     choose(settings.index, changes)
     chosen = functools.cache(settings.index.parameters_of)
-    output = Output(_instant(explain) if explain is not None else None, hashed)
-    if snapshots is not None:
-        for record, index in from_snapshots(snapshots, chosen, settings.index):
-            output.take(record, index)
-    else:
-        # recordings need the collectors, whose imports take longer than most snapshots
-        from coinspace.recompute.feeds import from_feeds
+    with writer_to(output, form) as written:
+        result = Output(_instant(explain) if explain is not None else None, hashed, written)
+        if snapshots is not None:
+            for record, index in from_snapshots(snapshots, chosen, settings.index):
+                result.take(record, index)
+        else:
+            # recordings need the collectors, whose imports take longer than most snapshots
+            from coinspace.recompute.feeds import from_feeds
 
-        replay = from_feeds(feeds, settings, chosen, output.take)
-        if replay.pauses:
-            click.echo(f"{replay.pauses} pauses of the recordings skipped", err=True)
-        click.echo(f"{replay.records} records of feeds, {output.records} ticks", err=True)
-    output.finish(explain)
+            replay = from_feeds(feeds, settings, chosen, result.take)
+            if replay.pauses:
+                click.echo(f"{replay.pauses} pauses of the recordings skipped", err=True)
+            click.echo(f"{replay.records} records of feeds, {result.records} ticks", err=True)
+        result.finish(explain)
+    if output is not None:
+        click.echo(f"wrote {output}", err=True)
+
+
+@contextlib.contextmanager
+def writer_to(output: Path | None, form: str) -> Iterator[Callable[[IndexRecord], None]]:
+    """Yield a function that writes a record; a file appears only when it is complete.
+
+    Args: output: None = stdout.
+    """
+    if output is None:
+        yield write
+        return
+    file = TableFile(output, form) if form in FORMS else LinesFile(output)
+    complete = False
+    try:
+        yield file.write
+        complete = True
+    finally:
+        file.close(complete=complete)
 
 
 class Output:
-    """The output of records: all as lines, one explained, or only their hash."""
+    """The output of records: all written, one explained, or only their hash."""
 
-    def __init__(self, wanted_ms: float | None, hashed: bool) -> None:
+    def __init__(
+        self, wanted_ms: float | None, hashed: bool, write_record: Callable[[IndexRecord], None]
+    ) -> None:
         self._wanted_ms = wanted_ms
         self._hash = hashlib.sha256() if hashed else None
+        self._write = write_record
         self._found = False
         self.records = 0
 
@@ -123,7 +162,7 @@ class Output:
         elif self._hash is not None:
             self._hash.update(orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS))
         else:
-            write(record)
+            self._write(record)
 
     def finish(self, explain: str | None) -> None:
         """End the output. Raises: CoinSpaceError without any tick or without the explained one."""

@@ -58,7 +58,7 @@ async def test_null_value_is_null_with_its_reason(site: Site) -> None:
     stage.publish_index("ETH", None)
     await until(lambda: endpoint.live.indices["ETH"].record.value is None)
     _, body, _ = await get(session, "/v1/indices/ETH")
-    assert (body["value"], body["status"], body["reason"]) == (None, "null", "too_few_venues")
+    assert (body["value"], body["status"], body["reason"]) == (None, "no_value", "too_few_venues")
 
 
 async def test_summed_book_has_each_venues_size_and_the_depth_asked_for(site: Site) -> None:

@@ -72,7 +72,7 @@ async def test_values_are_half_open_and_paged(site: Site) -> None:
     assert len(body["values"]) == 11
     assert body["next"] is None
     null = body["values"][10]
-    assert (null["value"], null["status"], null["reason"]) == (None, "null", "too_few_venues")
+    assert (null["value"], null["status"], null["reason"]) == (None, "no_value", "too_few_venues")
     assert body["values"][9]["value"] == "1009"
 
 

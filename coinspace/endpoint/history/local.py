@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -27,6 +28,8 @@ from coinspace.tasks import Tasks
 
 # a person can stop a command that takes too long
 TIMEOUT_S = 3600.0
+# rows of a statement as JSON, which is whole in memory
+JSON_ROWS = 1000
 
 
 @contextlib.asynccontextmanager
@@ -74,10 +77,11 @@ async def answer(
 
 
 async def select(
-    settings: Settings, text: str, media: str | None, limit: int
+    settings: Settings, text: str, media: str | None, limit: int | None
 ) -> AsyncIterator[bytes]:
-    """Yield the rows of a SELECT in a format of `bulk`; without one at most `limit` rows as JSON.
+    """Yield at most `limit` rows of a SELECT in a format of `bulk`, None = as JSON.
 
+    Args: limit: None = all rows, `JSON_ROWS` of them as JSON.
     Raises: EndpointError with the database's reason.
     """
     check_reader(settings)
@@ -85,6 +89,7 @@ async def select(
         pages = pages_of(found, text, bulk.PAGE_ROWS)
         if media is None:
             rows: bulk.Rows = []
+            limit = limit or JSON_ROWS
             async for _, page in pages:
                 rows += page
                 if len(rows) > limit:
@@ -93,12 +98,17 @@ async def select(
             yield orjson.dumps({"more": len(rows) > limit, "rows": rows[:limit]})
             return
         encoder: bulk.Encoder | None = None
+        left = limit or sys.maxsize
         async for columns, page in pages:
             try:
                 encoder = encoder or bulk.encoder(media, columns)
             except Problem as problem:
                 raise EndpointError(problem.detail) from None
-            yield encoder.rows(page)
+            yield encoder.rows(page[:left])
+            left -= len(page)
+            if left <= 0:
+                await pages.aclose()  # type: ignore[attr-defined]
+                break
         if encoder is not None:
             yield encoder.end()
 

@@ -9,6 +9,7 @@ from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import stale_reason
 from coinspace.endpoint.models import (
+    NO_VALUE,
     ConsolidatedBook,
     Constituent,
     Depth,
@@ -60,7 +61,7 @@ def consolidated(
         age_ms=age,
         stale=stale is not None,
         stale_reason=stale,
-        status="null" if not usable else "ok" if len(usable) == len(names) else "degraded",
+        status=NO_VALUE if not usable else "ok" if len(usable) == len(names) else "degraded",
         currency=CURRENCY,
         fx=price_text(aggregate.fx.rate),
         bids=grouped(bids, names, levels),

@@ -105,6 +105,36 @@ async def book(database: Database, exchange: str, market: str, at_ns: int) -> Ro
     )
 
 
+async def books(
+    database: Database,
+    exchange: str,
+    market: str,
+    start_ns: int,
+    end_ns: int,
+    after: tuple[int, int] | None,
+    limit: int,
+) -> list[Row]:
+    """Return the stored books of [start, end), oldest first.
+
+    Args: after: (ns, n): continue after the n-th book of that time.
+    """
+    skipped = after[1] if after else 0
+    found = await database.rows(
+        "SELECT ts::long ns, exchange_ts::long exchange_ns, bids, asks FROM orderbook"
+        " WHERE exchange = %s AND market = %s AND ts >= %s AND ts < %s"
+        " ORDER BY ts, epoch, seq LIMIT %s",
+        (exchange, market, after[0] if after else start_ns, end_ns, limit + skipped),
+    )
+    return found[skipped:]
+
+
+def books_after(rows: list[Row], before: tuple[int, int] | None) -> tuple[int, int]:
+    """Return `after` for the page that follows these rows."""
+    last_ns = rows[-1]["ns"]
+    count = sum(row["ns"] == last_ns for row in rows)
+    return last_ns, count + (before[1] if before and before[0] == last_ns else 0)
+
+
 async def trades(
     database: Database,
     where: dict[str, str],
