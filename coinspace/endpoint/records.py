@@ -29,7 +29,10 @@ CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
 
 def status(stored: str | None) -> Status:
     """Convert the status of a record, None = the row has none."""
-    return stored if stored == "ok" or stored == "degraded" else NO_VALUE
+    match stored:
+        case "ok" | "degraded":
+            return stored
+    return NO_VALUE
 
 
 def venue_parts(venue: str) -> tuple[str, str]:

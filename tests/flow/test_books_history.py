@@ -20,8 +20,9 @@ import pytest_asyncio
 from click.testing import CliRunner, Result
 
 from coinspace.cli import coinspace
-from coinspace.client import AsyncClient
+from coinspace.client import AsyncClient, Books, ranges
 from coinspace.config import Settings
+from coinspace.endpoint.worker import Endpoint
 from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import running
 from tests.flow.stored_history import ASSET, START_MS, configured, store_history
@@ -31,7 +32,7 @@ MARKET, BOOKS = "BKS/KRW", 1201
 ARROW, CSV = "application/vnd.apache.arrow.stream", "text/csv"
 PARQUET, JSON = "application/vnd.apache.parquet", "application/json"
 MEDIA = (JSON, CSV, ARROW, PARQUET)
-SPAN = {"start": START_MS, "end": START_MS + 10_000}
+SPAN: dict[str, Any] = {"start": START_MS, "end": START_MS + 10_000}
 PATH = f"/v1/orderbooks/upbit/{MARKET}/history"
 VECTOR = pl.List(pl.Float64)
 Row = dict[str, Any]
@@ -83,11 +84,7 @@ def rows_of(media: str, body: bytes) -> list[Row]:
     if media == JSON:
         answer = orjson.loads(body)
         (rows,) = [one for name, one in answer.items() if isinstance(one, list)]
-        found = [
-            row | {side: list(zip(*row[side], strict=True)) or [[], []]
-                   for side in ("bids", "asks") if side in row}
-            for row in rows
-        ]  # fmt: skip
+        found = [{name: _columns(one) for name, one in row.items()} for row in rows]
     elif media == CSV:
         found = list(csv.DictReader(io.StringIO(body.decode())))
         for row in found:
@@ -100,6 +97,13 @@ def rows_of(media: str, body: bytes) -> list[Row]:
         )
         found = arrow.set_column(0, "ts", arrow["ts"].cast(pa.int64())).to_pylist()
     return [{name: _plain(one) for name, one in row.items() if name != "closed"} for row in found]
+
+
+def _columns(value: Any) -> Any:
+    """Return the levels of a side as [prices, sizes], other values as they are."""
+    if not isinstance(value, list):
+        return value
+    return [[level[place] for level in value] for place in (0, 1)]
 
 
 def _plain(value: Any) -> Any:
@@ -117,7 +121,7 @@ def values_path(asset: str = ASSET) -> str:
     return f"/v1/indices/{asset}/values"
 
 
-RANGES = {
+RANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "books": (PATH, SPAN),
     "values": (values_path(), {"start": START_MS, "end": START_MS + 90_000}),
     "candles": (
@@ -165,6 +169,63 @@ async def test_pages_of_books_lose_and_double_nothing(client: AsyncClient) -> No
     first = await client.json(PATH, **SPAN, limit=100)
     rest = await client.get(PATH, {**SPAN, "cursor": first["cursor"]}, accept=CSV)
     assert len(rows_of(CSV, rest)) == BOOKS - 100
+
+
+async def test_an_endpoint_that_restarts_in_mid_download(
+    stored: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "HOUR_MS", 40)
+    monkeypatch.setattr(ranges, "WIDEST_MS", 40)
+    chosen = configured(stored, tmp_path)
+    chosen.exchanges["upbit"].markets = [*chosen.exchanges["upbit"].markets, MARKET]
+    endpoints = [Endpoint(chosen)]
+    await endpoints[0].start()
+    chosen.endpoint.port = endpoints[0].server.port
+    asked: list[float] = []
+
+    async def fetch(begin: int, until: int) -> bytes:
+        if len(asked) == 3 and not restarts:
+            # it is gone while the next part is asked for
+            await endpoints[0].stop()
+            restarts.append(asyncio.create_task(start()))
+        return await client.get(PATH, {"start": begin, "end": until}, accept=ARROW)
+
+    async def start() -> None:
+        await asyncio.sleep(0.2)
+        endpoints.append(Endpoint(chosen))
+        await endpoints[-1].start()
+
+    restarts: list[asyncio.Task[None]] = []
+    try:
+        async with AsyncClient(endpoints[0].server.url) as client:
+            first, last = SPAN["start"], SPAN["start"] + 400
+            parts = [part async for part in ranges.parts(fetch, first, last, 1, asked.append)]
+        rows = Books(*parts).to_arrow()["bids"].to_pylist()
+        assert rows == [bids for ms, bids, _ in stored_books() if ms < 400]
+        assert len(endpoints) == 2
+    finally:
+        for task in restarts:
+            await task
+        await endpoints[-1].stop()
+
+
+async def test_the_client_has_books_as_frames(client: AsyncClient) -> None:
+    books = await client.orderbooks("upbit", MARKET, **SPAN)
+    frame = books.to_pandas()
+    assert isinstance(frame.index, pd.DatetimeIndex)
+    assert len(frame) == len(books) == BOOKS
+    prices, sizes = frame["bids"].iloc[7]
+    assert [prices.tolist(), sizes.tolist()] == stored_books()[7][1]
+    levels = books.levels().to_polars()
+    assert levels.columns == ["ts", "exchange", "market", "side", "level", "price", "size"]
+    assert len(levels) == 3 * BOOKS - 1
+    assert levels.filter(pl.col("level") == 0, pl.col("side") == "bid")["price"].to_list() == [
+        bids[0][0] for _, bids, _ in stored_books()
+    ]
+    best = await client.orderbooks("upbit", MARKET, **SPAN, levels=1)
+    assert len(best.levels()) == 2 * BOOKS - 1
+    past = await client.orderbook("upbit", MARKET, at=START_MS + 1)
+    assert past.bids[0] == tuple(side[0] for side in stored_books()[5][1])
 
 
 async def test_the_status_of_a_missing_value_is_text_for_pandas(client: AsyncClient) -> None:
@@ -278,12 +339,12 @@ def test_query_books_writes_every_format(tmp_path: Path) -> None:
 async def test_a_statement_with_only_nulls_asks_for_a_condition(
     stored: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coinspace.endpoint.history import local
+    from coinspace.endpoint.history import bulk, local
     from coinspace.errors import StorageError
     from coinspace.storage.read import select
 
     monkeypatch.setattr(select, "UNKNOWN_ROWS", 3)
-    monkeypatch.setattr(local.bulk, "PAGE_ROWS", 2)
+    monkeypatch.setattr(bulk, "PAGE_ROWS", 2)
     chosen = configured(stored, tmp_path)
     statement = "SELECT CASE WHEN x < 5 THEN null ELSE ARRAY[1.0] END a FROM long_sequence(9)"
     with pytest.raises(StorageError, match=r"a: expected an array .*`a != null`"):

@@ -116,7 +116,7 @@ def encoder(media: str, columns: Columns) -> Encoder:
     except ImportError:
         raise Problem(
             "not-acceptable",
-            f"{media} needs pyarrow on the server (pip install coinspace[arrow]); text/csv works",
+            f"{media} needs pyarrow on the server (pip install pyarrow); text/csv works",
         ) from None
     return ArrowEncoder(columns) if media == ARROW else ParquetEncoder(columns)
 

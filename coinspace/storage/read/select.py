@@ -102,14 +102,14 @@ def _columns(cursor: psycopg.AsyncCursor[Any]) -> Columns:
     return columns
 
 
-def _shape(name: str, value: list[Any], known: Kind) -> Kind:
+def _shape(name: str, value: Any, known: Kind) -> Kind:
     """Return the kind of an array's column. Raises: StorageError for too many dimensions."""
     if known != "array":
         return known
-    depth = 0
-    while isinstance(value, list):
+    depth, part = 0, value
+    while isinstance(part, list):
         depth += 1
-        value = value[0] if value else None
+        part = part[0] if part else None
     if depth > len(ARRAYS):
         raise StorageError(
             f"sql: {name}: expected at most {len(ARRAYS)} dimensions, was {depth}; select a part"
