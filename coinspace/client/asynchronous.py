@@ -159,13 +159,13 @@ class AsyncClient:
         except orjson.JSONDecodeError:
             raise BadAnswer(f"GET {path}: expected JSON, was {body[:60]!r}") from None
 
-    async def _answer(self, kind: type[A], path: str, **parameters: Any) -> A:
+    async def _answer(self, kind: type[A], path: str, /, **parameters: Any) -> A:
         found = await self.json(path, **parameters)
         if not isinstance(found, dict):
             raise BadAnswer(f"GET {path}: expected a JSON object, was {str(found)[:60]}")
         return kind(found)
 
-    async def _rows(self, kind: type[A], path: str, name: str, **parameters: Any) -> Rows[A]:
+    async def _rows(self, kind: type[A], path: str, name: str, /, **parameters: Any) -> Rows[A]:
         answer = await self.json(path, **parameters)
         try:
             return Rows(kind(one) for one in answer[name])

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,57 @@ def test_synchronous_client(tmp_path: Path) -> None:
         events.close()  # type: ignore[attr-defined]
     with Client(url, timeout_s=2) as gone, pytest.raises(ConnectionLost):
         gone.index("BTC")
+
+
+# routes for people, streams, and those that only a monitor asks
+WITHOUT_METHOD = {"/", "/docs", "/openapi.json", "/metrics", "/livez", "/v1/stream", "/v1/ws"}
+CALLS: list[Callable[[Client], Any]] = [
+    lambda client: client.index("btc"),
+    lambda client: client.indices(),
+    lambda client: client.premium("BTC", size=1),
+    lambda client: client.explain("BTC"),
+    lambda client: client.orderbook("BTC", levels=1, within=1),
+    lambda client: client.orderbook("upbit", "BTC/KRW"),
+    lambda client: client.orderbooks("upbit", "BTC/KRW"),
+    lambda client: client.values("BTC"),
+    lambda client: client.ohlc("BTC"),
+    lambda client: client.trades("upbit"),
+    lambda client: client.tickers("upbit", "BTC/KRW"),
+    lambda client: client.venues(),
+    lambda client: client.gaps("upbit"),
+    lambda client: client.methodology(),
+    lambda client: client.pipeline(),
+    lambda client: client.ready(),
+]
+
+
+def test_every_route_has_a_method_with_a_readable_answer(
+    questdb: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    chunks = AsyncClient.chunks
+
+    def listening(self: AsyncClient, path: str, *args: Any, **more: Any) -> Any:
+        asked.append(path)
+        return chunks(self, path, *args, **more)
+
+    monkeypatch.setattr(AsyncClient, "chunks", listening)
+    with served(tmp_path, questdb=questdb) as url, Client(url) as client:
+        assert repr(client) == f"<Client {url}>"
+        for call in CALLS:
+            answer = call(client)
+            assert " object at 0x" not in repr(answer)
+            assert len(repr(answer)) < 5000
+            assert answer._repr_html_()
+            frames = answer.to_pandas(), answer.to_polars()
+            assert len({len(frame) for frame in frames}) == 1
+        documented = client.json("/openapi.json")["paths"]
+    patterns = {
+        path: re.compile(re.sub(r"{\w+}", "[^/]+", path))
+        for path in documented.keys() - WITHOUT_METHOD
+    }
+    missing = [path for path, one in patterns.items() if not any(map(one.fullmatch, asked))]
+    assert not missing
 
 
 async def test_stream_resumes_without_a_gap_after_a_cut(tmp_path: Path) -> None:
