@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -64,11 +65,10 @@ class _Bar:
         self._rich.update(self._rich.task_ids[0], completed=fraction)
 
     def _in_notebook(self, fraction: float) -> None:
-        from IPython.display import HTML, display  # type: ignore[import-not-found]
-
-        shown = HTML(f'{self._text} <progress max="1" value="{fraction:.4f}"></progress>')
+        ipython: Any = importlib.import_module("IPython.display")
+        shown = ipython.HTML(f'{self._text} <progress max="1" value="{fraction:.4f}"></progress>')
         if self._display is None:
-            self._display = display(shown, display_id=True)
+            self._display = ipython.display(shown, display_id=True)
         else:
             self._display.update(shown)
 
@@ -77,6 +77,5 @@ class _Bar:
         if self._rich is not None:
             self._rich.stop()
         if self._display is not None:
-            from IPython.display import HTML
-
-            self._display.update(HTML(f"{self._text}: done"))
+            ipython: Any = importlib.import_module("IPython.display")
+            self._display.update(ipython.HTML(f"{self._text}: done"))

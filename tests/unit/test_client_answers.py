@@ -86,8 +86,8 @@ def test_fields_are_python_values() -> None:
 def test_a_field_that_is_missing_says_why() -> None:
     with pytest.raises(AttributeError, match=r"IndexValue\.gl: the endpoint .* is older"):
         _ = INDEX.gl
-    with pytest.raises(AttributeError, match="has no field 'vaule'"):
-        _ = INDEX.vaule
+    with pytest.raises(AttributeError, match="has no field 'volatility'"):
+        _ = INDEX.volatility
     assert not hasattr(INDEX, "gl")
 
 
