@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from coinspace import __version__
 from coinspace.errors import CoinSpaceError
@@ -96,6 +99,63 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
+# heading of `--help` -> its commands, and an example of each
+GROUPS: dict[str, dict[str, str]] = {
+    "Run and watch": {
+        "up": "coinspace up --simulate",
+        "status": "coinspace status --json",
+        "top": "coinspace top --once",
+        "doctor": "coinspace doctor",
+    },
+    "Read data": {
+        "query": "coinspace query ohlc BTC --interval 1m --output btc.parquet",
+        "keys": "coinspace keys new alice",
+    },
+    "Set up": {
+        "config": "coinspace config init",
+        "deploy": "coinspace deploy systemd --output units",
+        "questdb": "coinspace questdb status",
+        "journal": "coinspace journal ls",
+    },
+    "Recordings": {
+        "record": "coinspace record --market BTC/KRW --duration 60",
+        "simulate": "coinspace simulate --record day --duration 60",
+        "replay": "coinspace replay day-upbit.feed.zst",
+        "feed": "coinspace feed info day-upbit.feed.zst",
+    },
+    "Exchanges and raw frames": {
+        "markets": "coinspace markets upbit",
+        "probe": "coinspace probe upbit",
+        "decode": "coinspace decode upbit day-upbit.feed.zst",
+        "books": "coinspace books day-binance.feed.zst --check",
+    },
+    "Recompute and prove": {
+        "compute-index": "coinspace compute-index day-*.feed.zst --output index.parquet",
+        "verify-index": (
+            "coinspace verify-index --feeds data/feeds"
+            " --from 2026-01-31T09:00:00Z --to 2026-01-31T10:00:00Z"
+        ),
+        "verify-chain": "coinspace verify-chain",
+        "index-reset-clock": "coinspace index-reset-clock",
+        "reconcile": "coinspace reconcile",
+    },
+    "Measure": {
+        "bench": "coinspace bench --stage parse",
+        "profile": "coinspace profile parse",
+    },
+    "Single processes, which `up` starts": {
+        "orderbook-collector": "coinspace orderbook-collector upbit",
+        "ticker-collector": "coinspace ticker-collector upbit",
+        "orderbook-storage-worker": "coinspace orderbook-storage-worker",
+        "ticker-storage-worker": "coinspace ticker-storage-worker",
+        "orderbook-aggregator": "coinspace orderbook-aggregator",
+        "index-calculator": "coinspace index-calculator",
+        "index-endpoint": "coinspace index-endpoint",
+    },
+}
+EXAMPLES = {name: example for group in GROUPS.values() for name, example in group.items()}
+
+
 class LazyGroup(click.Group):
     """A click group that imports a command's module only when the command runs."""
 
@@ -107,11 +167,44 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        example = f"Example: {EXAMPLES[cmd_name]}"
+        if example not in (command.epilog or ""):
+            command.epilog = f"{example}\n\n{command.epilog or ''}".strip()
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.6)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"No such command {printable(args[0], 60)!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click's own imports every command for its help
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, _, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found or click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+        for heading, examples in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, COMMANDS[name][2]) for name in examples])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text("`coinspace COMMAND --help` shows the options and an example.")
+        formatter.write_paragraph()
+        formatter.write_text(
+            "Completion with Tab: put this line into ~/.bashrc (for zsh into ~/.zshrc, with"
+            " zsh_source):"
+        )
+        with formatter.indentation():
+            formatter.write('eval "$(_COINSPACE_COMPLETE=bash_source coinspace)"\n')
 
 
 def _debug(context: click.Context, option: click.Parameter, chosen: bool) -> None:
@@ -139,6 +232,9 @@ def main(args: Sequence[str] | None = None) -> Any:
     # A supervised process writes to a log file, where a traceback helps. Looked up before the run,
     # which removes the variable.
     supervised = "COINSPACE_PARENT" in os.environ
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal that does not know a character shows `?`
+        sys.stdout.reconfigure(errors="replace")
     try:
         return coinspace.main(args, prog_name="coinspace")
     except CoinSpaceError as error:

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -22,6 +21,7 @@ import uvloop
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.health_file import HEALTH_INTERVAL_S, health_path, read_health
 from coinspace.lock import lock_file
 from coinspace.log import configure_logging, lost_lines
 from coinspace.notify import Notifier
@@ -41,7 +41,6 @@ __all__ = [
 # -P: a folder that somebody happens to stand in has no modules of ours
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
-HEALTH_INTERVAL_S = 1.0
 # a process that still runs this long after a request to stop exits without clean-up; shorter than
 # the supervisor's limit, longer than a storage worker needs for its last rows
 STOP_LIMIT_S = 18.0
@@ -394,11 +393,6 @@ def _kind(reason: str | None) -> str | None:
     return None if reason is None else re.sub(r"\d+", "", reason)
 
 
-def health_path(settings: Settings, name: str) -> Path:
-    """Return where a process writes its health file."""
-    return settings.data / "run" / f"{name}.json"
-
-
 def exit_after(seconds: float, code: int, before: Callable[[], None] | None = None) -> None:
     """End the process after a time, even when a coroutine, a thread or the loop hangs."""
 
@@ -501,15 +495,6 @@ def die_with_parent() -> None:
     # the parent may have ended before the line above
     if os.getppid() != int(parent):
         raise SystemExit(f"supervisor {parent} is gone")
-
-
-def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
-    """Return a process's last health file, None when it has none."""
-    try:
-        health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return health if isinstance(health, dict) else None
 
 
 def stop_event(duration_s: float | None) -> asyncio.Event:

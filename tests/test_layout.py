@@ -23,6 +23,7 @@ BASE = {
     "config",
     "constituents",
     "exchanges",
+    "health_file",
     "options",
     "process",
     "text",

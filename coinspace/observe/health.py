@@ -14,7 +14,7 @@ from typing import Any
 
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import Settings
-from coinspace.process import HEALTH_INTERVAL_S, read_health
+from coinspace.health_file import HEALTH_INTERVAL_S, read_health
 
 # a process that has missed this many writes hangs or is overloaded
 STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)

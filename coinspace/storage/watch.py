@@ -6,11 +6,9 @@ Each finding is one line: what is wrong and how to repair it.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
@@ -20,8 +18,9 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, retention, schema
+from coinspace.storage.disk import disk_problems, no_room
 from coinspace.storage.gaps import Damage
-from coinspace.storage.questdb.address import Address, address, root
+from coinspace.storage.questdb.address import Address, address
 from coinspace.tasks import Tasks
 
 T = TypeVar("T")
@@ -39,8 +38,6 @@ CLOCK_LIMIT_S = 1.0
 MAX_QUERIES = 10
 FIRST_RESUME_S = 4.0
 MAX_RESUME_S = 300.0
-# with less free space the server would suspend a resumed table again
-ROOM_BYTES = 64 << 20
 
 log = structlog.get_logger("watch")
 
@@ -188,39 +185,6 @@ async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
         f" WHERE view_status = 'invalid' AND view_name IN ({schema.OWN_TABLES})"
     )
     return dict(await cursor.fetchall())
-
-
-def _disk_folder(settings: Settings) -> Path:
-    folder = settings.data if settings.storage.ilp else root(settings)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
-def no_room(settings: Settings) -> bool:
-    """Return whether the private server's disk is full; False for a configured server."""
-    if settings.storage.ilp:
-        return False
-    try:
-        return shutil.disk_usage(_disk_folder(settings)).free < ROOM_BYTES
-    except OSError:
-        return True
-
-
-def disk_problems(settings: Settings) -> list[str]:
-    """Return a line when the disk of the data folder is nearly full."""
-    folder = _disk_folder(settings)
-    try:
-        free_mb = shutil.disk_usage(folder).free >> 20
-    except OSError as error:
-        return [f"disk of {folder}: expected a readable disk, {error}"]
-    limit = settings.storage.disk_low_mb
-    if free_mb >= limit:
-        return []
-    return [
-        f"disk of {folder.absolute()}: expected {limit} MB free, was {free_mb};"
-        " delete files, shorten `storage.retention` or move `data`"
-    ]
 
 
 class Watch:

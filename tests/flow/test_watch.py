@@ -15,7 +15,7 @@ import pytest
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
-from coinspace.storage import position, schema, watch
+from coinspace.storage import disk, position, schema, watch
 from coinspace.storage.ledger import Ledger
 from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
@@ -264,10 +264,10 @@ async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(data=tmp_path, storage=StorageSettings(disk_low_mb=100))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 99 << 20))
-    (problem,) = watch.disk_problems(settings)
+    (problem,) = disk.disk_problems(settings)
     assert "expected 100 MB free, was 99" in problem
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 100 << 20))
-    assert watch.disk_problems(settings) == []
+    assert disk.disk_problems(settings) == []
 
 
 async def test_a_clock_that_is_behind_is_reported(
