@@ -192,7 +192,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, examples in GROUPS.items():
-            with formatter.section(heading):
+            with formatter.section(f"{heading} ({next(iter(examples.values()))})"):
                 formatter.write_dl([(name, COMMANDS[name][2]) for name in examples])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

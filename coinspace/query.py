@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.history import bulk
 from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
-from coinspace.text import cell
+from coinspace.listing import text_of
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -43,7 +42,6 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
 BULK = ("values", "ohlc", "trades", "books", "sql")
 # queries that the database can answer; the others need a running endpoint
 STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
-TIMES = ("ts", "received", "exchange_time", "since", "closed", "effective")
 
 
 def endpoint_url(settings: Settings) -> str:
@@ -113,7 +111,8 @@ def query(
         return
     body = orjson.loads(b"".join(parts))
     if form == "table":
-        _write(output, [render(body).encode()])
+        encoding = sys.stdout.encoding if output == "-" else "utf-8"
+        _write(output, [render(body, output).encode(encoding, "replace")])
     else:
         _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
@@ -208,41 +207,7 @@ def _write(output: str, parts: Iterable[bytes]) -> None:
     click.echo(f"wrote {output}", err=True)
 
 
-def render(body: dict[str, Any]) -> str:
-    """Return an answer as text: its single values, then a table for each list."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=(text := io.StringIO()), width=200 if not sys.stdout.isatty() else None)
-    lists = {name: one for name, one in body.items() if one and _is_rows(one)}
-    facts = {name: one for name, one in body.items() if not isinstance(one, list | dict)}
-    if facts:
-        shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for name, one in facts.items():
-            shown.add_row(cell(name), cell(_cell(name, one)))
-        console.print(shown)
-    for name, one in body.items():
-        if one == []:
-            console.print(cell(f"{name}: none"))
-    for title, rows in lists.items():
-        names = [name for name in rows[0] if not isinstance(rows[0][name], list | dict)]
-        table = Table(title=cell(title), box=None, title_justify="left", padding=(0, 2, 0, 0))
-        for name in names:
-            table.add_column(cell(name), justify="left" if name in TIMES else "right")
-        for row in rows:
-            table.add_row(*(cell(_cell(name, row.get(name))) for name in names))
-        console.print(table)
-    return text.getvalue()
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and isinstance(value[0], dict)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name in TIMES and isinstance(value, int):
-        moment = datetime.fromtimestamp(value / 1000, UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def render(body: dict[str, Any], output: str = "-") -> str:
+    """Return an answer as text that fits the terminal; a pipe or file gets every column."""
+    fitted = output == "-" and sys.stdout.isatty()
+    return text_of(body, shutil.get_terminal_size().columns if fitted else None)

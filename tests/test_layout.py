@@ -24,6 +24,7 @@ BASE = {
     "constituents",
     "exchanges",
     "health_file",
+    "listing",
     "options",
     "process",
     "text",

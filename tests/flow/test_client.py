@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
+import os
+import pty
 import re
+import struct
+import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +29,7 @@ from coinspace.client.table import Table
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import CoinSpaceError, EndpointError, StorageError
+from coinspace.listing import columns, text_of
 from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import Stage, running, served, settings, until
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
@@ -381,3 +388,92 @@ def test_query_prints_tables_and_json(tmp_path: Path) -> None:
             assert text in str(failed.exception)
         refused = run.invoke(coinspace, ["query", "index", "DOGE", "--url", url])
         assert isinstance(refused.exception, ApiError)
+
+
+# query -> what its table must show; the stage publishes these values
+SHOWN = {
+    ("indices",): ["BTC", "100004.45"],
+    ("index", "ETH"): ["100004.45", "kr.value", "140006230", "premium.coin", "0.0000145"],
+    ("premium", "ETH"): ["premium.coin", "0.0000145", "kr.value", "premium.executable"],
+    ("orderbook", "BTC"): ["bid size", "100000", "ask size", "depth"],
+    ("orderbook", "upbit/BTC/KRW"): ["bid size", "139990000", "0.00000001"],
+    ("explain", "ETH"): ["index.value", "used"],
+    ("methodology",): ["interval_ms", "definitions"],
+    ("venues",): ["upbit:BTC/KRW"],
+    ("tickers",): ["140000000"],
+    ("trades",): ["0.0001"],
+    ("pipeline",): ["orderbook-collector-upbit"],
+}
+
+
+def test_tables_fit_every_terminal_and_show_nested_numbers(tmp_path: Path) -> None:
+    with served(tmp_path) as url:
+        for words, shown in SHOWN.items():
+            done = asked(*words, "--json", "--url", url)
+            assert done.exit_code == 0, done.exception
+            body = orjson.loads(done.stdout_bytes)
+            for width in (20, 40, 80, 100, None):
+                text = text_of(body, width)
+                assert text
+                if width is not None:
+                    assert max(map(columns, text.splitlines())) <= width, (words, width)
+                if width is None or width >= 40:
+                    assert [one for one in shown if one not in text] == [], (words, width)
+            # a pipe has every column
+            assert "not shown" not in text_of(body, None)
+            piped = asked(*words, "--url", url).stdout
+            assert "…" not in piped
+            assert "not shown" not in piped
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_a_table_on_a_terminal(tmp_path: Path, width: int) -> None:
+    with served(tmp_path) as url:
+        text = on_terminal(["query", "indices", "--url", url], width, {"TERM": "dumb"})
+    lines = text.splitlines()
+    assert any("100004.45" in line for line in lines), text
+    assert max(map(columns, lines)) <= width
+    assert "\x1b" not in text
+
+
+def test_a_terminal_without_utf8_and_colour(tmp_path: Path) -> None:
+    more = {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "60"}
+    with served(tmp_path) as url:
+        for command in (
+            ["query", "orderbook", "BTC", "--url", url],
+            ["query", "venues", "--url", url],
+            ["status"],
+            ["doctor"],
+            ["--help"],
+            ["top", "--once", "--interval", "0.01"],
+        ):
+            text = on_terminal(command, 60, {**more, "COINSPACE_DATA": str(tmp_path)})
+            assert text.isascii(), text
+            assert "\x1b" not in text
+            assert "Traceback" not in text
+
+
+def on_terminal(command: list[str], width: int, environment: dict[str, str]) -> str:
+    """Run a command on a terminal of its own, and return what it wrote there."""
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    kept = {name: one for name, one in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coinspace", *command],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**kept, **environment},
+    )
+    os.close(inner)
+    parts = []
+    try:
+        while part := os.read(outer, 65_536):
+            parts.append(part)
+    except OSError:
+        # the other end is closed
+        pass
+    finally:
+        os.close(outer)
+        process.wait(60)
+    return b"".join(parts).decode().replace("\r\n", "\n")
