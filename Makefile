@@ -40,9 +40,11 @@ $(BIN)/python:
 $(INSTALLED): pyproject.toml requirements/install.txt | $(BIN)/python
 	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
 		{ echo "a C compiler is needed to build ext/: install gcc (Debian: apt-get install build-essential)"; exit 1; }
-	@echo "installing into $(VENV) …"
+	@echo "installing into $(VENV), once; two or three minutes:"
+	@echo "  1 of 3: packages of requirements/install.txt, 250 MB …"
 	@$(PIP) install --upgrade 'pip>=25.1' || { echo "packages could not be fetched: check the network or pip's settings"; exit 1; }
 	@$(PIP) install --require-hashes -r requirements/install.txt && \
+		echo "  2 of 3: compiling ext/, 22 modules; a minute …" && \
 		PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --no-deps --editable . || \
 		{ echo "installing failed: see the lines above (network for packages, compiler for ext/)"; exit 1; }
 	@mkdir -p build && touch $@ $(BUILT)
@@ -57,6 +59,7 @@ $(BUILT): $(SOURCES) setup.py $(INSTALLED)
 	@touch $@
 
 $(PAGE): $(wildcard $(DASHBOARD)/*.*) $(INSTALLED)
+	@echo "  3 of 3: libraries of the page …"
 	@$(BIN)/python -m coinspace.endpoint.dashboard.build
 	@touch $@
 
@@ -92,6 +95,7 @@ annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
 
 run: install  ## run the whole platform on simulated exchanges
+	@echo "starting the platform on simulated exchanges (half a minute; Ctrl-C stops it) …"
 	@exec $(BIN)/python -m coinspace up $(UP)
 
 test: install $(TOOLS)  ## run every test

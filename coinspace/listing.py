@@ -27,8 +27,8 @@ MAYBE_TIMES = ("closed",)
 # the columns to show first when not all fit
 FIRST = (
     "name", "asset", "venue", "process", "exchange", "market", "side", "price", "value",
-    "premium.coin", "size", "last", "open", "high", "low", "close", "state", "status", "bids", "asks", "reason",
-    "bid", "ask", "share", "used", "mid", "count", "ts", "trade_id", "change",
+    "premium.coin", "size", "last", "open", "high", "low", "close", "state", "status", "bids",
+    "asks", "reason", "bid", "ask", "share", "used", "mid", "count", "ts", "trade_id", "change",
     "volume", "premium", "kr.value", "gl.value", "kr", "gl", "fx", "age_ms",
 )  # fmt: skip
 LADDER = ("bid size", "bid", "ask", "ask size")
@@ -40,7 +40,7 @@ def text_of(body: dict[str, Any], width: int | None) -> str:
     lines = _facts(facts, width)
     for title, rows in tables:
         lines += ["", *_table(title, rows, width)] if lines else _table(title, rows, width)
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line if width is None else _short(line, width)}\n" for line in lines)
 
 
 Row = dict[str, Any]
@@ -69,7 +69,13 @@ def _parts(body: Row) -> tuple[list[tuple[str, Any]], list[tuple[str, list[Row]]
 
 def _is_book(body: Row) -> bool:
     sides = [body.get("bids"), body.get("asks")]
-    return all(isinstance(one, list) for one in sides)
+    return all(isinstance(one, list) and all(map(_is_level, one)) for one in sides)
+
+
+def _is_level(one: Any) -> bool:
+    if isinstance(one, dict):
+        return {"price", "size"} <= one.keys()
+    return isinstance(one, list) and len(one) == 2
 
 
 def _ladder(bids: list[Any], asks: list[Any]) -> list[Row]:
@@ -86,7 +92,7 @@ def _level(side: list[Any], number: int) -> tuple[Any, Any]:
     if number >= len(side):
         return "", ""
     level = side[number]
-    return (level["price"], level["size"]) if isinstance(level, dict) else tuple(level[:2])
+    return (level["price"], level["size"]) if isinstance(level, dict) else tuple(level)
 
 
 def _facts(facts: list[tuple[str, Any]], width: int | None) -> list[str]:
@@ -135,14 +141,17 @@ def _table(title: str, rows: Sequence[Row], width: int | None) -> list[str]:
     cells = {name: [_cell(name, row.get(name)) for row in flat] for name in names}
     # a value that could stand for a number stands at the right
     right = {name for name in names if all(map(_is_number, (row.get(name) for row in flat)))}
-    shown, left_out = _chosen(names, cells, width)
+    for gap in (GAP, " "):
+        shown, left_out = _chosen(names, cells, width, len(gap))
+        if not left_out:
+            break
     lines = [_short(printable(title), width or sys.maxsize)] if title else []
     sizes = {name: max(columns(printable(name)), *map(columns, cells[name])) for name in shown}
     heads = [_padded(printable(name), sizes[name], right=name in right) for name in shown]
-    lines.append(GAP.join(heads).rstrip())
+    lines.append(gap.join(heads).rstrip())
     for number in range(len(flat)):
         parts = [_padded(cells[name][number], sizes[name], right=name in right) for name in shown]
-        lines.append(GAP.join(parts).rstrip())
+        lines.append(gap.join(parts).rstrip())
     if left_out:
         note = f"not shown: {', '.join(map(printable, left_out))} (--json has them)"
         lines += _wrapped(note, width or len(note))
@@ -160,14 +169,14 @@ def _flat(row: Row, prefix: str = "") -> Row:
 
 
 def _chosen(
-    names: list[str], cells: dict[str, list[str]], width: int | None
+    names: list[str], cells: dict[str, list[str]], width: int | None, gap: int
 ) -> tuple[list[str], list[str]]:
     """Return the columns that fit, in their order, and the others; long texts are cut."""
 
     def size(name: str) -> int:
         return max(columns(printable(name)), *map(columns, cells[name]))
 
-    if width is None or sum(map(size, names)) + len(GAP) * (len(names) - 1) <= width:
+    if width is None or sum(map(size, names)) + gap * (len(names) - 1) <= width:
         return names, []
     for name in names:
         cells[name] = [_short(one, min(TEXT_WIDTH, width)) for one in cells[name]]
@@ -180,7 +189,7 @@ def _chosen(
     wanted = [name for name in wanted if any(one != "-" for one in cells[name])]
     room, kept = width, set()
     for name in wanted:
-        needed = size(name) + (len(GAP) if kept else 0)
+        needed = size(name) + (gap if kept else 0)
         if needed <= room or not kept:
             kept.add(name)
             room -= needed
@@ -209,11 +218,12 @@ def _listed(value: list[Any]) -> str:
     if not value:
         return "none"
     first = value[0]
-    if isinstance(first, list) and len(first) == 2:
+    if _is_level(first):
         # a side of a book
+        price, size = _level(value, 0)
         more = f" (+{len(value) - 1})" if len(value) > 1 else ""
-        return f"{first[0]} × {first[1]}{more}"
-    if isinstance(first, dict):
+        return f"{price} × {size}{more}"
+    if all(isinstance(one, dict) for one in value):
         return ", ".join(" ".join(str(part) for part in one.values()) for one in value)
     if len(value) > MANY and all(isinstance(one, float | int) for one in value):
         return f"{len(value)} numbers (--json has them)"
@@ -239,7 +249,7 @@ def columns(text: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    while columns(text) > width:
+    while text and columns(text) > width:
         text = text[:-1]
     return text
 

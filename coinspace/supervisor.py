@@ -50,7 +50,8 @@ HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
 PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
 STARTS = 3  # `up` gives up when a process has ended this often during the start
-SIMULATOR = "simulate"
+# commands that serve exchanges of their own instead of the real ones
+SIMULATOR, REPLAY = "simulate", "replay"
 BEAT_INTERVAL_S = 1.0
 # a log line that says why a process ended: CoinSpace's own, or the last one of a traceback
 _REASON = re.compile(r"coinspace: .+|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
@@ -353,14 +354,15 @@ class Supervisor:
         Raises: ConfigError naming the process that did not become ready, and why.
         """
         by_name = all_processes(self.settings)
-        for group in start_groups(list(by_name)):
+        for group in filter(None, start_groups(list(by_name))):
+            report(f"starting {', '.join(group)} …")
             children = [self.launch(name, by_name[name]) for name in group]
             for child in children:
                 await self._ready(child)
 
     def launch(self, name: str, arguments: list[str]) -> Child:
         """Start one process and keep it running."""
-        watched = name != SIMULATOR
+        watched = name not in (SIMULATOR, REPLAY)
         child = Child(name, arguments, self.settings, self.tasks, watched=watched)
         self.children.append(child)
         child.start(self.environment)
@@ -473,25 +475,35 @@ def stop_groups(names: list[str]) -> list[list[str]]:
     return [*groups, [name for name in names if name not in ordered]]
 
 
-async def start_simulator(supervisor: Supervisor, arguments: list[str]) -> dict[str, str]:
-    """Start the simulated exchanges; return the settings that point the collectors at them."""
-    child = supervisor.launch(SIMULATOR, [SIMULATOR, "--port", "0", *arguments])
+async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[str, str]:
+    """Start simulated or replayed exchanges; return the settings that lead the collectors there.
+
+    Args: arguments: command and options.
+    """
+    command, *options = arguments
+    child = supervisor.launch(command, [command, "--port", "0", *options])
     try:
         line = await asyncio.wait_for(child.first_line, 30)
         ready = orjson.loads(line)
     except (TimeoutError, orjson.JSONDecodeError):
-        path = supervisor.settings.data / "logs" / "simulate.log"
+        path = supervisor.settings.data / "logs" / f"{command}.log"
         raise ConfigError(
-            "simulated exchanges: expected them to start:"
+            f"exchanges of `coinspace {command}`: expected them to start:"
             f" {last_reason(path, child.log_begin)} (see {path})"
         ) from None
-    # the collectors keep these addresses: a restarted simulator must use the same port
-    child.arguments = [SIMULATOR, "--port", str(ready["port"]), *arguments]
+    # the collectors keep these addresses: a restarted server must use the same port
+    child.arguments = [command, "--port", str(ready["port"]), *options]
     return {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()
         for key, url in urls.items()
     }
+
+
+def report(text: str) -> None:
+    """Tell the person who started everything what happens."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def check_port(settings: Settings) -> None:
@@ -578,12 +590,17 @@ def raise_open_files() -> None:
         )
 
 
-async def supervise(settings: Settings, simulate: list[str] | None, seconds: float) -> int:
+async def supervise(
+    settings: Settings, environment: dict[str, str], exchanges: list[str] | None, seconds: float
+) -> int:
     """Run everything until SIGINT or SIGTERM, or for a number of seconds (0 = no limit).
 
+    Args:
+        environment: of the processes.
+        exchanges: the command that serves exchanges, None = the real ones.
     Returns: the exit code, 1 when the supervisor itself failed.
     """
-    supervisor, notifier = Supervisor(settings, {}), Notifier(os.environ)
+    supervisor, notifier = Supervisor(settings, environment), Notifier(os.environ)
     stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(supervisor.on_loop_error)
@@ -592,7 +609,7 @@ async def supervise(settings: Settings, simulate: list[str] | None, seconds: flo
     if seconds:
         loop.call_later(seconds, stopping.set)
     try:
-        await _unless(stopping, _start(supervisor, simulate))
+        await _unless(stopping, _start(supervisor, exchanges))
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
@@ -600,15 +617,15 @@ async def supervise(settings: Settings, simulate: list[str] | None, seconds: flo
             await stopping.wait()
     finally:
         notifier.send("STOPPING=1")
-        with contextlib.suppress(OSError, ValueError):
-            print("stopping …", file=sys.stderr)
+        report("stopping …")
         await supervisor.stop()
     return int(supervisor.failure is not None)
 
 
-async def _start(supervisor: Supervisor, simulate: list[str] | None) -> None:
-    if simulate is not None:
-        supervisor.environment |= await start_simulator(supervisor, simulate)
+async def _start(supervisor: Supervisor, exchanges: list[str] | None) -> None:
+    if exchanges is not None:
+        report(f"starting the exchanges of `coinspace {exchanges[0]}` …")
+        supervisor.environment |= await start_exchanges(supervisor, exchanges)
     await supervisor.start()
 
 
@@ -628,28 +645,57 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 
 @click.command()
 @config_option
+@click.argument("feeds", nargs=-1, type=click.Path(path_type=Path), metavar="[FEED]...")
 @click.option("--simulate", is_flag=True, help="use simulated exchanges instead of the real ones")
+@click.option("--replay", is_flag=True, help="use the recordings FEED… instead of real exchanges")
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 def up(
-    config_path: str | None, simulate: bool, seed: int, scenario: str | None, seconds: float
+    feeds: tuple[Path, ...],
+    config_path: str | None,
+    simulate: bool,
+    replay: bool,
+    seed: int,
+    scenario: str | None,
+    seconds: float,
 ) -> None:
-    """Run everything: QuestDB, collectors, workers, aggregator, calculator, endpoint."""
+    """Run everything: QuestDB, collectors, workers, aggregator, calculator, endpoint.
+
+    With --simulate the simulated exchanges offer the configured markets. With --replay FEED… the
+    exchanges, markets and assets are those of the recordings, which start again at their end.
+    """
+    if bool(feeds) != replay:
+        raise click.UsageError("expected --replay and recordings together: --replay FEED…")
+    if simulate and replay:
+        raise click.UsageError("expected --simulate or --replay, was both")
     configure_logging()
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
     settings = load(config_path)
+    environment: dict[str, str] = {}
+    exchanges = None
+    if replay:
+        # imported here, since it needs the collectors
+        from coinspace.replayed import narrow
+
+        environment = narrow(settings, feeds)
+        paths = [str(path.absolute()) for path in feeds]
+        exchanges = [REPLAY, "--loop", "--no-limits", *paths]
     check_start(settings)
     raise_open_files()
-    arguments = None
     if simulate:
-        arguments = ["--seed", str(seed), *(["--scenario", scenario] if scenario else [])]
+        exchanges = [
+            SIMULATOR,
+            "--seed",
+            str(seed),
+            *(["--scenario", scenario] if scenario else []),
+        ]
         for exchange, markets in offer(settings).items():
-            arguments += [f"--market={exchange}:{market}" for market in markets]
+            exchanges += [f"--market={exchange}:{market}" for market in markets]
     lock = claim(settings)
     try:
-        if code := uvloop.run(supervise(settings, arguments, seconds)):
+        if code := uvloop.run(supervise(settings, environment, exchanges, seconds)):
             sys.exit(code)
     finally:
         lock.close()

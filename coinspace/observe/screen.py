@@ -25,6 +25,10 @@ log = structlog.get_logger("supervisor")
 REFRESH_S = 1.0
 PLAIN_EVERY_S = 10.0  # one line a second is too much for a log file
 
+WAITING = "waiting for the first index value"
+# index values of one line
+SHOWN_VALUES = 8
+
 # a process's output: the first of these counters that is not zero
 OUTPUT = ("published", "rows_stored", "requests", "frames")
 
@@ -50,6 +54,17 @@ async def _within(seconds: float, stopping: asyncio.Event) -> bool:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
     return stopping.is_set()
+
+
+def _values(indices: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return (asset, value) of the first assets with a value, then how many others there are."""
+    known = [(str(one["asset"]), str(one["value"])) for one in indices if one["value"] is not None]
+    others = []
+    if len(known) > SHOWN_VALUES:
+        others.append(f"{len(known) - SHOWN_VALUES} more")
+    if known and len(known) < len(indices):
+        others.append(f"{len(indices) - len(known)} without a value")
+    return known[:SHOWN_VALUES] + ([("…", ", ".join(others))] if others else [])
 
 
 class StatusScreen:
@@ -93,7 +108,7 @@ class StatusScreen:
         return list(body.get("indices", body) if isinstance(body, dict) else body)
 
     def _line(self, healths: list[Health], indices: list[dict[str, Any]]) -> str:
-        values = printable(" ".join(f"{one['asset']} {one['value']}" for one in indices))
+        values = printable(" ".join(map(" ".join, _values(indices))) or WAITING)
         rows = sum(health.total("rows_stored") for health in healths)
         troubled = [
             f"{one.process} {printable(one.state)} ({printable(one.reason)})"
@@ -106,11 +121,10 @@ class StatusScreen:
 
     def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:
         title = Text("   ").join(
-            Text.assemble(printable(one["asset"]), " ", (printable(one["value"]), "bold"))
-            for one in indices
+            Text.assemble(printable(name), " ", (printable(value), "bold"))
+            for name, value in _values(indices)
         )
-        waiting = "waiting for the first index value"
-        table = Table(title=title if indices else waiting, caption=self._url)
+        table = Table(title=title if title else WAITING, caption=self._url)
         table.add_column("process")
         table.add_column("state")
         for column in ("out/s", "rows stored", "dropped", "gaps"):

@@ -104,11 +104,12 @@ def environment(data: Path, port: int) -> dict[str, str]:
 
 @contextmanager
 def platform(data: Path, *arguments: str) -> Iterator[Platform]:
-    """Run `coinspace up` on simulated exchanges; its output goes to data/up.log."""
+    """Run `coinspace up`, by default on simulated exchanges; its output goes to data/up.log."""
     port = free_port()
+    exchanges = () if "--replay" in arguments else ("--simulate",)
     with (data / "up.log").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "coinspace", "up", "--simulate", *arguments],
+            [sys.executable, "-m", "coinspace", "up", *exchanges, *arguments],
             env=environment(data, port),
             cwd=data,
             stdout=output,

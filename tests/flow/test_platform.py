@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from coinspace.simulator.simulated_feed import write_feeds
 from tests.flow.platform import Database, Platform, environment, platform, query, wait_for
 
 ASSETS = {"BTC", "ETH", "XRP", "SOL"}
@@ -72,6 +73,22 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         until_ms = str(time.time_ns() // 1_000_000)
         reconciled = running.run("reconcile", "--json", "--to", until_ms)
         assert reconciled.returncode == 0, reconciled.stdout
+
+
+def test_platform_runs_on_recordings(tmp_path: Path) -> None:
+    """The exchanges, markets and assets are those that were recorded."""
+    markets = {"upbit": ["BTC/KRW", "USDT/KRW"], "bithumb": ["BTC/KRW", "USDT/KRW"]}
+    markets["binance"] = ["BTC/USDT"]
+    list(write_feeds(tmp_path / "day.feed.zst", 3, markets, duration_s=60))
+    feeds = sorted(map(str, tmp_path.glob("day-*")))
+    with platform(tmp_path, "--replay", *feeds) as running:
+        wait_for("an index value", lambda: values(running).keys() == {"BTC"}, 150)
+        venues = running.get("/v1/venues") or {}
+        assert {(one["exchange"], one["market"]) for one in venues["venues"]} == {
+            (exchange, market) for exchange, texts in markets.items() for market in texts
+        }
+        assert running.stop() == 0
+    assert "starting the exchanges of `coinspace replay`" in (tmp_path / "up.log").read_text()
 
 
 def healthy(running: Platform) -> dict[str, list[object]] | None:

@@ -33,6 +33,7 @@ TEXT = st.text(max_size=60) | st.from_regex(r"[-+0-9.eE:TZ]{1,40}", fullmatch=Tr
 QUERIES: tuple[type[msgspec.Struct], ...] = (
     books.ConsolidatedQuery,
     books.BookQuery,
+    books.BooksQuery,
     history.ValuesQuery,
     history.CandlesQuery,
     history.ExplainQuery,
@@ -130,3 +131,28 @@ def test_any_text_is_no_key(text: str) -> None:
     keys = Keys.__new__(Keys)
     keys._keys, keys._checked = {}, float("inf")
     assert keys.find(text) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "text"),
+    [
+        (history.CandlesQuery, {"interval": "2m"}, "interval: expected one of 1s, 1m, 5m, 1h, 1d"),
+        (history.CandlesQuery, {"limit": "2000"}, "limit: expected a whole number up to 1000"),
+        (history.CandlesQuery, {"limit": "0"}, "limit: expected a whole number from 1, was '0'"),
+        (history.CandlesQuery, {"limit": "x"}, "limit: expected a whole number, was 'x'"),
+        (platform.GapsQuery, {"kind": "x"}, "kind: expected one of orderbook, ticker, trade,"),
+        (indices.PremiumQuery, {"size": "0"}, "size: expected a number above 0, was '0'"),
+        (books.ConsolidatedQuery, {"within": "60"}, "within: expected a number up to 50, was '60'"),
+        (history.ValuesQuery, {"start": "1767225600"}, "mean milliseconds, 1767225600000?"),
+    ],
+)
+def test_a_refusal_uses_plain_words(
+    kind: type[msgspec.Struct], given: dict[str, str], text: str
+) -> None:
+    query = {} if kind is platform.GapsQuery else {"asset": "BTC"}
+    request = Request("GET", f"/?{urlencode({**query, **given})}".encode(), None)
+    request.scope = {"query_string": urlencode({**query, **given}).encode()}  # type: ignore[attr-defined]
+    with pytest.raises(Problem) as refused:
+        bind(request, kind)
+    assert text in refused.value.detail
+    assert "`" not in refused.value.detail

@@ -16,7 +16,7 @@ import pytest
 
 from coinspace import supervisor
 from coinspace.config import Settings
-from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_simulator
+from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_exchanges
 
 SCRIPT = str(Path(__file__).with_name("supervised.py"))
 
@@ -242,7 +242,8 @@ def test_the_reason_is_the_error_and_not_the_last_line(
 async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_path: Path) -> None:
     found = Supervisor(Settings(data=tmp_path), {})
     try:
-        urls = await start_simulator(found, ["--exchange", "upbit", "--market", "BTC/KRW"])
+        arguments = ["simulate", "--exchange", "upbit", "--market", "BTC/KRW"]
+        urls = await start_exchanges(found, arguments)
         port = urlsplit(urls["COINSPACE_EXCHANGES__UPBIT__REST"]).port
         (child,) = found.children
         assert child.pid is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -233,10 +233,37 @@ def _invalid(text: str, values: dict[str, str], kind: type[msgspec.Struct]) -> P
                 parameter=unknown[:80],
             )
         return Problem("invalid-parameter", f"{sentence}; parameters: {known}", parameter=unknown)
+    if "enum value" in sentence:
+        sentence = f"expected one of {', '.join(_choices(kind, name))}"
+    for word, plain in _WORDS.items():
+        sentence = sentence.replace(word, plain)
+    sentence = sentence.removesuffix(".0")
     sentence = sentence[0].lower() + sentence[1:]
     if " was " not in sentence:
         sentence = f"{sentence}, was {values.get(name, '')[:80]!r}"
     return Problem("invalid-parameter", f"{name}: {sentence}", parameter=name)
+
+
+# msgspec's words in a person's
+_WORDS = {
+    " | null": "",
+    "`int` <= ": "a whole number up to ",
+    "`int` >= ": "a whole number from ",
+    "`float` <= ": "a number up to ",
+    "`float` >= ": "a number from ",
+    "`float` > ": "a number above ",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str` of length <= ": "text of a length up to ",
+    ", got `str`": "",
+}
+
+
+def _choices(kind: type[msgspec.Struct], name: str) -> list[str]:
+    """Return the values that a parameter of a few words takes."""
+    hint = get_type_hints(kind).get(name)
+    literals = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+    return [str(word) for one in literals for word in get_args(one)]
 
 
 def json_answer(body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> Response:
