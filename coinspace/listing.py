@@ -102,7 +102,7 @@ def _facts(facts: list[tuple[str, Any]], width: int | None) -> list[str]:
     left = max(
         (columns(one) for one in names if width is None or columns(one) <= width // 2), default=0
     )
-    lines = []
+    lines: list[str] = []
     for name, (key, value) in zip(names, facts, strict=True):
         shown = _cell(key, value)
         if width is not None and max(left, columns(name)) + len(GAP) + columns(shown) > width:
@@ -187,7 +187,8 @@ def _chosen(
     wanted = sorted(names, key=lambda name: (place.get(name, len(place)), names.index(name)))
     # a column without any value says nothing
     wanted = [name for name in wanted if any(one != "-" for one in cells[name])]
-    room, kept = width, set()
+    room = width
+    kept: set[str] = set()
     for name in wanted:
         needed = size(name) + (gap if kept else 0)
         if needed <= room or not kept:
