@@ -41,7 +41,7 @@ $(INSTALLED): pyproject.toml requirements/install.txt | $(BIN)/python
 	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
 		{ echo "a C compiler is needed to build ext/: install gcc (Debian: apt-get install build-essential)"; exit 1; }
 	@echo "installing into $(VENV), once; two or three minutes:"
-	@echo "  1 of 3: packages of requirements/install.txt, 250 MB …"
+	@echo "  1 of 3: packages of requirements/install.txt …"
 	@$(PIP) install --upgrade 'pip>=25.1' || { echo "packages could not be fetched: check the network or pip's settings"; exit 1; }
 	@$(PIP) install --require-hashes -r requirements/install.txt && \
 		echo "  2 of 3: compiling ext/, 22 modules; a minute …" && \

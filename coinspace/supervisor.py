@@ -673,6 +673,8 @@ def up(
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
     settings = load(config_path)
+    check_start(settings)
+    raise_open_files()
     environment: dict[str, str] = {}
     exchanges = None
     if replay:
@@ -682,8 +684,6 @@ def up(
         environment = narrow(settings, feeds)
         paths = [str(path.absolute()) for path in feeds]
         exchanges = [REPLAY, "--loop", "--no-limits", *paths]
-    check_start(settings)
-    raise_open_files()
     if simulate:
         exchanges = [
             SIMULATOR,

@@ -1,5 +1,6 @@
 """Commands with nothing to do report it: one line on stderr and an exit code other than 0."""
 
+import asyncio
 import os
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import structlog
 
 from coinspace.cli import COMMANDS, EXAMPLES, GROUPS, coinspace, main
+from coinspace.collector.tools.capture import Watch
 from coinspace.market import as_named
 from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.recording.format import FeedWriter
@@ -319,3 +321,14 @@ def test_status_imports_no_library_of_other_commands(tmp_path: Path) -> None:
     loaded = set(done.stderr.split())
     heavy = {"aiohttp", "asyncio", "blacksheep", "numpy", "psycopg", "questdb", "rich"}
     assert loaded & (heavy | {"structlog", "uvloop", "zmq", "pyarrow", "pandas"}) == set()
+
+
+async def test_a_recording_says_which_connection_misses_data() -> None:
+    with structlog.testing.capture_logs() as logs:
+        watch = Watch("upbit-orderbook", asyncio.Event())
+        watch.degraded("1 of 1 not synced: BTC/KRW")
+        watch.ready()
+    assert [(one["event"], one["connection"]) for one in logs] == [
+        ("data missing", "upbit-orderbook"),
+        ("data complete", "upbit-orderbook"),
+    ]
