@@ -17,8 +17,8 @@ from coinspace.text import printable
 
 GAP = "  "
 # a text of more columns than this is cut when a table does not fit
-TEXT_WIDTH = 24
-# a list of more numbers is only counted
+TEXT_WIDTH = 30
+# more numbers of a list are only counted, more columns are not named
 MANY = 8
 # fields that are times in ms
 TIMES = ("ts", "received", "exchange_time", "since", "effective", "start", "end", "until")
@@ -141,10 +141,10 @@ def _table(title: str, rows: Sequence[Row], width: int | None) -> list[str]:
     cells = {name: [_cell(name, row.get(name)) for row in flat] for name in names}
     # a value that could stand for a number stands at the right
     right = {name for name in names if all(map(_is_number, (row.get(name) for row in flat)))}
-    for gap in (GAP, " "):
-        shown, left_out = _chosen(names, cells, width, len(gap))
-        if not left_out:
-            break
+    gap = GAP
+    shown, left_out = _chosen(names, cells, width, len(GAP))
+    if left_out and not (narrow := _chosen(names, cells, width, 1))[1]:
+        gap, (shown, left_out) = " ", narrow
     lines = [_short(printable(title), width or sys.maxsize)] if title else []
     sizes = {name: max(columns(printable(name)), *map(columns, cells[name])) for name in shown}
     heads = [_padded(printable(name), sizes[name], right=name in right) for name in shown]
@@ -153,7 +153,9 @@ def _table(title: str, rows: Sequence[Row], width: int | None) -> list[str]:
         parts = [_padded(cells[name][number], sizes[name], right=name in right) for name in shown]
         lines.append(gap.join(parts).rstrip())
     if left_out:
-        note = f"not shown: {', '.join(map(printable, left_out))} (--json has them)"
+        more = f" and {len(left_out) - MANY} more" if len(left_out) > MANY else ""
+        known = ", ".join(map(printable, left_out[:MANY]))
+        note = f"not shown: {known}{more} (--json has them)"
         lines += _wrapped(note, width or len(note))
     return lines
 

@@ -402,7 +402,7 @@ SHOWN = {
     ("venues",): ["upbit:BTC/KRW"],
     ("tickers",): ["140000000"],
     ("trades",): ["0.0001"],
-    ("pipeline",): ["orderbook-collector-upbit"],
+    ("pipeline",): ["processes"],
 }
 
 
