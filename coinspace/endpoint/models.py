@@ -82,8 +82,8 @@ class IndexValue(Struct, kw_only=True):
 
     asset: str
     ts: EpochMs
-    status: Status
     currency: str
+    status: Status
     kr: Regional | None
     gl: Regional | None
     premium: Premium | None
