@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -336,6 +337,65 @@ def test_a_bar_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> No
         done(0.5)
         done(1.0)
     assert "values" in capsys.readouterr().err
+
+
+def test_a_notebook_shows_one_bar_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, page: Any) -> None:
+            shown.append(page.data)
+
+    def display(page: Any, display_id: bool) -> Handle:
+        shown.append(f"new {page.data}")
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr("IPython.display.display", display)
+    with progress_bar("values", None) as done:
+        # a short download shows nothing
+        done(0.1)
+    with progress_bar("values", True) as done:
+        done(0.25)
+        done(0.5)
+    assert [one.split()[0] for one in shown] == ["new", "values", "values:"]
+    assert 'value="0.2500"' in shown[0]
+    assert 'value="0.5000"' in shown[1]
+
+
+async def test_gaps_of_several_pages_are_one_list() -> None:
+    asked: list[dict[str, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(dict(request.query))
+        page = int(request.query.get("cursor", 0))
+        link = f"/v1/gaps?start=5&end={END}&limit=1000&cursor={page + 1}"
+        rows = [{"ts": END - page, "first": page}]
+        more = page < 2
+        return web.json_response(
+            {
+                "gaps": rows,
+                "cursor": str(page + 1) if more else None,
+                "next": link if more else None,
+            }
+        )
+
+    app = web.Application()
+    app.router.add_get("/v1/gaps", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with AsyncClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+            found = await client.gaps("upbit", kind="trade", status="lost")
+    finally:
+        await runner.cleanup()
+    assert [one.first for one in found] == [0, 1, 2]
+    # later pages have the bounds that the first one chose
+    assert [one.get("end") for one in asked] == [None, str(END), str(END)]
+    assert {(one["exchange"], one["kind"], one["status"]) for one in asked} == {
+        ("upbit", "trade", "lost")
+    }
 
 
 # tables
