@@ -6,6 +6,7 @@ what it gives now to another file.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -28,6 +29,9 @@ def execute(folder: Path) -> Any:
     os.environ["IPYTHONDIR"] = str(folder / "ipython")
     for name in [name for name in os.environ if name.startswith("COINSPACE_")]:
         del os.environ[name]
+    # matplotlib lists the fonts of a new machine once, and reports it where it is imported
+    os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
+    importlib.import_module("matplotlib.font_manager")
     found: Any = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     for number, cell in enumerate(found.cells):
         cell.id = f"cell-{number}"
