@@ -166,11 +166,15 @@ def subscriptions(
     return found
 
 
+def depth_weight(levels: int) -> int:
+    """Return the weight of a request for a book."""
+    return next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
+
+
 def snapshot_request(symbol: str, levels: int) -> Request:
     """Request a snapshot of at most 5,000 levels per side."""
-    weight = next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
     path = f"/api/v3/depth?symbol={symbol}&limit={levels}"
-    return Request("snapshot", path, "weight", weight, (symbol,), levels)
+    return Request("snapshot", path, "weight", depth_weight(levels), (symbol,), levels)
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:

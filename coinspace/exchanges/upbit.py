@@ -65,6 +65,19 @@ SNAPSHOT_STEPS = ()
 SUFFIXES = (1, 5, 15)
 # trades per call at most (known from other clients, not documented)
 TRADES = 500
+# of each market in a list with details
+DETAILS = {
+    "market_event": {
+        "warning": False,
+        "caution": {
+            "PRICE_FLUCTUATIONS": False,
+            "TRADING_VOLUME_SOARING": False,
+            "DEPOSIT_AMOUNT_SOARING": False,
+            "GLOBAL_PRICE_DIFFERENCES": False,
+            "CONCENTRATION_OF_SMALL_ACCOUNTS": False,
+        },
+    }
+}
 # an answer with more books takes too long to read
 MARKETS_PER_CALL = 500
 
@@ -157,7 +170,7 @@ def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
     """Answer a REST request from a recording."""
-    return korean.answer(recording, path, query, bad_code_status=404)
+    return korean.answer(recording, path, query, DETAILS)
 
 
 # `probe`

@@ -28,7 +28,8 @@ from coinspace.window import Used
 
 ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
-PARTIAL_DEPTHS = ("5", "10", "20")
+# streams of a simulated market of Binance: those that CoinSpace subscribes to
+STREAMS = ("depth@100ms", "bookTicker", "trade", "ticker")
 # a client's messages in one second
 MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
@@ -393,14 +394,7 @@ def parse_stream(stream: str) -> tuple[str, str] | None:
     symbol, at, name = stream.partition("@")
     if not at or symbol != symbol.lower():
         return None
-    if name in ("trade", "aggTrade", "bookTicker", "ticker", "miniTicker", "depth", "depth@100ms"):
-        return symbol.upper(), name
-    if name == "depth@1000ms":
-        return symbol.upper(), "depth"
-    head, _, speed = name.partition("@")
-    if head[:5] == "depth" and head[5:] in PARTIAL_DEPTHS and speed in ("", "100ms", "1000ms"):
-        return symbol.upper(), "partial@100ms" if speed == "100ms" else "partial"
-    return None
+    return (symbol.upper(), name) if name in STREAMS else None
 
 
 class BinanceSession(Session):
@@ -413,8 +407,6 @@ class BinanceSession(Session):
     is_binary = False
     attempts = (300, 300.0)
     error_frame = orjson.dumps({"error": {"code": 0, "msg": "Unknown property"}, "id": None})
-    # streams of a recording
-    channels = ("depth@100ms", "bookTicker", "trade", "ticker")
 
     @classmethod
     def opened(
@@ -434,7 +426,7 @@ class BinanceSession(Session):
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
     ) -> tuple[Self, str, bytes | None]:
-        streams = [f"{symbol.lower()}@{channel}" for symbol in symbols for channel in cls.channels]
+        streams = [f"{symbol.lower()}@{channel}" for symbol in symbols for channel in STREAMS]
         added = f"/stream?streams={'/'.join(streams)}"
         return cls(send, end, streams, combined=True), added, None
 

@@ -170,9 +170,7 @@ def test_binance_control() -> None:
     ("stream", "parsed"),
     [
         ("btcusdt@depth@100ms", ("BTCUSDT", "depth@100ms")),
-        ("btcusdt@depth", ("BTCUSDT", "depth")),
-        ("btcusdt@depth20@100ms", ("BTCUSDT", "partial@100ms")),
-        ("btcusdt@depth5", ("BTCUSDT", "partial")),
+        ("btcusdt@trade", ("BTCUSDT", "trade")),
         ("btcusdt@depth30", None),
         ("btcusdt@depth@50ms", None),
         ("BTCUSDT@depth", None),

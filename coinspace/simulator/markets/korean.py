@@ -105,6 +105,7 @@ class Day:
 class KoreanMarket(SimulatedMarket):
     """Base of Upbit's and Bithumb's markets."""
 
+    plain = Variant()
     zone_s = 0
     depth = 30
     padded = ""
@@ -181,7 +182,6 @@ class KoreanMarket(SimulatedMarket):
         return (time_ns // 1_000_000_000 + self.zone_s) // DAY_S
 
     def snapshot(self, kind: str) -> Event | None:
-        """Return a new subscriber's first event; None before the first trade."""
         if kind == "orderbook":
             return Event(self, kind, self.now_ns, (*self.top, self.book_time()))
         return Event(self, kind, self.now_ns, self.recent[-1]) if self.recent else None

@@ -84,6 +84,8 @@ class SimulatedMarket:
     exchange's clock).
     """
 
+    # variant of the frames that REST answers are made of
+    plain: Any = None
     price_decimals = 0
     size_decimals = 8
     tick = 1
@@ -126,6 +128,10 @@ class SimulatedMarket:
 
     def snapshot_text(self, levels: int) -> str | None:
         """Return the REST snapshot of the book; None where each frame is a whole book."""
+        return None
+
+    def snapshot(self, kind: str) -> Event | None:
+        """Return the newest event of a kind; None where nothing was sent or none is kept."""
         return None
 
     def emit_window(self) -> None:
