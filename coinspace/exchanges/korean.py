@@ -59,8 +59,8 @@ def market_of(symbol: str) -> Market | None:
 def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
     """Return the frame that subscribes to everything.
 
-    "WebSocket: usage and errors" of both exchanges: a request replaces the request before on the
-    same connection, so a second frame would end the markets of the first.
+    Documented by Upbit, seen at Bithumb: a request replaces the request before on the same
+    connection, with all its types and codes, so a second frame would end the markets of the first.
     """
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
 
@@ -135,8 +135,8 @@ def read_markets(payload: bytes) -> list[Listing]:
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame.
 
-    "WebSocket: usage and errors" of both exchanges: close 1000 follows an error frame. Errors other
-    than rate limits would come again on a new connection, so they are fatal.
+    Seen at both exchanges: close 1000 follows an error frame. Errors other than rate limits would
+    come again on a new connection, so they are fatal.
     """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
@@ -148,7 +148,7 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """Return the refusal of a REST answer, None = the answer is good.
 
-    Bithumb sends errors with status 200, so the body decides too.
+    Seen at Bithumb: errors have status 200, so the body decides too.
     """
     error: Any = None
     if payload[:20].lstrip()[:1] == b"{":

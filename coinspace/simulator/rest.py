@@ -100,7 +100,7 @@ class Rest:
 class KoreanRest(Rest):
     """Upbit."""
 
-    # "Rate limits", REST quotation: 10 requests per second and group; `Remaining-Req` has the rest
+    # 10 requests a second per address and group; `Remaining-Req` has the number that is left
     rate = 10
     groups: Mapping[str, str] = {
         "/v1/market/all": "market",
@@ -134,7 +134,7 @@ class KoreanRest(Rest):
 class BithumbRest(KoreanRest):
     """Bithumb: the same paths with its own rules."""
 
-    # "Rate limits", Public API: 150 requests per second
+    # 150 requests a second per address and category
     rate = 150
 
     def _limit_headers(self, group: str, left: int) -> dict[str, str]:

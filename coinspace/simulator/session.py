@@ -1,14 +1,7 @@
 """One WebSocket connection's subscription, by each exchange's rules; no socket, no event loop.
 
 A session reads the client's frames, answers through `send` and `end`, and selects the frames that
-the client gets. `KoreanSession` (numbers at the code):
-1. A subscription is an array with ticket, types and format; a new one replaces the old one.
-2. An error is sent, then the connection is closed with 1000 after 150 ms.
-3. Unknown codes, lower-case codes and (Upbit) unsupported levels get no frames.
-4. Text PING starts a status frame every 10 s until the connection ends.
-`BinanceSession`:
-5. SUBSCRIBE adds streams; every stream is acknowledged, also an unknown one.
-6. Garbage closes with 1008, and so do more than 5 messages in a second.
+the client gets.
 """
 
 from __future__ import annotations
@@ -196,7 +189,6 @@ class KoreanSession(Session):
         super().__init__(send, end, limits=limits)
         self.format = "DEFAULT"
         self.channels: list[Channel] = []
-        self._ticket = ""
         self._used = [(Used(seconds), most) for seconds, most in self.message_limits]
         self._status_s: float | None = None
         # code -> supported grouping levels of its book; None = all
@@ -213,7 +205,7 @@ class KoreanSession(Session):
         return self.format.endswith("LIST")
 
     def _error(self, name: str, message: str) -> None:
-        # 2.
+        # an error frame is sent, then the connection is closed with 1000 after about 150 ms
         self.send(orjson.dumps({"error": {"name": name, "message": message}}))
         self.end(1000, "", ERROR_CLOSE_S)
 
@@ -224,7 +216,7 @@ class KoreanSession(Session):
         if self.limits and any(used):
             self._error("TOO_MANY_REQUESTS", "Too Many Requests")
         elif text.strip() == b"PING":
-            # 4.
+            # after a text PING a status frame comes every 10 s, until the connection ends
             self._status_s = now_s
             self.send(b'{"status":"UP"}')
         else:
@@ -251,19 +243,12 @@ class KoreanSession(Session):
         ticket = next((part["ticket"] for part in parts if "ticket" in part), None)
         if not isinstance(ticket, str) or not ticket:
             raise Refused("NO_TICKET", "티켓이 존재하지 않거나, 유효하지 않습니다.")
-        self._ticket = ticket
         wanted = next((part["format"] for part in parts if "format" in part), None)
-        if wanted is not None:
-            self.format = wanted if wanted in self.formats else "DEFAULT"
-        if any(part.get("method") == "LIST_SUBSCRIPTIONS" for part in parts):
-            self._list()
-            return
-        if wanted is None:
-            self.format = "DEFAULT"
-        asked = [part for part in parts if not {"ticket", "format", "method"} & set(part)]
+        self.format = wanted if wanted in self.formats else "DEFAULT"
+        asked = [part for part in parts if not {"ticket", "format"} & set(part)]
         if not any("type" in part for part in asked):
             raise Refused(*self.no_type)
-        # 1.
+        # a request replaces the one before, with all its types and codes
         self.channels = [self._channel(part) for part in asked]
         self.changed(self.channels)
 
@@ -294,24 +279,11 @@ class KoreanSession(Session):
         return n if n in self.unit_choices else self.most_units
 
     def _check_level(self, channel: Channel) -> None:
-        # 3. the whole channel gets no frames
+        # a level that the market does not support gets no frames and no error, nor do other codes
         for code in channel.codes:
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
                 channel.silent = True
-
-    def _list(self) -> None:
-        short = self.is_simple
-        names = ("ty", "cds", "lv") if short else ("type", "codes", "level")
-        result = []
-        for channel in self.channels:
-            one: dict[str, Any] = {names[0]: channel.type, names[1]: channel.codes}
-            if channel.type == "orderbook":
-                one[names[2]] = channel.level
-            result.append(one)
-        keys = ("mthd", "rslt", "tckt") if short else ("method", "result", "ticket")
-        answer = dict(zip(keys, ("LIST_SUBSCRIPTIONS", result, self._ticket), strict=True))
-        self.send(orjson.dumps(answer))
 
     def variant(self, channel: Channel, code: str, stream_type: str) -> korean.Variant:
         """Return the format of a code's frames."""
@@ -448,7 +420,7 @@ class BinanceSession(Session):
 
     def _over(self, now_s: float) -> bool:
         if self.limits and self._used.add(now_s) > MOST_MESSAGES:
-            # 6.
+            # more than 5 messages in a second, control frames included, end the connection
             self.end(1008, "Too many requests")
         return self.ended
 
@@ -474,7 +446,7 @@ class BinanceSession(Session):
                 if not all(isinstance(one, str) for one in params):
                     text_ = "Invalid request: property name must be a string"
                     return self._error(2, text_, number)
-                # 5.
+                # every stream is acknowledged, also one that does not exist and stays silent
                 self._answer(None, number)
                 if method == "SUBSCRIBE":
                     added = [stream for stream in params if stream not in self.streams]
@@ -484,22 +456,8 @@ class BinanceSession(Session):
                     for stream in params:
                         self.streams.pop(stream, None)
                     self.changed([])
-            case "LIST_SUBSCRIPTIONS":
-                self._answer(list(self.streams), number)
-            case "SET_PROPERTY" if len(params) == 2 and params[0] == "combined":
-                self.combined = bool(params[1])
-                self._answer(None, number)
-            case "GET_PROPERTY" if params[:1] == ["combined"]:
-                self._answer(self.combined, number)
-            case "SET_PROPERTY" | "GET_PROPERTY":
-                self._error(0, "Unknown property", number)
             case method:
-                self._error(
-                    2,
-                    f"Invalid request: unknown variant `{method}`, expected one of `SUBSCRIBE`,"
-                    " `UNSUBSCRIBE`, `LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`",
-                    number,
-                )
+                self._error(2, f"Invalid request: unknown variant `{method}`", number)
         return None
 
     def _answer(self, result: Any, number: Any) -> None:
