@@ -31,6 +31,7 @@ from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.frames import is_update, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.simulator.connection import Connection
+from coinspace.simulator.faults import Fault
 from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.source import Host
 
@@ -525,14 +526,8 @@ class Playback:
     def now_ns(self) -> int:
         return now_ns()
 
-    def use_budget(self, weight: int) -> None:
-        raise FeedError("budget: expected a simulated exchange; a recording counts no weight")
-
-    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        raise FeedError("clock: expected a simulated exchange; recorded times cannot change")
-
-    def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        raise FeedError("market: expected a simulated exchange; recorded markets cannot change")
+    def apply(self, fault: Fault, *, on: bool) -> None:
+        raise NotImplementedError
 
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False

@@ -10,7 +10,7 @@ from coinspace.clock import now_ns
 from coinspace.exchanges.binance import trimmed
 from coinspace.exchanges.exchange import number
 from coinspace.simulator.connection import Connection
-from coinspace.simulator.faults import parse
+from coinspace.simulator.faults import Fault, parse
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
@@ -133,17 +133,16 @@ class Simulation:
     def now_ns(self) -> int:
         return self.engine.now_ns
 
-    def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        for name, markets in self.engine.markets.items():
-            if exchange in ("*", name) and symbol in markets:
-                markets[symbol].status = status
-
-    def use_budget(self, weight: int) -> None:
-        for rest in self.rests.values():
-            rest.others = weight
-
-    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        for name, markets in self.engine.markets.items():
-            for market in markets.values():
-                if exchange in ("*", name) and symbol in ("", market.symbol):
-                    market.clock_ms = int(by_s * 1000)
+    def apply(self, fault: Fault, *, on: bool) -> None:
+        if fault.kind == "budget":
+            for rest in self.rests.values():
+                rest.others = int(fault.values["used"]) if on else 0
+            return
+        for exchange, markets in self.engine.markets.items():
+            for symbol, market in markets.items():
+                if not fault.matches(exchange, symbol):
+                    continue
+                if fault.kind == "clock":
+                    market.clock_ms = int(fault.values["by"] * 1000) if on else 0
+                else:
+                    market.status = fault.kind if on else "active"

@@ -78,11 +78,5 @@ class Source(Protocol):
     def now_ns(self) -> int:
         """Return the exchanges' time."""
 
-    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        """Set an exchange's clock wrong."""
-
-    def use_budget(self, weight: int) -> None:
-        """Set the weight per minute that other programs at the same address use (Binance)."""
-
-    def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        """Set a market to "active", "halt" (listed, without trading) or "delist" (not listed)."""
+    def apply(self, fault: Fault, *, on: bool) -> None:
+        """Begin or end a fault of simulated markets; only called when `simulated` is true."""
