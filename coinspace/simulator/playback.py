@@ -26,9 +26,9 @@ from urllib.parse import urlencode
 from coinspace.clock import now_ns
 from coinspace.errors import FeedError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import NOTHING, Exchange, Label, RecordedBook, Request
+from coinspace.exchanges.exchange import Exchange, Label, Request
 from coinspace.recording.format import FeedReader, Record
-from coinspace.recording.frames import is_update, label, snapshot_symbol
+from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.faults import Fault
@@ -226,8 +226,7 @@ class Books:
     def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
         self._owner = owner
         self._exchanges = exchanges
-        # (exchange, symbol) -> book
-        self._books: dict[tuple[str, str], RecordedBook] = {}
+        self._recorded = RecordedBooks()
         self._readers: list[FeedReader] = []
         self._records: Iterator[tuple[FeedReader, Record]] | None = None
         # a record already read, beyond the requested position
@@ -249,12 +248,12 @@ class Books:
         for reader in self._readers:
             reader.close()
         self._readers, self._records, self._ahead = [], None, None
-        self._books, self._played = {}, 0
+        self._recorded, self._played = RecordedBooks(), 0
 
     def _at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
         while (found := self._next(position)) is not None:
-            self._take(exchange_named(found[0].exchange), found[1])
-        book = self._books.get((exchange.NAME, symbol.upper()))
+            self._recorded.take(exchange_named(found[0].exchange), found[1])
+        book = self._recorded.books.get((exchange.NAME, symbol.upper()))
         return book.answer(levels) if book is not None and book.id else None
 
     def _next(self, position: int) -> tuple[FeedReader, Record] | None:
@@ -270,25 +269,6 @@ class Books:
             return None
         self._played = played
         return found
-
-    def _take(self, exchange: Exchange, record: Record) -> None:
-        symbol = snapshot_symbol(exchange.NAME, record)
-        what = exchange.label(record.payload) if record.direction == "<" else NOTHING
-        book = self._book(exchange, symbol or what.symbol)
-        if book is None:
-            return
-        if symbol is not None:
-            book.restart(record.payload)
-        elif is_update(exchange, what, record.payload):
-            book.apply(record.payload)
-
-    def _book(self, exchange: Exchange, symbol: str) -> RecordedBook | None:
-        key = exchange.NAME, symbol.upper()
-        if symbol and exchange.UPDATES and key not in self._books:
-            book = exchange.recorded_book()
-            assert book is not None, f"{exchange.NAME} has updates of books"
-            self._books[key] = book
-        return self._books.get(key)
 
 
 def _keep(
