@@ -23,7 +23,6 @@ import re
 import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
@@ -228,12 +227,7 @@ class FeedWriter:
     def __enter__(self) -> FeedWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -374,10 +368,12 @@ class FeedReader:
     def __enter__(self) -> FeedReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def first_ns(path: Path | str) -> int:
+    """Return the receive time of a feed's first record, 0 = it has no record."""
+    with FeedReader(path) as reader:
+        first = next(iter(reader), None)
+    return first.received_ns if first else 0

@@ -15,7 +15,7 @@ from coinspace.errors import ConfigError, FeedError
 from coinspace.exchanges import EXCHANGES
 from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite, markets_by_exchange
 from coinspace.process import configure_logging, die_with_parent, stop_event
-from coinspace.recording.format import LAST_NS
+from coinspace.recording.format import LAST_NS, first_ns
 from coinspace.simulator import faults as faults_module
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
 from coinspace.simulator.markets.scenario import SCENARIOS
@@ -194,8 +194,7 @@ def replay(
     configure_logging()
     start_ns, end_ns = 0, None
     if skip or take is not None:
-        first_ns = min(_started_ns(path) for path in feeds)
-        start_ns = first_ns + int(skip * 1e9)
+        start_ns = min(map(first_ns, feeds)) + int(skip * 1e9)
         end_ns = None if take is None else start_ns + int(take * 1e9)
     source = Playback(
         feeds,
@@ -212,11 +211,3 @@ def replay(
             " none; `coinspace feed info` shows how long a feed is"
         )
     uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits, faults=faults)))
-
-
-def _started_ns(path: Path) -> int:
-    from coinspace.recording.format import FeedReader
-
-    with FeedReader(path) as reader:
-        first = next(iter(reader), None)
-    return first.received_ns if first else 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,32 +57,41 @@ class Index:
     snapshots: dict[str, bytes] = field(default_factory=dict)
 
 
-class RequestedRecording:
-    """The data for the answer to one REST request: from a run, or from frames before any run.
+@dataclass
+class Newest:
+    """The newest frames so far.
 
-    Args: book: the current snapshot of the symbol.
+    last: (kind, symbol) -> frame. trades: symbol -> frames of the newest trades, oldest first.
     """
 
-    def __init__(
-        self, owner: Playback, exchange: Exchange, symbol: str, book: bytes | None
-    ) -> None:
-        self._owner = owner
-        self._index = owner.indices[exchange.NAME]
-        self._playing = owner.newest(exchange, symbol)
-        self._book = book
+    last: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    trades: dict[str, deque[bytes]] = field(default_factory=dict)
 
-    @property
-    def symbols(self) -> set[str]:
-        """The symbols of the recording."""
-        return self._index.symbols
+    def keep(self, what: Label, payload: bytes) -> None:
+        """Take the next frame."""
+        self.last[what.kinds[0], what.symbol] = payload
+        if what.kinds[0] == "trade":
+            self.trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
+
+
+class RequestedRecording:
+    """The data for the answer to one REST request.
+
+    Args: symbols: of the recording. book: the current snapshot of the requested symbol.
+    """
+
+    def __init__(self, symbols: set[str], newest: Newest, book: bytes | None) -> None:
+        self.symbols = symbols
+        self._newest = newest
+        self._book = book
 
     def last(self, kind: str, symbol: str) -> bytes | None:
         """Return the newest frame of a kind."""
-        return (self._playing or self._owner).last.get((kind, symbol))
+        return self._newest.last.get((kind, symbol))
 
     def trades(self, symbol: str) -> Iterable[bytes]:
         """Return the newest trades' frames, oldest first."""
-        trades = (self._playing or self._owner).trades
+        trades = self._newest.trades
         return trades.get(symbol, trades.get(symbol.lower(), ()))
 
     def book(self, symbol: str, levels: int) -> bytes | None:
@@ -92,8 +102,7 @@ class RequestedRecording:
 class Playing:
     """One run through feeds.
 
-    Attributes: played (number of frames), sent (frames to all clients), last ((kind, symbol) ->
-    payload), trades (symbol -> newest trades' frames).
+    Attributes: played (number of frames), sent (frames to all clients), newest.
     """
 
     def __init__(self, owner: Playback, exchanges: Sequence[str], key: Key = None) -> None:
@@ -107,8 +116,7 @@ class Playing:
         self.sent = 0
         self.finished = False
         # frames before the chosen part are already known
-        self.last = dict(owner.last)
-        self.trades = {symbol: trades.copy() for symbol, trades in owner.trades.items()}
+        self.newest = copy.deepcopy(owner.before)
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
         self.books = Books(owner, exchanges)
@@ -170,7 +178,7 @@ class Playing:
         what = label(exchange, payload)
         if not what.kinds:
             return
-        _keep(what, payload, self.last, self.trades)
+        self.newest.keep(what, payload)
         for connection in self.targets():
             if connection.exchange != exchange or not connection.is_open:
                 continue
@@ -271,17 +279,6 @@ class Books:
         return found
 
 
-def _keep(
-    what: Label,
-    payload: bytes,
-    last: dict[tuple[str, str], bytes],
-    trades: dict[str, deque[bytes]],
-) -> None:
-    last[what.kinds[0], what.symbol] = payload
-    if what.kinds[0] == "trade":
-        trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
-
-
 def _restarts(exchange: Exchange, snapshot: bytes) -> bool:
     book = exchange.recorded_book()
     return book is not None and book.restart(snapshot)
@@ -332,8 +329,7 @@ class Playback:
         self.by_exchange: dict[str, list[Path]] = {}
         self.pending: set[tuple[str, str]] = set()
         # newest frames and trades before the beginning
-        self.last: dict[tuple[str, str], bytes] = {}
-        self.trades: dict[str, deque[bytes]] = {}
+        self.before = Newest()
         for path in self.paths:
             self._read_index(path)
             if start_ns:
@@ -374,7 +370,7 @@ class Playback:
                     what = label(reader.exchange, record.payload)
                     if what.kinds:
                         index.symbols.add(what.symbol.upper())
-                        _keep(what, record.payload, self.last, self.trades)
+                        self.before.keep(what, record.payload)
 
     def has_frames(self) -> bool:
         """Return whether there are frames to play."""
@@ -515,7 +511,9 @@ class Playback:
         module = exchange_named(exchange)
         request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None
         book = None if request is None else await self._book(module, request, stale=stale)
-        recording = RequestedRecording(self, module, query.get("symbol", ""), book)
+        playing = self.newest(module, query.get("symbol", ""))
+        newest = self.before if playing is None else playing.newest
+        recording = RequestedRecording(self.indices[exchange].symbols, newest, book)
         status, content = module.answer(recording, path, query, now_ns())
         return answer(content, status)
 

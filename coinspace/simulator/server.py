@@ -17,7 +17,6 @@ import socket
 import ssl
 from collections.abc import Iterable
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -143,12 +142,7 @@ class ExchangeServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
     @property
