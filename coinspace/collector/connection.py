@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import socket
 import ssl
 from collections import Counter
@@ -33,9 +32,16 @@ from picows.url import WSParsedURL
 
 from coinspace._ext.collector_listener import MAX_MESSAGE, FrameListener
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
-from coinspace.collector.limits import Dialer, FailureLog, Window
+from coinspace.collector.limits import (
+    BAN_S,
+    BLOCK_S,
+    Dialer,
+    FailureLog,
+    Window,
+    retry_after_s,
+)
 from coinspace.config import TuningSettings
-from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
+from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
 from coinspace.recording.recorder import Recorder
 from coinspace.tuning import tune_socket
 
@@ -52,11 +58,6 @@ OVERLAP_POLL_S = 0.05
 POLL_S = 1.0
 # a link is replaced this long before its known end, so that the overlap is not cut short
 LIFETIME_MARGIN_S = 600.0
-# waits after HTTP 418 and 429 when the answer names no time
-BAN_S = 120.0
-BLOCK_S = 10.0
-# the longest ban that an exchange is known to give
-LONGEST_BLOCK_S = 3 * 86_400.0
 SWITCHING_PROTOCOLS = 101
 # a subscription that was refused for good is tried again after this time: a short fault of the
 # exchange gives the same error
@@ -158,7 +159,7 @@ class Link:
             transport.disconnect(False)
 
     def on_close(self, code: int, reason: str) -> None:
-        self._close = self._close or (code, printable(reason))
+        self._close = self._close or (code, plain(reason))
         self._abort_later()
 
     def on_lost(self, error: BaseException | None) -> None:
@@ -333,7 +334,7 @@ class Connection:
     def _check_refusal(self, link: Link) -> None:
         refusal = self.stage.take_refusal(link.number)
         if refusal is not None:
-            link.refused = printable(refusal.text)
+            link.refused = plain(refusal.text)
             if refusal.fatal:
                 self.fatal = refusal
 
@@ -441,17 +442,17 @@ class Connection:
         if isinstance(error, ssl.SSLCertVerificationError):
             return DialError("tls", f"certificate not trusted: {error.verify_message}")
         if isinstance(error, ssl.SSLError):
-            return DialError("tls", printable(str(error)))
+            return DialError("tls", plain(str(error)))
         if isinstance(error, (OSError, EOFError)):
             causes = {"address": "address", "TCP connection": "connect"}
             cause = causes.get(link.step, "tls" if self._ssl is not None else "handshake")
-            return DialError(cause, printable(str(error)) or type(error).__name__)
+            return DialError(cause, plain(str(error)) or type(error).__name__)
         # any other error: picows could not read the answer
         text = str(error) if isinstance(error, WSError) else repr(error)
-        return DialError("handshake", f"expected a WebSocket handshake, was {printable(text)}")
+        return DialError("handshake", f"expected a WebSocket handshake, was {plain(text)}")
 
     def _refused(self, status: int, headers: Any) -> DialError:
-        retry_after = _seconds(headers.get("Retry-After"))
+        retry_after = retry_after_s(headers.get("Retry-After"))
         if status in (418, 429):
             retry_after = retry_after or (BAN_S if status == 418 else BLOCK_S)
             self._connects.block(monotonic_ns() + int(retry_after * SECOND_NS))
@@ -606,17 +607,3 @@ class Connection:
         for cause, count in self.failures.items():
             counted[f'connection_failures{{cause="{cause}"}}'] = count
         return counted
-
-
-def printable(text: str) -> str:
-    """Return a text of the exchange with control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _seconds(text: Any) -> float:
-    # Retry-After in seconds: the exchanges do not send its date form
-    try:
-        seconds = float(text)
-    except (TypeError, ValueError):
-        return 0.0
-    return 0.0 if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_BLOCK_S)

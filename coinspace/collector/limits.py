@@ -23,6 +23,24 @@ STABLE_NS = 30 * SECOND_NS
 DELIVERED_FAILURES = 2
 # failures are logged at most once in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
+# waits after HTTP 418 and 429 when the exchange names no time
+BAN_S = 120.0
+BLOCK_S = 10.0
+# the longest ban that an exchange is known to give; a longer time is not believed
+LONGEST_BLOCK_S = 3 * 86_400.0
+
+
+def plausible_s(seconds: float) -> float:
+    """Return a wait that an exchange asks for, 0 = none that can be believed."""
+    return seconds if 0 < seconds <= LONGEST_BLOCK_S else 0.0
+
+
+def retry_after_s(text: str | None) -> float:
+    """Return the wait of a Retry-After header, 0 = none; exchanges do not send its date form."""
+    try:
+        return plausible_s(float(text or 0))
+    except ValueError:
+        return 0.0
 
 
 # the exchange counts per address, and each of its two streams has its own process
