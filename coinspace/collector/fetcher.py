@@ -21,6 +21,7 @@ from coinspace.collector.limits import (
     BAN_S,
     BLOCK_S,
     Budget,
+    LogGate,
     Window,
     plausible_s,
     retry_after_s,
@@ -51,7 +52,6 @@ INFLATED_AT_ONCE = 1 << 20
 QUEUE_LIMIT = 512
 # requests of one group that wait for an answer at a time
 PARALLEL = 4
-LOG_INTERVAL_NS = 60 * SECOND_NS
 # an exchange counts the used weight per minute; its `Date` is up to a second late
 MINUTE_S = 60.0
 MINUTE_SLACK_S = 1.0
@@ -75,8 +75,8 @@ class Fetcher:
         self,
         exchange: Exchange,
         base: str,
-        on_answer: Answer,
-        on_refused: Refused,
+        on_answer: Answer = lambda request, payload, now_ns: None,
+        on_refused: Refused = lambda request, refusal, now_ns: None,
         *,
         limits: Mapping[str, Limit] | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -99,7 +99,7 @@ class Fetcher:
         self._pending: dict[str, set[Request]] = {name: set() for name in self._windows}
         self._slots = {name: asyncio.Semaphore(PARALLEL) for name in self._windows}
         self._tasks = Tasks(self._failed)
-        self._logged_ns: dict[str, int] = {}
+        self._gate = LogGate()
         self._session: aiohttp.ClientSession | None = None
         self.log = structlog.get_logger(f"rest-{exchange.NAME}")
 
@@ -260,7 +260,7 @@ class Fetcher:
 
     def _error(self, request: Request, error: Exception) -> None:
         self.counts["rest_errors"] += 1
-        if self._may_log("error"):
+        if self._gate.opens("error", monotonic_ns()):
             self.log.error(
                 "internal error in answer",
                 path=request.path[:120],
@@ -273,18 +273,8 @@ class Fetcher:
         self.log.error("request task failed", task=name, error=plain(repr(error)))
 
     def _warn(self, event: str, request: Request, text: str) -> None:
-        if self._may_log(text[:40]):
+        if self._gate.opens(text[:40], monotonic_ns()):
             self.log.warning(event, path=request.path[:120], text=text)
-
-    def _may_log(self, what: str) -> bool:
-        # at most one line a minute per cause
-        now = monotonic_ns()
-        if now - self._logged_ns.get(what, now - LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
-            return False
-        if len(self._logged_ns) > 100:
-            self._logged_ns.clear()
-        self._logged_ns[what] = now
-        return True
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

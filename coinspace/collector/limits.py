@@ -23,6 +23,8 @@ STABLE_NS = 30 * SECOND_NS
 DELIVERED_FAILURES = 2
 # failures are logged at most once in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
+# causes whose last line is remembered
+LOG_CAUSES = 100
 # waits after HTTP 418 and 429 when the exchange names no time
 BAN_S = 120.0
 BLOCK_S = 10.0
@@ -172,6 +174,22 @@ class Dialer:
             wait = max(self._backoff.next() * jitter, retry_after_s)
         self._not_before_ns = now_ns + int(wait * SECOND_NS)
         return wait
+
+
+class LogGate:
+    """Lets through at most one log line a minute for each cause."""
+
+    def __init__(self) -> None:
+        self._logged_ns: dict[str, int] = {}
+
+    def opens(self, cause: str, now_ns: int) -> bool:
+        """Return whether a line may be logged now, and count it as logged."""
+        if now_ns - self._logged_ns.get(cause, now_ns - LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
+            return False
+        if len(self._logged_ns) > LOG_CAUSES:
+            self._logged_ns.clear()
+        self._logged_ns[cause] = now_ns
+        return True
 
 
 class FailureLog:

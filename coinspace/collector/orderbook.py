@@ -15,7 +15,13 @@ from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.message import REST
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
-from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, Comparison
+from coinspace.collector.compare import (
+    COMPARE_AGAIN_NS,
+    GRACE_NS,
+    SILENT_NS,
+    ComparedStage,
+    Comparison,
+)
 from coinspace.collector.demand import Value, budget
 from coinspace.collector.stage import Stage, State, Status
 from coinspace.collector.sync import (
@@ -58,7 +64,7 @@ def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
     return wanted or next((step for step in steps if step >= ROOM * depth), exchange.STREAM_DEPTH)
 
 
-class OrderBookStage(Stage, BookCollector):
+class OrderBookStage(ComparedStage):
     """Makes the books of one exchange from frames and REST answers."""
 
     stream = "orderbook"
@@ -260,7 +266,6 @@ class OrderBookStage(Stage, BookCollector):
         market.sequence.trust()
 
     def suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
-        """Drop a book that REST contradicts."""
         sync, status = self.syncs[market.index], self.statuses[market.index]
         silent = market.heard_ns <= sync.drifted_ns
         if self.updates and not (sync.drifted_ns and silent):

@@ -22,6 +22,7 @@ from coinspace._ext.message import STATE
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, Clock
 from coinspace.collector.demand import Demand, Value, budget
+from coinspace.collector.limits import LogGate
 from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream, plain
 
 
@@ -59,8 +60,6 @@ def may_change(before: State, after: State) -> bool:
     return before == after or after in ANY_TIME or after in CHANGES[before]
 
 
-# all bad frames are counted; at most one is logged in this time
-LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120
 # longest wait for a first frame: the exchanges report no error for an unknown symbol
 FIRST_FRAME_NS = 10 * SECOND_NS
@@ -136,7 +135,8 @@ class Stage:
         self._absent: dict[int, Absence] = {}
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
-        self._logged_ns: dict[str, int] = {}
+        # all bad frames are counted, and a few logged
+        self._gate = LogGate()
         # called for each new wanted request, so that it need not wait for the timer
         self.wanted: Callable[[], None] = lambda: None
         # called with (name, symbol, facts) for each loss, so that a recording marks it
@@ -296,7 +296,7 @@ class Stage:
         """Count an answer that cannot be read; log at most one a minute."""
         self.demand.done(request)
         self.counts["unreadable_answers"] += 1
-        if self.may_log("unreadable", now_ns):
+        if self._gate.opens("unreadable", now_ns):
             path, text = request.path[:HEAD_BYTES], plain(repr(error))
             self.log.warning("answer cannot be read", path=path, error=text)
 
@@ -335,16 +335,9 @@ class Stage:
 
     # rare frames
 
-    def may_log(self, what: str, now_ns: int) -> bool:
-        """Return whether an event that can repeat may be logged now."""
-        if now_ns - self._logged_ns.get(what, -LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
-            return False
-        self._logged_ns[what] = now_ns
-        return True
-
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
         """Log a frame that cannot be read, at most one a minute."""
-        if self.may_log("malformed", self.now_ns):
+        if self._gate.opens("malformed", self.now_ns):
             self.log.warning(
                 "malformed frame",
                 size=len(frame),
@@ -355,7 +348,7 @@ class Stage:
     def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
         """Count and log an internal error in a frame; the connection goes on."""
         self.counts["failures"] += 1
-        if self.may_log("failure", now_ns):
+        if self._gate.opens("failure", now_ns):
             self.log.error(
                 "internal error in frame", error=repr(error), head=repr(frame[:HEAD_BYTES])
             )

@@ -11,8 +11,9 @@ from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.sync import Condition
-from coinspace.collector.tools.offline import RecordLike, Replay
+from coinspace.collector.tools.offline import Replay
 from coinspace.exchanges.exchange import Exchange
+from coinspace.recording.format import Record
 
 # messages kept before they are dropped: only the books are needed here
 SINK_LIMIT = 1000
@@ -90,7 +91,7 @@ class TopCheck:
             )
 
 
-def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, bool]:
+def symbols_of(exchange: Exchange, records: Iterable[Record]) -> dict[str, bool]:
     """Return the symbols of a feed's book frames, in order of appearance.
 
     Returns: symbol -> whether all its books are partial ones (such as `@depth20`).
@@ -183,7 +184,7 @@ class Books:
         self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
         self._replay = Replay(self.stage)
 
-    def run(self, records: Iterable[RecordLike]) -> Checked:
+    def run(self, records: Iterable[Record]) -> Checked:
         """Read all records."""
         for record in records:
             self._replay.feed(record)

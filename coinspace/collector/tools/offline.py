@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import orjson
+from typing import Any
 
 from coinspace.clock import SECOND_NS
+from coinspace.recording.format import Record
 
 # time between two runs of the stage's watchdogs, by the feed's clock
 TIMER_NS = SECOND_NS // 4
 CONNECTION = 1
-
-
-class RecordLike(Protocol):
-    """A feed's record: see `coinspace.recording.format`."""
-
-    @property
-    def received_ns(self) -> int: ...
-    @property
-    def direction(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def payload(self) -> bytes: ...
 
 
 class Replay:
@@ -39,12 +25,12 @@ class Replay:
         self.timer_ns = 0
         self.records = 0
 
-    def feed(self, record: RecordLike) -> None:
+    def feed(self, record: Record) -> None:
         """Take one record."""
         self.records += 1
         now_ns, direction = record.received_ns, record.direction
         if direction == "!":
-            if orjson.loads(record.payload).get("mark") == "disconnect":
+            if record.mark().get("mark") == "disconnect":
                 self.end(now_ns)
             return
         if not self.live:

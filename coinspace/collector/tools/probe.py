@@ -76,7 +76,6 @@ class Seen:
     symbols: dict[int, set[str]] = field(default_factory=dict)
     first_frames: dict[tuple[int, str], bool] = field(default_factory=dict)
     backwards: int = 0
-    zero_levels: int = 0
     crossed: int = 0
     gaps: int = 0
     trade_gaps: int = 0
@@ -194,13 +193,7 @@ class Probe:
         self.facts: list[Fact] = []
         self._trade_ids: set[int] = set()
         self._tls: ssl.SSLContext | None = tls_context(settings)
-        self._fetcher = Fetcher(
-            self.exchange,
-            settings.rest,
-            lambda request, payload, now: None,
-            lambda request, refusal, now: None,
-            ssl_context=self._tls,
-        )
+        self._fetcher = Fetcher(self.exchange, settings.rest, ssl_context=self._tls)
 
     async def run(self) -> list[Fact]:
         """Check everything; a failure is a fact, not an exception."""
