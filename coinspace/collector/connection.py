@@ -13,7 +13,6 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
@@ -92,8 +91,9 @@ class Link:
         error: internal error that ended the link.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, owner: Connection) -> None:
         self.number = number
+        self._owner = owner
         self.step = ""
         self.transport: WSTransport | None = None
         self.listener: FrameListener | None = None
@@ -104,9 +104,6 @@ class Link:
         self.refused = ""
         # frames that are recorded after the last frame of the link before
         self.waiting: list[tuple[int, bytes]] = []
-        self.on_opened: Callable[[], None] = lambda: None
-        self.on_closed: Callable[[], None] = lambda: None
-        self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
         self._socket: socket.socket | None = None
         self._abandoned = False
         self._close: tuple[int, str] | None = None
@@ -153,7 +150,7 @@ class Link:
             transport.disconnect(False)
             return
         try:
-            self.on_opened()
+            self._owner._opened(self)
         except Exception as error:
             self.error = error
             transport.disconnect(False)
@@ -164,10 +161,10 @@ class Link:
 
     def on_lost(self, error: BaseException | None) -> None:
         self._broken = error
-        self.on_closed()
+        self._owner._closed(self)
 
     def on_failure(self, error: Exception, frame: bytes) -> None:
-        self.on_failed_frame(error, frame)
+        self._owner.stage.on_failed_frame(error, frame, monotonic_ns())
 
     def keep_frame(self, received_ns: int, frame: bytes) -> None:
         """Keep a frame until it can be recorded."""
@@ -354,12 +351,7 @@ class Connection:
         if not self._goes_on:
             return None
         Connection._numbers += 1
-        link = Link(Connection._numbers)
-        link.on_failed_frame = lambda error, frame: self.stage.on_failed_frame(
-            error, frame, monotonic_ns()
-        )
-        link.on_opened = lambda: self._opened(link)
-        link.on_closed = lambda: self._closed(link)
+        link = Link(Connection._numbers, self)
         self._connects.take(monotonic_ns())
         is_ready = False
         try:
