@@ -111,10 +111,6 @@ class Connection:
         """Seconds since the handshake."""
         return self.loop.time() - self.opened_s
 
-    def closed(self) -> None:
-        """Note that the connection has ended."""
-        self.is_open = False
-
     # out
 
     def reply(self, payload: bytes) -> None:
@@ -234,10 +230,6 @@ class Connection:
 
     # keep-alive
 
-    def heard(self, now_s: float) -> None:
-        """Note traffic of the client."""
-        self.active_s = now_s
-
     def ping(self, now_s: float) -> None:
         """Ping with the time as payload."""
         self.pinged_s = now_s
@@ -248,8 +240,3 @@ class Connection:
     def pong(self, payload: bytes) -> None:
         """Answer a ping."""
         self.write(encode_frame(PONG, payload))
-
-    def ponged(self, now_s: float) -> None:
-        """Note a pong."""
-        self.active_s = now_s
-        self.unanswered_s = None

@@ -286,7 +286,7 @@ class ExchangeServer:
         try:
             await self._read(connection, socket)
         finally:
-            connection.closed()
+            connection.is_open = False
             self.connections[exchange].discard(connection)
             self.source.disconnected(connection)
         return socket
@@ -300,23 +300,21 @@ class ExchangeServer:
     async def _read(self, connection: Connection, socket: web.WebSocketResponse) -> None:
         loop = asyncio.get_running_loop()
         while not socket.closed:
-            message = await socket.receive()
+            message, now_s = await socket.receive(), loop.time()
             match message.type:
                 case WSMsgType.TEXT:
-                    connection.heard(loop.time())
-                    connection.session.on_text(message.data.encode(), loop.time())
+                    connection.session.on_text(message.data.encode(), now_s)
                 case WSMsgType.BINARY:
-                    connection.heard(loop.time())
-                    connection.session.on_text(message.data, loop.time())
+                    connection.session.on_text(message.data, now_s)
                 case WSMsgType.PING:
-                    connection.heard(loop.time())
                     connection.pong(bytes(message.data))
-                    connection.session.on_control(loop.time())
+                    connection.session.on_control(now_s)
                 case WSMsgType.PONG:
-                    connection.ponged(loop.time())
-                    connection.session.on_control(loop.time())
+                    connection.unanswered_s = None
+                    connection.session.on_control(now_s)
                 case _:
                     return
+            connection.active_s = now_s
 
     # keep-alive
 
