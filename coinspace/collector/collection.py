@@ -174,7 +174,6 @@ class Collection:
         """Prepare the new stage; called before it gets any data."""
 
     async def stop(self) -> None:
-        """Close everything."""
         for connection in self.connections:
             await connection.stop()
         if self._ticker is not None:
@@ -276,7 +275,6 @@ class Collection:
             self.health.ready()
 
     def problems(self) -> list[str]:
-        """Return the problems as texts."""
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
         # a market that the exchange has halted is no problem
         fine = (State.SYNCED, State.HALTED)
@@ -347,7 +345,6 @@ class Collection:
             self._fetch_soon()
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters of the collection."""
         found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counts}
         parts = [connection.counters() for connection in self.connections]
         parts += [recorder.counters() for recorder in self.recorders]

@@ -34,7 +34,6 @@ RECORDED = ("orderbook", "ticker", "trade")
 
 
 def write_line(line: dict[str, Any]) -> None:
-    """Write a JSON line to stdout."""
     sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 

@@ -81,7 +81,6 @@ class Comparison:
         stage.counts.update(dict.fromkeys(names, 0))
 
     def watch(self, on_book: Callable[[BookMarket, int], None]) -> None:
-        """Call a function with each published book."""
         self._on_book = on_book
         self._watch_books()
 
@@ -97,7 +96,6 @@ class Comparison:
             self._judge_suspects(now_ns)
 
     def ask(self, symbols: list[str]) -> None:
-        """Request books by REST."""
         # a market that was refused before could make REST refuse the whole call
         known = [symbol for symbol in symbols if not self._stage.is_absent(symbol)]
         alone = [symbol for symbol in symbols if self._stage.is_absent(symbol)]
@@ -161,7 +159,6 @@ class Comparison:
         books.append(Version(self._version(market), bids[:, :n].copy(), asks[:, :n].copy()))
 
     def take(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
-        """Compare a market's book with a REST book."""
         self._stage.counts["compares"] += 1
         if not market.usable:
             return

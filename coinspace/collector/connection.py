@@ -517,7 +517,6 @@ class Connection:
     # the end of a link
 
     def _closed(self, link: Link) -> None:
-        """Handle the end of a link."""
         if link not in self.links:
             return
         self.links.remove(link)
@@ -590,7 +589,6 @@ class Connection:
         self._wake.clear()
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters of this connection."""
         counted: dict[str, int | float] = {
             "connect_failures": self.connect_failures,
             "replacements": self.replacements,

@@ -116,7 +116,6 @@ class Budget:
         return self._until_ns - now_ns
 
     def take(self, units: int) -> None:
-        """Note a request."""
         self._asked += units
 
     def done(self, units: int) -> None:
@@ -151,7 +150,6 @@ class Dialer:
         return max(0, self._not_before_ns - now_ns)
 
     def opened(self, now_ns: int) -> None:
-        """Note that the connection is open."""
         self._opened_ns = now_ns
 
     def lost(self, now_ns: int, retry_after_s: float = 0.0, *, delivered: bool = False) -> float:
@@ -201,7 +199,6 @@ class FailureLog:
         self._reported_ns: int | None = None
 
     def add(self, reason: str) -> None:
-        """Count a failure."""
         self._count += 1
         self._reason = reason
 

@@ -393,7 +393,6 @@ class OrderBookStage(ComparedStage):
     # answers
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
-        """Take a REST answer."""
         self.now_ns = now_ns
         self.demand.done(request)
         if request.purpose == "snapshot":
@@ -420,7 +419,6 @@ class OrderBookStage(ComparedStage):
                 self.comparison.take(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
-        """Handle a request that was refused or failed."""
         self.counts["refused_requests"] += 1
         self.now_ns = now_ns
         self.demand.done(request)

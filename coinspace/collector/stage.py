@@ -170,7 +170,6 @@ class Stage:
     def change(
         self, status: Status, state: State, now_ns: int, reason: str | None = None, **details: Any
     ) -> None:
-        """Change a market's state and publish the change."""
         if status.state == state and status.reason == reason and not details:
             return
         previous, status.state, status.reason = status.state, state, reason
@@ -260,7 +259,6 @@ class Stage:
         )
 
     def of(self, symbols: tuple[str, ...]) -> list[Status]:
-        """Return the states of symbols."""
         return [self.statuses[self._positions[symbol]] for symbol in symbols]
 
     def entry_of(self, status: Status) -> Any:
@@ -428,7 +426,6 @@ class Stage:
             )
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters by name."""
         compiled: Any = self
         found: dict[str, int | float] = {
             "frames": compiled.frames,

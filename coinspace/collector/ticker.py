@@ -182,7 +182,6 @@ class TickerStage(Stage, TickerCollector):
         )
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
-        """Take a list of trades by REST."""
         self.now_ns = now_ns
         self.demand.done(request)
         market = self.entry(request.symbols[0]) if request.symbols else None

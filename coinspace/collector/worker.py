@@ -23,7 +23,6 @@ from coinspace.recording.recorder import Recorder
 
 
 def process_name(stream: Stream, exchange: str) -> str:
-    """Return the name of a collector's process."""
     return f"{stream}-collector-{exchange}"
 
 
@@ -70,14 +69,12 @@ class Worker(Collection):
         self.publisher.close()
 
     def problems(self) -> list[str]:
-        """Return the problems of the collection and of the journal as texts."""
         journal = self.publisher.problem
         return super().problems() + (
             [f"messages are not written to the journal: {journal}"] if journal else []
         )
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters of this process."""
         return {**super().counters(), **self.publisher.counters()}
 
 

@@ -132,7 +132,6 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
 
 
 def symbol_of(market: Market) -> str:
-    """Return the symbol of a market."""
     return joined_symbol(market)
 
 
@@ -184,7 +183,6 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Request the newest trades."""
     path = f"/api/v3/trades?symbol={symbol}&limit={TRADES}"
     return Request("trades", path, "weight", 25, (symbol,))
 
@@ -200,7 +198,6 @@ def older_trades_request(before: RestTrade) -> Request | None:
 
 
 def markets_request() -> Request:
-    """Request the list of all markets."""
     return Request("markets", "/api/v3/exchangeInfo?permissions=SPOT", "weight", 20)
 
 
@@ -353,7 +350,6 @@ class LocalBook:
         self._recent: deque[bytes] = deque(maxlen=RECENT_UPDATES)
 
     def restart(self, snapshot: bytes) -> bool:
-        """Take a recorded snapshot; return False for an answer that is not one, as an error."""
         try:
             book = orjson.loads(snapshot)
             found = _id(book["lastUpdateId"]), _levels(book["bids"]), _levels(book["asks"])
@@ -365,7 +361,6 @@ class LocalBook:
         return True
 
     def apply(self, payload: bytes) -> None:
-        """Take an update unless it is older than the book, or malformed."""
         self._recent.append(payload)
         self._apply(payload)
 
@@ -390,7 +385,6 @@ class LocalBook:
                     side.pop(price, None)
 
     def answer(self, limit: int) -> bytes:
-        """Return the book as the JSON of a REST answer."""
         bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))[:limit]
         asks = sorted(self.asks.items(), key=lambda level: float(level[0]))[:limit]
         return orjson.dumps({"lastUpdateId": self.id, "bids": bids, "asks": asks})
@@ -423,7 +417,6 @@ def trimmed(snapshot: bytes, limit: int) -> bytes:
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
-    """Answer a REST request from a recording."""
     symbols, symbol = recording.symbols, query.get("symbol", "")
     now_ms = wall_ns // 1_000_000
     if path == "/api/v3/ping":

@@ -104,7 +104,6 @@ def subscriptions(
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Request one whole book."""
     return Request("snapshot", f"/v1/orderbook?markets={symbol}", "orderbook", 1, (symbol,))
 
 
@@ -114,7 +113,6 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Request the newest trades."""
     return korean.trades_request(symbol, TRADES)
 
 
@@ -124,7 +122,6 @@ def older_trades_request(before: RestTrade) -> Request | None:
 
 
 def markets_request() -> Request:
-    """Request the list of all markets."""
     return Request("markets", "/v1/market/all?isDetails=true", "market")
 
 

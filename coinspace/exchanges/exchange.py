@@ -178,31 +178,26 @@ class RecordedBook(Protocol):
 
     id: int
 
-    def restart(self, snapshot: bytes) -> bool:
-        """Take a recorded snapshot; return False for an answer that is not one, as an error."""
-
-    def apply(self, payload: bytes) -> None:
-        """Take an update unless it is older than the book, or malformed."""
-
-    def answer(self, limit: int) -> bytes:
-        """Return the book as the JSON of a REST answer."""
+    # takes a recorded snapshot; False for an answer that is not one, as an error
+    def restart(self, snapshot: bytes) -> bool: ...
+    # takes an update unless it is older than the book, or malformed
+    def apply(self, payload: bytes) -> None: ...
+    # the book as the JSON of a REST answer with at most `limit` levels per side
+    def answer(self, limit: int) -> bytes: ...
 
 
 class Recording(Protocol):
-    """Recorded data from which REST requests are answered while a recording is played."""
+    """Data from which REST requests are answered: a recording that is played, simulated markets."""
 
+    # as REST spells them
     @property
-    def symbols(self) -> Collection[str]:
-        """The symbols of the recording, as REST spells them."""
-
-    def last(self, kind: str, symbol: str) -> bytes | None:
-        """Return the newest frame of a kind, None when there is none."""
-
-    def trades(self, symbol: str) -> Iterable[bytes]:
-        """Return the frames of the newest trades, oldest first."""
-
-    def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return a snapshot of this moment, None when there is none."""
+    def symbols(self) -> Collection[str]: ...
+    # the newest frame of a kind, None when there is none
+    def last(self, kind: str, symbol: str) -> bytes | None: ...
+    # the frames of the newest trades, oldest first
+    def trades(self, symbol: str) -> Iterable[bytes]: ...
+    # a snapshot of this moment, None when there is none
+    def book(self, symbol: str, levels: int) -> bytes | None: ...
 
 
 class Heard(NamedTuple):

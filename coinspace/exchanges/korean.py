@@ -74,7 +74,6 @@ def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
 
 
 def trades_request(symbol: str, count: int) -> Request:
-    """Request the newest trades."""
     path = f"{TRADES}?market={symbol}&count={count}"
     return Request("trades", path, "trade", 1, (symbol,))
 

@@ -126,7 +126,6 @@ def subscriptions(
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Request one whole book."""
     return Request(
         "snapshot", f"/v1/orderbook?markets={symbol}&count={levels}", "orderbook", 1, (symbol,)
     )
@@ -138,7 +137,6 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Request the newest trades."""
     return korean.trades_request(symbol, TRADES)
 
 
@@ -149,7 +147,6 @@ def older_trades_request(before: RestTrade) -> Request | None:
 
 
 def markets_request() -> Request:
-    """Request the list of all markets."""
     return Request("markets", "/v1/market/all?is_details=true", "market")
 
 
@@ -170,7 +167,6 @@ recorded_book = korean.recorded_book
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
-    """Answer a REST request from a recording."""
     return korean.answer(recording, path, query, DETAILS)
 
 

@@ -219,7 +219,6 @@ class FeedWriter:
             self._block.clear()
 
     def close(self) -> None:
-        """Flush and close."""
         if not self._file.closed:
             self.flush()
             self._file.close()
@@ -289,7 +288,6 @@ class FeedReader:
 
     @property
     def exchange(self) -> str:
-        """The exchange of the recorded frames."""
         return str(self.header["exchange"])
 
     def _error(self, text: str) -> FeedError:
@@ -362,7 +360,6 @@ class FeedReader:
             yield record
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> FeedReader:

@@ -92,7 +92,6 @@ class Recorder:
         self._put(Record(received_ns, "<", "", payload))
 
     def sent(self, sent_ns: int, payload: bytes) -> None:
-        """Record a frame that was sent."""
         self._put(Record(sent_ns, ">", "", payload))
 
     def rest(self, received_ns: int, path: str, payload: bytes) -> None:

@@ -78,7 +78,6 @@ class Summary:
 
     @property
     def gaps(self) -> int:
-        """Number of gaps in all sequences."""
         return sum(one.gaps for one in self.sequences.values())
 
     def facts(self) -> dict[str, Any]:

@@ -57,8 +57,7 @@ class Disorder(Protocol):
 
     alters_frames: bool
 
-    def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None:
-        """Send a data frame, altered by the faults in force."""
+    def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None: ...
 
 
 class Connection:
@@ -108,7 +107,6 @@ class Connection:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the handshake."""
         return self.loop.time() - self.opened_s
 
     # out
@@ -118,7 +116,6 @@ class Connection:
         self.write(encode_frame(self.opcode, payload))
 
     def deliver(self, payload: bytes, kind: str = "", symbol: str = "") -> None:
-        """Send a data frame, altered by the faults in force."""
         if self.disorder.alters_frames:
             self.disorder.deliver(self, payload, kind, symbol)
         else:
@@ -238,5 +235,4 @@ class Connection:
         self.write(encode_frame(PING, str(int(now_s * 1000)).encode()))
 
     def pong(self, payload: bytes) -> None:
-        """Answer a ping."""
         self.write(encode_frame(PONG, payload))

@@ -101,7 +101,6 @@ class Disorder:
         return fault is not None
 
     def clear(self) -> None:
-        """End all faults."""
         for number in list(self.faults):
             self.remove(number)
 
@@ -138,7 +137,6 @@ class Disorder:
     # frames
 
     def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None:
-        """Send a data frame, altered by the faults in force."""
         payloads = [payload]
         for fault in self._acting(FRAME_KINDS, connection.exchange, symbol, kind):
             payloads = self._alter(fault, connection, payloads, (symbol, kind))
@@ -272,7 +270,6 @@ class Disorder:
         return False
 
     def connected(self, connection: Connection) -> None:
-        """Apply the faults in force to a new connection."""
         now_s = connection.loop.time()
         for fault in list(self.faults.values()):
             if (

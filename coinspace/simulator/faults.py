@@ -171,7 +171,6 @@ class Fault:
         return True
 
     def facts(self) -> dict[str, Any]:
-        """Return the fault's JSON for the control address."""
         return {"id": self.id, "fault": self.spec, "hits": self.hits, "seen": self.seen}
 
 

@@ -68,7 +68,6 @@ class Newest:
     trades: dict[str, deque[bytes]] = field(default_factory=dict)
 
     def keep(self, what: Label, payload: bytes) -> None:
-        """Take the next frame."""
         self.last[what.kinds[0], what.symbol] = payload
         if what.kinds[0] == "trade":
             self.trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
@@ -86,16 +85,13 @@ class RequestedRecording:
         self._book = book
 
     def last(self, kind: str, symbol: str) -> bytes | None:
-        """Return the newest frame of a kind."""
         return self._newest.last.get((kind, symbol))
 
     def trades(self, symbol: str) -> Iterable[bytes]:
-        """Return the newest trades' frames, oldest first."""
         trades = self._newest.trades
         return trades.get(symbol, trades.get(symbol.lower(), ()))
 
     def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return the snapshot."""
         return self._book
 
 
@@ -123,7 +119,6 @@ class Playing:
         self._paused_s = 0.0
 
     def listeners(self) -> list[Connection]:
-        """Return the open connections of this subscription."""
         return [connection for connection in self.audience if connection.is_open]
 
     def notify(self) -> None:
@@ -142,7 +137,6 @@ class Playing:
         self._paused_s += loop.time() - begin_s
 
     async def run(self) -> None:
-        """Play to the end."""
         readers = self.owner.readers(self.exchanges)
         loop = asyncio.get_running_loop()
         speed, begin_s, first_ns = self.owner.speed, loop.time(), 0

@@ -46,22 +46,18 @@ class Present:
 
     @property
     def symbols(self) -> Collection[str]:
-        """The symbols of the markets."""
         return self._markets.keys()
 
     def last(self, kind: str, symbol: str) -> bytes | None:
-        """Return the newest frame of a kind."""
         event = self._markets[symbol].snapshot(kind)
         return None if event is None else event.frame(event.market.plain)
 
     def trades(self, symbol: str) -> Iterable[bytes]:
-        """Return the frames of the newest trades, oldest first."""
         market = self._markets[symbol]
         for trade in market.recent:
             yield Event(market, "trade", trade.time_ns, trade).frame(market.plain)
 
     def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return a snapshot of the book."""
         market = self._markets.get(symbol)
         text = None if market is None else market.snapshot_text(levels)
         return None if text is None else text.encode()
@@ -225,5 +221,4 @@ REST: dict[str, type[Rest]] = {
 
 
 def rest_of(exchange: str) -> type[Rest]:
-    """Return the REST class of an exchange."""
     return REST[exchange_named(exchange).PROTOCOL]

@@ -147,7 +147,6 @@ class ExchangeServer:
 
     @property
     def is_secure(self) -> bool:
-        """Whether TLS is served."""
         return self._tls is not None
 
     @property
@@ -164,7 +163,6 @@ class ExchangeServer:
         }
 
     def all_connections(self) -> list[Connection]:
-        """Return every open connection."""
         return [one for connections in self.connections.values() for one in connections]
 
     def state(self) -> dict[str, Any]:

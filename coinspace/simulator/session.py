@@ -501,5 +501,4 @@ SESSIONS: dict[str, type[Session]] = {
 
 
 def session_of(exchange: str) -> type[Session]:
-    """Return the session class of an exchange."""
     return SESSIONS[exchange_named(exchange).PROTOCOL]

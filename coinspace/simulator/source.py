@@ -11,10 +11,9 @@ from coinspace.tasks import Tasks
 
 
 class FaultList(Protocol):
-    """The list of faults in force."""
+    """The faults in force."""
 
-    def add(self, fault: str | Fault) -> Fault:
-        """Put a fault in force."""
+    def add(self, fault: str | Fault) -> Fault: ...
 
 
 class Host(Protocol):
@@ -25,28 +24,16 @@ class Host(Protocol):
     tasks: Tasks
 
     @property
-    def disorder(self) -> FaultList:
-        """The faults in force."""
-
+    def disorder(self) -> FaultList: ...
     @property
-    def source(self) -> Source:
-        """The source of frames."""
-
+    def source(self) -> Source: ...
     @property
-    def is_secure(self) -> bool:
-        """Whether the server speaks TLS."""
-
-    def all_connections(self) -> list[Connection]:
-        """Return every connection."""
-
-    def open_port(self) -> None:
-        """Listen again."""
-
-    def close_port(self) -> None:
-        """Refuse connections."""
-
-    def state(self) -> dict[str, Any]:
-        """Return counters and connections."""
+    def is_secure(self) -> bool: ...
+    def all_connections(self) -> list[Connection]: ...
+    def open_port(self) -> None: ...
+    def close_port(self) -> None: ...
+    # for the control address
+    def state(self) -> dict[str, Any]: ...
 
 
 class Source(Protocol):
@@ -55,28 +42,19 @@ class Source(Protocol):
     exchanges: tuple[str, ...]
     simulated: bool
 
-    async def start(self, server: Host) -> None:
-        """Start; frames go to `server.connections`."""
-
-    async def stop(self) -> None:
-        """Stop."""
-
-    def connected(self, connection: Connection) -> None:
-        """Prepare a new connection's session."""
-
-    def disconnected(self, connection: Connection) -> None:
-        """Forget a connection."""
-
+    # frames go to `server.connections` from here on
+    async def start(self, server: Host) -> None: ...
+    async def stop(self) -> None: ...
+    # prepares a new connection's session
+    def connected(self, connection: Connection) -> None: ...
+    def disconnected(self, connection: Connection) -> None: ...
+    # answers a GET; stale: with the book kept by `keep_snapshots`
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
-    ) -> Answer:
-        """Answer a GET; stale: with the book kept by `keep_snapshots`."""
-
-    def keep_snapshots(self, symbol: str) -> None:
-        """Keep the current books of a symbol ("" = all) for stale answers."""
-
-    def now_ns(self) -> int:
-        """Return the exchanges' time."""
-
-    def apply(self, fault: Fault, *, on: bool) -> None:
-        """Begin or end a fault of simulated markets; only called when `simulated` is true."""
+    ) -> Answer: ...
+    # keeps the current books of a symbol ("" = all) for stale answers
+    def keep_snapshots(self, symbol: str) -> None: ...
+    # the exchanges' time
+    def now_ns(self) -> int: ...
+    # begins or ends a fault of simulated markets; only called when `simulated` is true
+    def apply(self, fault: Fault, *, on: bool) -> None: ...

@@ -40,13 +40,11 @@ class Watch:
         self.stopping.set()
 
     def ready(self) -> None:
-        """Log that all markets deliver."""
         if self._reason is not None:
             self._reason = None
             self._log.info("data complete")
 
     def degraded(self, reason: str) -> None:
-        """Log that data is missing."""
         if reason != self._reason:
             self._reason = reason
             self._log.warning("data missing", reason=reason)

@@ -40,7 +40,6 @@ class Checked:
     malformed: int = 0
 
     def add(self, other: Checked) -> None:
-        """Add another result."""
         for name, count in asdict(other).items():
             setattr(self, name, getattr(self, name) + count)
 
@@ -185,7 +184,6 @@ class Books:
         self._replay = Replay(self.stage)
 
     def run(self, records: Iterable[Record]) -> Checked:
-        """Read all records."""
         for record in records:
             self._replay.feed(record)
             if self.partial is not None and record.direction == "<":
@@ -203,7 +201,6 @@ class Books:
 
     @property
     def markets(self) -> list[BookMarket]:
-        """All local and partial books."""
         return [*self.stage.markets, *(self.partial.markets if self.partial else ())]
 
     def final(self) -> list[Line]:

@@ -26,7 +26,6 @@ class Replay:
         self.records = 0
 
     def feed(self, record: Record) -> None:
-        """Take one record."""
         self.records += 1
         now_ns, direction = record.received_ns, record.direction
         if direction == "!":
@@ -50,7 +49,6 @@ class Replay:
                 self.stage.on_answer(request, record.payload, now_ns)
 
     def begin(self, now_ns: int) -> None:
-        """Start a connection."""
         self.connection += 1
         self.live = True
         self.timer_ns = now_ns
@@ -58,7 +56,6 @@ class Replay:
         self.stage.on_connected(self.connection, symbols, now_ns)
 
     def end(self, now_ns: int) -> None:
-        """End the connection."""
         if self.live:
             self.live = False
             self.stage.on_disconnected(self.connection, "mark in the feed", now_ns)

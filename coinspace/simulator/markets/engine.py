@@ -97,7 +97,6 @@ class Engine:
         self.now_ns = until_ns
 
     def usdt_price(self, market: Market) -> float:
-        """Return the worth of one unit of a market's base, in USDT."""
         return 1.0 if market.base == "USDT" else self.prices.worth[market.base]
 
     def price(self, exchange: str, market: Market) -> float:

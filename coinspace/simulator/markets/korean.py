@@ -277,7 +277,6 @@ class KoreanMarket(SimulatedMarket):
         return ("RISE" if units > 0 else "FALL" if units < 0 else "EVEN"), units
 
     def when(self, time_ns: int) -> time.struct_time:
-        """Return the exchange's local date and time."""
         return time.gmtime(time_ns // 1_000_000_000 + self.zone_s + self.clock_ms // 1000)
 
     def ticker_fields(self, trade: Trade, variant: Variant) -> list[tuple[str, str, str]]:

@@ -66,14 +66,11 @@ class World(Protocol):
     prices: Prices
     on_event: Callable[[Event], None]
 
-    def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None:
-        """Run an action at a virtual time."""
-
-    def price(self, exchange: str, market: Market) -> float:
-        """Return the common price of a market in its quote."""
-
-    def usdt_price(self, market: Market) -> float:
-        """Return the worth of one unit of a market's base, in USDT."""
+    def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None: ...
+    # common price of a market in its quote
+    def price(self, exchange: str, market: Market) -> float: ...
+    # worth of one unit of a market's base, in USDT
+    def usdt_price(self, market: Market) -> float: ...
 
 
 class SimulatedMarket:
