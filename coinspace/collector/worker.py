@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -104,23 +102,17 @@ def start_command(stream: Stream, exchange: str, config_path: str | None) -> Non
     run(process_name(stream, exchange), settings, main)
 
 
-def collector_command(stream: Stream) -> Callable[[Any], click.Command]:
-    """Return a decorator that makes the click command of one stream."""
-
-    def decorate(function: Any) -> click.Command:
-        named = click.argument("exchange", type=EXCHANGE)(config_option(function))
-        return click.command(f"{stream}-collector")(named)
-
-    return decorate
-
-
-@collector_command("orderbook")
+@click.command("orderbook-collector")
+@click.argument("exchange", type=EXCHANGE)
+@config_option
 def orderbook_collector(exchange: str, config_path: str | None) -> None:
     """Collect one exchange's order books and publish them on the bus."""
     start_command("orderbook", exchange, config_path)
 
 
-@collector_command("ticker")
+@click.command("ticker-collector")
+@click.argument("exchange", type=EXCHANGE)
+@config_option
 def ticker_collector(exchange: str, config_path: str | None) -> None:
     """Collect one exchange's tickers and trades and publish them on the bus."""
     start_command("ticker", exchange, config_path)

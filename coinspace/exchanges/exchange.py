@@ -58,12 +58,15 @@ class AddressLimit:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One connection: its URL, the frames to send when it is open, and the symbols it delivers."""
+    """One connection: its URL, the frames to send when it is open, and the symbols it delivers.
+
+    groups: width of a price group of each symbol, () = books of single levels.
+    """
 
     url: str
     frames: tuple[bytes, ...]
     symbols: tuple[str, ...]
-    grouped: bool = False
+    groups: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,8 @@ def subscriptions(
     if grouped:
         parts = [{"type": "orderbook", "codes": [name], "level": levels[name]} for name in grouped]
         frame = korean.subscribe_frame(parts, settings.format)
-        found.append(Subscription(url, (frame,), tuple(grouped), grouped=True))
+        widths = tuple(float(levels[name]) for name in grouped)
+        found.append(Subscription(url, (frame,), tuple(grouped), widths))
     return found
 
 

@@ -69,9 +69,9 @@ class BinanceMarket(SimulatedMarket):
         self.open = int(tick * (0.985 + 0.03 * self.draw()))
         self.high = int(max(tick, self.open) * 1.004)
         self.low = int(min(tick, self.open) * 0.996)
-        self.volume = self._units(5e7 + 1e9 * self.draw())
+        self.volume = self.units(5e7 + 1e9 * self.draw())
         self.worth_traded = self.volume * self.price_units(tick)
-        self.last = Trade(self.now_ns, tick, self._units(100.0), True, self.trade_id)
+        self.last = Trade(self.now_ns, tick, self.units(100.0), True, self.trade_id)
         self.previous = self.last
         self._windows = 0
         price, size = self.price_decimals, self.size_decimals

@@ -168,13 +168,6 @@ class KoreanMarket(SimulatedMarket):
         whole = max(1, self.tick // 10**self.price_decimals)
         return (self.default_level, *(whole * times for times in self.grouping))
 
-    def units(self, worth_usdt: float) -> int:
-        """Return the size of a worth in USDT, in units."""
-        return self._units(worth_usdt)
-
-    def next_trade_id(self) -> int:
-        raise NotImplementedError
-
     def _top(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         return self.asks.top(self.depth), self.bids.top(self.depth)
 
