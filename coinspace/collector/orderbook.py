@@ -80,6 +80,7 @@ class OrderBookStage(ComparedStage):
         "deepened",
         "truncated_updates",
     )
+    summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped")
 
     def __init__(
         self,
@@ -393,8 +394,7 @@ class OrderBookStage(ComparedStage):
     # answers
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         if request.purpose == "snapshot":
             for symbol in request.symbols:
                 market = self.entry(symbol)
@@ -410,8 +410,7 @@ class OrderBookStage(ComparedStage):
 
     def on_books(self, request: Request, books: list[RestBook], now_ns: int) -> None:
         """Take the books of a comparison, which another thread has read."""
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         for book in books:
             market = self.entry(book.symbol)
             if market is not None:
@@ -420,8 +419,7 @@ class OrderBookStage(ComparedStage):
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         self.counts["refused_requests"] += 1
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         if request.purpose == "compare":
             self.comparison.refused(request, refusal, now_ns)
         if request.purpose != "snapshot":
@@ -527,10 +525,6 @@ class OrderBookStage(ComparedStage):
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
         found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
-        for name in ("applied", "repeats", "outdated", "crossed", "overlap_skipped"):
-            found[name] = sum(getattr(market, name) for market in self.markets)
         found["books_published"] = sum(market.published for market in self.markets)
         found["recovery_ms"] = self._recovery_ns / 1e6
-        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
-        found["markets"] = len(self.markets)
         return found

@@ -100,6 +100,8 @@ class Stage:
     stream: Stream
     # counters of a subclass besides those of all stages
     counted: ClassVar[tuple[str, ...]] = ()
+    # counters of each market that a subclass sums
+    summed: ClassVar[tuple[str, ...]] = ()
     exchange: Exchange
     sink: Sink
     now_ns: int
@@ -287,6 +289,11 @@ class Stage:
             self.on_asked(request)
         return taken
 
+    def answered(self, request: Request, now_ns: int) -> None:
+        """Note that a request was answered, refused or has failed."""
+        self.now_ns = now_ns
+        self.demand.done(request)
+
     def on_asked(self, request: Request) -> None:
         """Called when a wanted request is about to be sent."""
 
@@ -442,8 +449,10 @@ class Stage:
             "absent_markets": len(self._absent),
             **self.counts,
         }
-        for name in ("backwards", "clock_steps"):
+        for name in ("backwards", "clock_steps", *self.summed):
             found[name] = sum(getattr(entry, name) for entry in compiled.markets)
+        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
+        found["markets"] = len(self.statuses)
         found.update(
             (f'market_frames{{market="{entry.market}"}}', entry.frames)
             for entry in compiled.markets
