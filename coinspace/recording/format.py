@@ -205,10 +205,6 @@ class FeedWriter:
         self._block.append(encode_line(Record(received_ns, direction, path, payload)))
         self.records += 1
 
-    def mark(self, received_ns: int, name: str, **facts: Any) -> None:
-        """Append a mark such as "disconnect"."""
-        self.write(received_ns, "!", "", orjson.dumps({"mark": name, **facts}))
-
     def flush(self) -> None:
         """End the block: all records so far survive a crash of this process."""
         if self._block:

@@ -72,14 +72,12 @@ class Connection:
         disorder: Disorder,
         tasks: Tasks,
         exchange: str,
-        response: web.WebSocketResponse,
         request: web.Request,
     ) -> None:
         self.disorder = disorder
         self._tasks = tasks
         self.exchange = exchange
         self.request = request
-        self.response = response
         self.sent = 0
         self.deaf = False
         self.is_open = False

@@ -32,9 +32,8 @@ from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.simulator.connection import Connection
-from coinspace.simulator.faults import Fault
 from coinspace.simulator.rest import Answer, answer
-from coinspace.simulator.source import Host
+from coinspace.simulator.source import Source
 
 # a collector may send several SUBSCRIBE frames, 300 ms apart because of the message limit
 SETTLE_S = 0.5
@@ -278,7 +277,7 @@ def _restarts(exchange: Exchange, snapshot: bytes) -> bool:
     return book is not None and book.restart(snapshot)
 
 
-class Playback:
+class Playback(Source):
     """Serve recordings.
 
     Args:
@@ -290,8 +289,6 @@ class Playback:
         start_ns, end_ns: part of the recordings. hold_s: how long a run waits for a request.
         on_finish: called with the facts of each run.
     """
-
-    simulated = False
 
     def __init__(
         self,
@@ -385,11 +382,7 @@ class Playback:
 
     # source
 
-    async def start(self, server: Host) -> None:
-        self.server = server
-
     async def stop(self) -> None:
-        """Close the recordings; the server has ended the tasks."""
         for playing in self._playing.values():
             playing.books.close()
         for books in self._first_books.values():
@@ -489,15 +482,6 @@ class Playback:
             key=lambda one: (one.wants_book(exchange, symbol), one.wanted_book(exchange, symbol)),
         )
         return ranked[-1] if ranked else None
-
-    def keep_snapshots(self, symbol: str) -> None:
-        pass
-
-    def now_ns(self) -> int:
-        return now_ns()
-
-    def apply(self, fault: Fault, *, on: bool) -> None:
-        raise NotImplementedError
 
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False

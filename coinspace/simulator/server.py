@@ -270,7 +270,7 @@ class ExchangeServer:
             return spoiled
         # deflate is accepted when offered; the server's frames may still be uncompressed
         socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
-        connection = Connection(self.disorder, self.tasks, exchange, socket, request)
+        connection = Connection(self.disorder, self.tasks, exchange, request)
         session = self._session(connection)
         if session is None:
             return web.Response(status=404)

@@ -15,7 +15,7 @@ from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.rest import Answer, Rest, answer, rest_of
-from coinspace.simulator.source import Host
+from coinspace.simulator.source import Host, Source
 
 # frames are sent in batches this far apart: far below the exchanges' grid of 100 ms
 PUMP_S = 0.01
@@ -24,7 +24,7 @@ JUMP_S = 30.0
 KEPT_LEVELS = 5000
 
 
-class Simulation:
+class Simulation(Source):
     """Serve the markets of an Engine.
 
     Args: as Engine. Attributes: engine (made at start, so that virtual time is the wall clock).
@@ -49,7 +49,7 @@ class Simulation:
         self._kept: dict[str, bytes] = {}
 
     async def start(self, server: Host) -> None:
-        self.server = server
+        await super().start(server)
         self.engine = Engine(
             self.seed,
             self.markets,
@@ -63,9 +63,6 @@ class Simulation:
             name: rest_of(name)(self.engine, name, limits=server.limits) for name in self.exchanges
         }
         server.tasks.spawn("market", self._pump())
-
-    async def stop(self) -> None:
-        """Do nothing: the server ends the task."""
 
     async def _pump(self) -> None:
         offset_ns = 0
@@ -111,9 +108,6 @@ class Simulation:
                 connection.deliver(frame, kind, symbol)
 
         session.changed = changed
-
-    def disconnected(self, connection: Connection) -> None:
-        pass
 
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from coinspace.clock import now_ns
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.faults import Fault
 from coinspace.simulator.rest import Answer
@@ -36,25 +37,42 @@ class Host(Protocol):
     def state(self) -> dict[str, Any]: ...
 
 
-class Source(Protocol):
-    """The source of frames and REST answers."""
+class Source:
+    """A source of frames and REST answers.
+
+    Attributes: simulated: the source has markets that faults can change.
+    """
 
     exchanges: tuple[str, ...]
-    simulated: bool
+    simulated = False
 
-    # frames go to `server.connections` from here on
-    async def start(self, server: Host) -> None: ...
-    async def stop(self) -> None: ...
-    # prepares a new connection's session
-    def connected(self, connection: Connection) -> None: ...
-    def disconnected(self, connection: Connection) -> None: ...
-    # answers a GET; stale: with the book kept by `keep_snapshots`
+    async def start(self, server: Host) -> None:
+        """Start; frames go to `server.connections`."""
+        self.server = server
+
+    async def stop(self) -> None:
+        """Close what is open; the server has ended the tasks."""
+
+    def connected(self, connection: Connection) -> None:
+        """Prepare a new connection's session."""
+        raise NotImplementedError
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection."""
+
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
-    ) -> Answer: ...
-    # keeps the current books of a symbol ("" = all) for stale answers
-    def keep_snapshots(self, symbol: str) -> None: ...
-    # the exchanges' time
-    def now_ns(self) -> int: ...
-    # begins or ends a fault of simulated markets; only called when `simulated` is true
-    def apply(self, fault: Fault, *, on: bool) -> None: ...
+    ) -> Answer:
+        """Answer a GET; stale: with the book kept by `keep_snapshots`."""
+        raise NotImplementedError
+
+    def keep_snapshots(self, symbol: str) -> None:
+        """Keep the current books of a symbol ("" = all) for stale answers."""
+
+    def now_ns(self) -> int:
+        """Return the exchanges' time."""
+        return now_ns()
+
+    def apply(self, fault: Fault, *, on: bool) -> None:
+        """Begin or end a fault of simulated markets; only called when `simulated` is true."""
+        raise NotImplementedError

@@ -23,10 +23,8 @@ class Replay:
         self.connection = 0
         self.live = False
         self.timer_ns = 0
-        self.records = 0
 
     def feed(self, record: Record) -> None:
-        self.records += 1
         now_ns, direction = record.received_ns, record.direction
         if direction == "!":
             if record.mark().get("mark") == "disconnect":
