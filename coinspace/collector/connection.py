@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from aiohappyeyeballs import start_connection
@@ -39,6 +39,7 @@ from coinspace.collector.limits import (
     Window,
     retry_after_s,
 )
+from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
 from coinspace.recording.recorder import Recorder
@@ -218,18 +219,6 @@ class Link:
         return "lost", "connection lost"
 
 
-class Receiver(Protocol):
-    """Methods that a connection needs of a stage, which is also a compiled collector."""
-
-    def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None: ...
-    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None: ...
-    def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None: ...
-    def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None: ...
-    def caught_up(self, connection: int) -> bool: ...
-    def take_refusal(self, connection: int) -> Refusal | None: ...
-    def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None: ...
-
-
 class Connection:
     """Keeps one subscription alive until `stop`.
 
@@ -248,7 +237,7 @@ class Connection:
         self,
         exchange: Exchange,
         subscription: Subscription,
-        stage: Receiver,
+        stage: Stage,
         connects: Window,
         *,
         ssl_context: ssl.SSLContext | None = None,

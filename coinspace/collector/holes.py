@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.exchanges.exchange import RestTrade
@@ -24,12 +23,6 @@ FRESH_NS = 5 * SECOND_NS
 Published = tuple[int, float, float, bool]
 # (exchange ms, price, size, sell), as REST reports a trade
 What = tuple[int, float, float, bool]
-
-
-class Ids(Protocol):
-    """Ids of published trades."""
-
-    def __contains__(self, id: int, /) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +119,7 @@ def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> 
     return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
 
 
-def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
+def by_id(hole: Hole, trades: Sequence[RestTrade], known: Container[int], now_ns: int) -> Found:
     """Fill a hole where REST and stream share ids: trades that are not `known` are missing."""
     settled_ns = hole.to_ns or now_ns - FRESH_NS
     wanted = [
@@ -138,7 +131,7 @@ def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> F
     return Found(wanted, int(beyond))
 
 
-def audit(trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
+def audit(trades: Sequence[RestTrade], known: Container[int], now_ns: int) -> Found:
     """Return trades that the stream has not brought since the oldest trade that both have."""
     begin = next((i for i, trade in enumerate(trades) if trade.trade_id in known), len(trades))
     return Found(
