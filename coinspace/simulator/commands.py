@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
 from coinspace.simulator.markets.scenario import SCENARIOS
 from coinspace.simulator.server import ExchangeServer, ready_line
 from coinspace.simulator.simulation import Simulation
-from coinspace.tasks import Tasks
 
 FEED_SUFFIX = ".feed.zst"
 
@@ -34,11 +32,9 @@ async def serve(server: ExchangeServer, duration_s: float | None = None) -> None
     stopping = stop_event(duration_s)
     async with server:
         click.echo(orjson.dumps(ready_line(server)))
-        tasks = Tasks()
-        waits = [tasks.spawn("stop", stopping.wait(), ends=True)]
-        waits.append(tasks.spawn("failure", server.failed.wait(), ends=True))
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        await tasks.cancel()
+        server.on_failure = stopping.set
+        if server.failure is None:
+            await stopping.wait()
     if server.failure is not None:
         raise FeedError(f"the server failed: {server.failure or type(server.failure).__name__}")
 

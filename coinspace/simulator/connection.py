@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Connection:
     def open(self, session: Session) -> None:
         """Start after the handshake."""
         self.session = session
-        self.opcode = BINARY if session.is_binary else TEXT
+        self.opcode = BINARY if exchange_named(self.exchange).BINARY_FRAMES else TEXT
         transport = self.request.transport
         assert transport is not None
         # uvloop's transports are not a subclass of asyncio's

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -92,8 +92,8 @@ class ExchangeServer:
         self._runner: web.AppRunner | None = None
         self.tasks = Tasks(self._failed)
         # the failure of a task in NEEDED
-        self.failed = asyncio.Event()
         self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
 
@@ -136,7 +136,7 @@ class ExchangeServer:
         self.counters["task_failures"] += 1
         if name in NEEDED and self.failure is None:
             self.failure = error
-            self.failed.set()
+            self.on_failure()
 
     async def __aenter__(self) -> ExchangeServer:
         await self.start()

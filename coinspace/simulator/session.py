@@ -49,7 +49,6 @@ class Session:
     requested a close and ignores further frames.
     """
 
-    is_binary = True
     # path below the exchange's address
     path = ""
     # limit of connections, and its window in seconds
@@ -376,7 +375,6 @@ class BinanceSession(Session):
     times are in µs.
     """
 
-    is_binary = False
     attempts = (300, 300.0)
     error_frame = orjson.dumps({"error": {"code": 0, "msg": "Unknown property"}, "id": None})
 
