@@ -234,24 +234,18 @@ def parse(spec: str) -> Fault:
 
 def _set(fault: Fault, key: str, value: str) -> None:
     match key:
-        case "after":
-            fault.after_s = seconds(value)
-        case "for":
-            fault.for_s = seconds(value)
+        case "after" | "for":
+            setattr(fault, f"{key}_s", seconds(value))
         case "p":
             fault.p = float(value)
         case "every":
             fault.every = seconds(value)
         case "count":
             fault.count = int(value)
-        case "channel":
-            if value not in CHANNELS:
-                raise ValueError
-            fault.channel = value
-        case "path":
-            fault.path = value
-        case "reason":
-            fault.reason = value
+        case "channel" if value not in CHANNELS:
+            raise ValueError
+        case "channel" | "path" | "reason":
+            setattr(fault, key, value)
         case "by":
             fault.values["by"] = seconds(value)
         case _:
