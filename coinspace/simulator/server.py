@@ -28,6 +28,7 @@ from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
 from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.session import Session, session_of
+from coinspace.simulator.simulation import Simulation
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks, log_failure
 from coinspace.window import Used
@@ -69,11 +70,7 @@ class ExchangeServer:
         tls: ssl.SSLContext | None = None,
         faults: Iterable[str] = (),
     ) -> None:
-        if source is None:
-            from coinspace.simulator.simulation import Simulation
-
-            source = Simulation()
-        self.source = source
+        self.source = source or Simulation()
         self.host = host
         self.port = port
         self.limits = limits
