@@ -196,7 +196,7 @@ class Fetcher:
             wait_s = retry_after_s(headers.get("Retry-After")) or plausible_s(
                 block_s(payload, _exchange_s(headers))
             )
-            refusal = self._block(status, request.group, refusal, wait_s)
+            self._block(status, request.group, wait_s)
         self._warn("refused", request, refusal.text)
         raise RefusedError(refusal)
 
@@ -211,13 +211,12 @@ class Fetcher:
             return bytes(body)
         return await asyncio.to_thread(inflate, bytes(body), encoding, limit)
 
-    def _block(self, status: int, group: str, refusal: Refusal, wait_s: float) -> Refusal:
+    def _block(self, status: int, group: str, wait_s: float) -> None:
         wait_s = wait_s or (BAN_S if status == 418 else BLOCK_S)
         # a ban (418) covers all requests of the address
         for name, window in self._windows.items():
             if status == 418 or name == group:
                 window.block(monotonic_ns() + int(wait_s * SECOND_NS))
-        return Refusal(refusal.text, fatal=False, retry_after_s=wait_s)
 
     async def _work(self, request: Request) -> None:
         try:

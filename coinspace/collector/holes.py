@@ -61,7 +61,7 @@ class Hole:
 
     Attributes:
         from_ns, to_ns: exchange times of the trades around the hole; to_ns 0 = still open.
-        first_id, last_id: for contiguous ids, else 0. missing: number of missing ids in between.
+        first_id, last_id: for contiguous ids, else 0.
         volume: volume that is missing, 0 = not known.
         ask_ns: when to ask REST, 0 = not yet. answers: trade lists so far, newest first.
     """
@@ -71,7 +71,6 @@ class Hole:
     to_ns: int = 0
     first_id: int = 0
     last_id: int = 0
-    missing: int = 0
     volume: float = 0.0
     ask_ns: int = 0
     asked: bool = False

@@ -126,14 +126,11 @@ class Listing:
 class Refusal:
     """Why an exchange refused a request or a subscription.
 
-    Attributes:
-        fatal: the exchange would refuse the same request again.
-        retry_after_s: shortest wait in seconds, 0 = not known.
+    fatal: the exchange would refuse the same request again.
     """
 
     text: str
     fatal: bool
-    retry_after_s: float = 0.0
 
 
 OPEN_NS = 2**63 - 1

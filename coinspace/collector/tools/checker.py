@@ -109,12 +109,6 @@ def symbols_of(exchange: Exchange, records: Iterable[Record]) -> dict[str, bool]
     return {symbol: bool(partial) for symbol, partial in found.items()}
 
 
-def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
-    """Return a symbol's market; None when neither the symbol nor `named` gives it."""
-    market = exchange.market_of(symbol)
-    return named.get(symbol) or (None if market is None else str(market))
-
-
 class PartialBooks(BookCollector):
     """Partial books in a feed of updates: each frame is a whole book of a few levels."""
 
@@ -165,7 +159,11 @@ class Books:
         self.exchange = exchange
         self.result = Checked()
         self._on_line = on_line
-        self._names = {symbol: market_name(self.exchange, symbol, named) for symbol in symbols}
+        # symbol -> market, None when neither the symbol nor `named` gives it
+        self._names: dict[str, str | None] = dict.fromkeys(symbols)
+        for symbol in symbols:
+            market = exchange.market_of(symbol)
+            self._names[symbol] = named.get(symbol) or (market and str(market))
         self._sink = ListSink()
         entries = [
             (symbol, self._names[symbol] or symbol)
