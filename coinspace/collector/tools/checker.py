@@ -224,13 +224,18 @@ class Books:
         return lines
 
     def _on_book(self, market: BookMarket, received_ns: int) -> None:
+        bid: tuple[float, float] | None
+        ask: tuple[float, float] | None
+        if market.book is None:
+            bids, asks = market.top()
+            n_bids, n_asks = bids.shape[1], asks.shape[1]
+            bid = (float(bids[0, 0]), float(bids[1, 0])) if n_bids else None
+            ask = (float(asks[0, 0]), float(asks[1, 0])) if n_asks else None
+        else:
+            n_bids, n_asks = market.book.n_bids, market.book.n_asks
+            bid, ask = market.book.best_bid, market.book.best_ask
         # whole books have no ids, partial books have
         update_id = market.update_id or None
-        bids, asks = market.top()
-        bid = tuple(bids[:, 0].tolist()) if bids.shape[1] else None
-        ask = tuple(asks[:, 0].tolist()) if asks.shape[1] else None
-        whole = market.book
-        n_bids, n_asks = (whole.n_bids, whole.n_asks) if whole else (bids.shape[1], asks.shape[1])
         symbol = market.symbol.decode()
         line: Line = {
             "recv_ns": received_ns,
