@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from coinspace._ext.collector_ticker import RecentIds
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.exchanges.exchange import RestTrade
 
@@ -118,7 +119,7 @@ def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> 
     return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
 
 
-def by_id(hole: Hole, trades: Sequence[RestTrade], known: Container[int], now_ns: int) -> Found:
+def by_id(hole: Hole, trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:
     """Fill a hole where REST and stream share ids: trades that are not `known` are missing."""
     settled_ns = hole.to_ns or now_ns - FRESH_NS
     wanted = [
@@ -130,7 +131,7 @@ def by_id(hole: Hole, trades: Sequence[RestTrade], known: Container[int], now_ns
     return Found(wanted, int(beyond))
 
 
-def audit(trades: Sequence[RestTrade], known: Container[int], now_ns: int) -> Found:
+def audit(trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:
     """Return trades that the stream has not brought since the oldest trade that both have."""
     begin = next((i for i, trade in enumerate(trades) if trade.trade_id in known), len(trades))
     return Found(

@@ -163,7 +163,7 @@ class Books:
         self._names: dict[str, str | None] = dict.fromkeys(symbols)
         for symbol in symbols:
             market = exchange.market_of(symbol)
-            self._names[symbol] = named.get(symbol) or (market and str(market))
+            self._names[symbol] = named.get(symbol) or (str(market) if market else None)
         self._sink = ListSink()
         entries = [
             (symbol, self._names[symbol] or symbol)
