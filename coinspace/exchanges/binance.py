@@ -432,7 +432,7 @@ def answer(
         limit = number(query.get("limit"), DEFAULT_LEVELS, STREAM_DEPTH)
         found = recording.book(symbol, limit)
         if found is not None:
-            return 200, trimmed(found, limit)
+            return 200, found
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
         rows = shaped(recording.trades(symbol), rest_trade)
         limit = number(query.get("limit"), 500, TRADES)

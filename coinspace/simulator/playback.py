@@ -27,6 +27,7 @@ from urllib.parse import urlencode
 from coinspace.clock import now_ns
 from coinspace.errors import FeedError
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.binance import trimmed
 from coinspace.exchanges.exchange import Exchange, Label, Request
 from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
@@ -91,7 +92,7 @@ class RequestedRecording:
         return trades.get(symbol, trades.get(symbol.lower(), ()))
 
     def book(self, symbol: str, levels: int) -> bytes | None:
-        return self._book
+        return None if self._book is None else trimmed(self._book, levels)
 
 
 class Playing:
