@@ -43,10 +43,6 @@ class Worker(Collection):
         )
 
     async def start(self) -> None:
-        """Start all connections; return before they are open.
-
-        Raises: ConfigError when no market is left to collect.
-        """
         # subscribers would have to fetch messages that are published before they are connected
         await asyncio.sleep(SETTLE_S)
         await super().start()

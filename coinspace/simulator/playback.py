@@ -395,12 +395,15 @@ class Playback(Source):
             self._subscribed(connection)
 
     def disconnected(self, connection: Connection) -> None:
-        settling = self._settling.pop(connection, None)
-        if settling is not None:
-            self.server.tasks.drop(settling)
+        self._unsettle(connection)
         for playing in self._playing.values():
             if connection in playing.audience:
                 playing.audience.remove(connection)
+
+    def _unsettle(self, connection: Connection) -> None:
+        settling = self._settling.pop(connection, None)
+        if settling is not None:
+            self.server.tasks.drop(settling)
 
     def _subscribed(self, connection: Connection) -> None:
         connection.data["subscribed"] = True
@@ -410,9 +413,7 @@ class Playback(Source):
                 playing = self._begin(None, self.exchanges)
                 playing.targets = self.server.all_connections
         elif not connection.data.get("listens"):
-            settling = self._settling.pop(connection, None)
-            if settling is not None:
-                self.server.tasks.drop(settling)
+            self._unsettle(connection)
             self._settling[connection] = self.server.tasks.spawn(
                 "subscribing", self._listen(connection), ends=True
             )

@@ -278,11 +278,14 @@ class KoreanSession(Session):
         return n if n in self.unit_choices else self.most_units
 
     def _check_level(self, channel: Channel) -> None:
-        # a level that the market does not support gets no frames and no error, nor do other codes
         for code in channel.codes:
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
-                channel.silent = True
+                self._refuse_level(channel)
+
+    def _refuse_level(self, channel: Channel) -> None:
+        # a level that one market does not support: no frames for all codes, and no error
+        channel.silent = True
 
     def variant(self, channel: Channel, code: str, stream_type: str) -> korean.Variant:
         """Return the format of a code's frames."""
@@ -349,11 +352,8 @@ class BithumbSession(KoreanSession):
     default_level = 1
     no_type = WRONG_FORMAT
 
-    def _check_level(self, channel: Channel) -> None:
-        for code in channel.codes:
-            levels = self.levels_of(code)
-            if levels is not None and channel.level not in levels:
-                raise Refused(*WRONG_FORMAT)
+    def _refuse_level(self, channel: Channel) -> None:
+        raise Refused(*WRONG_FORMAT)
 
     def first_type(self, code: str) -> str:
         # observed at Bithumb: with SIMPLE a REALTIME frame may come first
