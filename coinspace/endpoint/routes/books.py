@@ -166,7 +166,7 @@ def _position(cursor: str | None) -> tuple[int, int] | None:
     if cursor is None:
         return None
     last_ns, count = decode_cursor(cursor, int, int)
-    return last_ns, min(count, PAGE_BOOKS)
+    return last_ns, min(count, 1000)
 
 
 def _book(row: dict[str, Any], exchange: str, name: str, levels: int) -> StoredBook:

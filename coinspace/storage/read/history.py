@@ -123,7 +123,7 @@ async def books(
         "SELECT ts::long ns, exchange_ts::long exchange_ns, bids, asks FROM orderbook"
         " WHERE exchange = %s AND market = %s AND ts >= %s AND ts < %s"
         " ORDER BY ts, epoch, seq LIMIT %s",
-        (exchange, market, after[0] if after else start_ns, end_ns, limit + skipped),
+        (exchange, market, max(start_ns, after[0] if after else 0), end_ns, limit + skipped),
     )
     return found[skipped:]
 
