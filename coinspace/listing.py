@@ -136,7 +136,7 @@ def _wrapped(text: str, room: int) -> Iterable[str]:
 
 
 def _table(title: str, rows: Sequence[Row], width: int | None) -> list[str]:
-    flat = [_flat(row) for row in rows]
+    flat = [flattened(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     cells = {name: [_cell(name, row.get(name)) for row in flat] for name in names}
     # a value that could stand for a number stands at the right
@@ -160,11 +160,12 @@ def _table(title: str, rows: Sequence[Row], width: int | None) -> list[str]:
     return lines
 
 
-def _flat(row: Row, prefix: str = "") -> Row:
+def flattened(row: Row, prefix: str = "") -> Row:
+    """Return an object with the parts of nested ones as `part.name`."""
     found: Row = {}
     for name, one in row.items():
         if isinstance(one, dict):
-            found |= _flat(one, f"{prefix}{name}.")
+            found |= flattened(one, f"{prefix}{name}.")
         else:
             found[prefix + name] = one
     return found

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import importlib
+import io
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import click
 import orjson
@@ -17,7 +21,7 @@ from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.history import bulk
 from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
-from coinspace.listing import text_of
+from coinspace.listing import flattened, text_of
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -40,6 +44,21 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sql": ("{}", ("limit",)),
 }
 BULK = ("values", "ohlc", "trades", "books", "sql")
+# queries whose answer is a list of objects -> its name, and the client's class of one
+LISTS = {
+    "indices": "indices",
+    "tickers": "tickers",
+    "venues": "venues",
+    "gaps": "gaps",
+    "pipeline": "processes",
+}
+KINDS = {
+    "indices": "IndexValue",
+    "tickers": "Ticker",
+    "venues": "Venue",
+    "gaps": "Gap",
+    "pipeline": "ProcessHealth",
+}
 # queries that the database can answer; the others need a running endpoint
 STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
 
@@ -93,19 +112,30 @@ def query(
     """
     route, parameters = _question(what, subject, database, given)
     form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
-    if form in MEDIA and what not in BULK:
-        raise EndpointError(f"query {what}: expected table or json, was {form}")
+    if form in MEDIA and what not in (*BULK, *LISTS):
+        raise EndpointError(
+            f"query {what}: expected table or json, was {form}; a table comes of"
+            f" {', '.join((*BULK, *LISTS))}"
+        )
     if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
         raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
     settings = load(config_path)
-    if what == "sql":
-        parts = _sql(settings, route, form, parameters.get("limit"))
-    elif database:
+
+    def ask(given: dict[str, Any], media: str) -> Iterator[bytes]:
+        if not database:
+            return _ask(url or endpoint_url(settings), key, route, given, media)
         from coinspace.endpoint.history.local import answer
 
-        parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
+        return _iterate(answer(settings, route, given, media))
+
+    if what in LISTS and form in MEDIA:
+        rows = _all_rows(LISTS[what], parameters, lambda given: ask(given, bulk.JSON))
+        _write(output, [encoded(what, rows, form)])
+        return
+    if what == "sql":
+        parts = _sql(settings, route, form, parameters.get("limit"))
     else:
-        parts = _ask(url or endpoint_url(settings), key, route, parameters, form)
+        parts = ask(parameters, MEDIA.get(form, bulk.JSON))
     if form in MEDIA:
         _write(output, parts)
         return
@@ -157,12 +187,53 @@ def _check_stored(what: str, parameters: dict[str, Any]) -> None:
 
 
 def _ask(
-    url: str, key: str | None, route: str, parameters: dict[str, Any], form: str
+    url: str, key: str | None, route: str, parameters: dict[str, Any], media: str
 ) -> Iterator[bytes]:
     from coinspace.client import Client
 
     with Client(url, key=key) as client:
-        yield from client.chunks(route, accept=MEDIA.get(form, bulk.JSON), **parameters)
+        yield from client.chunks(route, accept=media, **parameters)
+
+
+def _all_rows(
+    name: str, parameters: dict[str, Any], ask: Callable[[dict[str, Any]], Iterator[bytes]]
+) -> list[dict[str, Any]]:
+    """Return the rows of all pages of a list, or of one page with `limit` rows."""
+    rows: list[dict[str, Any]] = []
+    given = parameters
+    while True:
+        body = orjson.loads(b"".join(ask(given)))
+        rows += body[name]
+        if "limit" in parameters or not body.get("next"):
+            return rows
+        given = {key: one[0] for key, one in parse_qs(urlsplit(body["next"]).query).items()}
+
+
+def encoded(what: str, rows: list[dict[str, Any]], form: str) -> bytes:
+    """Return rows of JSON objects as CSV, Arrow or Parquet; parts are columns `part.field`."""
+    if form == "csv":
+        flat = [flattened(row) for row in rows]
+        names = list(dict.fromkeys(name for row in flat for name in row))
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(names)
+        writer.writerows([_csv_cell(row.get(name)) for name in names] for row in flat)
+        return text.getvalue().encode()
+    from coinspace.client import Rows, answers
+
+    kind = getattr(answers, KINDS[what])
+    sink = io.BytesIO()
+    table = Rows(kind(row) for row in rows).to_arrow()
+    if form == "arrow":
+        with importlib.import_module("pyarrow.ipc").new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        importlib.import_module("pyarrow.parquet").write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, list | bool) else value
 
 
 def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:

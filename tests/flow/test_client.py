@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import CoinSpaceError, EndpointError, StorageError
 from coinspace.listing import columns, text_of
+from coinspace.query import LISTS, _all_rows
 from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import Stage, running, served, settings, until
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
@@ -381,7 +382,7 @@ def test_query_prints_tables_and_json(tmp_path: Path) -> None:
             (["venues", "BTC"], "expected no subject"),
             (["index", "BTC", "--levels", "5"], "--levels is not an option"),
             (["values", "BTC", "--start", "yesterday"], "--start: expected epoch"),
-            (["venues", "--format", "parquet"], "expected table or json"),
+            (["explain", "BTC", "--format", "parquet"], "expected table or json"),
         ):
             failed = run.invoke(coinspace, ["query", *arguments, "--url", url])
             assert isinstance(failed.exception, EndpointError)
@@ -477,3 +478,41 @@ def on_terminal(command: list[str], width: int, environment: dict[str, str]) -> 
         os.close(outer)
         process.wait(60)
     return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("what", ["indices", "tickers", "venues", "pipeline"])
+def test_lists_come_in_every_format(tmp_path: Path, what: str) -> None:
+    import polars as pl
+
+    with served(tmp_path) as url:
+        count = len(orjson.loads(asked(what, "--json", "--url", url).stdout_bytes)[LISTS[what]])
+        text = asked(what, "--format", "csv", "--url", url)
+        assert text.exit_code == 0, text.exception
+        assert len(text.stdout.splitlines()) == 1 + count
+        for ending, read in (("parquet", pl.read_parquet), ("arrow", pl.read_ipc_stream)):
+            file = tmp_path / f"list.{ending}"
+            assert asked(what, "--output", str(file), "--url", url).exit_code == 0
+            assert len(read(file)) == count
+
+
+@pytest.mark.usefixtures("on_database")
+def test_gaps_come_whole_as_csv() -> None:
+    question = ("gaps", "--database", "--market", "HST/KRW", "--format", "csv", *SPAN)
+    whole = asked(*question)
+    assert whole.exit_code == 0, whole.exception
+    assert len(whole.stdout.splitlines()) == 1 + 7
+    few = asked(
+        "gaps", "--database", "--market", "HST/KRW", "--format", "csv", *SPAN, "--limit", "2"
+    )
+    assert len(few.stdout.splitlines()) == 1 + 2
+
+
+def test_every_page_of_a_list_is_read_once() -> None:
+    pages = {None: ([1, 2], "/v1/gaps?start=1&cursor=a"), "a": ([3], None)}
+
+    def ask(given: dict[str, Any]) -> Iterator[bytes]:
+        rows, following = pages[given.get("cursor")]
+        yield orjson.dumps({"gaps": [{"first": one} for one in rows], "next": following})
+
+    assert [one["first"] for one in _all_rows("gaps", {}, ask)] == [1, 2, 3]
+    assert [one["first"] for one in _all_rows("gaps", {"limit": 2}, ask)] == [1, 2]
