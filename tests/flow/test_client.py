@@ -501,9 +501,7 @@ def test_gaps_come_whole_as_csv() -> None:
     whole = asked(*question)
     assert whole.exit_code == 0, whole.exception
     assert len(whole.stdout.splitlines()) == 1 + 7
-    few = asked(
-        "gaps", "--database", "--market", "HST/KRW", "--format", "csv", *SPAN, "--limit", "2"
-    )
+    few = asked(*question, "--limit", "2")
     assert len(few.stdout.splitlines()) == 1 + 2
 
 
