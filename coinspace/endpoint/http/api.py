@@ -21,7 +21,7 @@ from blacksheep.server.application import Application
 
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.connection import App, Receive, Scope, Send
-from coinspace.endpoint.http.problem import TYPES, Problem, operator_needed
+from coinspace.endpoint.http.problem import TYPES, Problem, invalid, operator_needed
 from coinspace.endpoint.values import decode_hook
 
 JSON = "application/json"
@@ -204,17 +204,9 @@ def _query(query: bytes, values: dict[str, str]) -> None:
         ) from None
     for name, value in pairs:
         if not value.isprintable():
-            raise Problem(
-                "invalid-parameter",
-                f"{name[:80]}: expected printable text, was {value[:80]!r}",
-                parameter=name[:80],
-            )
+            raise invalid(name[:80], f"expected printable text, was {value[:80]!r}")
         if name in values:
-            raise Problem(
-                "invalid-parameter",
-                f"{name[:80]}: expected once, was given twice",
-                parameter=name[:80],
-            )
+            raise invalid(name[:80], "expected once, was given twice")
         values[name] = value
 
 
@@ -227,16 +219,12 @@ def _invalid(text: str, values: dict[str, str], kind: type[msgspec.Struct]) -> P
         unknown = quoted.group(1) if quoted else ""
         known = ", ".join(kind.__struct_fields__) or "none"
         if "unknown field" in sentence:
-            return Problem(
-                "invalid-parameter",
-                f"{unknown[:80]}: no such parameter, expected: {known}",
-                parameter=unknown[:80],
-            )
+            return invalid(unknown[:80], f"no such parameter, expected: {known}")
         return Problem("invalid-parameter", f"{sentence}; parameters: {known}", parameter=unknown)
     sentence = sentence[0].lower() + sentence[1:]
     if " was " not in sentence:
         sentence = f"{sentence}, was {values.get(name, '')[:80]!r}"
-    return Problem("invalid-parameter", f"{name}: {sentence}", parameter=name)
+    return invalid(name, sentence)
 
 
 def json_answer(body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> Response:

@@ -213,11 +213,10 @@ class Connection(asyncio.Protocol):
         """Send a problem as the last answer."""
         self.state.refused += 1
         body = problem.body()
-        headers = [(name.lower().encode(), text.encode()) for name, text in problem.headers.items()]
-        headers += [
+        headers = [
+            *problem.fields(),
             (b"content-type", MEDIA),
             (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
             (b"connection", b"close"),
         ]
         self.write(self.state.head(problem.status, headers) + b"\r\n" + body)

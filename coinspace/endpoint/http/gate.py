@@ -258,8 +258,7 @@ async def refuse(scope: Scope, problem: Problem, send: Send, headers: Headers) -
     """Answer an HTTP request or a WebSocket handshake with a problem."""
     body = problem.body()
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
-    given = [(key.lower().encode(), value.encode()) for key, value in problem.headers.items()]
-    given += [(b"cache-control", b"no-store"), *headers]
+    given = [*problem.fields(), *headers]
     if body:
         given += [(b"content-type", MEDIA), (b"content-length", b"%d" % len(body))]
     await send({"type": f"{prefix}.start", "status": problem.status, "headers": given})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.http.problem import Problem, invalid
 
 # a stream of everything of the default configuration has under 60
 CHANNELS_LIMIT = 500
@@ -29,11 +29,10 @@ def channel(context: Context, name: str) -> str:
         exchange, _, market = rest.partition(":")
         exchange, market = context.check_market(exchange, market)
         return f"{kind}.{exchange}:{market}"
-    raise Problem(
-        "invalid-parameter",
-        "channel: expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET,"
-        f" trade.EXCHANGE:MARKET, venues, gaps or pipeline, was {name[:60]!r}",
-        parameter="channel",
+    raise invalid(
+        "channel",
+        "expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET, trade.EXCHANGE:MARKET, venues,"
+        f" gaps or pipeline, was {name[:60]!r}",
     )
 
 

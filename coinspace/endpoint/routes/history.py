@@ -109,7 +109,9 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
         end=end,
         values=points(rows[: query.limit], digits),
         cursor=cursor,
-        next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
+        next=next_link(
+            f"/v1/indices/{asset}/values", cursor, start=start, end=end, limit=query.limit
+        ),
     )
     return json_answer(encode(page), (b"vary", b"Accept"))
 
@@ -159,7 +161,14 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
         end=last,
         candles=whole(rows, first, last, length, now, context.decimals(asset)),
         cursor=cursor,
-        next=_next(f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval),
+        next=next_link(
+            f"/v1/indices/{asset}/ohlc",
+            cursor,
+            interval=query.interval,
+            start=start,
+            end=end,
+            limit=query.limit,
+        ),
     )
     body = encode(page)
     control = "no-cache"
@@ -297,12 +306,3 @@ async def _candle_rows(
     found = {row["ns"] // MILLISECOND_NS: served(row, digits) for row in rows}
     empty = dict.fromkeys(CANDLE_COLUMNS) | {"ticks": 0, "valid": 0}
     return [{**found.get(ts, empty), "ts": ts} for ts in range(first, last, length)]
-
-
-def _next(
-    path: str, cursor: str | None, start: int, end: int, limit: int, interval: str | None = None
-) -> str | None:
-    if cursor is None:
-        return None
-    given = {"interval": interval, "start": start, "end": end, "limit": limit, "cursor": cursor}
-    return next_link(path, given)

@@ -130,12 +130,8 @@ async def trades(context: Context, request: Request, query: TradesQuery) -> Resp
     shown, cursor = found[: query.limit], None
     if len(found) > query.limit:
         cursor = encode_cursor(*history.trades_after(shown, after))
-    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-    page = TradePage(
-        [_trade(row) for row in shown],
-        cursor,
-        next_link("/v1/trades", given) if cursor else None,
-    )
+    link = next_link("/v1/trades", cursor, **where, start=start, end=end, limit=query.limit)
+    page = TradePage([_trade(row) for row in shown], cursor, link)
     return json_answer(encode(page), (b"vary", b"Accept"))
 
 

@@ -130,11 +130,8 @@ async def gaps(context: Context, request: Request, query: GapsQuery) -> Response
         if last_ns == newest + 1:
             same += skipped
         cursor = encode_cursor(newest, same)
-    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-    page = GapPage([gap(row) for row in shown], cursor, next_link("/v1/gaps", given))
-    if cursor is None:
-        page.next = None
-    return json_answer(encode(page))
+    link = next_link("/v1/gaps", cursor, **where, start=start, end=end, limit=query.limit)
+    return json_answer(encode(GapPage([gap(row) for row in shown], cursor, link)))
 
 
 @routes.get("/v1/methodology", Nothing, answer=Methodology, tag="platform")

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Routes, encode
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
-from coinspace.endpoint.http.problem import Problem, operator_needed, retry_later
+from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
 from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.live.channels import channel, channels, check_count
 from coinspace.endpoint.live.feeder import BOOK_LEVELS
@@ -259,14 +259,10 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         _reply(context, client, "pong", {"ts": context.now_ms(), **echo})
         return
     if command.op not in ("subscribe", "unsubscribe"):
-        raise Problem(
-            "invalid-parameter",
-            f"op: expected subscribe, unsubscribe or ping, was {command.op[:40]!r}",
-            parameter="op",
-        )
+        raise invalid("op", f"expected subscribe, unsubscribe or ping, was {command.op[:40]!r}")
     names = {channel(context, name) for name in command.channels}
     if not names:
-        raise Problem("invalid-parameter", "channels: expected at least one", parameter="channels")
+        raise invalid("channels", "expected at least one")
     if command.op == "unsubscribe":
         hub.unsubscribe(client, names)
         _reply(context, client, "unsubscribed", {"channels": sorted(names), **echo})
