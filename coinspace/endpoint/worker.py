@@ -82,7 +82,7 @@ class Endpoint:
             timeout_s=chosen.query_timeout_s,
         )
         self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
-        self.gate, self.app, self.api = build(self.context, self.keys)
+        self.gate, self.app = build(self.context, self.keys)
         check_keys(settings)
         self.server = HttpServer(self.gate, chosen)
         self.subscriber: Any = None

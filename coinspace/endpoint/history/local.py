@@ -47,7 +47,7 @@ async def answer(
     Raises: EndpointError with the problem's text, or why the database cannot be read.
     """
     async with database(settings) as found:
-        gate, app, _ = build(_context(settings, found), Keys(api_keys.path(settings)))
+        gate, app = build(_context(settings, found), Keys(api_keys.path(settings)))
         await app.start()  # type: ignore[no-untyped-call]
         # one part at a time, so that a long range is never whole in memory
         parts: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)

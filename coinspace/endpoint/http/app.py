@@ -14,7 +14,8 @@ from blacksheep.server.compression import GzipMiddleware, use_gzip_compression
 from blacksheep.server.routing import Router
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Api
+from coinspace.endpoint.http.api import bound
+from coinspace.endpoint.http.connection import App
 from coinspace.endpoint.http.gate import Gate
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem, of_storage
@@ -27,15 +28,16 @@ GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
 
 
-def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
-    """Return the gate (the ASGI application to serve), the application behind it, the routes."""
+def build(context: Context, keys: Keys) -> tuple[Gate, Application]:
+    """Return the gate, which is the ASGI application to serve, and the application behind it."""
     # the framework logs every handled error at info; they are counted instead
     logging.getLogger("blacksheep.server").disabled = True
     app = Application(router=Router())
     modules = (indices, history, books, market, platform, streams)
-    api = Api(context, [module.routes for module in modules])
-    api.install(app)
-    page.install(app, api, context)
+    operations = [operation for module in modules for operation in module.routes]
+    for operation in operations:
+        app.router.add_get(operation.path, bound(operation, context))
+    page.install(app, operations, context.dashboard)
     _handle_errors(app)
     use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
 
@@ -45,8 +47,9 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
         return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
 
     ready = functools.partial(indices.at_hand, context)
-    gate = Gate(app, context.settings.endpoint, keys, api.websockets, known_path, ready)
-    return gate, app, api
+    sockets: dict[str, App] = {streams.WEBSOCKET: functools.partial(streams.websocket, context)}
+    gate = Gate(app, context.settings.endpoint, keys, sockets, known_path, ready)
+    return gate, app
 
 
 def _handle_errors(app: Application) -> None:

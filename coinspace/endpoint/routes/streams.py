@@ -34,6 +34,7 @@ from coinspace.endpoint.live.venues import venues
 
 routes = Routes()
 
+WEBSOCKET = "/v1/ws"
 EVENT_STREAM = "text/event-stream"
 # browsers reconnect by themselves after this
 RETRY_MS = 1000
@@ -186,7 +187,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
 
 
-@routes.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
+@routes.get(WEBSOCKET, tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
 async def websocket_route(context: Context, request: Request, _: None) -> Response:
     """Live events over a WebSocket, whose client can subscribe and unsubscribe at any time.
 
@@ -204,7 +205,6 @@ async def websocket_route(context: Context, request: Request, _: None) -> Respon
     )
 
 
-@routes.websocket("/v1/ws")
 async def websocket(context: Context, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a WebSocket until its client leaves."""
     hub = context.hub
