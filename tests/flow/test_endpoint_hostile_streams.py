@@ -233,13 +233,13 @@ async def test_many_subscriptions_make_the_first_state_once(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    make = streams._make_state
+    make = streams.state
 
     def counted(context: Any, name: str) -> bytes | None:
         made.append(name)
         return make(context, name)
 
-    monkeypatch.setattr(streams, "_make_state", counted)
+    monkeypatch.setattr(streams, "state", counted)
     monkeypatch.setattr(streams, "STATE_S", 3600.0)
     async with opened(endpoint) as one, opened(endpoint) as other:
         for _ in range(5):

@@ -75,7 +75,7 @@ def reasons(context: Context) -> list[str]:
             found.append(f"no {asset} index value has arrived")
         elif problem := latest.problem(now, context.stale_ms):
             found.append(problem)
-        elif context.nulls.failed(asset, latest.record):
+        elif latest.failed(context.settings.index.parameters_of(asset).failed_s):
             found.append(
                 f"the {asset} index has no value ({latest.record.reason}):"
                 " see its venues in /v1/venues and the collectors in `coinspace status`"

@@ -21,16 +21,12 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Routes, encode
+from coinspace.endpoint.http.api import Routes
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
-from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.live.channels import channel, channels, check_count
-from coinspace.endpoint.live.feeder import BOOK_LEVELS
-from coinspace.endpoint.live.health import processes
 from coinspace.endpoint.live.hub import Client, Event, Kind
-from coinspace.endpoint.live.market import ticker
-from coinspace.endpoint.live.venues import venues
+from coinspace.endpoint.live.states import state
 
 routes = Routes()
 
@@ -79,24 +75,13 @@ class Command(Struct, forbid_unknown_fields=True):
 
 def state_events(context: Context, names: set[str]) -> list[Event]:
     """Return the newest state of each channel, for the begin of a stream."""
-    live, boot = context.live, context.hub.boot
     events = []
     for name in sorted(names):
-        kind, _, rest = name.partition(".")
-        data: bytes | None = None
-        if kind == "index" and rest in live.indices:
-            data = live.indices[rest].body(context.now_ms(), context.stale_ms)
-        elif kind in EXPENSIVE:
-            data = _shared_state(context, name)
-        elif kind == "ticker":
-            exchange, _, market = rest.partition(":")
-            message = live.tickers.get((exchange, market))
-            data = None if message is None else encode(ticker(context, message))
-        elif kind == "gaps":
-            data = orjson.dumps({"gaps": list(live.gaps)[-100:]})
+        kind = name.partition(".")[0]
+        data = (_shared_state if kind in EXPENSIVE else state)(context, name)
         if data is not None:
             # numbered, so that a client can resume from its first event
-            events.append(Event(context.hub.number, name, kind, data, boot))
+            events.append(Event(context.hub.number, name, kind, data, context.hub.boot))
     return events
 
 
@@ -104,17 +89,8 @@ def _shared_state(context: Context, name: str) -> bytes | None:
     now = time.monotonic()
     made = context.states.get(name)
     if made is None or now - made[0] > STATE_S:
-        made = context.states[name] = (now, _make_state(context, name))
+        made = context.states[name] = (now, state(context, name))
     return made[1]
-
-
-def _make_state(context: Context, name: str) -> bytes | None:
-    if name == "venues":
-        return encode(venues(context))
-    if name == "pipeline":
-        return encode(processes(context))
-    book = consolidated(context, name.partition(".")[2], BOOK_LEVELS)
-    return None if book is None else encode(book)
 
 
 def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
