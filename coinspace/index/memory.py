@@ -43,17 +43,8 @@ class Memory:
 
     def outage(self, index: Index, first_ns: int, last_ns: int, step_ns: int) -> Outage:
         """Return the outage of ticks after this one; the memory does not change in it."""
-        null_since_ns = self.null_since_ns or first_ns
-        return Outage(
-            index.asset,
-            first_ns,
-            last_ns,
-            step_ns,
-            tuple(self.flagged),
-            self.split,
-            null_since_ns + index.failed_after_ns,
-            index.hash,
-        )
+        ticks = first_ns, last_ns, step_ns
+        return index.outage(ticks, self.flagged, self.split, self.null_since_ns)
 
     def give(self, index: Index) -> None:
         """Put the memory into an index."""

@@ -50,14 +50,12 @@ class Candidate:
 Mids = Mapping[str, tuple[float | None, float | None, str]]
 
 
-@dataclass(slots=True)
-class _Reference:
-    changed_ns: int
-    mids: Mids
-
-
 class VenueFilter:
-    """The filter's memory: flags, the split, the others' mids since each book's last change."""
+    """The filter's memory.
+
+    Attributes: flags: names of flagged venues. references: venue -> time of its book's last change,
+    and all mids of that moment.
+    """
 
     def __init__(self, parameters: IndexParameters, *, fx: bool = False) -> None:
         self.limit = parameters.fx_max_deviation if fx else parameters.max_deviation
@@ -67,7 +65,7 @@ class VenueFilter:
         self.frozen_move = parameters.frozen_move
         self.flags: set[str] = set()
         self.split = False
-        self._references: dict[str, _Reference] = {}
+        self.references: dict[str, tuple[int, Mids]] = {}
 
     def apply(self, ts_ns: int, candidates: list[Candidate]) -> dict[str, str]:
         """Judge the candidates of one tick and update the memory.
@@ -76,7 +74,7 @@ class VenueFilter:
         """
         if not candidates:
             return {}
-        if len(self._references) > VENUES_KEPT or len(self.flags) > VENUES_KEPT:
+        if len(self.references) > VENUES_KEPT or len(self.flags) > VENUES_KEPT:
             self._forget_absent(candidates)
         reasons = dict.fromkeys(self._frozen(ts_ns, candidates), FROZEN)
         present = [one for one in candidates if one.name not in reasons]
@@ -99,7 +97,7 @@ class VenueFilter:
     def _forget_absent(self, candidates: list[Candidate]) -> None:
         names = {one.name for one in candidates}
         self.flags &= names
-        self._references = {name: one for name, one in self._references.items() if name in names}
+        self.references = {name: one for name, one in self.references.items() if name in names}
 
     def _settle(self, flagged: set[str], judged: Mapping[str, float]) -> None:
         self.flags = (self.flags - set(judged)) | flagged
@@ -131,21 +129,17 @@ class VenueFilter:
         now: Mids = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
         frozen = []
         for one in candidates:
-            reference = self._references.get(one.name)
-            if reference is None or reference.changed_ns != one.changed_ns:
-                self._references[one.name] = _Reference(one.changed_ns, now)
-            elif ts_ns - one.changed_ns >= self.frozen_ns:
-                moved = self._moved(one, now, reference.mids)
-                if moved > self.frozen_move + TOLERANCE:
-                    frozen.append(one.name)
+            changed_ns, then = self.references.get(one.name, (None, now))
+            if changed_ns != one.changed_ns:
+                self.references[one.name] = (one.changed_ns, now)
+            elif (
+                ts_ns - one.changed_ns >= self.frozen_ns
+                and self._moved(one, now, then) > self.frozen_move + TOLERANCE
+            ):
+                frozen.append(one.name)
         return frozen
 
-    def _moved(
-        self,
-        one: Candidate,
-        now: Mids,
-        then: Mids,
-    ) -> float:
+    def _moved(self, one: Candidate, now: Mids, then: Mids) -> float:
         new, old = [], []
         for name, (mid, native_mid, quote) in now.items():
             if name == one.name or name in self.flags or name not in then:
@@ -159,23 +153,13 @@ class VenueFilter:
                 old.append(before)
         return abs(median(new) / median(old) - 1.0) if new else 0.0
 
-    def references(self) -> dict[str, tuple[int, Mids]]:
-        """Return venue -> time of its book's last change, and all mids of that moment."""
-        return {name: (one.changed_ns, one.mids) for name, one in self._references.items()}
-
     def restore(
-        self,
-        flagged: list[str],
-        split: bool,
-        references: Mapping[str, tuple[int, Mids]] | None = None,
+        self, flagged: list[str], split: bool, references: Mapping[str, tuple[int, Mids]]
     ) -> None:
         """Restore the memory of the last stored value."""
         self.flags = set(flagged)
         self.split = split
-        self._references = {
-            name: _Reference(changed_ns, mids)
-            for name, (changed_ns, mids) in (references or {}).items()
-        }
+        self.references = dict(references)
 
 
 def distance(a: float, b: float) -> float:

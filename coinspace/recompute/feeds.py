@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from coinspace._ext.sink import ListSink
@@ -117,16 +116,5 @@ def from_feeds(
         take(record, replay.calculator.index(record.asset))
 
     replay = FeedReplay(settings, make, parameters_of, emit)
-    with opened(readers):
-        replay.run(readers)
+    replay.run(readers)
     return replay
-
-
-@contextmanager
-def opened(readers: list[FeedReader]) -> Iterator[None]:
-    """Close readers at the end."""
-    try:
-        yield
-    finally:
-        for reader in readers:
-            reader.close()

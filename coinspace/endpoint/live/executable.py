@@ -10,7 +10,7 @@ from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
 from coinspace.method.composite import evaluate
 from coinspace.method.parameters import CURRENCIES, INDEX_CURRENCY, make_curve
 from coinspace.method.record import ExecutableRecord
-from coinspace.method.siblings import ASKS, BIDS, average_price, executable_premium
+from coinspace.method.siblings import ASKS, BIDS, average_price, excess
 
 
 def executable(context: Context, latest: Latest, size: float) -> ExecutablePremium | None:
@@ -29,8 +29,8 @@ def executable(context: Context, latest: Latest, size: float) -> ExecutablePremi
         return None
     left = ExecutableRecord(
         size,
-        executable_premium(kr[BIDS], gl[ASKS], rate),
-        executable_premium(kr[ASKS], gl[BIDS], rate),
+        excess(kr[BIDS], gl[ASKS], rate),
+        excess(kr[ASKS], gl[BIDS], rate),
     )
     return show(ExecutablePremium, left)
 
