@@ -20,12 +20,14 @@ from coinspace.endpoint.http.gate import Gate
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem, of_storage
 from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
-from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout, StorageError
+from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
 
 # a smaller answer fits into one packet uncompressed
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
+# what a client can wait for; any other error of the database is internal
+OF_STORAGE = (DatabaseUnavailable, QueryTimeout, NoSuchTable)
 
 
 def build(context: Context, keys: Keys) -> tuple[Gate, Application]:
@@ -53,37 +55,31 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application]:
 
 
 def _handle_errors(app: Application) -> None:
-    log = structlog.get_logger("index-endpoint")
-
-    async def problem(_: Any, request: Request, error: Problem) -> Response:
-        return error.response()
-
-    async def storage_error(_: Any, request: Request, error: StorageError) -> Response:
-        return of_storage(error).response()
-
-    async def http_error(_: Any, request: Request, error: HTTPException) -> Response:
-        if error.status == 404:
-            return _unknown_route(request).response()
-        if error.status < 500:
-            return Problem("invalid-request", str(error) or "the request cannot be read").response()
-        return await internal(_, request, error)
-
-    async def internal(_: Any, request: Request, error: Exception) -> Response:
-        cause = getattr(error, "source_error", None) or error
-        log.error("request failed", path=request.path[:200], error=repr(cause), exc_info=cause)
-        return Problem("internal-error", "the error is logged; try again").response()
+    async def handle(_: Any, request: Request, error: Exception) -> Response:
+        return _problem(request, error).response()
 
     async def fallback(request: Request) -> Response:
         return _unknown_route(request).response()
 
-    app.exceptions_handlers[Problem] = problem
-    for kind in (DatabaseUnavailable, QueryTimeout, NoSuchTable):
-        app.exceptions_handlers[kind] = storage_error
-    for status in (400, 404):
-        app.exceptions_handlers[status] = http_error
-    app.exceptions_handlers[HTTPException] = http_error
-    app.exceptions_handlers[500] = internal
+    for kind in (Problem, HTTPException, *OF_STORAGE, 400, 404, 500):
+        app.exceptions_handlers[kind] = handle
     app.router.fallback = fallback
+
+
+def _problem(request: Request, error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OF_STORAGE):
+        return of_storage(error)
+    if isinstance(error, HTTPException) and error.status == 404:
+        return _unknown_route(request)
+    if isinstance(error, HTTPException) and error.status < 500:
+        return Problem("invalid-request", str(error) or "the request cannot be read")
+    cause = getattr(error, "source_error", None) or error
+    structlog.get_logger("index-endpoint").error(
+        "request failed", path=request.path[:200], error=repr(cause), exc_info=cause
+    )
+    return Problem("internal-error", "the error is logged; try again")
 
 
 def _unknown_route(request: Request) -> Problem:
