@@ -33,6 +33,7 @@ from coinspace.method.aggregate import Aggregate, decode
 from coinspace.method.record import IndexRecord, encode
 from coinspace.process import COMMAND, Process, run
 from coinspace.storage import schema
+from coinspace.storage.gaps import LOST
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.memory import holes
 from coinspace.storage.read.query import wait_applied
@@ -455,20 +456,10 @@ class Worker:
         span = self.calculator.index(asset).published.span(at_ns)
         last_ns = self._repeats[asset] = at_ns if span is None else span[1]
         step_ns = self._settings.index.interval_ms * MILLISECOND_NS or 1
-        self._store(
-            Row(
-                "gap",
-                now_ns(),
-                {"kind": "index", "publisher": NAME, "market": asset, "status": "lost"},
-                {
-                    "reason": "clock_stepped: these instants have a record from before",
-                    "epoch": self._process.started_ns,
-                    "first": at_ns,
-                    "last": last_ns,
-                    "count": (last_ns - at_ns) // step_ns + 1,
-                },
-            )
-        )
+        outage = Outage(asset, at_ns, last_ns, step_ns)
+        reason = "clock_stepped: these instants have a record from before"
+        repeats = Entry(outage, now_ns(), self._process.started_ns, at_ns, reason=reason)
+        self._store(repeats.row(NAME, LOST))
 
     def _on_step(self, last_ns: int, next_ns: int) -> None:
         self._repeats.clear()

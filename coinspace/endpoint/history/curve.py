@@ -41,7 +41,7 @@ class Missing(Exception):
     """There is no curve, for the reason in the text."""
 
 
-def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
+async def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
     """Return the newest tick's curve. Raises: Missing."""
     asset = latest.value.asset
     message = context.live.aggregates.get(asset)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -34,25 +35,21 @@ COUNTED = ("trade", "gaps")
 Kind = Literal["sse", "text", "websocket"]
 
 
+@dataclass(slots=True, eq=False)
 class Event:
     """One event, framed at first use per kind of stream.
 
     Attributes: number (0 = not resumable), channel, name, data (JSON bytes).
     """
 
-    __slots__ = ("_sse", "_websocket", "boot", "channel", "data", "name", "number", "time")
-
-    def __init__(
-        self, number: int, channel: str, name: str, data: bytes, boot: str, moment: float = 0.0
-    ) -> None:
-        self.number = number
-        self.channel = channel
-        self.name = name
-        self.data = data
-        self.boot = boot
-        self.time = moment
-        self._sse: bytes | None = None
-        self._websocket: bytes | None = None
+    number: int
+    channel: str
+    name: str
+    data: bytes
+    boot: str
+    time: float = 0.0
+    _sse: bytes | None = None
+    _websocket: bytes | None = None
 
     @property
     def sse(self) -> bytes:
@@ -156,15 +153,13 @@ class Client:
         self.connection.transport.abort()
 
 
+@dataclass(slots=True, eq=False)
 class Channel:
     """The clients of one channel, and since which number all its events are made."""
 
-    __slots__ = ("clients", "idle_since", "made_since")
-
-    def __init__(self, number: int) -> None:
-        self.clients: set[Client] = set()
-        self.made_since = number
-        self.idle_since: float | None = None
+    made_since: int
+    clients: set[Client] = field(default_factory=set)
+    idle_since: float | None = None
 
 
 class Hub:

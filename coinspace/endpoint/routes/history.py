@@ -212,7 +212,7 @@ async def explain(context: Context, request: Request, query: ExplainQuery) -> Re
     asset = context.check_asset(query.asset)
     latest = context.live.indices.get(asset)
     if latest is not None and query.ts in (None, latest.ts_ms):
-        return json_answer(encode(live_explanation(context, latest)))
+        return json_answer(encode(await live_explanation(context, latest)))
     at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
     found = await stored_explanation(context, asset, at_ns)
     if found is None:
