@@ -354,24 +354,28 @@ async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     try:
         assert await worker._restore()
         assert worker.calculator.index(asset).last_ts_ns == start_ns + (ticks - 1) * SECOND_NS
-        fill = asyncio.create_task(worker._fill())
+        # the first tick of the new process, and the search for ticks without a record
+        worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_gaps())]
+        filled = f"SELECT count() FROM gap WHERE market = '{asset}' AND status = 'filled'"
         deadline = time.monotonic() + 60
-        while worker.backlog.ticks or worker.sender.pending:
+        while await asyncio.to_thread(query, settings, filled) != [(1,)]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        fill.cancel()
+        for task in tasks:
+            task.cancel()
     finally:
         worker.publisher.close()
         worker.subscriber.close()
         assert await worker.sender.close()
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(ticks,)], "ticks not stored")
+    wait_for(lambda: query(settings, count) == [(ticks + 1,)], "ticks not stored")
     found = query(
         settings, f"SELECT ts::long, reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
     )
-    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks)]
-    lost = ticks - 1 - int(spooled)
-    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
+    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks + 1)]
+    lost, kept = ticks - 1 - int(spooled), int(spooled) + 1
+    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * kept]
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
     wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")
 
