@@ -1,21 +1,7 @@
 """The filter of venues: it excludes frozen and deviating ones, per region while regions are split.
 
-Rules (methodology 2 and 3), numbered as in the code:
-
-1. Frozen: the book is unchanged for 60 s while the median of the others moved by more than 0.2 %.
-   Each other venue is compared with its own mid at the moment of the last change. So a venue that
-   joins or leaves is not a movement.
-2. Split: every KR venue is further than P from every GL venue. United: some pair is within P/2.
-   When a region has no venue, the state does not change.
-3. Three or more unflagged venues: each is compared with their median and flagged beyond P.
-4. Two unflagged venues: they are compared with each other, and both are flagged beyond P. A single
-   unflagged venue stays unflagged.
-5. A flagged venue is compared with the median of the unflagged ones and unflagged within P/2.
-   Without an unflagged venue it is compared with the nearest other one.
-6. A venue without a rate is judged in its own currency against the others of its region, for
-   the regional value of this tick. Its flag does not change.
-
-All comparisons of one tick use the flags from before the tick. An absent venue keeps its flag.
+The rules are those of methodology 2 and 3. All comparisons of one tick use the flags from before
+the tick. An absent venue keeps its flag.
 """
 
 from __future__ import annotations
@@ -103,7 +89,8 @@ class VenueFilter:
         self.flags = (self.flags - set(judged)) | flagged
 
     def _judge_unpriced(self, present: list[Candidate], before: frozenset[str]) -> set[str]:
-        # 6: for this tick only, because flags are about prices in index currency
+        # a venue without a rate is judged in its own currency against the others of its region, for
+        # this tick only, because flags are about prices in index currency
         unpriced = [one for one in present if one.mid is None]
         out: set[str] = set()
         for key in {(one.region, one.quote) for one in unpriced}:
@@ -113,7 +100,8 @@ class VenueFilter:
         return out
 
     def _update_split(self, mids: Mapping[str, float], regions: Mapping[str, str]) -> None:
-        # 2
+        # split: every KR venue is further than P from every GL venue; united: some pair is within
+        # P/2; when a region has no venue, the state does not change
         korean = [mid for name, mid in mids.items() if regions[name] == "KR"]
         others = [mid for name, mid in mids.items() if regions[name] != "KR"]
         if not korean or not others:
@@ -125,7 +113,8 @@ class VenueFilter:
             self.split = False
 
     def _frozen(self, ts_ns: int, candidates: list[Candidate]) -> list[str]:
-        # 1
+        # unchanged for 60 s while the median of the others moved by more than 0.2 %; each of them is
+        # compared with its own mid then, so that a venue that joins or leaves is not a movement
         now: Mids = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
         frozen = []
         for one in candidates:
@@ -175,13 +164,12 @@ def judge(mids: Mapping[str, float], flags: frozenset[str], limit: float, back: 
     for name, mid in mids.items():
         if name not in flags:
             if len(free) >= 3:
-                # 3
                 out = abs(mid / middle - 1.0) > limit + TOLERANCE
             else:
-                # 4
+                # two are compared with each other, and a single one stays unflagged
                 out = len(free) == 2 and distance(*free) > limit + TOLERANCE
         elif free:
-            # 5
+            # back within P/2 of the unflagged ones, or else of the nearest other one
             out = not abs(mid / middle - 1.0) < back - TOLERANCE
         else:
             others = [other for key, other in mids.items() if key != name]

@@ -1,16 +1,12 @@
 """Fan-out: an event is framed once, and its bytes are written to every client of its channel.
 
-Channels: `index.BTC`, `book.BTC`, `ticker.upbit:BTC/KRW`, `trade.upbit:BTC/KRW`, `venues`,
-`gaps`, `pipeline`. Each event is a complete state. While a client's socket is full, only the newest
-event per channel is kept for the client, so that a slow client loses only intermediate states. A
-client whose socket stays full for the stall time is dropped. Trades and gaps are not states: those
-that are not kept are counted, and a `gap` event reports their number before the channel continues.
-Memory per client is therefore bounded by the socket's high-water mark plus one event and one count
-per channel.
+While a client's socket is full, only the newest event per channel is kept for it, and it is dropped
+after the stall time. Trades and gaps are not states: those that are not kept are counted, and a
+`gap` event reports their number. So memory per client is bounded by the socket's high-water mark
+plus one event and one count per channel.
 
-Event ids are `BOOT-N`: N counts all events of this process. A ring of the last seconds lets a
-client resume after a short interruption. A `gap` event reports that the ring no longer has some of
-the missed events.
+Event ids are `BOOT-N`: N counts all events of this process. A client resumes from a ring of the
+last seconds, or gets a `gap` event where the ring no longer has the missed events.
 """
 
 from __future__ import annotations

@@ -1,11 +1,6 @@
 """`/v1/stream` (server-sent events) and `/v1/ws` (WebSocket): live data from the bus.
 
-Both send the same events. A WebSocket client can also subscribe and unsubscribe at any time:
-
-    {"op":"subscribe","channels":["index.BTC"],"last_event_id":"…"}   -> {"event":"subscribed",…}
-    {"op":"unsubscribe","channels":["index.BTC"]}                      -> {"event":"unsubscribed",…}
-    {"op":"ping"}                                                      -> {"event":"pong",…}
-    anything else                                                      -> {"event":"error",…}
+Both send the same events.
 """
 
 from __future__ import annotations
