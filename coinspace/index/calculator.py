@@ -35,7 +35,7 @@ from coinspace.method.siblings import (
     Average,
     average_price,
     confidence,
-    excess,
+    executable,
     median_capped,
     premium,
 )
@@ -258,25 +258,14 @@ class Index:
     def _executable(
         self, aggregate: Aggregate, regions: Mapping[str, Valuation]
     ) -> list[ExecutableRecord]:
-        # the premium that remains after both legs are traded at market and fees are paid
-        rate, fees = aggregate.fx.rate, self.parameters.taker_fees
+        rate = aggregate.fx.rate
         if rate is None or any(one.value_raw is None for one in regions.values()):
             return []
-        rows = []
-        for size in self.parameters.sizes:
-            prices = {
-                (region, side): average_price(curve, side, size, self._names, fees)
-                for region, curve in self._region_curves.items()
-                for side in (BIDS, ASKS)
-            }
-            rows.append(
-                ExecutableRecord(
-                    size,
-                    excess(prices["KR", BIDS], prices["GL", ASKS], rate),
-                    excess(prices["KR", ASKS], prices["GL", BIDS], rate),
-                )
-            )
-        return rows
+        fees = self.parameters.taker_fees
+        return [
+            executable(size, self._region_curves, self._names, fees, rate)
+            for size in self.parameters.sizes
+        ]
 
 
 class IndexCalculator:

@@ -12,7 +12,7 @@ import numpy as np
 from coinspace._ext.curve import Curve
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
-from coinspace.method.record import PremiumRecord
+from coinspace.method.record import ExecutableRecord, PremiumRecord
 
 BIDS, ASKS = 0, 1
 
@@ -95,6 +95,29 @@ def average_price(
     taken = np.clip(volume - before, 0.0, sizes[order])
     first = after[order[0]]
     return float(first + np.dot(taken, after[order] - first) / volume)
+
+
+def executable(
+    size: float,
+    curves: Mapping[str, Curve],
+    names: list[str],
+    fees: Mapping[str, float],
+    rate: float,
+) -> ExecutableRecord:
+    """Return the premium that remains after both legs of a size are traded at market.
+
+    Args: curves: region -> its evaluated curve. rate: KRW per USDT.
+    """
+    prices = {
+        (region, side): average_price(curve, side, size, names, fees)
+        for region, curve in curves.items()
+        for side in (BIDS, ASKS)
+    }
+    return ExecutableRecord(
+        size,
+        excess(prices["KR", BIDS], prices["GL", ASKS], rate),
+        excess(prices["KR", ASKS], prices["GL", BIDS], rate),
+    )
 
 
 class Average:

@@ -33,7 +33,8 @@ PRICES = ("open", "high", "low", "close", "kr", "gl")
 
 # problems of every route that reads the database
 READ = ("database-unavailable", "query-timeout", "not-ready")
-STORED = ("unknown-asset", *READ)
+# and of those that also send whole ranges
+RANGE = (*READ, "invalid-cursor", "not-acceptable", "too-many-downloads")
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
@@ -77,7 +78,7 @@ class ExplainQuery(Struct, forbid_unknown_fields=True):
     answer=IndexPage,
     tag="indices",
     media=bulk.FORMATS,
-    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-asset", *RANGE),
 )
 async def values(context: Context, request: Request, query: ValuesQuery) -> Response:
     """Every value of an index in [start, end), nulls with their reason included.
@@ -122,7 +123,7 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
     answer=CandlePage,
     tag="indices",
     media=bulk.FORMATS,
-    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-asset", *RANGE),
     headers=(("If-None-Match", "ETag of the answer that the client has"),),
 )
 async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Response:
@@ -201,7 +202,7 @@ async def _is_settled(context: Context, asset: str, interval: str, last: int) ->
     ExplainQuery,
     answer=Explanation,
     tag="indices",
-    problems=(*STORED, "no-data"),
+    problems=("unknown-asset", *READ, "no-data"),
 )
 async def explain(context: Context, request: Request, query: ExplainQuery) -> Response:
     """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.

@@ -14,7 +14,7 @@ from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Routes, encode, json_answer
 from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
-from coinspace.endpoint.routes.history import MINUTE_MS, READ, Cursor, Limit
+from coinspace.endpoint.routes.history import MINUTE_MS, RANGE, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
 from coinspace.market import as_named
 from coinspace.storage.read import history
@@ -86,13 +86,7 @@ async def tickers(context: Context, request: Request, query: TickersQuery) -> Re
     answer=TradePage,
     tag="market",
     media=bulk.FORMATS,
-    problems=(
-        "unknown-market",
-        *READ,
-        "invalid-cursor",
-        "not-acceptable",
-        "too-many-downloads",
-    ),
+    problems=("unknown-market", *RANGE),
 )
 async def trades(context: Context, request: Request, query: TradesQuery) -> Response:
     """Trades, oldest first: the newest ones, or those stored in [start, end)."""

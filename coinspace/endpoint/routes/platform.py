@@ -96,11 +96,7 @@ async def venues(context: Context, request: Request, _: None) -> Response:
     GapsQuery,
     answer=GapPage,
     tag="platform",
-    problems=(
-        "unknown-market",
-        *READ,
-        "invalid-cursor",
-    ),
+    problems=("unknown-market", *READ, "invalid-cursor"),
 )
 async def gaps(context: Context, request: Request, query: GapsQuery) -> Response:
     """Detected losses and outages in [start, end), newest first; by default of the last day."""
