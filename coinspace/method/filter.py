@@ -113,8 +113,8 @@ class VenueFilter:
             self.split = False
 
     def _frozen(self, ts_ns: int, candidates: list[Candidate]) -> list[str]:
-        # unchanged for 60 s while the median of the others moved by more than 0.2 %; each other venue
-        # is compared with its own mid then: a venue that joins or leaves is not a movement
+        # unchanged for 60 s while the median of the others moved by more than 0.2 %; each is
+        # compared with its own mid then, so that a new or absent venue is not a movement
         now: Mids = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
         frozen = []
         for one in candidates:
