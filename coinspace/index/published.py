@@ -23,26 +23,26 @@ class Published:
 
     def __init__(self, reach_ns: int) -> None:
         self._reach_ns = reach_ns
-        self._spans: list[tuple[int, int]] = []
+        self.spans: list[tuple[int, int]] = []
 
     @property
     def last_ns(self) -> int:
         """The latest tick with a record, 0 = none."""
-        return self._spans[-1][1] if self._spans else 0
+        return self.spans[-1][1] if self.spans else 0
 
     def _begun(self, ts_ns: int) -> int:
         """Return how many spans begin at an instant or before it."""
-        return bisect_right(self._spans, ts_ns, key=itemgetter(0))
+        return bisect_right(self.spans, ts_ns, key=itemgetter(0))
 
     def span(self, ts_ns: int) -> tuple[int, int] | None:
         """Return the span that a tick lies in, None = the tick has no record."""
         begun = self._begun(ts_ns)
-        found = self._spans[begun - 1] if begun else None
+        found = self.spans[begun - 1] if begun else None
         return found if found is not None and ts_ns <= found[1] else None
 
     def add(self, first_ns: int, last_ns: int | None = None) -> None:
         """Add a tick or a span of ticks; spans within reach become one."""
-        spans = self._spans
+        spans = self.spans
         last_ns = first_ns if last_ns is None else last_ns
         begin = end = self._begun(first_ns)
         if begin and first_ns - spans[begin - 1][1] <= self._reach_ns:
@@ -58,16 +58,16 @@ class Published:
 
     def remove(self, first_ns: int, last_ns: int) -> None:
         """Remove a span of ticks: an operator has declared its records void."""
-        self._spans = [
+        self.spans = [
             part
-            for first, last in self._spans
+            for first, last in self.spans
             for part in ((first, min(last, first_ns - 1)), (max(first, last_ns + 1), last))
             if part[0] <= part[1]
         ]
 
     def free(self, first_ns: int, last_ns: int, step_ns: int) -> Iterator[tuple[int, int]]:
         """Yield the parts without a record of a range of ticks, multiples of `step_ns`."""
-        for first, last in self._spans:
+        for first, last in self.spans:
             if last < first_ns:
                 continue
             if first > last_ns:
