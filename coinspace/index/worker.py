@@ -389,12 +389,7 @@ class Worker:
 
     def _on_message(self, message: Message) -> None:
         try:
-            aggregate = decode(
-                message.payload,
-                publisher=AGGREGATOR,
-                epoch=message.epoch,
-                sequence=message.sequence,
-            )
+            aggregate = decode(message.payload, epoch=message.epoch, sequence=message.sequence)
         except MessageError as error:
             self.counts["malformed_aggregates"] += 1
             self._process.log.warning("aggregate not read", error=str(error))

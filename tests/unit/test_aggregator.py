@@ -451,9 +451,9 @@ def test_an_aggregate_survives_the_bus() -> None:
         Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0, [facts])
     )
     assert (n_bids, n_asks) == (2, 1)
-    found = decode(payload, publisher="p", epoch=3, sequence=4)
+    found = decode(payload, epoch=3, sequence=4)
     assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", START_NS, 1380.0)
-    assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
+    assert (found.epoch, found.sequence) == (3, 4)
     assert found.venues == [facts]
     assert (found.fx, found.fx_venues) == (fx, [facts])
     for side in (0, 1):

@@ -65,7 +65,6 @@ def computed(case: dict[str, Any]) -> Aggregate | None:
         return None
     return aggregates.decode(
         base64.b64decode(case["aggregate"]),
-        publisher="orderbook-aggregator",
         epoch=stored_rows(case)[0].columns["epoch"],
         sequence=stored_rows(case)[0].columns["seq"],
     )

@@ -143,11 +143,6 @@ class Client:
         """Note that the connection is lost."""
         self.hub.leave(self, "left")
 
-    def drop(self, reason: str) -> None:
-        """End the stream at once."""
-        self.hub.leave(self, reason)
-        self.connection.transport.abort()
-
 
 @dataclass(slots=True, eq=False)
 class Channel:
@@ -255,7 +250,7 @@ class Hub:
         self.unsubscribe(client, set(client.channels))
         client.pending.clear()
         client.connection.client_stream = None
-        if reason in ("stalled", "refused"):
+        if reason == "stalled":
             self.dropped += 1
         else:
             self.left += 1
@@ -287,7 +282,8 @@ class Hub:
         now = time.monotonic()
         for client in tuple(self.clients):
             if client.paused_at is not None and now - client.paused_at > self.stall_s:
-                client.drop("stalled")
+                self.leave(client, "stalled")
+                client.connection.transport.abort()
         for name, entry in tuple(self.channels.items()):
             if entry.idle_since is not None and now - entry.idle_since > self.resume_s:
                 del self.channels[name]

@@ -98,7 +98,7 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
         return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
     first_ns = history.ns(start)
     if query.cursor is not None:
-        (last_ns,) = decode_cursor(query.cursor, int)
+        (last_ns,) = decode_cursor(query.cursor, 1)
         first_ns = max(first_ns, last_ns + 1)
     digits = context.decimals(asset)
     rows = await history.values(context.database, asset, first_ns, history.ns(end), query.limit + 1)
@@ -181,12 +181,12 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
 
 
 def _position(cursor: str, start: int, end: int, length: int) -> int:
-    (position,) = decode_cursor(cursor, int)
+    (position,) = decode_cursor(cursor, 1)
     if position % length or not start <= position < end:
         raise Problem(
             "invalid-cursor", "cursor: expected one of the same range", parameter="cursor"
         )
-    return int(position)
+    return position
 
 
 async def _is_settled(context: Context, asset: str, interval: str, last: int) -> bool:

@@ -118,7 +118,7 @@ async def trades(context: Context, request: Request, query: TradesQuery) -> Resp
         )
     after = None
     if query.cursor is not None:
-        last_ns, last_id, count = decode_cursor(query.cursor, int, int, int)
+        last_ns, last_id, count = decode_cursor(query.cursor, 3)
         after = (last_ns, last_id, min(count, 1000))
     found = await read(after, query.limit + 1)
     shown, cursor = found[: query.limit], None

@@ -108,7 +108,7 @@ async def gaps(context: Context, request: Request, query: GapsQuery) -> Response
     last_ns, skipped = history.ns(end), 0
     if query.cursor is not None:
         # several gaps can have the same time: the cursor counts those already shown
-        last_ns, skipped = decode_cursor(query.cursor, int, int)
+        last_ns, skipped = decode_cursor(query.cursor, 2)
         last_ns, skipped = min(last_ns + 1, history.ns(end)), min(skipped, 10_000)
     where = {
         name: value
