@@ -84,7 +84,8 @@ class FeedReplay:
             self._run([stack.enter_context(reader) for reader in readers])
 
     def _run(self, readers: list[FeedReader]) -> None:
-        sources: dict[int, tuple[Replay, ListSink]] = {}
+        replays: dict[int, Replay] = {}
+        sink = ListSink(1, clock=lambda: 0)
         last_ns = 0
         for reader, record in merge(readers):
             if self._end_ns is not None and record.received_ns >= self._end_ns:
@@ -92,12 +93,10 @@ class FeedReplay:
             self.records += 1
             self._advance(record.received_ns, last_ns)
             last_ns = max(last_ns, record.received_ns)
-            found = sources.get(id(reader))
-            if found is None:
-                sink = ListSink(1, clock=lambda: 0)
-                found = sources[id(reader)] = (self._make_source(reader, sink), sink)
-            source, sink = found
-            source.feed(record)
+            replay = replays.get(id(reader))
+            if replay is None:
+                replay = replays[id(reader)] = self._make_source(reader, sink)
+            replay.feed(record)
             for message in sink.messages:
                 self.aggregator.on_message(message)
             sink.clear()
