@@ -19,7 +19,7 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Routes
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
-from coinspace.endpoint.live.channels import channel, channels, check_count
+from coinspace.endpoint.live.channels import EventId, StreamQuery, channel, channels, check_count
 from coinspace.endpoint.live.hub import Client, Event, Kind
 from coinspace.endpoint.live.states import state
 
@@ -39,20 +39,6 @@ EXPENSIVE = ("book", "venues", "pipeline")
 STATE_S = 0.2
 # close code: policy violation
 CLOSE_POLICY = 1008
-
-EventId = Annotated[str, Meta(max_length=64)]
-Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for all")]
-
-
-class StreamQuery(Struct, forbid_unknown_fields=True):
-    """The channels of a stream; `last_event_id` is the same as the header `Last-Event-ID`."""
-
-    indices: Words | None = None
-    books: Words | None = None
-    tickers: Words | None = None
-    trades: Words | None = None
-    platform: Words | None = None
-    last_event_id: EventId | None = None
 
 
 class Command(Struct, forbid_unknown_fields=True):
@@ -127,14 +113,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     newest states.
     """
     hub = context.hub
-    names = channels(
-        context,
-        parameters.indices,
-        parameters.books,
-        parameters.tickers,
-        parameters.trades,
-        parameters.platform,
-    )
+    names = channels(context, parameters)
     check_role(request.scope, names)
     hub.check_room()
     headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
