@@ -19,7 +19,8 @@ from coinspace.endpoint.http.api import bind
 from coinspace.endpoint.http.hosts import Hosts
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
-from coinspace.endpoint.routes import books, history, indices, market, platform, streams
+from coinspace.endpoint.live.channels import StreamQuery
+from coinspace.endpoint.routes import books, history, indices, market, platform
 from coinspace.endpoint.values import (
     INT64_MAX,
     LATEST_MS,
@@ -40,7 +41,7 @@ QUERIES: tuple[type[msgspec.Struct], ...] = (
     market.TickersQuery,
     market.TradesQuery,
     platform.GapsQuery,
-    streams.StreamQuery,
+    StreamQuery,
 )
 
 
