@@ -169,12 +169,10 @@ def _invalid(text: str, values: dict[str, str], kind: type[msgspec.Struct]) -> P
     return invalid(name, sentence)
 
 
-def json_answer(body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> Response:
-    """Return a JSON answer; caches must not keep it unless the headers allow it."""
-    given = list(headers)
-    if not any(name == b"cache-control" for name, _ in given):
-        given.append((b"cache-control", b"no-store"))
-    return Response(status, given, Content(b"application/json", body))
+def json_answer(body: bytes, *headers: tuple[bytes, bytes]) -> Response:
+    """Return a JSON answer, which caches must not keep."""
+    given = [*headers, (b"cache-control", b"no-store")]
+    return Response(200, given, Content(b"application/json", body))
 
 
 def encode(value: Any) -> bytes:
