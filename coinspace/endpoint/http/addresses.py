@@ -17,7 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 def parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Read an address; an IPv4 address within IPv6 becomes IPv4. Raises: ValueError."""
-    found = ipaddress.ipparsed(text.partition("%")[0])
+    found = ipaddress.ip_address(text.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     return mapped or found
 
