@@ -42,7 +42,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         media: all content types that the route can answer with.
         problems: names of problems besides those that every route has.
         headers: request headers as (name, description).
-        public: answered without a key.
         operator: where keys are required, answered only for an operator's key.
     """
 
@@ -54,7 +53,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     media: tuple[str, ...] = (JSON,)
     problems: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    public: bool = False
     operator: bool = False
 
     def __post_init__(self) -> None:

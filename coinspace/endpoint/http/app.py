@@ -18,7 +18,7 @@ from coinspace.endpoint.http.api import bound
 from coinspace.endpoint.http.connection import App
 from coinspace.endpoint.http.gate import Gate
 from coinspace.endpoint.http.keys import Keys
-from coinspace.endpoint.http.problem import Problem, of_storage
+from coinspace.endpoint.http.problem import Problem, of_storage, unknown_route
 from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
 from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
 
@@ -59,7 +59,7 @@ def _handle_errors(app: Application) -> None:
         return _problem(request, error).response()
 
     async def fallback(request: Request) -> Response:
-        return _unknown_route(request).response()
+        return unknown_route(request.path).response()
 
     for kind in (Problem, HTTPException, *OF_STORAGE, 400, 404, 500):
         app.exceptions_handlers[kind] = handle
@@ -72,7 +72,7 @@ def _problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, OF_STORAGE):
         return of_storage(error)
     if isinstance(error, HTTPException) and error.status == 404:
-        return _unknown_route(request)
+        return unknown_route(request.path)
     if isinstance(error, HTTPException) and error.status < 500:
         return Problem("invalid-request", str(error) or "the request cannot be read")
     cause = getattr(error, "source_error", None) or error
@@ -80,7 +80,3 @@ def _problem(request: Request, error: Exception) -> Problem:
         "request failed", path=request.path[:200], error=repr(cause), exc_info=cause
     )
     return Problem("internal-error", "the error is logged; try again")
-
-
-def _unknown_route(request: Request) -> Problem:
-    return Problem("unknown-route", f"no route {request.path[:200]}; /docs lists all")

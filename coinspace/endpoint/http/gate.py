@@ -24,7 +24,7 @@ from coinspace.endpoint.http.connection import (
 from coinspace.endpoint.http.hosts import Hosts
 from coinspace.endpoint.http.keys import Key, Keys
 from coinspace.endpoint.http.limiter import Limiter, Rate, parse_rate
-from coinspace.endpoint.http.problem import MEDIA, Problem
+from coinspace.endpoint.http.problem import MEDIA, Problem, unknown_route
 
 METHODS = ("GET", "HEAD")
 # answered without a key: they show only that the process lives, and how to use the API
@@ -140,7 +140,7 @@ class Gate:
         if self._is_preflight(scope):
             raise Preflight()
         if not self.known_path(path):
-            raise Problem("unknown-route", f"no route {path[:200]}; /docs lists all")
+            raise unknown_route(path)
         raise Problem(
             "method-not-allowed",
             f"method: expected GET or HEAD, was {method[:20]}",

@@ -12,6 +12,7 @@ import msgspec
 
 from coinspace import __version__
 from coinspace.endpoint.http.api import JSON, Operation
+from coinspace.endpoint.http.gate import PUBLIC
 from coinspace.endpoint.http.problem import TYPE_PREFIX, TYPES
 from coinspace.endpoint.values import Instant
 
@@ -119,7 +120,7 @@ def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, An
     }
     if len(lines) > 1 and lines[1].strip():
         described["description"] = lines[1].strip()
-    if operation.public:
+    if operation.path in PUBLIC:
         described["security"] = [{}]
     return described
 
@@ -190,7 +191,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if any(name == "If-None-Match" for name, _ in operation.headers):
         responses["304"] = {"description": "The client already has this answer"}
     names = [*ALWAYS, *operation.problems]
-    if not operation.public:
+    if operation.path not in PUBLIC:
         names += PROTECTED
     for name in names:
         status, title = TYPES[name]

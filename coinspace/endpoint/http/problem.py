@@ -96,6 +96,11 @@ def operator_needed(what: str) -> Problem:
     return Problem("role-required", f"{what}: expected a key with role operator, was a reader's")
 
 
+def unknown_route(path: str) -> Problem:
+    """Return the problem of a path without a route."""
+    return Problem("unknown-route", f"no route {path[:200]}; /docs lists all")
+
+
 def of_storage(error: StorageError) -> Problem:
     """Return the problem of a database that cannot answer."""
     names = {DatabaseUnavailable: "database-unavailable", QueryTimeout: "query-timeout"}

@@ -145,15 +145,13 @@ async def pipeline(context: Context, request: Request, _: None) -> Response:
     return json_answer(encode(processes(context)))
 
 
-@routes.get("/livez", Nothing, answer=Liveness, tag="platform", public=True)
+@routes.get("/livez", Nothing, answer=Liveness, tag="platform")
 async def livez(context: Context, request: Request, _: None) -> Response:
     """The process answers."""
     return json_answer(b'{"state":"ok"}')
 
 
-@routes.get(
-    "/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",), public=True
-)
+@routes.get("/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",))
 async def readyz(context: Context, request: Request, _: None) -> Response:
     """Whether live values are served and stored; 503 with reasons and remedies if not."""
     found = reasons(context) + platform_problems(context)
