@@ -170,7 +170,7 @@ def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings:
     assert [rate for _, rate in fx.rate.state()["window"]] == [
         record_fx for _, record_fx in _accepted(rows, start_ns + 42 * SECOND_NS)
     ]
-    assert fx.filter.references().keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
+    assert fx.filter.references.keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
 
 
 def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
@@ -185,7 +185,7 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     asset, start_ns = "MEMO", DAY_NS + 86_400 * SECOND_NS - 60 * SECOND_NS
     query(settings, "TRUNCATE TABLE index_chain")
     index = Index(asset, IndexParameters())
-    index.filter.restore(["upbit:MEMO/KRW"], False)
+    index.filter.restore(["upbit:MEMO/KRW"], False, {})
     before: dict[str, str | None] = {
         "asset": asset,
         "status": "ok",

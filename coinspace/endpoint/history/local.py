@@ -61,7 +61,8 @@ async def answer(
                 yield content.body
                 return
             # part by part, so that a long range is never whole in memory
-            async with contextlib.aclosing(content.generator()) as parts:
+            parts: Any = content.generator()
+            async with contextlib.aclosing(parts):
                 async for part in parts:
                     yield part
         finally:
@@ -107,5 +108,6 @@ def _request(path: str, parameters: dict[str, Any], accept: str) -> Request:
     query = urlencode(parameters).encode()
     headers = [(b"host", b"localhost"), (b"accept", accept.encode())]
     request = Request.incoming("GET", quote(path).encode(), query, headers)
-    request.scope = {"query_string": query, "coinspace.operator": True}
+    scope: Any = {"query_string": query, "coinspace.operator": True}
+    request.scope = scope
     return request
