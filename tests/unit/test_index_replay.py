@@ -224,6 +224,9 @@ def test_a_missed_tick_is_missed_again(tmp_path: Path) -> None:
     # earlier ticks are computed, from the first books on
     before = [one for one in found if one.ts_ms < first_ms]
     assert [one.kr is not None for one in before] == [False] + [True] * (len(before) - 1)
+    # so are later ones: the second recording goes on with the books of the same collector
+    after = [one for one in found if one.ts_ms > last_ms]
+    assert after[-1].kr is not None
     # without stored records, a pause of the recordings is skipped
     found.clear()
     readers, make = sources(tuple(paths), settings, segments=True)
