@@ -235,7 +235,7 @@ class Worker:
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
             # a day with a link of the chain gets no more records; an earlier process may have lost
-            # records of any later day in its memory, before those that it spooled
+            # some of any later day, which were in its memory before those that it spooled
             closed_ns = max((one.day_ns + DAY_NS for one in stored_links(connection)), default=0)
             for asset in self._settings.index.assets:
                 index = self.calculator.index(asset)
