@@ -15,9 +15,7 @@ from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.http import keys as api_keys
 from coinspace.endpoint.http.app import build
-from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.state import Live
@@ -47,7 +45,7 @@ async def answer(
     Raises: EndpointError with the problem's text, or why the database cannot be read.
     """
     async with database(settings) as found:
-        _, app = build(_context(settings, found), Keys(api_keys.path(settings)))
+        _, app = build(_context(settings, found))
         await app.start()  # type: ignore[no-untyped-call]
         try:
             response = await app.handle(_request(path, parameters, accept))

@@ -17,7 +17,7 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import bound
 from coinspace.endpoint.http.connection import App
 from coinspace.endpoint.http.gate import Gate
-from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.keys import keys_of
 from coinspace.endpoint.http.problem import Problem, of_storage, unknown_route
 from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
 from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
@@ -30,7 +30,7 @@ GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
 OF_STORAGE = (DatabaseUnavailable, QueryTimeout, NoSuchTable)
 
 
-def build(context: Context, keys: Keys) -> tuple[Gate, Application]:
+def build(context: Context) -> tuple[Gate, Application]:
     """Return the gate, which is the ASGI application to serve, and the application behind it."""
     # the framework logs every handled error at info; they are counted instead
     logging.getLogger("blacksheep.server").disabled = True
@@ -50,6 +50,7 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application]:
 
     ready = functools.partial(indices.at_hand, context)
     sockets: dict[str, App] = {streams.WEBSOCKET: functools.partial(streams.websocket, context)}
+    keys = keys_of(context.settings)
     gate = Gate(app, context.settings.endpoint, keys, sockets, known_path, ready)
     return gate, app
 
