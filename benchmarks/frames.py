@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 COUNT = 64
 SEED = 7
 INPUT = f"{COUNT} generated frames, seed {SEED}"
@@ -254,12 +255,12 @@ def frames(kind: str, count: int = COUNT, seed: int = SEED) -> list[bytes]:
     return [make(rng).encode() for _ in range(count)]
 
 
-def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]:
-    """Return one pass: the call, from Python, for each frame."""
+def each(call: Callable[[T], Any], batch: list[T]) -> Callable[[], None]:
+    """Return one pass: the call, from Python, for each item."""
 
     def run() -> None:
-        for frame in batch:
-            call(frame)
+        for one in batch:
+            call(one)
 
     return run
 

@@ -6,13 +6,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
-
-from coinspace.bench.measure import Timing
 
 START_TIMEOUT_S = 30
 RUN_TIMEOUT_S = 40
@@ -63,17 +61,6 @@ def report_of(
         raise RuntimeError(f"{what}\n{done.stderr.decode(errors='replace')[-2000:]}")
     report: dict[str, Any] = orjson.loads(lines[-1])
     return report
-
-
-def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> Timing:
-    """Run each candidate once a round, in rotating order; each returns its CPU ns per event."""
-    ns: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates)
-    for _ in range(rounds):
-        for name in order:
-            ns[name].append(candidates[name]())
-        order.append(order.pop(0))
-    return Timing(ns, "process")
 
 
 def cpu_ns(pid: int) -> int:
