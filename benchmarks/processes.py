@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,7 @@ def streaming(kind: str, *, rate: int = 0, sent: Path | None = None) -> Iterator
         process.stdout.close()
 
 
-def report_of(
-    module: str, *args: str, python: str = sys.executable, env: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def report_of(module: str, *args: str, python: str = sys.executable) -> dict[str, Any]:
     """Run `python -m module args` to its end; returns the JSON of its last line of output.
 
     Raises: RuntimeError with the end of its stderr when it failed.
@@ -52,7 +50,7 @@ def report_of(
         [python, "-m", module, *args],
         capture_output=True,
         timeout=RUN_TIMEOUT_S,
-        env={**ENVIRONMENT, **(env or {})},
+        env=ENVIRONMENT,
         check=False,
     )
     lines = done.stdout.splitlines()

@@ -22,11 +22,10 @@ WINDOW_S = 0.7
 
 
 class Window:
-    """Counts frames; after the warm-up measures CPU and wall time of a window, then is done."""
+    """Counts frames; after the warm-up measures the CPU time of a window, then is done."""
 
     def __init__(self) -> None:
         self.frames = 0
-        self.bytes = 0
         self.done = asyncio.Event()
         self._start: tuple[int, int, int] | None = None
         self.result: dict[str, float] = {}
@@ -43,7 +42,6 @@ class Window:
             count = self.frames - frames
             self.result = {
                 "cpu_ns": (time.process_time_ns() - cpu) / count,
-                "wall_ns": (now - wall) / count,
                 "frames": count,
             }
             self.done.set()

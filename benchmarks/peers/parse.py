@@ -91,7 +91,7 @@ def upbit_book() -> Result:
 
 def binance_diff() -> Result:
     """Binance depth updates of 48 levels; all keep their books."""
-    batch = diffs(drift=0)
+    batch = diffs()
     own_book, own_run = collected(batch)
     feed = cryptofeed_peer.binance()
     ccxt_run, socket = ccxt_peer.binance_diffs(batch)

@@ -47,7 +47,8 @@ cdef class Receiver:
         readonly int64_t missed     # messages in those gaps
         readonly int64_t errors     # exceptions of the user's callbacks
 
-    cdef int tell_drained(self) except -1
+    # calls back; counts and reports an error of the callback
+    cdef int call(self, callback, tuple arguments) except -1
     cdef int receive(self) except -1
     cdef bint receive_part(self, msg_t *part) noexcept
     cdef int take(self, Part part) except -1

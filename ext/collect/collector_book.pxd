@@ -69,5 +69,6 @@ cdef class BookCollector(Collector):
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1
     cdef int apply_update(self, Parser parser, BookMarket market, int64_t received_ns) except -1
+    cdef int64_t read_snapshot(self, bytes payload) except -1
     cdef int send_extended(self, BookMarket market, Header *header) except -1
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

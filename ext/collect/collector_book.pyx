@@ -306,29 +306,25 @@ cdef class BookCollector(Collector):
         Returns: the id of its last update, 0 when the payload is not a snapshot (the book is unchanged).
         """
         cdef Parser parser = self.kept
-        parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if (
-            parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0
-            or not possible(parser.final_update_id, parser.final_update_id)
-        ):
-            return 0
-        market.book.load_levels(
-            parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
-            requested,
-        )
-        market.phase = USED
-        return parser.final_update_id
+        cdef int64_t last = self.read_snapshot(payload)
+        if last:
+            market.book.load_levels(
+                parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
+                requested,
+            )
+            market.phase = USED
+        return last
 
     def snapshot_id(self, bytes payload not None):
         """Return the id of a REST snapshot's last update, 0 when the payload is not one."""
+        return self.read_snapshot(payload)
+
+    cdef int64_t read_snapshot(self, bytes payload) except -1:
         cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if (
-            parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0
-            or not possible(parser.final_update_id, parser.final_update_id)
-        ):
+        if parser.next() != ORDERBOOK or not parser.snapshot:
             return 0
-        return parser.final_update_id
+        return parser.final_update_id if possible(parser.final_update_id, parser.final_update_id) else 0
 
     def apply_buffered(self, BookMarket market not None, bytes frame not None, int64_t received_ns, bint quiet):
         """Apply the update in a kept frame; a quiet one is not published."""
