@@ -11,15 +11,12 @@ Throughput hides waiting: a loop that polls, a late timer, a hop that wakes a sl
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +25,11 @@ import zmq
 
 from benchmarks.measure import Result, gated
 from benchmarks.pipeline import PAYLOAD_SIZE
-from benchmarks.processes import ENVIRONMENT, ended, streaming
+from benchmarks.processes import bus_endpoint, running, streaming, upbit_at
 from benchmarks.stream import PACED_BASE_MS
 from coinspace._ext.message import INDEX, ORDERBOOK, Message
 from coinspace.bench.measure import interleaved
 from coinspace.bus.subscriber import Subscriber
-from coinspace.config import load
 
 RATE = 2_000
 # an odd number: the median of the runs is one of them
@@ -63,23 +59,6 @@ def tuning() -> dict[str, str]:
         # with fewer, processes that never sleep would slow each other
         found["COINSPACE_TUNING__SPIN"] = '["orderbook-*", "index-calculator"]'
     return found
-
-
-@contextlib.contextmanager
-def running(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> Iterator[None]:
-    """Run processes until the end of the block."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env={**ENVIRONMENT, **environment},
-            stderr=subprocess.DEVNULL,
-        )
-        for command in commands
-    ]
-    try:
-        yield
-    finally:
-        ended(*started)
 
 
 class Arrivals:
@@ -142,10 +121,7 @@ def ours(environment: dict[str, str]) -> list[int]:
         sent = Path(folder) / "sent"
         with streaming("upbit-book", rate=RATE, sent=sent) as port:
             base = {
-                "COINSPACE_DATA": folder,
-                "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
-                "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
-                "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
+                **upbit_at(port, folder),
                 "COINSPACE_EXCHANGES__BITHUMB__MARKETS": "[]",
                 "COINSPACE_EXCHANGES__BINANCE__MARKETS": "[]",
                 "COINSPACE_INDEX__ASSETS": '["BTC"]',
@@ -155,10 +131,8 @@ def ours(environment: dict[str, str]) -> list[int]:
                 "COINSPACE_STORAGE__ILP": "http::addr=127.0.0.1:1;",
                 "COINSPACE_STORAGE__SQL": "postgresql://x:x@127.0.0.1:1/qdb",
             }
-            settings = load(os.devnull).model_copy(update={"data": Path(folder)})
-            settings.model_post_init(None)
             names = [command.replace(" ", "-") for command in PROCESSES]
-            endpoints = [settings.bus.endpoint(names[0]), settings.bus.endpoint(names[2])]
+            endpoints = [bus_endpoint(folder, names[0]), bus_endpoint(folder, names[2])]
             commands = [["coinspace", *command.split()] for command in PROCESSES]
             with running(commands, {**base, **environment}):
                 arrivals = uvloop.run(collect(endpoints))

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -27,17 +25,19 @@ from benchmarks.measure import Result, gated
 from benchmarks.native import limits
 from benchmarks.processes import (
     ENVIRONMENT,
+    bus_endpoint,
     cpu_ns,
     ended,
     report_of,
+    running,
     streaming,
+    upbit_at,
 )
 from benchmarks.stream import framed
 from coinspace._ext.message import Message
 from coinspace._ext.upbit import UpbitParser
 from coinspace.bench.measure import OURS, compare, interleaved
 from coinspace.bus.subscriber import Subscriber
-from coinspace.config import load
 
 # cryptofeed asks Upbit for this format, so all are sent it
 KIND = "upbit-book-simple"
@@ -53,28 +53,6 @@ DOCUMENTED = "orjson + numpy + send_multipart"
 LIMIT = "summed stage limits"
 CRYPTOFEED = "cryptofeed with its ZMQ backend"
 NO_JOURNAL = f"{OURS} without its journal"
-
-
-@contextlib.contextmanager
-def collector(port: int, data: Path, **environment: str) -> Iterator[int]:
-    """Run our collector of one market against the stream; yields its pid."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coinspace", "orderbook-collector", "upbit"],
-        env={
-            **ENVIRONMENT,
-            "COINSPACE_DATA": str(data),
-            "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
-            "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
-            "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
-            "COINSPACE_BUS__HIGH_WATER_MARK": "1000000",
-            **environment,
-        },
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process.pid
-    finally:
-        ended(process)
 
 
 async def read(endpoint: str, pid: int) -> float:
@@ -107,11 +85,10 @@ async def read(endpoint: str, pid: int) -> float:
 def ours(port: int, **environment: str) -> float:
     """Run our pipeline once; returns CPU ns per frame."""
     with tempfile.TemporaryDirectory(prefix="cs-") as folder:
-        data = Path(folder)
-        settings = load(os.devnull).model_copy(update={"data": data})
-        settings.model_post_init(None)
-        with collector(port, data, **environment) as pid:
-            return uvloop.run(read(settings.bus.endpoint(PROCESS), pid))
+        environment |= upbit_at(port, folder)
+        environment["COINSPACE_BUS__HIGH_WATER_MARK"] = "1000000"
+        with running([["coinspace", "orderbook-collector", "upbit"]], environment) as [process]:
+            return uvloop.run(read(bus_endpoint(folder, PROCESS), process.pid))
 
 
 @contextlib.contextmanager

@@ -6,11 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from coinspace.config import load
 
 START_TIMEOUT_S = 30
 RUN_TIMEOUT_S = 40
@@ -59,6 +61,42 @@ def report_of(module: str, *args: str, python: str = sys.executable) -> dict[str
         raise RuntimeError(f"{what}\n{done.stderr.decode(errors='replace')[-2000:]}")
     report: dict[str, Any] = orjson.loads(lines[-1])
     return report
+
+
+@contextlib.contextmanager
+def running(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str]
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run `python -m COMMAND` for each command until the end of the block."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={**ENVIRONMENT, **environment},
+            stderr=subprocess.DEVNULL,
+        )
+        for command in commands
+    ]
+    try:
+        yield started
+    finally:
+        ended(*started)
+
+
+def upbit_at(port: int, folder: str) -> dict[str, str]:
+    """Return the variables of a platform that collects BTC/KRW of Upbit from a local stream."""
+    return {
+        "COINSPACE_DATA": folder,
+        "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
+        "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
+        "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
+    }
+
+
+def bus_endpoint(folder: str, process: str) -> str:
+    """Return where a process of a data folder publishes."""
+    settings = load(os.devnull).model_copy(update={"data": Path(folder)})
+    settings.model_post_init(None)
+    return settings.bus.endpoint(process)
 
 
 def cpu_ns(pid: int) -> int:

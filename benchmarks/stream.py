@@ -1,8 +1,9 @@
 """A WebSocket server that sends frames as fast as they are read, or paced: the source of every run.
 
 `python -m benchmarks.stream --kind upbit-book` prints one JSON line with its port. It answers any
-upgrade request, and sends once the client has sent anything (its subscription). Times inside the frames are rewritten to now, so that a
-collector sees a live market. Paced frames carry their number as their time: see `PACED_BASE_MS`.
+upgrade request, and sends once the client has sent anything (its subscription). Times inside the
+frames are rewritten to now, so that a collector sees a live market. Paced frames carry their number
+as their time: see `PACED_BASE_MS`.
 """
 
 from __future__ import annotations
