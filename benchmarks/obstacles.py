@@ -50,9 +50,9 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " the subscriber's messages."
     ),
     ("index", "merge + index", "numpy"): (
-        "A merge of pairs that is read in five minutes replaced two vectorised ones. They took 39"
-        " µs a value at 3 × 1,000 levels and 2.6 µs at 3 × 30; the aggregator makes five values a"
-        " second and asset."
+        "One merge of pairs, which can be read in five minutes, replaced two vectorised merges. With"
+        " those a value took 39 µs at 3 × 1,000 levels and 2.6 µs at 3 × 30; the aggregator makes"
+        " five values a second and asset."
     ),
     ("end to end", "", ""): (
         "Without its journal CoinSpace takes {CoinSpace without its journal} ns a frame. Receiving,"

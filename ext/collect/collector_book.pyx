@@ -98,11 +98,6 @@ cdef class BookMarket(MarketEntry):
         return self.phase >= USED
 
     @property
-    def keeps(self):
-        """Whether updates are kept for a snapshot."""
-        return self.phase == KEEPING or self.phase >= REFRESHING
-
-    @property
     def update_id(self):
         """The final id of the last applied update, 0 = there is none."""
         return self.sequence.last
