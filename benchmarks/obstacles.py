@@ -50,7 +50,7 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " the subscriber's messages."
     ),
     ("index", "merge + index", "numpy"): (
-        "One merge of pairs, which can be read in five minutes, replaced two vectorised merges. With"
+        "One merge of pairs, which is read in five minutes, replaced two vectorised merges. With"
         " those a value took 39 µs at 3 × 1,000 levels and 2.6 µs at 3 × 30; the aggregator makes"
         " five values a second and asset."
     ),

@@ -201,8 +201,8 @@ cdef void set_fences(Level* run, Py_ssize_t n) noexcept nogil:
 
 cdef void merge_two(const Level* a, Py_ssize_t n, const Level* b, Py_ssize_t m, Level* out) noexcept nogil:
     # Merges two runs, each between its fences; of equal keys the left run comes first. The processor cannot predict the
-    # next run, so it is chosen by a mask: the compiler makes a branch of a condition. Half of the levels are merged from
-    # the beginnings and half from the ends, because a step waits for its previous step.
+    # next run, so a mask chooses it: of a condition the compiler makes a branch. Half of the levels are merged from the
+    # beginnings and half from the ends, because a step waits for its previous step.
     cdef const Level* last_a = a + n - 1
     cdef const Level* last_b = b + m - 1
     cdef Py_ssize_t i, right, left, total = n + m
