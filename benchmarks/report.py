@@ -144,10 +144,9 @@ def beside(row: Row) -> list[str]:
         if name != OURS:
             limit = " (limit)" if name in row["limits"] else ""
             same = f" of {row['same'][name]}" if name in row["same"] else ""
-            times = f", {number(ratios[name])} ×{same}" if name in ratios else ""
-            found.append(
-                f"{name}{limit} {number(ns)}{times}{bounds.get('× faster than ' + name, '')}"
-            )
+            times = f": {number(ratios[name])} ×{same}" if name in ratios else ""
+            aim = bounds.get(f"× faster than {name}", "")
+            found.append(f"{name}{limit} {number(ns)}{times}{aim}")
     return found
 
 
@@ -161,7 +160,7 @@ def figures(row: Row) -> list[str]:
             found.append(" ".join(pairs[0]))
         else:
             parts = (f"{name.removeprefix(head + ', ')} {value}" for name, value in pairs)
-            found.append(f"{head}: {', '.join(parts)}")
+            found.append(f"{head}: {' · '.join(parts)}")
     return found
 
 

@@ -49,9 +49,9 @@ def peer(depth: int, read: Read | None = None) -> Callable[[], None]:
 
 def beside(
     case: str,
+    gate: float,
     own: Callable[[OrderBook], object] | None = None,
     theirs: Read | None = None,
-    gate: float | None = None,
 ) -> Result:
     """Measure 24 levels into a deep book, each side reading it in its way."""
     depth = DEPTHS[-1]
@@ -65,7 +65,7 @@ def beside(
 
 def update() -> Result:
     """Nothing is read."""
-    return beside("cryptofeed", gate=2.5)
+    return beside("cryptofeed", 2.5)
 
 
 def update_with_list() -> Result:
@@ -74,7 +74,7 @@ def update_with_list() -> Result:
     def read(book: PeerBook) -> object:
         return book.bids.to_list(), book.asks.to_list()
 
-    return beside("whole book read, cryptofeed", OrderBook.levels, read, gate=20.0)
+    return beside("whole book read, cryptofeed", 20.0, OrderBook.levels, read)
 
 
 MEASURES = (update, update_with_list)
