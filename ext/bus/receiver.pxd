@@ -14,10 +14,10 @@ cdef class Part:
 cdef class Channel:
     """The received sequences of one topic of one epoch."""
     cdef:
-        readonly bytes topic
-        readonly int64_t epoch
-        readonly int64_t first      # sequence of the first message seen or known lost
-        readonly int64_t last       # newest sequence seen or known lost, -1 = none yet
+        bytes topic
+        int64_t epoch
+        int64_t first               # sequence of the first message seen or known lost
+        int64_t last                # newest sequence seen or known lost, -1 = none yet
         int kind                    # message kind of the topic's first word; 0 = no such kind
         bint wanted                 # the user subscribed to the topic; not only a heartbeat of the receiver
         Channel next                # the same topic of another publisher

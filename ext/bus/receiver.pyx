@@ -54,9 +54,6 @@ cdef class Channel:
     def __cinit__(self):
         self.last = -1
 
-    def __repr__(self):
-        return f"<Channel {self.topic!r} epoch={self.epoch} first={self.first} last={self.last}>"
-
 
 # a function of its own: Cython saves the exception state of each function with a `try`
 cdef bint is_text(bytes topic) except -1:

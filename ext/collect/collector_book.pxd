@@ -33,7 +33,6 @@ cdef class BookMarket(MarketEntry):
         readonly Sequence sequence       # its place in the exchange's ids
         public int phase                 # a Phase
         readonly bint quiet              # updates are applied, but not published
-        readonly int64_t changed_ns      # receipt of the last frame that changed the book
         readonly int64_t applied         # accepted books or updates
         readonly int64_t published
         readonly int64_t repeats         # books that were identical to the one before

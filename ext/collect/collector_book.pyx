@@ -176,7 +176,6 @@ cdef class BookCollector(Collector):
             market.applied += 1
             return self.send_book(market, FLAG_REPEAT, received_ns)
         market.keep_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m)
-        market.changed_ns = received_ns
         market.applied += 1
         return self.send_book(market, 0, received_ns)
 
@@ -228,7 +227,6 @@ cdef class BookCollector(Collector):
         if market.quiet:
             return 0
         market.applied += 1
-        market.changed_ns = received_ns
         market.keep_book()
         if (market.n_bids == 0 and book.bid.known > -INFINITY) or (market.n_asks == 0 and book.ask.known > -INFINITY):
             # levels beyond the known range are unknown, not absent
