@@ -43,7 +43,6 @@ SIMULATED_S = 10.0
 CHUNK = 200
 # only the first frames of a longer feed are used, so that a pass stays short
 FRAME_LIMIT = 50_000
-BUFFER_LIMIT = 8 << 20
 
 feeds_option = click.option(
     "--feed",
