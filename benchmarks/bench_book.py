@@ -29,7 +29,7 @@ from benchmarks.books import (
     make_updates,
     ours,
 )
-from benchmarks.measure import Benchmark, Result, gated, growth
+from benchmarks.measure import Result, gated, growth
 from coinspace._ext.orderbook import OrderBook
 from coinspace.bench.measure import OURS, compare
 
@@ -117,8 +117,8 @@ def check_same(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [DEPTHS[0], DEPTHS[-1]])
-def test_update(benchmark: Benchmark, depth: int) -> None:
-    def measure(rounds: int) -> Result:
+def test_update(depth: int) -> None:
+    def measure() -> Result:
         check_same(depth)
         timing = compare(
             {
@@ -128,7 +128,6 @@ def test_update(benchmark: Benchmark, depth: int) -> None:
                 "dict, min and max": peer(Hashed, depth),
             },
             events=UPDATES,
-            rounds=rounds,
         )
         result = Result(STAGE, f"24 levels into {depth:,}", "ns/update", INPUT, timing)
         result.limits = [ALONE]
@@ -136,11 +135,11 @@ def test_update(benchmark: Benchmark, depth: int) -> None:
         result.ratio("dict, min and max", gate=7.0)
         return result
 
-    gated(benchmark, measure)
+    gated(measure)
 
 
-def test_update_with_list(benchmark: Benchmark) -> None:
-    def measure(rounds: int) -> Result:
+def test_update_with_list() -> None:
+    def measure() -> Result:
         depth = DEPTHS[-1]
         timing = compare(
             {
@@ -149,7 +148,6 @@ def test_update_with_list(benchmark: Benchmark) -> None:
                 "dict + sorted": peer(Hashed, depth, PUBLISHED),
             },
             events=UPDATES,
-            rounds=rounds,
         )
         case = f"24 levels into {depth:,}, {PUBLISHED:,} best read"
         result = Result(STAGE, case, "ns/update", INPUT, timing)
@@ -157,16 +155,15 @@ def test_update_with_list(benchmark: Benchmark) -> None:
         result.ratio("dict + sorted", gate=20.0)
         return result
 
-    gated(benchmark, measure)
+    gated(measure)
 
 
-def test_growth_with_depth(benchmark: Benchmark) -> None:
-    def measure(rounds: int) -> Result:
+def test_growth_with_depth() -> None:
+    def measure() -> Result:
         timing = compare(
             # without Python around it, whose constant cost would flatten the line
             {f"{depth:,} levels": alone(depth) for depth in DEPTHS},
             events=UPDATES,
-            rounds=rounds,
         )
         costs = [timing.least(f"{depth:,} levels") for depth in DEPTHS]
         result = Result(STAGE, "growth with depth, in C", "ns/update", INPUT, timing)
@@ -179,4 +176,4 @@ def test_growth_with_depth(benchmark: Benchmark) -> None:
         )
         return result
 
-    gated(benchmark, measure)
+    gated(measure)

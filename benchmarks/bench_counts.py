@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.counts import allocations, instructions, missing
 from benchmarks.frames import INPUT
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Result, gated
 
 STAGE = "parse"
 # kind -> numbers of one frame, gate and goal of instructions per number
@@ -32,11 +32,11 @@ counted_allocations = cache(allocations)
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_instructions(benchmark: Benchmark, kind: str) -> None:
+def test_instructions(kind: str) -> None:
     if reason := missing("instructions"):
         pytest.skip(reason)
 
-    def measure(_rounds: int) -> Result:
+    def measure() -> Result:
         numbers, gate, goal = NUMBERS[kind]
         count = counted_instructions()[f"parse {kind}"]
         result = Result(STAGE, f"{kind}, instructions", "instructions", INPUT)
@@ -51,14 +51,14 @@ def test_instructions(benchmark: Benchmark, kind: str) -> None:
         )
         return result
 
-    gated(benchmark, measure)
+    gated(measure)
 
 
-def test_allocations(benchmark: Benchmark) -> None:
+def test_allocations() -> None:
     if reason := missing("allocations"):
         pytest.skip(reason)
 
-    def measure(_rounds: int) -> Result:
+    def measure() -> Result:
         result = Result(STAGE, "allocations", "malloc calls/frame", INPUT)
         for name, (own, others) in counted_allocations().items():
             stage = name.split()[0]
@@ -72,4 +72,4 @@ def test_allocations(benchmark: Benchmark) -> None:
                 assert not others, f"{name}: {others} allocations by other threads"
         return result
 
-    gated(benchmark, measure)
+    gated(measure)

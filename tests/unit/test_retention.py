@@ -9,7 +9,6 @@ import pytest
 from coinspace.config import StorageSettings, load
 from coinspace.errors import ConfigError
 from coinspace.storage import retention
-from coinspace.storage.tables import TABLES, VIEWS
 
 
 @pytest.mark.parametrize(
@@ -45,11 +44,6 @@ def test_every_unit_of_the_server_has_a_length(unit: str) -> None:
     value, _ = retention.length(3, unit)
     assert value >= 3
     assert retention.length(0, unit)[0] == 0
-
-
-def test_defaults_are_lengths_of_whole_partitions() -> None:
-    defaults = {one.name: one.ttl for one in (*TABLES, *VIEWS) if one.ttl}
-    retention.check(StorageSettings(retention=defaults))
 
 
 @pytest.mark.parametrize(
