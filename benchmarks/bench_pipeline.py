@@ -6,9 +6,9 @@ journal, the health file, libzmq's thread.
 
 from __future__ import annotations
 
-from benchmarks.measure import gated
+from benchmarks.measure import Benchmark, gated
 from benchmarks.pipeline import measure
 
 
-def test_pipeline() -> None:
-    gated(measure)
+def test_pipeline(benchmark: Benchmark) -> None:
+    gated(benchmark, measure)

@@ -11,12 +11,13 @@ A benchmark is a function without arguments, given to `gated` by its test:
         result.ratio("orjson.loads", gate=6.5, goal=9)
         return result
 
-    def test_upbit() -> None:
-        gated(upbit)
+    def test_upbit(benchmark: Benchmark) -> None:
+        gated(benchmark, upbit)
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import statistics
@@ -24,12 +25,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
 from benchmarks.conditions import conditions
-from coinspace.bench.measure import OURS, Timing
+from coinspace.bench.measure import OURS, Timing, one_round
 
 FOLDER = Path("build/bench")
 # share of a ratio that other processes on the machine may take
@@ -171,11 +172,30 @@ def measured(measure: Callable[[], Result]) -> Result:
     return result
 
 
-def gated(measure: Callable[[], Result]) -> None:
-    """Measure, print and save. Raises: AssertionError when a gate failed twice."""
-    result = measured(measure)
-    print_result(result)
-    assert not result.failures, f"{result.stage}, {result.case}: " + "; ".join(result.failures)
+class Benchmark(Protocol):
+    """What is used of pytest-benchmark's fixture."""
+
+    disabled: bool
+
+    def pedantic(self, target: Callable[[], object], *, rounds: int) -> object: ...
+
+
+def gated(benchmark: Benchmark, measure: Callable[[], Result]) -> None:
+    """Measure, print and save; under --benchmark-disable, only run each candidate once.
+
+    Raises: AssertionError when a gate failed twice.
+    """
+    results: list[Result] = []
+
+    def run() -> None:
+        with one_round() if benchmark.disabled else contextlib.nullcontext():
+            results.append(measure() if benchmark.disabled else measured(measure))
+
+    benchmark.pedantic(run, rounds=1)
+    result = results[0]
+    if not benchmark.disabled:
+        print_result(result)
+        assert not result.failures, f"{result.stage}, {result.case}: " + "; ".join(result.failures)
 
 
 def print_result(result: Result) -> None:

@@ -7,11 +7,13 @@ The clock is CPU time. Comparisons use the median of the per-round ratios. Figur
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +23,8 @@ SLOT_NS = 4_000_000
 ROUNDS = 25
 # larger than any candidate's blocks, smaller than blocks that glibc never keeps (32 MiB)
 SETTLING_BYTES = 24 << 20
+
+_most_rounds = sys.maxsize
 
 
 @dataclass(slots=True)
@@ -51,11 +55,22 @@ class Timing:
         return statistics.median(self.ratios(name, base))
 
 
+@contextlib.contextmanager
+def one_round() -> Iterator[None]:
+    """Let every comparison in the block take one round: a test of whether it runs."""
+    global _most_rounds
+    _most_rounds = 1
+    try:
+        yield
+    finally:
+        _most_rounds = sys.maxsize
+
+
 def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> Timing:
     """Run each candidate once a round, in an order that rotates; each returns its ns per event."""
     ns: dict[str, list[float]] = {name: [] for name in candidates}
     order = list(candidates)
-    for _ in range(rounds):
+    for _ in range(min(rounds, _most_rounds)):
         for name in order:
             ns[name].append(candidates[name]())
         order.append(order.pop(0))
