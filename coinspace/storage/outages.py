@@ -7,11 +7,10 @@ the venue works again.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from coinspace._ext.message import Message
-from coinspace.storage import gaps
+from coinspace.storage.gaps import Outage, VenueKey, write_outage
 from coinspace.storage.ledger import Stream
 from coinspace.storage.sender import Sender
 
@@ -19,21 +18,9 @@ from coinspace.storage.sender import Sender
 WORKING = {"synced", "subscribed", "ready"}
 BOOK_WORKING = {"synced", "ready"}
 
-VenueKey = tuple[str, str, str]
 # rows that the sender had no memory for, because the database does not answer; an unstable market
 # makes at most two rows a second
 UNWRITTEN_LIMIT = 20_000
-
-
-@dataclass
-class Outage:
-    """One outage. closed_ns: 0 while it lasts. lost: missing trades of a venue that worked."""
-
-    epoch: int
-    since_ns: int
-    reason: str
-    closed_ns: int = 0
-    lost: int = 0
 
 
 class Outages:
@@ -111,18 +98,7 @@ class Outages:
             self._write(key, outage)
 
     def _write(self, key: VenueKey, outage: Outage) -> None:
-        publisher, exchange, market = key
-        if not gaps.write_outage(
-            self._sender,
-            publisher,
-            exchange,
-            market,
-            epoch=outage.epoch,
-            since_ns=outage.since_ns,
-            reason=outage.reason,
-            closed_ns=outage.closed_ns,
-            lost=outage.lost,
-        ):
+        if not write_outage(self._sender, key, outage):
             if self._unwritten and self._unwritten[-1][1] is outage:
                 # the row of the outage's end replaces the row of its beginning
                 return

@@ -18,7 +18,6 @@ from coinspace.clock import SECOND_NS
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
-from coinspace.storage.outages import Outage
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import OWN_TABLES
 from coinspace.storage.stage import Stage
@@ -242,7 +241,7 @@ async def _gaps(
             continue
         if kind == gaps.VENUE:
             if status == gaps.OPEN:
-                outage = Outage(epoch, ts, reason or "")
+                outage = gaps.Outage(epoch, ts, reason or "")
                 stage.outages.restore((publisher, exchange, market), outage)
             continue
         try:

@@ -14,7 +14,7 @@ from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import Hole, Ledger, Stream
 from coinspace.storage.outages import Outages
-from coinspace.storage.rows import STORES, Key
+from coinspace.storage.rows import STORED, Key, store
 from coinspace.storage.sender import Sender
 
 # a larger sequence comes from a damaged or hostile message
@@ -96,7 +96,7 @@ class Stage:
         if message.kind == ORDERBOOK and message.flags & REPEAT:
             return True
         try:
-            taken = STORES[message.kind](self.sender, stream.venue, message, self._depth)
+            taken = store(self.sender, stream.venue, message, self._depth)
         except StorageError as error:
             # a value that cannot be stored is accounted for like a row that the database refused
             self.malformed += 1
@@ -132,16 +132,9 @@ class Stage:
         # is written last, so that the hole stays open until all rows are written.
         replacing = bool(lost) and lost[0][0] == hole.first
         because = f"{hole.reason}; {reason}"
-        for first, last in reversed(lost):
+        for part in reversed(lost):
             if not gaps.write_hole(
-                self.sender,
-                stream,
-                hole,
-                gaps.LOST,
-                reason=because,
-                closed_ns=now,
-                first=first,
-                last=last,
+                self.sender, stream, hole, gaps.LOST, reason=because, closed_ns=now, part=part
             ):
                 return False
         if not replacing and not gaps.write_hole(
@@ -190,7 +183,7 @@ class Stage:
 
     def _stream(self, publisher: str, message: Message) -> Stream | None:
         topic = message.topic
-        if message.kind not in STORES or not topic.startswith(self.topics):
+        if message.kind not in STORED or not topic.startswith(self.topics):
             return None
         try:
             stream = self.ledger.stream(publisher, topic, message.epoch)

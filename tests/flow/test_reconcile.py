@@ -160,17 +160,8 @@ async def test_trades_that_the_exchange_forgot_are_counted_as_lost(own: Settings
     sender.start()
     publisher = PUBLISHER.replace("orderbook", "ticker")
     for since_ns, lost in ((epoch + 1, 2000), (epoch + 2, 181), (epoch - 10**12, 7)):
-        assert gaps.write_outage(
-            sender,
-            publisher,
-            "bithumb",
-            "BTC/KRW",
-            epoch=epoch,
-            since_ns=since_ns,
-            reason="not reported any more",
-            closed_ns=since_ns + 5,
-            lost=lost,
-        )
+        outage = gaps.Outage(epoch, since_ns, "not reported any more", since_ns + 5, lost)
+        assert gaps.write_outage(sender, (publisher, "bithumb", "BTC/KRW"), outage)
     assert await sender.close(60)
     deadline = time.monotonic() + 60
     while not (report := reconcile(own, epoch, epoch + 100)).lines:

@@ -7,8 +7,9 @@ import pytest
 
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
+from coinspace.storage.gaps import Outage
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
-from coinspace.storage.outages import UNWRITTEN_LIMIT, Outage
+from coinspace.storage.outages import UNWRITTEN_LIMIT
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
