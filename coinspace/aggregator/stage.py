@@ -148,19 +148,11 @@ class OrderbookAggregator:
         return [one for one in venues if one not in self._absent]
 
     def _venue(self, exchange: str, market: Market, assets: tuple[str, ...]) -> Venue:
-        venue = Venue(exchange, market)
-        venue.publisher = f"{COLLECTOR}{exchange}"
-        venue.assets = assets
+        venue = Venue(exchange, market, publisher=f"{COLLECTOR}{exchange}", assets=assets)
         venue.excluded = venue.name in self._settings.index.excluded
         self.venues[exchange, str(market)] = self._named[venue.name] = venue
         self._routes[f"orderbook.{exchange}.{market}.".encode()] = venue
         return venue
-
-    def exclude(self, name: str, excluded: bool) -> None:
-        """Exclude a venue, or include it again, for an operator."""
-        venue = self._named.get(name)
-        if venue is not None:
-            venue.excluded = excluded
 
     def on_message(self, message: Message) -> None:
         """Take a message; it applies at the first tick at or after its receipt."""
@@ -272,12 +264,9 @@ class OrderbookAggregator:
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)
             if self._sink is not None:
-                self._publish(aggregate)
+                self._publish(self._sink, aggregate)
 
-    def _publish(self, aggregate: Aggregate) -> None:
-        sink = self._sink
-        if sink is None:
-            return
+    def _publish(self, sink: Sink, aggregate: Aggregate) -> None:
         topic = self._topics.get(aggregate.asset)
         if topic is None:
             topic = sink.topic(f"aggregate.{aggregate.asset}.".encode())
