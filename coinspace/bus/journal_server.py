@@ -24,7 +24,7 @@ import zmq
 
 from coinspace.bus.context import open_socket
 from coinspace.bus.journal import Journal
-from coinspace.bus.segments import CHUNK_BYTES, JournalReader
+from coinspace.bus.segments import JournalReader
 from coinspace.bus.sockets import bind
 from coinspace.bus.topics import parse
 from coinspace.clock import SECOND_NS, monotonic_ns
@@ -133,7 +133,6 @@ class ReplayServer:
     def _answer(self, request: Any) -> tuple[dict[str, Any], bytes]:
         if not isinstance(request, dict):
             raise JournalError(f"request: expected an object, was {type(request).__name__}")
-        self._reader.refresh()
         if request.get("op") == "list":
             before = request.get("before")
             return self._list(None if before is None else _integer(request, "before")), b""
@@ -147,7 +146,6 @@ class ReplayServer:
             _integer(request, "epoch"),
             _integer(request, "first"),
             None if end is None else _integer(request, "end"),
-            CHUNK_BYTES,
         )
         facts = {"next": chunk.next, "missing": chunk.missing, "done": chunk.done}
         return facts | {"count": chunk.n_records}, chunk.records

@@ -11,25 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from coinspace._ext.message import Message
-from coinspace._ext.segment import messages
 from coinspace.bus.journal import is_written, journal_folder
-from coinspace.bus.journal_client import Contents, Fetched, JournalClient
-from coinspace.bus.segments import JournalReader, segment_paths
+from coinspace.bus.journal_client import JournalClient
+from coinspace.bus.segments import Chunk, JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError, StorageError
 from coinspace.storage import position
 from coinspace.storage.gaps import Damage
-from coinspace.storage.ledger import Hole, Stream, StreamKey, joined
+from coinspace.storage.ledger import Hole, Stream, joined
 from coinspace.storage.questdb.address import address
 from coinspace.storage.stage import Stage
 
@@ -53,44 +52,8 @@ log = structlog.get_logger("catchup")
 
 T = TypeVar("T")
 
-OpenHoles = Callable[[str, Collection[Stream]], Awaitable[tuple[dict[StreamKey, list[Hole]], bool]]]
-
-
-class Source(Protocol):
-    """A source of journal messages: a client of the journal server or a journal folder."""
-
-    def list(self) -> Contents:
-        """Return the contents of the journal."""
-
-    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
-        """Return the oldest chunk of [first, end)."""
-
-    def close(self) -> None:
-        """Release sockets and files."""
-
-
-class JournalFolder:
-    """Reads a journal from its folder on this host, with the client's interface."""
-
-    def __init__(self, settings: Settings, process: str) -> None:
-        self.process = process
-        self.folder = journal_folder(settings, process)
-        self._reader = JournalReader(self.folder)
-
-    def list(self) -> Contents:
-        """Return the contents of the folder."""
-        self._reader.refresh()
-        ranges = self._reader.ranges()
-        return Contents(self.process, max(ranges, default=0), None, ranges)
-
-    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
-        """Return the oldest chunk of [first, end)."""
-        self._reader.refresh()
-        chunk = self._reader.fetch(topic, epoch, first, end)
-        return Fetched(messages(chunk.records), chunk.missing, chunk.next, chunk.done)
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
+# a client of the journal server, or a journal folder on this host
+Source = JournalClient | JournalReader
 
 
 @dataclass
@@ -99,7 +62,7 @@ class _Publisher:
 
     name: str
     client: JournalClient
-    folder: JournalFolder
+    folder: JournalReader
     failures: int = 0
     not_before: float = 0.0
     inventory_at: float = 0.0
@@ -111,19 +74,9 @@ class _Publisher:
 
 
 class CatchUp:
-    """Fills the holes of a stage. Start `run` as a task; call `wake` when a hole was found.
+    """Fills the holes of a stage. Start `run` as a task; call `wake` when a hole was found."""
 
-    Args: open_holes: returns the open holes of a publisher's streams, see `position.open_holes`.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        stage: Stage,
-        publishers: list[str],
-        open_holes: OpenHoles | None = None,
-    ) -> None:
-        self._open_holes = open_holes or partial(_open_holes, settings)
+    def __init__(self, settings: Settings, stage: Stage, publishers: list[str]) -> None:
         self._settings = settings
         self._stage = stage
         self._ahead = BATCHES_AHEAD * settings.storage.batch_rows
@@ -133,7 +86,7 @@ class CatchUp:
                 JournalClient(
                     settings.bus.replay_endpoint(name), settings.bus, timeout_s=TIMEOUT_S
                 ),
-                JournalFolder(settings, name),
+                JournalReader(journal_folder(settings, name)),
             )
             for name in publishers
         }
@@ -216,16 +169,16 @@ class CatchUp:
                 continue
             if not self._streams(publisher, kind) and publisher.name not in ledger.finished:
                 continue
-            contents = await self._ask(publisher, lambda source: source.list())
-            if contents is None:
+            journal = await self._ask(publisher, lambda source: source.ranges())
+            if journal is None:
                 complete = False
                 continue
-            for epoch in ledger.finished.get(publisher.name, set()) & contents.ranges.keys():
-                topics = contents.ranges[epoch].items()
+            for epoch in ledger.finished.get(publisher.name, set()) & journal.keys():
+                topics = journal[epoch].items()
                 lasts = {topic: max(end for _, end in ranges) - 1 for topic, ranges in topics}
                 ledger.reopen(publisher.name, epoch, lasts)
             for stream in self._streams(publisher, kind):
-                for first, end in contents.ranges.get(stream.epoch, {}).get(stream.topic, []):
+                for first, end in journal.get(stream.epoch, {}).get(stream.topic, []):
                     last = min(end - 1, stream.last)
                     if first <= last:
                         stream.holes.append(Hole(first, last, now_ns(), damage.reason))
@@ -252,13 +205,13 @@ class CatchUp:
         if now < publisher.not_before or (now < publisher.inventory_at and not unseen):
             return
         publisher.inventory_at = now + INVENTORY_S
-        contents = await self._ask(publisher, lambda source: source.list())
-        if contents is None:
+        journal = await self._ask(publisher, lambda source: source.ranges())
+        if journal is None:
             publisher.inventory_at = 0.0
             return
         current = self._stage.epochs.get(publisher.name)
         finished = self._stage.ledger.finished.get(publisher.name, set())
-        for epoch, topics in contents.ranges.items():
+        for epoch, topics in journal.items():
             # the newest messages of a running writer are still on their way; its heartbeats
             # report them
             if (epoch == current and not unseen) or epoch in finished:
@@ -266,7 +219,7 @@ class CatchUp:
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1
                 self._stage.expect(publisher.name, topic, epoch, last, "not received")
-        self._stage.finish(publisher.name, contents.ranges)
+        self._stage.finish(publisher.name, journal)
         if unseen:
             publisher.taken = ended
 
@@ -291,7 +244,8 @@ class CatchUp:
         if not await self._stage.sender.drained(DRAIN_S):
             return False
         try:
-            holes, all_read = await self._open_holes(publisher.name, streams)
+            where = address(self._settings)
+            holes, all_read = await position.open_holes(where, publisher.name, streams)
         except StorageError as error:
             self.failures += 1
             publisher.problem = str(error)
@@ -316,14 +270,15 @@ class CatchUp:
         first, end = hole.first, hole.last + 1
         lost: list[tuple[int, int]] = []
         while first < end:
-            fetched = await self._ask(publisher, _fetch(stream, first, end))
-            if fetched is None:
+            answer = await self._ask(publisher, partial(_fetch, stream, first, end))
+            if answer is None:
                 return False
-            await self._store(stream, fetched.messages)
-            lost += [(start, stop - 1) for start, stop in fetched.missing]
-            if fetched.done or fetched.next <= first:
+            chunk, messages = answer
+            await self._store(stream, messages)
+            lost += [(start, stop - 1) for start, stop in chunk.missing]
+            if chunk.done or chunk.next <= first:
                 break
-            first = fetched.next
+            first = chunk.next
         await self._close(stream, hole, joined(lost), "no journal has it")
         return True
 
@@ -378,12 +333,6 @@ class CatchUp:
         return None
 
 
-async def _open_holes(
-    settings: Settings, publisher: str, streams: Collection[Stream]
-) -> tuple[dict[StreamKey, list[Hole]], bool]:
-    return await position.open_holes(address(settings), publisher, streams)
-
-
 def _pause(publisher: _Publisher) -> float:
     """Return the seconds to wait without `wake`, until the next request is allowed."""
     due = publisher.not_before - time.monotonic()
@@ -404,11 +353,13 @@ def _source(publisher: _Publisher) -> Source:
     return publisher.client
 
 
-def _fetch(stream: Stream, first: int, end: int) -> Callable[[Source], Fetched]:
-    return lambda source: source.fetch(stream.topic, stream.epoch, first, end)
+def _fetch(stream: Stream, first: int, end: int, source: Source) -> tuple[Chunk, list[Message]]:
+    chunk = source.fetch(stream.topic, stream.epoch, first, end)
+    # decoded here, on the thread
+    return chunk, chunk.messages
 
 
-def _ended(folder: JournalFolder) -> Path | None:
+def _ended(folder: JournalReader) -> Path | None:
     """Return the newest segment of a journal on this host whose writer has ended, else None."""
     # list first: a writer that starts in between does not own these segments
     paths = segment_paths(folder.folder)

@@ -258,7 +258,7 @@ def _facts(
     client = JournalClient(settings.bus.replay_endpoint(publisher), settings.bus, timeout_s=1.0)
     opened.callback(client.close)
     try:
-        ranges = client.list().ranges
+        ranges = client.ranges()
     except JournalError:
         return []
     return [
@@ -270,8 +270,8 @@ def _facts(
 
 def _fetched(client: JournalClient, topic: bytes, epoch: int) -> Iterator[Message]:
     with contextlib.suppress(JournalError, MessageError):
-        for fetched in client.fetch_all(topic, epoch, 1):
-            yield from fetched.messages
+        for chunk in client.fetch_all(topic, epoch, 1):
+            yield from chunk.messages
 
 
 def _within(messages: Iterable[Message], from_ns: int, to_ns: int) -> Iterator[_Fact]:

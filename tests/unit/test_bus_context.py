@@ -37,7 +37,7 @@ def test_one_context_for_every_kind_of_socket(tmp_path: Path) -> None:
     assert one is not None
     subscriber = Subscriber([publisher.endpoint], [b"orderbook."], lambda message: None)
     client = JournalClient(publisher.replay_endpoint, bus)
-    assert client.list().process == "collector"
+    assert client.ranges().process == "collector"
     assert shared() is one
     # publisher, journal server, subscriber, client
     assert context._shared.sockets == 4

@@ -122,12 +122,12 @@ def test_too_many_clients_are_refused_and_old_ones_forgotten(
         JournalClient(written.publisher.replay_endpoint, written.settings.bus) for _ in range(4)
     ]
     for one in clients[:3]:
-        one.list()
+        one.ranges()
     with pytest.raises(JournalError, match="at most 3 clients"):
-        clients[3].list()
-    clients[0].list()
+        clients[3].ranges()
+    clients[0].ranges()
     now = replay.CLIENT_NS
-    clients[3].list()
+    clients[3].ranges()
     for one in clients:
         one.close()
 
@@ -142,7 +142,7 @@ def test_a_long_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if len(epochs) < 7:
             made.close()
     client = JournalClient(made.publisher.replay_endpoint, made.settings.bus)
-    assert client.list().ranges == {epoch: {BOOK: [(1, 3)]} for epoch in epochs}
+    assert client.ranges() == {epoch: {BOOK: [(1, 3)]} for epoch in epochs}
     client.close()
     made.close()
 
@@ -248,6 +248,6 @@ def test_a_file_that_is_not_a_segment_does_not_block_readers(kind: str, written:
         path.write_bytes(b"" if kind == "empty" else b"no segment\n" * 100)
     assert len(list(read_journal(written.folder))) == N
     client = JournalClient(written.publisher.replay_endpoint, written.settings.bus)
-    held = client.list().ranges[written.publisher.epoch][BOOK]
+    held = client.ranges()[written.publisher.epoch][BOOK]
     assert held == [(1, N + 1)]
     client.close()
