@@ -20,6 +20,7 @@ from typing import TypeVar
 import structlog
 
 from coinspace._ext.message import Message
+from coinspace.backoff import Backoff
 from coinspace.bus.journal import is_written, journal_folder
 from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.segments import Chunk, JournalReader, segment_paths
@@ -63,7 +64,7 @@ class _Publisher:
     name: str
     client: JournalClient
     folder: JournalReader
-    failures: int = 0
+    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_S, MAX_RETRY_S))
     not_before: float = 0.0
     inventory_at: float = 0.0
     # the newest segment of an ended writer whose journal has been compared
@@ -325,11 +326,10 @@ class CatchUp:
                 self.failures += 1
                 publisher.problem = str(error)
             else:
-                publisher.failures, publisher.problem = 0, None
+                publisher.backoff.reset()
+                publisher.problem = None
                 return answer
-        pause = min(RETRY_S * 2**publisher.failures, MAX_RETRY_S)
-        publisher.failures = min(publisher.failures + 1, 10)
-        publisher.not_before = time.monotonic() + pause
+        publisher.not_before = time.monotonic() + publisher.backoff.next()
         return None
 
 

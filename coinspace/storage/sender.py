@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from coinspace._ext.lines import Lines
+from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
@@ -57,7 +58,7 @@ class _Batch:
     ends: list[int] = field(default_factory=list)  # size of the lines after each row
     keys: list[Any] = field(default_factory=list)
     opened_at: float = 0.0
-    failures: int = 0
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S))
     refusals: int = 0
     # rows [from, to) still to be sent one range at a time, None = all at once
     ranges: list[tuple[int, int]] | None = None
@@ -417,12 +418,10 @@ class Sender:
     def _later(self, batch: _Batch, error: Exception) -> None:
         self.trouble = str(error)[:300] or type(error).__name__
         self._retries += 1
-        batch.failures += 1
         # a restarted server may have another address
         self._drop_transport()
-        pause = min(FIRST_BACKOFF_S * 2 ** min(batch.failures - 1, 10), MAX_BACKOFF_S)
         with self._wake:
-            self._wake.wait_for(lambda: self._abandon, timeout=pause)
+            self._wake.wait_for(lambda: self._abandon, timeout=batch.backoff.next())
 
     def _done(self, batch: _Batch) -> None:
         self.trouble = None

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
+from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
@@ -252,7 +253,7 @@ class Watch:
         self._last = time.monotonic()
         self.clock_jumps = 0
         self._resume_at = 0.0
-        self._resume_pause_s = FIRST_RESUME_S
+        self._resumes = Backoff(FIRST_RESUME_S, MAX_RESUME_S)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -283,12 +284,11 @@ class Watch:
         """
         suspended = self.findings.suspended
         if not suspended:
-            self._resume_pause_s = FIRST_RESUME_S
+            self._resumes.reset()
             return
         if time.monotonic() < self._resume_at or no_room(self._settings):
             return
-        self._resume_at = time.monotonic() + self._resume_pause_s
-        self._resume_pause_s = min(2 * self._resume_pause_s, MAX_RESUME_S)
+        self._resume_at = time.monotonic() + self._resumes.next()
         try:
             done = await asyncio.to_thread(schema.resume, address(self._settings), suspended)
         except CoinSpaceError as error:
