@@ -359,10 +359,7 @@ class Sender:
     def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
         """Find the cause of a refusal: the schema, which is repaired, or single rows."""
         found = self._where(self.settings)
-        storage = self.settings.storage
-        repaired = schema.repair(
-            found, set(self._tables), ttl=storage.ttl == "on", retention=storage.retention
-        )
+        repaired = schema.repair(found, set(self._tables), self.settings.storage)
         if repaired:
             self._repairs += 1
             if self._on_repaired is not None:

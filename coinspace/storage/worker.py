@@ -110,9 +110,7 @@ class Worker:
         if "trade" in self.kinds:
             # the calculator does not watch its tables itself
             self._tables |= {INDEX_TICK.name, INDEX_VENUE.name}
-        self.watch = Watch(
-            settings, self._tables, on_drift=self._on_drift, on_damage=self._on_damage
-        )
+        self.watch = Watch(settings, self._tables, on_drift=self._repair, on_damage=self._on_damage)
         self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
@@ -205,14 +203,10 @@ class Worker:
     def _on_restart(self, publisher: str) -> None:
         self.catchup.restarted(publisher)
 
-    async def _on_drift(self, drift: list[Difference]) -> None:
-        await self._repair()
-
     async def _repair(self) -> None:
-        storage, found = self.settings.storage, address(self.settings)
-        ttl, kept = storage.ttl == "on", storage.retention
+        found = address(self.settings)
         self._on_repaired(
-            await asyncio.to_thread(schema.repair, found, self._tables, ttl=ttl, retention=kept)
+            await asyncio.to_thread(schema.repair, found, self._tables, self.settings.storage)
         )
 
     def _on_repaired(self, repaired: list[Difference]) -> None:

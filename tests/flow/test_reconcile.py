@@ -36,7 +36,7 @@ N = 40
 @pytest.fixture
 def own(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path_factory.mktemp("r"), storage=storage)
 

@@ -24,7 +24,7 @@ START_NS = 1_700_000_000_000_000_000
 
 @pytest.fixture(scope="session")
 def created(questdb: Settings) -> Settings:
-    schema.create(address(questdb), ttl=False)
+    schema.create(address(questdb), StorageSettings(ttl="off"))
     return questdb
 
 
@@ -163,7 +163,7 @@ async def test_a_dropped_and_a_changed_column_are_repaired(
         "trade.price: expected DOUBLE, was BOOLEAN",
         "trade.size: expected DOUBLE, was no column",
     }
-    assert schema.differences(address(created), ttl=False) == []
+    assert schema.differences(address(created), StorageSettings(ttl="off")) == []
 
 
 async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_path: Path) -> None:
