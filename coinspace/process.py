@@ -21,8 +21,7 @@ import uvloop
 
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
-from coinspace.errors import ConfigError
-from coinspace.lock import lock_file
+from coinspace.lock import lock_name
 from coinspace.log import configure_logging, lost_lines
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
@@ -428,17 +427,7 @@ def run(
     """
     configure_logging(level)
     die_with_parent()
-    folder = settings.data / "run"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"no permission to write {folder}")
-        lock = lock_file(folder / f"{name}.lock", name)
-    except OSError as error:
-        raise ConfigError(
-            f"data folder {settings.data}: expected a writable folder, {error};"
-            " set `data` or COINSPACE_DATA"
-        ) from None
+    lock = lock_name(settings, name)
     try:
         tune_process(name, settings.tuning)
         code = uvloop.run(_run(name, settings, main))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import resource
@@ -29,6 +28,7 @@ from coinspace import preflight
 from coinspace.backoff import Backoff
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.lock import lock_name
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
@@ -519,30 +519,11 @@ def check_port(settings: Settings) -> None:
         ) from None
 
 
-def claim(settings: Settings) -> IO[str]:
-    """Lock the data folder for this supervisor.
-
-    Raises: ConfigError when another supervisor runs on the folder, or it cannot be written.
-    """
-    folder = settings.data / "run"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "supervisor.lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"data folder {settings.data}: expected a writable folder, {error};"
-            " set `data` or COINSPACE_DATA"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ConfigError(
-            f"data folder {settings.data}: another `coinspace up` runs on it;"
-            " stop that one or set COINSPACE_DATA"
-        ) from None
+def claim(settings: Settings) -> int:
+    """Lock the data folder for this supervisor; see `lock_name`."""
+    lock = lock_name(settings, "supervisor")
     # health files of an earlier run must not look like this run's
-    for stale in folder.glob("*.json"):
+    for stale in (settings.data / "run").glob("*.json"):
         stale.unlink()
     return lock
 
@@ -652,4 +633,4 @@ def up(
         if code := uvloop.run(supervise(settings, arguments, seconds)):
             sys.exit(code)
     finally:
-        lock.close()
+        os.close(lock)

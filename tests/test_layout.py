@@ -28,6 +28,7 @@ BASE = {
     "text",
     "tuning",
     "tasks",
+    "lock",
     "log",
     "notify",
     "window",

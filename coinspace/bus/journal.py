@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from pathlib import Path
 
 import structlog
@@ -20,10 +19,9 @@ from coinspace.bus.segments import segment_path, segment_paths
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
+from coinspace.lock import lock_file
 
 KEEPER_INTERVAL_S = 0.5
-LOCK_TRIES = 5
-LOCK_PAUSE_S = 0.01
 LOG_INTERVAL_NS = 60 * SECOND_NS
 SHORT_INTERVAL_NS = 3600 * SECOND_NS
 
@@ -106,23 +104,11 @@ class Journal:
     def _lock_folder(self) -> int:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            return lock_file(self.folder / "lock", f"journal folder {self.folder}", JournalError)
         except OSError as error:
             raise JournalError(
                 f"journal folder {self.folder}: expected a writable folder, {error}"
             ) from None
-        for _ in range(LOCK_TRIES):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # a reader in `is_written` keeps the lock for some µs
-                time.sleep(LOCK_PAUSE_S)
-            else:
-                return lock
-        os.close(lock)
-        raise JournalError(
-            f"journal folder {self.folder}: expected no other writer, found one; stop it"
-        )
 
     def _keep(self) -> None:
         while not self._closing:

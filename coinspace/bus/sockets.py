@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import zmq
 from coinspace.bus.context import Socket, admit, close_socket, dismiss
 from coinspace.config import BusSettings
 from coinspace.errors import BusError
+from coinspace.lock import lock_file
 
 # libzmq disconnects a peer that sends larger messages; 16 MiB is 32 times the deepest book
 MESSAGE_SIZE_LIMIT = 1 << 24
@@ -37,17 +37,7 @@ class Bound:
         """Lock the ipc path: libzmq would take over a path that another process has bound."""
         path = Path(self.endpoint.removeprefix("ipc://"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # the kernel releases the lock when the process ends for any reason
-        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise BusError(
-                f"{self.endpoint}: expected no other process here, found one; stop that process"
-                " or choose another data folder"
-            ) from None
-        self._lock = lock
+        self._lock = lock_file(path.with_name(f"{path.name}.lock"), self.endpoint, BusError)
 
     def guard(self, bus: BusSettings) -> None:
         """Accept only clients that have one of the allowed public keys."""

@@ -288,7 +288,7 @@ def test_epochs_are_kept_over_restarts(tmp_path: Path) -> None:
 
 
 def test_one_writer_per_folder(written: Written) -> None:
-    with pytest.raises(JournalError, match="expected no other writer, found one"):
+    with pytest.raises(JournalError, match="expected no other process, found process"):
         Journal(written.folder, SMALL, next_epoch())
 
 

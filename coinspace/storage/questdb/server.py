@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import http.client
 import os
 import secrets
@@ -18,12 +17,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import orjson
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError, StorageError
+from coinspace.lock import lock_file
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import Address, private, root, write_address, write_private
 
@@ -97,7 +96,7 @@ class ManagedServer:
         self.address: Address | None = None
         self._announced: Address | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
         self._credentials: dict[str, str] = {}
         self._ports: dict[str, int] = {}
 
@@ -216,7 +215,11 @@ class ManagedServer:
             (self.root / "log").mkdir(exist_ok=True)
             _write_if_other(self.root / "conf" / "log.conf", LOG_CONF.encode())
             if self._lock is None:
-                self._lock = self._take_lock()
+                self._lock = lock_file(
+                    self.root / "lock",
+                    f"QuestDB in {self.root}",
+                    advice="stop it with `coinspace questdb stop`",
+                )
             self._credentials = self._load_credentials()
             self._ports = self._choose_ports()
         except ConfigError:
@@ -229,26 +232,9 @@ class ManagedServer:
                 " set `data` or COINSPACE_DATA"
             ) from None
 
-    def _take_lock(self) -> IO[str]:
-        lock = (self.root / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise ConfigError(
-                f"QuestDB in {self.root}: expected no running server, found process {owner};"
-                " stop it with `coinspace questdb stop`"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
-
     def _release_lock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def _load_credentials(self) -> dict[str, str]:
