@@ -18,7 +18,7 @@ import structlog
 from coinspace.text import PrintableFormatter, printable_event
 
 # PIPE_BUF: a pipe that is ready for writing takes this many bytes without blocking
-PIPE_BYTES = 512 if sys.platform == "darwin" else 4096
+PIPE_BYTES = 4096
 
 
 class Output:

@@ -27,16 +27,6 @@ from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
 
-__all__ = [
-    "COMMAND",
-    "Process",
-    "configure_logging",
-    "health_path",
-    "read_health",
-    "run",
-    "stop_event",
-]
-
 # -P: a folder that somebody happens to stand in has no modules of ours
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
@@ -413,19 +403,13 @@ def exit_after(seconds: float, code: int, before: Callable[[], None] | None = No
     timer.start()
 
 
-def run(
-    name: str,
-    settings: Settings,
-    main: Callable[[Process], Awaitable[None]],
-    *,
-    level: str = "info",
-) -> None:
+def run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> None:
     """Run `main` on uvloop until it returns; SIGTERM and SIGINT set `process.stopping`.
 
     Raises: ConfigError when the data folder cannot be written, or when a process of this name
     runs on it already.
     """
-    configure_logging(level)
+    configure_logging()
     die_with_parent()
     lock = lock_name(settings, name)
     try:
@@ -479,12 +463,12 @@ def _thread_failed(
 
 
 def die_with_parent() -> None:
-    """End this process when its supervisor ends, even by SIGKILL (Linux).
+    """End this process when its supervisor ends, even by SIGKILL.
 
     The supervisor sets COINSPACE_PARENT to its pid. A process without it has no supervisor.
     """
     parent = os.environ.pop("COINSPACE_PARENT", None)
-    if parent is None or sys.platform != "linux":
+    if parent is None:
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     # the parent may have ended before the line above

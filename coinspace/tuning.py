@@ -11,7 +11,6 @@ import contextlib
 import gc
 import os
 import socket
-import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -69,7 +68,7 @@ def tune_process(name: str, settings: TuningSettings) -> None:
     """
     log = structlog.get_logger(name)
     cpus = cpus_of(name, settings)
-    if cpus and sys.platform == "linux":
+    if cpus:
         _pin(cpus)
     if settings.nice:
         try:
@@ -110,7 +109,7 @@ def tune_socket(sock: socket.socket, settings: TuningSettings) -> None:
     log = structlog.get_logger("socket")
     if settings.receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings.receive_buffer)
-    if settings.busy_poll_us and sys.platform == "linux":
+    if settings.busy_poll_us:
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_BUSY_POLL, settings.busy_poll_us)
         except OSError as error:

@@ -22,9 +22,10 @@ from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedErro
 from coinspace.exchanges import EXCHANGES, every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel, Exchange
+from coinspace.log import configure_logging
 from coinspace.market import Market, as_named
 from coinspace.options import EXCHANGE, SECONDS, markets_by_exchange
-from coinspace.process import configure_logging, stop_event
+from coinspace.process import stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable

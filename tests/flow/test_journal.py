@@ -35,7 +35,7 @@ import numpy as np
 from coinspace.bus.journal import Journal
 from coinspace.bus.publisher import Publisher
 from coinspace.config import BusSettings, JournalSettings
-from coinspace.process import configure_logging
+from coinspace.log import configure_logging
 configure_logging()
 folder, epoch, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 small = JournalSettings(segment_bytes=1 << 18, max_bytes=1 << 26, min_free_bytes=0)
