@@ -476,6 +476,20 @@ def die_with_parent() -> None:
         raise SystemExit(f"supervisor {parent} is gone")
 
 
+def alive(pid: int) -> bool:
+    """Return whether a process with this pid runs; one that its parent has not reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True
+
+
 def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
     """Return a process's last health file, None when it has none."""
     try:

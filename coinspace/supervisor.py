@@ -32,11 +32,11 @@ from coinspace.lock import lock_name
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
-from coinspace.observe.health import Health, all_health, health_of
+from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.process import COMMAND
 from coinspace.simulator.markets.offer import offer
-from coinspace.tasks import WORK, Tasks
+from coinspace.tasks import WORK, Tasks, within
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
 STOP_TIMEOUT_S = 20.0  # a storage worker may wait for one last slow flush
@@ -185,8 +185,7 @@ class Child:
                 backoff.reset()
             wait_s = backoff.next()
             log.warning("process ended", process=self.name, code=code, restart_in_s=wait_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            await within(wait_s, self._stopping)
             self.restarts += 1
 
     async def _run_once(self) -> int:
@@ -415,9 +414,6 @@ class Supervisor:
         while True:
             notifier.beat()
             await asyncio.sleep(min(BEAT_INTERVAL_S, notifier.interval_s or BEAT_INTERVAL_S))
-
-    def healths(self) -> list[Health]:
-        return all_health(self.settings)
 
 
 def last_reason(path: Path, begin: int = 0) -> str:

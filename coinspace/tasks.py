@@ -8,6 +8,7 @@ by `cancel`, `end` or `drop`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -148,6 +149,13 @@ class Tasks:
             task.cancel()
         _, late = await asyncio.wait(tasks, timeout=timeout_s)
         return sorted(task.get_name() for task in late)
+
+
+async def within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait for an event, at most some seconds. Returns: whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def report(loop: asyncio.AbstractEventLoop, name: str, error: BaseException) -> None:

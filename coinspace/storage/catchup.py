@@ -9,7 +9,6 @@ recorded in table `gap` as lost.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, Stream, joined
 from coinspace.storage.questdb.address import address
 from coinspace.storage.stage import Stage
+from coinspace.tasks import within
 
 IDLE_S = 1.0
 TIMEOUT_S = 3.0
@@ -114,12 +114,9 @@ class CatchUp:
                 publisher.problem = repr(error)
                 publisher.not_before = time.monotonic() + MAX_RETRY_S
                 log.exception("catch-up failed", publisher=publisher.name)
-            if not progress:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(publisher.wake.wait(), _pause(publisher))
-                if publisher.wake.is_set():
-                    publisher.wake.clear()
-                    await asyncio.sleep(SETTLE_S)
+            if not progress and await within(_pause(publisher), publisher.wake):
+                publisher.wake.clear()
+                await asyncio.sleep(SETTLE_S)
 
     def wake(self) -> None:
         """Look for holes at once."""

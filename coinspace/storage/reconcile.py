@@ -57,7 +57,6 @@ LINES_LIMIT = 200_000
 # journal messages that wait for their row; after a clock step the two are read far apart
 PENDING_LIMIT = 100_000
 
-Progress = Callable[[str], object]
 Range = tuple[int, int]
 
 
@@ -222,10 +221,14 @@ class _Stream:
 
 
 def reconcile(
-    settings: Settings, from_ns: int, to_ns: int, progress: Progress = lambda text: None
+    settings: Settings,
+    from_ns: int,
+    to_ns: int,
+    progress: Callable[[str], object] | None = None,
 ) -> Report:
     """Compare journals and database for messages published in [from_ns, to_ns).
 
+    Args: progress: called with each publisher before it is compared.
     Raises: StorageError when the database cannot be read.
     """
     report = Report(from_ns, to_ns)
@@ -233,7 +236,8 @@ def reconcile(
     for process, kinds in KINDS.items():
         for exchange in sorted(settings.exchanges):
             publisher = f"{process}-{exchange}"
-            progress(publisher)
+            if progress is not None:
+                progress(publisher)
             with contextlib.ExitStack() as opened:
                 facts = _facts(settings, publisher, report, opened)
                 # the tables are read side by side, each on its own connection

@@ -68,7 +68,7 @@ class Sender:
     """Takes rows for any table.
 
     Use it from one thread, normally the event loop's: `start`, `row`…, `close`. Without a running
-    loop call `tick` regularly: it sends a batch that is old enough.
+    loop call `seal` to send a batch that is not full.
 
     After an error the batch is sent again; `trouble` has the error meanwhile. If the flush thread
     ends, it calls `on_failure`, so that the process can end too.
@@ -145,12 +145,12 @@ class Sender:
     @property
     def pending(self) -> int:
         """Rows taken and not yet stored or rejected."""
-        return self._taken - self._stored - self._rejected
+        return self._taken - self.done
 
     @property
-    def taken(self) -> int:
-        """Rows taken since the start."""
-        return self._taken
+    def done(self) -> int:
+        """Rows stored or rejected since the start."""
+        return self._stored + self._rejected
 
     def row(
         self,
@@ -198,12 +198,8 @@ class Sender:
         if self._full:
             self._refused += 1
             return None
-        batch = self._open
-        if batch is None:
-            batch = self._new_batch()
-        if table not in self._tables:
-            self._tables.add(table)
-        return batch.lines
+        self._tables.add(table)
+        return (self._open or self._new_batch()).lines
 
     def took(self, size: int, key: Any = None) -> None:
         """Count the line that was written to `lines` and ends at `size`."""
@@ -235,18 +231,12 @@ class Sender:
             self._peak_bytes = max(self._peak_bytes, self._bytes)
             self._wake.notify()
 
-    def tick(self) -> None:
-        """Send the open batch if it is old enough."""
-        batch = self._open
-        if batch is not None and time.monotonic() - batch.opened_at >= self._batch_s:
-            self.seal()
-
     async def drained(self, timeout_s: float) -> bool:
         """Wait until all rows taken are stored or rejected. Returns: False after the time-out."""
         self.seal()
         taken = self._taken
         deadline = time.monotonic() + timeout_s
-        while self._stored + self._rejected < taken:
+        while self.done < taken:
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(0.005)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from functools import partial
 
@@ -26,7 +25,7 @@ from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE
 from coinspace.storage.watch import Watch
-from coinspace.tasks import Tasks
+from coinspace.tasks import Tasks, within
 
 ORDERBOOK_WORKER = "orderbook-storage-worker"
 TICKER_WORKER = "ticker-storage-worker"
@@ -102,8 +101,8 @@ class Worker:
             self.sender,
             topics,
             settings.storage.depth,
-            on_hole=self._on_hole,
-            on_restart=self._on_restart,
+            on_hole=lambda: self.catchup.wake(),
+            on_restart=lambda publisher: self.catchup.restarted(publisher),
         )
         self.catchup = CatchUp(settings, self.stage, self.publishers)
         self._tables = {*self.kinds, GAP.name}
@@ -137,8 +136,7 @@ class Worker:
             except CoinSpaceError as error:
                 # do not subscribe yet: the journals keep the messages meanwhile
                 self.process.degraded(str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.process.stopping.wait(), RETRY_S)
+            await within(RETRY_S, self.process.stopping)
         else:
             return False
         self.sender.start()
@@ -196,12 +194,6 @@ class Worker:
             key = tuple(letter["key"]) if letter["key"] else None
             self.stage.on_rejected(key, letter["table"], letter["reason"], letter["at_ns"])
         self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
-
-    def _on_hole(self) -> None:
-        self.catchup.wake()
-
-    def _on_restart(self, publisher: str) -> None:
-        self.catchup.restarted(publisher)
 
     async def _repair(self) -> None:
         found = address(self.settings)
@@ -284,7 +276,7 @@ class Worker:
 
     def _stalled(self) -> bool:
         """Return whether rows wait but none was stored for STALLED_S."""
-        now, done = asyncio.get_running_loop().time(), self.sender.taken - self.sender.pending
+        now, done = asyncio.get_running_loop().time(), self.sender.done
         if done != self._done or not self.sender.pending:
             self._done, self._done_at = done, now
         return now - self._done_at >= STALLED_S
