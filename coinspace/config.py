@@ -77,6 +77,15 @@ def _venue(name: str) -> str:
     return f"{exchange.lower()}{colon}{market.upper()}"
 
 
+def _curve_key(key: str) -> str:
+    if key and (len(key) != CURVE_KEY_SIZE or not key.isascii()):
+        raise ValueError(f"expected a CURVE key of {CURVE_KEY_SIZE} Z85 characters")
+    return key
+
+
+_CurveKey = Annotated[str, AfterValidator(_curve_key)]
+
+
 def default_exchanges() -> dict[str, ExchangeSettings]:
     """Return exchange -> the default section that its module defines."""
     return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
@@ -106,39 +115,25 @@ class BusSettings(Section):
     ] = 20_000
     directory: Annotated[str, Field(description="folder of ipc sockets; empty = data/run")] = ""
     curve_public_key: Annotated[
-        str,
+        _CurveKey,
         Field(description="Z85 key of this host; with the secret key it turns on CURVE for tcp"),
     ] = ""
     curve_secret_key: Annotated[
         SecretStr, Field(description="better in COINSPACE_BUS__CURVE_SECRET_KEY than in a file")
     ] = SecretStr("")
-    curve_server_key: Annotated[str, Field(description="Z85 public key of the publishers")] = ""
+    curve_server_key: Annotated[
+        _CurveKey, Field(description="Z85 public key of the publishers")
+    ] = ""
     curve_server_keys: Annotated[
-        dict[str, str],
+        dict[str, _CurveKey],
         Names(str.lower),
         Field(description="tcp endpoint -> its public key, where it is not curve_server_key"),
     ] = {}
     curve_allowed: Annotated[
-        list[str], Field(description="Z85 public keys that may connect to this host's publishers")
+        list[_CurveKey],
+        Field(description="Z85 public keys that may connect to this host's publishers"),
     ] = []
     _sockets: Path = PrivateAttr(default=Path("run"))
-
-    @field_validator("curve_public_key", "curve_server_key")
-    @classmethod
-    def _curve_key(cls, key: str) -> str:
-        if key and (len(key) != CURVE_KEY_SIZE or not key.isascii()):
-            raise ValueError(f"expected a CURVE key of {CURVE_KEY_SIZE} Z85 characters")
-        return key
-
-    @field_validator("curve_allowed")
-    @classmethod
-    def _curve_keys(cls, keys: list[str]) -> list[str]:
-        return [cls._curve_key(key) for key in keys]
-
-    @field_validator("curve_server_keys")
-    @classmethod
-    def _curve_key_of_each(cls, keys: dict[str, str]) -> dict[str, str]:
-        return {endpoint: cls._curve_key(key) for endpoint, key in keys.items()}
 
     @model_validator(mode="after")
     def _curve_pair(self) -> BusSettings:

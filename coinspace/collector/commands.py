@@ -164,7 +164,7 @@ def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
     """List the markets of an exchange."""
     listings = asyncio.run(listed(exchange, load(config_path).exchanges[exchange]))
     if not listings:
-        raise ConnectError(f"market list of {exchange}: expected markets, was empty", exchange)
+        raise ConnectError(f"market list of {exchange}: expected markets, was empty")
     for line in market_lines(listings, as_json):
         click.echo(line)
 

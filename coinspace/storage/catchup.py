@@ -216,7 +216,7 @@ class CatchUp:
                 continue
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1
-                self._stage.expect(publisher.name, topic, epoch, last, "not received")
+                self._stage.expect(publisher.name, topic, epoch, last)
         self._stage.finish(publisher.name, journal)
         if unseen:
             publisher.taken = ended

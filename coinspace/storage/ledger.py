@@ -159,10 +159,10 @@ class Ledger:
         stream.put_off += holes
         self.holes_put_off += holes
 
-    def expect(self, stream: Stream, last: int, now_ns: int, reason: str) -> None:
+    def expect(self, stream: Stream, last: int, now_ns: int) -> None:
         """Note that sequences up to `last` exist; the new ones are a hole until they arrive."""
         if last > stream.last:
-            self._hole(stream, stream.last + 1, last, now_ns, reason)
+            self._hole(stream, stream.last + 1, last, now_ns)
             stream.last = last
 
     def arrive(self, stream: Stream, sequence: int, now_ns: int) -> bool:
@@ -170,7 +170,7 @@ class Ledger:
         if sequence <= stream.last:
             return False
         if sequence > stream.last + 1:
-            self._hole(stream, stream.last + 1, sequence - 1, now_ns, "not received")
+            self._hole(stream, stream.last + 1, sequence - 1, now_ns)
         stream.last = sequence
         return True
 
@@ -178,7 +178,9 @@ class Ledger:
         """Note that memory had no room for the newest message."""
         self._hole(stream, sequence, sequence, now_ns, "database behind")
 
-    def _hole(self, stream: Stream, first: int, last: int, now_ns: int, reason: str) -> None:
+    def _hole(
+        self, stream: Stream, first: int, last: int, now_ns: int, reason: str = "not received"
+    ) -> None:
         self.sequences_missed += last - first + 1
         growing = stream.growing
         if growing is not None and growing.last + 1 == first:

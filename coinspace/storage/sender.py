@@ -178,7 +178,7 @@ class Sender:
             buffer.row(table, symbols=symbols, columns=columns, at=TimestampNanos(at_ns))
         except (TypeError, ValueError, OverflowError, UnicodeError) as error:
             buffer.clear()  # type: ignore[no-untyped-call]
-            raise StorageError(f"row of {table}: {error}", table, 1) from None
+            raise StorageError(f"row of {table}: {error}", table) from None
         size = lines.extend(bytes(buffer))
         buffer.clear()  # type: ignore[no-untyped-call]
         self.took(size, key)

@@ -217,7 +217,7 @@ class Stage:
             self._forget_streams()
             self._on_restart(publisher)
         for topic, last in sequences.items():
-            self.expect(publisher, topic, epoch, last, "not received")
+            self.expect(publisher, topic, epoch, last)
 
     def finish(self, publisher: str, journalled: Collection[int]) -> None:
         """Forget ended epochs that miss nothing.
@@ -235,7 +235,7 @@ class Stage:
             key: stream for key, stream in self._current.items() if stream.key in streams
         }
 
-    def expect(self, publisher: str, topic: bytes, epoch: int, last: int, reason: str) -> None:
+    def expect(self, publisher: str, topic: bytes, epoch: int, last: int) -> None:
         """Note that a publisher has published sequences up to `last` on a topic."""
         if not topic.startswith(self.topics):
             return
@@ -247,5 +247,5 @@ class Stage:
             self.malformed += 1
             return
         if last > stream.last:
-            self.ledger.expect(stream, last, self._clock(), reason)
+            self.ledger.expect(stream, last, self._clock())
             self._on_hole()

@@ -78,6 +78,11 @@ def _declared(name: str, kind: str) -> str:
     return kind
 
 
+def doubles(names: str) -> tuple[tuple[str, str], ...]:
+    """Return the columns of numbers of these names."""
+    return tuple((name, "DOUBLE") for name in names.split())
+
+
 # the identity of a message: its publisher's epoch and its sequence
 IDENTITY = (("epoch", "LONG"), ("seq", "LONG"))
 TIMES = (("exchange_ts", TIME), ("published_ts", TIME), ("ts", TIME))
@@ -87,10 +92,7 @@ ORDERBOOK = Table(
     (
         EXCHANGE,
         MARKET,
-        ("bid", "DOUBLE"),
-        ("bid_size", "DOUBLE"),
-        ("ask", "DOUBLE"),
-        ("ask_size", "DOUBLE"),
+        *doubles("bid bid_size ask ask_size"),
         # [[prices], [sizes]], best first, at most storage.depth levels
         ("bids", "DOUBLE[][]"),
         ("asks", "DOUBLE[][]"),
@@ -112,22 +114,7 @@ TICKER = Table(
     (
         EXCHANGE,
         MARKET,
-        *(
-            (name, "DOUBLE")
-            for name in (
-                "last",
-                "open",
-                "high",
-                "low",
-                "volume",
-                "quote_volume",
-                "change",
-                "bid",
-                "bid_size",
-                "ask",
-                "ask_size",
-            )
-        ),
+        *doubles("last open high low volume quote_volume change bid bid_size ask ask_size"),
         # window of open, high, low and change
         ("span", "SYMBOL"),
         ("flags", "INT"),
@@ -145,8 +132,7 @@ TRADE = Table(
         MARKET,
         # of the taker
         ("side", "SYMBOL"),
-        ("price", "DOUBLE"),
-        ("size", "DOUBLE"),
+        *doubles("price size"),
         ("trade_id", "LONG"),
         ("flags", "INT"),
         *IDENTITY,

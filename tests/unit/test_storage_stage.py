@@ -257,8 +257,8 @@ def test_holes_come_oldest_first() -> None:
     ledger = Ledger()
     late = ledger.stream(PUBLISHER, TOPIC, 9)
     early = ledger.stream(PUBLISHER, b"orderbook.upbit.ETH/KRW.", 8)
-    ledger.expect(late, 5, 100, "")
-    ledger.expect(early, 5, 200, "")
+    ledger.expect(late, 5, 100)
+    ledger.expect(early, 5, 200)
     assert [stream.epoch for stream, _ in ledger.holes()] == [8, 9]
     assert ledger.missing() == 10
 
@@ -343,7 +343,7 @@ def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
     ledger = Ledger()
     for epoch in range(1, 11):
         stream = ledger.stream(PUBLISHER, TOPIC, epoch)
-        ledger.expect(stream, 3, START_NS, "")
+        ledger.expect(stream, 3, START_NS)
         for _, hole in list(ledger.holes()):
             # the fifth epoch waits for its journal
             if epoch != 5:

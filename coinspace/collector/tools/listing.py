@@ -25,13 +25,11 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
         return spelled.read_markets(await fetcher.get(spelled.markets_request()))
     except RefusedError as error:
         raise ConnectError(
-            f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
-            exchange,
+            f"market list of {exchange}: expected an answer from {settings.rest}, was {error}"
         ) from None
     except UNREADABLE as error:
         raise ConnectError(
-            f"market list of {exchange}: expected an answer of the known shape, was {error!r}",
-            exchange,
+            f"market list of {exchange}: expected an answer of the known shape, was {error!r}"
         ) from None
     finally:
         await fetcher.close()
