@@ -181,25 +181,18 @@ class Ranges:
 
 
 class _Fact(NamedTuple):
-    """A message in a journal. before: number of repeats before it; trade: its time and id."""
+    """A message in a journal or the database.
 
-    topic: bytes
-    epoch: int
-    sequence: int
-    published_ns: int
-    repeat: bool
-    before: int
-    trade: tuple[int, int] | None
-
-
-class _Row(NamedTuple):
-    """A message in the database."""
+    before: number of repeats before it. repeat and trade, its time and id: in a journal only.
+    """
 
     topic: bytes
     epoch: int
     sequence: int
     published_ns: int
     before: int
+    repeat: bool = False
+    trade: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -283,20 +276,21 @@ def _within(messages: Iterable[Message], from_ns: int, to_ns: int) -> Iterator[_
         if from_ns <= message.published_ns < to_ns:
             book = message.kind == ORDERBOOK
             at_ns = message.exchange_ns or message.received_ns or message.published_ns
+            repeat = book and bool(message.flags & REPEAT)
             yield _Fact(
                 message.topic,
                 message.epoch,
                 message.sequence,
                 message.published_ns,
-                book and bool(message.flags & REPEAT),
-                message.flags >> REPEATS_BITS if book and not message.flags & REPEAT else 0,
+                message.flags >> REPEATS_BITS if book and not repeat else 0,
+                repeat,
                 (at_ns, message.id) if message.kind == TRADE else None,
             )
 
 
 def _rows(
     connection: psycopg.Connection[Any], kind: str, publisher: str, report: Report
-) -> Iterator[_Row]:
+) -> Iterator[_Fact]:
     """Yield a publisher's rows of one table in the order of publishing; the server sorts them."""
     window, slack = WINDOWS.get(kind, WINDOW)
     flags = "flags" if kind == "orderbook" else "0"
@@ -327,22 +321,22 @@ def _rows(
         ):
             if market and epoch is not None and sequence is not None:
                 topic = build(kind, exchange, market)
-                yield _Row(topic, epoch, sequence, published_ns, (bits or 0) >> REPEATS_BITS)
+                yield _Fact(topic, epoch, sequence, published_ns, (bits or 0) >> REPEATS_BITS)
 
 
 class _Ahead:
-    """Reads an iterator of facts or rows up to a time."""
+    """Reads an iterator of messages up to a time."""
 
-    def __init__(self, found: Iterator[Any]) -> None:
+    def __init__(self, found: Iterator[_Fact]) -> None:
         self._found = found
         self._next = next(found, None)
 
     @property
     def at_ns(self) -> int:
         """Publishing time of the next item; FOR_EVER_NS when there is none."""
-        return FOR_EVER_NS if self._next is None else int(self._next.published_ns)
+        return FOR_EVER_NS if self._next is None else self._next.published_ns
 
-    def until(self, end_ns: int) -> Iterator[Any]:
+    def until(self, end_ns: int) -> Iterator[_Fact]:
         """Yield the items that were published before a time."""
         while self._next is not None and self._next.published_ns < end_ns:
             yield self._next
@@ -362,14 +356,14 @@ class _Comparison:
         # epochs whose rows of `gap` are read
         self._epochs: set[int] = set()
 
-    def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Row]]) -> None:
+    def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Fact]]) -> None:
         with schema.connect(self._address) as connection:
             self._read_found(connection)
             journal = [_Ahead(one) for one in facts]
             database = [_Ahead(one) for one in rows]
             while (start := min(one.at_ns for one in (*journal, *database))) < FOR_EVER_NS:
                 end = start + SLICE_NS
-                both: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Row]]]
+                both: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Fact]]]
                 both = defaultdict(lambda: ({}, {}))
                 for side, sources in enumerate((journal, database)):
                     for source in sources:
@@ -452,15 +446,15 @@ class _Comparison:
         connection: psycopg.Connection[Any],
         stream: _Stream,
         journalled: dict[int, _Fact],
-        stored: dict[int, _Row],
+        stored: dict[int, _Fact],
     ) -> None:
         waiting: list[_Fact] = []
         for sequence in sorted(journalled.keys() | stored.keys()):
             fact, row = journalled.get(sequence), stored.get(sequence)
-            at_ns = fact.published_ns if fact else stored[sequence].published_ns
-            before = fact.before if fact else stored[sequence].before
-            if before:
-                self._repeats_before(stream, sequence, before, at_ns)
+            one = fact or stored[sequence]
+            at_ns = one.published_ns
+            if one.before:
+                self._repeats_before(stream, sequence, one.before, at_ns)
             if sequence in stream.seen:
                 # after a clock was set back, a message and its row are read far apart
                 self._again(stream, sequence, fact, row)
@@ -477,7 +471,7 @@ class _Comparison:
                 stream.last_stored = max(stream.last_stored, sequence)
         self._explain(stream, waiting, _trades_known(connection, stream.topic, waiting))
 
-    def _again(self, stream: _Stream, sequence: int, fact: _Fact | None, row: _Row | None) -> None:
+    def _again(self, stream: _Stream, sequence: int, fact: _Fact | None, row: _Fact | None) -> None:
         if fact is not None:
             self._count(stream, fact.published_ns, journalled=1)
         if row is not None and stream.pending.pop(sequence, None) is not None:
