@@ -131,7 +131,8 @@ def database() -> Iterator[tuple[Settings, Address, int]]:
         settings = Settings(data=Path(folder))
         settings.storage.ttl = "off"
         server = ManagedServer(settings)
-        found = server.start()
+        server.spawn()
+        found = server.wait_ready()
         try:
             schema.create(found, StorageSettings(ttl="off"))
             assert server.process is not None

@@ -16,14 +16,14 @@ import structlog
 
 from coinspace._ext.journal import PART_SUFFIX, JournalWriter, Segment
 from coinspace.bus.segments import segment_path, segment_paths
-from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
+from coinspace.clock import HOUR_NS, MINUTE_NS, SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from coinspace.lock import lock_file
 
 KEEPER_INTERVAL_S = 0.5
-LOG_INTERVAL_NS = 60 * SECOND_NS
-SHORT_INTERVAL_NS = 3600 * SECOND_NS
+LOG_INTERVAL_NS = MINUTE_NS
+SHORT_INTERVAL_NS = HOUR_NS
 
 log = structlog.get_logger("journal")
 

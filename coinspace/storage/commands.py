@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from coinspace.clock import SECOND_NS, check_ms, now_ns
+from coinspace.clock import HOUR_NS, SECOND_NS, check_ms, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.process import COMMAND, alive, read_health, run
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from coinspace.storage.reconcile import Line, Report
 
 EXIT_DEGRADED = 1
-HOUR_NS = 3600 * SECOND_NS
 # messages younger than this may not be stored yet
 IN_FLIGHT_NS = 10 * SECOND_NS
 EXIT_DOWN = 2

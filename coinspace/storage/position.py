@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from coinspace.bus.topics import build
-from coinspace.clock import SECOND_NS
+from coinspace.clock import DAY_NS
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
@@ -29,7 +29,6 @@ APPLY_TIMEOUT_S = 30.0
 POLL_S = 0.05
 # rows of open holes per read
 READ_AGAIN = 10_000
-DAY_NS = 86_400 * SECOND_NS
 # kind -> prefix of its publishers' names; `state` rows have a column for the publisher
 PUBLISHERS = {
     "orderbook": "orderbook-collector-",

@@ -32,15 +32,13 @@ from coinspace.bus.journal import journal_folder
 from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.segments import FOR_EVER_NS, read_journal, segment_paths
 from coinspace.bus.topics import build
-from coinspace.clock import SECOND_NS
+from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
 from coinspace.storage.ledger import joined
 from coinspace.storage.questdb.address import Address, address
 
-MINUTE_NS = 60 * SECOND_NS
-HOUR_NS = 60 * MINUTE_NS
 # time compared at once
 SLICE_NS = 10 * SECOND_NS
 KINDS = {
@@ -49,7 +47,7 @@ KINDS = {
 }
 # time that one query sorts, and largest distance between a row's `ts` and its publishing time; a
 # trade that was fetched after an outage has an old trade time
-WINDOWS = {"trade": (HOUR_NS, 7 * 24 * HOUR_NS)}
+WINDOWS = {"trade": (HOUR_NS, 7 * DAY_NS)}
 WINDOW = (10 * MINUTE_NS, HOUR_NS)
 UNEXPLAINED_LIMIT = 1000
 # lines in the report; the total counts all

@@ -259,24 +259,18 @@ def _column_differences(connection: Connection, table: Table) -> list[Difference
     types = dict(rows.fetchall())
     found: list[Difference] = []
     for name, kind in table.columns:
-        if name not in types:
-            found.append(
-                Difference(
-                    table.name,
-                    f"{table.name}.{name}: expected {kind}, was no column",
-                    f"ALTER TABLE {table.name} ADD COLUMN IF NOT EXISTS {name} {kind}",
-                    damaging=True,
-                )
+        was = types.get(name)
+        if was == kind:
+            continue
+        change = f"ALTER COLUMN {name} TYPE" if was else f"ADD COLUMN IF NOT EXISTS {name}"
+        found.append(
+            Difference(
+                table.name,
+                f"{table.name}.{name}: expected {kind}, was {was or 'no column'}",
+                f"ALTER TABLE {table.name} {change} {kind}",
+                damaging=True,
             )
-        elif types[name] != kind:
-            found.append(
-                Difference(
-                    table.name,
-                    f"{table.name}.{name}: expected {kind}, was {types[name]}",
-                    f"ALTER TABLE {table.name} ALTER COLUMN {name} TYPE {kind}",
-                    damaging=True,
-                )
-            )
+        )
     return found
 
 

@@ -348,16 +348,27 @@ _ROLLED = (
     " sum(volume) volume, sum(quote_volume) quote_volume, sum(trades) trades"
 )
 # ticks without a value do not open or close a candle; kr, gl, premium and fx are the last values
+_LAST = (
+    "last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
+    " last_not_null(fx) fx"
+)
 _TICK = (
     "first_not_null(value) open, max(value) high, min(value) low, last_not_null(value) close,"
-    " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
-    " last_not_null(fx) fx"
+    f" {_LAST}, count() ticks, count(value) valid"
 )
 _TICK_ROLLED = (
     "first_not_null(open) open, max(high) high, min(low) low, last_not_null(close) close,"
-    " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
-    " last_not_null(fx) fx"
+    f" {_LAST}, sum(ticks) ticks, sum(valid) valid"
 )
+
+
+def _coarser(kind: str, select: str) -> tuple[View, View]:
+    """Return candles of a minute and an hour, from those of a second."""
+    return (
+        View(f"{kind}_1m", f"{kind}_1s", select, "1m", "MONTH"),
+        View(f"{kind}_1h", f"{kind}_1m", select, "1h", "YEAR"),
+    )
+
 
 VIEWS = (
     View(
@@ -370,28 +381,7 @@ VIEWS = (
         "DAY",
         "30 DAYS",
     ),
-    View("trade_1m", "trade_1s", f"ts, exchange, market, {_ROLLED}", "1m", "MONTH"),
-    View("trade_1h", "trade_1m", f"ts, exchange, market, {_ROLLED}", "1h", "YEAR"),
-    View(
-        "index_1s",
-        "index_tick",
-        f"ts, asset, {_TICK}, count() ticks, count(value) valid",
-        "1s",
-        "DAY",
-        "30 DAYS",
-    ),
-    View(
-        "index_1m",
-        "index_1s",
-        f"ts, asset, {_TICK_ROLLED}, sum(ticks) ticks, sum(valid) valid",
-        "1m",
-        "MONTH",
-    ),
-    View(
-        "index_1h",
-        "index_1m",
-        f"ts, asset, {_TICK_ROLLED}, sum(ticks) ticks, sum(valid) valid",
-        "1h",
-        "YEAR",
-    ),
+    *_coarser("trade", f"ts, exchange, market, {_ROLLED}"),
+    View("index_1s", "index_tick", f"ts, asset, {_TICK}", "1s", "DAY", "30 DAYS"),
+    *_coarser("index", f"ts, asset, {_TICK_ROLLED}"),
 )

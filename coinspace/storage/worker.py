@@ -11,7 +11,7 @@ import click
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import oldest_ns
 from coinspace.bus.subscriber import Subscriber
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import HOUR_NS, SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
@@ -45,7 +45,7 @@ UNHEARD_S = 60.0
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
-SLACK_NS = 3600 * SECOND_NS
+SLACK_NS = HOUR_NS
 LAG_PROBE_S = 0.02
 # probes of one minute
 LAG_PROBES = 3000

@@ -17,13 +17,14 @@ from coinspace._ext.sink import ListSink
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.segments import read_journal
+from coinspace.clock import HOUR_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError
 from coinspace.storage import gaps, schema
 from coinspace.storage.commands import _time_ns
 from coinspace.storage.ledger import Hole, Ledger
 from coinspace.storage.questdb.address import address
-from coinspace.storage.reconcile import HOUR_NS, Report, reconcile
+from coinspace.storage.reconcile import Report, reconcile
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import Feeder

@@ -100,19 +100,12 @@ class ManagedServer:
         self._credentials: dict[str, str] = {}
         self._ports: dict[str, int] = {}
 
-    def start(self, timeout_s: float = START_TIMEOUT_S) -> Address:
-        """Start the server and wait until it answers.
-
-        Raises: ConfigError when the folder, the jar or a port cannot be used, StorageError when
-        the server ends or does not answer in time.
-        """
-        self.spawn()
-        return self.wait_ready(timeout_s)
-
     def spawn(self) -> None:
         """Start the Java process without waiting; call this from the main thread.
 
         The process ends when the calling thread ends.
+        Raises: ConfigError when the folder, the jar or a port cannot be used, StorageError when
+        the process cannot be started.
         """
         if self.process is not None and self.process.poll() is None:
             raise StorageError(f"QuestDB in {self.root}: already started, pid {self.process.pid}")
@@ -142,20 +135,23 @@ class ManagedServer:
         except OSError as error:
             raise StorageError(f"QuestDB in {self.root}: cannot be started, {error}") from None
 
-    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Address:
-        """Wait until this server answers a query, then write its address for all processes."""
+    def wait_ready(self) -> Address:
+        """Wait until this server answers a query, then write its address for all processes.
+
+        Raises: StorageError or ConfigError when it ends, StorageError when it does not answer.
+        """
         process = self.process
         if process is None:
             raise StorageError(f"QuestDB in {self.root}: expected a started server, was none")
         found = private(self._ports, self._credentials, process.pid)
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not is_private_server(found):
             if process.poll() is not None:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:
                 self.kill()
                 raise StorageError(
-                    f"QuestDB in {self.root}: expected an answer within {timeout_s:.0f} s,"
+                    f"QuestDB in {self.root}: expected an answer within {START_TIMEOUT_S:.0f} s,"
                     f" was none; see {self.root}/console.log"
                 )
             time.sleep(PROBE_INTERVAL_S)
@@ -378,9 +374,3 @@ def is_private_server(found: Address) -> bool:
     """Return whether the server at the address is ours: it requires our password."""
     query = "select%201"
     return exec_status(found, query) == 200 and exec_status(found, query, login=False) == 401
-
-
-def read_log_tail(folder: Path, lines: int = 5) -> list[str]:
-    """Return the last lines of the server's log."""
-    logs = sorted((folder / "log").glob("questdb-*.log*"))
-    return logs[-1].read_text(errors="replace").splitlines()[-lines:] if logs else []
