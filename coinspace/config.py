@@ -29,8 +29,10 @@ from pydantic import (
 
 from coinspace.config_sources import (
     PREFIX,
+    STRICT,
     Environment,
     Names,
+    UserPath,
     merged,
     read_environment,
     read_file,
@@ -40,7 +42,6 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, every
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
-from coinspace.section import STRICT, UserPath
 
 COLLECTORS = ("orderbook-collector", "ticker-collector")
 WORKERS = (

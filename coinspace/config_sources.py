@@ -1,5 +1,7 @@
 """Where settings come from: the file and the environment, converted to one form and merged.
 
+What the sections share is here, too, since the exchanges' sections are below the configuration.
+
 Names may be written in upper or lower case. The names of a free table (asset, exchange or
 process -> value) are converted to the platform's spelling. Tables are merged key by key.
 """
@@ -15,13 +17,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
 
 from coinspace.errors import ConfigError
 
 PREFIX = "COINSPACE_"
+# for every section: unknown keys are refused
+STRICT = ConfigDict(extra="forbid", validate_assignment=True)
 NOTHING = ("", "none", "null")
+
+
+def _user_path(given: Any) -> Any:
+    # a path in a file is not expanded by a shell
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
+        raise ValueError("expected a path, was an empty text")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a path without ~, as there is no such home: {given}") from None
+
+
+UserPath = Annotated[Path, BeforeValidator(_user_path)]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import contextlib
 import gc
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 import structlog
 
-from coinspace.config import PROCESSES, TuningSettings
+from coinspace.config import PROCESSES, TuningSettings, nearest
 from coinspace.errors import ConfigError
 
 # asm-generic/socket.h; not in Python's socket module
@@ -48,15 +48,19 @@ def spins(name: str, settings: TuningSettings) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
 
 
-def missing_processors(tuning: TuningSettings) -> list[int]:
-    """Return the configured processors that this machine does not have."""
+def problems(tuning: TuningSettings) -> Iterator[str]:
+    """Yield the processors that this machine does not have and the patterns without a process."""
     here = os.cpu_count() or 1
-    return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
-
-
-def unmatched(patterns: Iterable[str]) -> list[str]:
-    """Return the patterns that match no process."""
-    return [one for one in patterns if not any(fnmatchcase(name, one) for name in PROCESSES)]
+    wrong = sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+    if wrong:
+        yield (
+            f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}"
+        )
+    for key, patterns in (("cpus", tuning.cpus), ("spin", tuning.spin)):
+        for one in patterns:
+            if not any(fnmatchcase(name, one) for name in PROCESSES):
+                hint = nearest(one, list(PROCESSES))
+                yield f"tuning.{key}: no process is called {one!r}: {hint}"
 
 
 def tune_process(name: str, settings: TuningSettings) -> None:

@@ -25,8 +25,8 @@ from coinspace._ext.message import (
     Message,
     encode_header,
 )
+from coinspace._ext.sink import ListSink
 from coinspace.bus.publisher import Publisher
-from coinspace.bus.sink import ListSink
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import BusSettings, Settings
 from coinspace.errors import BusError
