@@ -111,7 +111,7 @@ class Process:
         if first:
             self.failure = error
         self._end_soon()
-        self._log("error", "task failed", task=name, error=repr(error), exc_info=error)
+        self.log.error("task failed", task=name, error=repr(error), exc_info=error)
         if first and self.state != "stopping":
             self.state, self.reason = "degraded", f"{name} failed: {error!r}"
             self.notifier.status(self.reason)
@@ -120,7 +120,7 @@ class Process:
     def restarting(self, name: str, error: BaseException) -> None:
         """Record that a background task failed and will be restarted."""
         self._counts["task_restarts"] += 1
-        self._log("error", "task restarts", task=name, error=repr(error), exc_info=error)
+        self.log.error("task restarts", task=name, error=repr(error), exc_info=error)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle an exception of a callback: the loop's exception handler."""
@@ -134,7 +134,7 @@ class Process:
         if len(self._logged) < ERRORS_LOGGED:
             self._logged.append(now)
             message = str(context.get("message"))[:300]
-            self._log("error", "callback failed", message=message, exc_info=error)
+            self.log.error("callback failed", message=message, exc_info=error)
 
     def ready(self) -> None:
         """Report that the process works."""
@@ -188,8 +188,7 @@ class Process:
             self.on_stop()
 
     def _log_late(self) -> None:
-        self._log(
-            "error",
+        self.log.error(
             "stop took too long, exit without clean-up",
             seconds=STOP_LIMIT_S,
             tasks=self.tasks.names,
@@ -202,11 +201,6 @@ class Process:
         elif self.failure is None:
             self.state, self.reason = "stopped", None
         self.write_health()
-
-    def _log(self, level: str, event: str, **facts: Any) -> None:
-        # without `configure_logging` a logger writes to stdout, which may be closed
-        with contextlib.suppress(OSError, ValueError):
-            getattr(self.log, level)(event, **facts)
 
     def _change(self, state: State, reason: str | None) -> None:
         if self.state == "stopping" or self.failure is not None:
@@ -222,7 +216,7 @@ class Process:
         if not known and state in ("ready", "degraded"):
             self.notifier.send("READY=1")
         self.notifier.status(f"{state}: {reason}" if reason else state)
-        self._log("info", "state", state=state, reason=reason)
+        self.log.info("state", state=state, reason=reason)
         self.write_health()
 
     def write_health(self) -> None:
@@ -233,7 +227,7 @@ class Process:
             self._counts["health_failures"] += 1
             if not self._health_failing:
                 self._health_failing = True
-                self._log("error", "health file not written", error=repr(error))
+                self.log.error("health file not written", error=repr(error))
             # the folder may have been deleted
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True)
@@ -271,7 +265,7 @@ class Process:
             )
             if not self._counters_failing:
                 self._counters_failing = True
-                self._log("error", "counters not read", error=repr(error), exc_info=error)
+                self.log.error("counters not read", error=repr(error), exc_info=error)
             return own
         self._counters_failing = False
         return {**counters, **own}
@@ -293,7 +287,7 @@ class Process:
             self.notifier.beat()
             step_s = self.clock.look()
             if step_s:
-                self._log("warning", "host clock stepped", seconds=round(step_s, 3))
+                self.log.warning("host clock stepped", seconds=round(step_s, 3))
             now = monotonic_ns()
             if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
                 written_ns = now

@@ -22,6 +22,7 @@ from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import CONNECT_TIMEOUT_S, OWN_TABLES, first_line, resuming
 from coinspace.storage.stage import Stage
+from coinspace.storage.tables import STORED
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -30,11 +31,7 @@ POLL_S = 0.05
 # rows of open holes per read
 READ_AGAIN = 10_000
 # kind -> prefix of its publishers' names; `state` rows have a column for the publisher
-PUBLISHERS = {
-    "orderbook": "orderbook-collector-",
-    "ticker": "ticker-collector-",
-    "trade": "ticker-collector-",
-}
+PUBLISHERS = {kind: f"{process}-" for process, kinds in STORED.values() for kind in kinds}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,10 @@ from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
 from coinspace.storage.ledger import joined
 from coinspace.storage.questdb.address import Address, address
+from coinspace.storage.tables import STORED
 
 # time compared at once
 SLICE_NS = 10 * SECOND_NS
-KINDS = {
-    "orderbook-collector": ("orderbook", "state"),
-    "ticker-collector": ("ticker", "trade", "state"),
-}
 # time that one query sorts, and largest distance between a row's `ts` and its publishing time; a
 # trade that was fetched after an outage has an old trade time
 WINDOWS = {"trade": (HOUR_NS, 7 * DAY_NS)}
@@ -224,7 +221,7 @@ def reconcile(
     """
     report = Report(from_ns, to_ns)
     found = address(settings)
-    for process, kinds in KINDS.items():
+    for process, kinds in STORED.values():
         for exchange in sorted(settings.exchanges):
             publisher = f"{process}-{exchange}"
             if progress is not None:

@@ -17,7 +17,7 @@ from coinspace.config import StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import retention as terms
 from coinspace.storage.questdb.address import Address
-from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table, View
+from coinspace.storage.tables import GAP, STORED, TABLES, VIEWS, Table, View
 
 Connection = psycopg.Connection[Any]
 
@@ -180,7 +180,9 @@ def _repair(connection: Connection, difference: Difference) -> None:
 
 
 def _report_damage(connection: Connection, difference: Difference) -> None:
-    for worker in STORED_BY.get(difference.table, ()):
+    for worker, (_, kinds) in STORED.items():
+        if difference.table not in kinds:
+            continue
         try:
             connection.execute(
                 "INSERT INTO gap (kind, publisher, status, reason, epoch, first, last, count, ts)"

@@ -332,12 +332,11 @@ TABLES = (
     INDEX_CHAIN,
 )
 
-# table -> workers that store its messages, and store them again when its columns were damaged
-STORED_BY = {
-    ORDERBOOK.name: ("orderbook-storage-worker",),
-    TICKER.name: ("ticker-storage-worker",),
-    TRADE.name: ("ticker-storage-worker",),
-    STATE.name: ("orderbook-storage-worker", "ticker-storage-worker"),
+# storage worker -> its publishers' collector, and the kinds of messages, whose tables it fills; it
+# stores them again when a table's columns were damaged
+STORED = {
+    "orderbook-storage-worker": ("orderbook-collector", ("orderbook", "state")),
+    "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "state")),
 }
 
 # Trades of equal time are ordered by id, not by arrival. The sort key has the ns within the second

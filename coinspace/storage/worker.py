@@ -23,17 +23,10 @@ from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
-from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE
+from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE, STORED
 from coinspace.storage.watch import Watch
 from coinspace.tasks import Tasks, within
 
-ORDERBOOK_WORKER = "orderbook-storage-worker"
-TICKER_WORKER = "ticker-storage-worker"
-# kinds stored and the collectors that publish them
-KINDS = {
-    ORDERBOOK_WORKER: ("orderbook-collector", ("orderbook", "state")),
-    TICKER_WORKER: ("ticker-collector", ("ticker", "trade", "state")),
-}
 RETRY_S = 0.5
 HEALTH_S = 0.5
 # shorter problems of the sender are not reported
@@ -77,13 +70,12 @@ class LoopLag:
 class Worker:
     """One storage worker: subscribers, stage, sender and the watch over the database."""
 
-    def __init__(self, process: Process, name: str) -> None:
-        settings = process.settings
+    def __init__(self, process: Process) -> None:
+        settings, name = process.settings, process.name
         retention.check(settings.storage)
-        collector, self.kinds = KINDS[name]
+        collector, self.kinds = STORED[name]
         self.process = process
         self.settings = settings
-        self.name = name
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
         # exchanges without markets have no collector
         self._expected = [
@@ -152,7 +144,7 @@ class Worker:
             subscriber.start(loop)
             self._subscribers.append(subscriber)
         self._tasks.spawn("catch-up", self.catchup.run(), ends=not self.publishers)
-        self.watch.owner = self.name
+        self.watch.owner = self.process.name
         self._tasks.spawn("judgement", self._health())
         return True
 
@@ -282,9 +274,9 @@ class Worker:
         return now - self._done_at >= STALLED_S
 
 
-async def work(name: str, process: Process) -> None:
-    """Run a storage worker until the process is asked to stop."""
-    worker = Worker(process, name)
+async def work(process: Process) -> None:
+    """Run the storage worker of this name until the process is asked to stop."""
+    worker = Worker(process)
     process.counters = worker.counters
     try:
         if await worker.start():
@@ -297,11 +289,11 @@ async def work(name: str, process: Process) -> None:
 @config_option
 def orderbook_storage_worker(config_path: str | None) -> None:
     """Store order books and the states of their venues in QuestDB."""
-    run(ORDERBOOK_WORKER, load(config_path), partial(work, ORDERBOOK_WORKER))
+    run("orderbook-storage-worker", load(config_path), work)
 
 
 @click.command()
 @config_option
 def ticker_storage_worker(config_path: str | None) -> None:
     """Store tickers, trades and the states of their venues in QuestDB."""
-    run(TICKER_WORKER, load(config_path), partial(work, TICKER_WORKER))
+    run("ticker-storage-worker", load(config_path), work)
