@@ -256,18 +256,16 @@ class Process:
         part.replace(self._path)
 
     def _all_counters(self) -> dict[str, int | float]:
-        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
+        counters: dict[str, int | float] = {}
         try:
             counters = self.counters()
+            self._counters_failing = False
         except Exception as error:
-            own["counter_failures"] = self._counts["counter_failures"] = (
-                self._counts["counter_failures"] + 1
-            )
+            self._counts["counter_failures"] += 1
             if not self._counters_failing:
                 self._counters_failing = True
                 self.log.error("counters not read", error=repr(error), exc_info=error)
-            return own
-        self._counters_failing = False
+        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
         return {**counters, **own}
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:

@@ -190,38 +190,25 @@ class Child:
 
     async def _run_once(self) -> int:
         """Run the process until it ends. Returns: its exit code."""
-        async with self._spawning:
-            if self._stopping.is_set():
-                return 0
-            listener = self._listener = Listener() if self._watched else None
+        tasks = Tasks(self._helper_failed)
+        with contextlib.ExitStack() as opened:
+            async with self._spawning:
+                if self._stopping.is_set():
+                    return 0
+                if self._watched:
+                    self._listener = opened.enter_context(contextlib.closing(Listener()))
+                process = self._process = await self._spawn(self._listener)
+            opened.callback(self.log.close)
+            tasks.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
+            tasks.spawn("stderr", self._pump(process.stderr), ends=True)
+            watch = tasks.spawn("watch", self._watch(process, self._listener), ends=True)
             try:
-                process = self._process = await self._spawn(listener)
-            except BaseException:
-                if listener is not None:
-                    listener.close()
-                raise
-        helpers = Tasks(self._helper_failed)
-        helpers.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
-        helpers.spawn("stderr", self._pump(process.stderr), ends=True)
-        watch = Tasks(self._helper_failed)
-        if listener is not None:
-            watch.spawn("watch", self._watch(process, listener), ends=True)
-        try:
-            code = await process.wait()
-            await watch.cancel()
-            await helpers.finish(PUMP_S)
-            return code
-        finally:
-            try:
-                await watch.cancel()
-                await helpers.cancel()
+                code = await process.wait()
+                await tasks.end(watch)
+                await tasks.finish(PUMP_S)
+                return code
             finally:
-                self._close(listener)
-
-    def _close(self, listener: Listener | None) -> None:
-        if listener is not None:
-            listener.close()
-        self.log.close()
+                await tasks.cancel()
 
     async def _spawn(self, listener: Listener | None) -> asyncio.subprocess.Process:
         watched = listener.environment(self._hang_s) if listener is not None else {}
@@ -258,8 +245,10 @@ class Child:
                 self.first_line.set_result(line)
             self.log.write(line)
 
-    async def _watch(self, process: asyncio.subprocess.Process, listener: Listener) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, listener: Listener | None) -> None:
         """End the process when it gives no sign of life for too long."""
+        if listener is None:
+            return
         heard, silent_s, limit_s = 0, 0.0, FIRST_SIGN_S
         while silent_s < limit_s:
             # counted in rounds of this loop: no child looks silent while the supervisor is stopped
@@ -440,31 +429,28 @@ def all_processes(settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def _kind(names: list[str], *kinds: str) -> list[str]:
-    return [name for name in names if name.startswith(kinds)]
+# beginnings of the names in each group; for the start: the store, then the readers of the bus, then
+# its writers
+_COLLECTORS = ("orderbook-collector", "ticker-collector")
+_STORAGE = ("orderbook-storage", "ticker-storage")
+_AGGREGATOR, _INDEX, _ENDPOINT = (
+    ("orderbook-aggregator",),
+    ("index-calculator",),
+    ("index-endpoint",),
+)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
+# for the stop: along the flow
+_STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:
-    """Order processes for the start: the store, then readers of the bus, then its writers."""
-    return [
-        _kind(names, "questdb"),
-        _kind(names, "orderbook-storage", "ticker-storage"),
-        _kind(names, "index-calculator"),
-        _kind(names, "orderbook-aggregator"),
-        _kind(names, "index-endpoint"),
-        _kind(names, "orderbook-collector", "ticker-collector"),
-    ]
+    """Order processes for the start; a group starts together."""
+    return [[name for name in names if name.startswith(one)] for one in _START]
 
 
 def stop_groups(names: list[str]) -> list[list[str]]:
-    """Order processes for the stop: along the flow, the store and the simulated exchanges last."""
-    groups = [
-        _kind(names, "orderbook-collector", "ticker-collector"),
-        _kind(names, "orderbook-aggregator"),
-        _kind(names, "index-calculator"),
-        _kind(names, "orderbook-storage", "ticker-storage"),
-        _kind(names, "index-endpoint"),
-    ]
+    """Order processes for the stop; the store and the simulated exchanges come last."""
+    groups = [[name for name in names if name.startswith(one)] for one in _STOP]
     ordered = {name for group in groups for name in group}
     return [*groups, [name for name in names if name not in ordered]]
 
