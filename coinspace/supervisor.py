@@ -430,16 +430,13 @@ def all_processes(settings: Settings) -> dict[str, list[str]]:
 
 
 # beginnings of the names in each group; for the start: the store, then the readers of the bus, then
-# its writers
+# its writers; for the stop: along the flow
 _COLLECTORS = ("orderbook-collector", "ticker-collector")
 _STORAGE = ("orderbook-storage", "ticker-storage")
-_AGGREGATOR, _INDEX, _ENDPOINT = (
-    ("orderbook-aggregator",),
-    ("index-calculator",),
-    ("index-endpoint",),
-)
+_AGGREGATOR = ("orderbook-aggregator",)
+_INDEX = ("index-calculator",)
+_ENDPOINT = ("index-endpoint",)
 _START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
-# for the stop: along the flow
 _STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
