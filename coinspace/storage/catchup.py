@@ -104,9 +104,8 @@ class CatchUp:
             progress = False
             try:
                 await self._inventory(publisher)
-                for stream, hole in list(self._stage.ledger.holes()):
-                    if stream.publisher == publisher.name:
-                        progress |= await self._try(publisher, stream, hole)
+                for stream, hole in self._stage.ledger.holes(publisher.name):
+                    progress |= await self._try(publisher, stream, hole)
                 progress |= await self._read_again(publisher)
             except Exception as error:
                 # an error of one publisher must not end the catch-up of the others
@@ -130,16 +129,15 @@ class CatchUp:
 
     def problems(self) -> list[str]:
         """Return a line for each unreachable journal that messages wait for."""
-        waiting: dict[str, int] = {}
-        for stream in self._stage.ledger.streams.values():
+        lines = []
+        for name, publisher in self._publishers.items():
             # the size of holes that were put off is unknown: count at least one message each
-            if count := stream.put_off + sum(hole.count for hole in stream.holes):
-                waiting[stream.publisher] = waiting.get(stream.publisher, 0) + count
-        return [
-            f"{waiting[name]} messages wait for the journal of {name}: {publisher.problem}"
-            for name, publisher in self._publishers.items()
-            if publisher.problem and name in waiting
-        ]
+            waiting = sum(one.put_off + one.missing for one in self._stage.ledger.of(name))
+            if publisher.problem and waiting:
+                lines.append(
+                    f"{waiting} messages wait for the journal of {name}: {publisher.problem}"
+                )
+        return lines
 
     def counters(self) -> dict[str, int | float]:
         """Return counts since the start."""
@@ -156,7 +154,7 @@ class CatchUp:
 
         Returns: whether all holes are in `gap` now; False = a journal cannot be reached, try later.
         """
-        kind, ledger = f"{damage.table}.".encode(), self._stage.ledger
+        ledger = self._stage.ledger
         oldest_ns = now_ns() - self._settings.journal.max_age_s * SECOND_NS
         if not self._settings.journal.enabled or damage.found_ns < oldest_ns:
             log.error("not stored again: no journal has the messages", table=damage.table)
@@ -165,7 +163,7 @@ class CatchUp:
         for publisher in self._publishers.values():
             if (damage.found_ns, publisher.name) in self._restored:
                 continue
-            if not self._streams(publisher, kind) and publisher.name not in ledger.finished:
+            if not ledger.of(publisher.name) and publisher.name not in ledger.finished:
                 continue
             journal = await self._ask(publisher, lambda source: source.ranges())
             if journal is None:
@@ -175,7 +173,9 @@ class CatchUp:
                 topics = journal[epoch].items()
                 lasts = {topic: max(end for _, end in ranges) - 1 for topic, ranges in topics}
                 ledger.reopen(publisher.name, epoch, lasts)
-            for stream in self._streams(publisher, kind):
+            for stream in ledger.of(publisher.name):
+                if stream.name.kind != damage.table:
+                    continue
                 for first, end in journal.get(stream.epoch, {}).get(stream.topic, []):
                     last = min(end - 1, stream.last)
                     if first <= last:
@@ -184,13 +184,6 @@ class CatchUp:
             self._restored.add((damage.found_ns, publisher.name))
         self.wake()
         return complete
-
-    def _streams(self, publisher: _Publisher, kind: bytes) -> list[Stream]:
-        return [
-            stream
-            for stream in self._stage.ledger.streams.values()
-            if stream.publisher == publisher.name and stream.topic.startswith(kind)
-        ]
 
     async def _inventory(self, publisher: _Publisher) -> None:
         """Find messages in the journal that this worker has not received."""
@@ -231,11 +224,7 @@ class CatchUp:
     async def _read_again(self, publisher: _Publisher) -> bool:
         """Read holes that were put off from `gap`, once the earlier holes are closed."""
         ledger = self._stage.ledger
-        streams = [
-            stream
-            for stream in ledger.streams.values()
-            if stream.publisher == publisher.name and stream.put_off and not stream.holes
-        ]
+        streams = [one for one in ledger.of(publisher.name) if one.put_off and not one.holes]
         if not streams or time.monotonic() < publisher.not_before:
             return False
         # rows in the sender have to be in the database first
