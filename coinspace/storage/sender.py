@@ -25,7 +25,7 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
 from coinspace.storage import schema
 from coinspace.storage.deadletter import DeadLetters
-from coinspace.storage.questdb.address import Address, address
+from coinspace.storage.questdb.address import address
 from coinspace.storage.transport import (
     Rejected,
     TimestampNanos,
@@ -64,6 +64,10 @@ class _Batch:
     ranges: list[tuple[int, int]] | None = None
 
 
+def _ignore(*what: Any) -> None:
+    """Take a report that the sender's owner does not need."""
+
+
 class Sender:
     """Takes rows for any table.
 
@@ -76,6 +80,7 @@ class Sender:
     Attributes:
         trouble: why no row can be stored now; None = no problem.
         dead: the file of rejected rows.
+        full: rows are refused: from the memory limit until half of it is free again.
     """
 
     def __init__(
@@ -83,17 +88,15 @@ class Sender:
         settings: Settings,
         name: str,
         *,
-        on_rejected: OnRejected | None = None,
-        on_repaired: OnRepaired | None = None,
-        on_failure: OnFailure | None = None,
-        where: Callable[[Settings], Address] = address,
+        on_rejected: OnRejected = _ignore,
+        on_repaired: OnRepaired = _ignore,
+        on_failure: OnFailure = _ignore,
     ) -> None:
         storage = settings.storage
         self.settings = settings
         self.name = name
         self.trouble: str | None = None
         self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
-        self._where = where
         self._on_rejected = on_rejected
         self._on_repaired = on_repaired
         self._on_failure = on_failure
@@ -116,7 +119,7 @@ class Sender:
         self._transport: Transport | None = None
         # each has one writing thread: the loop's for the first two, the flush thread for the last
         self._open_bytes = self._sealed_bytes = self._done_bytes = 0
-        self._full = False
+        self.full = False
         self._taken = self._stored = self._refused = self._rejected = 0
         self._batches = self._retries = self._repairs = self._defects = 0
         # time of the last logged defect, None before the first
@@ -132,11 +135,6 @@ class Sender:
             self._loop = None
         self._thread = threading.Thread(target=self._run, name=f"{self.name}-flush", daemon=True)
         self._thread.start()
-
-    @property
-    def full(self) -> bool:
-        """Whether rows are refused: from the memory limit until half of it is free again."""
-        return self._full
 
     @property
     def _bytes(self) -> int:
@@ -191,11 +189,11 @@ class Sender:
         """
         used = self._sealed_bytes - self._done_bytes + self._open_bytes
         if used >= self._limit:
-            self._full = True
-        elif self._full and used <= self._limit // 2:
+            self.full = True
+        elif self.full and used <= self._limit // 2:
             # not earlier: single rows taken in between would make many small holes
-            self._full = False
-        if self._full:
+            self.full = False
+        if self.full:
             self._refused += 1
             return None
         self._tables.add(table)
@@ -308,8 +306,7 @@ class Sender:
         except BaseException as error:
             self.trouble = f"the flush thread ended: {error!r}"
             log.exception("flush thread ended", sender=self.name)
-            if self._on_failure is not None:
-                self._notify(self._on_failure, f"{self.name} flush", error)
+            self._notify(self._on_failure, f"{self.name} flush", error)
 
     def _next(self) -> _Batch | None:
         """Wait for a batch. Returns: None when the thread has to end."""
@@ -333,7 +330,7 @@ class Sender:
 
     def _flush(self, batch: _Batch) -> None:
         if self._transport is None:
-            self._transport = Transport(self._where(self.settings), self._timeout_ms)
+            self._transport = Transport(address(self.settings), self._timeout_ms)
         started = time.monotonic()
         if batch.ranges is None:
             try:
@@ -348,12 +345,11 @@ class Sender:
 
     def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
         """Find the cause of a refusal: the schema, which is repaired, or single rows."""
-        found = self._where(self.settings)
+        found = address(self.settings)
         repaired = schema.repair(found, set(self._tables), self.settings.storage)
         if repaired:
             self._repairs += 1
-            if self._on_repaired is not None:
-                self._notify(self._on_repaired, repaired)
+            self._notify(self._on_repaired, repaired)
             raise Unavailable(f"schema repaired after: {refusal.reason}")
         batch.refusals += 1
         # another process may have just repaired the schema: try again before a row counts as bad
@@ -393,8 +389,7 @@ class Sender:
         key = batch.keys[row]
         at_ns = self.dead.add(table, refusal.reason, key, line)
         self._rejected += 1
-        if self._on_rejected is not None:
-            self._notify(self._on_rejected, key, table, refusal.reason, at_ns)
+        self._notify(self._on_rejected, key, table, refusal.reason, at_ns)
 
     def _notify(self, callback: Callable[..., None], *what: Any) -> None:
         if self._loop is None:

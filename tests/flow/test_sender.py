@@ -166,7 +166,9 @@ async def test_a_dropped_and_a_changed_column_are_repaired(
     assert schema.differences(address(created), StorageSettings(ttl="off")) == []
 
 
-async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_path: Path) -> None:
+async def test_memory_is_bounded_while_nothing_answers(
+    created: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = own(created, tmp_path, memory_mb=1, batch_rows=100)
     reachable = asyncio.Event()
 
@@ -175,7 +177,8 @@ async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_pa
             raise StorageError("no server")
         return address(settings)
 
-    sender = Sender(settings, "bounded", where=where)
+    monkeypatch.setattr("coinspace.storage.sender.address", where)
+    sender = Sender(settings, "bounded")
     sender.start()
     taken = 0
     while trade(sender, "FULL/KRW", taken):
