@@ -93,8 +93,6 @@ def default_exchanges() -> dict[str, ExchangeSettings]:
 
 
 class Section(BaseModel):
-    """Base of all sections."""
-
     model_config = STRICT
 
 
@@ -543,8 +541,6 @@ class TuningSettings(Section):
 
 
 class SupervisorSettings(Section):
-    """Settings of `coinspace up`."""
-
     hang_s: Annotated[
         float,
         Field(ge=5, le=3600, description="a process that is silent for this long is restarted"),
@@ -552,8 +548,6 @@ class SupervisorSettings(Section):
 
 
 class Settings(Section):
-    """Everything that can be configured."""
-
     data: Annotated[UserPath, Field(description="folder of everything stored locally")] = Path(
         ".coinspace"
     )

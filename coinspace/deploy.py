@@ -93,7 +93,6 @@ WantedBy={target}
 
 
 def unit_name(process: str) -> str:
-    """Return the unit of a process."""
     return f"coinspace-{process}.service"
 
 

@@ -93,6 +93,5 @@ class Listener:
             self.ready |= b"READY=1" in states
 
     def close(self) -> None:
-        """Stop listening."""
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()

@@ -118,7 +118,6 @@ class Process:
             self.write_health()
 
     def restarting(self, name: str, error: BaseException) -> None:
-        """Record that a background task failed and will be restarted."""
         self._counts["task_restarts"] += 1
         self.log.error("task restarts", task=name, error=repr(error), exc_info=error)
 
@@ -137,7 +136,6 @@ class Process:
             self.log.error("callback failed", message=message, exc_info=error)
 
     def ready(self) -> None:
-        """Report that the process works."""
         if not self._started:
             # most processes are degraded first, while they wait for another one
             self._started = True

@@ -160,7 +160,6 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
     @property
@@ -324,7 +323,6 @@ class Supervisor:
         log.error("task failed", task=name, error=repr(error), exc_info=error)
 
     def restarting(self, name: str, error: BaseException) -> None:
-        """Record that a task failed and will be restarted."""
         log.error("task restarts", task=name, error=repr(error), exc_info=error)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -499,7 +497,6 @@ def check_port(settings: Settings) -> None:
 
 
 def claim(settings: Settings) -> int:
-    """Lock the data folder for this supervisor; see `lock_name`."""
     lock = lock_name(settings, "supervisor")
     # health files of an earlier run must not look like this run's
     for stale in (settings.data / "run").glob("*.json"):

@@ -132,7 +132,6 @@ class Tasks:
         return await self.cancel()
 
     def drop(self, task: asyncio.Task[Any]) -> None:
-        """Cancel one task without waiting for it."""
         if task in self._running:
             self._cancelled.add(task)
             task.cancel()
@@ -193,7 +192,6 @@ class Repeat:
             self._timer = self._loop.call_later(self._interval_s, self._call)
 
     def stop(self) -> None:
-        """Stop calling the function."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

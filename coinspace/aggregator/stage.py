@@ -345,7 +345,6 @@ class OrderbookAggregator:
         return {"ts_ns": self.last_ts_ns, "fx": self.fx.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of an earlier process."""
         self.fx.restore(dict(state.get("fx", {})))
 
     def counters(self) -> dict[str, int | float]:

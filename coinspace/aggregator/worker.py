@@ -50,7 +50,6 @@ class Worker:
         self._steps = ClockSteps()
 
     def counters(self) -> dict[str, int | float]:
-        """Return the counters of stage and bus."""
         return {
             **self.subscriber.counters(),
             **self.publisher.counters(),

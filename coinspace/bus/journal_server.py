@@ -76,7 +76,6 @@ class ReplayServer:
         self._thread.start()
 
     def counters(self) -> dict[str, int]:
-        """Return requests answered and refused."""
         return {"journal_requests": self.requests, "journal_refused": self.refused}
 
     def close(self) -> None:

@@ -172,7 +172,6 @@ class SegmentFile:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs in the segment."""
         if self._runs is None:
             self._runs = [Run(*run) for run in self.index.runs]
         return self._runs

@@ -96,7 +96,6 @@ class Subscriber:
         return self._receiver.received - before
 
     def counters(self) -> dict[str, int]:
-        """Return counts of received and missing messages."""
         receiver = self._receiver
         return {
             "received": receiver.received,

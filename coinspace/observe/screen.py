@@ -36,7 +36,6 @@ class Rates:
         self._last: dict[str, tuple[int, float]] = {}
 
     def of(self, health: Health) -> float:
-        """Return the output per second since the last call for this process."""
         name = next((name for name in OUTPUT if health.total(name)), OUTPUT[0])
         now = (health.updated_ns, float(health.total(name)))
         before = self._last.get(health.process, now)

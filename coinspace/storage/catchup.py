@@ -59,8 +59,6 @@ Source = JournalClient | JournalReader
 
 @dataclass
 class _Publisher:
-    """One publisher's journal and the result of its last requests."""
-
     name: str
     client: JournalClient
     folder: JournalReader
@@ -140,7 +138,6 @@ class CatchUp:
         return lines
 
     def counters(self) -> dict[str, int | float]:
-        """Return counts since the start."""
         return {
             "catchup_requests": self.requests,
             "catchup_failures": self.failures,

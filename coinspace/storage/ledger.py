@@ -43,7 +43,6 @@ class Hole:
 
     @property
     def count(self) -> int:
-        """Number of missing sequences."""
         return self.last - self.first + 1
 
 
@@ -74,7 +73,6 @@ class Stream:
 
     @property
     def key(self) -> StreamKey:
-        """The identity of the stream."""
         return (self.publisher, self.topic, self.epoch)
 
 
@@ -218,7 +216,6 @@ class Ledger:
         return found
 
     def missing(self) -> int:
-        """Return how many sequences are in holes now."""
         return sum(stream.missing for stream in self.streams.values())
 
 

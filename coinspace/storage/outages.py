@@ -24,8 +24,6 @@ UNWRITTEN_LIMIT = 20_000
 
 
 class Outages:
-    """The outages of all venues of a storage worker."""
-
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self.open: dict[VenueKey, Outage] = {}
@@ -35,7 +33,6 @@ class Outages:
         self._venues: dict[str, set[tuple[str, str]]] = {}
 
     def restore(self, key: VenueKey, outage: Outage) -> None:
-        """Take an open outage from the database."""
         self.open[key] = outage
         self._venues.setdefault(key[0], set()).add(key[1:])
 

@@ -192,8 +192,6 @@ class _Fact(NamedTuple):
 
 @dataclass(slots=True)
 class _Stream:
-    """One topic of one epoch: the counts so far."""
-
     topic: bytes
     epoch: int
     seen: Ranges = field(default_factory=Ranges)
@@ -339,8 +337,6 @@ class _Ahead:
 
 
 class _Comparison:
-    """Compares one publisher's journal with its rows."""
-
     def __init__(self, report: Report, found: Address, publisher: str) -> None:
         self._report = report
         self._address = found
@@ -506,7 +502,6 @@ class _Comparison:
             self._count(stream, at_ns, repeats=end - start + 1)
 
     def _explain(self, stream: _Stream, waiting: list[_Fact], known: set[tuple[int, int]]) -> None:
-        """Count messages of the journal that have no row."""
         for fact in waiting:
             if fact.trade in known:
                 self._count(stream, fact.published_ns, duplicates=1)
@@ -523,7 +518,6 @@ class _Comparison:
                     self._unexplained(stream, fact.sequence, fact.sequence, fact.published_ns)
 
     def _finish(self, stream: _Stream) -> None:
-        """Count missing messages after all was read."""
         for sequence, at_ns in stream.pending.items():
             self._unexplained(stream, sequence, sequence, at_ns)
         for first, last, at_ns in stream.holes:

@@ -278,8 +278,6 @@ def _column_differences(connection: Connection, table: Table) -> list[Difference
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Properties of one table or view in the database."""
-
     dedup: bool
     ttl: terms.Length
 

@@ -61,7 +61,6 @@ class Stage:
         self.heard_ns: dict[str, int] = {}
 
     def on_message(self, publisher: str, message: Message) -> None:
-        """Take one live message."""
         now = self._clock()
         if message.kind == HEARTBEAT:
             self._heartbeat(publisher, message, now)
@@ -161,7 +160,6 @@ class Stage:
         self.outages.settle()
 
     def counters(self) -> dict[str, int | float]:
-        """Return counts since the start."""
         counts: dict[str, int | float] = {
             f'stored{{kind="{kind}"}}': count for kind, count in self.stored.items()
         }

@@ -243,7 +243,6 @@ class Watch:
         self._resumes = Backoff(FIRST_RESUME_S, MAX_RESUME_S)
 
     async def run(self) -> None:
-        """Look until cancelled."""
         while True:
             # storing again has to wait for correct columns
             columns = self.looks % LOOKS_PER_SCHEMA == 0 or bool(self.findings.damages)

@@ -51,7 +51,6 @@ class LoopLag:
         self._late_s: deque[float] = deque([0.0], maxlen=LAG_PROBES)
 
     async def run(self) -> None:
-        """Measure until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             before = loop.time()
@@ -162,7 +161,6 @@ class Worker:
             )
 
     def counters(self) -> dict[str, int | float]:
-        """Return the counters of all parts."""
         received: dict[str, int | float] = {}
         for subscriber in self._subscribers:
             for name, value in subscriber.counters().items():

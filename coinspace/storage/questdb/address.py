@@ -44,7 +44,6 @@ class Address:
 
 
 def root(settings: Settings) -> Path:
-    """Return the private server's folder."""
     return settings.data / "questdb"
 
 

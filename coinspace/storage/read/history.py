@@ -164,5 +164,4 @@ async def definitions(database: Database, limit: int) -> list[Row]:
 
 
 def ns(milliseconds: int) -> int:
-    """Convert ms to ns."""
     return milliseconds * MILLISECOND_NS

@@ -15,7 +15,6 @@ Row = tuple[Any, ...]
 
 
 def rows(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-    """Return the rows of a statement."""
     return connection.execute(sql, values, binary=True).fetchall()
 
 
