@@ -84,7 +84,7 @@ def _curve_key(key: str) -> str:
     return key
 
 
-_CurveKey = Annotated[str, AfterValidator(_curve_key)]
+Z85 = Annotated[str, AfterValidator(_curve_key)]
 
 
 def default_exchanges() -> dict[str, ExchangeSettings]:
@@ -114,23 +114,20 @@ class BusSettings(Section):
     ] = 20_000
     directory: Annotated[str, Field(description="folder of ipc sockets; empty = data/run")] = ""
     curve_public_key: Annotated[
-        _CurveKey,
+        Z85,
         Field(description="Z85 key of this host; with the secret key it turns on CURVE for tcp"),
     ] = ""
     curve_secret_key: Annotated[
         SecretStr, Field(description="better in COINSPACE_BUS__CURVE_SECRET_KEY than in a file")
     ] = SecretStr("")
-    curve_server_key: Annotated[
-        _CurveKey, Field(description="Z85 public key of the publishers")
-    ] = ""
+    curve_server_key: Annotated[Z85, Field(description="Z85 public key of the publishers")] = ""
     curve_server_keys: Annotated[
-        dict[str, _CurveKey],
+        dict[str, Z85],
         Names(str.lower),
         Field(description="tcp endpoint -> its public key, where it is not curve_server_key"),
     ] = {}
     curve_allowed: Annotated[
-        list[_CurveKey],
-        Field(description="Z85 public keys that may connect to this host's publishers"),
+        list[Z85], Field(description="Z85 public keys that may connect to this host's publishers")
     ] = []
     _sockets: Path = PrivateAttr(default=Path("run"))
 

@@ -20,39 +20,31 @@ from coinspace.clock import now_ns
 FILE_BYTES = 256 << 20
 
 
-class DeadLetters:
-    """An append-only file of refused rows."""
+def add(path: Path, table: str, reason: str, key: object, lines: bytes) -> int:
+    """Append one row as encoded for the wire; it is on disk when this returns.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-
-    def add(self, table: str, reason: str, key: object, lines: bytes) -> int:
-        """Append one row as encoded for the wire; it is on disk when this returns.
-
-        Returns: the time of the entry, ns. Raises: OSError.
-        """
-        at_ns = now_ns()
-        entry = {
-            "at_ns": at_ns,
-            "table": table,
-            "reason": reason,
-            "key": key,
-            "ilp": base64.b64encode(lines).decode(),
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        if not new and self.path.stat().st_size > FILE_BYTES:
-            self.path.replace(older(self.path))
-            new = True
-        with self.path.open("ab") as file:
-            file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            sync_folder(self.path.parent)
-        self.count += 1
-        return at_ns
+    Returns: the time of the entry, ns. Raises: OSError.
+    """
+    at_ns = now_ns()
+    entry = {
+        "at_ns": at_ns,
+        "table": table,
+        "reason": reason,
+        "key": key,
+        "ilp": base64.b64encode(lines).decode(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    if not new and path.stat().st_size > FILE_BYTES:
+        path.replace(older(path))
+        new = True
+    with path.open("ab") as file:
+        file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync_folder(path.parent)
+    return at_ns
 
 
 def sync_folder(folder: Path) -> None:

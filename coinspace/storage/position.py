@@ -90,22 +90,24 @@ async def connect(found: Address) -> AsyncIterator[Connection]:
         raise StorageError(f"SQL: expected an answer, {first_line(error)}") from None
 
 
-async def unapplied(connection: Connection) -> tuple[list[str], list[Suspended]]:
-    """Return the tables with acknowledged rows that are not visible yet, and suspended ones."""
+async def unapplied(connection: Connection) -> tuple[dict[str, int], list[Suspended]]:
+    """Return tables whose acknowledged rows are not visible yet, and suspended tables.
+
+    Returns: table -> number of transactions that are not visible, and the suspended ones.
+    """
     cursor = await connection.execute(
-        "SELECT name, suspended, writerTxn, sequencerTxn, errorTag, errorMessage"
-        " FROM wal_tables()"
+        "SELECT name, suspended, sequencerTxn - writerTxn, errorTag, errorMessage FROM wal_tables()"
         f" WHERE name IN ({OWN_TABLES})"
     )
-    late: list[str] = []
+    late: dict[str, int] = {}
     suspended: list[Suspended] = []
-    for name, stopped, applied, acknowledged, tag, reason in await cursor.fetchall():
+    for name, stopped, lag, tag, reason in await cursor.fetchall():
         if stopped:
             suspended.append(
                 Suspended(name, str(reason or tag or "no reason given"), bool(reason or tag))
             )
-        elif applied < acknowledged:
-            late.append(name)
+        elif lag > 0:
+            late[name] = lag
     return late, suspended
 
 

@@ -23,8 +23,7 @@ from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
-from coinspace.storage import schema
-from coinspace.storage.deadletter import DeadLetters
+from coinspace.storage import deadletter, schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.transport import (
     Rejected,
@@ -79,7 +78,7 @@ class Sender:
 
     Attributes:
         trouble: why no row can be stored now; None = no problem.
-        dead: the file of rejected rows.
+        dead_letters: the file of rejected rows.
         full: rows are refused: from the memory limit until half of it is free again.
     """
 
@@ -96,7 +95,7 @@ class Sender:
         self.settings = settings
         self.name = name
         self.trouble: str | None = None
-        self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
+        self.dead_letters = settings.data / "dead-letters" / f"{name}.jsonl"
         self._on_rejected = on_rejected
         self._on_repaired = on_repaired
         self._on_failure = on_failure
@@ -387,7 +386,7 @@ class Sender:
         line = lines[start : batch.ends[row]]
         table = line.partition(b",")[0].decode(errors="replace")
         key = batch.keys[row]
-        at_ns = self.dead.add(table, refusal.reason, key, line)
+        at_ns = deadletter.add(self.dead_letters, table, refusal.reason, key, line)
         self._rejected += 1
         self._notify(self._on_rejected, key, table, refusal.reason, at_ns)
 

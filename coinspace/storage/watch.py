@@ -123,7 +123,8 @@ _queries = Tasks(lambda name, error: None)
 async def _ask(where: Address, owner: str) -> Findings:
     found = Findings()
     async with position.connect(where) as connection:
-        for table in (await position.unapplied(connection))[1]:
+        late, suspended = await position.unapplied(connection)
+        for table in suspended:
             found.problems.append(
                 f"table {table.table} is suspended ({table.reason}): rows are kept but not shown;"
                 f" remove the cause, then run `coinspace questdb resume`"
@@ -131,7 +132,11 @@ async def _ask(where: Address, owner: str) -> Findings:
             )
             if table.by_server:
                 found.suspended.append(table.table)
-        found.problems += await _lag(connection)
+        found.problems += [
+            f"table {name} shows rows {lag} transactions late: the server is overloaded"
+            for name, lag in late.items()
+            if lag > APPLY_LAG_TRANSACTIONS
+        ]
         found.problems += await _clock(connection)
         for name, reason in (await _views(connection)).items():
             found.views.append(name)
@@ -142,18 +147,6 @@ async def _ask(where: Address, owner: str) -> Findings:
         if owner:
             found.damages = await position.damages(connection, owner)
     return found
-
-
-async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
-    cursor = await connection.execute(
-        "SELECT name, sequencerTxn - writerTxn FROM wal_tables()"
-        f" WHERE NOT suspended AND name IN ({schema.OWN_TABLES})"
-    )
-    return [
-        f"table {name} shows rows {lag} transactions late: the server is overloaded"
-        for name, lag in await cursor.fetchall()
-        if lag > APPLY_LAG_TRANSACTIONS
-    ]
 
 
 async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:

@@ -179,7 +179,7 @@ class Worker:
         found = await position.restore(
             address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
         )
-        for letter in deadletter.read(self.sender.dead.path, since_ns):
+        for letter in deadletter.read(self.sender.dead_letters, since_ns):
             # the row in `gap` may not have been stored before the last end of this worker
             key = tuple(letter["key"]) if letter["key"] else None
             self.stage.on_rejected(key, letter["table"], letter["reason"], letter["at_ns"])

@@ -126,7 +126,7 @@ async def test_bad_rows_go_to_the_dead_letters_and_the_rest_is_stored(
     assert await sender.close(30)
     rows = await rows_of(sql, "select trade_id from trade where market='BAD/KRW'", 195)
     assert {i for (i,) in rows} == set(range(200)) - bad
-    letters = list(read(sender.dead.path))
+    letters = list(read(sender.dead_letters))
     assert {key[3] for letter in letters if isinstance(key := letter["key"], list)} == bad
     assert all("price" in str(letter["reason"]) for letter in letters)
     assert {key[3] for key, *_ in rejected} == bad
