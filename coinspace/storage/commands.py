@@ -168,8 +168,7 @@ def _facts(settings: Settings) -> tuple[dict[str, object], int]:
 @questdb.command()
 @config_option
 @click.option("--open", "open_page", is_flag=True, help="open the console in a browser")
-@click.option("--show-password", is_flag=True, help="print the password too")
-def console(config_path: str | None, open_page: bool, show_password: bool) -> None:
+def console(config_path: str | None, open_page: bool) -> None:
     """Print the address of the server's web console and its login."""
     settings = load(config_path)
     found = address(settings)
@@ -178,14 +177,11 @@ def console(config_path: str | None, open_page: bool, show_password: bool) -> No
     url = f"{found.http}/index.html"
     click.echo(url)
     if found.user:
-        hint = found.password if show_password else f"in {_credentials(settings)}"
-        click.echo(f"user {found.user}, password {hint}", err=not show_password)
+        managed = root(settings).absolute() / "credentials.json"
+        hint = "storage.ilp" if settings.storage.ilp else managed
+        click.echo(f"user {found.user}, password in {hint}", err=True)
     if open_page and not webbrowser.open(url):
         raise StorageError(f"console: expected a browser on this host, found none; open {url}")
-
-
-def _credentials(settings: Settings) -> Path | str:
-    return "storage.ilp" if settings.storage.ilp else root(settings).absolute() / "credentials.json"
 
 
 def _pid(settings: Settings) -> int:

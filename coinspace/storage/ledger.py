@@ -31,7 +31,6 @@ class Hole:
     Attributes:
         found_ns: when the hole was found; part of the key of its row.
         announced: whether the sender has its row of `gap`.
-        retry_ns: time of the next request.
     """
 
     first: int
@@ -39,7 +38,6 @@ class Hole:
     found_ns: int
     reason: str
     announced: bool = False
-    retry_ns: int = 0
 
     @property
     def count(self) -> int:

@@ -51,7 +51,6 @@ class Findings:
     Attributes:
         problems: one line each.
         drift: differences of the schema.
-        reachable: whether SQL answered.
         views: invalid views.
         damages: tables that `owner` has to store again.
         suspended: tables that the server itself has suspended. The cause may be over, which the
@@ -60,7 +59,6 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     drift: list[schema.Difference] = field(default_factory=list)
-    reachable: bool = False
     views: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     suspended: list[str] = field(default_factory=list)
@@ -81,7 +79,6 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
         if columns:
             differences = asyncio.to_thread(schema.differences, where, settings.storage)
             found.drift = await _within(QUERY_TIMEOUT_S, differences)
-        found.reachable = True
     except TimeoutError:
         found.problems.append(
             f"QuestDB accepts connections but does not answer within {QUERY_TIMEOUT_S:.0f} s:"
@@ -230,7 +227,7 @@ class Watch:
         self._on_damage = on_damage
         # the worker whose damages are read, "" before it has started
         self.owner = ""
-        self.findings = Findings(reachable=True)
+        self.findings = Findings()
         self.looks = 0
         self._resume_at = 0.0
         self._resumes = Backoff(FIRST_RESUME_S, MAX_RESUME_S)

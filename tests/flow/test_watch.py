@@ -168,7 +168,6 @@ async def test_tables_and_a_ttl_of_the_users_own_are_left_alone(created: Setting
         try:
             await _until_ttl(connection, "ticker", (1, "MONTH"))
             looked = await watch.look(created)
-            assert looked.reachable
             assert looked.problems == []
             assert schema.repair(found, {"ticker"}, OFF) == []
             assert schema.create(found, StorageSettings()) == []
@@ -248,17 +247,15 @@ async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     assert time.monotonic() - began < watch.QUERY_TIMEOUT_S + 10, "loaded machines included"
-    assert not looked.reachable
     assert "QuestDB" in looked.problems[0]
     # a look that hung must not block the next ones
     deadline = time.monotonic() + 60
-    while not (await watch.look(created)).reachable:
+    while any("QuestDB" in one for one in (await watch.look(created)).problems):
         assert time.monotonic() < deadline
 
 
 async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
     looked = await watch.look(Settings(data=tmp_path))
-    assert not looked.reachable
     assert "coinspace questdb start" in looked.problems[0]
 
 
