@@ -86,12 +86,8 @@ class Process:
         # repeated work -> (seconds without a sign of life, limit)
         self._rounds: dict[str, tuple[float, int]] = {}
         self._logged: list[int] = []
-        self._counts = {
-            "health_failures": 0,
-            "counter_failures": 0,
-            "loop_errors": 0,
-            "task_restarts": 0,
-        }
+        counted = ("health_failures", "counter_failures", "loop_errors", "task_restarts")
+        self._counts = dict.fromkeys(counted, 0)
 
     def spawn(
         self, name: str, work: Coroutine[Any, Any, Any], *, ends: bool = False

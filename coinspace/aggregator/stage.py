@@ -31,6 +31,10 @@ COLLECTOR = "orderbook-collector-"
 # interval 0: at 2,000 updates/s five minutes have 600,000 rates; to sort them takes 54 µs a tick,
 # and to write them down takes 80 ms a second
 FX_APART_NS = 100 * MILLISECOND_NS
+COUNTS = (
+    "messages unknown_markets late ticks coalesced clock_steps ticks_repeated clock_ahead"
+    " waiting_overflow levels_dropped"
+)
 # limit of messages that wait for their tick, per second of interval: ten times a busy day's
 WAITING_LIMIT = 20_000
 
@@ -96,18 +100,7 @@ class OrderbookAggregator:
         self._due: dict[str, None] = {}
         self._due_ns = 0
         self.last_ts_ns = 0
-        self.counts = {
-            "messages": 0,
-            "unknown_markets": 0,
-            "late": 0,
-            "ticks": 0,
-            "coalesced": 0,
-            "clock_steps": 0,
-            "ticks_repeated": 0,
-            "clock_ahead": 0,
-            "waiting_overflow": 0,
-            "levels_dropped": 0,
-        }
+        self.counts = dict.fromkeys(COUNTS.split(), 0)
 
     def _make_venues(self, settings: Settings) -> None:
         for exchange in settings.exchanges:
