@@ -218,8 +218,8 @@ class Watch:
         settings: Settings,
         tables: set[str],
         *,
-        on_drift: Callable[[], Awaitable[None]] | None = None,
-        on_damage: Callable[[list[Damage]], object] | None = None,
+        on_drift: Callable[[], Awaitable[None]],
+        on_damage: Callable[[list[Damage]], object],
     ) -> None:
         self._settings = settings
         self._tables = tables
@@ -238,13 +238,16 @@ class Watch:
             columns = self.looks % LOOKS_PER_SCHEMA == 0 or bool(self.findings.damages)
             self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
-            await self._resume()
-            wrong = [one.table for one in self.findings.drift] + self.findings.views
-            if any(schema.root_of(name) in self._tables for name in wrong):
-                await self._repair()
-            elif self.findings.damages and columns and self._on_damage is not None:
-                # only now the columns are known to be correct again
-                self._on_damage(self.findings.damages)
+            try:
+                await self._resume()
+                wrong = [one.table for one in self.findings.drift] + self.findings.views
+                if any(schema.root_of(name) in self._tables for name in wrong):
+                    await self._on_drift()
+                elif self.findings.damages and columns:
+                    # only now the columns are known to be correct again
+                    self._on_damage(self.findings.damages)
+            except CoinSpaceError as error:
+                self.findings.problems.append(str(error))
             await asyncio.sleep(INTERVAL_S)
 
     async def _resume(self) -> None:
@@ -259,17 +262,5 @@ class Watch:
         if time.monotonic() < self._resume_at or no_room(self._settings):
             return
         self._resume_at = time.monotonic() + self._resumes.next()
-        try:
-            done = await asyncio.to_thread(schema.resume, address(self._settings), suspended)
-        except CoinSpaceError as error:
-            self.findings.problems.append(str(error))
-        else:
-            log.info("tables resumed", statements=done)
-
-    async def _repair(self) -> None:
-        if self._on_drift is None:
-            return
-        try:
-            await self._on_drift()
-        except CoinSpaceError as error:
-            self.findings.problems.append(str(error))
+        done = await asyncio.to_thread(schema.resume, address(self._settings), suspended)
+        log.info("tables resumed", statements=done)
