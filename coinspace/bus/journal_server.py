@@ -70,7 +70,6 @@ class ReplayServer:
         # identity of a client -> time of its last answer, the oldest first
         self._clients: dict[bytes, int] = {}
         self._bound = bind(self._socket, bus.replay_endpoint(process), bus)
-        self.endpoint = self._bound.endpoint
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="journal replay", daemon=True)
         self._thread.start()

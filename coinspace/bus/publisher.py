@@ -111,11 +111,6 @@ class Publisher(ZmqSink):
         """Why messages are not journalled now; None = no problem."""
         return self.journal.problem if self.journal else None
 
-    @property
-    def replay_endpoint(self) -> str:
-        """Endpoint of the journal server, "" without a journal."""
-        return self._replay.endpoint if self._replay else ""
-
     def close(self) -> None:
         """Send queued messages for at most 0.5 s and release the endpoint. Idempotent."""
         if self._socket.closed:

@@ -36,8 +36,8 @@ def test_one_context_for_every_kind_of_socket(tmp_path: Path) -> None:
     one = shared()
     assert one is not None
     subscriber = Subscriber([publisher.endpoint], [b"orderbook."], lambda message: None)
-    client = JournalClient(publisher.replay_endpoint, bus)
-    assert client.ranges().process == "collector"
+    client = JournalClient(bus.replay_endpoint("collector"), bus)
+    assert client.ranges() == {}
     assert shared() is one
     # publisher, journal server, subscriber, client
     assert context._shared.sockets == 4
