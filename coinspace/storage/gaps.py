@@ -59,100 +59,48 @@ def write_hole(
     part: tuple[int, int] | None = None,
 ) -> bool:
     """Write the row of a hole or of a part of it."""
-    return _write(
-        sender,
-        hole.found_ns,
-        status,
-        stream.name.kind,
-        stream.publisher,
-        stream.name.exchange,
-        stream.name.market,
-        reason=reason or hole.reason,
-        epoch=stream.epoch,
-        sequences=part or (hole.first, hole.last),
-        closed_ns=closed_ns,
-    )
+    name = stream.name
+    where = (name.kind, stream.publisher, name.exchange, name.market)
+    first, last = part or (hole.first, hole.last)
+    facts = (reason or hole.reason, stream.epoch, first, last, last - first + 1)
+    return _write(sender, hole.found_ns, where, status, facts, closed_ns)
 
 
 def write_repaired(sender: Sender, damage: Damage, closed_ns: int) -> bool:
     """Write that all damaged messages are in holes now."""
-    return _write(
-        sender,
-        damage.found_ns,
-        FILLED,
-        damage.table,
-        damage.worker,
-        reason=damage.reason,
-        closed_ns=closed_ns,
-    )
+    where = (damage.table, damage.worker, None, None)
+    facts = (damage.reason, 0, 0, 0, 0)
+    return _write(sender, damage.found_ns, where, FILLED, facts, closed_ns)
 
 
 def write_dead(sender: Sender, key: Key, reason: str, at_ns: int) -> bool:
     """Write that the database refused a row."""
     publisher, topic, epoch, sequence = key
     name = parse(topic.encode())
-    return _write(
-        sender,
-        at_ns,
-        DEAD,
-        name.kind,
-        publisher,
-        name.exchange,
-        name.market,
-        reason=reason,
-        epoch=epoch,
-        sequences=(sequence, sequence),
-        closed_ns=at_ns,
-    )
+    where = (name.kind, publisher, name.exchange, name.market)
+    return _write(sender, at_ns, where, DEAD, (reason, epoch, sequence, sequence, 1), at_ns)
 
 
 def write_outage(sender: Sender, key: VenueKey, outage: Outage) -> bool:
     """Write the row of an outage, or of trades that were lost in a time."""
-    return _write(
-        sender,
-        outage.since_ns,
-        LOST if outage.lost else FILLED if outage.closed_ns else OPEN,
-        TRADE if outage.lost else VENUE,
-        *key,
-        reason=outage.reason,
-        epoch=outage.epoch,
-        count=outage.lost,
-        closed_ns=outage.closed_ns,
-    )
+    status = LOST if outage.lost else FILLED if outage.closed_ns else OPEN
+    where = (TRADE if outage.lost else VENUE, *key)
+    facts = (outage.reason, outage.epoch, 0, 0, outage.lost)
+    return _write(sender, outage.since_ns, where, status, facts, outage.closed_ns)
 
 
 def _write(
     sender: Sender,
     at_ns: int,
+    where: tuple[str, str, str | None, str | None],
     status: str,
-    kind: str,
-    publisher: str,
-    exchange: str | None = None,
-    market: str | None = None,
-    *,
-    reason: str,
-    epoch: int = 0,
-    sequences: tuple[int, int] | None = None,
-    count: int = 0,
+    facts: tuple[str, int, int, int, int],
     closed_ns: int,
 ) -> bool:
-    first, last = sequences or (0, 0)
+    kind, publisher, exchange, market = where
+    symbols = {"kind": kind, "publisher": publisher, "exchange": exchange, "market": market}
+    columns = dict(zip(("reason", "epoch", "first", "last", "count"), facts, strict=True))
+    closed = {"closed_ts": TimestampNanos(closed_ns) if closed_ns else None}
     return sender.row(
-        "gap",
-        symbols={
-            "exchange": exchange,
-            "market": market,
-            "kind": kind,
-            "publisher": publisher,
-            "status": status,
-        },
-        columns={
-            "reason": reason,
-            "epoch": epoch,
-            "first": first,
-            "last": last,
-            "count": last - first + 1 if sequences else count,
-            "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
-        },
-        at_ns=at_ns,
+        "gap", symbols=symbols | {"status": status}, columns=columns | closed, at_ns=at_ns
     )
