@@ -24,7 +24,7 @@ from coinspace.errors import ConfigError
 
 PREFIX = "COINSPACE_"
 # for every section: unknown keys are refused
-STRICT = ConfigDict(extra="forbid", validate_assignment=True)
+STRICT = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 NOTHING = ("", "none", "null")
 
 
