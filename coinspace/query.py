@@ -103,12 +103,14 @@ def query(
         # these formats carry the whole range
         parameters.pop("limit", None)
     settings = load(config_path)
-    if what == "sql":
-        parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
-    elif database:
-        from coinspace.endpoint.history.local import answer
+    if what == "sql" or database:
+        from coinspace.endpoint.history.local import answer, select
 
-        parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
+        if what == "sql":
+            limit = parameters.get("limit", SQL_ROWS)
+            parts = _iterate(select(settings, route, MEDIA.get(form), limit))
+        else:
+            parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
     else:
         parts = _ask(url or endpoint_url(settings), key, route, parameters, form)
     if form in MEDIA:
@@ -180,12 +182,6 @@ def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
-
-
-def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
-    from coinspace.endpoint.history.local import select
-
-    return _iterate(select(settings, text, MEDIA.get(form), limit))
 
 
 def _form_of(output: str) -> str:

@@ -7,6 +7,7 @@ loss.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,17 +65,12 @@ def older(path: Path) -> Path:
 def read(path: Path, since_ns: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the entries since a time, oldest first, `ilp` as bytes; torn lines are skipped."""
     for one in (older(path), path):
-        if one.exists():
-            yield from _read(one, since_ns)
-
-
-def _read(path: Path, since_ns: int) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                entry = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if entry["at_ns"] >= since_ns:
-                entry["ilp"] = base64.b64decode(entry["ilp"])
-                yield entry
+        with contextlib.suppress(FileNotFoundError), one.open("rb") as file:
+            for line in file:
+                try:
+                    entry = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue
+                if entry["at_ns"] >= since_ns:
+                    entry["ilp"] = base64.b64decode(entry["ilp"])
+                    yield entry
