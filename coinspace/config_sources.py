@@ -123,13 +123,16 @@ def spelled(model: type[BaseModel], values: Any) -> Any:
     return _spelled(_Kind(model), values)
 
 
-def _spelled(kind: _Kind, value: Any) -> Any:
+def _spelled(
+    kind: _Kind, value: Any, read: Callable[[_Kind, Any], Any] = lambda kind, value: value
+) -> Any:
+    # read: converts what is not a table
     if not isinstance(value, dict) or not kind.has_names:
-        return value
+        return read(kind, value)
     found: dict[str, Any] = {}
     for given, one in value.items():
         name = kind.name(given)
-        found = merged(found, {name: _spelled(kind.below(name), one)})
+        found = merged(found, {name: _spelled(kind.below(name), one, read)})
     return found
 
 
@@ -197,17 +200,11 @@ def _read(kind: _Kind, path: list[str], text: Any, variable: str) -> Any:
     if path:
         # no such name: the check of the settings reports it
         return {path[0].lower(): _read(kind, path[1:], text, variable)}
-    if kind.has_names:
-        table = _table(text, variable) if isinstance(text, str) else text
-        if not isinstance(table, dict):
-            return table
-        found: dict[str, Any] = {}
-        for given, value in table.items():
-            name = kind.name(given)
-            found = merged(found, {name: _read(kind.below(name), [], value, variable)})
-        return found
     if not isinstance(text, str):
         return text
+    if kind.has_names:
+        table = _table(text, variable)
+        return _spelled(kind, table, lambda below, value: _read(below, [], value, variable))
     if kind.is_list:
         return _list(text, variable)
     if kind.optional and text.strip().lower() in NOTHING:

@@ -333,11 +333,14 @@ class Supervisor:
         else:
             log.error("callback failed", message=str(context.get("message")), exc_info=error)
 
-    async def start(self) -> None:
+    async def start(self, simulate: list[str] | None = None) -> None:
         """Start everything in dependency order; a group must be ready before the next one starts.
 
+        Args: simulate: options of the simulated exchanges, None = the real ones.
         Raises: ConfigError naming the process that did not become ready, and why.
         """
+        if simulate is not None:
+            self.environment |= await start_simulator(self, simulate)
         by_name = all_processes(self.settings)
         for group in start_groups(list(by_name)):
             children = [self.launch(name, by_name[name]) for name in group]
@@ -549,7 +552,7 @@ async def supervise(settings: Settings, simulate: list[str] | None, seconds: flo
     if seconds:
         loop.call_later(seconds, stopping.set)
     try:
-        await _unless(stopping, _start(supervisor, simulate))
+        await _unless(stopping, supervisor.start(simulate))
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
@@ -561,12 +564,6 @@ async def supervise(settings: Settings, simulate: list[str] | None, seconds: flo
             print("stopping …", file=sys.stderr)
         await supervisor.stop()
     return int(supervisor.failure is not None)
-
-
-async def _start(supervisor: Supervisor, simulate: list[str] | None) -> None:
-    if simulate is not None:
-        supervisor.environment |= await start_simulator(supervisor, simulate)
-    await supervisor.start()
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

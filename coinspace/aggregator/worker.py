@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import click
 import orjson
@@ -12,7 +11,7 @@ from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps, monotonic_ns, now_ns
-from coinspace.config import Settings, config_option, load
+from coinspace.config import config_option, load
 from coinspace.process import Process, run
 
 NAME = "orderbook-aggregator"
@@ -42,7 +41,8 @@ class Worker:
             on_drained=self.stage.flush,
             bus=settings.bus,
         )
-        self._path = state_path(settings)
+        # the FX rate's memory
+        self._path = settings.data / "run" / f"{NAME}.state"
         self._saved_ns = 0
         self._behind = 0
         # number of failed writes of the state in a row
@@ -130,11 +130,6 @@ class Worker:
                 self._process.log.error("state not written", error=str(error))
         else:
             self._unsaved = 0
-
-
-def state_path(settings: Settings) -> Path:
-    """Return the file of the FX rate's memory."""
-    return settings.data / "run" / f"{NAME}.state"
 
 
 async def main(process: Process) -> None:

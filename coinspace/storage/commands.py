@@ -271,5 +271,4 @@ def _time_ns(text: str, option: str) -> int:
         raise ConfigError(f"{option}: expected ISO 8601 or epoch ms, was {text!r}") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * SECOND_NS + since.microseconds * 1000
+    return round(moment.timestamp() * 1e6) * 1000
