@@ -87,6 +87,15 @@ def _curve_key(key: str) -> str:
 Z85 = Annotated[str, AfterValidator(_curve_key)]
 
 
+def _duration(text: str) -> str:
+    if not RETENTION.fullmatch(text) and text.lower() not in KEEP_FOR_EVER:
+        raise ValueError('expected "12h", "7d", "2w", "3M" (months), "1y" or "off"')
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+
+
 def default_exchanges() -> dict[str, ExchangeSettings]:
     """Return exchange -> the default section that its module defines."""
     return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
@@ -202,18 +211,8 @@ class StorageSettings(Section):
     """stored levels per side"""
     ttl: Literal["on", "off"] = "on"
     """default retention; off for replayed history, which it would delete"""
-    retention: Annotated[dict[str, str], Names(str.lower)] = {}
+    retention: Annotated[dict[str, Duration], Names(str.lower)] = {}
     """table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)"""
-
-    @field_validator("retention")
-    @classmethod
-    def _retention(cls, retention: dict[str, str]) -> dict[str, str]:
-        for name, text in retention.items():
-            if not RETENTION.fullmatch(text) and text.lower() not in KEEP_FOR_EVER:
-                raise ValueError(
-                    f'{name}: expected "12h", "7d", "2w", "3M" (months), "1y" or "off"'
-                )
-        return retention
 
     @field_validator("server_options")
     @classmethod

@@ -127,19 +127,17 @@ class Stage:
         # the messages must be committed before the hole counts as filled
         self.sender.seal()
         now = self._clock()
+        because = f"{hole.reason}; {reason}"
+        ends = [(gaps.LOST, because, part) for part in reversed(lost)]
         # A lost range that begins with the hole's first sequence replaces the hole's row. This row
         # is written last, so that the hole stays open until all rows are written.
-        replacing = bool(lost) and lost[0][0] == hole.first
-        because = f"{hole.reason}; {reason}"
-        for part in reversed(lost):
+        if not lost or lost[0][0] != hole.first:
+            ends.append((gaps.FILLED, hole.reason, (hole.first, hole.last)))
+        for status, text, part in ends:
             if not gaps.write_hole(
-                self.sender, stream, hole, gaps.LOST, reason=because, closed_ns=now, part=part
+                self.sender, stream, hole, status, reason=text, closed_ns=now, part=part
             ):
                 return False
-        if not replacing and not gaps.write_hole(
-            self.sender, stream, hole, gaps.FILLED, closed_ns=now
-        ):
-            return False
         self.ledger.close(stream, hole)
         return True
 

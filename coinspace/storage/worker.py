@@ -44,28 +44,6 @@ LAG_PROBE_S = 0.02
 LAG_PROBES = 3000
 
 
-class LoopLag:
-    """Measures how late the event loop calls back, over the last minute."""
-
-    def __init__(self) -> None:
-        self._late_s: deque[float] = deque([0.0], maxlen=LAG_PROBES)
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            before = loop.time()
-            await asyncio.sleep(LAG_PROBE_S)
-            self._late_s.append(max(0.0, loop.time() - before - LAG_PROBE_S))
-
-    def counters(self) -> dict[str, int | float]:
-        """Return the 99th percentile and the longest delay, in ms."""
-        late = sorted(self._late_s)
-        return {
-            "loop_lag_p99_ms": round(late[len(late) * 99 // 100] * 1e3, 3),
-            "loop_lag_max_ms": round(late[-1] * 1e3, 3),
-        }
-
-
 class Worker:
     """One storage worker: subscribers, stage, sender and the watch over the database."""
 
@@ -109,7 +87,8 @@ class Worker:
         # rows stored or rejected, and the time of the last change
         self._done, self._done_at = 0, 0.0
         self._listening_since = 0.0
-        self._lag = LoopLag()
+        # how late the event loop called back, over the last minute
+        self._late_s: deque[float] = deque([0.0], maxlen=LAG_PROBES)
 
     async def start(self) -> bool:
         """Wait for the database, read the positions, then subscribe.
@@ -118,7 +97,7 @@ class Worker:
         """
         # storing works without the watch: restart it instead of ending the process
         self._tasks.keep("database watch", self.watch.run)
-        self._tasks.spawn("loop lag", self._lag.run())
+        self._tasks.spawn("loop lag", self._measure_lag())
         while not self.process.stopping.is_set():
             try:
                 await self._repair()
@@ -168,7 +147,20 @@ class Worker:
                 if name not in ("gaps", "missed"):
                     received[name] = received.get(name, 0) + value
         counts = self.stage.counters() | self.sender.counters() | self.catchup.counters()
-        return received | counts | self._lag.counters()
+        late = sorted(self._late_s)
+        return {
+            **received,
+            **counts,
+            "loop_lag_p99_ms": round(late[len(late) * 99 // 100] * 1e3, 3),
+            "loop_lag_max_ms": round(late[-1] * 1e3, 3),
+        }
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(LAG_PROBE_S)
+            self._late_s.append(max(0.0, loop.time() - before - LAG_PROBE_S))
 
     async def _restore(self) -> None:
         since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS
