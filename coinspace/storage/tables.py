@@ -78,27 +78,25 @@ def _declared(name: str, kind: str) -> str:
     return kind
 
 
-def doubles(names: str) -> tuple[tuple[str, str], ...]:
-    """Return the columns of numbers of these names."""
-    return tuple((name, "DOUBLE") for name in names.split())
+def several(kind: str, names: str) -> tuple[tuple[str, str], ...]:
+    """Return columns of one type."""
+    return tuple((name, kind) for name in names.split())
 
 
 # the identity of a message: its publisher's epoch and its sequence
-IDENTITY = (("epoch", "LONG"), ("seq", "LONG"))
-TIMES = (("exchange_ts", TIME), ("published_ts", TIME), ("ts", TIME))
+IDENTITY = several("LONG", "epoch seq")
+TIMES = several(TIME, "exchange_ts published_ts ts")
 
 ORDERBOOK = Table(
     "orderbook",
     (
         EXCHANGE,
         MARKET,
-        *doubles("bid bid_size ask ask_size"),
+        *several("DOUBLE", "bid bid_size ask ask_size"),
         # [[prices], [sizes]], best first, at most storage.depth levels
-        ("bids", "DOUBLE[][]"),
-        ("asks", "DOUBLE[][]"),
+        *several("DOUBLE[][]", "bids asks"),
         # levels as published
-        ("n_bids", "INT"),
-        ("n_asks", "INT"),
+        *several("INT", "n_bids n_asks"),
         ("update_id", "LONG"),
         ("flags", "INT"),
         *IDENTITY,
@@ -114,7 +112,9 @@ TICKER = Table(
     (
         EXCHANGE,
         MARKET,
-        *doubles("last open high low volume quote_volume change bid bid_size ask ask_size"),
+        *several(
+            "DOUBLE", "last open high low volume quote_volume change bid bid_size ask ask_size"
+        ),
         # window of open, high, low and change
         ("span", "SYMBOL"),
         ("flags", "INT"),
@@ -132,12 +132,11 @@ TRADE = Table(
         MARKET,
         # of the taker
         ("side", "SYMBOL"),
-        *doubles("price size"),
+        *several("DOUBLE", "price size"),
         ("trade_id", "LONG"),
         ("flags", "INT"),
         *IDENTITY,
-        ("received_ts", TIME),
-        ("published_ts", TIME),
+        *several(TIME, "received_ts published_ts"),
         # the exchange's trade time
         ("ts", TIME),
     ),
@@ -155,8 +154,7 @@ STATE = Table(
         ("reason", "VARCHAR"),
         ("since_ts", TIME),
         *IDENTITY,
-        ("published_ts", TIME),
-        ("ts", TIME),
+        *several(TIME, "published_ts ts"),
     ),
     keys=("ts", "publisher", "exchange", "market", "epoch", "seq"),
 )
@@ -177,9 +175,7 @@ GAP = Table(
         ("reason", "VARCHAR"),
         ("epoch", "LONG"),
         # sequences first..last, both included; 0 for a venue's outage
-        ("first", "LONG"),
-        ("last", "LONG"),
-        ("count", "LONG"),
+        *several("LONG", "first last count"),
         ("closed_ts", TIME),
         # time when the gap was found
         ("ts", TIME),
@@ -291,10 +287,8 @@ METHODOLOGY = Table(
 OPERATOR_LOG = Table(
     "operator_log",
     (
-        ("operator", "SYMBOL"),
-        ("action", "SYMBOL"),
-        ("target", "VARCHAR"),
-        ("detail", "VARCHAR"),
+        *several("SYMBOL", "operator action"),
+        *several("VARCHAR", "target detail"),
         ("entry", "LONG"),
         ("ts", TIME),
     ),
@@ -307,9 +301,7 @@ INDEX_CHAIN = Table(
     (
         ("records", "LONG"),
         # SHA-256 in hex: of the day's records, of the link before, and of both
-        ("digest", "VARCHAR"),
-        ("previous", "VARCHAR"),
-        ("link", "VARCHAR"),
+        *several("VARCHAR", "digest previous link"),
         # start of the UTC day
         ("ts", TIME),
     ),
