@@ -71,7 +71,13 @@ class Journal:
         self._offset_ns = now_ns() - monotonic_ns()
         self._wake = threading.Event()
         self._closing = False
-        self._lock = self._lock_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(folder / "lock", f"journal folder {folder}", JournalError)
+        except OSError as error:
+            raise JournalError(
+                f"journal folder {folder}: expected a writable folder, {error}"
+            ) from None
         for part in folder.glob(f"*{PART_SUFFIX}"):
             # a writer died while it made this file
             part.unlink(missing_ok=True)
@@ -100,15 +106,6 @@ class Journal:
         for segment in (*self.writer.full, *self.writer.finish()):
             self._close_segment(segment)
         os.close(self._lock)
-
-    def _lock_folder(self) -> int:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return lock_file(self.folder / "lock", f"journal folder {self.folder}", JournalError)
-        except OSError as error:
-            raise JournalError(
-                f"journal folder {self.folder}: expected a writable folder, {error}"
-            ) from None
 
     def _keep(self) -> None:
         while not self._closing:

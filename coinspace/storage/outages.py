@@ -29,7 +29,6 @@ class Outages:
         self.open: dict[VenueKey, Outage] = {}
         self._unwritten: deque[tuple[VenueKey, Outage]] = deque()
         self.dropped = 0
-        self._epochs: dict[str, int] = {}
         self._venues: dict[str, set[tuple[str, str]]] = {}
 
     def restore(self, key: VenueKey, outage: Outage) -> None:
@@ -66,16 +65,11 @@ class Outages:
         elif key not in self.open:
             self._begin(key, Outage(stream.epoch, at_ns, reason[:500]))
 
-    def on_heartbeat(self, publisher: str, epoch: int, heard_ns: int, now_ns: int) -> None:
-        """Begin outages of a restarted publisher's venues, from its last heartbeat on."""
-        before = self._epochs.get(publisher)
-        self._epochs[publisher] = epoch
-        if before is None or before == epoch:
-            return
+    def on_restart(self, publisher: str, before: int, since_ns: int) -> None:
+        """Begin outages of a restarted publisher's venues. Args: before: its earlier epoch."""
         for exchange, market in self._venues.get(publisher, ()):
             key = (publisher, exchange, market)
             if key not in self.open:
-                since_ns = min(heard_ns or now_ns, epoch)
                 self._begin(key, Outage(before, since_ns, "collector restarted"))
 
     def settle(self) -> None:

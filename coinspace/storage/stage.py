@@ -205,9 +205,11 @@ class Stage:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             self.malformed += 1
             return
-        self.outages.on_heartbeat(publisher, epoch, self.heard_ns.get(publisher, 0), now)
+        before, heard_ns = self.epochs.get(publisher), self.heard_ns.get(publisher, now)
         self.heard_ns[publisher] = now
-        if self.epochs.get(publisher) != epoch:
+        if before is not None and before != epoch:
+            self.outages.on_restart(publisher, before, min(heard_ns, epoch))
+        if before != epoch:
             self.epochs[publisher] = epoch
             self.ledger.drop_oldest(publisher)
             self._forget_streams()
