@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ class Process:
     Attributes:
         counters: called once a second; its result goes into the health file.
         stopping: set by SIGTERM and SIGINT.
+        tasks: background tasks; when one fails, the process ends and is restarted.
         failure: what ended a background task, None while all run. The process then ends with exit
             code 1, so that the supervisor starts it again.
     """
@@ -88,15 +89,6 @@ class Process:
         self._logged: list[int] = []
         counted = ("health_failures", "counter_failures", "loop_errors", "task_restarts")
         self._counts = dict.fromkeys(counted, 0)
-
-    def spawn(
-        self, name: str, work: Coroutine[Any, Any, Any], *, ends: bool = False
-    ) -> asyncio.Task[Any]:
-        """Start a background task. When it fails, the process ends and is restarted.
-
-        Args: ends: the task may return; without it, returning is a failure as well.
-        """
-        return self.tasks.spawn(name, work, ends=ends)
 
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a background task failed, and end the process."""
@@ -422,7 +414,7 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
     tune_loop(name, settings.tuning, loop)
     process.on_stop = process.limit_stop
-    process.spawn("health", process.watch())
+    process.tasks.spawn("health", process.watch())
     error: BaseException | None = None
     try:
         await main(process)

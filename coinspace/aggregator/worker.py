@@ -63,7 +63,7 @@ class Worker:
         self._restore()
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        ticks = self._process.spawn("ticks", self._ticks())
+        ticks = self._process.tasks.spawn("ticks", self._ticks())
         try:
             await self._process.stopping.wait()
         finally:
