@@ -101,14 +101,10 @@ class Worker:
             if monotonic_ns() - self._saved_ns >= STATE_INTERVAL_NS:
                 self._saved_ns = monotonic_ns()
                 self._save()
-                self._judge()
-
-    def _judge(self) -> None:
-        counters = self.stage.counters()
-        if counters["venues_usable"]:
-            self._process.ready()
-        else:
-            self._process.degraded("no venue has a usable book")
+                if self.stage.counters()["venues_usable"]:
+                    self._process.ready()
+                else:
+                    self._process.degraded("no venue has a usable book")
 
     def _restore(self) -> None:
         try:

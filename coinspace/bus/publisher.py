@@ -91,11 +91,12 @@ class Publisher(ZmqSink):
         self, loop: asyncio.AbstractEventLoop, states: States | None = None
     ) -> None:
         """Publish a heartbeat now and every second until `close`."""
-
-        def beat() -> None:
-            self.heartbeat(states() if states else None)
-
-        self._beats = Repeat(loop, "bus heartbeat", HEARTBEAT_INTERVAL_S, beat)
+        self._beats = Repeat(
+            loop,
+            "bus heartbeat",
+            HEARTBEAT_INTERVAL_S,
+            lambda: self.heartbeat(states() if states else None),
+        )
 
     def counters(self) -> dict[str, int]:
         """Return counts of published and dropped messages, and the journal's counters."""

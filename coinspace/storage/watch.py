@@ -135,7 +135,11 @@ async def _ask(where: Address, owner: str) -> Findings:
             if lag > APPLY_LAG_TRANSACTIONS
         ]
         found.problems += await _clock(connection)
-        for name, reason in (await _views(connection)).items():
+        cursor = await connection.execute(
+            "SELECT view_name, invalidation_reason FROM materialized_views()"
+            f" WHERE view_status = 'invalid' AND view_name IN ({schema.OWN_TABLES})"
+        )
+        for name, reason in await cursor.fetchall():
             found.views.append(name)
             found.problems.append(
                 f"view {name} is invalid ({reason}): run `coinspace questdb resume`"
@@ -161,14 +165,6 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
         f"QuestDB's clock is {off_ns / SECOND_NS:.1f} s {word} this host's clock:"
         " synchronise both hosts (chrony or systemd-timesyncd)"
     ]
-
-
-async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
-    cursor = await connection.execute(
-        "SELECT view_name, invalidation_reason FROM materialized_views()"
-        f" WHERE view_status = 'invalid' AND view_name IN ({schema.OWN_TABLES})"
-    )
-    return dict(await cursor.fetchall())
 
 
 def _disk_folder(settings: Settings) -> Path:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import orjson
@@ -24,7 +25,7 @@ from coinspace.config import Settings
 from coinspace.errors import ConfigError, StorageError
 from coinspace.lock import lock_file
 from coinspace.storage.questdb import runtime
-from coinspace.storage.questdb.address import Address, private, root, write_address, write_private
+from coinspace.storage.questdb.address import Address, private, root, write_private
 
 PORTS = ("http", "pg", "ilp", "health")
 # Java answers SIGTERM with 128 + 15: a clean end
@@ -168,7 +169,7 @@ class ManagedServer:
         if self.address is None or self._announced == self.address:
             return None
         try:
-            write_address(self.root, self.address)
+            write_private(self.root / "address.json", asdict(self.address))
         except OSError as error:
             return f"{self.root}/address.json cannot be written: {error}; make room on the disk"
         self._announced = self.address
