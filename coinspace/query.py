@@ -94,7 +94,8 @@ def query(
     --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
-    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
+    ending = "table" if output == "-" else Path(output).suffix.removeprefix(".")
+    form = "json" if as_json else form or (ending if ending in FORMATS else "json")
     if form in MEDIA and what not in BULK:
         raise EndpointError(f"query {what}: expected table or json, was {form}")
     if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
@@ -182,11 +183,6 @@ def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
-
-
-def _form_of(output: str) -> str:
-    ending = Path(output).suffix.removeprefix(".")
-    return ending if ending in FORMATS else "json"
 
 
 def _write(output: str, parts: Iterable[bytes]) -> None:

@@ -349,8 +349,7 @@ class Supervisor:
 
     def launch(self, name: str, arguments: list[str]) -> Child:
         """Start one process and keep it running."""
-        watched = name != SIMULATOR
-        child = Child(name, arguments, self.settings, self.tasks, watched=watched)
+        child = Child(name, arguments, self.settings, self.tasks, watched=name != SIMULATOR)
         self.children.append(child)
         child.start(self.environment)
         return child

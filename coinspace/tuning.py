@@ -31,18 +31,6 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
     return []
 
 
-def _pin(cpus: list[int]) -> None:
-    # the kernel silently ignores some of the processors that do not exist
-    with contextlib.suppress(OSError, OverflowError, ValueError):
-        os.sched_setaffinity(0, cpus)
-        if os.sched_getaffinity(0) == set(cpus):
-            return
-    raise ConfigError(
-        f"tuning.cpus: expected processors that this process may use, was {cpus}; this machine has"
-        f" 0 to {(os.cpu_count() or 1) - 1}"
-    )
-
-
 def spins(name: str, settings: TuningSettings) -> bool:
     """Return whether a process's loop never sleeps."""
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
@@ -73,7 +61,14 @@ def tune_process(name: str, settings: TuningSettings) -> None:
     log = structlog.get_logger(name)
     cpus = cpus_of(name, settings)
     if cpus:
-        _pin(cpus)
+        # the kernel silently ignores some of the processors that do not exist
+        with contextlib.suppress(OSError, OverflowError, ValueError):
+            os.sched_setaffinity(0, cpus)
+        if os.sched_getaffinity(0) != set(cpus):
+            raise ConfigError(
+                "tuning.cpus: expected processors that this process may use, was"
+                f" {cpus}; this machine has 0 to {(os.cpu_count() or 1) - 1}"
+            )
     if settings.nice:
         try:
             os.nice(settings.nice)

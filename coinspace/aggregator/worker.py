@@ -24,8 +24,7 @@ class Worker:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        settings = process.settings
-        self._settings = settings
+        settings = self._settings = process.settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
         self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True, clock=now_ns)
         # a collector without markets never runs; to retry its socket 50 times a second costs time

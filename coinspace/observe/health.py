@@ -146,6 +146,4 @@ def exit_code(healths: list[Health]) -> int:
     """Return 0 when all are ready, 2 when none runs, 1 for anything between."""
     if all(health.ok for health in healths):
         return 0
-    if all(health.state == "down" for health in healths):
-        return 2
-    return 1
+    return 2 if all(health.state == "down" for health in healths) else 1
