@@ -24,7 +24,7 @@ from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
 from coinspace.bench.measure import OURS, interleaved
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer
@@ -130,9 +130,10 @@ def database() -> Iterator[tuple[Settings, Address, int]]:
         settings = Settings(data=Path(folder))
         settings.storage.ttl = "off"
         server = ManagedServer(settings)
-        found = server.start()
+        server.spawn()
+        found = server.wait_ready()
         try:
-            schema.create(found, ttl=False)
+            schema.create(found, StorageSettings(ttl="off"))
             assert server.process is not None
             yield settings, found, server.process.pid
         finally:

@@ -18,7 +18,7 @@ from coinspace.bench.measure import compare
 from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.process import configure_logging
+from coinspace.log import configure_logging
 
 ROUNDS = 7
 # a round shorter than this measures the clock

@@ -26,8 +26,8 @@ from coinspace.bench.measure import compare
 from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
+from coinspace.log import configure_logging
 from coinspace.options import Finite
-from coinspace.process import configure_logging
 
 SAMPLED_S = 4.0
 SAMPLES_PER_S = 500

@@ -33,7 +33,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
 from coinspace.index.calculator import IndexCalculator
 from coinspace.recording.format import FeedReader, Record
-from coinspace.storage.rows import Venue, store_orderbook
+from coinspace.storage.rows import Venue, store
 from coinspace.storage.sender import Sender
 from coinspace.text import printable
 
@@ -337,7 +337,7 @@ def encode(found: list[Source], settings: Settings) -> Run:
 
     def run() -> None:
         for message in books:
-            store_orderbook(sender, venues[message.topic], message, 30)
+            store(sender, venues[message.topic], message, 30)
 
     return Run("encode", _named(found), "row", len(books), run)
 

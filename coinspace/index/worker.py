@@ -260,8 +260,7 @@ class Worker:
         self.backlog.cut(now_ns())
 
     def _prepare(self) -> None:
-        storage = self._settings.storage
-        schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
+        schema.create(address(self._settings), self._settings.storage)
 
     async def _unspool(self) -> None:
         # records of an earlier process are stored before new ones and before the memory is read

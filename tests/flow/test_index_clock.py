@@ -31,7 +31,7 @@ STEP_NS = 200 * MILLISECOND_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     # a short name: the length of socket paths is limited
     mine = Settings(
         data=tmp_path_factory.mktemp("ck"),

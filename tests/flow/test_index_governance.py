@@ -27,7 +27,7 @@ DAY_NS = 18_000 * chain.DAY_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=True)
+    schema.create(found, StorageSettings())
     for table in ("methodology", "operator_log", "index_chain", "index_tick", "index_venue", "gap"):
         query(questdb, f"TRUNCATE TABLE {table}")
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")

@@ -38,7 +38,7 @@ DAY_NS = 19_000 * 86_400 * SECOND_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path, storage=storage)
 

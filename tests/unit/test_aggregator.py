@@ -390,9 +390,10 @@ def test_an_operators_exclusion_comes_first() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.state("upbit", "disconnected", START_NS)
-    bench.stage.exclude("upbit:BTC/KRW", True)
+    venue = bench.stage.venues["upbit", "BTC/KRW"]
+    venue.excluded = True
     assert bench.tick(1)["reasons"]["upbit"] == "operator"
-    bench.stage.exclude("upbit:BTC/KRW", False)
+    venue.excluded = False
     assert bench.tick(2)["reasons"]["upbit"] == "disconnected"
 
 
