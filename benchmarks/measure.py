@@ -17,13 +17,13 @@ A benchmark is a function without arguments, given to `gated` by its test:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -180,22 +180,21 @@ class Benchmark(Protocol):
     def pedantic(self, target: Callable[[], object], *, rounds: int) -> object: ...
 
 
+def checked(measure: Callable[[], Result]) -> None:
+    """Measure, print and save. Raises: AssertionError when a gate failed twice."""
+    result = measured(measure)
+    print_result(result)
+    assert not result.failures, f"{result.stage}, {result.case}: " + "; ".join(result.failures)
+
+
 def gated(benchmark: Benchmark, measure: Callable[[], Result]) -> None:
-    """Measure, print and save; under --benchmark-disable, only run each candidate once.
+    """Run `checked`; with --benchmark-disable only one round, without its gates."""
 
-    Raises: AssertionError when a gate failed twice.
-    """
-    results: list[Result] = []
+    def once() -> None:
+        with one_round():
+            measure()
 
-    def run() -> None:
-        with one_round() if benchmark.disabled else contextlib.nullcontext():
-            results.append(measure() if benchmark.disabled else measured(measure))
-
-    benchmark.pedantic(run, rounds=1)
-    result = results[0]
-    if not benchmark.disabled:
-        print_result(result)
-        assert not result.failures, f"{result.stage}, {result.case}: " + "; ".join(result.failures)
+    benchmark.pedantic(once if benchmark.disabled else partial(checked, measure), rounds=1)
 
 
 def print_result(result: Result) -> None:

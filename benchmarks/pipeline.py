@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import Result, gated
+from benchmarks.measure import Result, checked
 from benchmarks.native import limits
 from benchmarks.processes import (
     ENVIRONMENT,
@@ -183,4 +183,4 @@ def measure(peers: str | None = None) -> Result:
 
 
 if __name__ == "__main__":
-    gated(partial(measure, *sys.argv[1:]))
+    checked(partial(measure, *sys.argv[1:]))

@@ -9,6 +9,7 @@ import pytest
 from coinspace.config import StorageSettings, load
 from coinspace.errors import ConfigError
 from coinspace.storage import retention
+from coinspace.storage.tables import TICKER, TRADE
 
 
 @pytest.mark.parametrize(
