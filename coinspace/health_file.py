@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,17 @@ def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return health if isinstance(health, dict) else None
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process with this pid runs; one that its parent has not reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True

@@ -111,7 +111,8 @@ def query(
     --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
-    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
+    ending = "table" if output == "-" else Path(output).suffix.removeprefix(".")
+    form = "json" if as_json else form or (ending if ending in FORMATS else "json")
     if form in MEDIA and what not in (*BULK, *LISTS):
         raise EndpointError(
             f"query {what}: expected table or json, was {form}; a table comes of"
@@ -133,7 +134,9 @@ def query(
         _write(output, [encoded(what, rows, form)])
         return
     if what == "sql":
-        parts = _sql(settings, route, form, parameters.get("limit"))
+        from coinspace.endpoint.history.local import select
+
+        parts = _iterate(select(settings, route, MEDIA.get(form), parameters.get("limit")))
     else:
         parts = ask(parameters, MEDIA.get(form, bulk.JSON))
     if form in MEDIA:
@@ -247,17 +250,6 @@ def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
-
-
-def _sql(settings: Settings, text: str, form: str, limit: int | None) -> Iterator[bytes]:
-    from coinspace.endpoint.history.local import select
-
-    return _iterate(select(settings, text, MEDIA.get(form), limit))
-
-
-def _form_of(output: str) -> str:
-    ending = Path(output).suffix.removeprefix(".")
-    return ending if ending in FORMATS else "json"
 
 
 def _write(output: str, parts: Iterable[bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coinspace.config import Settings
-from coinspace.process import read_health
+from coinspace.health_file import read_health
 from coinspace.storage.questdb.address import address
 from tests.flow.platform import environment, free_port, wait_for
 
@@ -38,7 +38,6 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
 # their owner handles their end and ends or restarts its one query or client
 READ_BY_OWNER = {
     "endpoint/http/connection.py",
-    "endpoint/history/local.py",
     "endpoint/http/websocket.py",
     "storage/watch.py",
     "supervisor.py",

@@ -18,7 +18,7 @@ from coinspace.endpoint.live import market
 from coinspace.endpoint.live.age import stale_reason
 from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.models import Book, BookPage, ConsolidatedBook, StoredBook
-from coinspace.endpoint.routes.history import MINUTE_MS, READ, Cursor, Limit
+from coinspace.endpoint.routes.history import MINUTE_MS, RANGE, READ, Cursor, Limit
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
 from coinspace.storage.read import history
@@ -92,13 +92,7 @@ async def orderbook(context: Context, request: Request, parameters: Consolidated
     BookQuery,
     answer=Book,
     tag="books",
-    problems=(
-        "unknown-market",
-        "no-data",
-        "not-ready",
-        "database-unavailable",
-        "query-timeout",
-    ),
+    problems=("unknown-market", "no-data", *READ),
 )
 async def venue_orderbook(context: Context, request: Request, query: BookQuery) -> Response:
     """One venue's book in its own quote currency: the newest, or the one at `at`.
@@ -121,7 +115,7 @@ async def venue_orderbook(context: Context, request: Request, query: BookQuery) 
     answer=BookPage,
     tag="books",
     media=bulk.FORMATS,
-    problems=("unknown-market", *READ, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-market", *RANGE),
 )
 async def venue_orderbooks(context: Context, request: Request, query: BooksQuery) -> Response:
     """One venue's stored books of [start, end), oldest first; without `start` of one minute.
@@ -150,14 +144,13 @@ async def venue_orderbooks(context: Context, request: Request, query: BooksQuery
     shown, cursor = found[:limit], None
     if len(found) > limit:
         cursor = encode_cursor(*history.books_after(shown, after))
-    given = {"levels": query.levels, "start": start, "end": end, "limit": limit, "cursor": cursor}
     path = f"/v1/orderbooks/{exchange}/{name}/history"
     page = BookPage(
         start=start,
         end=end,
         orderbooks=[_book(row, exchange, name, query.levels) for row in shown],
         cursor=cursor,
-        next=next_link(path, given) if cursor else None,
+        next=next_link(path, cursor, levels=query.levels, start=start, end=end, limit=limit),
     )
     return json_answer(encode(page), (b"vary", b"Accept"))
 
@@ -165,7 +158,7 @@ async def venue_orderbooks(context: Context, request: Request, query: BooksQuery
 def _position(cursor: str | None) -> tuple[int, int] | None:
     if cursor is None:
         return None
-    last_ns, count = decode_cursor(cursor, int, int)
+    last_ns, count = decode_cursor(cursor, 2)
     return last_ns, min(count, 1000)
 
 
