@@ -51,10 +51,11 @@ all_tables functions keywords materialized_views table_columns table_partitions 
 tables views wal_tables wal_transactions
 """
 CALLED = frozenset(ALLOWED.split())
-# functions that the server also calls by name in place of a table, without a parenthesis
+# functions that the server also calls by their name alone, in place of a table or a column
 INSIDE = re.compile(
     r"\w+_activity|(?:reader|writer)_pool|memory_metrics|table_writer_metrics|checkpoint_status"
-    r"|(?:import|export)_files|pg_\w+",
+    r"|(?:import|export)_files|(?:pg|dump|flush|reload|hydrate)_\w+|current_data_id|session_user"
+    r"|txid_current",
     re.IGNORECASE,
 )
 SYMBOL = re.compile(r"[\W\d]")
@@ -101,10 +102,12 @@ def check(text: str) -> str:
 
 def _check_kinds(words: list[str]) -> None:
     upper = [word.upper() for word in words]
-    if upper[0] == "EXPLAIN" and not set(upper[1:2]) <= {"SELECT", "WITH", "DECLARE", "("}:
+    plain = [word for word in upper if word != "("]
+    if plain[0] == "EXPLAIN" and not set(plain[1:2]) <= {"SELECT", "WITH", "DECLARE", "FORMAT"}:
         raise StorageError("sql: expected EXPLAIN of a SELECT")
     for at, word in enumerate(upper):
-        if word == "SHOW" and (at == 0 or upper[at - 1] == "("):
+        # DECLARE may come before it
+        if word == "SHOW":
             shown = upper[at + 1] if at + 1 < len(upper) else ""
             if shown not in SHOWN:
                 raise StorageError(f"sql: expected SHOW of {', '.join(SHOWN)}, was {shown[:40]!r}")
