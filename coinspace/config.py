@@ -745,7 +745,7 @@ def _shown(place: tuple[Any, ...], value: Any) -> str:
     if not isinstance(value, str) or len(value) > _SHOWN_LENGTH:
         return f", was {hidden}"
     places = {str(part).lower() for part in place}
-    secret = bool(places & _SECRET_PLACES) or bool(re.search(r"://|=", value))
+    secret = bool(places & _SECRET_PLACES) or bool(re.search("://|[=@]", value))
     return f", was {hidden if secret else repr(value)}"
 
 

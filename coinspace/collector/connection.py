@@ -37,6 +37,7 @@ from coinspace.collector.limits import Dialer, FailureLog, Window
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
 from coinspace.recording.recorder import Recorder
+from coinspace.text import printable, shown_address
 from coinspace.tuning import tune_socket
 
 # for a whole dial: resolving, TCP, TLS and handshake
@@ -577,7 +578,7 @@ class Connection:
         if (failed := self._failure_log.take(now)) is not None:
             self.log.warning(
                 "connection failed",
-                url=self.subscription.url[:80],
+                url=shown_address(self.subscription.url.partition("?")[0]),
                 **failed,
                 retry_in_s=round(self.dialer.wait_ns(now) / SECOND_NS, 1),
             )
@@ -606,11 +607,6 @@ class Connection:
         for cause, count in self.failures.items():
             counted[f'connection_failures{{cause="{cause}"}}'] = count
         return counted
-
-
-def printable(text: str) -> str:
-    """Return a text of the exchange with control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _seconds(text: Any) -> float:

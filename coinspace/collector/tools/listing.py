@@ -9,6 +9,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import UNREADABLE, Listing
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
+from coinspace.text import shown_address
 
 
 async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
@@ -25,7 +26,8 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
         return spelled.read_markets(await fetcher.get(spelled.markets_request()))
     except RefusedError as error:
         raise ConnectError(
-            f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
+            f"market list of {exchange}: expected an answer from {shown_address(settings.rest)},"
+            f" was {error}",
             exchange,
         ) from None
     except UNREADABLE as error:
