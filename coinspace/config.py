@@ -37,7 +37,7 @@ from coinspace.config_sources import (
     spelled,
 )
 from coinspace.errors import ConfigError, MarketError
-from coinspace.exchanges import EXCHANGES, every
+from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 from coinspace.section import STRICT, UserPath
@@ -643,7 +643,8 @@ def _settings(values: dict[str, Any], where: str, environment: Environment) -> S
     for name in exchanges if isinstance(exchanges, dict) else ():
         if name not in EXCHANGES:
             source = environment.origin(("exchanges", name)) or where
-            raise ConfigError(f"{source}: {_unknown('exchange', name, list(EXCHANGES))}")
+            problem = UNUSABLE.get(name) or _unknown("exchange", name, list(EXCHANGES))
+            raise ConfigError(f"{source}: {problem}")
     try:
         settings = Settings(**values)
     except ValidationError as error:

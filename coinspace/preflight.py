@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from coinspace.config import PROCESSES, Settings, TuningSettings, default_overrides, nearest
 from coinspace.errors import ConfigError
+from coinspace.exchanges import UNUSABLE
 from coinspace.storage.questdb.address import configured
 from coinspace.tuning import missing_processors, unmatched
 
@@ -16,7 +17,12 @@ def check_start(settings: Settings) -> None:
 
     Raises: ConfigError with one line per problem.
     """
-    problems = [*_pins(settings.tuning), *_overrides(settings), *_database(settings)]
+    problems = [
+        *(f"{problem}; repair or remove it" for problem in UNUSABLE.values()),
+        *_pins(settings.tuning),
+        *_overrides(settings),
+        *_database(settings),
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
 
