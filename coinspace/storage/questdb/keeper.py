@@ -10,6 +10,7 @@ from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
+from coinspace.storage.questdb.runtime import unknown_jar
 from coinspace.storage.questdb.server import ManagedServer, is_private_server
 
 PROCESS_NAME = "questdb"
@@ -35,6 +36,8 @@ async def keep(process: Process) -> None:
     server = ManagedServer(process.settings)
     keeper = _Keeper(process, server)
     process.counters = keeper.counters
+    if (text := unknown_jar()) is not None:
+        process.log.warning("questdb jar of unknown checksum", jar=text)
     # in this thread: the server is tied to the thread that starts it
     server.spawn()
     try:
