@@ -166,6 +166,7 @@ def test_units_name_the_configuration_that_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COINSPACE_CONFIG", raising=False)
     path = tmp_path / "coinspace.toml"
     path.write_text("")
     arguments = ("--config", "coinspace.toml") if way == "option" else ()
