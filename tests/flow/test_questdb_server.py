@@ -206,7 +206,7 @@ def test_the_error_for_a_missing_jar_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(tmp_path / "none.jar"))
-    with pytest.raises(ConfigError, match="expected a jar file"):
+    with pytest.raises(ConfigError, match="expected a readable jar file"):
         runtime.jar()
     monkeypatch.delenv("COINSPACE_QUESTDB_JAR")
     monkeypatch.setenv("COINSPACE_CACHE", str(tmp_path))

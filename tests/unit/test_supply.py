@@ -234,10 +234,15 @@ def test_a_jar_of_the_user_that_is_not_known_is_reported(
     assert (runtime.jar(), runtime.unknown_jar()) == (path, None)
     if given is None:
         path.unlink()
-        with pytest.raises(ConfigError, match="expected a readable jar file"):
-            runtime.jar()
+        for name in (path, path.parent, path.parent / "a:b.jar"):
+            (path.parent / "a:b.jar").write_bytes(JAR)
+            monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(name))
+            with pytest.raises(ConfigError, match="expected a readable jar file"):
+                runtime.jar()
         return
     path.write_bytes(given)
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("COINSPACE_QUESTDB_JAR", "mine.jar")
     assert runtime.jar() == path
     text = runtime.unknown_jar()
     assert text is not None

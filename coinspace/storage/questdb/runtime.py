@@ -63,9 +63,10 @@ def jar() -> Path:
     """
     given = os.environ.get(JAR)
     if given:
-        path = Path(given)
-        if not path.is_file() or not os.access(path, os.R_OK):
-            raise ConfigError(f"{JAR}: expected a readable jar file, was {given!r}")
+        # the server has another current folder, and ":" would separate two paths for Java
+        path = Path(given).absolute()
+        if not path.is_file() or not os.access(path, os.R_OK) or ":" in str(path):
+            raise ConfigError(f"{JAR}: expected a readable jar file, no ':', was {given!r}")
         return path
     folder = cache_folder()
     path = folder / f"questdb-{VERSION}.jar"
