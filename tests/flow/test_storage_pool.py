@@ -265,7 +265,7 @@ async def test_connections_that_fail_one_after_the_other_end_every_wait(
     line.silent = True
     database = make(size=2)
     waits = [asyncio.ensure_future(database.rows("SELECT 1")) for _ in range(8)]
-    while not database._waiting:
+    while not database._waiting:  # noqa: ASYNC110
         await asyncio.sleep(0)
     for _ in range(4):
         # a wait that the first failure has ended cannot be ended again

@@ -29,10 +29,10 @@ array_stddev array_stddev_pop array_stddev_samp array_sum asin atan atan2 base64
 coalesce concat cos cot current_catalog current_database current_schema current_schemas
 current_user date_trunc dateadd datediff day day_of_week day_of_week_sunday_first days_in_month
 degrees dim_length dot_product exp extract flatten floor from_base64 generate_series
-geo_distance_meters greatest hour ilike insertion_point interval interval_end interval_start
-is_leap_year json_extract l2price least length length_bytes like ln log long_sequence lower lpad
+geo_distance_meters greatest hour insertion_point interval interval_end interval_start
+is_leap_year json_extract l2price least length length_bytes ln log long_sequence lower lpad
 ltrim make_geohash matmul md5 micros mid millis minute month nanos netmask now now_ns nullif pi
-position power quote_ident radians regexp_replace replace round round_down round_half_even
+position power quote_ident radians replace round round_down round_half_even
 round_up rpad rtrim second sha1 sha256 shift sign sin size_pretty split_part spread spread_bps
 sqrt starts_with strpos substring switch sysdate systimestamp systimestamp_ns tan
 timestamp_ceil timestamp_floor timestamp_sequence timestamp_sequence_ns to_char to_date
@@ -59,6 +59,9 @@ INSIDE = re.compile(
     re.IGNORECASE,
 )
 SYMBOL = re.compile(r"[\W\d]")
+# Texts for LIKE that need time in proportion to the length of a value. The server makes a regular
+# expression of others, and the time-out of a query does not end the search for one.
+LIKE = re.compile(r"%?[^%]*%?|[^%]+%[^%]*%?")
 # comments and text first: their content is not part of the statement
 TOKEN = re.compile(
     r"(?P<gap>\s+|--[^\r\n]*|/\*.*?\*/)"
@@ -115,11 +118,31 @@ def _check_kinds(words: list[str]) -> None:
             raise StorageError("sql: expected one statement, was more after ';'")
 
 
+def _check_like(before: str, like: bool, kind: str | None, token: str) -> None:
+    """Check a token. Args: before: the token before it; like: whether that one follows LIKE."""
+    if before.strip('"').upper() in ("LIKE", "ILIKE"):
+        good = kind == "text" and LIKE.fullmatch(token[1:-1]) is not None
+    else:
+        good = not like or token not in "|:+-"
+    if not good:
+        raise StorageError(
+            "sql: expected LIKE with one text such as 'KRW-%', '%/KRW', '%BTC%' or 'a%b', was"
+            f" {token[:40]!r}"
+        )
+    if token == "~":
+        raise StorageError("sql: expected LIKE, since the server cannot end a regular expression")
+
+
 def _read(text: str) -> tuple[list[str], list[str], str]:
     """Return the words of a statement, its texts, and the statement without comments."""
     words, texts, parts = [], [], []
+    before, like = "", False
     for found in TOKEN.finditer(text):
         kind = found.lastgroup
+        if kind != "gap":
+            _check_like(before, like, kind, found[0])
+            like = before.strip('"').upper() in ("LIKE", "ILIKE")
+            before = found[0]
         if kind == "other" and found["other"] in "'\"":
             raise StorageError(f"sql: expected a closing {found['other']}, was none")
         if kind == "other" and text.startswith("/*", found.start()):
