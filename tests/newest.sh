@@ -49,18 +49,17 @@ rm -df "$NEWEST/feeds"
 find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
-# pins without hashes: not every package of the tools has a wheel for it
-sed -n '/==/{s/ *\\$//;p}' requirements/tools.txt > "$SOURCE/pins.txt"
+# without a peer of the benchmarks that has no wheel for it
+sed '/^pysimdjson/,/[^\\]$/d' requirements/tools.txt > "$SOURCE/tools.txt"
 
 inside true || instead "nothing can be mounted here"
 PIP="/venv/bin/python -m pip --quiet --disable-pip-version-check"
 # shellcheck disable=SC2086
 {
     { [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv; } &&
-        inside $PIP install 'pip>=25.1' &&
-        inside $PIP install --only-binary :all: --constraint pins.txt --group build --group test &&
+        inside $PIP install --only-binary :all: --require-hashes -r tools.txt &&
         inside env COINSPACE_BUILD=debug PYTHONWARNINGS=ignore $PIP install --no-build-isolation \
-            --constraint pins.txt --editable .
+            --no-index --editable .
 } || instead "a package has no wheel for $(inside python3 --version)"
 inside /venv/bin/python --version
 inside /venv/bin/python -m pytest "$@"

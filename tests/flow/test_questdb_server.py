@@ -1,5 +1,6 @@
 """The private server: its addresses, its users, its end and its restart."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -19,6 +20,7 @@ from coinspace.process import read_health
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import address, configured
 from coinspace.storage.questdb.server import ManagedServer, exec_status, is_private_server
+from coinspace.storage.read import statement
 
 
 def listening(pid: int) -> set[tuple[str, ...]]:
@@ -63,6 +65,24 @@ def test_readonly_user_cannot_write(questdb: Settings) -> None:
         assert reader.execute("select 1").fetchone() == (1,)
         with pytest.raises(psycopg.Error, match=r"(?i)permission|denied|read"):
             reader.execute("create table forbidden (x int)")
+
+
+def test_the_check_of_statements_knows_what_the_server_calls_by_name_alone(
+    questdb: Settings,
+) -> None:
+    with psycopg.connect(address(questdb).readonly_sql, autocommit=True) as reader:
+        names = {name for (name,) in reader.execute("select name from functions()")}
+        called = set()
+        for name in filter(str.isidentifier, names):
+            for text in (f"select {name}", f"select * from {name}"):
+                with contextlib.suppress(StorageError, psycopg.Error):
+                    reader.execute(statement.check(text).encode())
+                    called.add(name)
+    assert len(names) > 200
+    # values that need no arguments
+    assert {name for name in called - statement.CALLED if not name.startswith("rnd_")} <= {
+        *("build", "false", "null", "true"),
+    }
 
 
 def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
@@ -188,7 +208,7 @@ def test_the_error_for_a_missing_jar_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(tmp_path / "none.jar"))
-    with pytest.raises(ConfigError, match="expected a jar file"):
+    with pytest.raises(ConfigError, match="expected a readable jar file"):
         runtime.jar()
     monkeypatch.delenv("COINSPACE_QUESTDB_JAR")
     monkeypatch.setenv("COINSPACE_CACHE", str(tmp_path))
