@@ -49,15 +49,13 @@ rm -df "$NEWEST/feeds"
 find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
-# without a peer of the benchmarks that has no wheel for it
-sed '/^pysimdjson/,/[^\\]$/d' requirements/tools.txt > "$SOURCE/tools.txt"
 
 inside true || instead "nothing can be mounted here"
 PIP="/venv/bin/python -m pip --quiet --disable-pip-version-check"
 # shellcheck disable=SC2086
 {
     { [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv; } &&
-        inside $PIP install --only-binary :all: --require-hashes -r tools.txt &&
+        inside $PIP install --only-binary :all: --require-hashes -r requirements/tools.txt &&
         inside env COINSPACE_BUILD=debug PYTHONWARNINGS=ignore $PIP install --no-build-isolation \
             --no-index --editable .
 } || instead "a package has no wheel for $(inside python3 --version)"
