@@ -79,7 +79,7 @@ def health(data: Path) -> dict[str, Any]:
 
 
 def ready(data: Path) -> Any:
-    return wait_for("a ready process", lambda: health(data).get("state") == "ready")
+    return wait_for(lambda: health(data).get("state") == "ready", "a ready process")
 
 
 def beats(data: Path, more: int = 2) -> None:
@@ -90,7 +90,7 @@ def beats(data: Path, more: int = 2) -> None:
         seen.add(health(data)["beat_ns"])
         return len(seen) > more
 
-    wait_for("signs of life", enough)
+    wait_for(enough, "signs of life")
 
 
 def test_sigterm_ends_a_process_whose_stderr_has_no_reader(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_sigterm_ends_a_process_whose_stderr_has_no_reader(tmp_path: Path) -> No
         os.close(writer)
         ready(tmp_path)
         os.close(reader)
-        wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+        wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
         process.terminate()
         assert process.wait(60) == 0
     assert health(tmp_path)["state"] == "stopped"
@@ -110,7 +110,7 @@ def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
     with start(tmp_path, stderr=writer) as process:
         os.close(writer)
         ready(tmp_path)
-        wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+        wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
         beats(tmp_path)
         process.terminate()
         assert process.wait(60) == 0
@@ -125,7 +125,7 @@ def test_a_blocked_stderr_stops_no_work(tmp_path: Path, what: str) -> None:
             options = {"stderr": None, "preexec_fn": lambda: os.close(2)}
         with start(tmp_path, **options) as process:
             ready(tmp_path)
-            wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+            wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
             process.terminate()
             assert process.wait(60) == 0
 
@@ -135,7 +135,7 @@ def test_an_unwritable_health_file_stops_no_work(tmp_path: Path) -> None:
     part.mkdir(parents=True)
     body = "running.ready()\nPath(running.settings.data / 'alive').write_text('')"
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
-        wait_for("the process", lambda: (tmp_path / "alive").exists())
+        wait_for(lambda: (tmp_path / "alive").exists(), "the process")
         assert health(tmp_path) == {}
         part.rmdir()
         ready(tmp_path)
@@ -159,9 +159,9 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
     with start(
         tmp_path, body="running.counters = lambda: 1 / 0", stderr=subprocess.PIPE
     ) as process:
-        wait_for("trouble", lambda: health(tmp_path).get("state") == "degraded")
+        wait_for(lambda: health(tmp_path).get("state") == "degraded", "trouble")
         assert "counter_failures" in health(tmp_path)["reason"]
-        wait_for("two", lambda: health(tmp_path)["counters"]["counter_failures"] >= 2)
+        wait_for(lambda: health(tmp_path)["counters"]["counter_failures"] >= 2, "two")
         process.terminate()
         assert process.wait(60) == 0
         assert process.stderr is not None
@@ -206,7 +206,7 @@ def test_a_failed_callback_is_logged_and_counted(tmp_path: Path) -> None:
     body = "asyncio.get_running_loop().call_soon(lambda: 1 / 0)"
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
         ready(tmp_path)
-        wait_for("the count", lambda: health(tmp_path)["counters"]["loop_errors"] == 1)
+        wait_for(lambda: health(tmp_path)["counters"]["loop_errors"] == 1, "the count")
         process.terminate()
         assert process.wait(60) == 0
         assert process.stderr is not None
@@ -240,7 +240,7 @@ def test_sigterm_ends_a_process_of_which_a_part_hangs(tmp_path: Path, what: str)
 def test_sigterm_ends_a_process_whose_loop_hangs(tmp_path: Path) -> None:
     body = "running.ready()\ntime.sleep(600)"
     with start(tmp_path, body=body, patch=LIMITS.format(0.5)) as process:
-        wait_for("a ready process", lambda: health(tmp_path).get("state") == "ready")
+        wait_for(lambda: health(tmp_path).get("state") == "ready", "a ready process")
         process.terminate()
         assert process.wait(60) == 1
 
@@ -285,7 +285,7 @@ running.spawn('change', change())
 """
     with start(small_disk, body=body) as process:
         ready_or_degraded = ("ready", "degraded")
-        wait_for("a file", lambda: health(small_disk).get("state") in ready_or_degraded)
+        wait_for(lambda: health(small_disk).get("state") in ready_or_degraded, "a file")
         filler = small_disk / "filler"
         fill(filler)
         before = health(small_disk)["beat_ns"]
@@ -293,7 +293,7 @@ running.spawn('change', change())
         assert health(small_disk)["beat_ns"] == before
         assert process.poll() is None
         filler.unlink()
-        wait_for("a fresh file", lambda: health(small_disk)["beat_ns"] > before)
+        wait_for(lambda: health(small_disk)["beat_ns"] > before, "a fresh file")
         assert health(small_disk)["counters"]["health_failures"] > 10
         fill(filler)
         process.terminate()
@@ -337,7 +337,7 @@ running.log.info("hello", what=Bad())
 """
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
         ready(tmp_path)
-        assert wait_for("count", lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1)
+        assert wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1, "count")
         process.terminate()
         assert process.wait(60) == 0
         assert process.stderr is not None

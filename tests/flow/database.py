@@ -1,0 +1,34 @@
+"""Questions to QuestDB beside the product. An acknowledged row becomes visible some time later, and
+the rows of two requests or tables in any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from coinspace.config import Settings
+from coinspace.storage.questdb.address import address
+from tests.waiting import wait_for
+
+_PENDING = "SELECT name FROM wal_tables() WHERE sequencerTxn != writerTxn AND NOT suspended"
+
+
+def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
+    """Run a statement; return its rows."""
+    with psycopg.connect(address(settings).sql, autocommit=True) as connection:
+        cursor = connection.execute(text.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def applied(settings: Settings) -> None:
+    """Wait until every acknowledged row and change is visible."""
+    wait_for(lambda: not query(settings, _PENDING), shown=lambda: query(settings, _PENDING))
+
+
+def emptied(settings: Settings, *tables: str) -> None:
+    """Delete all rows of tables and wait until none is visible."""
+    for table in tables:
+        query(settings, f"TRUNCATE TABLE {table}")
+    applied(settings)
