@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 
 from coinspace.config import Settings
+from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from coinspace.storage.tables import TABLES
 from tests.waiting import wait_for
 
 _PENDING = "SELECT name FROM wal_tables() WHERE sequencerTxn != writerTxn AND NOT suspended"
@@ -31,4 +33,20 @@ def emptied(settings: Settings, *tables: str) -> None:
     """Delete all rows of tables and wait until none is visible."""
     for table in tables:
         query(settings, f"TRUNCATE TABLE {table}")
+    applied(settings)
+
+
+def whole(settings: Settings) -> None:
+    """Create the tables; repair what other tests have changed, also views whose table they emptied.
+
+    Needed where views or the whole schema are read.
+    """
+    found = address(settings)
+    schema.create(found, ttl=False)
+    tables = {table.name for table in TABLES}
+    invalid = "SELECT view_name FROM materialized_views() WHERE view_status = 'invalid'"
+    wait_for(
+        lambda: not schema.repair(found, tables, ttl=False) and not query(settings, invalid),
+        shown=lambda: (schema.differences(found, ttl=False), query(settings, invalid)),
+    )
     applied(settings)

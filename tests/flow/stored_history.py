@@ -12,9 +12,8 @@ import psycopg
 
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
-from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
-from tests.flow.database import applied, query
+from tests.flow.database import applied, query, whole
 from tests.flow.endpoint_stage import running, settings
 from tests.waiting import wait_for
 
@@ -71,9 +70,8 @@ def fill(found: Any) -> None:
 
 def store_history(questdb: Settings) -> Settings:
     """Store it, which changes nothing the second time, and wait until the views contain it."""
-    found = address(questdb)
-    schema.create(found, ttl=False)
-    fill(found)
+    whole(questdb)
+    fill(address(questdb))
     applied(questdb)
     views = ("index_1s", "index_1m", "index_1h")
     sums = [f"SELECT count(), sum(ticks) FROM {view} WHERE asset='{ASSET}'" for view in views]

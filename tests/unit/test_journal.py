@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch, settings_in
+from tests.waiting import wait_for
 
 OTHER = b"orderbook.upbit.ETH/KRW."
 SMALL = JournalSettings(segment_bytes=1 << 16, max_bytes=1 << 20, min_free_bytes=0)
@@ -56,10 +56,7 @@ class Written:
             self.publisher.publish(handle, ORDERBOOK, levels, n_bids=2, n_asks=2)
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 60
-        while not self.journal.writer.has_next and self.journal.problem is None:
-            assert time.monotonic() < deadline, "no next segment within 5 s"
-            time.sleep(0.001)
+        wait_for(lambda: self.journal.writer.has_next or self.journal.problem)
 
     def close(self) -> None:
         self.publisher.close()
@@ -247,10 +244,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(segment_paths(written.folder)) >= before
     monkeypatch.setattr(journal_module, "monotonic_ns", lambda: steady() + later_ns)
     written.journal._wake.set()
-    deadline = time.monotonic() + 60
-    while len(segment_paths(written.folder)) > 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: len(segment_paths(written.folder)) <= 2)
     # the open segment stays, and writing continues
     written.send(10)
     held = sequences(written.folder)
@@ -314,10 +308,7 @@ def test_little_disk_stops_journalling_and_room_resumes_it(tmp_path: Path) -> No
     settings.min_free_bytes = 1 << 60
     written.send(2000, wait=False)
     written.journal._wake.set()
-    deadline = time.monotonic() + 60
-    while written.publisher.problem is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: written.publisher.problem)
     assert "bytes free" in (written.publisher.problem or "")
     written.send(2000, wait=False)
     counters = written.publisher.counters()
@@ -328,9 +319,7 @@ def test_little_disk_stops_journalling_and_room_resumes_it(tmp_path: Path) -> No
     )
     settings.min_free_bytes = 0
     written.journal._wake.set()
-    while written.publisher.counters()["journal_stopped"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not written.publisher.counters()["journal_stopped"])
     written.send(50)
     held = sequences(written.folder)
     assert held[-50:] == list(range(3961 + 50, 4061))

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.log import Output
 from coinspace.process import COMMAND, HostClock, Process, read_health
+from tests.waiting import wait_for
 
 NAME = "worker"
 SCRIPT = """
@@ -52,26 +52,18 @@ def indent(text: str) -> str:
 
 @contextmanager
 def start(
-    data: Path, *, body: str = "", end: str = "", patch: str = "", **options: Any
+    data: Path, *prefix: str, body: str = "", end: str = "", patch: str = "", **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     options.setdefault("stderr", subprocess.DEVNULL)
     settings = body if "running.ready()" in body else body + "\nrunning.ready()"
     script = SCRIPT.format(
         patch=patch.strip(), body=indent(settings), end=indent(end), data=str(data)
     )
-    with subprocess.Popen([sys.executable, "-c", script], **options) as process:
+    with subprocess.Popen([*prefix, sys.executable, "-c", script], **options) as process:
         try:
             yield process
         finally:
             process.kill()
-
-
-def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return found
 
 
 def health(data: Path) -> dict[str, Any]:
@@ -119,15 +111,12 @@ def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["full disk", "closed"])
 def test_a_blocked_stderr_stops_no_work(tmp_path: Path, what: str) -> None:
-    with Path("/dev/full").open("wb") as full:
-        options: dict[str, Any] = {"stderr": full}
-        if what == "closed":
-            options = {"stderr": None, "preexec_fn": lambda: os.close(2)}
-        with start(tmp_path, **options) as process:
-            ready(tmp_path)
-            wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
-            process.terminate()
-            assert process.wait(60) == 0
+    prefix = ["sh", "-c", 'exec "$0" "$@" 2>&-'] if what == "closed" else []
+    with Path("/dev/full").open("wb") as full, start(tmp_path, *prefix, stderr=full) as process:
+        ready(tmp_path)
+        wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_an_unwritable_health_file_stops_no_work(tmp_path: Path) -> None:
@@ -246,7 +235,7 @@ def test_sigterm_ends_a_process_whose_loop_hangs(tmp_path: Path) -> None:
 
 
 def test_repeated_work_that_hangs_ends_its_process(tmp_path: Path) -> None:
-    body = "running.expect('good', 2)\nbeat = running.expect('good', 2)\nrunning.expect('bad', 3)"
+    body = "running.expect('good', 4)\nbeat = running.expect('good', 4)\nrunning.expect('bad', 6)"
     body += "\nfrom coinspace.tasks import Repeat"
     body += "\nRepeat(asyncio.get_running_loop(), 'beat', 0.1, beat)"
     with start(tmp_path, body=body) as process:
@@ -274,22 +263,28 @@ def fill(path: Path) -> None:
 
 def test_a_full_disk_stops_no_work_and_no_end(small_disk: Path) -> None:
     # each change of state is written, on a full disk
-    body = """
+    changes = small_disk.with_name("changes")
+    body = f"""
 async def change():
-    while True:
-        running.degraded(str(time.monotonic()))
+    for number in range(1_000_000):
+        running.degraded(str(number))
         await asyncio.sleep(0.01)
         running.ready()
         await asyncio.sleep(0.01)
+        Path({str(changes)!r}).write_text(str(number))
 running.spawn('change', change())
 """
+
+    def changed() -> int:
+        return int((changes.exists() and changes.read_text()) or 0)
+
     with start(small_disk, body=body) as process:
         ready_or_degraded = ("ready", "degraded")
         wait_for(lambda: health(small_disk).get("state") in ready_or_degraded, "a file")
         filler = small_disk / "filler"
         fill(filler)
-        before = health(small_disk)["beat_ns"]
-        time.sleep(2.5)
+        before, count = health(small_disk)["beat_ns"], changed()
+        wait_for(lambda: changed() > count + 50)
         assert health(small_disk)["beat_ns"] == before
         assert process.poll() is None
         filler.unlink()
@@ -335,13 +330,13 @@ class Bad:
         raise ValueError("no")
 running.log.info("hello", what=Bad())
 """
-    with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
+    # a pipe that is not read fills, and more lines are lost
+    with (tmp_path / "log").open("wb") as log, start(tmp_path, body=body, stderr=log) as process:
         ready(tmp_path)
         assert wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1, "count")
         process.terminate()
         assert process.wait(60) == 0
-        assert process.stderr is not None
-        assert b"hello" in process.stderr.read()
+    assert b"hello" in (tmp_path / "log").read_bytes()
 
 
 def test_a_cut_line_does_not_spoil_the_next_one() -> None:
@@ -380,7 +375,7 @@ async def test_a_task_that_ends_during_a_stop_is_no_failure(tmp_path: Path) -> N
 
     process.spawn("work", until_stopped())
     process.stop()
-    await process.tasks.finish(5)
+    await process.tasks.finish(60)
     assert process.failure is None
     process.ended(None)
     last = orjson.loads((tmp_path / "run" / f"{NAME}.json").read_bytes())
