@@ -264,6 +264,7 @@ def test_removed_messages_are_reported_as_missing(settings: Settings) -> None:
     for _ in range(40):
         send(publisher, 100)
     assert publisher.counters()["journal_skipped"] == 0
+    assert publisher.journal is not None
     writer, folder = publisher.journal.writer, journal_folder(settings, PROCESS)
     # the keeper removes the oldest segments in a thread
     wait_for(

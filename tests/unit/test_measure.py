@@ -35,10 +35,10 @@ def test_compare_counts_work_per_event() -> None:
     def work(n: int) -> Any:
         return lambda: sum(range(n))
 
-    timing = compare({OURS: work(2_000), "ten": work(20_000)}, events=1, rounds=5, slot_ns=200_000)
+    timing = compare({OURS: work(2_000), "ten": work(20_000)}, events=1, rounds=25, slot_ns=200_000)
     assert 5 < timing.ratio("ten") < 20
     halves = compare(
-        {OURS: work(2_000), "same": work(2_000)}, events={OURS: 1, "same": 2}, rounds=5
+        {OURS: work(2_000), "same": work(2_000)}, events={OURS: 1, "same": 2}, rounds=25
     )
     assert 0.3 < halves.ratio("same") < 0.8
 
