@@ -52,6 +52,8 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """
     storage = StorageSettings(
         ttl="off",
+        # the disk of the machine that runs the tests is no matter of theirs
+        disk_low_mb=1,
         ilp_port=free_port(),
         # lets a test suspend a table
         server_options={"QDB_DEV_MODE_ENABLED": "true"},
