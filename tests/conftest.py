@@ -52,7 +52,7 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """
     storage = StorageSettings(
         ttl="off",
-        # the disk of the machine that runs the tests is no matter of theirs
+        # a nearly full disk of this machine fails no test
         disk_low_mb=1,
         ilp_port=free_port(),
         # lets a test suspend a table

@@ -1,7 +1,7 @@
-"""Waiting for what happens beside a test: the only place with a time limit and a poll.
+"""Helpers that wait until a condition is true; no test has a time limit or a poll of its own.
 
-A test waits for the condition that it asserts next. It never counts polls, and it assumes no order
-of independent events.
+A test waits for exactly what it asserts next. It counts no polls and assumes no order of
+independent events.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def wait_for(
     limit_s: float = LIMIT_S,
     shown: Callable[[], object] | None = None,
 ) -> Any:
-    """Do the same without an event loop."""
+    """Wait as `until` does, without an event loop."""
     wait = _Wait(condition, what, limit_s, shown)
     while not (found := condition()):
         time.sleep(wait.pause_s(found))
@@ -94,7 +94,7 @@ _own_ports = _ports()
 
 
 def free_port() -> int:
-    """Return a port that nobody uses, and that nobody is given while it is not bound."""
+    """Return a port that is free and stays free for its test, also while it is not bound."""
     while True:
         port = next(_own_ports)
         with socket.socket() as probe:

@@ -1,5 +1,7 @@
-"""Questions to QuestDB beside the product. An acknowledged row becomes visible some time later, and
-the rows of two requests or tables in any order.
+"""Queries to QuestDB beside the product.
+
+An acknowledged row becomes visible some time later. The rows of two requests or of two tables
+become visible in any order.
 """
 
 from __future__ import annotations

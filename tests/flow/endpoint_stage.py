@@ -43,7 +43,7 @@ def settings(folder: Path, **endpoint: Any) -> Settings:
     loaded = Settings(data=folder)
     (folder / "run").mkdir(parents=True, exist_ok=True)
     loaded.endpoint.port = 0
-    # the disk of the machine that runs the tests is no matter of theirs
+    # a nearly full disk of this machine fails no test
     loaded.storage.disk_low_mb = 1
     for key, value in endpoint.items():
         setattr(loaded.endpoint, key, value)

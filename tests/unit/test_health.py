@@ -28,7 +28,7 @@ NO_PID = (1 << 22) + 1
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
-    # the disk of the machine that runs the tests is no matter of theirs
+    # a nearly full disk of this machine fails no test
     monkeypatch.setenv("COINSPACE_STORAGE__DISK_LOW_MB", "1")
     # a pause of the tests is no silence of a process
     monkeypatch.setattr(observed, "STALE_NS", 30 * 10**9)
