@@ -152,8 +152,8 @@ async def test_mute_is_alive_and_sends_nothing(
         await listener.frames(1)
         server.disorder.add("mute:binance")
         await listener.silence()
-        await listener.socket.send_str('{"method":"LIST_SUBSCRIPTIONS","id":9}')
-        assert await listener.frame() == {"result": ["btcusdt@depth@100ms"], "id": 9}
+        await listener.socket.send_str('{"method":"UNSUBSCRIBE","params":[],"id":9}')
+        assert await listener.frame() == {"result": None, "id": 9}
         assert await listener.silence() == []
 
 
@@ -164,11 +164,11 @@ async def test_halfopen_sends_nothing_and_reads_nothing(
         await listener.frames(1)
         fault = server.disorder.add("halfopen:binance")
         await until(lambda: fault.hits)
-        await listener.socket.send_str('{"method":"LIST_SUBSCRIPTIONS","id":9}')
+        await listener.socket.send_str('{"method":"UNSUBSCRIBE","params":[],"id":9}')
         assert all("result" not in frame for frame in await listener.silence())
         server.disorder.remove(fault.id)
         answer = await listener.until(lambda frame: "result" in frame)
-        assert answer == {"result": ["btcusdt@depth@100ms"], "id": 9}
+        assert answer == {"result": None, "id": 9}
 
 
 async def test_reset(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
