@@ -142,7 +142,7 @@ async def explain(
     async def complete() -> bool:
         nonlocal body
         async with session.get(path) as answer:
-            body: dict[str, Any] = await answer.json(content_type=None)
+            body = await answer.json(content_type=None)
         stored = answer.status == 200 and body["index"]["ts"] == record.ts_ms
         return stored and len(body["used"]) == len(VENUES) and visible(body)
 
