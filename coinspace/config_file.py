@@ -52,12 +52,10 @@ def _table(name: str, section: BaseModel) -> list[str]:
 
 def _line(key: str, value: Any, description: str | None) -> str:
     comment = f"  # {description}" if description else ""
-    # TOML has no null
-    return f"# {key}: unset{comment}" if value is None else f"#{key} = {_toml(value)}{comment}"
-
-
-def _toml(value: Any) -> str:
-    return str(tomlkit.item(_inline(value)).as_string())
+    if value is None:
+        # TOML has no null
+        return f"# {key}: unset{comment}"
+    return f"#{key} = {tomlkit.item(_inline(value)).as_string()}{comment}"
 
 
 def _inline(value: Any) -> Any:

@@ -93,7 +93,6 @@ WantedBy={target}
 
 
 def unit_name(process: str) -> str:
-    """Return the unit of a process."""
     return f"coinspace-{process}.service"
 
 
@@ -157,9 +156,7 @@ def write(found: dict[str, str], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in found.items():
-            part = folder / f".{name}.part"
-            part.write_text(text)
-            part.replace(folder / name)
+            (folder / name).write_text(text)
     except OSError as error:
         raise ConfigError(f"--output {folder}: expected a writable folder, {error}") from None
 

@@ -28,12 +28,13 @@ BASE = {
     "text",
     "tuning",
     "tasks",
+    "lock",
     "log",
     "notify",
     "window",
 }
 # folders that the configuration itself needs
-BELOW = {"_ext", "config_sources", "errors", "market", "section"}
+BELOW = {"_ext", "config_sources", "errors", "market"}
 MIDDLE = {"method", "bus", "recording"}
 # what each folder may import besides BASE and itself
 ALLOWED = {

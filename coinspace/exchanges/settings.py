@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from coinspace.config_sources import Names
+from coinspace.config_sources import STRICT, Names, UserPath
 from coinspace.errors import MarketError
 from coinspace.market import Market
-from coinspace.section import STRICT, UserPath
 
 
 class ExchangeSettings(BaseModel):

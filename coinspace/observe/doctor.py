@@ -18,7 +18,7 @@ from coinspace.errors import ConfigError
 from coinspace.observe.health import all_health
 from coinspace.storage.questdb.address import root
 from coinspace.storage.watch import look
-from coinspace.tuning import missing_processors, spins, unmatched
+from coinspace.tuning import problems, spins
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
@@ -183,16 +183,8 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
     tuning = settings.tuning
     here = os.cpu_count() or 1
     names = [name for name, _ in settings.processes()]
-    wrong = missing_processors(tuning)
-    if wrong:
-        yield Finding(
-            "pinning",
-            "problem",
-            f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}",
-        )
-    unused = unmatched(tuning.cpus)
-    if unused:
-        yield Finding("pinning", "advice", f"tuning.cpus: no process is called {', '.join(unused)}")
+    for text in problems(tuning):
+        yield Finding("pinning", "problem", text)
     spinning = sum(spins(name, tuning) for name in names)
     if spinning >= here:
         yield Finding(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +17,7 @@ from rich.text import Text
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.observe.health import Health, all_health
+from coinspace.tasks import within
 from coinspace.text import cell, printable
 
 log = structlog.get_logger("supervisor")
@@ -36,20 +36,12 @@ class Rates:
         self._last: dict[str, tuple[int, float]] = {}
 
     def of(self, health: Health) -> float:
-        """Return the output per second since the last call for this process."""
         name = next((name for name in OUTPUT if health.total(name)), OUTPUT[0])
         now = (health.updated_ns, float(health.total(name)))
         before = self._last.get(health.process, now)
         self._last[health.process] = now
         elapsed_s = (now[0] - before[0]) / SECOND_NS
         return max(0.0, now[1] - before[1]) / elapsed_s if elapsed_s > 0 else 0.0
-
-
-async def _within(seconds: float, stopping: asyncio.Event) -> bool:
-    """Wait for the stop, at most some seconds. Returns: whether everything stops."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
-    return stopping.is_set()
 
 
 class StatusScreen:
@@ -74,7 +66,7 @@ class StatusScreen:
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if not sys.stdout.isatty():
-                while not await _within(PLAIN_EVERY_S, stopping):
+                while not await within(PLAIN_EVERY_S, stopping):
                     print(self._line(all_health(self._settings), await self._indices(session)))
                     sys.stdout.flush()
                 return
@@ -82,7 +74,7 @@ class StatusScreen:
                 while not stopping.is_set():
                     indices = await self._indices(session)
                     live.update(self._table(all_health(self._settings), indices), refresh=True)
-                    await _within(REFRESH_S, stopping)
+                    await within(REFRESH_S, stopping)
 
     async def _indices(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
         try:

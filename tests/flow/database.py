@@ -10,12 +10,13 @@ from typing import Any
 
 import psycopg
 
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.tables import TABLES
 from tests.waiting import wait_for
 
+OFF = StorageSettings(ttl="off")
 _PENDING = "SELECT name FROM wal_tables() WHERE sequencerTxn != writerTxn AND NOT suspended"
 
 
@@ -44,11 +45,11 @@ def whole(settings: Settings) -> None:
     Needed where views or the whole schema are read.
     """
     found = address(settings)
-    schema.create(found, ttl=False)
+    schema.create(found, OFF)
     tables = {table.name for table in TABLES}
     invalid = "SELECT view_name FROM materialized_views() WHERE view_status = 'invalid'"
     wait_for(
-        lambda: not schema.repair(found, tables, ttl=False) and not query(settings, invalid),
-        shown=lambda: (schema.differences(found, ttl=False), query(settings, invalid)),
+        lambda: not schema.repair(found, tables, OFF) and not query(settings, invalid),
+        shown=lambda: (schema.differences(found, OFF), query(settings, invalid)),
     )
     applied(settings)

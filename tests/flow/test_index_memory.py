@@ -40,7 +40,7 @@ DAY_NS = 19_000 * 86_400 * SECOND_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path, storage=storage)
 
@@ -161,7 +161,7 @@ def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings:
     assert [rate for _, rate in fx.rate.state()["window"]] == [
         record_fx for _, record_fx in _accepted(rows, start_ns + 42 * SECOND_NS)
     ]
-    assert fx.filter.references().keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
+    assert fx.filter.references.keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
 
 
 def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
@@ -176,7 +176,7 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     asset, start_ns = "MEMO", DAY_NS + 86_400 * SECOND_NS - 60 * SECOND_NS
     emptied(settings, "index_chain")
     index = Index(asset, IndexParameters())
-    index.filter.restore(["upbit:MEMO/KRW"], False)
+    index.filter.restore(["upbit:MEMO/KRW"], False, {})
     before: dict[str, str | None] = {
         "asset": asset,
         "status": "ok",
@@ -339,22 +339,26 @@ async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     try:
         assert await worker._restore()
         assert worker.calculator.index(asset).last_ts_ns == start_ns + (ticks - 1) * SECOND_NS
-        fill = asyncio.create_task(worker._fill())
-        await until(lambda: not worker.backlog.ticks and not worker.sender.pending)
-        fill.cancel()
+        # the first tick of the new process, and the search for ticks without a record
+        worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_gaps())]
+        filled = f"SELECT count() FROM gap WHERE market = '{asset}' AND status = 'filled'"
+        await until(lambda: query(settings, filled) == [(1,)], filled)
+        for task in tasks:
+            task.cancel()
     finally:
         worker.publisher.close()
         worker.subscriber.close()
         assert await worker.sender.close()
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
     applied(settings)
-    assert query(settings, count) == [(ticks,)]
+    assert query(settings, count) == [(ticks + 1,)]
     found = query(
         settings, f"SELECT ts::long, reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
     )
-    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks)]
-    lost = ticks - 1 - int(spooled)
-    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
+    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks + 1)]
+    lost, kept = ticks - 1 - int(spooled), int(spooled) + 1
+    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * kept]
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
     assert query(settings, gaps) == [("filled", lost)]
 

@@ -132,7 +132,7 @@ def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue")
     collectors = Collectors(settings)
     records: list[dict[str, Any]] = []
@@ -185,7 +185,7 @@ async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> Non
 
 
 async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue", "index_next")
     collectors = Collectors(settings)
     aggregator = start("orderbook-aggregator", settings)
@@ -223,7 +223,7 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
 async def test_at_each_update_a_slow_process_skips_to_the_newest_state(
     settings: Settings, behind: str
 ) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue")
     collectors = Collectors(settings)
     records: list[dict[str, Any]] = []
@@ -274,7 +274,7 @@ async def test_at_each_update_a_slow_process_skips_to_the_newest_state(
 
 @pytest.mark.timeout(600)
 async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue", "gap")
     step_ns = 200 * MILLISECOND_NS
     begin_ns = (now_ns() - OUTAGE_S * SECOND_NS) // step_ns * step_ns

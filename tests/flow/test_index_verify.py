@@ -102,7 +102,7 @@ def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 @pytest.mark.timeout(900)
 async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue", "index_recalc")
     platform = Platform(settings)
     good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND value != null"
@@ -174,7 +174,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue", "index_chain")
     day_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS
     rows = [

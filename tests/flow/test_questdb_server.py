@@ -102,7 +102,8 @@ def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
 def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     server = ManagedServer(settings)
-    first = server.start()
+    server.spawn()
+    first = server.wait_ready()
     try:
         # ILP over TCP, which has no password, is off by default
         assert len(listening(first.pid)) == 3
@@ -110,11 +111,12 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
             writer.execute("create table kept (x long)")
             writer.execute("insert into kept values (42)")
         with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
-            ManagedServer(settings).start()
+            ManagedServer(settings).spawn()
         server.kill()
         assert server.poll() == -signal.SIGKILL
         assert not is_private_server(first)
-        again = server.start()
+        server.spawn()
+        again = server.wait_ready()
         assert (again.http, again.sql) == (first.http, first.sql), "found where it was"
         with psycopg.connect(again.sql, autocommit=True) as reader:
             assert reader.execute("select x from kept").fetchall() == [(42,)]
@@ -170,7 +172,7 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path, questdb: Settings) -> Non
     port = int(address(questdb).http.rpartition(":")[2])
     settings = Settings(data=tmp_path, storage=StorageSettings(http_port=port))
     with pytest.raises(ConfigError, match=f"storage.http_port.*{port} is in use"):
-        ManagedServer(settings).start()
+        ManagedServer(settings).spawn()
 
 
 def test_the_error_for_a_missing_jar_says_what_to_do(

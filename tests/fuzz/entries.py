@@ -369,7 +369,7 @@ def _settings() -> list[Entry]:
         Keys(folder / "keys.json").find("x")
 
     def cursor(data: bytes) -> None:
-        decode_cursor(data.decode("utf-8", "replace"), int, str)
+        decode_cursor(data.decode("utf-8", "replace"), 2)
 
     written = folder / "made.json"
     Keys(written).new("name", "reader")
@@ -380,5 +380,5 @@ def _settings() -> list[Entry]:
         Entry(
             "statements", STATEMENTS, lambda data: statement.check(data.decode("utf-8", "replace"))
         ),
-        Entry("cursors", [encode_cursor(5, "x").encode()], cursor, (Problem,)),
+        Entry("cursors", [encode_cursor(5, 7).encode()], cursor, (Problem,)),
     ]

@@ -27,15 +27,6 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_defaults_collect_the_documented_markets() -> None:
-    settings = load()
-    korean = ["BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW", "USDT/KRW"]
-    assert settings.exchanges["upbit"].markets == korean
-    assert settings.exchanges["bithumb"].markets == korean
-    assert settings.exchanges["binance"].markets == [f"{a}/USDT" for a in settings.index.assets]
-    assert settings.endpoint.host == "127.0.0.1"
-
-
 def test_environment_wins_over_file(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(empty_folder, '[endpoint]\nport = 1\n[exchanges.upbit]\nrest = "http://a"\n')
     monkeypatch.setenv("COINSPACE_ENDPOINT__PORT", "2")

@@ -37,7 +37,7 @@ async def main(running):
             running.log.info("x" * 200)
             await asyncio.sleep(0.01)
 
-    running.spawn("beat", beat())
+    running.tasks.spawn("beat", beat())
 {body}
     await running.stopping.wait()
 {end}
@@ -160,8 +160,8 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
 
 
 FAILING = {
-    "task": "async def bad():\n    raise ValueError('broken')\nrunning.spawn('bad', bad())",
-    "returned task": "async def bad():\n    pass\nrunning.spawn('bad', bad())",
+    "task": "async def bad():\n    raise ValueError('broken')\nrunning.tasks.spawn('bad', bad())",
+    "returned task": "async def bad():\n    pass\nrunning.tasks.spawn('bad', bad())",
     "thread": "def bad():\n    raise ValueError('broken')\n"
     "threading.Thread(target=bad, name='bad').start()",
     "repeated call": "from coinspace.tasks import Repeat\n"
@@ -272,7 +272,7 @@ async def change():
         running.ready()
         await asyncio.sleep(0.01)
         Path({str(changes)!r}).write_text(str(number))
-running.spawn('change', change())
+running.tasks.spawn('change', change())
 """
 
     def changed() -> int:
@@ -373,7 +373,7 @@ async def test_a_task_that_ends_during_a_stop_is_no_failure(tmp_path: Path) -> N
     async def until_stopped() -> None:
         await process.stopping.wait()
 
-    process.spawn("work", until_stopped())
+    process.tasks.spawn("work", until_stopped())
     process.stop()
     await process.tasks.finish(60)
     assert process.failure is None

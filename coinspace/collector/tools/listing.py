@@ -19,10 +19,10 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
         return spelled.read_markets(await fetcher.get(spelled.markets_request()))
     except RefusedError as error:
         text = f"expected an answer from {settings.rest}, was {error}"
-        raise ConnectError(f"market list of {exchange}: {text}", exchange) from None
+        raise ConnectError(f"market list of {exchange}: {text}") from None
     except UNREADABLE as error:
         text = f"expected an answer of the known shape, was {error!r}"
-        raise ConnectError(f"market list of {exchange}: {text}", exchange) from None
+        raise ConnectError(f"market list of {exchange}: {text}") from None
     finally:
         await fetcher.close()
 

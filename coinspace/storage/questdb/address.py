@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -44,7 +44,6 @@ class Address:
 
 
 def root(settings: Settings) -> Path:
-    """Return the private server's folder."""
     return settings.data / "questdb"
 
 
@@ -123,8 +122,3 @@ def write_private(path: Path, values: object) -> None:
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(orjson.dumps(values, option=orjson.OPT_INDENT_2))
     part.replace(path)
-
-
-def write_address(folder: Path, found: Address) -> None:
-    """Write the private server's address to a file for all processes."""
-    write_private(folder / "address.json", asdict(found))

@@ -143,7 +143,6 @@ class Database:
             ) from None
 
     async def one(self, sql: str, values: Sequence[Any] = ()) -> Row | None:
-        """Return the first row, None when there is none."""
         found = await self.rows(sql, values)
         return found[0] if found else None
 
@@ -210,7 +209,6 @@ class Database:
             await self._pool.close()
 
     def counters(self) -> dict[str, int | float]:
-        """Return the counters for the health file."""
         return {
             "queries": self.queries,
             "query_failures": self.failures,
