@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import address, configured
 from coinspace.storage.questdb.server import ManagedServer, exec_status, is_private_server
 from coinspace.storage.read import statement
+from tests.flow.platform import alive
+from tests.waiting import wait_for
 
 
 def listening(pid: int) -> set[tuple[str, ...]]:
@@ -118,7 +119,6 @@ def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
     assert "limit" in refusals[0] or "timeout" in refusals[0]
 
 
-@pytest.mark.timeout(180)
 def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     server = ManagedServer(settings)
@@ -147,7 +147,6 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
         server.kill()
 
 
-@pytest.mark.timeout(180)
 def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> None:
     environment = {**os.environ, "COINSPACE_DATA": str(tmp_path)}
     settings = Settings(data=tmp_path)
@@ -166,7 +165,7 @@ def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> 
         assert started.stdout.startswith("http://127.0.0.1:")
         before = address(settings).pid
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda: _pid(settings) not in (0, before), 90)
+        wait_for(lambda: _pid(settings) not in (0, before), "another server", limit_s=120)
         assert questdb("status").returncode == 0
         console = questdb("console")
         assert console.stdout.endswith("/index.html\n")
@@ -176,7 +175,7 @@ def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> 
         keeper = health["pid"]
         server = address(settings).pid
         os.kill(keeper, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{server}").exists(), 60)
+        wait_for(lambda: not alive(server), "no orphan")
     finally:
         if not keeper:
             questdb("stop")
@@ -187,14 +186,6 @@ def _pid(settings: Settings) -> int:
     if not health or health["state"] != "ready" or health["counters"]["restarts"] == 0:
         return 0
     return address(settings).pid
-
-
-def wait_until(condition: object, timeout_s: float) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        time.sleep(0.05)
 
 
 def test_port_in_use_is_one_clear_line(tmp_path: Path, questdb: Settings) -> None:
