@@ -39,7 +39,7 @@ from coinspace.config_sources import (
     spelled,
 )
 from coinspace.errors import ConfigError, MarketError
-from coinspace.exchanges import EXCHANGES, every
+from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 
@@ -569,7 +569,8 @@ def _settings(values: dict[str, Any], where: str, environment: Environment) -> S
     for name in exchanges if isinstance(exchanges, dict) else ():
         if name not in EXCHANGES:
             source = environment.origin(("exchanges", name)) or where
-            raise ConfigError(f"{source}: {_unknown('exchange', name, list(EXCHANGES))}")
+            problem = UNUSABLE.get(name) or _unknown("exchange", name, list(EXCHANGES))
+            raise ConfigError(f"{source}: {problem}")
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -671,7 +672,7 @@ def _shown(place: tuple[Any, ...], value: Any) -> str:
     if not isinstance(value, str) or len(value) > _SHOWN_LENGTH:
         return f", was {hidden}"
     places = {str(part).lower() for part in place}
-    secret = bool(places & _SECRET_PLACES) or bool(re.search(r"://|=", value))
+    secret = bool(places & _SECRET_PLACES) or bool(re.search("://|[=@]", value))
     return f", was {hidden if secret else repr(value)}"
 
 

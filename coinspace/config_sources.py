@@ -26,6 +26,10 @@ PREFIX = "COINSPACE_"
 # for every section: unknown keys are refused
 STRICT = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 NOTHING = ("", "none", "null")
+# of a configuration file; a device has no end
+MOST_BYTES = 1 << 20
+# names of a path; the last one may contain `__`
+MOST_NAMES = 8
 
 
 def _user_path(given: Any) -> Any:
@@ -100,7 +104,11 @@ def _annotation(field: FieldInfo) -> Any:
 def read_file(path: Path) -> dict[str, Any] | None:
     """Return the tables of a file, None when there is no file. Raises: ConfigError."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"of at most {MOST_BYTES} bytes")
+        text = content.decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
@@ -173,7 +181,7 @@ def read_environment(model: type[BaseModel], environ: Mapping[str, str]) -> Envi
     values: dict[str, Any] = {}
     variables: dict[tuple[str, ...], str] = {}
     for variable, text in sorted(environ.items()):
-        path = variable[len(PREFIX) :].split("__")
+        path = variable[len(PREFIX) :].split("__", MOST_NAMES)
         found = _read(_Kind(model), path, text, variable)
         values = merged(values, found)
         variables[_path(found, len(path))] = variable

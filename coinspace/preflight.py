@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from coinspace import tuning
 from coinspace.config import Settings, default_overrides, nearest
 from coinspace.errors import ConfigError
+from coinspace.exchanges import UNUSABLE
 from coinspace.storage.questdb.address import configured
 
 
@@ -15,7 +16,12 @@ def check_start(settings: Settings) -> None:
 
     Raises: ConfigError with one line per problem.
     """
-    problems = [*tuning.problems(settings.tuning), *_overrides(settings), *_database(settings)]
+    problems = [
+        *(f"{problem}; repair or remove it" for problem in UNUSABLE.values()),
+        *tuning.problems(settings.tuning),
+        *_overrides(settings),
+        *_database(settings),
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
 

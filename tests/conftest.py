@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +12,18 @@ import uvloop
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage.questdb.server import ManagedServer
+from tests.waiting import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# on a shared machine a slow example does not show slow code
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+# every run tries the same examples, and on a busy machine a slow one does not show slow code;
+# --hypothesis-profile explore tries others
+_BUSY = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
+)
+hypothesis.settings.register_profile("explore", _BUSY)
+hypothesis.settings.register_profile("same", _BUSY, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_asyncio_loop_factories(
@@ -45,12 +50,11 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     `settings.model_copy(update={"data": …})` with `storage.ilp` and `storage.sql` of
     `address(questdb)` gives a data folder of your own on the same server.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        ilp_port = probe.getsockname()[1]
     storage = StorageSettings(
         ttl="off",
-        ilp_port=ilp_port,
+        # a nearly full disk of this machine fails no test
+        disk_low_mb=1,
+        ilp_port=free_port(),
         # lets a test suspend a table
         server_options={"QDB_DEV_MODE_ENABLED": "true"},
     )

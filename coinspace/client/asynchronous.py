@@ -31,6 +31,7 @@ from coinspace.client.events import Event, EventParser
 from coinspace.client.progress import Progress, progress_bar
 from coinspace.client.ranges import Time, milliseconds
 from coinspace.client.table import ARROW, Books, Table
+from coinspace.text import shown_address
 
 A = TypeVar("A", bound=Answer)
 
@@ -487,7 +488,7 @@ def _checked_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or "@" in parts.netloc:
-        raise InvalidArgument(f"url: expected http://HOST:PORT, was {url[:200]!r}")
+        raise InvalidArgument(f"url: expected http://HOST:PORT, was {shown_address(url)[:200]!r}")
     return url.rstrip("/")
 
 

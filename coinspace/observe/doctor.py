@@ -15,7 +15,9 @@ from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import horizon_s
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.exchanges import UNUSABLE
 from coinspace.observe.health import all_health
+from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import root
 from coinspace.storage.watch import look
 from coinspace.tuning import problems, spins
@@ -44,6 +46,8 @@ def check_host(settings: Settings) -> list[Finding]:
         _mapped_areas(),
         _sockets(settings),
         *_tuning(settings),
+        *(Finding("exchange", "problem", problem) for problem in UNUSABLE.values()),
+        *_jar(settings),
     ]
     if any(finding.subject == DATA_FOLDER for finding in findings):
         # the other checks need the folder
@@ -157,6 +161,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "problem", problem)
     if not findings.problems:
         yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
+
+
+def _jar(settings: Settings) -> Iterator[Finding]:
+    if not settings.storage.ilp and (text := runtime.unknown_jar()) is not None:
+        yield Finding("database", "advice", text)
 
 
 def _journals(settings: Settings) -> Iterator[Finding]:

@@ -32,8 +32,9 @@ from coinspace.errors import CoinSpaceError, EndpointError, StorageError
 from coinspace.listing import columns, text_of
 from coinspace.query import LISTS, _all_rows
 from coinspace.storage.questdb.address import address
-from tests.flow.endpoint_stage import Stage, running, served, settings, until
+from tests.flow.endpoint_stage import Stage, running, served, settings
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
+from tests.waiting import free_port, until
 
 
 def test_synchronous_client(tmp_path: Path) -> None:
@@ -129,7 +130,8 @@ async def test_stream_resumes_without_a_gap_after_a_cut(tmp_path: Path) -> None:
 
 
 async def test_stream_goes_on_when_the_endpoint_restarts(tmp_path: Path) -> None:
-    chosen = settings(tmp_path)
+    # the second endpoint listens where the first one did
+    chosen = settings(tmp_path, port=free_port())
     stage = Stage(chosen)
     first = Endpoint(chosen)
     await first.start()
@@ -139,7 +141,6 @@ async def test_stream_goes_on_when_the_endpoint_restarts(tmp_path: Path) -> None
         async with AsyncClient(first.server.url) as client:
             events = client.stream(indices=["BTC"])
             assert (await anext(events)).name == "index"
-            chosen.endpoint.port = first.server.port
             reading = asyncio.create_task(_until_gap(events))
             await asyncio.sleep(0.05)
             await first.stop()

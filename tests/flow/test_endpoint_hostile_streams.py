@@ -16,7 +16,8 @@ import pytest_asyncio
 from coinspace.endpoint.live.states import state
 from coinspace.endpoint.routes import streams
 from coinspace.endpoint.worker import Endpoint
-from tests.flow.endpoint_stage import running, settings, until
+from tests.flow.endpoint_stage import running, settings
+from tests.waiting import until
 
 SOON_S = 60.0
 HANDSHAKE = (

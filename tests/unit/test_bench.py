@@ -126,7 +126,7 @@ def test_profile_lists_at_least_one_function() -> None:
 
 def test_profile_names_compiled_functions(feeds: list[Path], tmp_path: Path) -> None:
     flame = tmp_path / "flame.svg"
-    arguments = ("profile", "parse", "--seconds", "1", "--json", "--flame", str(flame))
+    arguments = ("profile", "parse", "--seconds", "3", "--json", "--flame", str(flame))
     # a build with checks spends its time in C functions that a release build inlines
     found = CliRunner().invoke(coinspace, [*arguments, "--top", "100", *options(feeds)])
     assert found.exit_code == 0, found.output

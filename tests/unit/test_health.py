@@ -1,6 +1,7 @@
 """Health files and how `coinspace status` reads them."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,23 @@ from coinspace.endpoint.live.state import Latest
 from coinspace.health_file import health_path
 from coinspace.index.pulse import Pulse
 from coinspace.method.record import IndexRecord
+from coinspace.observe import health as observed
 from coinspace.observe.health import Health, health_of, reasons
 from coinspace.process import InternalErrors, Process
 
 NAME = "index-calculator"
+# more than the kernel gives: the number of an ended process may belong to another one
+NO_PID = (1 << 22) + 1
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    # a nearly full disk of this machine fails no test
+    monkeypatch.setenv("COINSPACE_STORAGE__DISK_LOW_MB", "1")
+    # a pause of the tests is no silence of a process
+    monkeypatch.setattr(observed, "STALE_NS", 30 * 10**9)
     loaded = load()
     health_path(loaded, NAME).parent.mkdir()
     return loaded
@@ -43,14 +51,6 @@ def write(settings: Settings, name: str = NAME, **change: object) -> None:
     health_path(settings, name).write_bytes(orjson.dumps(health | change))
 
 
-def gone_pid() -> int:
-    pid = os.fork()
-    if not pid:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
-
-
 def test_ready_process(settings: Settings) -> None:
     write(settings)
     health = health_of(settings, NAME)
@@ -60,7 +60,7 @@ def test_ready_process(settings: Settings) -> None:
 
 
 def test_process_that_is_gone_is_down(settings: Settings) -> None:
-    write(settings, pid=gone_pid())
+    write(settings, pid=NO_PID)
     assert health_of(settings, NAME).state == "down"
 
 
@@ -69,7 +69,7 @@ def test_process_that_stopped_writing_is_silent(settings: Settings) -> None:
     health = health_of(settings, NAME)
     assert health.state == "silent"
     assert health.reason is not None
-    assert health.reason.startswith("no sign of life for 60 s")
+    assert re.match(r"no sign of life for 6\d s", health.reason)
 
 
 def test_steps_of_the_wall_clock_neither_hide_nor_invent_a_hang(settings: Settings) -> None:
@@ -90,7 +90,7 @@ def test_a_file_from_before_this_host_was_started_is_no_running_process(
 
 def test_after_a_clean_stop_the_time_is_shown(settings: Settings) -> None:
     for name, _ in settings.processes():
-        write(settings, name, pid=gone_pid(), state="stopped", updated_ns=1_790_000_000 * 10**9)
+        write(settings, name, pid=NO_PID, state="stopped", updated_ns=1_790_000_000 * 10**9)
     result = CliRunner().invoke(coinspace, ["status"])
     assert result.exit_code == 2
     lines = result.output.splitlines()
@@ -99,7 +99,7 @@ def test_after_a_clean_stop_the_time_is_shown(settings: Settings) -> None:
 
 
 def test_a_failed_process_shows_why(settings: Settings) -> None:
-    write(settings, pid=gone_pid(), state="degraded", reason="ticks failed: ValueError('x')")
+    write(settings, pid=NO_PID, state="degraded", reason="ticks failed: ValueError('x')")
     reason = health_of(settings, NAME).reason
     assert reason is not None
     assert reason.endswith(": ticks failed: ValueError('x')")

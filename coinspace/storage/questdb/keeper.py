@@ -8,6 +8,7 @@ import time
 from coinspace.backoff import Backoff
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
+from coinspace.storage.questdb.runtime import unknown_jar
 from coinspace.storage.questdb.server import ManagedServer, is_private_server
 from coinspace.tasks import within
 
@@ -34,6 +35,8 @@ async def keep(process: Process) -> None:
     server = ManagedServer(process.settings)
     keeper = _Keeper(process, server)
     process.counters = keeper.counters
+    if (text := unknown_jar()) is not None:
+        process.log.warning("questdb jar of unknown checksum", jar=text)
     # in this thread: the server is tied to the thread that starts it
     server.spawn()
     try:

@@ -176,7 +176,9 @@ class Database:
         self._failed(error)
         now = asyncio.get_running_loop().time()
         for limit in self._waiting:
-            limit.reschedule(now)
+            # one that has just ended cannot be changed
+            if not limit.expired():
+                limit.reschedule(now)
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
