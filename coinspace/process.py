@@ -19,11 +19,14 @@ import orjson
 import structlog
 import uvloop
 
+from coinspace._ext.latency import Latency
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.exporter import Exporter
 from coinspace.lock import lock_file
 from coinspace.log import configure_logging, lost_lines
+from coinspace.metrics import as_health, exposition, own_use
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
@@ -66,6 +69,7 @@ class Process:
 
     Attributes:
         counters: called once a second; its result goes into the health file.
+        latencies: leg of a message's way -> its durations, for the health file.
         stopping: set by SIGTERM and SIGINT.
         failure: what ended a background task, None while all run. The process then ends with exit
             code 1, so that the supervisor starts it again.
@@ -79,6 +83,13 @@ class Process:
         self.reason: str | None = None
         self._started = False
         self.counters: Callable[[], dict[str, int | float]] = dict
+        self.latencies: dict[str, Latency] = {}
+        self.exporter = Exporter(self._metrics)
+        self._health: dict[str, Any] = {}
+        self._exposed = b""
+        # whether Prometheus can find the exporter
+        self._announced = not settings.metrics.enabled
+        self._announce_failing = False
         self.stopping = asyncio.Event()
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
         self.failure: BaseException | None = None
@@ -267,13 +278,23 @@ class Process:
             "reason": reason,
             "unwell_s": round((monotonic_ns() - self._well_ns) / SECOND_NS, 1),
             "counters": counters,
+            "latency": as_health(self.latencies),
+            "metrics": self.exporter.address,
         }
+        self._health, self._exposed = health, b""
         part = self._path.with_suffix(".part")
         part.write_bytes(orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
         part.replace(self._path)
 
     def _all_counters(self) -> dict[str, int | float]:
-        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
+        own = {
+            **self._counts,
+            **self.clock.counters(),
+            **own_use(),
+            "log_lines_lost": lost_lines(),
+            "metrics_scrapes": self.exporter.scrapes,
+            "metrics_refused": self.exporter.refused,
+        }
         try:
             counters = self.counters()
         except Exception as error:
@@ -286,6 +307,35 @@ class Process:
             return own
         self._counters_failing = False
         return {**counters, **own}
+
+    def _metrics(self) -> bytes:
+        # made once per reading of the counters, however many scrapers ask
+        if not self._exposed:
+            self._exposed = exposition([self._health], self._health["updated_ns"])
+        return self._exposed
+
+    async def _announce(self) -> None:
+        """Serve metrics, and write where: a file for Prometheus' file_sd_configs."""
+        path = target_path(self.settings, self.name)
+        chosen = self.settings.metrics
+        try:
+            if self.exporter.address is None:
+                await self.exporter.start(chosen.host, chosen.port_of(self.name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            found = [{"targets": [self.exporter.address], "labels": {"instance": self.name}}]
+            part.write_bytes(orjson.dumps(found))
+            part.replace(path)
+            self._announced = True
+        except OSError as error:
+            if not self._announce_failing:
+                self._announce_failing = True
+                self._log("error", "metrics not served", error=str(error), again_in_s=1)
+
+    def withdraw(self) -> None:
+        """Stop serving metrics: Prometheus must not report a process that ended as it should."""
+        self.exporter.close()
+        target_path(self.settings, self.name).unlink(missing_ok=True)
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
         """Return state and reason, completed by steps of the clock and internal errors."""
@@ -309,6 +359,8 @@ class Process:
             if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
                 written_ns = now
                 self.write_health()
+                if not self._announced:
+                    await self._announce()
             await asyncio.sleep(interval_s)
             self._check_rounds(interval_s)
 
@@ -399,6 +451,11 @@ def health_path(settings: Settings, name: str) -> Path:
     return settings.data / "run" / f"{name}.json"
 
 
+def target_path(settings: Settings, name: str) -> Path:
+    """Return where a process writes the address of its metrics."""
+    return settings.data / "run" / "targets" / f"{name}.json"
+
+
 def exit_after(seconds: float, code: int, before: Callable[[], None] | None = None) -> None:
     """End the process after a time, even when a coroutine, a thread or the loop hangs."""
 
@@ -474,6 +531,8 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
         await process.tasks.cancel()
         process.ended(error)
         code = int(process.failure is not None)
+        if error is None and not code:
+            process.withdraw()
         # loop and interpreter wait for the executor's threads without a limit
         exit_after(THREADS_LIMIT_S, code or int(error is not None))
     return code

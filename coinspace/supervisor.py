@@ -542,7 +542,7 @@ def claim(settings: Settings) -> IO[str]:
             " stop that one or set COINSPACE_DATA"
         ) from None
     # health files of an earlier run must not look like this run's
-    for stale in folder.glob("*.json"):
+    for stale in (*folder.glob("*.json"), *folder.glob("targets/*.json")):
         stale.unlink()
     return lock
 

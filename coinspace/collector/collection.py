@@ -348,7 +348,7 @@ class Collection:
 
     def counters(self) -> dict[str, int | float]:
         """Return all counters of the collection."""
-        found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counts}
+        found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counters()}
         parts = [connection.counters() for connection in self.connections]
         parts += [recorder.counters() for recorder in self.recorders]
         for part in parts:

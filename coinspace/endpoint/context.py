@@ -23,7 +23,8 @@ class Context:
 
     Attributes: dashboard (folder of the built page), nulls (indices without a value), downloads
     (whole ranges being sent), settled ((asset, interval) -> time until which candles are known to
-    be stored, ns; never decreases), states (channel -> first event's time of making and data).
+    be stored, ns; never decreases), states (channel -> first event's time of making and data),
+    metrics (time of making, monotonic ns, and text).
     """
 
     settings: Settings
@@ -35,6 +36,7 @@ class Context:
     downloads: Downloads = field(init=False)
     settled: dict[tuple[str, str], int] = field(init=False, default_factory=dict)
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
+    metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
 
     def __post_init__(self) -> None:
         chosen, index = self.settings.endpoint, self.settings.index

@@ -528,6 +528,7 @@ async def main(process: Process, config_path: str | None = None) -> None:
     """Run until the process has to stop."""
     worker = Worker(process, config_path)
     process.counters = worker.counters
+    process.latencies["tick_to_published"] = worker.publisher.publishing
     await worker.run()
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import structlog
 
+from coinspace._ext.latency import Latency
 from coinspace._ext.lines import Lines
-from coinspace.clock import SECOND_NS, monotonic_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
 from coinspace.storage import schema
@@ -75,6 +76,7 @@ class Sender:
     Attributes:
         trouble: why no row can be stored now; None = no problem.
         dead: the file of rejected rows.
+        stored: durations from a message's publication until its row is stored.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Sender:
         self.settings = settings
         self.name = name
         self.trouble: str | None = None
+        self.stored = Latency()
         self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
         self._where = where
         self._on_rejected = on_rejected
@@ -351,6 +354,7 @@ class Sender:
                 self._refusal(batch, refusal)
             else:
                 self._stored += len(batch.ends)
+                batch.lines.stored(self.stored, now_ns())
         if batch.ranges is not None:
             self._send_ranges(batch, self._transport)
         self._last_flush_s = time.monotonic() - started

@@ -300,6 +300,7 @@ async def work(name: str, process: Process) -> None:
     """Run a storage worker until the process is asked to stop."""
     worker = Worker(process, name)
     process.counters = worker.counters
+    process.latencies["published_to_stored"] = worker.sender.stored
     try:
         if await worker.start():
             await process.stopping.wait()

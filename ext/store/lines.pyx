@@ -8,6 +8,7 @@ from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from coinspace._ext.latency cimport Latency
 from coinspace._ext.message cimport KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message, TICKER_FIELDS
 
 from coinspace._ext.message import TICKER_NAMES
@@ -109,6 +110,7 @@ cdef class Lines:
 
     def __dealloc__(self):
         PyMem_Free(self._data)
+        PyMem_Free(self._published)
 
     def __len__(self):
         return self.size
@@ -125,6 +127,22 @@ cdef class Lines:
             self._data = data
             self._capacity = wanted
         return self._data + self.size
+
+    # ends the line of a message that was written to `room`
+    cdef Py_ssize_t end(self, Message message, Py_ssize_t n) except -1:
+        cdef Py_ssize_t wanted
+        cdef int64_t *published
+        if self._n_published == self._n_capacity:
+            wanted = 2 * self._n_capacity + 64
+            published = <int64_t *>PyMem_Realloc(self._published, <size_t>wanted * sizeof(int64_t))
+            if published == NULL:
+                raise MemoryError(f"lines: cannot grow to {wanted} messages")
+            self._published = published
+            self._n_capacity = wanted
+        self._published[self._n_published] = message.header.published_ns
+        self._n_published += 1
+        self.size += n
+        return self.size
 
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1:
         """Append a row of `orderbook` with at most `depth` levels a side. Returns: the new size."""
@@ -155,8 +173,7 @@ cdef class Lines:
             p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")
         p = put_identity(p, message)
         p = put_end(p, received_ns(message))
-        self.size += p - start
-        return self.size
+        return self.end(message, p - start)
 
     cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1:
         """Append a row of `ticker`; NaN values are left out. Returns: the new size."""
@@ -182,8 +199,7 @@ cdef class Lines:
             p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")
         p = put_identity(p, message)
         p = put_end(p, received_ns(message))
-        self.size += p - start
-        return self.size
+        return self.end(message, p - start)
 
     cpdef Py_ssize_t trade(self, bytes head, Message message) except -1:
         """Append a row of `trade` at its trade time. Returns: the new size."""
@@ -200,8 +216,7 @@ cdef class Lines:
             p = put_integer(p, b"received_ts=", 12, message.header.received_ns, c"n")
         p = put_identity(p, message)
         p = put_end(p, message.header.exchange_ns or received_ns(message))
-        self.size += p - start
-        return self.size
+        return self.end(message, p - start)
 
     def extend(self, bytes lines not None):
         """Append encoded lines. Returns: the new size."""
@@ -214,6 +229,13 @@ cdef class Lines:
         """Return a copy of all lines."""
         return PyBytes_FromStringAndSize(self._data, self.size)
 
+    def stored(self, Latency latency not None, int64_t now_ns):
+        """Count the time from the publication of each message until now."""
+        cdef Py_ssize_t i
+        for i in range(self._n_published):
+            latency.add(now_ns - self._published[i])
+
     def clear(self):
         """Drop all lines; the memory is kept."""
         self.size = 0
+        self._n_published = 0

@@ -198,11 +198,13 @@ async def test_venues_health_and_metrics(site: Site) -> None:
     assert (await get(session, "/livez"))[0] == 200
     (stage.settings.data / "run" / "ticker-collector-upbit.json").write_text(
         '{"process":"ticker-collector-upbit","pid":1,"started_ns":1,"updated_ns":2,'
-        '"state":"ready","reason":null,"counters":{"frames{market=\\"BTC/KRW\\"}":7,"gaps":0}}'
+        '"state":"ready","reason":null,"counters":{"market_frames{market=\\"BTC/KRW\\"}":7,"gaps":0}}'
     )
     _, text, _ = await get(session, "/metrics")
-    assert 'coinspace_frames{process="ticker-collector-upbit",market="BTC/KRW"} 7' in text
-    assert 'coinspace_state{process="ticker-collector-upbit",state="ready"} 1.0' in text
+    process = 'process="ticker-collector-upbit"'
+    assert f'coinspace_market_frames_total{{{process},market="BTC/KRW"}} 7' in text
+    assert f'coinspace_state{{{process},state="ready"}} 1' in text
+    assert "# TYPE coinspace_gaps_total counter" in text
 
 
 async def test_not_ready_has_reasons(tmp_path: Path) -> None:
