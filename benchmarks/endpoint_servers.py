@@ -8,6 +8,7 @@ second, the same bytes as ours, to everyone connected.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import sys
 import time
@@ -18,7 +19,7 @@ import uvloop
 from msgspec.structs import replace
 
 from coinspace._ext.message import INDEX, Message, encode_header
-from coinspace.config import EndpointSettings, Settings
+from coinspace.config import EndpointSettings, load
 from coinspace.endpoint.http.server import HttpServer
 from coinspace.endpoint.live.hub import Event
 from coinspace.endpoint.live.state import Latest
@@ -42,7 +43,7 @@ def message() -> Message:
 
 
 async def ours(events: bool) -> int:
-    settings = Settings()
+    settings = load(os.devnull)
     settings.endpoint.port = 0
     (settings.data / "run").mkdir()
     endpoint = Endpoint(settings)

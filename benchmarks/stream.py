@@ -28,7 +28,7 @@ from coinspace.simulator.connection import BINARY, TEXT, encode_frame
 TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
 HIGH_WATER = 1 << 20
 # paced frames: their exchange times are this plus their number, in ms
-PACED_BASE_MS = 1_800_000_000_000
+PACED_BASE_MS = 1_700_000_000_000
 
 
 def paced(rate: int) -> Iterator[int]:

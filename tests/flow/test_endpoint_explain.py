@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,27 +133,29 @@ async def site(questdb: Settings, tmp_path: Path) -> AsyncIterator[Site]:
         yield chosen, session
 
 
-async def explain(session: aiohttp.ClientSession, record: Any) -> dict[str, Any]:
-    """Ask until the tick is visible."""
-    found: dict[str, Any] = {}
-
-    async def visible() -> bool:
-        path = f"/v1/indices/{ASSET}/explain?ts={record.ts_ms}"
+async def explain(
+    session: aiohttp.ClientSession, record: Any, visible: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """Ask until what was stored is visible: each row becomes visible on its own."""
+    path = f"/v1/indices/{ASSET}/explain?ts={record.ts_ms}"
+    deadline = time.monotonic() + 60
+    while True:
         async with session.get(path) as answer:
-            found.clear()
-            found.update(await answer.json(content_type=None))
-            whole = len(found.get("used") or ()) == len(VENUES)
-            return answer.status == 200 and found["index"]["ts"] == record.ts_ms and whole
+            body = await answer.json(content_type=None)
+        stored = answer.status == 200 and body["index"]["ts"] == record.ts_ms
+        if stored and len(body["used"]) == len(VENUES) and visible(body):
+            return body
+        assert time.monotonic() < deadline, body
+        await asyncio.sleep(0.05)
 
-    for _ in range(100):
-        if await visible():
-            return found
-    raise AssertionError(found)
+
+def has_curve(body: dict[str, Any]) -> bool:
+    return body["curve"] is not None
 
 
 async def test_completely_stored_books_give_the_same_curve(site: Site) -> None:
     record = store_tick(site[0], 0)
-    body = await explain(site[1], record)
+    body = await explain(site[1], record, has_curve)
     assert body["curve_reason"] is None, body
     curve = body["curve"]
     assert (curve["source"], curve["levels_missing"]) == ("stored_books", 0)
@@ -168,7 +170,7 @@ async def test_completely_stored_books_give_the_same_curve(site: Site) -> None:
 
 async def test_levels_that_are_not_stored_are_counted_and_their_effect_shown(site: Site) -> None:
     record = store_tick(site[0], 1, levels=400)
-    curve = (await explain(site[1], record))["curve"]
+    curve = (await explain(site[1], record, has_curve))["curve"]
     assert curve["levels_missing"] == 2 * (400 - STORED_LEVELS)
     expected = float(curve["value"]) / record.value_raw - 1
     assert float(curve["difference"]) == pytest.approx(expected, abs=1e-8)
@@ -184,12 +186,11 @@ async def test_a_book_that_is_not_stored_is_named(site: Site) -> None:
     with schema.connect(address(site[0])) as connection:
         for row in venue_rows(record, fx=False):
             insert(connection, row)
-    # the rows are shown once the database has applied them
-    deadline = time.monotonic() + 60
-    while (body := await explain(site[1], record))["curve"] is not None:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-    assert "binance:CRV/USDT at that tick is not stored" in body["curve_reason"]
+    await explain(
+        site[1],
+        record,
+        lambda body: "binance:CRV/USDT at that tick is not stored" in (body["curve_reason"] or ""),
+    )
 
 
 async def test_the_parameters_of_the_tick_are_used_not_todays(site: Site) -> None:
@@ -197,16 +198,13 @@ async def test_the_parameters_of_the_tick_are_used_not_todays(site: Site) -> Non
     before = chosen.model_copy(deep=True)
     before.index.overrides = {ASSET: {"max_spread": 0.002, "depth": "full"}}
     record = store_tick(before, 3)
-    body = await explain(session, record)
-    assert body["curve"] is None
-    assert record.parameter_hash in body["curve_reason"]
+    await explain(
+        session, record, lambda body: record.parameter_hash in (body["curve_reason"] or "")
+    )
     announced = definition(before, ASSET)
     with schema.connect(address(chosen)) as connection:
         columns = {"method_version": 1, "definition": orjson.dumps(announced).decode()}
         symbols = {"asset": ASSET, "role": "live", "parameter_hash": record.parameter_hash}
         insert(connection, Row("methodology", START_MS * 10**6, symbols, columns))
-    for _ in range(100):
-        body = await explain(session, record)
-        if body["curve"] is not None:
-            break
+    body = await explain(session, record, has_curve)
     assert float(body["curve"]["value"]) == significant(record.value_raw)
