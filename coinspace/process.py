@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import sys
 import threading
@@ -29,6 +28,7 @@ from coinspace.log import configure_logging, lost_lines
 from coinspace.metrics import as_health, exposition, own_use
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
+from coinspace.text import without_numbers
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
 
 __all__ = [
@@ -81,6 +81,7 @@ class Process:
         self.started_ns = now_ns()
         self.state: State = "starting"
         self.reason: str | None = None
+        self._kind = ""
         self._started = False
         self.counters: Callable[[], dict[str, int | float]] = dict
         self.latencies: dict[str, Latency] = {}
@@ -166,9 +167,13 @@ class Process:
             tune_garbage_collector(self.settings.tuning)
         self._change("ready", None)
 
-    def degraded(self, reason: str) -> None:
-        """Report that the process runs but something that it needs is missing."""
-        self._change("degraded", reason)
+    def degraded(self, reason: str, kind: str | None = None) -> None:
+        """Report that the process runs but something that it needs is missing.
+
+        Args: kind: a change of the reason within one kind is not logged; by default the reason
+            without its numbers.
+        """
+        self._change("degraded", reason, kind)
 
     def stop(self) -> None:
         """Ask the process to end, as SIGTERM does."""
@@ -230,14 +235,16 @@ class Process:
         with contextlib.suppress(OSError, ValueError):
             getattr(self.log, level)(event, **facts)
 
-    def _change(self, state: State, reason: str | None) -> None:
+    def _change(self, state: State, reason: str | None, kind: str | None = None) -> None:
         if self.state == "stopping" or self.failure is not None:
             return
         if (state, reason) == (self.state, self.reason):
             return
         known = self.state in ("ready", "degraded")
-        changed = (state, _kind(reason)) != (self.state, _kind(self.reason))
-        self.state, self.reason = state, reason
+        # numbers may change each second
+        kind = without_numbers(kind or reason or "")
+        changed = (state, kind) != (self.state, self._kind)
+        self.state, self.reason, self._kind = state, reason, kind
         if not changed:
             # only an age or a count has grown: the health file shows it within a second
             return
@@ -439,11 +446,6 @@ class InternalErrors:
             return None
         counts = ", ".join(f"{name} {self._last[name]}" for name in recent)
         return f"internal errors lost work ({counts}): see the log"
-
-
-def _kind(reason: str | None) -> str | None:
-    """Return a reason without its numbers, which may change each second."""
-    return None if reason is None else re.sub(r"\d+", "", reason)
 
 
 def health_path(settings: Settings, name: str) -> Path:

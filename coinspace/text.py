@@ -8,6 +8,7 @@ direction, or a megabyte. Text that is stored or served as JSON is not changed.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,12 @@ LIMIT = 500
 # characters of one value or line in a log; tracebacks have many lines
 LOG_LIMIT = 2000
 TRACEBACK_LINES = 200
+_DIGITS = re.compile(r"\d+")
+
+
+def without_numbers(text: str) -> str:
+    """Return what texts that differ in numbers only have in common."""
+    return _DIGITS.sub("", text)
 
 
 def printable(value: object, limit: int = LIMIT) -> str:

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +149,19 @@ def test_every_panel_and_alert_has_its_metrics(tmp_path: Path) -> None:
         wait_for("all targets up", lambda: up(server) == found.keys())
         # panels: each query answers, with data
         for panel, query in expressions():
-            wait_for(f"data of panel {panel!r}: {query}", lambda query=query: server.query(query))
+            wait_for(f"data of panel {panel!r}: {query}", partial(server.query, query))
         # alerts: each is evaluated without an error, on metrics that exist
         for rule in wait_for("evaluated rules", lambda: evaluated(server)):
             assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), rule["name"]
             for name in METRIC.findall(rule["query"]):
-                wait_for(f"{name} of {rule['name']}", lambda name=name: server.query(name))
+                wait_for(f"{name} of {rule['name']}", partial(server.query, name))
         # every counter is declared
         assert server.query("coinspace_metrics_left_out > 0") == []
         # the endpoint aggregates the same names and types; its answer may be a second old
         for process, address in found.items():
             own = text_of(address)
             assert promtool("check", "metrics", given=own.encode()) == ""
-            wait_for(f"types of {process}", lambda own=own: types(own) <= types(whole(running)))
+            wait_for(f"types of {process}", partial(aggregated, running, types(own)))
         assert promtool("check", "metrics", given=whole(running).encode()) == ""
         assert running.stop() == 0
         # Prometheus must not report what was stopped
@@ -173,6 +174,10 @@ def up(server: Prometheus) -> set[str]:
 
 def whole(running: Platform) -> str:
     return text_of(f"127.0.0.1:{running.port}")
+
+
+def aggregated(running: Platform, own: set[str]) -> bool:
+    return own <= types(whole(running))
 
 
 def stopped(running: Platform) -> set[str]:
