@@ -25,7 +25,7 @@ WORKERS := 3
 PYTEST := $(BIN)/python -m pytest -m "not slow"
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults fuzz coverage bench bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults fuzz coverage bench bench-check bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -121,6 +121,9 @@ faults: install $(TOOLS)  ## the long form of the fault tests
 
 fuzz: install $(TOOLS)  ## fuzz every entry point, and compiled code under sanitisers (SECONDS=3600)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+bench-check: install $(TOOLS)  ## run each measurement once, without its gates
+	@$(BIN)/python -m pytest benchmarks --quiet --benchmark-disable --timeout 600
 
 bench: install $(TOOLS)  ## measure every stage and check its gates
 	@$(BIN)/python -m pytest benchmarks --timeout 1800

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,4 +61,6 @@ def _python() -> str:
 
 def _commit() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    if shutil.which("git") is None:
+        return ""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Unit, property and fuzz tests on the checked build, and the wheel, under the newest Python to be had.
+# Run unit, property and fuzz tests on the checked build, and the wheel, under the newest Python to be had.
 #
 # Debian's next release has it. Its packages are unpacked into build/newest, which is entered with
 # chroot; a second run uses what the first one left. Where that is not to be had, one line says why
@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 NEWEST=$PWD/build/newest
 SOURCE=$NEWEST/coinspace
+FEEDS=${COINSPACE_FEEDS:-$PWD/../shared/feeds}
 # for each step
 LIMIT_S=900
 
@@ -20,7 +21,8 @@ instead() {
 # what is mounted for a command is gone with it
 inside() {
     timeout $LIMIT_S unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
-        exec chroot "$0" env -C /coinspace "$@"' "$NEWEST" "$@"
+        if [ -d "$1" ]; then mount --bind "$1" "$0/feeds"; fi && shift &&
+        exec chroot "$0" env -C /coinspace COINSPACE_FEEDS=/feeds "$@"' "$NEWEST" "$FEEDS" "$@"
 }
 
 [ "$(id -u)" = 0 ] || instead "chroot needs root"
@@ -32,7 +34,7 @@ fi
 mkdir -p build
 if [ ! -e "$NEWEST/.unpacked" ]; then
     rm -rf --one-file-system "$NEWEST"
-    timeout $LIMIT_S unshare --mount debootstrap --variant=minbase --include=python3-venv,python3-dev,gcc,libc6-dev \
+    timeout $LIMIT_S unshare --mount debootstrap --variant=minbase --include=python3-venv,python3-dev,python3.13-venv,python3.13-dev,gcc,libc6-dev \
         testing "$NEWEST" > build/newest.log 2>&1 || instead "Debian's packages could not be fetched"
     touch "$NEWEST/.unpacked"
 fi
@@ -42,7 +44,7 @@ for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certific
     [ ! -e $file ] || install -D -m 644 $file "$NEWEST$file"
 done
 # what is built stays
-mkdir -p "$SOURCE"
+mkdir -p "$SOURCE" "$NEWEST/feeds"
 find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
@@ -61,4 +63,4 @@ PIP="/venv/bin/python -m pip --quiet --disable-pip-version-check"
 } || instead "a package has no wheel for $(inside python3 --version)"
 inside /venv/bin/python --version
 inside /venv/bin/python -m pytest "$@"
-inside tests/wheel.sh /venv/bin/python
+inside tests/wheel.sh /venv/bin/python /usr/bin/python3.13
