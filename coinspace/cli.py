@@ -63,6 +63,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "deploy": ("coinspace.deploy", "deploy", "Write systemd units for a host."),
     "config": ("coinspace.config_file", "config", "Write, show or check the configuration."),
     "questdb": ("coinspace.storage.commands", "questdb", "Run the private QuestDB server."),
+    "backup": (
+        "coinspace.storage.backup",
+        "backup_command",
+        "Copy a data folder while the platform runs.",
+    ),
+    "restore": (
+        "coinspace.storage.backup",
+        "restore_command",
+        "Copy a backup into an empty data folder.",
+    ),
     "query": ("coinspace.query", "query", "Print indices, books and history."),
     "keys": ("coinspace.endpoint.commands", "keys", "Manage API keys."),
     "simulate": (
