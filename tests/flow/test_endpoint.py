@@ -15,6 +15,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.endpoint.worker import Endpoint
 from tests.flow.endpoint_stage import Stage, running, settings, until
 
@@ -205,6 +206,9 @@ async def test_venues_health_and_metrics(site: Site) -> None:
     assert f'coinspace_market_frames_total{{{process},market="BTC/KRW"}} 7' in text
     assert f'coinspace_state{{{process},state="ready"}} 1' in text
     assert "# TYPE coinspace_gaps_total counter" in text
+    # however many scrapers ask, the text is made once a second
+    endpoint.context.metrics = (monotonic_ns() + 3600 * SECOND_NS, b"made before\n")
+    assert (await get(session, "/metrics"))[1] == "made before\n"
 
 
 async def test_not_ready_has_reasons(tmp_path: Path) -> None:

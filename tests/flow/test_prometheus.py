@@ -135,6 +135,46 @@ def test_rules_and_configuration_are_valid() -> None:
     assert promtool("check", "config", str(DEPLOY / "prometheus.yml")) == ""
 
 
+# alert: (a series that raises it, with one value a minute; the time at which it is raised)
+RAISED = {
+    "ProcessDown": ('up{job="coinspace",instance="a"}', "1 0x9", "3m"),
+    "ProcessDegraded": ('coinspace_state{process="a",state="ready"}', "1 0x9", "8m"),
+    "IndexWithoutValue": ('coinspace_index_null_age_seconds{asset="BTC"}', "0 60", "1m"),
+    "JournalStopped": ('coinspace_journal_stopped{process="a"}', "0 1x9", "3m"),
+    "MessagesLost": ('coinspace_messages_lost_total{process="a"}', "0 0 5x9", "3m"),
+    "HostClockStepped": ('coinspace_host_clock_steps_total{process="a"}', "0 0 1x9", "3m"),
+    "StorageLate": (
+        'coinspace_latency_seconds_bucket{process="a",leg="published_to_stored",le="+Inf"}',
+        "0+100x20",
+        "10m",
+    ),
+}
+
+
+@pytest.mark.parametrize("alert", RAISED)
+def test_alerts_are_raised(alert: str, tmp_path: Path) -> None:
+    series, values, at = RAISED[alert]
+    lower = series.replace("+Inf", "30")
+    more = f"\n      - series: '{lower}'\n        values: 0x20" if lower != series else ""
+    path = tmp_path / "test.yml"
+    path.write_text(
+        f"""rule_files: [{RULES}]
+tests:
+  - interval: 1m
+    input_series:
+      - series: '{series}'
+        values: {values}{more}
+    promql_expr_test:
+      - expr: count(ALERTS{{alertname="{alert}", alertstate="firing"}})
+        eval_time: {at}
+        exp_samples: [{{value: 1}}]
+      - expr: count(ALERTS{{alertstate="firing"}})
+        eval_time: 0m
+"""
+    )
+    assert promtool("test", "rules", str(path)) == ""
+
+
 @pytest.mark.timeout(600)
 def test_every_panel_and_alert_has_its_metrics(tmp_path: Path) -> None:
     folder = tmp_path / "prometheus"
