@@ -342,7 +342,8 @@ class Process:
     def withdraw(self) -> None:
         """Stop serving metrics: Prometheus must not report a process that ended as it should."""
         self.exporter.close()
-        target_path(self.settings, self.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target_path(self.settings, self.name).unlink()
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
         """Return state and reason, completed by steps of the clock and internal errors."""
