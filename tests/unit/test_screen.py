@@ -1,12 +1,15 @@
 """What an operator sees: one line per process, few status lines, one log line for many markets."""
 
 import asyncio
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from structlog.testing import capture_logs
 
 from coinspace._ext.sink import ListSink
@@ -102,6 +105,20 @@ async def test_a_status_line_has_its_time_and_few_assets(
         assert line.split()[0].endswith("Z")
         assert "A7 7 and 92 more |" in line
     assert ASSETS_SHOWN == 8
+
+
+def test_the_table_of_a_terminal_has_the_time_and_fits(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    names = [name for name, _ in settings.processes()]
+    healths = [Health(name, "degraded", "no [bold]heartbeat " * 20) for name in names]
+    indices = [{"asset": f"A{n}", "value": str(n)} for n in range(100)]
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    console.print(StatusScreen(settings)._table(healths, indices))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert len(lines) <= len(names) + 6
+    assert "A0 0   A1 1" in lines[0]
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines[-1])
 
 
 def test_what_happens_to_many_markets_is_one_line() -> None:
