@@ -21,7 +21,7 @@ instead() {
 # what is mounted for a command is gone with it
 inside() {
     timeout $LIMIT_S unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
-        if [ -d "$1" ]; then mount --bind "$1" "$0/feeds"; fi && shift &&
+        if [ -d "$1" ]; then mkdir -p "$0/feeds" && mount --bind "$1" "$0/feeds"; fi && shift &&
         exec chroot "$0" env -C /coinspace COINSPACE_FEEDS=/feeds "$@"' "$NEWEST" "$FEEDS" "$@"
 }
 
@@ -44,7 +44,8 @@ for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certific
     [ ! -e $file ] || install -D -m 644 $file "$NEWEST$file"
 done
 # what is built stays
-mkdir -p "$SOURCE" "$NEWEST/feeds"
+mkdir -p "$SOURCE"
+rm -df "$NEWEST/feeds"
 find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
