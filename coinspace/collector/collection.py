@@ -39,7 +39,6 @@ from coinspace.exchanges.exchange import (
     Subscription,
 )
 from coinspace.exchanges.settings import ExchangeSettings
-from coinspace.market import Market
 from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
 
@@ -174,7 +173,6 @@ class Collection:
         """Prepare the new stage; called before it gets any data."""
 
     async def stop(self) -> None:
-        """Close everything."""
         for connection in self.connections:
             await connection.stop()
         if self._ticker is not None:
@@ -188,14 +186,14 @@ class Collection:
 
     def _connect(self, subscription: Subscription, connects: Window) -> None:
         # grouped books are not recorded: a reader of the feed could not tell them from fine ones
-        recorder = None if subscription.grouped else self._open_recorder(len(self.recorders))
+        recorder = None if subscription.groups else self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
             self._recorder_of.update(dict.fromkeys(subscription.symbols, recorder))
         connection = Connection(
             self.exchange,
             subscription,
-            self._extend(subscription) if subscription.grouped else self.stage,
+            self._extend(subscription) if subscription.groups else self.stage,
             connects,
             ssl_context=self._tls,
             recorder=recorder,
@@ -219,13 +217,8 @@ class Collection:
             recorder.mark(name, symbol=symbol, **facts)
 
     def _extend(self, subscription: Subscription) -> GroupedBooks:
-        levels = {
-            self.exchange.symbol_of(Market.parse(market)): float(level)
-            for market, level in self.settings.group_levels.items()
-        }
-        self.grouped = GroupedBooks(
-            self.exchange, {symbol: levels[symbol] for symbol in subscription.symbols}
-        )
+        groups = dict(zip(subscription.symbols, subscription.groups, strict=True))
+        self.grouped = GroupedBooks(self.exchange, groups)
         for far in self.grouped.markets:
             near = self.stage.entry(far.symbol.decode())
             near.extension = far
@@ -280,7 +273,6 @@ class Collection:
             self.health.ready()
 
     def problems(self) -> list[str]:
-        """Return the problems as texts."""
         refused = [c.fatal.text for c in self.connections if c.fatal is not None]
         # a market that the exchange has halted is no problem
         fine = (State.SYNCED, State.HALTED)
@@ -351,7 +343,6 @@ class Collection:
             self._fetch_soon()
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters of the collection."""
         found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counters()}
         parts = [connection.counters() for connection in self.connections]
         parts += [recorder.counters() for recorder in self.recorders]

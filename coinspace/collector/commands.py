@@ -31,34 +31,10 @@ from coinspace.text import printable
 
 # channels that `record` can record
 RECORDED = ("orderbook", "ticker", "trade")
-# lines written at once
-CHUNK = 1000
 
 
-class Output:
-    """Writes JSON lines to stdout in chunks; --quiet drops them."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self._lines: list[bytes] = []
-
-    def line(self, line: dict[str, Any]) -> None:
-        """Write one line unless --quiet is set."""
-        if not self.quiet:
-            self.always(line)
-
-    def always(self, line: dict[str, Any]) -> None:
-        """Write one line in any case."""
-        self._lines.append(orjson.dumps(line))
-        if len(self._lines) >= CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the lines that wait."""
-        if self._lines:
-            sys.stdout.buffer.write(b"\n".join(self._lines) + b"\n")
-            self._lines.clear()
-        sys.stdout.buffer.flush()
+def write_line(line: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def named_symbols(exchange: Exchange, markets: Iterable[str]) -> dict[str, str]:
@@ -98,7 +74,6 @@ def books(
     """
     quiet_logs()
     settings = load(config_path)
-    output = Output(quiet)
     total = Checked()
     given = [as_named(text.strip()) for text in markets.split(",") if text.strip()]
     unknown = dict.fromkeys(text for text in given if "*" not in text)
@@ -115,7 +90,7 @@ def books(
             exchange,
             symbols,
             named,
-            output.line,
+            (lambda line: None) if quiet else write_line,
             check=check,
             on_mismatch=lambda line: click.echo(f"mismatch: {printable(line)}", err=True),
         )
@@ -123,13 +98,13 @@ def books(
             result = rebuilt.run(reader)
         if final:
             for line in rebuilt.final():
-                output.always(line)
+                write_line(line)
         if check:
-            output.always({"feed": path.name, **asdict(result)})
+            write_line({"feed": path.name, **asdict(result)})
         total.add(result)
     if check and len(feeds) > 1:
-        output.always({"feed": "all", **asdict(total)})
-    output.flush()
+        write_line({"feed": "all", **asdict(total)})
+    sys.stdout.buffer.flush()
     click.echo(
         f"{total.updates} updates, {total.gaps} gaps, {total.crossed} crossed,"
         f" {total.malformed} malformed frames"

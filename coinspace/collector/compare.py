@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coinspace._ext.collector_book import BookMarket
+from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.message import REPEAT, REST
 from coinspace.clock import SECOND_NS
 from coinspace.collector.demand import Value
-from coinspace.collector.stage import State, Status
+from coinspace.collector.stage import Stage, State
 from coinspace.collector.sync import Phase
-from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
+from coinspace.exchanges.exchange import Refusal, Request, RestBook
 
 # a market that is silent for this long is compared with REST, all such markets in one call
 SILENT_NS = 4 * SECOND_NS
@@ -56,36 +56,18 @@ class Version(NamedTuple):
         return True
 
 
-class Compared(Protocol):
-    """The stage whose books are compared."""
+class ComparedStage(Stage, BookCollector):
+    """A stage whose books are compared."""
 
-    exchange: Exchange
-    statuses: list[Status]
-    counts: dict[str, int]
-    now_ns: int
-    watcher: Callable[[BookMarket, int], None] | None
-
-    @property
-    def markets(self) -> list[BookMarket]: ...
-    @property
-    def updates(self) -> bool: ...
-    def entry(self, symbol: str) -> BookMarket | None: ...
-    def of(self, symbols: tuple[str, ...]) -> list[Status]: ...
-    def ask(self, request: Request, value: Value) -> None: ...
-    def absent(self, status: Status, now_ns: int) -> None: ...
-    def is_absent(self, symbol: str) -> bool: ...
-    def change(
-        self, status: Status, state: State, now_ns: int, reason: str | None = None
-    ) -> None: ...
-    def wall_ns(self, now_ns: int) -> int: ...
-    def publish_again(self, market: BookMarket, flags: int, received_ns: int) -> None: ...
-    def suspect(self, market: BookMarket, now_ns: int, reason: str) -> None: ...
+    def suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        """Drop a book that REST contradicts."""
+        raise NotImplementedError
 
 
 class Comparison:
     """Requests books by REST, compares them with the books of a stage and reports drifted ones."""
 
-    def __init__(self, stage: Compared) -> None:
+    def __init__(self, stage: ComparedStage) -> None:
         self._stage = stage
         # suspected books: index -> (the REST book, time until which the stream must have it)
         self._suspects: dict[int, tuple[RestBook, int]] = {}
@@ -99,7 +81,6 @@ class Comparison:
         stage.counts.update(dict.fromkeys(names, 0))
 
     def watch(self, on_book: Callable[[BookMarket, int], None]) -> None:
-        """Call a function with each published book."""
         self._on_book = on_book
         self._watch_books()
 
@@ -115,7 +96,6 @@ class Comparison:
             self._judge_suspects(now_ns)
 
     def ask(self, symbols: list[str]) -> None:
-        """Request books by REST."""
         # a market that was refused before could make REST refuse the whole call
         known = [symbol for symbol in symbols if not self._stage.is_absent(symbol)]
         alone = [symbol for symbol in symbols if self._stage.is_absent(symbol)]
@@ -179,7 +159,6 @@ class Comparison:
         books.append(Version(self._version(market), bids[:, :n].copy(), asks[:, :n].copy()))
 
     def take(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
-        """Compare a market's book with a REST book."""
         self._stage.counts["compares"] += 1
         if not market.usable:
             return

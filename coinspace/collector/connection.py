@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from aiohappyeyeballs import start_connection
@@ -33,9 +31,17 @@ from picows.url import WSParsedURL
 
 from coinspace._ext.collector_listener import MAX_MESSAGE, FrameListener
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
-from coinspace.collector.limits import Dialer, FailureLog, Window
+from coinspace.collector.limits import (
+    BAN_S,
+    BLOCK_S,
+    Dialer,
+    FailureLog,
+    Window,
+    retry_after_s,
+)
+from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
-from coinspace.exchanges.exchange import Exchange, Refusal, Subscription
+from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
 from coinspace.recording.recorder import Recorder
 from coinspace.tuning import tune_socket
 
@@ -52,11 +58,6 @@ OVERLAP_POLL_S = 0.05
 POLL_S = 1.0
 # a link is replaced this long before its known end, so that the overlap is not cut short
 LIFETIME_MARGIN_S = 600.0
-# waits after HTTP 418 and 429 when the answer names no time
-BAN_S = 120.0
-BLOCK_S = 10.0
-# the longest ban that an exchange is known to give
-LONGEST_BLOCK_S = 3 * 86_400.0
 SWITCHING_PROTOCOLS = 101
 # a subscription that was refused for good is tried again after this time: a short fault of the
 # exchange gives the same error
@@ -91,8 +92,9 @@ class Link:
         error: internal error that ended the link.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, owner: Connection) -> None:
         self.number = number
+        self._owner = owner
         self.step = ""
         self.transport: WSTransport | None = None
         self.listener: FrameListener | None = None
@@ -103,9 +105,6 @@ class Link:
         self.refused = ""
         # frames that are recorded after the last frame of the link before
         self.waiting: list[tuple[int, bytes]] = []
-        self.on_opened: Callable[[], None] = lambda: None
-        self.on_closed: Callable[[], None] = lambda: None
-        self.on_failed_frame: Callable[[Exception, bytes], None] = lambda error, frame: None
         self._socket: socket.socket | None = None
         self._abandoned = False
         self._close: tuple[int, str] | None = None
@@ -152,21 +151,21 @@ class Link:
             transport.disconnect(False)
             return
         try:
-            self.on_opened()
+            self._owner._opened(self)
         except Exception as error:
             self.error = error
             transport.disconnect(False)
 
     def on_close(self, code: int, reason: str) -> None:
-        self._close = self._close or (code, printable(reason))
+        self._close = self._close or (code, plain(reason))
         self._abort_later()
 
     def on_lost(self, error: BaseException | None) -> None:
         self._broken = error
-        self.on_closed()
+        self._owner._closed(self)
 
     def on_failure(self, error: Exception, frame: bytes) -> None:
-        self.on_failed_frame(error, frame)
+        self._owner.stage.on_failed_frame(error, frame, monotonic_ns())
 
     def keep_frame(self, received_ns: int, frame: bytes) -> None:
         """Keep a frame until it can be recorded."""
@@ -220,18 +219,6 @@ class Link:
         return "lost", "connection lost"
 
 
-class Receiver(Protocol):
-    """Methods that a connection needs of a stage, which is also a compiled collector."""
-
-    def on_connecting(self, symbols: tuple[str, ...], now_ns: int) -> None: ...
-    def on_connect_failed(self, symbols: tuple[str, ...], reason: str, now_ns: int) -> None: ...
-    def on_connected(self, connection: int, symbols: tuple[str, ...], now_ns: int) -> None: ...
-    def on_disconnected(self, connection: int, reason: str, now_ns: int) -> None: ...
-    def caught_up(self, connection: int) -> bool: ...
-    def take_refusal(self, connection: int) -> Refusal | None: ...
-    def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None: ...
-
-
 class Connection:
     """Keeps one subscription alive until `stop`.
 
@@ -250,7 +237,7 @@ class Connection:
         self,
         exchange: Exchange,
         subscription: Subscription,
-        stage: Receiver,
+        stage: Stage,
         connects: Window,
         *,
         ssl_context: ssl.SSLContext | None = None,
@@ -333,7 +320,7 @@ class Connection:
     def _check_refusal(self, link: Link) -> None:
         refusal = self.stage.take_refusal(link.number)
         if refusal is not None:
-            link.refused = printable(refusal.text)
+            link.refused = plain(refusal.text)
             if refusal.fatal:
                 self.fatal = refusal
 
@@ -353,12 +340,7 @@ class Connection:
         if not self._goes_on:
             return None
         Connection._numbers += 1
-        link = Link(Connection._numbers)
-        link.on_failed_frame = lambda error, frame: self.stage.on_failed_frame(
-            error, frame, monotonic_ns()
-        )
-        link.on_opened = lambda: self._opened(link)
-        link.on_closed = lambda: self._closed(link)
+        link = Link(Connection._numbers, self)
         self._connects.take(monotonic_ns())
         is_ready = False
         try:
@@ -441,17 +423,17 @@ class Connection:
         if isinstance(error, ssl.SSLCertVerificationError):
             return DialError("tls", f"certificate not trusted: {error.verify_message}")
         if isinstance(error, ssl.SSLError):
-            return DialError("tls", printable(str(error)))
+            return DialError("tls", plain(str(error)))
         if isinstance(error, (OSError, EOFError)):
             causes = {"address": "address", "TCP connection": "connect"}
             cause = causes.get(link.step, "tls" if self._ssl is not None else "handshake")
-            return DialError(cause, printable(str(error)) or type(error).__name__)
+            return DialError(cause, plain(str(error)) or type(error).__name__)
         # any other error: picows could not read the answer
         text = str(error) if isinstance(error, WSError) else repr(error)
-        return DialError("handshake", f"expected a WebSocket handshake, was {printable(text)}")
+        return DialError("handshake", f"expected a WebSocket handshake, was {plain(text)}")
 
     def _refused(self, status: int, headers: Any) -> DialError:
-        retry_after = _seconds(headers.get("Retry-After"))
+        retry_after = retry_after_s(headers.get("Retry-After"))
         if status in (418, 429):
             retry_after = retry_after or (BAN_S if status == 418 else BLOCK_S)
             self._connects.block(monotonic_ns() + int(retry_after * SECOND_NS))
@@ -524,7 +506,6 @@ class Connection:
     # the end of a link
 
     def _closed(self, link: Link) -> None:
-        """Handle the end of a link."""
         if link not in self.links:
             return
         self.links.remove(link)
@@ -597,7 +578,6 @@ class Connection:
         self._wake.clear()
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters of this connection."""
         counted: dict[str, int | float] = {
             "connect_failures": self.connect_failures,
             "replacements": self.replacements,
@@ -606,17 +586,3 @@ class Connection:
         for cause, count in self.failures.items():
             counted[f'connection_failures{{cause="{cause}"}}'] = count
         return counted
-
-
-def printable(text: str) -> str:
-    """Return a text of the exchange with control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _seconds(text: Any) -> float:
-    # Retry-After in seconds: the exchanges do not send its date form
-    try:
-        seconds = float(text)
-    except (TypeError, ValueError):
-        return 0.0
-    return 0.0 if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_BLOCK_S)

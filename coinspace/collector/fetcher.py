@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -18,7 +17,15 @@ import aiohttp
 import structlog
 
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
-from coinspace.collector.limits import Budget, Window
+from coinspace.collector.limits import (
+    BAN_S,
+    BLOCK_S,
+    Budget,
+    LogGate,
+    Window,
+    plausible_s,
+    retry_after_s,
+)
 from coinspace.exchanges.exchange import (
     Exchange,
     Limit,
@@ -40,15 +47,11 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "markets": 8 << 20,
 }
 INFLATED_AT_ONCE = 1 << 20
-# wait after HTTP 429 and 418 without Retry-After, or with one longer than any documented ban
-BLOCK_S = 10.0
-BAN_S = 120.0
-LONGEST_BLOCK_S = 3 * 86_400.0
-# requests queued per group: more are a fault, because the stages limit their requests themselves
+# requests per group that are queued or sent: more are a fault, because the stages limit their
+# requests themselves
 QUEUE_LIMIT = 512
 # requests of one group that wait for an answer at a time
 PARALLEL = 4
-LOG_INTERVAL_NS = 60 * SECOND_NS
 # an exchange counts the used weight per minute; its `Date` is up to a second late
 MINUTE_S = 60.0
 MINUTE_SLACK_S = 1.0
@@ -72,8 +75,8 @@ class Fetcher:
         self,
         exchange: Exchange,
         base: str,
-        on_answer: Answer,
-        on_refused: Refused,
+        on_answer: Answer = lambda request, payload, now_ns: None,
+        on_refused: Refused = lambda request, refusal, now_ns: None,
         *,
         limits: Mapping[str, Limit] | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -92,28 +95,26 @@ class Fetcher:
         self._budgets = {
             name: Budget(limit.count) for name, limit in exchange.ADDRESS_LIMITS.items()
         }
-        self._queues: dict[str, deque[Request]] = {name: deque() for name in self._windows}
-        # queued or sent
-        self._pending: set[Request] = set()
-        self._workers = dict.fromkeys(self._windows, 0)
+        # group -> requests that are queued or sent
+        self._pending: dict[str, set[Request]] = {name: set() for name in self._windows}
+        self._slots = {name: asyncio.Semaphore(PARALLEL) for name in self._windows}
         self._tasks = Tasks(self._failed)
-        self._logged_ns: dict[str, int] = {}
+        self._gate = LogGate()
         self._session: aiohttp.ClientSession | None = None
         self.log = structlog.get_logger(f"rest-{exchange.NAME}")
 
     def submit(self, request: Request) -> None:
         """Queue a request, unless the same request is queued or sent already."""
-        if request in self._pending:
+        pending = self._pending[request.group]
+        if request in pending:
             self.counts["rest_repeated"] += 1
             return
-        queue = self._queues[request.group]
-        if len(queue) >= QUEUE_LIMIT:
+        if len(pending) >= QUEUE_LIMIT:
             self.counts["rest_dropped"] += 1
             self._refuse(request, Refusal("too many requests queued", fatal=False))
             return
-        self._pending.add(request)
-        queue.append(request)
-        self._work(request.group)
+        pending.add(request)
+        self._tasks.spawn(f"rest-{request.group}", self._work(request), ends=True)
 
     def counters(self) -> dict[str, int | float]:
         """Return the counts, and how much of each limit is used."""
@@ -204,10 +205,10 @@ class Fetcher:
         self.counts["rest_refusals"] += 1
         if status in (418, 429):
             # the header is exact; Upbit, and Binance for bans, name the time in the body
-            wait_s = _retry_after(headers.get("Retry-After")) or _plausible(
+            wait_s = retry_after_s(headers.get("Retry-After")) or plausible_s(
                 block_s(payload, _exchange_s(headers))
             )
-            refusal = self._block(status, request.group, refusal, wait_s)
+            self._block(status, request.group, wait_s)
         self._warn("refused", request, refusal.text)
         raise RefusedError(refusal)
 
@@ -222,30 +223,20 @@ class Fetcher:
             return bytes(body)
         return await asyncio.to_thread(inflate, bytes(body), encoding, limit)
 
-    def _block(self, status: int, group: str, refusal: Refusal, wait_s: float) -> Refusal:
+    def _block(self, status: int, group: str, wait_s: float) -> None:
         wait_s = wait_s or (BAN_S if status == 418 else BLOCK_S)
         # a ban (418) covers all requests of the address
         for name, window in self._windows.items():
             if status == 418 or name == group:
                 window.block(monotonic_ns() + int(wait_s * SECOND_NS))
-        return Refusal(refusal.text, fatal=False, retry_after_s=wait_s)
 
-    def _work(self, group: str) -> None:
-        if self._queues[group] and self._workers[group] < PARALLEL:
-            self._workers[group] += 1
-            self._tasks.spawn(f"rest-{group}", self._drain(group), ends=True)
-
-    async def _drain(self, group: str) -> None:
-        queue = self._queues[group]
+    async def _work(self, request: Request) -> None:
         try:
-            while queue:
-                request = queue.popleft()
-                try:
-                    await self._fulfil(request)
-                finally:
-                    self._pending.discard(request)
+            # the requests that wait here are sent in their order
+            async with self._slots[request.group]:
+                await self._fulfil(request)
         finally:
-            self._workers[group] -= 1
+            self._pending[request.group].discard(request)
 
     async def _fulfil(self, request: Request) -> None:
         try:
@@ -280,7 +271,7 @@ class Fetcher:
 
     def _error(self, request: Request, error: Exception) -> None:
         self.counts["rest_errors"] += 1
-        if self._may_log("error"):
+        if self._gate.opens("error", monotonic_ns()):
             self.log.error(
                 "internal error in answer",
                 path=request.path[:120],
@@ -291,21 +282,10 @@ class Fetcher:
     def _failed(self, name: str, error: BaseException) -> None:
         self.counts["rest_errors"] += 1
         self.log.error("request task failed", task=name, error=plain(repr(error)))
-        self._work(name.removeprefix("rest-"))
 
     def _warn(self, event: str, request: Request, text: str) -> None:
-        if self._may_log(text[:40]):
+        if self._gate.opens(text[:40], monotonic_ns()):
             self.log.warning(event, path=request.path[:120], text=text)
-
-    def _may_log(self, what: str) -> bool:
-        # at most one line a minute per cause
-        now = monotonic_ns()
-        if now - self._logged_ns.get(what, now - LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
-            return False
-        if len(self._logged_ns) > 100:
-            self._logged_ns.clear()
-        self._logged_ns[what] = now
-        return True
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -353,19 +333,6 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     if not inflater.eof:
         raise ValueError("answer: expected a whole compressed body, was cut short")
     return bytes(out)
-
-
-def _retry_after(text: str | None) -> float:
-    # in seconds: the exchanges do not send the date form
-    try:
-        seconds = float(text or 0)
-    except ValueError:
-        return 0.0
-    return _plausible(seconds)
-
-
-def _plausible(seconds: float) -> float:
-    return seconds if 0 < seconds <= LONGEST_BLOCK_S else 0.0
 
 
 def _exchange_s(headers: Mapping[str, str]) -> float:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from coinspace._ext.collector_ticker import RecentIds
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.exchanges.exchange import RestTrade
 
@@ -24,12 +24,6 @@ FRESH_NS = 5 * SECOND_NS
 Published = tuple[int, float, float, bool]
 # (exchange ms, price, size, sell), as REST reports a trade
 What = tuple[int, float, float, bool]
-
-
-class Ids(Protocol):
-    """Ids of published trades."""
-
-    def __contains__(self, id: int, /) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ class Hole:
 
     Attributes:
         from_ns, to_ns: exchange times of the trades around the hole; to_ns 0 = still open.
-        first_id, last_id: for contiguous ids, else 0. missing: number of missing ids in between.
+        first_id, last_id: for contiguous ids, else 0.
         volume: volume that is missing, 0 = not known.
         ask_ns: when to ask REST, 0 = not yet. answers: trade lists so far, newest first.
     """
@@ -78,7 +72,6 @@ class Hole:
     to_ns: int = 0
     first_id: int = 0
     last_id: int = 0
-    missing: int = 0
     volume: float = 0.0
     ask_ns: int = 0
     asked: bool = False
@@ -126,7 +119,7 @@ def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> 
     return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
 
 
-def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
+def by_id(hole: Hole, trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:
     """Fill a hole where REST and stream share ids: trades that are not `known` are missing."""
     settled_ns = hole.to_ns or now_ns - FRESH_NS
     wanted = [
@@ -138,7 +131,7 @@ def by_id(hole: Hole, trades: Sequence[RestTrade], known: Ids, now_ns: int) -> F
     return Found(wanted, int(beyond))
 
 
-def audit(trades: Sequence[RestTrade], known: Ids, now_ns: int) -> Found:
+def audit(trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:
     """Return trades that the stream has not brought since the oldest trade that both have."""
     begin = next((i for i, trade in enumerate(trades) if trade.trade_id in known), len(trades))
     return Found(

@@ -23,6 +23,26 @@ STABLE_NS = 30 * SECOND_NS
 DELIVERED_FAILURES = 2
 # failures are logged at most once in this time
 LOG_INTERVAL_NS = 60 * SECOND_NS
+# causes whose last line is remembered
+LOG_CAUSES = 100
+# waits after HTTP 418 and 429 when the exchange names no time
+BAN_S = 120.0
+BLOCK_S = 10.0
+# the longest ban that an exchange is known to give; a longer time is not believed
+LONGEST_BLOCK_S = 3 * 86_400.0
+
+
+def plausible_s(seconds: float) -> float:
+    """Return a wait that an exchange asks for, 0 = none that can be believed."""
+    return seconds if 0 < seconds <= LONGEST_BLOCK_S else 0.0
+
+
+def retry_after_s(text: str | None) -> float:
+    """Return the wait of a Retry-After header, 0 = none; exchanges do not send its date form."""
+    try:
+        return plausible_s(float(text or 0))
+    except ValueError:
+        return 0.0
 
 
 # the exchange counts per address, and each of its two streams has its own process
@@ -105,7 +125,6 @@ class Budget:
         return self.used
 
     def take(self, units: int) -> None:
-        """Note a request."""
         self._asked += units
 
     def done(self, units: int) -> None:
@@ -138,7 +157,6 @@ class Dialer:
         return max(0, self._not_before_ns - now_ns)
 
     def opened(self, now_ns: int) -> None:
-        """Note that the connection is open."""
         self._opened_ns = now_ns
 
     def lost(self, now_ns: int, retry_after_s: float = 0.0, *, delivered: bool = False) -> float:
@@ -163,6 +181,22 @@ class Dialer:
         return wait
 
 
+class LogGate:
+    """Lets through at most one log line a minute for each cause."""
+
+    def __init__(self) -> None:
+        self._logged_ns: dict[str, int] = {}
+
+    def opens(self, cause: str, now_ns: int) -> bool:
+        """Return whether a line may be logged now, and count it as logged."""
+        if now_ns - self._logged_ns.get(cause, now_ns - LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
+            return False
+        if len(self._logged_ns) > LOG_CAUSES:
+            self._logged_ns.clear()
+        self._logged_ns[cause] = now_ns
+        return True
+
+
 class FailureLog:
     """Sums up the failures of one connection, for at most one log line a minute."""
 
@@ -172,7 +206,6 @@ class FailureLog:
         self._reported_ns: int | None = None
 
     def add(self, reason: str) -> None:
-        """Count a failure."""
         self._count += 1
         self._reason = reason
 

@@ -78,7 +78,6 @@ class MarketList:
 
     def __init__(self) -> None:
         self.listings: dict[str, Listing] = {}
-        self.updates = 0
 
     def update(self, listings: list[Listing]) -> list[Event]:
         """Take a new list and return the changes; the first list gives no change.
@@ -94,8 +93,7 @@ class MarketList:
         if not listings:
             return []
         before, self.listings = self.listings, {listing.symbol: listing for listing in listings}
-        self.updates += 1
-        if self.updates == 1:
+        if not before:
             return []
         events = []
         for symbol, listing in self.listings.items():

@@ -15,7 +15,13 @@ from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.message import REST
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
-from coinspace.collector.compare import COMPARE_AGAIN_NS, GRACE_NS, SILENT_NS, Comparison
+from coinspace.collector.compare import (
+    COMPARE_AGAIN_NS,
+    GRACE_NS,
+    SILENT_NS,
+    ComparedStage,
+    Comparison,
+)
 from coinspace.collector.demand import Value, budget
 from coinspace.collector.stage import Stage, State, Status
 from coinspace.collector.sync import (
@@ -58,7 +64,7 @@ def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
     return wanted or next((step for step in steps if step >= ROOM * depth), exchange.STREAM_DEPTH)
 
 
-class OrderBookStage(Stage, BookCollector):
+class OrderBookStage(ComparedStage):
     """Makes the books of one exchange from frames and REST answers."""
 
     stream = "orderbook"
@@ -74,6 +80,7 @@ class OrderBookStage(Stage, BookCollector):
         "deepened",
         "truncated_updates",
     )
+    summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped")
 
     def __init__(
         self,
@@ -260,7 +267,6 @@ class OrderBookStage(Stage, BookCollector):
         market.sequence.trust()
 
     def suspect(self, market: BookMarket, now_ns: int, reason: str) -> None:
-        """Drop a book that REST contradicts."""
         sync, status = self.syncs[market.index], self.statuses[market.index]
         silent = market.heard_ns <= sync.drifted_ns
         if self.updates and not (sync.drifted_ns and silent):
@@ -388,9 +394,7 @@ class OrderBookStage(Stage, BookCollector):
     # answers
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
-        """Take a REST answer."""
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         if request.purpose == "snapshot":
             for symbol in request.symbols:
                 market = self.entry(symbol)
@@ -406,8 +410,7 @@ class OrderBookStage(Stage, BookCollector):
 
     def on_books(self, request: Request, books: list[RestBook], now_ns: int) -> None:
         """Take the books of a comparison, which another thread has read."""
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         for book in books:
             market = self.entry(book.symbol)
             if market is not None:
@@ -415,10 +418,8 @@ class OrderBookStage(Stage, BookCollector):
                 self.comparison.take(market, book, now_ns)
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
-        """Handle a request that was refused or failed."""
         self.counts["refused_requests"] += 1
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         if request.purpose == "compare":
             self.comparison.refused(request, refusal, now_ns)
         if request.purpose != "snapshot":
@@ -525,10 +526,6 @@ class OrderBookStage(Stage, BookCollector):
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
         found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
-        for name in ("applied", "repeats", "outdated", "crossed", "overlap_skipped"):
-            found[name] = sum(getattr(market, name) for market in self.markets)
         found["books_published"] = sum(market.published for market in self.markets)
         found["recovery_ms"] = self._recovery_ns / 1e6
-        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
-        found["markets"] = len(self.markets)
         return found

@@ -22,6 +22,7 @@ from coinspace._ext.message import STATE
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, Clock
 from coinspace.collector.demand import Demand, Value, budget
+from coinspace.collector.limits import LogGate
 from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream, plain
 from coinspace.log import Summary
 
@@ -60,8 +61,6 @@ def may_change(before: State, after: State) -> bool:
     return before == after or after in ANY_TIME or after in CHANGES[before]
 
 
-# all bad frames are counted; at most one is logged in this time
-LOG_INTERVAL_NS = 60 * SECOND_NS
 HEAD_BYTES = 120
 # longest wait for a first frame: the exchanges report no error for an unknown symbol
 FIRST_FRAME_NS = 10 * SECOND_NS
@@ -102,6 +101,8 @@ class Stage:
     stream: Stream
     # counters of a subclass besides those of all stages
     counted: ClassVar[tuple[str, ...]] = ()
+    # counters of each market that a subclass sums
+    summed: ClassVar[tuple[str, ...]] = ()
     exchange: Exchange
     sink: Sink
     now_ns: int
@@ -138,7 +139,8 @@ class Stage:
         self._absent: dict[int, Absence] = {}
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
-        self._logged_ns: dict[str, int] = {}
+        # all bad frames are counted, and a few logged
+        self._gate = LogGate()
         # called for each new wanted request, so that it need not wait for the timer
         self.wanted: Callable[[], None] = lambda: None
         # called with (name, symbol, facts) for each loss, so that a recording marks it
@@ -172,7 +174,6 @@ class Stage:
     def change(
         self, status: Status, state: State, now_ns: int, reason: str | None = None, **details: Any
     ) -> None:
-        """Change a market's state and publish the change."""
         if status.state == state and status.reason == reason and not details:
             return
         previous, status.state, status.reason = status.state, state, reason
@@ -264,7 +265,6 @@ class Stage:
         )
 
     def of(self, symbols: tuple[str, ...]) -> list[Status]:
-        """Return the states of symbols."""
         return [self.statuses[self._positions[symbol]] for symbol in symbols]
 
     def entry_of(self, status: Status) -> Any:
@@ -293,6 +293,11 @@ class Stage:
             self.on_asked(request)
         return taken
 
+    def answered(self, request: Request, now_ns: int) -> None:
+        """Note that a request was answered, refused or has failed."""
+        self.now_ns = now_ns
+        self.demand.done(request)
+
     def on_asked(self, request: Request) -> None:
         """Called when a wanted request is about to be sent."""
 
@@ -300,7 +305,7 @@ class Stage:
         """Count an answer that cannot be read; log at most one a minute."""
         self.demand.done(request)
         self.counts["unreadable_answers"] += 1
-        if self.may_log("unreadable", now_ns):
+        if self._gate.opens("unreadable", now_ns):
             path, text = request.path[:HEAD_BYTES], plain(repr(error))
             self.log.warning("answer cannot be read", path=path, error=text)
 
@@ -338,16 +343,9 @@ class Stage:
 
     # rare frames
 
-    def may_log(self, what: str, now_ns: int) -> bool:
-        """Return whether an event that can repeat may be logged now."""
-        if now_ns - self._logged_ns.get(what, -LOG_INTERVAL_NS) < LOG_INTERVAL_NS:
-            return False
-        self._logged_ns[what] = now_ns
-        return True
-
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
         """Log a frame that cannot be read, at most one a minute."""
-        if self.may_log("malformed", self.now_ns):
+        if self._gate.opens("malformed", self.now_ns):
             self.log.warning(
                 "malformed frame",
                 size=len(frame),
@@ -358,7 +356,7 @@ class Stage:
     def on_failed_frame(self, error: Exception, frame: bytes, now_ns: int) -> None:
         """Count and log an internal error in a frame; the connection goes on."""
         self.counts["failures"] += 1
-        if self.may_log("failure", now_ns):
+        if self._gate.opens("failure", now_ns):
             self.log.error(
                 "internal error in frame", error=repr(error), head=repr(frame[:HEAD_BYTES])
             )
@@ -438,7 +436,6 @@ class Stage:
             )
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters by name."""
         compiled: Any = self
         found: dict[str, int | float] = {
             "frames": compiled.frames,
@@ -455,8 +452,10 @@ class Stage:
             "absent_markets": len(self._absent),
             **self.counts,
         }
-        for name in ("backwards", "clock_steps"):
+        for name in ("backwards", "clock_steps", *self.summed):
             found[name] = sum(getattr(entry, name) for entry in compiled.markets)
+        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
+        found["markets"] = len(self.statuses)
         found.update(
             (f'market_frames{{market="{entry.market}"}}', entry.frames)
             for entry in compiled.markets

@@ -122,7 +122,6 @@ class Sync:
         return dropped
 
     def clear(self) -> None:
-        """Forget the kept updates."""
         self.buffer.clear()
         self.buffer_bytes = 0
 

@@ -63,6 +63,7 @@ class TickerStage(Stage, TickerCollector):
         "volume_gaps",
         "volume_unexplained",
     )
+    summed = ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates")
 
     def __init__(
         self,
@@ -182,9 +183,7 @@ class TickerStage(Stage, TickerCollector):
         )
 
     def on_answer(self, request: Request, payload: bytes, now_ns: int) -> None:
-        """Take a list of trades by REST."""
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         market = self.entry(request.symbols[0]) if request.symbols else None
         if request.purpose != "trades" or market is None:
             return
@@ -299,8 +298,7 @@ class TickerStage(Stage, TickerCollector):
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Handle a request that was refused or failed: ask again later, or close the hole."""
         self.counts["refused_requests"] += 1
-        self.now_ns = now_ns
-        self.demand.done(request)
+        self.answered(request, now_ns)
         hole = request.context if isinstance(request.context, Hole) else None
         market = self.entry(request.symbols[0]) if request.symbols else None
         if hole is None or market is None or self._holes.get(market.index) is not hole:
@@ -455,14 +453,10 @@ class TickerStage(Stage, TickerCollector):
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
-        for name in ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates"):
-            found[name] = sum(getattr(market, name) for market in self.markets)
         refusals = self.refusals()
         found["trades_refused"] = sum(refusals.values())
         found.update((f"trades_refused_{reason}", n) for reason, n in refusals.items())
         found["tickers_refused"], found["id_restarts"] = self.tickers_refused, self.id_restarts
         found["volumes_proven"] = sum(check.offset is not None for check in self._volumes)
         found["volume_excess"] = sum(check.excess for check in self._volumes)
-        found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
-        found["markets"] = len(self.markets)
         return found

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -27,7 +25,6 @@ OFFSET_READINGS = 60
 
 
 def process_name(stream: Stream, exchange: str) -> str:
-    """Return the name of a collector's process."""
     return f"{stream}-collector-{exchange}"
 
 
@@ -55,10 +52,6 @@ class Worker(Collection):
         )
 
     async def start(self) -> None:
-        """Start all connections; return before they are open.
-
-        Raises: ConfigError when no market is left to collect.
-        """
         # subscribers would have to fetch messages that are published before they are connected
         await asyncio.sleep(SETTLE_S)
         await super().start()
@@ -79,14 +72,12 @@ class Worker(Collection):
         self.publisher.close()
 
     def problems(self) -> list[str]:
-        """Return the problems of the collection and of the journal as texts."""
         journal = self.publisher.problem
         return super().problems() + (
             [f"messages are not written to the journal: {journal}"] if journal else []
         )
 
     def counters(self) -> dict[str, int | float]:
-        """Return all counters of this process."""
         found = {**super().counters(), **self.publisher.counters()}
         least_ns = self.publisher.transit.take_least_ns()
         if least_ns is not None:
@@ -123,23 +114,17 @@ def start_command(stream: Stream, exchange: str, config_path: str | None) -> Non
     run(process_name(stream, exchange), settings, main)
 
 
-def collector_command(stream: Stream) -> Callable[[Any], click.Command]:
-    """Return a decorator that makes the click command of one stream."""
-
-    def decorate(function: Any) -> click.Command:
-        named = click.argument("exchange", type=EXCHANGE)(config_option(function))
-        return click.command(f"{stream}-collector")(named)
-
-    return decorate
-
-
-@collector_command("orderbook")
+@click.command("orderbook-collector")
+@click.argument("exchange", type=EXCHANGE)
+@config_option
 def orderbook_collector(exchange: str, config_path: str | None) -> None:
     """Collect one exchange's order books and publish them on the bus."""
     start_command("orderbook", exchange, config_path)
 
 
-@collector_command("ticker")
+@click.command("ticker-collector")
+@click.argument("exchange", type=EXCHANGE)
+@config_option
 def ticker_collector(exchange: str, config_path: str | None) -> None:
     """Collect one exchange's tickers and trades and publish them on the bus."""
     start_command("ticker", exchange, config_path)

@@ -132,7 +132,6 @@ def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
 
 
 def symbol_of(market: Market) -> str:
-    """Return the symbol of a market."""
     return joined_symbol(market)
 
 
@@ -166,11 +165,15 @@ def subscriptions(
     return found
 
 
+def depth_weight(levels: int) -> int:
+    """Return the weight of a request for a book."""
+    return next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
+
+
 def snapshot_request(symbol: str, levels: int) -> Request:
     """Request a snapshot of at most 5,000 levels per side."""
-    weight = next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
     path = f"/api/v3/depth?symbol={symbol}&limit={levels}"
-    return Request("snapshot", path, "weight", weight, (symbol,), levels)
+    return Request("snapshot", path, "weight", depth_weight(levels), (symbol,), levels)
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
@@ -180,7 +183,6 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Request the newest trades."""
     path = f"/api/v3/trades?symbol={symbol}&limit={TRADES}"
     return Request("trades", path, "weight", 25, (symbol,))
 
@@ -196,7 +198,6 @@ def older_trades_request(before: RestTrade) -> Request | None:
 
 
 def markets_request() -> Request:
-    """Request the list of all markets."""
     return Request("markets", "/api/v3/exchangeInfo?permissions=SPOT", "weight", 20)
 
 
@@ -349,7 +350,6 @@ class LocalBook:
         self._recent: deque[bytes] = deque(maxlen=RECENT_UPDATES)
 
     def restart(self, snapshot: bytes) -> bool:
-        """Take a recorded snapshot; return False for an answer that is not one, as an error."""
         try:
             book = orjson.loads(snapshot)
             found = _id(book["lastUpdateId"]), _levels(book["bids"]), _levels(book["asks"])
@@ -361,7 +361,6 @@ class LocalBook:
         return True
 
     def apply(self, payload: bytes) -> None:
-        """Take an update unless it is older than the book, or malformed."""
         self._recent.append(payload)
         self._apply(payload)
 
@@ -386,7 +385,6 @@ class LocalBook:
                     side.pop(price, None)
 
     def answer(self, limit: int) -> bytes:
-        """Return the book as the JSON of a REST answer."""
         bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))[:limit]
         asks = sorted(self.asks.items(), key=lambda level: float(level[0]))[:limit]
         return orjson.dumps({"lastUpdateId": self.id, "bids": bids, "asks": asks})
@@ -419,7 +417,6 @@ def trimmed(snapshot: bytes, limit: int) -> bytes:
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
-    """Answer a REST request from a recording."""
     symbols, symbol = recording.symbols, query.get("symbol", "")
     now_ms = wall_ns // 1_000_000
     if path == "/api/v3/ping":
@@ -435,7 +432,7 @@ def answer(
         limit = number(query.get("limit"), DEFAULT_LEVELS, STREAM_DEPTH)
         found = recording.book(symbol, limit)
         if found is not None:
-            return 200, trimmed(found, limit)
+            return 200, found
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
         rows = shaped(recording.trades(symbol), rest_trade)
         limit = number(query.get("limit"), 500, TRADES)

@@ -1,7 +1,7 @@
 """Bithumb (second generation): whole books of 15 levels with times in µs; half of them repeats.
 
-Comments name the section of the exchange's documentation that the code relies on:
-https://apidocs.bithumb.com (Public API, WebSocket).
+Comments have the rule that the code relies on. "Documented" means https://apidocs.bithumb.com;
+"seen" means that only real frames and answers show it.
 """
 
 from __future__ import annotations
@@ -38,28 +38,29 @@ SETTINGS = ExchangeSettings(
 IDENTITIES = (Identity(NAME, "ALT", "ARCHLOOT"),)
 COLOURS = ("#ff9147", "#df6a13")
 PROTOCOL = "bithumb"
-# "WebSocket: Orderbook": each frame is the whole book. Half of the frames repeat the one before. A
-# level of size 0 is dust and is left out
+# documented: each frame is the whole book, of at most 15 levels. Seen: half of the frames repeat
+# the one before; a level with a price and size 0 is dust and is left out
 UPDATES = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
 CONTIGUOUS_TRADES = False
-# REST trades and streamed trades have different ids
+# seen: REST trades and streamed trades have different ids
 JOINABLE_TRADES = False
 STREAM_DEPTH = 15
-# "WebSocket: connection": an idle connection ends after 60 s
+# documented: an idle connection ends after about 120 s; seen: after 60 s, without a close frame
 PING_INTERVAL_S = 15.0
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True
 # each market sends a snapshot first; an unknown code sends nothing, not even an error
 FIRST_FRAMES = True
-# "Rate limits", WebSocket: 10 connections a second; beyond it the address is blocked for 10
-# minutes, so CoinSpace uses half of it
+# documented: 10 connections a second per address, beyond it 429 and a block of 10 minutes;
+# CoinSpace uses half of it
 CONNECT_LIMIT = Limit(5, 1.0)
 # not published: the limits of Upbit
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
-# "Rate limits", Public API: 150 a second; a block lasts a minute, so CoinSpace uses a third
+# documented: 150 requests a second per address and category, beyond it a block of a minute;
+# CoinSpace uses a third of it
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
@@ -96,14 +97,13 @@ def subscriptions(
     parts: list[dict[str, Any]] = [
         {"type": channel, "codes": list(names)} for channel in channels if channel != "top"
     ]
-    # "WebSocket: Orderbook": `level` starts at 1. It is left out: its default 1 means no grouping,
-    # and other values are refused
+    # `level` is left out: its default 1 means no grouping. Seen: an unsupported one is refused with
+    # WRONG_FORMAT and closes the connection
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Request one whole book."""
     return Request("snapshot", f"/v1/orderbook?markets={symbol}", "orderbook", 1, (symbol,))
 
 
@@ -113,17 +113,15 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Request the newest trades."""
     return korean.trades_request(symbol, TRADES)
 
 
 def older_trades_request(before: RestTrade) -> Request | None:
-    """Return None: no request for older trades is documented."""
+    """Return None: pages are documented (`cursor`), but their ids and times are not verified."""
     return None
 
 
 def markets_request() -> Request:
-    """Request the list of all markets."""
     return Request("markets", "/v1/market/all?isDetails=true", "market")
 
 
@@ -133,8 +131,8 @@ read_books = korean.read_books
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first, with corrected times.
 
-    "Trades" (Public API) documents `timestamp` as a time in ms. In real answers it was KST written
-    as UTC, 9 hours ahead.
+    `timestamp` is documented as Unix ms. Seen in REST tickers: it is KST written as UTC, 9 hours
+    ahead. Trades are treated alike where they would lie in the future.
 
     Args: wall_ns: time of the answer; 0 = times are not corrected.
     """
@@ -161,8 +159,8 @@ recorded_book = korean.recorded_book
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
-    """Answer a REST request from a recording."""
-    return korean.answer(recording, path, query, bad_code_status=200)
+    """Answer a REST request from a recording. Seen: errors have status 200 too."""
+    return 200, korean.answer(recording, path, query, {"market_warning": "NONE"})[1]
 
 
 # `probe`

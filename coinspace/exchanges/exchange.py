@@ -58,12 +58,15 @@ class AddressLimit:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One connection: its URL, the frames to send when it is open, and the symbols it delivers."""
+    """One connection: its URL, the frames to send when it is open, and the symbols it delivers.
+
+    groups: width of a price group of each symbol, () = books of single levels.
+    """
 
     url: str
     frames: tuple[bytes, ...]
     symbols: tuple[str, ...]
-    grouped: bool = False
+    groups: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +126,11 @@ class Listing:
 class Refusal:
     """Why an exchange refused a request or a subscription.
 
-    Attributes:
-        fatal: the exchange would refuse the same request again.
-        retry_after_s: shortest wait in seconds, 0 = not known.
+    fatal: the exchange would refuse the same request again.
     """
 
     text: str
     fatal: bool
-    retry_after_s: float = 0.0
 
 
 OPEN_NS = 2**63 - 1
@@ -178,31 +178,26 @@ class RecordedBook(Protocol):
 
     id: int
 
-    def restart(self, snapshot: bytes) -> bool:
-        """Take a recorded snapshot; return False for an answer that is not one, as an error."""
-
-    def apply(self, payload: bytes) -> None:
-        """Take an update unless it is older than the book, or malformed."""
-
-    def answer(self, limit: int) -> bytes:
-        """Return the book as the JSON of a REST answer."""
+    # takes a recorded snapshot; False for an answer that is not one, as an error
+    def restart(self, snapshot: bytes) -> bool: ...
+    # takes an update unless it is older than the book, or malformed
+    def apply(self, payload: bytes) -> None: ...
+    # the book as the JSON of a REST answer with at most `limit` levels per side
+    def answer(self, limit: int) -> bytes: ...
 
 
 class Recording(Protocol):
-    """Recorded data from which REST requests are answered while a recording is played."""
+    """Data from which REST requests are answered: a recording that is played, simulated markets."""
 
+    # as REST spells them
     @property
-    def symbols(self) -> Collection[str]:
-        """The symbols of the recording, as REST spells them."""
-
-    def last(self, kind: str, symbol: str) -> bytes | None:
-        """Return the newest frame of a kind, None when there is none."""
-
-    def trades(self, symbol: str) -> Iterable[bytes]:
-        """Return the frames of the newest trades, oldest first."""
-
-    def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return a snapshot of this moment, None when there is none."""
+    def symbols(self) -> Collection[str]: ...
+    # the newest frame of a kind, None when there is none
+    def last(self, kind: str, symbol: str) -> bytes | None: ...
+    # the frames of the newest trades, oldest first
+    def trades(self, symbol: str) -> Iterable[bytes]: ...
+    # a snapshot of this moment with at most `levels` levels per side, None when there is none
+    def book(self, symbol: str, levels: int) -> bytes | None: ...
 
 
 class Heard(NamedTuple):

@@ -28,10 +28,10 @@ def declared() -> Registry:
     return (*(one for module in exchanges.every() for one in module.IDENTITIES), *EVERYWHERE)
 
 
-def identity(exchange: str, name: str, at_ns: int, registry: Registry | None = None) -> Identity:
+def identity(exchange: str, name: str, at_ns: int) -> Identity:
     """Return the meaning of a base name at a time; an entry of the exchange comes first."""
     for where in (exchange, ALL):
-        for entry in declared() if registry is None else registry:
+        for entry in declared():
             if (
                 entry.exchange == where
                 and entry.name == name
@@ -41,25 +41,22 @@ def identity(exchange: str, name: str, at_ns: int, registry: Registry | None = N
     return Identity(exchange, name, name)
 
 
-def is_renamed(exchange: str, name: str, registry: Registry | None = None) -> bool:
+def is_renamed(exchange: str, name: str) -> bool:
     """Return whether a base name ever means anything but one unit of the asset of that name."""
-    entries = declared() if registry is None else registry
-    return any(one.name == name and one.exchange in (exchange, ALL) for one in entries)
+    return any(one.name == name and one.exchange in (exchange, ALL) for one in declared())
 
 
-def assets_of(exchange: str, name: str, registry: Registry | None = None) -> tuple[str, ...]:
+def assets_of(exchange: str, name: str) -> tuple[str, ...]:
     """Return every asset that a base name means at any time, sorted by name."""
-    registry = declared() if registry is None else registry
-    entries = [one for one in registry if one.name == name and one.exchange in (exchange, ALL)]
+    entries = [one for one in declared() if one.name == name and one.exchange in (exchange, ALL)]
     times = {0, *(one.from_ns for one in entries), *(one.to_ns for one in entries)} - {OPEN_NS}
-    return tuple(sorted({identity(exchange, name, at_ns, registry).asset for at_ns in times}))
+    return tuple(sorted({identity(exchange, name, at_ns).asset for at_ns in times}))
 
 
-def names_of(exchange: str, asset: str, registry: Registry | None = None) -> tuple[str, ...]:
+def names_of(exchange: str, asset: str) -> tuple[str, ...]:
     """Return every base name that means an asset on an exchange at any time."""
-    registry = declared() if registry is None else registry
-    names = {asset, *(one.name for one in registry if one.asset == asset)}
-    return tuple(sorted(one for one in names if asset in assets_of(exchange, one, registry)))
+    names = {asset, *(one.name for one in declared() if one.asset == asset)}
+    return tuple(sorted(one for one in names if asset in assets_of(exchange, one)))
 
 
 def summable(exchange: str, name: str, asset: str, at_ns: int) -> float:

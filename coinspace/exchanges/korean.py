@@ -35,6 +35,8 @@ from coinspace.market import ASSETS, Market, market_of_dashed
 MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 
 BOOKS = "/v1/orderbook"
+TICKERS = "/v1/ticker"
+TRADES = "/v1/trades/ticks"
 # a larger time is in µs: in ms it would be the year 5138
 MICROSECONDS_FROM = 100_000_000_000_000
 # parts of the names of refusals that pass by themselves
@@ -57,8 +59,8 @@ def market_of(symbol: str) -> Market | None:
 def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
     """Return the frame that subscribes to everything.
 
-    "WebSocket: usage and errors" of both exchanges: a request replaces the request before on the
-    same connection, so a second frame would end the markets of the first.
+    Documented by Upbit, seen at Bithumb: a request replaces the request before on the same
+    connection, with all its types and codes, so a second frame would end the markets of the first.
     """
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
 
@@ -72,8 +74,7 @@ def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
 
 
 def trades_request(symbol: str, count: int) -> Request:
-    """Request the newest trades."""
-    path = f"/v1/trades/ticks?market={symbol}&count={count}"
+    path = f"{TRADES}?market={symbol}&count={count}"
     return Request("trades", path, "trade", 1, (symbol,))
 
 
@@ -133,8 +134,8 @@ def read_markets(payload: bytes) -> list[Listing]:
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame.
 
-    "WebSocket: usage and errors" of both exchanges: close 1000 follows an error frame. Errors other
-    than rate limits would come again on a new connection, so they are fatal.
+    Seen at both exchanges: close 1000 follows an error frame. Errors other than rate limits would
+    come again on a new connection, so they are fatal.
     """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
@@ -146,7 +147,7 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """Return the refusal of a REST answer, None = the answer is good.
 
-    Bithumb sends errors with status 200, so the body decides too.
+    Seen at Bithumb: errors have status 200, so the body decides too.
     """
     error: Any = None
     if payload[:20].lstrip()[:1] == b"{":
@@ -238,38 +239,51 @@ def recorded_book() -> None:
 
 
 def answer(
-    recording: Recording, path: str, query: Mapping[str, str], bad_code_status: int
+    recording: Recording, path: str, query: Mapping[str, str], details: dict[str, Any]
 ) -> tuple[int, Any]:
     """Answer a REST request from a recording.
 
-    Args: bad_code_status: HTTP status for an unknown code.
+    Args: details: what the list of markets adds to each market when it is asked for details.
     """
     if path == "/v1/market/all":
-        return 200, market_list(recording.symbols)
+        detailed = query.get("is_details", query.get("isDetails")) == "true"
+        return 200, market_list(recording.symbols, details if detailed else {})
+    if path not in (BOOKS, TICKERS, TRADES):
+        return _refused(404, "not_found", "no Route matched with those values")
     codes = [one for one in query.get("markets", query.get("market", "")).upper().split(",") if one]
-    if path not in (BOOKS, "/v1/ticker", "/v1/trades/ticks") or any(
-        code not in recording.symbols for code in codes
-    ):
-        return bad_code_status, {"error": {"name": 404, "message": "Code not found"}}
-    if path == "/v1/trades/ticks":
+    if not codes:
+        text = "Missing request parameter error. Check the required parameters!"
+        return _refused(400, 400, text)
+    if any(code not in recording.symbols for code in codes):
+        return _refused(404, 404, "Code not found")
+    if path == TRADES:
         count = number(query.get("count"), 1, 500)
-        rows = shaped(recording.trades(codes[0]) if codes else (), rest_row)
+        rows = shaped(recording.trades(codes[0]), rest_row)
         if "cursor" in query:
             before = number(query["cursor"], MOST_ID, MOST_ID)
             rows = [row for row in rows if int(row.get("sequential_id", 0)) < before]
         return 200, rows[: -count - 1 : -1]
     kind = "orderbook" if path == BOOKS else "ticker"
     frames = (recording.last(kind, code) for code in codes)
-    return 200, shaped((frame for frame in frames if frame is not None), rest_row)
+    rows = shaped((frame for frame in frames if frame is not None), rest_row)
+    if path == BOOKS and "count" in query:
+        for row in rows:
+            units = row.get("orderbook_units") or []
+            row["orderbook_units"] = units[: number(query["count"], 30, 30)]
+    return 200, rows
 
 
-def market_list(codes: Iterable[str]) -> list[dict[str, Any]]:
+def _refused(status: int, name: str | int, text: str) -> tuple[int, Any]:
+    return status, {"error": {"name": name, "message": text}}
+
+
+def market_list(codes: Iterable[str], details: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the list of markets of a recording."""
     rows = []
     for code in sorted(codes):
         base = code.partition("-")[2]
         korean, english = NAMES.get(base, (base, base))
-        rows.append({"market": code, "korean_name": korean, "english_name": english})
+        rows.append({"market": code, "korean_name": korean, "english_name": english, **details})
     return rows
 
 
@@ -283,6 +297,9 @@ def rest_row(payload: bytes) -> dict[str, Any]:
         row["orderbook_units"] = [{LONG.get(k, k): v for k, v in unit.items()} for unit in units]
     if "trade_timestamp" in row and "sequential_id" in row:
         row["timestamp"] = row["trade_timestamp"]
+    elif units:
+        # a streamed book of Bithumb has µs, REST has ms
+        row["timestamp"] = milliseconds(row["timestamp"])
     return row
 
 

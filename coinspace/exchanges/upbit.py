@@ -1,7 +1,7 @@
 """Upbit: every book frame is a whole book of 30 levels; trade ids are unique and unordered.
 
-Comments name the section of the exchange's documentation that the code relies on:
-https://docs.upbit.com/kr (Reference: General info, REST API guide, WebSocket).
+Comments have the rule that the code relies on. "Documented" means https://docs.upbit.com/kr;
+"seen" means that only real frames and answers show it.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ SETTINGS = ExchangeSettings(
 IDENTITIES = (Identity(NAME, "TON", "TOKAMAK"),)
 COLOURS = ("#4c8dff", "#1f66e5")
 PROTOCOL = "upbit"
-# "WebSocket: Orderbook": each frame is the whole book
+# documented and seen: each frame is the whole book, never a change of it
 UPDATES = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
-# "WebSocket: Trade": `sequential_id` is unique, but does not give the order of trades
+# documented: `sequential_id` is unique, but does not give the order of trades
 CONTIGUOUS_TRADES = False
 JOINABLE_TRADES = True
 STREAM_DEPTH = 30
-# "WebSocket: connection": an idle connection ends after 120 s; in practice after 60 s
+# documented: an idle connection ends after 120 s; seen: after 60 s, without a close frame
 PING_INTERVAL_S = 15.0
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True
 # each market sends a snapshot first; an unknown code sends nothing, not even an error
 FIRST_FRAMES = True
-# "Rate limits", WebSocket: 5 connections a second; 5 messages a second and 100 a minute. A request
-# with an Origin header is allowed only once in 10 s, so CoinSpace sends no Origin header
+# documented (rate limits, groups `websocket-connect` and `websocket-message`): 5 connections a
+# second per address; 5 messages a second and 100 a minute per connection. A request with an Origin
+# header is allowed only once in 10 s, so CoinSpace sends no Origin header
 CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
-# "Rate limits", REST quotation: 10 a second for each group
+# documented (rate limits): 10 requests a second per address for each group
 REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
@@ -65,6 +66,19 @@ SNAPSHOT_STEPS = ()
 SUFFIXES = (1, 5, 15)
 # trades per call at most (known from other clients, not documented)
 TRADES = 500
+# of each market in a list with details
+DETAILS = {
+    "market_event": {
+        "warning": False,
+        "caution": {
+            "PRICE_FLUCTUATIONS": False,
+            "TRADING_VOLUME_SOARING": False,
+            "DEPOSIT_AMOUNT_SOARING": False,
+            "GLOBAL_PRICE_DIFFERENCES": False,
+            "CONCENTRATION_OF_SMALL_ACCOUNTS": False,
+        },
+    }
+}
 # an answer with more books takes too long to read
 MARKETS_PER_CALL = 500
 
@@ -107,12 +121,12 @@ def subscriptions(
     if grouped:
         parts = [{"type": "orderbook", "codes": [name], "level": levels[name]} for name in grouped]
         frame = korean.subscribe_frame(parts, settings.format)
-        found.append(Subscription(url, (frame,), tuple(grouped), grouped=True))
+        widths = tuple(float(levels[name]) for name in grouped)
+        found.append(Subscription(url, (frame,), tuple(grouped), widths))
     return found
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    """Request one whole book."""
     return Request(
         "snapshot", f"/v1/orderbook?markets={symbol}&count={levels}", "orderbook", 1, (symbol,)
     )
@@ -124,7 +138,6 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    """Request the newest trades."""
     return korean.trades_request(symbol, TRADES)
 
 
@@ -135,7 +148,6 @@ def older_trades_request(before: RestTrade) -> Request | None:
 
 
 def markets_request() -> Request:
-    """Request the list of all markets."""
     return Request("markets", "/v1/market/all?is_details=true", "market")
 
 
@@ -156,8 +168,7 @@ recorded_book = korean.recorded_book
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
-    """Answer a REST request from a recording."""
-    return korean.answer(recording, path, query, bad_code_status=404)
+    return korean.answer(recording, path, query, DETAILS)
 
 
 # `probe`

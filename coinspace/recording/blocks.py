@@ -24,13 +24,10 @@ CHECKSUM, UNUSED = 0x04, 0x10
 class Block(NamedTuple):
     """A zstd frame: a block of a feed.
 
-    size: bytes; up to the end of the file when the frame is incomplete.
     checked: the frame has a checksum of its content.
     """
 
     offset: int
-    size: int
-    complete: bool
     checked: bool
 
 
@@ -41,24 +38,19 @@ def walk(path: Path) -> Iterator[Block]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at, end = 0, len(data)
         while at < end:
-            after = _end(data, at, end)
-            complete = after is not None and after <= end
             flags = data[at + 4] if data[at : at + 4] == MAGIC and end - at > 4 else 0
-            checked = flags & (CHECKSUM | UNUSED) == CHECKSUM
-            yield Block(at, (after if complete and after else end) - at, complete, checked)
-            if not complete or after is None:
-                return
-            at = after
+            yield Block(at, flags & (CHECKSUM | UNUSED) == CHECKSUM)
+            at = _end(data, at, end)
 
 
-def _end(data: mmap.mmap, at: int, end: int) -> int | None:
-    # the offset after the frame; None when the header is cut or the bytes are not a frame
+def _end(data: mmap.mmap, at: int, end: int) -> int:
+    # the offset after the frame; `end` when the frame is cut or the bytes are not one
     if end - at < 6:
-        return None
+        return end
     if data[at : at + 4] != MAGIC:
         number = int.from_bytes(data[at : at + 4], "little")
         if number & 0xFFFFFFF0 != SKIPPABLE or end - at < 8:
-            return None
+            return end
         return at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
     flags = data[at + 4]
     single = bool(flags & 0x20)
@@ -66,7 +58,7 @@ def _end(data: mmap.mmap, at: int, end: int) -> int | None:
     at += 5 + (0 if single else 1) + DICTIONARY_SIZES[flags & 3] + content
     while True:
         if at + 3 > end:
-            return None
+            return end
         header = int.from_bytes(data[at : at + 3], "little")
         at += 3 + (1 if header >> 1 & 3 == RLE else header >> 3)
         if header & 1:

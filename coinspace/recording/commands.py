@@ -11,7 +11,7 @@ import click
 import orjson
 
 from coinspace.errors import ConfigError, FeedError
-from coinspace.recording.format import LAST_NS, FeedReader
+from coinspace.recording.format import LAST_NS, FeedReader, first_ns
 from coinspace.recording.progress import reading
 from coinspace.recording.tools import Summary, cut, merge_feeds, replacing, summarise
 from coinspace.text import printable
@@ -119,10 +119,10 @@ def _unchecked(summary: Summary) -> str:
     return f"; content cannot be verified: no checksum in {n} of {blocks} blocks"
 
 
-def _moment(text: str | None, first_ns: int, option: str) -> int | None:
+def _moment(text: str | None, begin_ns: int, option: str) -> int | None:
     if text is None:
         return None
-    found = _moment_ns(text, first_ns)
+    found = _moment_ns(text, begin_ns)
     if found is None or found > LAST_NS:
         raise ConfigError(
             f"{option}: expected seconds after the start, ns since 1970 ({NS_DIGITS} digits)"
@@ -131,7 +131,7 @@ def _moment(text: str | None, first_ns: int, option: str) -> int | None:
     return max(0, found)
 
 
-def _moment_ns(text: str, first_ns: int) -> int | None:
+def _moment_ns(text: str, begin_ns: int) -> int | None:
     # seconds after the start, ns since 1970, or ISO 8601
     if text.isdigit() and len(text) == NS_DIGITS:
         return int(text)
@@ -141,7 +141,7 @@ def _moment_ns(text: str, first_ns: int) -> int | None:
         pass
     else:
         # a larger number is a time since 1970 in another unit
-        return first_ns + int(seconds * 1e9) if 0 <= seconds < LONGEST_S else None
+        return begin_ns + int(seconds * 1e9) if 0 <= seconds < LONGEST_S else None
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
@@ -173,21 +173,12 @@ def cut_command(
 ) -> None:
     """Write part of a recording. Feeds of book updates start with a snapshot of each book."""
     _new(target, force)
-    with FeedReader(source) as reader:
-        first = next(iter(reader), None)
-        first_ns = first.received_ns if first else 0
-    start_ns = _moment(start, first_ns, "--from") or 0
-    end_ns = _moment(end, first_ns, "--to")
+    begin_ns = first_ns(source)
+    start_ns = _moment(start, begin_ns, "--from") or 0
+    end_ns = _moment(end, begin_ns, "--to")
     if end_ns is not None and end_ns <= start_ns:
         raise ConfigError(f"--from and --to: expected from before to, was {start} and {end}")
-    n = cut(
-        source,
-        target,
-        start_ns=start_ns,
-        end_ns=end_ns,
-        symbols=symbols,
-        kinds=kinds,
-    )
+    n = cut(source, target, start_ns=start_ns, end_ns=end_ns, symbols=symbols, kinds=kinds)
     click.echo(orjson.dumps({"path": str(target), "records": n}))
 
 

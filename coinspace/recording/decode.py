@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,9 +90,7 @@ def _write_all(
     decoder: Decoder, exchange: str, source: BinaryIO, write: Callable[[bytes], int]
 ) -> None:
     stream = Inflated(source)
-    lines = Lines(stream)
-    # the last line may have no line feed
-    for batch in frames(chain(lines, _last(lines)), exchange):
+    for batch in frames(Lines(stream, whole=True), exchange):
         view = memoryview(decoder.lines(batch))
         while view:
             view = view[write(view) :]  # type: ignore[arg-type]
@@ -102,11 +99,6 @@ def _write_all(
             "coinspace: the end of the input is cut; everything before it is decoded",
             file=sys.stderr,
         )
-
-
-def _last(lines: Lines) -> Iterator[list[bytes]]:
-    if lines.rest:
-        yield [lines.rest]
 
 
 @click.command()

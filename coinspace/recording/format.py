@@ -23,7 +23,6 @@ import re
 import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
@@ -206,10 +205,6 @@ class FeedWriter:
         self._block.append(encode_line(Record(received_ns, direction, path, payload)))
         self.records += 1
 
-    def mark(self, received_ns: int, name: str, **facts: Any) -> None:
-        """Append a mark such as "disconnect"."""
-        self.write(received_ns, "!", "", orjson.dumps({"mark": name, **facts}))
-
     def flush(self) -> None:
         """End the block: all records so far survive a crash of this process."""
         if self._block:
@@ -220,7 +215,6 @@ class FeedWriter:
             self._block.clear()
 
     def close(self) -> None:
-        """Flush and close."""
         if not self._file.closed:
             self.flush()
             self._file.close()
@@ -228,12 +222,7 @@ class FeedWriter:
     def __enter__(self) -> FeedWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -295,7 +284,6 @@ class FeedReader:
 
     @property
     def exchange(self) -> str:
-        """The exchange of the recorded frames."""
         return str(self.header["exchange"])
 
     def _error(self, text: str) -> FeedError:
@@ -368,16 +356,17 @@ class FeedReader:
             yield record
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> FeedReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def first_ns(path: Path | str) -> int:
+    """Return the receive time of a feed's first record, 0 = it has no record."""
+    with FeedReader(path) as reader:
+        first = next(iter(reader), None)
+    return first.received_ns if first else 0

@@ -82,12 +82,14 @@ class Inflated:
 class Lines:
     """Iterates over the lines that each part completes, as lists.
 
+    Args: whole: bytes after the last line feed are a line too.
     Attributes: rest: bytes after the last line feed, once all parts are read.
     Raises: FeedError when a line is longer than LINE_LIMIT bytes.
     """
 
-    def __init__(self, parts: Iterable[bytes]) -> None:
+    def __init__(self, parts: Iterable[bytes], *, whole: bool = False) -> None:
         self._parts = parts
+        self._whole = whole
         self.rest = b""
 
     def __iter__(self) -> Iterator[list[bytes]]:
@@ -106,3 +108,5 @@ class Lines:
                 size = len(pending[0])
                 yield lines
         self.rest = b"".join(pending)
+        if self._whole and self.rest:
+            yield [self.rest]

@@ -92,7 +92,6 @@ class Recorder:
         self._put(Record(received_ns, "<", "", payload))
 
     def sent(self, sent_ns: int, payload: bytes) -> None:
-        """Record a frame that was sent."""
         self._put(Record(sent_ns, ">", "", payload))
 
     def rest(self, received_ns: int, path: str, payload: bytes) -> None:
@@ -109,13 +108,16 @@ class Recorder:
             self._dropped += 1
             self._dropped_since_mark += 1
             return
+        self._mark_dropped(record.received_ns)
+        self._put_bytes += len(record.payload)
+        self._queue.append(record)
+
+    def _mark_dropped(self, at_ns: int) -> None:
         if self._dropped_since_mark:
             count, self._dropped_since_mark = self._dropped_since_mark, 0
             content = orjson.dumps({"mark": "dropped", "records": count})
-            self._queue.append(Record(record.received_ns, "!", "", content))
+            self._queue.append(Record(at_ns, "!", "", content))
             self._put_bytes += len(content)
-        self._put_bytes += len(record.payload)
-        self._queue.append(record)
 
     def counters(self) -> dict[str, int | float]:
         """Return counts of recorded, dropped (queue full) and lost (disk) records and of files."""
@@ -140,9 +142,7 @@ class Recorder:
     def _run(self) -> None:
         while not self._stopping.wait(POLL_S):
             self._drain()
-        if self._dropped_since_mark:
-            content = orjson.dumps({"mark": "dropped", "records": self._dropped_since_mark})
-            self._queue.append(Record(now_ns(), "!", "", content))
+        self._mark_dropped(now_ns())
         self._drain()
         self._close_writer()
 

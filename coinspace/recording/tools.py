@@ -14,10 +14,10 @@ import orjson
 from coinspace.errors import FeedError
 from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Exchange, RecordedBook
+from coinspace.exchanges.exchange import Exchange
 from coinspace.market import Market, as_named
 from coinspace.recording.format import FeedReader, FeedWriter, Record
-from coinspace.recording.frames import is_update, label, snapshot_symbol
+from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.recording.progress import reading
 
@@ -78,7 +78,6 @@ class Summary:
 
     @property
     def gaps(self) -> int:
-        """Number of gaps in all sequences."""
         return sum(one.gaps for one in self.sequences.values())
 
     def facts(self) -> dict[str, Any]:
@@ -277,7 +276,7 @@ def cut(
     with FeedReader(source, start_ns=0 if carries else start_ns, end_ns=end_ns) as reader:
         header = {**reader.header, "cut_from": source.name}
         wanted = Wanted(reader.exchange, symbols, kinds)
-        books: dict[str, RecordedBook] = {}
+        books = RecordedBooks()
         frames = 0
         with (
             replacing(target) as part,
@@ -287,7 +286,7 @@ def cut(
             begun = not (carries and start_ns)
             for record in reader:
                 if exchange is not None and record.received_ns < start_ns:
-                    _carry(exchange, books, record)
+                    books.take(exchange, record)
                     continue
                 if exchange is not None and not begun:
                     begun = True
@@ -301,33 +300,15 @@ def cut(
             return writer.records
 
 
-def _carry(exchange: Exchange, books: dict[str, RecordedBook], record: Record) -> None:
-    symbol = snapshot_symbol(exchange.NAME, record)
-    if symbol is not None:
-        _book_of(exchange, books, symbol).restart(record.payload)
-    elif record.direction == "<":
-        what = exchange.label(record.payload)
-        if is_update(exchange, what, record.payload):
-            _book_of(exchange, books, what.symbol.upper()).apply(record.payload)
-
-
-def _book_of(exchange: Exchange, books: dict[str, RecordedBook], symbol: str) -> RecordedBook:
-    if symbol not in books:
-        book = exchange.recorded_book()
-        assert book is not None, f"{exchange.NAME} has updates of books"
-        books[symbol] = book
-    return books[symbol]
-
-
 def _write_books(
     exchange: Exchange,
     writer: FeedWriter,
-    books: dict[str, RecordedBook],
+    books: RecordedBooks,
     now_ns: int,
     wanted: set[str],
 ) -> None:
     levels = exchange.STREAM_DEPTH
-    for symbol, book in sorted(books.items()):
+    for (_, symbol), book in sorted(books.books.items()):
         if book.id and (not wanted or symbol in wanted):
             path = exchange.snapshot_request(symbol, levels).path
             writer.write(now_ns, "GET", path, book.answer(levels))

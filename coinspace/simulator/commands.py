@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,12 @@ from coinspace.errors import ConfigError, FeedError
 from coinspace.exchanges import EXCHANGES
 from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite, markets_by_exchange
 from coinspace.process import configure_logging, die_with_parent, stop_event
-from coinspace.recording.format import LAST_NS
+from coinspace.recording.format import LAST_NS, first_ns
 from coinspace.simulator import faults as faults_module
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
 from coinspace.simulator.markets.scenario import SCENARIOS
 from coinspace.simulator.server import ExchangeServer, ready_line
 from coinspace.simulator.simulation import Simulation
-from coinspace.tasks import Tasks
 
 FEED_SUFFIX = ".feed.zst"
 
@@ -34,11 +32,9 @@ async def serve(server: ExchangeServer, duration_s: float | None = None) -> None
     stopping = stop_event(duration_s)
     async with server:
         click.echo(orjson.dumps(ready_line(server)))
-        tasks = Tasks()
-        waits = [tasks.spawn("stop", stopping.wait(), ends=True)]
-        waits.append(tasks.spawn("failure", server.failed.wait(), ends=True))
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        await tasks.cancel()
+        server.on_failure = stopping.set
+        if server.failure is None:
+            await stopping.wait()
     if server.failure is not None:
         raise FeedError(f"the server failed: {server.failure or type(server.failure).__name__}")
 
@@ -194,8 +190,7 @@ def replay(
     configure_logging()
     start_ns, end_ns = 0, None
     if skip or take is not None:
-        first_ns = min(_started_ns(path) for path in feeds)
-        start_ns = first_ns + int(skip * 1e9)
+        start_ns = min(map(first_ns, feeds)) + int(skip * 1e9)
         end_ns = None if take is None else start_ns + int(take * 1e9)
     source = Playback(
         feeds,
@@ -212,11 +207,3 @@ def replay(
             " none; `coinspace feed info` shows how long a feed is"
         )
     uvloop.run(serve(ExchangeServer(source, port=port, limits=not no_limits, faults=faults)))
-
-
-def _started_ns(path: Path) -> int:
-    from coinspace.recording.format import FeedReader
-
-    with FeedReader(path) as reader:
-        first = next(iter(reader), None)
-    return first.received_ns if first else 0

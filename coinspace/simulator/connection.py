@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ class Disorder(Protocol):
 
     alters_frames: bool
 
-    def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None:
-        """Send a data frame, altered by the faults in force."""
+    def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None: ...
 
 
 class Connection:
@@ -73,14 +73,12 @@ class Connection:
         disorder: Disorder,
         tasks: Tasks,
         exchange: str,
-        response: web.WebSocketResponse,
         request: web.Request,
     ) -> None:
         self.disorder = disorder
         self._tasks = tasks
         self.exchange = exchange
         self.request = request
-        self.response = response
         self.sent = 0
         self.deaf = False
         self.is_open = False
@@ -95,7 +93,7 @@ class Connection:
     def open(self, session: Session) -> None:
         """Start after the handshake."""
         self.session = session
-        self.opcode = BINARY if session.is_binary else TEXT
+        self.opcode = BINARY if exchange_named(self.exchange).BINARY_FRAMES else TEXT
         transport = self.request.transport
         assert transport is not None
         # uvloop's transports are not a subclass of asyncio's
@@ -108,12 +106,7 @@ class Connection:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the handshake."""
         return self.loop.time() - self.opened_s
-
-    def closed(self) -> None:
-        """Note that the connection has ended."""
-        self.is_open = False
 
     # out
 
@@ -122,7 +115,6 @@ class Connection:
         self.write(encode_frame(self.opcode, payload))
 
     def deliver(self, payload: bytes, kind: str = "", symbol: str = "") -> None:
-        """Send a data frame, altered by the faults in force."""
         if self.disorder.alters_frames:
             self.disorder.deliver(self, payload, kind, symbol)
         else:
@@ -234,10 +226,6 @@ class Connection:
 
     # keep-alive
 
-    def heard(self, now_s: float) -> None:
-        """Note traffic of the client."""
-        self.active_s = now_s
-
     def ping(self, now_s: float) -> None:
         """Ping with the time as payload."""
         self.pinged_s = now_s
@@ -246,10 +234,4 @@ class Connection:
         self.write(encode_frame(PING, str(int(now_s * 1000)).encode()))
 
     def pong(self, payload: bytes) -> None:
-        """Answer a ping."""
         self.write(encode_frame(PONG, payload))
-
-    def ponged(self, now_s: float) -> None:
-        """Note a pong."""
-        self.active_s = now_s
-        self.unanswered_s = None

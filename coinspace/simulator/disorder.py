@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import orjson
@@ -16,7 +17,6 @@ from coinspace.simulator.faults import (
     ANSWER_KINDS,
     CONNECTION_KINDS,
     FRAME_KINDS,
-    MARKET_KINDS,
     NAMELESS_KINDS,
     SIMULATED_KINDS,
     Fault,
@@ -101,7 +101,6 @@ class Disorder:
         return fault is not None
 
     def clear(self) -> None:
-        """End all faults."""
         for number in list(self.faults):
             self.remove(number)
 
@@ -114,42 +113,32 @@ class Disorder:
                 connection.set_deaf(False)
         elif fault.kind == "refuse":
             self.server.open_port()
-        elif fault.kind == "clock":
-            self._shift(fault, 0.0)
-        elif fault.kind == "budget":
-            self.server.source.use_budget(0)
-        elif fault.kind in MARKET_KINDS:
-            self.server.source.set_market(fault.exchange, fault.symbol, "active")
+        elif fault.kind in SIMULATED_KINDS:
+            self.server.source.apply(fault, on=False)
 
     def _update(self) -> None:
         self.alters_frames = any(fault.kind in FRAME_KINDS for fault in self.faults.values())
 
-    def _find(self, kind: str, exchange: str, symbol: str = "") -> Fault | None:
+    def _acting(self, kinds: Collection[str], exchange: str, *place: str) -> Iterator[Fault]:
+        """Yield the faults that take effect now. Args: place: arguments of `Fault.matches`."""
         now_s = asyncio.get_running_loop().time()
-        for fault in self.faults.values():
+        for fault in list(self.faults.values()):
             if (
-                fault.kind == kind
-                and fault.matches(exchange, symbol)
+                fault.kind in kinds
+                and fault.matches(exchange, *place)
                 and fault.is_on(now_s)
                 and fault.takes_effect(self._draw)
             ):
-                return fault
-        return None
+                yield fault
+
+    def _find(self, kind: str, exchange: str, symbol: str = "") -> Fault | None:
+        return next(self._acting({kind}, exchange, symbol), None)
 
     # frames
 
     def deliver(self, connection: Connection, payload: bytes, kind: str, symbol: str) -> None:
-        """Send a data frame, altered by the faults in force."""
-        now_s = connection.loop.time()
         payloads = [payload]
-        for fault in list(self.faults.values()):
-            if (
-                fault.kind not in FRAME_KINDS
-                or not fault.matches(connection.exchange, symbol, kind)
-                or not fault.is_on(now_s)
-                or not fault.takes_effect(self._draw)
-            ):
-                continue
+        for fault in self._acting(FRAME_KINDS, connection.exchange, symbol, kind):
             payloads = self._alter(fault, connection, payloads, (symbol, kind))
             if not payloads:
                 return
@@ -216,15 +205,9 @@ class Disorder:
         if fault.kind == "refuse":
             fault.hits += 1
             self.server.close_port()
-        elif fault.kind == "clock":
+        elif fault.kind in SIMULATED_KINDS:
             fault.hits += 1
-            self._shift(fault, fault.values["by"])
-        elif fault.kind == "budget":
-            fault.hits += 1
-            self.server.source.use_budget(int(fault.values["used"]))
-        elif fault.kind in MARKET_KINDS:
-            fault.hits += 1
-            self.server.source.set_market(fault.exchange, fault.symbol, fault.kind)
+            self.server.source.apply(fault, on=True)
         elif fault.kind in CONNECTION_KINDS:
             while fault.id in self.faults:
                 for connection in self._connections(fault):
@@ -287,7 +270,6 @@ class Disorder:
         return False
 
     def connected(self, connection: Connection) -> None:
-        """Apply the faults in force to a new connection."""
         now_s = connection.loop.time()
         for fault in list(self.faults.values()):
             if (
@@ -302,9 +284,6 @@ class Disorder:
         for connection in self._connections(fault):
             for payload in connection.data.pop(("stall", fault.id), []):
                 connection.send(payload)
-
-    def _shift(self, fault: Fault, by_s: float) -> None:
-        self.server.source.shift_clock(fault.exchange, fault.symbol, by_s)
 
     # requests
 
@@ -322,16 +301,7 @@ class Disorder:
     async def request(self, exchange: str, path: str, query: dict[str, str]) -> Answer | None:
         """Answer a REST request by a fault; None = go on."""
         symbol = query.get("symbol") or query.get("market") or query.get("markets") or ""
-        now_s = asyncio.get_running_loop().time()
-        for fault in list(self.faults.values()):
-            if (
-                fault.kind != "rest"
-                or not fault.matches(exchange, symbol)
-                or fault.path not in path
-                or not fault.is_on(now_s)
-                or not fault.takes_effect(self._draw)
-            ):
-                continue
+        for fault in self._acting({"rest"}, exchange, symbol, "", path):
             await asyncio.sleep(fault.values["ms"] / 1000)
             status = int(fault.values["status"])
             if status:

@@ -105,19 +105,9 @@ CHANNELS = ("orderbook", "ticker", "trade")
 # longest first: "ms" ends with "s"
 UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
 COMMON = {"after", "for", "p", "every", "count", "channel"}
-OWN: dict[str, set[str]] = {
-    "delay": {"ms"},
-    "huge": {"bytes"},
-    "split": {"n"},
-    "chop": {"n", "ms"},
-    "coalesce": {"n"},
-    "close": {"code", "reason"},
-    "shutdown": {"n"},
-    "rest": {"status", "retry", "path", "ms"},
-    "handshake": {"status", "ms"},
-    "clock": {"by"},
-    "budget": {"used"},
-}
+# keys of a kind whose values are text
+TEXTS = {"close": {"reason"}, "rest": {"path"}}
+# numbers of a kind
 DEFAULTS: dict[str, dict[str, float]] = {
     "delay": {"ms": 500},
     "huge": {"bytes": 4_000_000},
@@ -157,9 +147,9 @@ class Fault:
     hits: int = 0
     seen: int = 0
 
-    def matches(self, exchange: str, symbol: str = "", kind: str = "") -> bool:
+    def matches(self, exchange: str, symbol: str = "", kind: str = "", path: str = "") -> bool:
         """Return whether it affects frames or requests of a symbol."""
-        if self.exchange not in ("*", exchange):
+        if self.exchange not in ("*", exchange) or self.path not in path:
             return False
         if self.symbol and symbol.upper() != self.symbol:
             return False
@@ -181,7 +171,6 @@ class Fault:
         return True
 
     def facts(self) -> dict[str, Any]:
-        """Return the fault's JSON for the control address."""
         return {"id": self.id, "fault": self.spec, "hits": self.hits, "seen": self.seen}
 
 
@@ -222,7 +211,7 @@ def parse(spec: str) -> Fault:
     if not rest or rest[0] not in NAMES:
         raise _wrong(spec, f"an exchange out of {', '.join(NAMES)} after the kind")
     fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))
-    allowed = COMMON | OWN.get(kind, set())
+    allowed = COMMON | fault.values.keys() | TEXTS.get(kind, set())
     for n, part in enumerate(rest[1:]):
         key, equals, value = part.partition("=")
         if not equals:
@@ -245,24 +234,18 @@ def parse(spec: str) -> Fault:
 
 def _set(fault: Fault, key: str, value: str) -> None:
     match key:
-        case "after":
-            fault.after_s = seconds(value)
-        case "for":
-            fault.for_s = seconds(value)
+        case "after" | "for":
+            setattr(fault, f"{key}_s", seconds(value))
         case "p":
             fault.p = float(value)
         case "every":
             fault.every = seconds(value)
         case "count":
             fault.count = int(value)
-        case "channel":
-            if value not in CHANNELS:
-                raise ValueError
-            fault.channel = value
-        case "path":
-            fault.path = value
-        case "reason":
-            fault.reason = value
+        case "channel" if value not in CHANNELS:
+            raise ValueError
+        case "channel" | "path" | "reason":
+            setattr(fault, key, value)
         case "by":
             fault.values["by"] = seconds(value)
         case _:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,13 +27,14 @@ from urllib.parse import urlencode
 from coinspace.clock import now_ns
 from coinspace.errors import FeedError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import NOTHING, Exchange, Label, RecordedBook, Request
+from coinspace.exchanges.binance import trimmed
+from coinspace.exchanges.exchange import Exchange, Label, Request
 from coinspace.recording.format import FeedReader, Record
-from coinspace.recording.frames import is_update, label, snapshot_symbol
+from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.rest import Answer, answer
-from coinspace.simulator.source import Host
+from coinspace.simulator.source import Source
 
 # a collector may send several SUBSCRIBE frames, 300 ms apart because of the message limit
 SETTLE_S = 0.5
@@ -55,44 +57,48 @@ class Index:
     snapshots: dict[str, bytes] = field(default_factory=dict)
 
 
-class RequestedRecording:
-    """The data for the answer to one REST request: from a run, or from frames before any run.
+@dataclass
+class Newest:
+    """The newest frames so far.
 
-    Args: book: the current snapshot of the symbol.
+    last: (kind, symbol) -> frame. trades: symbol -> frames of the newest trades, oldest first.
     """
 
-    def __init__(
-        self, owner: Playback, exchange: Exchange, symbol: str, book: bytes | None
-    ) -> None:
-        self._owner = owner
-        self._index = owner.indices[exchange.NAME]
-        self._playing = owner.newest(exchange, symbol)
+    last: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    trades: dict[str, deque[bytes]] = field(default_factory=dict)
+
+    def keep(self, what: Label, payload: bytes) -> None:
+        self.last[what.kinds[0], what.symbol] = payload
+        if what.kinds[0] == "trade":
+            self.trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
+
+
+class RequestedRecording:
+    """The data for the answer to one REST request.
+
+    Args: symbols: of the recording. book: the current snapshot of the requested symbol.
+    """
+
+    def __init__(self, symbols: set[str], newest: Newest, book: bytes | None) -> None:
+        self.symbols = symbols
+        self._newest = newest
         self._book = book
 
-    @property
-    def symbols(self) -> set[str]:
-        """The symbols of the recording."""
-        return self._index.symbols
-
     def last(self, kind: str, symbol: str) -> bytes | None:
-        """Return the newest frame of a kind."""
-        return (self._playing or self._owner).last.get((kind, symbol))
+        return self._newest.last.get((kind, symbol))
 
     def trades(self, symbol: str) -> Iterable[bytes]:
-        """Return the newest trades' frames, oldest first."""
-        trades = (self._playing or self._owner).trades
+        trades = self._newest.trades
         return trades.get(symbol, trades.get(symbol.lower(), ()))
 
     def book(self, symbol: str, levels: int) -> bytes | None:
-        """Return the snapshot."""
-        return self._book
+        return None if self._book is None else trimmed(self._book, levels)
 
 
 class Playing:
     """One run through feeds.
 
-    Attributes: played (number of frames), sent (frames to all clients), last ((kind, symbol) ->
-    payload), trades (symbol -> newest trades' frames).
+    Attributes: played (number of frames), sent (frames to all clients), newest.
     """
 
     def __init__(self, owner: Playback, exchanges: Sequence[str], key: Key = None) -> None:
@@ -106,15 +112,13 @@ class Playing:
         self.sent = 0
         self.finished = False
         # frames before the chosen part are already known
-        self.last = dict(owner.last)
-        self.trades = {symbol: trades.copy() for symbol, trades in owner.trades.items()}
+        self.newest = copy.deepcopy(owner.before)
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
         self.books = Books(owner, exchanges)
         self._paused_s = 0.0
 
     def listeners(self) -> list[Connection]:
-        """Return the open connections of this subscription."""
         return [connection for connection in self.audience if connection.is_open]
 
     def notify(self) -> None:
@@ -133,7 +137,6 @@ class Playing:
         self._paused_s += loop.time() - begin_s
 
     async def run(self) -> None:
-        """Play to the end."""
         readers = self.owner.readers(self.exchanges)
         loop = asyncio.get_running_loop()
         speed, begin_s, first_ns = self.owner.speed, loop.time(), 0
@@ -169,7 +172,7 @@ class Playing:
         what = label(exchange, payload)
         if not what.kinds:
             return
-        _keep(what, payload, self.last, self.trades)
+        self.newest.keep(what, payload)
         for connection in self.targets():
             if connection.exchange != exchange or not connection.is_open:
                 continue
@@ -225,8 +228,7 @@ class Books:
     def __init__(self, owner: Playback, exchanges: Sequence[str]) -> None:
         self._owner = owner
         self._exchanges = exchanges
-        # (exchange, symbol) -> book
-        self._books: dict[tuple[str, str], RecordedBook] = {}
+        self._recorded = RecordedBooks()
         self._readers: list[FeedReader] = []
         self._records: Iterator[tuple[FeedReader, Record]] | None = None
         # a record already read, beyond the requested position
@@ -248,12 +250,12 @@ class Books:
         for reader in self._readers:
             reader.close()
         self._readers, self._records, self._ahead = [], None, None
-        self._books, self._played = {}, 0
+        self._recorded, self._played = RecordedBooks(), 0
 
     def _at(self, position: int, exchange: Exchange, symbol: str, levels: int) -> bytes | None:
         while (found := self._next(position)) is not None:
-            self._take(exchange_named(found[0].exchange), found[1])
-        book = self._books.get((exchange.NAME, symbol.upper()))
+            self._recorded.take(exchange_named(found[0].exchange), found[1])
+        book = self._recorded.books.get((exchange.NAME, symbol.upper()))
         return book.answer(levels) if book is not None and book.id else None
 
     def _next(self, position: int) -> tuple[FeedReader, Record] | None:
@@ -270,43 +272,13 @@ class Books:
         self._played = played
         return found
 
-    def _take(self, exchange: Exchange, record: Record) -> None:
-        symbol = snapshot_symbol(exchange.NAME, record)
-        what = exchange.label(record.payload) if record.direction == "<" else NOTHING
-        book = self._book(exchange, symbol or what.symbol)
-        if book is None:
-            return
-        if symbol is not None:
-            book.restart(record.payload)
-        elif is_update(exchange, what, record.payload):
-            book.apply(record.payload)
-
-    def _book(self, exchange: Exchange, symbol: str) -> RecordedBook | None:
-        key = exchange.NAME, symbol.upper()
-        if symbol and exchange.UPDATES and key not in self._books:
-            book = exchange.recorded_book()
-            assert book is not None, f"{exchange.NAME} has updates of books"
-            self._books[key] = book
-        return self._books.get(key)
-
-
-def _keep(
-    what: Label,
-    payload: bytes,
-    last: dict[tuple[str, str], bytes],
-    trades: dict[str, deque[bytes]],
-) -> None:
-    last[what.kinds[0], what.symbol] = payload
-    if what.kinds[0] == "trade":
-        trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
-
 
 def _restarts(exchange: Exchange, snapshot: bytes) -> bool:
     book = exchange.recorded_book()
     return book is not None and book.restart(snapshot)
 
 
-class Playback:
+class Playback(Source):
     """Serve recordings.
 
     Args:
@@ -318,8 +290,6 @@ class Playback:
         start_ns, end_ns: part of the recordings. hold_s: how long a run waits for a request.
         on_finish: called with the facts of each run.
     """
-
-    simulated = False
 
     def __init__(
         self,
@@ -351,8 +321,7 @@ class Playback:
         self.by_exchange: dict[str, list[Path]] = {}
         self.pending: set[tuple[str, str]] = set()
         # newest frames and trades before the beginning
-        self.last: dict[tuple[str, str], bytes] = {}
-        self.trades: dict[str, deque[bytes]] = {}
+        self.before = Newest()
         for path in self.paths:
             self._read_index(path)
             if start_ns:
@@ -393,7 +362,7 @@ class Playback:
                     what = label(reader.exchange, record.payload)
                     if what.kinds:
                         index.symbols.add(what.symbol.upper())
-                        _keep(what, record.payload, self.last, self.trades)
+                        self.before.keep(what, record.payload)
 
     def has_frames(self) -> bool:
         """Return whether there are frames to play."""
@@ -414,11 +383,7 @@ class Playback:
 
     # source
 
-    async def start(self, server: Host) -> None:
-        self.server = server
-
     async def stop(self) -> None:
-        """Close the recordings; the server has ended the tasks."""
         for playing in self._playing.values():
             playing.books.close()
         for books in self._first_books.values():
@@ -430,12 +395,15 @@ class Playback:
             self._subscribed(connection)
 
     def disconnected(self, connection: Connection) -> None:
-        settling = self._settling.pop(connection, None)
-        if settling is not None:
-            self.server.tasks.drop(settling)
+        self._unsettle(connection)
         for playing in self._playing.values():
             if connection in playing.audience:
                 playing.audience.remove(connection)
+
+    def _unsettle(self, connection: Connection) -> None:
+        settling = self._settling.pop(connection, None)
+        if settling is not None:
+            self.server.tasks.drop(settling)
 
     def _subscribed(self, connection: Connection) -> None:
         connection.data["subscribed"] = True
@@ -445,9 +413,7 @@ class Playback:
                 playing = self._begin(None, self.exchanges)
                 playing.targets = self.server.all_connections
         elif not connection.data.get("listens"):
-            settling = self._settling.pop(connection, None)
-            if settling is not None:
-                self.server.tasks.drop(settling)
+            self._unsettle(connection)
             self._settling[connection] = self.server.tasks.spawn(
                 "subscribing", self._listen(connection), ends=True
             )
@@ -519,28 +485,15 @@ class Playback:
         )
         return ranked[-1] if ranked else None
 
-    def keep_snapshots(self, symbol: str) -> None:
-        pass
-
-    def now_ns(self) -> int:
-        return now_ns()
-
-    def use_budget(self, weight: int) -> None:
-        raise FeedError("budget: expected a simulated exchange; a recording counts no weight")
-
-    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        raise FeedError("clock: expected a simulated exchange; recorded times cannot change")
-
-    def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        raise FeedError("market: expected a simulated exchange; recorded markets cannot change")
-
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:
         module = exchange_named(exchange)
         request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None
         book = None if request is None else await self._book(module, request, stale=stale)
-        recording = RequestedRecording(self, module, query.get("symbol", ""), book)
+        playing = self.newest(module, query.get("symbol", ""))
+        newest = self.before if playing is None else playing.newest
+        recording = RequestedRecording(self.indices[exchange].symbols, newest, book)
         status, content = module.answer(recording, path, query, now_ns())
         return answer(content, status)
 

@@ -15,9 +15,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -29,6 +28,7 @@ from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
 from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.session import Session, session_of
+from coinspace.simulator.simulation import Simulation
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks, log_failure
 from coinspace.window import Used
@@ -70,11 +70,7 @@ class ExchangeServer:
         tls: ssl.SSLContext | None = None,
         faults: Iterable[str] = (),
     ) -> None:
-        if source is None:
-            from coinspace.simulator.simulation import Simulation
-
-            source = Simulation()
-        self.source = source
+        self.source = source or Simulation()
         self.host = host
         self.port = port
         self.limits = limits
@@ -93,8 +89,8 @@ class ExchangeServer:
         self._runner: web.AppRunner | None = None
         self.tasks = Tasks(self._failed)
         # the failure of a task in NEEDED
-        self.failed = asyncio.Event()
         self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
 
@@ -137,23 +133,17 @@ class ExchangeServer:
         self.counters["task_failures"] += 1
         if name in NEEDED and self.failure is None:
             self.failure = error
-            self.failed.set()
+            self.on_failure()
 
     async def __aenter__(self) -> ExchangeServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
     @property
     def is_secure(self) -> bool:
-        """Whether TLS is served."""
         return self._tls is not None
 
     @property
@@ -170,7 +160,6 @@ class ExchangeServer:
         }
 
     def all_connections(self) -> list[Connection]:
-        """Return every open connection."""
         return [one for connections in self.connections.values() for one in connections]
 
     def state(self) -> dict[str, Any]:
@@ -278,7 +267,7 @@ class ExchangeServer:
             return spoiled
         # deflate is accepted when offered; the server's frames may still be uncompressed
         socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
-        connection = Connection(self.disorder, self.tasks, exchange, socket, request)
+        connection = Connection(self.disorder, self.tasks, exchange, request)
         session = self._session(connection)
         if session is None:
             return web.Response(status=404)
@@ -292,7 +281,7 @@ class ExchangeServer:
         try:
             await self._read(connection, socket)
         finally:
-            connection.closed()
+            connection.is_open = False
             self.connections[exchange].discard(connection)
             self.source.disconnected(connection)
         return socket
@@ -306,23 +295,21 @@ class ExchangeServer:
     async def _read(self, connection: Connection, socket: web.WebSocketResponse) -> None:
         loop = asyncio.get_running_loop()
         while not socket.closed:
-            message = await socket.receive()
+            message, now_s = await socket.receive(), loop.time()
             match message.type:
                 case WSMsgType.TEXT:
-                    connection.heard(loop.time())
-                    connection.session.on_text(message.data.encode(), loop.time())
+                    connection.session.on_text(message.data.encode(), now_s)
                 case WSMsgType.BINARY:
-                    connection.heard(loop.time())
-                    connection.session.on_text(message.data, loop.time())
+                    connection.session.on_text(message.data, now_s)
                 case WSMsgType.PING:
-                    connection.heard(loop.time())
                     connection.pong(bytes(message.data))
-                    connection.session.on_control(loop.time())
+                    connection.session.on_control(now_s)
                 case WSMsgType.PONG:
-                    connection.ponged(loop.time())
-                    connection.session.on_control(loop.time())
+                    connection.unanswered_s = None
+                    connection.session.on_control(now_s)
                 case _:
                     return
+            connection.active_s = now_s
 
     # keep-alive
 

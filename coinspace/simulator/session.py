@@ -1,14 +1,7 @@
 """One WebSocket connection's subscription, by each exchange's rules; no socket, no event loop.
 
 A session reads the client's frames, answers through `send` and `end`, and selects the frames that
-the client gets. `KoreanSession` (numbers at the code):
-1. A subscription is an array with ticket, types and format; a new one replaces the old one.
-2. An error is sent, then the connection is closed with 1000 after 150 ms.
-3. Unknown codes, lower-case codes and (Upbit) unsupported levels get no frames.
-4. Text PING starts a status frame every 10 s until the connection ends.
-`BinanceSession`:
-5. SUBSCRIBE adds streams; every stream is acknowledged, also an unknown one.
-6. Garbage closes with 1008, and so do more than 5 messages in a second.
+the client gets.
 """
 
 from __future__ import annotations
@@ -28,7 +21,8 @@ from coinspace.window import Used
 
 ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
-PARTIAL_DEPTHS = ("5", "10", "20")
+# streams of a simulated market of Binance: those that CoinSpace subscribes to
+STREAMS = ("depth@100ms", "bookTicker", "trade", "ticker")
 # a client's messages in one second
 MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
@@ -55,7 +49,6 @@ class Session:
     requested a close and ignores further frames.
     """
 
-    is_binary = True
     # path below the exchange's address
     path = ""
     # limit of connections, and its window in seconds
@@ -195,7 +188,6 @@ class KoreanSession(Session):
         super().__init__(send, end, limits=limits)
         self.format = "DEFAULT"
         self.channels: list[Channel] = []
-        self._ticket = ""
         self._used = [(Used(seconds), most) for seconds, most in self.message_limits]
         self._status_s: float | None = None
         # code -> supported grouping levels of its book; None = all
@@ -212,7 +204,7 @@ class KoreanSession(Session):
         return self.format.endswith("LIST")
 
     def _error(self, name: str, message: str) -> None:
-        # 2.
+        # an error frame is sent, then the connection is closed with 1000 after about 150 ms
         self.send(orjson.dumps({"error": {"name": name, "message": message}}))
         self.end(1000, "", ERROR_CLOSE_S)
 
@@ -223,7 +215,7 @@ class KoreanSession(Session):
         if self.limits and any(used):
             self._error("TOO_MANY_REQUESTS", "Too Many Requests")
         elif text.strip() == b"PING":
-            # 4.
+            # after a text PING a status frame comes every 10 s, until the connection ends
             self._status_s = now_s
             self.send(b'{"status":"UP"}')
         else:
@@ -250,19 +242,12 @@ class KoreanSession(Session):
         ticket = next((part["ticket"] for part in parts if "ticket" in part), None)
         if not isinstance(ticket, str) or not ticket:
             raise Refused("NO_TICKET", "티켓이 존재하지 않거나, 유효하지 않습니다.")
-        self._ticket = ticket
         wanted = next((part["format"] for part in parts if "format" in part), None)
-        if wanted is not None:
-            self.format = wanted if wanted in self.formats else "DEFAULT"
-        if any(part.get("method") == "LIST_SUBSCRIPTIONS" for part in parts):
-            self._list()
-            return
-        if wanted is None:
-            self.format = "DEFAULT"
-        asked = [part for part in parts if not {"ticket", "format", "method"} & set(part)]
+        self.format = wanted if wanted in self.formats else "DEFAULT"
+        asked = [part for part in parts if not {"ticket", "format"} & set(part)]
         if not any("type" in part for part in asked):
             raise Refused(*self.no_type)
-        # 1.
+        # a request replaces the one before, with all its types and codes
         self.channels = [self._channel(part) for part in asked]
         self.changed(self.channels)
 
@@ -293,24 +278,14 @@ class KoreanSession(Session):
         return n if n in self.unit_choices else self.most_units
 
     def _check_level(self, channel: Channel) -> None:
-        # 3. the whole channel gets no frames
         for code in channel.codes:
             levels = self.levels_of(code)
             if levels is not None and channel.level not in levels:
-                channel.silent = True
+                self._refuse_level(channel)
 
-    def _list(self) -> None:
-        short = self.is_simple
-        names = ("ty", "cds", "lv") if short else ("type", "codes", "level")
-        result = []
-        for channel in self.channels:
-            one: dict[str, Any] = {names[0]: channel.type, names[1]: channel.codes}
-            if channel.type == "orderbook":
-                one[names[2]] = channel.level
-            result.append(one)
-        keys = ("mthd", "rslt", "tckt") if short else ("method", "result", "ticket")
-        answer = dict(zip(keys, ("LIST_SUBSCRIPTIONS", result, self._ticket), strict=True))
-        self.send(orjson.dumps(answer))
+    def _refuse_level(self, channel: Channel) -> None:
+        # a level that one market does not support: no frames for all codes, and no error
+        channel.silent = True
 
     def variant(self, channel: Channel, code: str, stream_type: str) -> korean.Variant:
         """Return the format of a code's frames."""
@@ -377,11 +352,8 @@ class BithumbSession(KoreanSession):
     default_level = 1
     no_type = WRONG_FORMAT
 
-    def _check_level(self, channel: Channel) -> None:
-        for code in channel.codes:
-            levels = self.levels_of(code)
-            if levels is not None and channel.level not in levels:
-                raise Refused(*WRONG_FORMAT)
+    def _refuse_level(self, channel: Channel) -> None:
+        raise Refused(*WRONG_FORMAT)
 
     def first_type(self, code: str) -> str:
         # observed at Bithumb: with SIMPLE a REALTIME frame may come first
@@ -393,14 +365,7 @@ def parse_stream(stream: str) -> tuple[str, str] | None:
     symbol, at, name = stream.partition("@")
     if not at or symbol != symbol.lower():
         return None
-    if name in ("trade", "aggTrade", "bookTicker", "ticker", "miniTicker", "depth", "depth@100ms"):
-        return symbol.upper(), name
-    if name == "depth@1000ms":
-        return symbol.upper(), "depth"
-    head, _, speed = name.partition("@")
-    if head[:5] == "depth" and head[5:] in PARTIAL_DEPTHS and speed in ("", "100ms", "1000ms"):
-        return symbol.upper(), "partial@100ms" if speed == "100ms" else "partial"
-    return None
+    return (symbol.upper(), name) if name in STREAMS else None
 
 
 class BinanceSession(Session):
@@ -410,11 +375,8 @@ class BinanceSession(Session):
     times are in µs.
     """
 
-    is_binary = False
     attempts = (300, 300.0)
     error_frame = orjson.dumps({"error": {"code": 0, "msg": "Unknown property"}, "id": None})
-    # streams of a recording
-    channels = ("depth@100ms", "bookTicker", "trade", "ticker")
 
     @classmethod
     def opened(
@@ -434,7 +396,7 @@ class BinanceSession(Session):
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
     ) -> tuple[Self, str, bytes | None]:
-        streams = [f"{symbol.lower()}@{channel}" for symbol in symbols for channel in cls.channels]
+        streams = [f"{symbol.lower()}@{channel}" for symbol in symbols for channel in STREAMS]
         added = f"/stream?streams={'/'.join(streams)}"
         return cls(send, end, streams, combined=True), added, None
 
@@ -456,7 +418,7 @@ class BinanceSession(Session):
 
     def _over(self, now_s: float) -> bool:
         if self.limits and self._used.add(now_s) > MOST_MESSAGES:
-            # 6.
+            # more than 5 messages in a second, control frames included, end the connection
             self.end(1008, "Too many requests")
         return self.ended
 
@@ -482,7 +444,7 @@ class BinanceSession(Session):
                 if not all(isinstance(one, str) for one in params):
                     text_ = "Invalid request: property name must be a string"
                     return self._error(2, text_, number)
-                # 5.
+                # every stream is acknowledged, also one that does not exist and stays silent
                 self._answer(None, number)
                 if method == "SUBSCRIBE":
                     added = [stream for stream in params if stream not in self.streams]
@@ -492,22 +454,8 @@ class BinanceSession(Session):
                     for stream in params:
                         self.streams.pop(stream, None)
                     self.changed([])
-            case "LIST_SUBSCRIPTIONS":
-                self._answer(list(self.streams), number)
-            case "SET_PROPERTY" if len(params) == 2 and params[0] == "combined":
-                self.combined = bool(params[1])
-                self._answer(None, number)
-            case "GET_PROPERTY" if params[:1] == ["combined"]:
-                self._answer(self.combined, number)
-            case "SET_PROPERTY" | "GET_PROPERTY":
-                self._error(0, "Unknown property", number)
             case method:
-                self._error(
-                    2,
-                    f"Invalid request: unknown variant `{method}`, expected one of `SUBSCRIBE`,"
-                    " `UNSUBSCRIBE`, `LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`",
-                    number,
-                )
+                self._error(2, f"Invalid request: unknown variant `{method}`", number)
         return None
 
     def _answer(self, result: Any, number: Any) -> None:
@@ -551,5 +499,4 @@ SESSIONS: dict[str, type[Session]] = {
 
 
 def session_of(exchange: str) -> type[Session]:
-    """Return the session class of an exchange."""
     return SESSIONS[exchange_named(exchange).PROTOCOL]

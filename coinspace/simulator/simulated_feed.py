@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SILENT_FAULTS = {"mute", "stall", "halfopen"}
 
 class _Tape:
     # one exchange's connection, recorded to a feed
+    now_ns = 0
 
     def __init__(self, path: Path, exchange: str, symbols: list[str], engine: Engine) -> None:
         self.path = path
@@ -50,8 +51,6 @@ class _Tape:
         delay_ns = int((LATENCY_MS[0] + LATENCY_MS[1] * self._draw()) * MILLISECOND_NS)
         self._last_ns = max(self._last_ns, self.now_ns + delay_ns)
         self.writer.write(self._last_ns, "GET" if path else "<", path, frame)
-
-    now_ns = 0
 
 
 def _never(code: int, reason: str, delay_s: float) -> None:
@@ -98,7 +97,7 @@ def write_feeds(
         tape.now_ns = start_ns
         for market in listed.values():
             if market.snapshot_text(1) is not None:
-                engine.at(start_ns + SNAPSHOT_AFTER_NS, None, _snapshot(tape, market))
+                engine.at(start_ns + SNAPSHOT_AFTER_NS, _snapshot(tape, market))
             for frame, _, _ in tape.session.first_frames(None, {market.symbol: market}):
                 tape.receive(frame)
     with progress_bar("simulate", duration_s) as update:
@@ -126,7 +125,7 @@ def _silences(scenario: Scenario | None, start_ns: int) -> list[tuple[int, int, 
     return found
 
 
-def _snapshot(tape: _Tape, market: SimulatedMarket) -> Any:
+def _snapshot(tape: _Tape, market: SimulatedMarket) -> Callable[[int], None]:
     request = exchange_named(tape.exchange).snapshot_request(market.symbol, SNAPSHOT_LEVELS)
 
     def take(now_ns: int) -> None:
@@ -140,12 +139,7 @@ def feed_paths(path: Path, exchanges: Collection[str]) -> dict[str, Path]:
     """Return exchange -> the file of its feed; a single exchange gets the path itself."""
     if len(exchanges) == 1:
         return dict.fromkeys(exchanges, path)
-    return {exchange: _beside(path, exchange) for exchange in exchanges}
-
-
-def _beside(path: Path, exchange: str) -> Path:
     name = path.name
-    for suffix in (".feed.zst", ".zst", ""):
-        if name.endswith(suffix):
-            return path.with_name(f"{name.removesuffix(suffix)}-{exchange}{suffix or '.feed.zst'}")
-    return path
+    suffix = next((one for one in (".feed.zst", ".zst") if name.endswith(one)), "")
+    stem = name.removesuffix(suffix)
+    return {one: path.with_name(f"{stem}-{one}{suffix or '.feed.zst'}") for one in exchanges}

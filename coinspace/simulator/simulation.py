@@ -10,12 +10,12 @@ from coinspace.clock import now_ns
 from coinspace.exchanges.binance import trimmed
 from coinspace.exchanges.exchange import number
 from coinspace.simulator.connection import Connection
-from coinspace.simulator.faults import parse
+from coinspace.simulator.faults import Fault, parse
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.rest import Answer, Rest, answer, rest_of
-from coinspace.simulator.source import Host
+from coinspace.simulator.source import Host, Source
 
 # frames are sent in batches this far apart: far below the exchanges' grid of 100 ms
 PUMP_S = 0.01
@@ -24,7 +24,7 @@ JUMP_S = 30.0
 KEPT_LEVELS = 5000
 
 
-class Simulation:
+class Simulation(Source):
     """Serve the markets of an Engine.
 
     Args: as Engine. Attributes: engine (made at start, so that virtual time is the wall clock).
@@ -49,7 +49,7 @@ class Simulation:
         self._kept: dict[str, bytes] = {}
 
     async def start(self, server: Host) -> None:
-        self.server = server
+        await super().start(server)
         self.engine = Engine(
             self.seed,
             self.markets,
@@ -63,9 +63,6 @@ class Simulation:
             name: rest_of(name)(self.engine, name, limits=server.limits) for name in self.exchanges
         }
         server.tasks.spawn("market", self._pump())
-
-    async def stop(self) -> None:
-        """Do nothing: the server ends the task."""
 
     async def _pump(self) -> None:
         offset_ns = 0
@@ -112,9 +109,6 @@ class Simulation:
 
         session.changed = changed
 
-    def disconnected(self, connection: Connection) -> None:
-        pass
-
     async def rest(
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:
@@ -133,17 +127,16 @@ class Simulation:
     def now_ns(self) -> int:
         return self.engine.now_ns
 
-    def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        for name, markets in self.engine.markets.items():
-            if exchange in ("*", name) and symbol in markets:
-                markets[symbol].status = status
-
-    def use_budget(self, weight: int) -> None:
-        for rest in self.rests.values():
-            rest.others = weight
-
-    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        for name, markets in self.engine.markets.items():
-            for market in markets.values():
-                if exchange in ("*", name) and symbol in ("", market.symbol):
-                    market.clock_ms = int(by_s * 1000)
+    def apply(self, fault: Fault, *, on: bool) -> None:
+        if fault.kind == "budget":
+            for rest in self.rests.values():
+                rest.others = int(fault.values["used"]) if on else 0
+            return
+        for exchange, markets in self.engine.markets.items():
+            for symbol, market in markets.items():
+                if not fault.matches(exchange, symbol):
+                    continue
+                if fault.kind == "clock":
+                    market.clock_ms = int(fault.values["by"] * 1000) if on else 0
+                else:
+                    market.status = fault.kind if on else "active"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from coinspace.clock import now_ns
 from coinspace.simulator.connection import Connection
 from coinspace.simulator.faults import Fault
 from coinspace.simulator.rest import Answer
@@ -11,10 +12,9 @@ from coinspace.tasks import Tasks
 
 
 class FaultList(Protocol):
-    """The list of faults in force."""
+    """The faults in force."""
 
-    def add(self, fault: str | Fault) -> Fault:
-        """Put a fault in force."""
+    def add(self, fault: str | Fault) -> Fault: ...
 
 
 class Host(Protocol):
@@ -25,44 +25,37 @@ class Host(Protocol):
     tasks: Tasks
 
     @property
-    def disorder(self) -> FaultList:
-        """The faults in force."""
-
+    def disorder(self) -> FaultList: ...
     @property
-    def source(self) -> Source:
-        """The source of frames."""
-
+    def source(self) -> Source: ...
     @property
-    def is_secure(self) -> bool:
-        """Whether the server speaks TLS."""
-
-    def all_connections(self) -> list[Connection]:
-        """Return every connection."""
-
-    def open_port(self) -> None:
-        """Listen again."""
-
-    def close_port(self) -> None:
-        """Refuse connections."""
-
-    def state(self) -> dict[str, Any]:
-        """Return counters and connections."""
+    def is_secure(self) -> bool: ...
+    def all_connections(self) -> list[Connection]: ...
+    def open_port(self) -> None: ...
+    def close_port(self) -> None: ...
+    # for the control address
+    def state(self) -> dict[str, Any]: ...
 
 
-class Source(Protocol):
-    """The source of frames and REST answers."""
+class Source:
+    """A source of frames and REST answers.
+
+    Attributes: simulated: the source has markets that faults can change.
+    """
 
     exchanges: tuple[str, ...]
-    simulated: bool
+    simulated = False
 
     async def start(self, server: Host) -> None:
         """Start; frames go to `server.connections`."""
+        self.server = server
 
     async def stop(self) -> None:
-        """Stop."""
+        """Close what is open; the server has ended the tasks."""
 
     def connected(self, connection: Connection) -> None:
         """Prepare a new connection's session."""
+        raise NotImplementedError
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -71,18 +64,15 @@ class Source(Protocol):
         self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
     ) -> Answer:
         """Answer a GET; stale: with the book kept by `keep_snapshots`."""
+        raise NotImplementedError
 
     def keep_snapshots(self, symbol: str) -> None:
         """Keep the current books of a symbol ("" = all) for stale answers."""
 
     def now_ns(self) -> int:
         """Return the exchanges' time."""
+        return now_ns()
 
-    def shift_clock(self, exchange: str, symbol: str, by_s: float) -> None:
-        """Set an exchange's clock wrong."""
-
-    def use_budget(self, weight: int) -> None:
-        """Set the weight per minute that other programs at the same address use (Binance)."""
-
-    def set_market(self, exchange: str, symbol: str, status: str) -> None:
-        """Set a market to "active", "halt" (listed, without trading) or "delist" (not listed)."""
+    def apply(self, fault: Fault, *, on: bool) -> None:
+        """Begin or end a fault of simulated markets; only called when `simulated` is true."""
+        raise NotImplementedError

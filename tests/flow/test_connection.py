@@ -537,11 +537,12 @@ async def test_frames_reach_the_stage_when_the_recorder_fails() -> None:
 async def test_a_wait_that_the_exchange_asks_for_is_respected_and_bounded() -> None:
     for asked, least_s, most_s in (
         (b"7", 6, 8),
-        (b"inf", module.LONGEST_BLOCK_S - 1, module.LONGEST_BLOCK_S),
-        (b"1e300", module.LONGEST_BLOCK_S - 1, module.LONGEST_BLOCK_S),
-        (b"nan", module.BLOCK_S - 1, module.BLOCK_S),
-        (b"-5", module.BLOCK_S - 1, module.BLOCK_S),
-        (b"soon", module.BLOCK_S - 1, module.BLOCK_S),
+        (b"259200", limits.LONGEST_BLOCK_S - 1, limits.LONGEST_BLOCK_S),
+        (b"inf", limits.BLOCK_S - 1, limits.BLOCK_S),
+        (b"1e300", limits.BLOCK_S - 1, limits.BLOCK_S),
+        (b"nan", limits.BLOCK_S - 1, limits.BLOCK_S),
+        (b"-5", limits.BLOCK_S - 1, limits.BLOCK_S),
+        (b"soon", limits.BLOCK_S - 1, limits.BLOCK_S),
     ):
         answer = b"HTTP/1.1 429 Slow\r\nRetry-After: " + asked + b"\r\n\r\n"
         async with peer(says(answer)) as port, calling(port) as calls:

@@ -141,7 +141,7 @@ async def explain(
     deadline = time.monotonic() + 60
     while True:
         async with session.get(path) as answer:
-            body = await answer.json(content_type=None)
+            body: dict[str, Any] = await answer.json(content_type=None)
         stored = answer.status == 200 and body["index"]["ts"] == record.ts_ms
         if stored and len(body["used"]) == len(VENUES) and visible(body):
             return body

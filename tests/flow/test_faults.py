@@ -132,9 +132,9 @@ async def test_mute_is_alive_and_sends_nothing(
         await listener.frames(1)
         server.disorder.add("mute:binance:for=30")
         await asyncio.sleep(0.05)
-        await listener.socket.send_str('{"method":"LIST_SUBSCRIPTIONS","id":9}')
+        await listener.socket.send_str('{"method":"UNSUBSCRIBE","params":[],"id":9}')
         [answer] = await listener.frames(1)
-        assert answer == {"result": ["btcusdt@depth@100ms"], "id": 9}
+        assert answer == {"result": None, "id": 9}
         with pytest.raises(TimeoutError):
             await listener.frames(1, 0.5)
 
@@ -146,11 +146,11 @@ async def test_halfopen_sends_nothing_and_reads_nothing(
         await listener.frames(1)
         server.disorder.add("halfopen:binance:for=1")
         await asyncio.sleep(0.05)
-        await listener.socket.send_str('{"method":"LIST_SUBSCRIPTIONS","id":9}')
+        await listener.socket.send_str('{"method":"UNSUBSCRIBE","params":[],"id":9}')
         with pytest.raises(TimeoutError):
             await listener.frames(3, 0.5)
         found = await listener.frames(8)
-        assert {"result": ["btcusdt@depth@100ms"], "id": 9} in found
+        assert {"result": None, "id": 9} in found
 
 
 async def test_reset(server: ExchangeServer, client: aiohttp.ClientSession) -> None:

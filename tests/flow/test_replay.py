@@ -52,12 +52,11 @@ async def collect(server: ExchangeServer, symbols: list[str], n_frames: int) -> 
 
     async with aiohttp.ClientSession() as client:
         streams = [f"{symbol.lower()}@depth@100ms" for symbol in symbols]
-        async with client.ws_connect(urls["websocket"] + "/ws") as socket:
+        async with client.ws_connect(urls["websocket"] + "/stream") as socket:
             for number, stream in enumerate(streams):
                 request = {"method": "SUBSCRIBE", "params": [stream], "id": number}
                 await socket.send_json(request)
             asked, seen = set(), 0
-            await socket.send_json({"method": "SET_PROPERTY", "params": ["combined", True]})
             while seen < n_frames:
                 frame = orjson.loads((await socket.receive(timeout=60)).data)
                 if "data" not in frame:

@@ -81,7 +81,7 @@ def test_a_disconnect_starts_the_ids_anew(tmp_path: Path) -> None:
     frame = b'{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","U":%d,"u":%d}}'
     with FeedWriter(path, {"exchange": "binance"}) as writer:
         writer.write(1, "<", "", frame % (1, 5))
-        writer.mark(2, "disconnect", reason="reset")
+        writer.write(2, "!", "", b'{"mark":"disconnect","reason":"reset"}')
         writer.write(3, "<", "", frame % (50, 60))
     assert run("verify", path).exit_code == 0
 

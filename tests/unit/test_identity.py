@@ -70,10 +70,13 @@ def test_the_day_decides_what_a_name_means() -> None:
     assert (names(after["LUNC"]), names(after["LUNA"])) == ([], ["binance:LUNA/USDT"])
 
 
-def test_an_entry_of_the_exchange_comes_before_one_for_all() -> None:
+def test_an_entry_of_the_exchange_comes_before_one_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     registry = (Identity("*", "A", "B"), Identity("upbit", "A", "C", to_ns=100))
-    assert identity("upbit", "A", 50, registry).asset == "C"
-    assert identity("upbit", "A", 100, registry).asset == "B"
-    assert assets_of("upbit", "A", registry) == ("B", "C")
-    assert assets_of("binance", "A", registry) == ("B",)
-    assert assets_of("binance", "Z", registry) == ("Z",)
+    monkeypatch.setattr("coinspace.exchanges.identity.declared", lambda: registry)
+    assert identity("upbit", "A", 50).asset == "C"
+    assert identity("upbit", "A", 100).asset == "B"
+    assert assets_of("upbit", "A") == ("B", "C")
+    assert assets_of("binance", "A") == ("B",)
+    assert assets_of("binance", "Z") == ("Z",)

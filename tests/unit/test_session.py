@@ -105,21 +105,6 @@ def test_an_unsupported_level_is_silent_at_upbit_and_an_error_at_bithumb() -> No
             assert client.answers[0]["error"]["name"] == "WRONG_FORMAT"
 
 
-def test_list_subscriptions() -> None:
-    client = upbit(BOOK).say([{"ticket": "z"}, {"method": "LIST_SUBSCRIPTIONS"}], 1.5)
-    assert client.answers == [
-        {
-            "method": "LIST_SUBSCRIPTIONS",
-            "result": [{"type": "orderbook", "codes": ["KRW-BTC"], "level": 0}],
-            "ticket": "z",
-        }
-    ]
-    assert client.session.wants("orderbook", "KRW-BTC")
-    client.say([{"ticket": "z"}, {"method": "LIST_SUBSCRIPTIONS"}, {"format": "SIMPLE"}], 3.0)
-    assert set(client.answers[1]) == {"mthd", "rslt", "tckt"}
-    assert client.session.is_simple
-
-
 def test_text_ping_starts_a_status_every_ten_seconds() -> None:
     client = Client(KoreanSession).say(b"PING", 100.0)
     assert client.answers == [{"status": "UP"}]
@@ -135,11 +120,11 @@ def test_too_many_messages() -> None:
     assert client.answers[-1]["error"]["name"] == "TOO_MANY_REQUESTS"
     client = binance()
     for number in range(6):
-        client.say({"method": "LIST_SUBSCRIPTIONS", "id": number}, 1.0)
+        client.say({"method": "UNSUBSCRIBE", "id": number}, 1.0)
     assert client.ended == [(1008, "Too many requests", 0.0)]
     client = binance(limits=False)
     for number in range(20):
-        client.say({"method": "LIST_SUBSCRIPTIONS", "id": number}, 1.0)
+        client.say({"method": "UNSUBSCRIBE", "id": number}, 1.0)
     assert not client.ended
 
 
@@ -147,19 +132,12 @@ def test_binance_control() -> None:
     client = binance()
     streams = ["btcusdt@trade", "BTCUSDT@trade", "nonsense"]
     client.say({"method": "SUBSCRIBE", "params": streams, "id": 1}, 0)
-    client.say({"method": "LIST_SUBSCRIPTIONS", "id": "x"}, 1)
     client.say({"method": "UNSUBSCRIBE", "params": ["nonsense"], "id": None}, 2)
-    client.say({"method": "GET_PROPERTY", "params": ["combined"], "id": 2}, 3)
-    client.say({"method": "SET_PROPERTY", "params": ["combined", False], "id": 3}, 4)
     assert client.answers == [
         {"result": None, "id": 1},
-        {"result": streams, "id": "x"},
         {"result": None, "id": None},
-        {"result": True, "id": 2},
-        {"result": None, "id": 3},
     ]
     assert client.session.wants("trade", "btcusdt")
-    assert not client.session.combined
     client.say({"method": "FOO", "id": 20}, 6)
     assert client.answers[-1]["error"]["code"] == 2
     client.say(b"garbage", 8)
@@ -170,9 +148,7 @@ def test_binance_control() -> None:
     ("stream", "parsed"),
     [
         ("btcusdt@depth@100ms", ("BTCUSDT", "depth@100ms")),
-        ("btcusdt@depth", ("BTCUSDT", "depth")),
-        ("btcusdt@depth20@100ms", ("BTCUSDT", "partial@100ms")),
-        ("btcusdt@depth5", ("BTCUSDT", "partial")),
+        ("btcusdt@trade", ("BTCUSDT", "trade")),
         ("btcusdt@depth30", None),
         ("btcusdt@depth@50ms", None),
         ("BTCUSDT@depth", None),

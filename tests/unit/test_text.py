@@ -78,7 +78,7 @@ def test_the_state_of_a_process_is_shown_as_text(
 def test_the_names_in_a_recording_are_shown_as_text(tmp_path: Path) -> None:
     path = tmp_path / "x.feed.zst"
     with FeedWriter(path, {"exchange": "upbit", "url": HOSTILE}) as writer:
-        writer.mark(1, HOSTILE)
+        writer.write(1, "!", "", orjson.dumps({"mark": HOSTILE}))
         writer.write(2, "<", "", f'{{"ty":"{HOSTILE}","cd":"{HOSTILE}"}}'.encode())
     for command in (["info"], ["verify"]):
         result = CliRunner().invoke(coinspace, ["feed", *command, str(path)])

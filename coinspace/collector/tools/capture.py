@@ -41,13 +41,11 @@ class Watch:
         self.stopping.set()
 
     def ready(self) -> None:
-        """Log that all markets deliver."""
         if self._reason is not None:
             self._reason = None
             self._log.info("data complete")
 
     def degraded(self, reason: str, kind: str | None = None) -> None:
-        """Log that data is missing."""
         kind = without_numbers(kind or reason)
         if kind != self._reason:
             self._reason = kind
@@ -63,11 +61,11 @@ def streams_of(channels: Iterable[Channel]) -> dict[Stream, tuple[Channel, ...]]
         "orderbook": ("orderbook", "top"),
         "ticker": CHANNELS["ticker"],
     }
-    chosen = {
+    return {
         stream: tuple(channel for channel in part if channel in wanted)
         for stream, part in parts.items()
+        if wanted.intersection(part)
     }
-    return {stream: part for stream, part in chosen.items() if part}
 
 
 class Capture:
@@ -121,6 +119,8 @@ class Capture:
                 self._sink.clear()
                 await asyncio.sleep(CLEAR_S)
         finally:
+            # the end of one recording ends all of them: no part may be missing
+            self._stopping.set()
             await self.collection.stop()
         if self._watch.failure is not None:
             raise self._watch.failure
@@ -131,14 +131,6 @@ class Capture:
             return {}
         found = self.collection.counters()
         return {name: count for name, count in found.items() if "{" not in name}
-
-
-async def _recorded(one: Capture, stopping: asyncio.Event) -> None:
-    # an error in one recording ends all of them: no part may be missing
-    try:
-        await one.run()
-    finally:
-        stopping.set()
 
 
 async def capture(
@@ -171,9 +163,7 @@ async def capture(
         for exchange, one in settings.items()
         for stream, part in streams.items()
     ]
-    outcomes = await asyncio.gather(
-        *(_recorded(one, stopping) for one in captures), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(*(one.run() for one in captures), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome

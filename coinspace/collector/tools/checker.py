@@ -11,8 +11,9 @@ from coinspace._ext.collector_book import BookCollector, BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.sync import Condition
-from coinspace.collector.tools.offline import RecordLike, Replay
+from coinspace.collector.tools.offline import Replay
 from coinspace.exchanges.exchange import Exchange
+from coinspace.recording.format import Record
 
 # messages kept before they are dropped: only the books are needed here
 SINK_LIMIT = 1000
@@ -39,7 +40,6 @@ class Checked:
     malformed: int = 0
 
     def add(self, other: Checked) -> None:
-        """Add another result."""
         for name, count in asdict(other).items():
             setattr(self, name, getattr(self, name) + count)
 
@@ -90,7 +90,7 @@ class TopCheck:
             )
 
 
-def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, bool]:
+def symbols_of(exchange: Exchange, records: Iterable[Record]) -> dict[str, bool]:
     """Return the symbols of a feed's book frames, in order of appearance.
 
     Returns: symbol -> whether all its books are partial ones (such as `@depth20`).
@@ -107,12 +107,6 @@ def symbols_of(exchange: Exchange, records: Iterable[RecordLike]) -> dict[str, b
         elif symbol and kind == TOP:
             found.setdefault(symbol, None)
     return {symbol: bool(partial) for symbol, partial in found.items()}
-
-
-def market_name(exchange: Exchange, symbol: str, named: dict[str, str]) -> str | None:
-    """Return a symbol's market; None when neither the symbol nor `named` gives it."""
-    market = exchange.market_of(symbol)
-    return named.get(symbol) or (None if market is None else str(market))
 
 
 class PartialBooks(BookCollector):
@@ -165,7 +159,11 @@ class Books:
         self.exchange = exchange
         self.result = Checked()
         self._on_line = on_line
-        self._names = {symbol: market_name(self.exchange, symbol, named) for symbol in symbols}
+        # symbol -> market, None when neither the symbol nor `named` gives it
+        self._names: dict[str, str | None] = dict.fromkeys(symbols)
+        for symbol in symbols:
+            market = exchange.market_of(symbol)
+            self._names[symbol] = named.get(symbol) or (str(market) if market else None)
         self._sink = ListSink()
         entries = [
             (symbol, self._names[symbol] or symbol)
@@ -183,8 +181,7 @@ class Books:
         self._parser = self.exchange.parser(self.exchange.STREAM_DEPTH)
         self._replay = Replay(self.stage)
 
-    def run(self, records: Iterable[RecordLike]) -> Checked:
-        """Read all records."""
+    def run(self, records: Iterable[Record]) -> Checked:
         for record in records:
             self._replay.feed(record)
             if self.partial is not None and record.direction == "<":
@@ -202,7 +199,6 @@ class Books:
 
     @property
     def markets(self) -> list[BookMarket]:
-        """All local and partial books."""
         return [*self.stage.markets, *(self.partial.markets if self.partial else ())]
 
     def final(self) -> list[Line]:
@@ -235,12 +231,11 @@ class Books:
             n_bids, n_asks = bids.shape[1], asks.shape[1]
             bid = (float(bids[0, 0]), float(bids[1, 0])) if n_bids else None
             ask = (float(asks[0, 0]), float(asks[1, 0])) if n_asks else None
-            # whole books have no ids, partial books have
-            update_id = market.update_id or None
         else:
             n_bids, n_asks = market.book.n_bids, market.book.n_asks
             bid, ask = market.book.best_bid, market.book.best_ask
-            update_id = market.update_id
+        # whole books have no ids, partial books have
+        update_id = market.update_id or None
         symbol = market.symbol.decode()
         line: Line = {
             "recv_ns": received_ns,

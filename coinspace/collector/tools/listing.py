@@ -14,25 +14,15 @@ from coinspace.market import Market
 async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
     """Return the markets of an exchange. Raises: ConnectError when the list cannot be read."""
     spelled = exchange_named(exchange)
-    fetcher = Fetcher(
-        spelled,
-        settings.rest,
-        lambda request, payload, now: None,
-        lambda request, refusal, now: None,
-        ssl_context=tls_context(settings),
-    )
+    fetcher = Fetcher(spelled, settings.rest, ssl_context=tls_context(settings))
     try:
         return spelled.read_markets(await fetcher.get(spelled.markets_request()))
     except RefusedError as error:
-        raise ConnectError(
-            f"market list of {exchange}: expected an answer from {settings.rest}, was {error}",
-            exchange,
-        ) from None
+        text = f"expected an answer from {settings.rest}, was {error}"
+        raise ConnectError(f"market list of {exchange}: {text}", exchange) from None
     except UNREADABLE as error:
-        raise ConnectError(
-            f"market list of {exchange}: expected an answer of the known shape, was {error!r}",
-            exchange,
-        ) from None
+        text = f"expected an answer of the known shape, was {error!r}"
+        raise ConnectError(f"market list of {exchange}: {text}", exchange) from None
     finally:
         await fetcher.close()
 

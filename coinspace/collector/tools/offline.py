@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import orjson
+from typing import Any
 
 from coinspace.clock import SECOND_NS
+from coinspace.recording.format import Record
 
 # time between two runs of the stage's watchdogs, by the feed's clock
 TIMER_NS = SECOND_NS // 4
 CONNECTION = 1
-
-
-class RecordLike(Protocol):
-    """A feed's record: see `coinspace.recording.format`."""
-
-    @property
-    def received_ns(self) -> int: ...
-    @property
-    def direction(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def payload(self) -> bytes: ...
 
 
 class Replay:
@@ -37,14 +23,11 @@ class Replay:
         self.connection = 0
         self.live = False
         self.timer_ns = 0
-        self.records = 0
 
-    def feed(self, record: RecordLike) -> None:
-        """Take one record."""
-        self.records += 1
+    def feed(self, record: Record) -> None:
         now_ns, direction = record.received_ns, record.direction
         if direction == "!":
-            if orjson.loads(record.payload).get("mark") == "disconnect":
+            if record.mark().get("mark") == "disconnect":
                 self.end(now_ns)
             return
         if not self.live:
@@ -64,7 +47,6 @@ class Replay:
                 self.stage.on_answer(request, record.payload, now_ns)
 
     def begin(self, now_ns: int) -> None:
-        """Start a connection."""
         self.connection += 1
         self.live = True
         self.timer_ns = now_ns
@@ -72,7 +54,6 @@ class Replay:
         self.stage.on_connected(self.connection, symbols, now_ns)
 
     def end(self, now_ns: int) -> None:
-        """End the connection."""
         if self.live:
             self.live = False
             self.stage.on_disconnected(self.connection, "mark in the feed", now_ns)

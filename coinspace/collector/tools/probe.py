@@ -32,8 +32,10 @@ from coinspace.collector.orderbook import snapshot_levels
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
     CHANNELS,
+    UNREADABLE,
     Exchange,
     Heard,
+    Request,
     RestTrade,
     Stream,
     Trial,
@@ -62,11 +64,6 @@ class Fact:
     detail: str
 
 
-def judge(name: str, seen: bool, good: bool, detail: str) -> Fact:
-    """Return a fact: unseen, or pass or fail."""
-    return Fact(name, ("pass" if good else "fail") if seen else "unseen", detail)
-
-
 @dataclass(slots=True)
 class Seen:
     """Data that one connection delivered."""
@@ -76,7 +73,6 @@ class Seen:
     symbols: dict[int, set[str]] = field(default_factory=dict)
     first_frames: dict[tuple[int, str], bool] = field(default_factory=dict)
     backwards: int = 0
-    zero_levels: int = 0
     crossed: int = 0
     gaps: int = 0
     trade_gaps: int = 0
@@ -194,13 +190,7 @@ class Probe:
         self.facts: list[Fact] = []
         self._trade_ids: set[int] = set()
         self._tls: ssl.SSLContext | None = tls_context(settings)
-        self._fetcher = Fetcher(
-            self.exchange,
-            settings.rest,
-            lambda request, payload, now: None,
-            lambda request, refusal, now: None,
-            ssl_context=self._tls,
-        )
+        self._fetcher = Fetcher(self.exchange, settings.rest, ssl_context=self._tls)
 
     async def run(self) -> list[Fact]:
         """Check everything; a failure is a fact, not an exception."""
@@ -222,15 +212,26 @@ class Probe:
         return self.facts
 
     def _add(self, name: str, seen: bool, good: bool, detail: str) -> None:
-        self.facts.append(judge(name, seen, good, detail))
+        verdict: Verdict = "unseen" if not seen else "pass" if good else "fail"
+        self.facts.append(Fact(name, verdict, detail))
+
+    async def _read(self, name: str, request: Request) -> list[Any] | None:
+        # what REST answers; None after a failure, which is a failed fact
+        try:
+            payload = await self._fetcher.get(request)
+            if request.purpose == "markets":
+                return self.exchange.read_markets(payload)
+            if request.purpose == "trades":
+                return self.exchange.read_trades(request, payload, now_ns())
+            return self.exchange.read_books(request, payload)
+        except (RefusedError, *UNREADABLE) as error:
+            self._add(name, True, False, f"{error!r}")
+            return None
 
     async def _check_markets(self) -> list[str]:
         plain = [market for market in self.settings.markets if "*" not in market]
-        try:
-            payload = await self._fetcher.get(self.exchange.markets_request())
-            listings = self.exchange.read_markets(payload)
-        except (RefusedError, ValueError, KeyError) as error:
-            self._add("market list by REST", True, False, str(error))
+        listings = await self._read("market list by REST", self.exchange.markets_request())
+        if listings is None:
             return [symbol for symbol, _ in resolve(self.exchange, plain, None)] if plain else []
         entries = resolve(self.exchange, self.settings.markets, listings)
         offered = {listing.symbol for listing in listings}
@@ -316,20 +317,17 @@ class Probe:
             not seen.backwards,
             f"{seen.backwards} of {len(seen.clock_ns)}",
         )
-        self._judge_clock(stream, seen)
-        if stream == "orderbook":
-            self._judge_books(seen)
-        else:
-            self._judge_trades(seen)
-
-    def _judge_clock(self, stream: Stream, seen: Seen) -> None:
         newest = min(seen.clock_ns, default=0)
-        self._add(
+        add(
             f"{stream}: times are UTC and in the unit expected",
             bool(seen.clock_ns),
             abs(newest) < CLOCK_TOLERANCE_NS,
             f"smallest age {newest / 1e6:.1f} ms",
         )
+        if stream == "orderbook":
+            self._judge_books(seen)
+        else:
+            self._judge_trades(seen)
 
     def _judge_books(self, seen: Seen) -> None:
         books = len(seen.depths)
@@ -386,22 +384,19 @@ class Probe:
         watcher = await self._connect(url, seen)
         if watcher is None:
             return
-        try:
-            await asyncio.sleep(SNAPSHOT_S / 2)
-            request = self.exchange.snapshot_request(
-                symbol,
-                snapshot_levels(self.exchange, self.settings.depth, self.settings.snapshot_depth),
-            )
-            (book,) = self.exchange.read_books(request, await self._fetcher.get(request))
-            await asyncio.sleep(SNAPSHOT_S / 2)
-        except (RefusedError, ValueError, KeyError) as error:
-            self._add("a REST snapshot fits into the stream", True, False, f"{error!r}")
+        name = "a REST snapshot fits into the stream"
+        settings = self.settings
+        levels = snapshot_levels(self.exchange, settings.depth, settings.snapshot_depth)
+        await asyncio.sleep(SNAPSHOT_S / 2)
+        books = await self._read(name, self.exchange.snapshot_request(symbol, levels))
+        await asyncio.sleep(SNAPSHOT_S / 2)
+        watcher.transport.disconnect()
+        if books is None:
             return
-        finally:
-            watcher.transport.disconnect()
+        (book,) = books
         first, last = seen.updates.get(symbol, (0, 0))
         self._add(
-            "a REST snapshot fits into the stream",
+            name,
             first > 0,
             first <= book.version + 1 and book.version <= last,
             f"{book.version} in {first} to {last}, {len(book.bids)} bids",
@@ -441,15 +436,8 @@ class Probe:
         ]
         for request in requests:
             label = f"REST {request.purpose}"
-            try:
-                payload = await self._fetcher.get(request)
-                read: list[Any] = (
-                    list(self.exchange.read_books(request, payload))
-                    if request.purpose == "compare"
-                    else list(self.exchange.read_trades(request, payload, now_ns()))
-                )
-            except (RefusedError, ValueError, KeyError, TypeError) as error:
-                self._add(label, True, False, f"{error!r}")
+            read = await self._read(label, request)
+            if read is None:
                 continue
             self._add(label, True, bool(read), f"{len(read)} entries")
             if request.purpose == "trades" and read:
@@ -473,13 +461,8 @@ class Probe:
 
     async def _check_older(self, oldest: RestTrade) -> None:
         request = self.exchange.older_trades_request(oldest)
-        if request is None:
-            return
-        try:
-            payload = await self._fetcher.get(request)
-            read = self.exchange.read_trades(request, payload, now_ns())
-        except (RefusedError, ValueError, KeyError, TypeError) as error:
-            self._add("older trades by REST", True, False, f"{error!r}")
+        read = None if request is None else await self._read("older trades by REST", request)
+        if read is None:
             return
         # ids order the trades where they count up; elsewhere the time does
         by_id = self.exchange.CONTIGUOUS_TRADES

@@ -1,11 +1,8 @@
 """Binance's markets: every change of a level is an update with an id; diffs every 100 ms.
 
-Rules of the wire, numbered at the code:
-1. A diff contains the levels changed in its window; U and u are its first and last id. Some ids
-   change no level. Size 0 deletes.
-2. bookTicker and partial depth have no time; their id is that of the last update.
-3. Prices and sizes are strings with 8 decimals.
-4. ticker and miniTicker come every second and cover 24 h; trades have contiguous ids.
+A diff has the levels that changed in its window; `U` and `u` are its first and last id, size 0
+deletes a level. bookTicker has no time; its id is that of the last update. Prices and sizes are
+strings with 8 decimals. The ticker comes every second and covers 24 h. Ids of trades count up by 1.
 """
 
 from __future__ import annotations
@@ -50,6 +47,7 @@ class Top(NamedTuple):
 class BinanceMarket(SimulatedMarket):
     """A market of Binance."""
 
+    plain = Variant("", combined=False)
     levels = 1500
     level_worth = 6000.0
     trade_worth = 900.0
@@ -64,22 +62,20 @@ class BinanceMarket(SimulatedMarket):
         super().__init__(engine, exchange, market, symbol)
         self.update_id = 50_000_000_000 + int(self.draw() * 1e10)
         self.window_id = self.update_id + 1
-        self.second: Diff | None = None
         self.top = self._top()
         self.trade_id = 3_700_000_000 + int(self.draw() * 1e9)
-        self.aggregate_id = self.trade_id - 700_000_000
         tick = self.bids.best()
         self.first_trade_id = self.trade_id - 500_000
         self.open = int(tick * (0.985 + 0.03 * self.draw()))
         self.high = int(max(tick, self.open) * 1.004)
         self.low = int(min(tick, self.open) * 0.996)
-        self.volume = self._units(5e7 + 1e9 * self.draw())
+        self.volume = self.units(5e7 + 1e9 * self.draw())
         self.worth_traded = self.volume * self.price_units(tick)
-        self.last = Trade(self.now_ns, tick, self._units(100.0), True, self.trade_id)
+        self.last = Trade(self.now_ns, tick, self.units(100.0), True, self.trade_id)
         self.previous = self.last
         self._windows = 0
         price, size = self.price_decimals, self.size_decimals
-        # 3. 8 decimals for every tick size
+        # 8 decimals for every tick size
         self.spell_price = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), price)
         self.spell_size = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), size)
 
@@ -116,7 +112,7 @@ class BinanceMarket(SimulatedMarket):
             if top != old and self.bids.ticks and self.asks.ticks:
                 self.top = self._top()
                 self.emit("bookTicker", self.top)
-        # 1. ids that change no level of the public book
+        # some ids change no level of the public book
         if self.draw() < SILENT_ID:
             self.update_id += 1
 
@@ -126,12 +122,10 @@ class BinanceMarket(SimulatedMarket):
 
     def emit_trade(self, trade: Trade) -> None:
         self.previous, self.last = self.last, trade
-        self.aggregate_id += 1
         self.high, self.low = max(self.high, trade.tick), min(self.low, trade.tick)
         self.volume += trade.size // 7
         self.worth_traded += trade.size * self.price_units(trade.tick) // 7
         self.emit("trade", trade)
-        self.emit("aggTrade", (trade, self.aggregate_id))
 
     def emit_window(self) -> None:
         self._windows += 1
@@ -139,42 +133,20 @@ class BinanceMarket(SimulatedMarket):
             diff = Diff(self.window_id, self.update_id, self.bids_changed, self.asks_changed)
             self.bids_changed, self.asks_changed = {}, {}
             self.window_id = self.update_id + 1
-            self._add_second(diff)
             self.emit("depth@100ms", diff)
-            self.emit("partial@100ms", self.update_id)
         if self._windows % SECOND_WINDOWS == 0:
-            if self.second is not None:
-                self.emit("depth", self.second)
-                self.emit("partial", self.second.final_id)
-                self.second = None
             self.emit("ticker", None)
-            self.emit("miniTicker", None)
-
-    def _add_second(self, diff: Diff) -> None:
-        if self.second is None:
-            self.second = Diff(diff.first_id, diff.final_id, {**diff.bids}, {**diff.asks})
-        else:
-            bids, asks = {**self.second.bids, **diff.bids}, {**self.second.asks, **diff.asks}
-            self.second = Diff(self.second.first_id, diff.final_id, bids, asks)
 
     # frames
 
     def encode(self, event: Event, variant: Any) -> bytes:
-        kind = event.kind
-        if kind.startswith("depth"):
-            text = self._diff(event, variant)
-        elif kind.startswith("partial"):
-            text = self._partial(event.facts, variant)
-        elif kind == "bookTicker":
-            text = self._book_ticker(event.facts)
-        elif kind == "trade":
-            text = self._trade(event, variant)
-        elif kind == "aggTrade":
-            text = self._aggregate_trade(event, variant)
-        elif kind == "ticker":
-            text = self._ticker(event, variant)
-        else:
-            text = self._mini(event, variant)
+        encoders = {
+            "depth@100ms": self._diff,
+            "bookTicker": self._book_ticker,
+            "trade": self._trade,
+            "ticker": self._ticker,
+        }
+        text = encoders[event.kind](event, variant)
         if variant.combined:
             text = f'{{"stream":"{variant.stream}","data":{text}}}'
         return text.encode()
@@ -195,23 +167,15 @@ class BinanceMarket(SimulatedMarket):
             f'"b":[{self._levels(diff.bids.items())}],"a":[{self._levels(diff.asks.items())}]}}'
         )
 
-    def _partial(self, final_id: int, variant: Variant) -> str:
-        depth = int(variant.stream.partition("@depth")[2].partition("@")[0])
-        return self.book_text(depth, final_id)
-
-    def book_text(self, depth: int, final_id: int | None = None) -> str:
-        """Return the book in the format of REST and partial depth."""
+    def snapshot_text(self, levels: int) -> str:
         return (
-            f'{{"lastUpdateId":{self.update_id if final_id is None else final_id},'
-            f'"bids":[{self._levels(self.bids.top(depth))}],'
-            f'"asks":[{self._levels(self.asks.top(depth))}]}}'
+            f'{{"lastUpdateId":{self.update_id},'
+            f'"bids":[{self._levels(self.bids.top(levels))}],'
+            f'"asks":[{self._levels(self.asks.top(levels))}]}}'
         )
 
-    def snapshot_text(self, levels: int) -> str:
-        return self.book_text(levels)
-
-    def _book_ticker(self, top: Top) -> str:
-        price, size = self.spell_price, self.spell_size
+    def _book_ticker(self, event: Event, variant: Variant) -> str:
+        top, price, size = event.facts, self.spell_price, self.spell_size
         return (
             f'{{"u":{top.id},"s":"{self.symbol}","b":"{price(top.bid[0])}",'
             f'"B":"{size(top.bid[1])}","a":"{price(top.ask[0])}","A":"{size(top.ask[1])}"}}'
@@ -226,60 +190,25 @@ class BinanceMarket(SimulatedMarket):
             f'"m":{"true" if trade.taker_sold else "false"},"M":true}}'
         )
 
-    def _aggregate_trade(self, event: Event, variant: Variant) -> str:
-        trade, number = event.facts
-        return (
-            f'{{"e":"aggTrade","E":{self._time(event.time_ns, variant)},"s":"{self.symbol}",'
-            f'"a":{number},"p":"{self.spell_price(trade.tick)}",'
-            f'"q":"{self.spell_size(trade.size)}","f":{trade.id},"l":{trade.id},'
-            f'"T":{self._time(trade.time_ns, variant)},'
-            f'"m":{"true" if trade.taker_sold else "false"},"M":true}}'
-        )
-
-    def day_fields(self) -> dict[str, Any]:
-        """Return the 24 h statistics as texts; ids are integers."""
-        spell, last = self.spell_price, self.last
-        move = last.tick - self.open
-        mean = self.worth_traded // max(1, self.volume)
-        worth_decimals = self.size_decimals + self.price_decimals
-        return {
-            "change": f"{'-' if move < 0 else ''}{spell(abs(move))}",
-            "percent": fixed(move * 100_000 // self.open, 3),
-            "mean": spell(mean),
-            "previous": spell(self.previous.tick),
-            "last": spell(last.tick),
-            "last_size": self.spell_size(last.size),
-            "open": spell(self.open),
-            "high": spell(self.high),
-            "low": spell(self.low),
-            "volume": self.spell_size(self.volume),
-            "worth": fixed(self.worth_traded * 10**8 // 10**worth_decimals, 8),
-            "first_id": self.first_trade_id,
-            "last_id": last.id,
-        }
-
     def _ticker(self, event: Event, variant: Variant) -> str:
-        day, top = self.day_fields(), self._top()
+        top, last = self._top(), self.last
         price, size = self.spell_price, self.spell_size
+        move = last.tick - self.open
+        worth_decimals = self.size_decimals + self.price_decimals
         now = self._time(event.time_ns, variant)
         close = self._time(event.time_ns - 5 * MILLISECOND_NS, variant)
         opened = close - DAY_MS * (1000 if variant.micro else 1)
         return (
             f'{{"e":"24hrTicker","E":{now},"s":"{self.symbol}",'
-            f'"p":"{day["change"]}","P":"{day["percent"]}","w":"{day["mean"]}",'
-            f'"x":"{day["previous"]}","c":"{day["last"]}","Q":"{day["last_size"]}",'
+            f'"p":"{"-" if move < 0 else ""}{price(abs(move))}",'
+            f'"P":"{fixed(move * 100_000 // self.open, 3)}",'
+            f'"w":"{price(self.worth_traded // max(1, self.volume))}",'
+            f'"x":"{price(self.previous.tick)}","c":"{price(last.tick)}","Q":"{size(last.size)}",'
             f'"b":"{price(top.bid[0])}","B":"{size(top.bid[1])}",'
             f'"a":"{price(top.ask[0])}","A":"{size(top.ask[1])}",'
-            f'"o":"{day["open"]}","h":"{day["high"]}","l":"{day["low"]}",'
-            f'"v":"{day["volume"]}","q":"{day["worth"]}","O":{opened},"C":{close},'
-            f'"F":{day["first_id"]},"L":{day["last_id"]},'
-            f'"n":{day["last_id"] - day["first_id"] + 1}}}'
-        )
-
-    def _mini(self, event: Event, variant: Variant) -> str:
-        day = self.day_fields()
-        return (
-            f'{{"e":"24hrMiniTicker","E":{self._time(event.time_ns, variant)},'
-            f'"s":"{self.symbol}","c":"{day["last"]}","o":"{day["open"]}","h":"{day["high"]}",'
-            f'"l":"{day["low"]}","v":"{day["volume"]}","q":"{day["worth"]}"}}'
+            f'"o":"{price(self.open)}","h":"{price(self.high)}","l":"{price(self.low)}",'
+            f'"v":"{size(self.volume)}",'
+            f'"q":"{fixed(self.worth_traded * 10**8 // 10**worth_decimals, 8)}",'
+            f'"O":{opened},"C":{close},"F":{self.first_trade_id},"L":{last.id},'
+            f'"n":{last.id - self.first_trade_id + 1}}}'
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
-from typing import Any
 
 from coinspace.exchanges import every
 from coinspace.exchanges import exchange as exchange_named
@@ -55,10 +54,10 @@ class Engine:
         money = {"KRW", "USDT"}
         # sorted: the order of assets decides the order of draws and must not depend on the caller
         self.prices = Prices(seed, sorted({*bases, *quotes} - money))
-        self._heap: list[tuple[int, int, Any, Any]] = []
+        self._heap: list[tuple[int, int, Callable[[int], None]]] = []
         self._serial = 0
         self.markets: dict[str, dict[str, SimulatedMarket]] = {}
-        self.at(start_ns + STEP_NS, None, self._step)
+        self.at(start_ns + STEP_NS, self._step)
         for exchange, listed in parsed.items():
             module = exchange_named(exchange)
             kind = MARKETS[module.PROTOCOL]
@@ -67,37 +66,28 @@ class Engine:
                 symbol = module.symbol_of(market)
                 simulated = kind(self, exchange, market, symbol)
                 self.markets[exchange][symbol] = simulated
-                first = start_ns + WINDOW_NS + simulated.phase_ns
-                self.at(first, simulated, None)
+                self.at(start_ns + WINDOW_NS + simulated.phase_ns, simulated.window)
                 simulated.plan(start_ns)
 
-    def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None:
-        """Run an action at a virtual time (None: the market's window); ties keep their order."""
+    def at(self, time_ns: int, action: Callable[[int], None]) -> None:
+        """Run an action at a virtual time; ties keep their order."""
         self._serial += 1
-        heappush(self._heap, (time_ns, self._serial, market, action))
+        heappush(self._heap, (time_ns, self._serial, action))
 
     def _step(self, now_ns: int) -> None:
         self.prices.step()
-        self.at(now_ns + STEP_NS, None, self._step)
-
-    def _window(self, now_ns: int, market: SimulatedMarket) -> None:
-        market.window(now_ns)
-        self.at(now_ns + WINDOW_NS, market, None)
+        self.at(now_ns + STEP_NS, self._step)
 
     def advance(self, until_ns: int) -> None:
         """Run all actions up to and including a virtual time."""
         heap = self._heap
         while heap and heap[0][0] <= until_ns:
-            time_ns, _, market, action = heappop(heap)
+            time_ns, _, action = heappop(heap)
             self.now_ns = time_ns
-            if action is None:
-                self._window(time_ns, market)
-            else:
-                action(time_ns)
+            action(time_ns)
         self.now_ns = until_ns
 
     def usdt_price(self, market: Market) -> float:
-        """Return the worth of one unit of a market's base, in USDT."""
         return 1.0 if market.base == "USDT" else self.prices.worth[market.base]
 
     def price(self, exchange: str, market: Market) -> float:

@@ -1,14 +1,7 @@
 """Upbit's and Bithumb's markets: whole books on a 100 ms grid, trades, a ticker for each trade.
 
-Rules of the wire, numbered at the code:
-1. Upbit: 30 units (or 1, 5, 15), padded with price 0, size 0; Bithumb: at most 15, sizes with 4
-   decimals, dust levels with a real price and size 0, and 45 % of books that repeat the last one.
-2. Book times: Upbit ms of the last change, Bithumb µs.
-3. Dates and times as text and daily sums: Upbit UTC, Bithumb KST.
-4. Upbit writes prices as 1.16539E8, 109950000.0 or 116606000 and sizes as 0.00077720 or 7.9276E-4;
-   tickers and trades have 31883000.00000000.
-5. Trade ids: Upbit 17 digits, Bithumb 19; some are lower than the one before.
-6. A trade's date in SIMPLE: Upbit `td`, Bithumb `tdt`; Upbit's trade has the best prices.
+Upbit's books have 30 units (or 1, 5, 15), Bithumb's at most 15. Dates and times as text, and the
+sums of a day, are UTC at Upbit and KST at Bithumb.
 """
 
 from __future__ import annotations
@@ -50,6 +43,17 @@ REPEATS = 0.42
 # bases with fewer orders than units, so that padding occurs
 THIN = {"SOL"}
 DUST = 0.05
+SIMPLE_UNIT = '{"ap":%s,"bp":%s,"as":%s,"bs":%s}'
+DEFAULT_UNIT = '{"ask_price":%s,"bid_price":%s,"ask_size":%s,"bid_size":%s}'
+# short key of a book -> long key
+BOOK_KEYS = {
+    "tms": "timestamp",
+    "tas": "total_ask_size",
+    "tbs": "total_bid_size",
+    "obu": "orderbook_units",
+    "st": "stream_type",
+    "lv": "level",
+}
 DISORDER = 0.02
 
 
@@ -105,11 +109,14 @@ class Day:
 class KoreanMarket(SimulatedMarket):
     """Base of Upbit's and Bithumb's markets."""
 
+    plain = Variant()
     zone_s = 0
     depth = 30
     padded = ""
     volume = ""
     no_date = ""
+    # order of a book's keys
+    book_order: tuple[str, ...] = ()
     default_level = 0
     grouping: ClassVar[tuple[int, ...]] = (10, 100, 1000)
     premium = 0.0006
@@ -161,13 +168,6 @@ class KoreanMarket(SimulatedMarket):
         whole = max(1, self.tick // 10**self.price_decimals)
         return (self.default_level, *(whole * times for times in self.grouping))
 
-    def units(self, worth_usdt: float) -> int:
-        """Return the size of a worth in USDT, in units."""
-        return self._units(worth_usdt)
-
-    def next_trade_id(self) -> int:
-        raise NotImplementedError
-
     def _top(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         return self.asks.top(self.depth), self.bids.top(self.depth)
 
@@ -181,7 +181,6 @@ class KoreanMarket(SimulatedMarket):
         return (time_ns // 1_000_000_000 + self.zone_s) // DAY_S
 
     def snapshot(self, kind: str) -> Event | None:
-        """Return a new subscriber's first event; None before the first trade."""
         if kind == "orderbook":
             return Event(self, kind, self.now_ns, (*self.top, self.book_time()))
         return Event(self, kind, self.now_ns, self.recent[-1]) if self.recent else None
@@ -238,22 +237,29 @@ class KoreanMarket(SimulatedMarket):
         spell: tuple[Spelling, Spelling],
     ) -> str:
         price, size = spell
-        # 1. thin sides are padded with empty slots
+        # thin sides are padded with units of price 0 and size 0
         asks = asks + [(0, 0)] * (n - len(asks))
         bids = bids + [(0, 0)] * (n - len(bids))
-        if simple:
-            return ",".join(
-                f'{{"ap":{price(ap)},"bp":{price(bp)},"as":{size(az)},"bs":{size(bz)}}}'
-                for (ap, az), (bp, bz) in zip(asks, bids, strict=True)
-            )
+        unit = SIMPLE_UNIT if simple else DEFAULT_UNIT
         return ",".join(
-            f'{{"ask_price":{price(ap)},"bid_price":{price(bp)},'
-            f'"ask_size":{size(az)},"bid_size":{size(bz)}}}'
-            for (ap, az), (bp, bz) in zip(asks, bids, strict=True)
+            unit % (price(ask), price(bid), size(ask_size), size(bid_size))
+            for (ask, ask_size), (bid, bid_size) in zip(asks, bids, strict=True)
         )
 
     def _book(self, event: Event, variant: Variant) -> str:
-        raise NotImplementedError
+        asks, bids, when = self._sides(event, variant)
+        n = min(variant.units, self.depth)
+        spell = self.styles(variant.simple, when)
+        texts = {
+            "tms": str(when),
+            "tas": short(sum(size for _, size in asks), self.size_decimals),
+            "tbs": short(sum(size for _, size in bids), self.size_decimals),
+            "obu": f"[{self._units_text(asks, bids, n, variant.simple, spell)}]",
+            "st": f'"{variant.stream_type}"',
+            "lv": str(variant.level),
+        }
+        fields = [(BOOK_KEYS[key], key, texts[key]) for key in self.book_order]
+        return self._object("orderbook", fields, variant.simple)
 
     def _trade(self, trade: Trade, variant: Variant) -> str:
         raise NotImplementedError
@@ -264,11 +270,10 @@ class KoreanMarket(SimulatedMarket):
         return ("RISE" if units > 0 else "FALL" if units < 0 else "EVEN"), units
 
     def when(self, time_ns: int) -> time.struct_time:
-        """Return the exchange's local date and time."""
         return time.gmtime(time_ns // 1_000_000_000 + self.zone_s + self.clock_ms // 1000)
 
-    def ticker_fields(self, trade: Trade) -> list[tuple[str, str, str]]:
-        """Return (long key, short key, text) of a ticker, without type, code and stream type."""
+    def ticker_fields(self, trade: Trade, variant: Variant) -> list[tuple[str, str, str]]:
+        """Return (long key, short key, text) of a ticker, without type and code."""
         day, decimals = self.day, self.size_decimals
         plain, padded = self.prices["short"], self.prices[self.padded]
         volume = self.sizes[self.volume]
@@ -314,20 +319,18 @@ class KoreanMarket(SimulatedMarket):
             ("delisting_date", "dd", self.no_date),
             ("market_warning", "mw", '"NONE"'),
             ("timestamp", "tms", str(at_ms + 38)),
+            ("stream_type", "st", f'"{variant.stream_type}"'),
         ]
 
     def _ticker(self, trade: Trade, variant: Variant) -> str:
-        return self._object("ticker", self.ticker_fields(trade), variant)
+        return self._object("ticker", self.ticker_fields(trade, variant), variant.simple)
 
-    def _object(self, kind: str, fields: list[tuple[str, str, str]], variant: Variant) -> str:
-        if variant.simple:
+    def _object(self, kind: str, fields: list[tuple[str, str, str]], simple: bool) -> str:
+        if simple:
             body = ",".join(f'"{key}":{text}' for _, key, text in fields)
-            head, tail = f'"ty":"{kind}","cd":"{self.symbol}"', f'"st":"{variant.stream_type}"'
-        else:
-            body = ",".join(f'"{key}":{text}' for key, _, text in fields)
-            head = f'"type":"{kind}","code":"{self.symbol}"'
-            tail = f'"stream_type":"{variant.stream_type}"'
-        return f"{{{head},{body},{tail}}}"
+            return f'{{"ty":"{kind}","cd":"{self.symbol}",{body}}}'
+        body = ",".join(f'"{key}":{text}' for key, _, text in fields)
+        return f'{{"type":"{kind}","code":"{self.symbol}",{body}}}'
 
 
 class UpbitMarket(KoreanMarket):
@@ -336,6 +339,7 @@ class UpbitMarket(KoreanMarket):
     # formats of yesterday's price and of changes from it, and of a volume
     padded, volume = "fixed", "fixed"
     no_date = "null"
+    book_order = ("tms", "tas", "tbs", "obu", "st", "lv")
     size_decimals = 8
     level_worth = 2500.0
     quotes = 20.0
@@ -343,7 +347,8 @@ class UpbitMarket(KoreanMarket):
     levels = 200
 
     def next_trade_id(self) -> int:
-        # 5. 17 digits: the time in ms and a counter; a late id has an older time
+        # ids have 17 digits and do not give the order of trades: here the time in ms and a counter,
+        # and a late id has an older time
         self._ids = (self._ids + 1) % 10
         late = 40 if self.draw() < DISORDER else 0
         return (self.now_ns // MILLISECOND_NS - late) * 10_000 + self._ids
@@ -356,7 +361,8 @@ class UpbitMarket(KoreanMarket):
             self.emit("orderbook", (*top, self.book_time()))
 
     def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
-        # 4. the format changes from frame to frame and depends only on the book's time
+        # numbers come in any spelling: prices as 1.16539E8, 109950000.0 or 116606000, sizes as
+        # 0.00077720 or 7.9276E-4; here the spelling depends only on the book's time
         pick = time // 100 % 10
         if simple:
             return self.prices["terse" if pick < 8 else "pointed"], self.sizes["scientific"]
@@ -365,25 +371,6 @@ class UpbitMarket(KoreanMarket):
         if pick < 8:
             return self.prices["pointed"], self.sizes["short"]
         return self.prices["short"], self.sizes["scientific"]
-
-    def _book(self, event: Event, variant: Variant) -> str:
-        asks, bids, when = self._sides(event, variant)
-        spell = self.styles(variant.simple, when)
-        units = self._units_text(asks, bids, variant.units, variant.simple, spell)
-        total_ask = short(sum(size for _, size in asks), self.size_decimals)
-        total_bid = short(sum(size for _, size in bids), self.size_decimals)
-        if variant.simple:
-            return (
-                f'{{"ty":"orderbook","cd":"{self.symbol}","tms":{when},"tas":{total_ask},'
-                f'"tbs":{total_bid},"obu":[{units}],"st":"{variant.stream_type}",'
-                f'"lv":{variant.level}}}'
-            )
-        return (
-            f'{{"type":"orderbook","code":"{self.symbol}","timestamp":{when},'
-            f'"total_ask_size":{total_ask},"total_bid_size":{total_bid},'
-            f'"orderbook_units":[{units}],"stream_type":"{variant.stream_type}",'
-            f'"level":{variant.level}}}'
-        )
 
     def _trade(self, trade: Trade, variant: Variant) -> str:
         when = self.when(trade.time_ns)
@@ -410,8 +397,9 @@ class UpbitMarket(KoreanMarket):
             ("best_ask_size", "bas", volume(ask[0][1])),
             ("best_bid_price", "bbp", self.prices["short"](price(bid[0][0]))),
             ("best_bid_size", "bbs", volume(bid[0][1])),
+            ("stream_type", "st", f'"{variant.stream_type}"'),
         ]
-        return self._object("trade", fields, variant)
+        return self._object("trade", fields, variant.simple)
 
 
 class BithumbMarket(KoreanMarket):
@@ -419,6 +407,7 @@ class BithumbMarket(KoreanMarket):
 
     padded, volume = "short", "short"
     no_date = '""'
+    book_order = ("tas", "tbs", "obu", "lv", "tms", "st")
     zone_s = KST_S
     depth = 15
     default_level = 1
@@ -430,7 +419,7 @@ class BithumbMarket(KoreanMarket):
     premium = 0.0003
 
     def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
-        # 5. ids start at a different number of 19 digits in each market
+        # ids have 19 digits and do not give the order of trades; each market starts at another one
         self._id = 0
         self._quiet = False
         super().__init__(engine, exchange, market, symbol)
@@ -442,7 +431,7 @@ class BithumbMarket(KoreanMarket):
         return self._id - (9_000_000 if self.draw() < DISORDER else 0)
 
     def plan(self, now_ns: int) -> None:
-        # 1. in a quiet window nothing changes, and its book repeats the last one
+        # 40 to 55 % of the books repeat the one before: in a quiet window nothing changes
         self._quiet = self.draw() < REPEATS
         if not self._quiet:
             super().plan(now_ns)
@@ -460,7 +449,7 @@ class BithumbMarket(KoreanMarket):
         self.emit("orderbook", (*top, self.book_time()))
 
     def book_time(self) -> int:
-        # 2. µs, and never a whole ms
+        # a book's time has µs; here it is never a whole ms
         return (
             self.book_ns // 1000 + 137 + self.book_ns // MILLISECOND_NS % 800 + self.clock_ms * 1000
         )
@@ -468,7 +457,7 @@ class BithumbMarket(KoreanMarket):
     def _take(self, side: Side, tick: int, size: int) -> None:
         left = side.sizes[tick] - size
         if not left and self.draw() < 0.4:
-            # 1. a fully taken level may stay as dust
+            # dust levels have a real price and size 0: a fully taken level may stay as one
             self._put(side, tick, 0)
         else:
             super()._take(side, tick, size)
@@ -480,24 +469,6 @@ class BithumbMarket(KoreanMarket):
 
     def styles(self, simple: bool, time: int) -> tuple[Spelling, Spelling]:
         return self.prices["terse"], self.sizes["short"]
-
-    def _book(self, event: Event, variant: Variant) -> str:
-        asks, bids, when = self._sides(event, variant)
-        n = min(variant.units, self.depth)
-        spell = self.styles(variant.simple, when)
-        units = self._units_text(asks, bids, n, variant.simple, spell)
-        total_ask = short(sum(size for _, size in asks), self.size_decimals)
-        total_bid = short(sum(size for _, size in bids), self.size_decimals)
-        if variant.simple:
-            return (
-                f'{{"ty":"orderbook","cd":"{self.symbol}","tas":{total_ask},"tbs":{total_bid},'
-                f'"obu":[{units}],"lv":{variant.level},"tms":{when},"st":"{variant.stream_type}"}}'
-            )
-        return (
-            f'{{"type":"orderbook","code":"{self.symbol}","total_ask_size":{total_ask},'
-            f'"total_bid_size":{total_bid},"orderbook_units":[{units}],"level":{variant.level},'
-            f'"timestamp":{when},"stream_type":"{variant.stream_type}"}}'
-        )
 
     def _trade(self, trade: Trade, variant: Variant) -> str:
         when = self.when(trade.time_ns)
@@ -516,5 +487,6 @@ class BithumbMarket(KoreanMarket):
             ("trade_timestamp", "ttms", str(at_ms)),
             ("sequential_id", "sid", str(trade.id)),
             ("timestamp", "tms", str(at_ms + 110)),
+            ("stream_type", "st", f'"{variant.stream_type}"'),
         ]
-        return self._object("trade", fields, variant)
+        return self._object("trade", fields, variant.simple)

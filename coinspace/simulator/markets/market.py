@@ -66,14 +66,11 @@ class World(Protocol):
     prices: Prices
     on_event: Callable[[Event], None]
 
-    def at(self, time_ns: int, market: SimulatedMarket | None, action: Any) -> None:
-        """Run an action at a virtual time."""
-
-    def price(self, exchange: str, market: Market) -> float:
-        """Return the common price of a market in its quote."""
-
-    def usdt_price(self, market: Market) -> float:
-        """Return the worth of one unit of a market's base, in USDT."""
+    def at(self, time_ns: int, action: Callable[[int], None]) -> None: ...
+    # common price of a market in its quote
+    def price(self, exchange: str, market: Market) -> float: ...
+    # worth of one unit of a market's base, in USDT
+    def usdt_price(self, market: Market) -> float: ...
 
 
 class SimulatedMarket:
@@ -84,6 +81,8 @@ class SimulatedMarket:
     exchange's clock).
     """
 
+    # variant of the frames that REST answers are made of
+    plain: Any = None
     price_decimals = 0
     size_decimals = 8
     tick = 1
@@ -128,6 +127,10 @@ class SimulatedMarket:
         """Return the REST snapshot of the book; None where each frame is a whole book."""
         return None
 
+    def snapshot(self, kind: str) -> Event | None:
+        """Return the newest event of a kind; None where nothing was sent or none is kept."""
+        return None
+
     def emit_window(self) -> None:
         """Emit the events that the exchange pushes at the end of a window."""
         raise NotImplementedError
@@ -162,16 +165,16 @@ class SimulatedMarket:
         """Return the price of a tick in units of 10^-price_decimals."""
         return tick * self.tick
 
-    def _units(self, worth_usdt: float) -> int:
-        units = worth_usdt * self.unit_per_usdt
-        return max(1, int(units))
+    def units(self, worth_usdt: float) -> int:
+        """Return the size of a worth in USDT, in units of 10^-size_decimals."""
+        return max(1, int(worth_usdt * self.unit_per_usdt))
 
     def _level_size(self) -> int:
         draw = self.draw
         size = self.level_worth * (0.02 + 2.5 * draw() * draw())
         if draw() < LARGE:
             size *= 12.0
-        return self._units(size)
+        return self.units(size)
 
     def _fill(self) -> None:
         usdt = self.engine.usdt_price(self.market)
@@ -198,12 +201,12 @@ class SimulatedMarket:
     def window(self, now_ns: int) -> None:
         """End a window: emit events, drift, plan the next one."""
         self.now_ns = now_ns
-        if self.status != "active":
-            return
-        self.wander = self.wander * WANDER_KEEP + bell(self.draw) * WANDER_STEP
-        self._keep_depth()
-        self.emit_window()
-        self.plan(now_ns)
+        if self.status == "active":
+            self.wander = self.wander * WANDER_KEEP + bell(self.draw) * WANDER_STEP
+            self._keep_depth()
+            self.emit_window()
+            self.plan(now_ns)
+        self.engine.at(now_ns + WINDOW_NS, self.window)
 
     def plan(self, now_ns: int) -> None:
         """Plan the orders and trades of the next window."""
@@ -211,7 +214,7 @@ class SimulatedMarket:
         draw = self.draw
         for amount, action in ((self.quotes, self.quote), (self.trades, self.trade)):
             for _ in range(int(amount * lively + draw())):
-                self.engine.at(now_ns + 1 + int(draw() * (WINDOW_NS - 2)), self, action)
+                self.engine.at(now_ns + 1 + int(draw() * (WINDOW_NS - 2)), action)
 
     def quote(self, now_ns: int) -> None:
         """Move the touch to the worth and change a few levels."""
@@ -241,12 +244,7 @@ class SimulatedMarket:
                 self._put(behind, tick, self._level_size())
         for side in (bids, asks):
             # market makers fill a swept side again
-            far = side.ticks[0] if side.is_bid else side.ticks[-1]
-            for _ in range(SWEPT - len(side)):
-                far = side.beyond(far, self._gap(abs(far - side.best())))
-                if far <= 0:
-                    break
-                self._put(side, far, self._level_size())
+            self._add_far(side, SWEPT - len(side))
         for _ in range(1 + int(draw() * 3.0)):
             self._touch_level(bids if draw() < 0.5 else asks)
 
@@ -278,14 +276,17 @@ class SimulatedMarket:
         for side in (self.bids, self.asks):
             if not side.ticks:
                 continue
-            far = side.ticks[0] if side.is_bid else side.ticks[-1]
-            for _ in range(min(self.levels - len(side), REFILL)):
-                far = side.beyond(far, self._gap(abs(far - side.best())))
-                if far <= 0:
-                    break
-                self._put(side, far, self._level_size())
+            self._add_far(side, min(self.levels - len(side), REFILL))
             for _ in range(min(len(side) - self.levels - self.levels // 4 - 4, REFILL)):
                 self._drop(side, side.ticks[0] if side.is_bid else side.ticks[-1])
+
+    def _add_far(self, side: Side, n: int) -> None:
+        far = side.ticks[0] if side.is_bid else side.ticks[-1]
+        for _ in range(n):
+            far = side.beyond(far, self._gap(abs(far - side.best())))
+            if far <= 0:
+                return
+            self._put(side, far, self._level_size())
 
     def trade(self, now_ns: int) -> None:
         """Execute a taker's order, at most three levels deep."""
@@ -293,7 +294,7 @@ class SimulatedMarket:
         draw = self.draw
         taker_sold = draw() < 0.5
         side = self.bids if taker_sold else self.asks
-        wanted = self._units(self.trade_worth * (0.01 + 3.0 * draw() * draw() * draw()))
+        wanted = self.units(self.trade_worth * (0.01 + 3.0 * draw() * draw() * draw()))
         if draw() < LARGE:
             wanted *= 20
         for _ in range(3):
@@ -322,8 +323,3 @@ class SimulatedMarket:
     def emit(self, kind: str, facts: Any) -> None:
         """Give an event to the engine's listener."""
         self.engine.on_event(Event(self, kind, self.now_ns, facts))
-
-    @property
-    def now_ms(self) -> int:
-        """The exchange's clock in ms."""
-        return self.now_ns // MILLISECOND_NS + self.clock_ms

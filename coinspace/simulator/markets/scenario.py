@@ -23,7 +23,6 @@ class Scenario:
     compress: float = 1.0
 
     def factor(self, exchange: str, market: Market, elapsed_s: float) -> float:
-        """Return the factor of a market's price."""
         now = elapsed_s * self.compress
         result = 1.0
         for (venue, name), curve in self.curves.items():
