@@ -30,6 +30,7 @@ BASE = {
     "text",
     "tuning",
     "tasks",
+    "lock",
     "log",
     "notify",
     "window",

@@ -75,7 +75,7 @@ class Copy:
 def backup(settings: Settings, target: Path, *, recordings: bool) -> dict[str, Any]:
     """Copy a data folder to `target`. Returns: the manifest.
 
-    Raises: ConfigError when the database is another server's, or `target` exists.
+    Raises: ConfigError when the database is another server's, `target` exists, or there is no data.
     """
     if settings.storage.ilp:
         raise ConfigError(
@@ -84,8 +84,8 @@ def backup(settings: Settings, target: Path, *, recordings: bool) -> dict[str, A
         )
     if target.exists():
         raise ConfigError(f"{target}: expected no such file or folder, found one")
-    if not settings.data.is_dir():
-        raise ConfigError(f"data folder {settings.data}: expected a folder, found none")
+    if not any((settings.data / name).exists() for name in (*DATABASE, *FILES)):
+        raise ConfigError(f"data folder {settings.data}: expected data, found none")
     if settings.data.absolute() in target.absolute().parents:
         raise ConfigError(f"{target}: expected a place outside the data folder {settings.data}")
     lock = lock_file(settings.data / "backup.lock", "backup")

@@ -94,6 +94,15 @@ def test_a_backup_overwrites_nothing(settings: Settings, tmp_path: Path) -> None
         backup(settings, settings.data / "backup", recordings=False)
 
 
+def test_a_folder_without_data_is_not_backed_up(tmp_path: Path) -> None:
+    empty = Settings(data=tmp_path / "empty")
+    empty.data.mkdir()
+    with pytest.raises(ConfigError, match="expected data, found none"):
+        backup(empty, tmp_path / "backup", recordings=False)
+    # so that a backup can still be restored there
+    assert list(empty.data.iterdir()) == []
+
+
 def test_a_server_or_another_backup_must_not_run_meanwhile(
     settings: Settings, tmp_path: Path
 ) -> None:
