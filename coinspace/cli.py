@@ -19,90 +19,51 @@ from coinspace.text import printable, printable_lines
 ERROR_LIMIT = 4000
 DEBUG = "COINSPACE_DEBUG"
 
-# name: (module, click command, one line of help); in flow order
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "up": ("coinspace.supervisor", "up", "Run everything, supervised."),
-    "orderbook-collector": (
-        "coinspace.collector.worker",
-        "orderbook_collector",
-        "Publish one exchange's order books on the bus.",
-    ),
+# command: (module that defines it under this name, one line of help); in flow order
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("supervisor", "Run everything, supervised."),
+    "orderbook-collector": ("collector.worker", "Publish one exchange's order books on the bus."),
     "ticker-collector": (
-        "coinspace.collector.worker",
-        "ticker_collector",
+        "collector.worker",
         "Publish one exchange's tickers and trades on the bus.",
     ),
-    "orderbook-storage-worker": (
-        "coinspace.storage.worker",
-        "orderbook_storage_worker",
-        "Store order books in QuestDB.",
-    ),
-    "ticker-storage-worker": (
-        "coinspace.storage.worker",
-        "ticker_storage_worker",
-        "Store tickers and trades in QuestDB.",
-    ),
+    "orderbook-storage-worker": ("storage.worker", "Store order books in QuestDB."),
+    "ticker-storage-worker": ("storage.worker", "Store tickers and trades in QuestDB."),
     "orderbook-aggregator": (
-        "coinspace.aggregator.worker",
-        "orderbook_aggregator",
+        "aggregator.worker",
         "Sum the books of all exchanges into one per asset.",
     ),
-    "index-calculator": (
-        "coinspace.index.worker",
-        "index_calculator",
-        "Compute and store the index from the summed books.",
-    ),
-    "index-endpoint": (
-        "coinspace.endpoint.worker",
-        "index_endpoint",
-        "Serve the HTTP API, streams and the dashboard.",
-    ),
-    "status": ("coinspace.observe.commands", "status", "Show each process's state."),
-    "top": ("coinspace.observe.commands", "top", "Watch rates and latencies of all processes."),
-    "doctor": ("coinspace.observe.commands", "doctor", "Check this host and list what is missing."),
-    "deploy": ("coinspace.deploy", "deploy", "Write systemd units for a host."),
-    "config": ("coinspace.config_file", "config", "Write, show or check the configuration."),
-    "questdb": ("coinspace.storage.commands", "questdb", "Run the private QuestDB server."),
-    "backup": (
-        "coinspace.storage.backup",
-        "backup_command",
-        "Copy a data folder while the platform runs.",
-    ),
-    "restore": (
-        "coinspace.storage.backup",
-        "restore_command",
-        "Copy a backup into an empty data folder.",
-    ),
-    "query": ("coinspace.query", "query", "Print indices, books and history."),
-    "keys": ("coinspace.endpoint.commands", "keys", "Manage API keys."),
-    "simulate": (
-        "coinspace.simulator.commands",
-        "simulate",
-        "Serve or record simulated markets.",
-    ),
-    "replay": ("coinspace.simulator.commands", "replay", "Serve recordings as the exchange would."),
-    "record": ("coinspace.collector.commands", "record", "Record raw frames of exchanges."),
-    "feed": ("coinspace.recording.commands", "feed", "Inspect, cut, merge and convert recordings."),
-    "decode": ("coinspace.recording.decode", "decode", "Decode raw frames into JSON lines."),
-    "books": ("coinspace.collector.commands", "books", "Print a feed's top of book per update."),
-    "markets": ("coinspace.collector.commands", "markets", "List what an exchange offers."),
-    "probe": ("coinspace.collector.commands", "probe", "Check the facts that the code relies on."),
-    "journal": ("coinspace.bus.commands", "journal", "List, print and verify journals."),
-    "reconcile": ("coinspace.storage.commands", "reconcile", "Check that every message is stored."),
-    "compute-index": (
-        "coinspace.recompute.commands",
-        "compute_index",
-        "Compute the index offline.",
-    ),
-    "verify-index": ("coinspace.recompute.commands", "verify_index", "Recompute stored records."),
+    "index-calculator": ("index.worker", "Compute and store the index from the summed books."),
+    "index-endpoint": ("endpoint.worker", "Serve the HTTP API, streams and the dashboard."),
+    "status": ("observe.commands", "Show each process's state."),
+    "top": ("observe.commands", "Watch rates and latencies of all processes."),
+    "doctor": ("observe.commands", "Check this host and list what is missing."),
+    "deploy": ("deploy", "Write systemd units for a host."),
+    "config": ("config_file", "Write, show or check the configuration."),
+    "questdb": ("storage.commands", "Run the private QuestDB server."),
+    "backup": ("storage.backup", "Copy a data folder while the platform runs."),
+    "restore": ("storage.backup", "Copy a backup into an empty data folder."),
+    "query": ("query", "Print indices, books and history."),
+    "keys": ("endpoint.commands", "Manage API keys."),
+    "simulate": ("simulator.commands", "Serve or record simulated markets."),
+    "replay": ("simulator.commands", "Serve recordings as the exchange would."),
+    "record": ("collector.commands", "Record raw frames of exchanges."),
+    "feed": ("recording.commands", "Inspect, cut, merge and convert recordings."),
+    "decode": ("recording.decode", "Decode raw frames into JSON lines."),
+    "books": ("collector.commands", "Print a feed's top of book per update."),
+    "markets": ("collector.commands", "List what an exchange offers."),
+    "probe": ("collector.commands", "Check the facts that the code relies on."),
+    "journal": ("bus.commands", "List, print and verify journals."),
+    "reconcile": ("storage.commands", "Check that every message is stored."),
+    "compute-index": ("recompute.commands", "Compute the index offline."),
+    "verify-index": ("recompute.commands", "Recompute stored records."),
     "index-reset-clock": (
-        "coinspace.index.commands",
-        "index_reset_clock",
+        "index.commands",
         "Show stored ticks with a future time, or declare them void.",
     ),
-    "verify-chain": ("coinspace.index.commands", "verify_chain", "Check the daily hash chain."),
-    "bench": ("coinspace.bench.commands", "bench", "Measure the stages on this machine."),
-    "profile": ("coinspace.bench.profile", "profile", "Profile one stage on a feed."),
+    "verify-chain": ("index.commands", "Check the daily hash chain."),
+    "bench": ("bench.commands", "Measure the stages on this machine."),
+    "profile": ("bench.profile", "Profile one stage on a feed."),
 }
 
 
@@ -115,13 +76,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(f"coinspace.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 def _debug(context: click.Context, option: click.Parameter, chosen: bool) -> None:

@@ -94,7 +94,8 @@ def query(
     --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
-    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
+    ending = "table" if output == "-" else Path(output).suffix.removeprefix(".")
+    form = "json" if as_json else form or (ending if ending in FORMATS else "json")
     if form in MEDIA and what not in BULK:
         raise EndpointError(f"query {what}: expected table or json, was {form}")
     if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
@@ -103,12 +104,14 @@ def query(
         # these formats carry the whole range
         parameters.pop("limit", None)
     settings = load(config_path)
-    if what == "sql":
-        parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
-    elif database:
-        from coinspace.endpoint.history.local import answer
+    if what == "sql" or database:
+        from coinspace.endpoint.history.local import answer, select
 
-        parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
+        if what == "sql":
+            limit = parameters.get("limit", SQL_ROWS)
+            parts = _iterate(select(settings, route, MEDIA.get(form), limit))
+        else:
+            parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
     else:
         parts = _ask(url or endpoint_url(settings), key, route, parameters, form)
     if form in MEDIA:
@@ -180,17 +183,6 @@ def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
-
-
-def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
-    from coinspace.endpoint.history.local import select
-
-    return _iterate(select(settings, text, MEDIA.get(form), limit))
-
-
-def _form_of(output: str) -> str:
-    ending = Path(output).suffix.removeprefix(".")
-    return ending if ending in FORMATS else "json"
 
 
 def _write(output: str, parts: Iterable[bytes]) -> None:

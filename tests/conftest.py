@@ -12,7 +12,7 @@ import structlog
 import uvloop
 
 from coinspace.config import Settings, StorageSettings
-from coinspace.storage.questdb.server import ManagedServer, read_log_tail
+from coinspace.storage.questdb.server import ManagedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,9 +56,12 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     )
     settings = Settings(data=tmp_path_factory.mktemp("questdb"), storage=storage)
     server = ManagedServer(settings)
-    server.start()
+    server.spawn()
+    server.wait_ready()
     yield settings
-    assert server.poll() is None, f"QuestDB died during the tests: {read_log_tail(server.root)}"
+    logs = sorted((server.root / "log").glob("questdb-*.log*"))
+    last = logs[-1].read_text(errors="replace").splitlines()[-5:] if logs else []
+    assert server.poll() is None, f"QuestDB died during the tests: {last}"
     assert server.stop() == 0
 
 

@@ -36,7 +36,7 @@ BASE = {
     "window",
 }
 # folders that the configuration itself needs
-BELOW = {"_ext", "config_sources", "errors", "market", "section"}
+BELOW = {"_ext", "config_sources", "errors", "market", "text"}
 MIDDLE = {"method", "bus", "recording"}
 # what each folder may import besides BASE and itself
 ALLOWED = {

@@ -14,6 +14,7 @@ import orjson
 from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
 from coinspace.client.events import Event, EventParser
 from coinspace.client.table import ARROW, Table
+from coinspace.text import shown_address
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 Time = datetime | int | str
@@ -272,7 +273,7 @@ def _checked_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or "@" in parts.netloc:
-        raise InvalidArgument(f"url: expected http://HOST:PORT, was {url[:200]!r}")
+        raise InvalidArgument(f"url: expected http://HOST:PORT, was {shown_address(url)[:200]!r}")
     return url.rstrip("/")
 
 

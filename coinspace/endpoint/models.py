@@ -21,8 +21,6 @@ from coinspace.method.record import (
     VenueRecord,
 )
 
-Status = Literal["ok", "degraded", "null"]
-
 
 @shows(VenueRecord)
 class Constituent(Struct, kw_only=True):

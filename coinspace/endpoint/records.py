@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from coinspace.endpoint.models import (
@@ -49,13 +50,14 @@ def constituents(table: Mapping[str, VenueRecord]) -> list[Constituent]:
     return [constituent(venue, facts) for venue, facts in sorted(table.items())]
 
 
-def _digits(name: str, decimals_shown: int | None) -> Callable[[float], float] | None:
-    """Return the function that rounds a stored column as in the live record, None = none does."""
-    if name in REGIONAL:
-        return lambda value: rounded(value, decimals_shown)
-    if name in CONVERTED:
-        return significant
-    return (lambda value: round(value, RATIO_PLACES)) if name == "premium" else None
+@cache
+def _digits(decimals_shown: int | None) -> dict[str, Callable[[float], float]]:
+    """Return column -> the function that rounds its stored numbers as in the live record."""
+    return {
+        **dict.fromkeys(REGIONAL, lambda value: rounded(value, decimals_shown)),
+        **dict.fromkeys(CONVERTED, significant),
+        "premium": lambda value: round(value, RATIO_PLACES),
+    }
 
 
 def column(
@@ -65,7 +67,7 @@ def column(
     values = (row[name] for row in rows)
     if name in CONVERTED:
         return [price(one) for one in values]
-    convert = _digits(name, decimals_shown)
+    convert = _digits(decimals_shown).get(name)
     if convert is None:
         return decimals(values)
     return decimals(None if value is None else convert(value) for value in values)
@@ -76,12 +78,11 @@ def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]
 
     Args: decimals_shown: of the asset's published value.
     """
-    return {
-        name: value
-        if value is None or (convert := _digits(name, decimals_shown)) is None
-        else convert(value)
-        for name, value in row.items()
-    }
+    found = dict(row)
+    for name, convert in _digits(decimals_shown).items():
+        if row.get(name) is not None:
+            found[name] = convert(row[name])
+    return found
 
 
 def regional(region: Valuation | None) -> Regional | None:

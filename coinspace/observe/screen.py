@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +17,7 @@ from rich.text import Text
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.observe.health import Health, all_health
+from coinspace.tasks import within
 from coinspace.text import cell, printable
 
 log = structlog.get_logger("supervisor")
@@ -91,13 +91,6 @@ def process_table(healths: list[Health], rates: Rates, **options: Any) -> Table:
     return table
 
 
-async def _within(seconds: float, stopping: asyncio.Event) -> bool:
-    """Wait for the stop, at most some seconds. Returns: whether everything stops."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
-    return stopping.is_set()
-
-
 class StatusScreen:
     """Shows the platform's state until everything stops."""
 
@@ -121,7 +114,7 @@ class StatusScreen:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if not sys.stdout.isatty():
                 wait_s = FIRST_LINE_S
-                while not await _within(wait_s, stopping):
+                while not await within(wait_s, stopping):
                     print(self._line(all_health(self._settings), await self._indices(session)))
                     sys.stdout.flush()
                     wait_s = PLAIN_EVERY_S
@@ -130,7 +123,7 @@ class StatusScreen:
                 while not stopping.is_set():
                     indices = await self._indices(session)
                     live.update(self._table(all_health(self._settings), indices), refresh=True)
-                    await _within(REFRESH_S, stopping)
+                    await within(REFRESH_S, stopping)
 
     async def _indices(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
         try:

@@ -49,6 +49,29 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a time given as ms since 1970 or in ISO 8601 (UTC if it has no time zone)."""
+    if value is None:
+        return None
+    # float64 cannot store a time in ns exactly
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
+        try:
+            check_ms(int(number))
+        except ValueError as error:
+            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
+        return int(number * MILLISECOND_NS)
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
+    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
+
+
 @click.command("compute-index")
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--snapshots", metavar="FILE|-", help="JSON lines, one tick with all books each")
@@ -69,14 +92,19 @@ def read_parameters(path: Path) -> dict[str, Any]:
     type=click.Path(path_type=Path),
     help="parameters as TOML or JSON; options override them",
 )
-@click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
+@click.option(
+    "--explain",
+    metavar="TS",
+    callback=instant_ns,
+    help="print one tick (ms) with its curve, level by level",
+)
 @click.option("--hash", "hashed", is_flag=True, help="print only count and SHA-256 of the records")
 @config_option
 def compute_index(
     feeds: tuple[Path, ...],
     snapshots: str | None,
     params: Path | None,
-    explain: str | None,
+    explain: int | None,
     hashed: bool,
     config_path: str | None,
     **options: Any,
@@ -89,7 +117,7 @@ def compute_index(
     settings = load(config_path)
     choose(settings.index, changes)
     chosen = functools.cache(settings.index.parameters_of)
-    output = Output(_instant(explain) if explain is not None else None, hashed)
+    output = Output(None if explain is None else explain / MILLISECOND_NS, hashed)
     if snapshots is not None:
         for record, index in from_snapshots(snapshots, chosen, settings.index):
             output.take(record, index)
@@ -101,7 +129,7 @@ def compute_index(
         if replay.pauses:
             click.echo(f"{replay.pauses} pauses of the recordings skipped", err=True)
         click.echo(f"{replay.records} records of feeds, {output.records} ticks", err=True)
-    output.finish(explain)
+    output.finish()
 
 
 class Output:
@@ -125,7 +153,7 @@ class Output:
         else:
             write(record)
 
-    def finish(self, explain: str | None) -> None:
+    def finish(self) -> None:
         """End the output. Raises: CoinSpaceError without any tick or without the explained one."""
         if not self.records:
             raise CoinSpaceError(
@@ -134,7 +162,8 @@ class Output:
         if self._hash is not None:
             write({"records": self.records, "sha256": self._hash.hexdigest()})
         if self._wanted_ms is not None and not self._found:
-            raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
+            at = f"{self._wanted_ms:.16g}"
+            raise CoinSpaceError(f"--explain: expected a tick at {at} ms, found none")
 
 
 def reproducible(record: IndexRecord) -> dict[str, Any]:
@@ -169,45 +198,7 @@ def from_snapshots(
                 indices[aggregate.asset] = index
             yield index.compute(aggregate), index
     if reader.ignored:
-        click.echo(
-            f"{reader.ignored} books ignored: not constituents of the asset",
-            err=True,
-        )
-
-
-def _instant(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ConfigError(f"--explain: expected a time in ms, was {text!r}") from None
-    try:
-        check_ms(int(number))
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"--explain: expected a time in ms, was {text!r}: {error}") from None
-    return number
-
-
-def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a time given as ms since 1970 or in ISO 8601 (UTC if it has no time zone)."""
-    if value is None:
-        return None
-    # float64 cannot store a time in ns exactly
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        number = Decimal("nan")
-    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
-        try:
-            check_ms(int(number))
-        except ValueError as error:
-            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
-        return int(number * MILLISECOND_NS)
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
-    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
+        click.echo(f"{reader.ignored} books ignored: not constituents of the asset", err=True)
 
 
 @click.command("verify-index")
@@ -265,7 +256,7 @@ def verify_index(
         list(assets) or settings.index.assets,
         Restatement(operator, because) if restate else None,
     )
-    write(verdict.facts())
+    write(verdict)
     click.echo(verdict.summary(), err=True)
     if not verdict.good:
         raise SystemExit(1)

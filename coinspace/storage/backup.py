@@ -72,7 +72,7 @@ class Copy:
         self.files += 1
 
 
-def backup(settings: Settings, target: Path, *, recordings: bool) -> dict[str, Any]:
+def make_backup(settings: Settings, target: Path, *, recordings: bool) -> dict[str, Any]:
     """Copy a data folder to `target`. Returns: the manifest.
 
     Raises: ConfigError when the database is another server's, `target` exists, or there is no data.
@@ -147,7 +147,7 @@ def _still(settings: Settings) -> Iterator[bool]:
             connection.execute("CHECKPOINT RELEASE")
 
 
-def restore(settings: Settings, source: Path) -> dict[str, Any]:
+def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
     """Copy a backup into an empty data folder. Returns: the manifest.
 
     Raises: ConfigError when `source` is no backup, or the data folder is not empty.
@@ -189,28 +189,28 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
     return manifest
 
 
-@click.command("backup")
+@click.command()
 @config_option
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--recordings", is_flag=True, help="copy recordings too")
-def backup_command(config_path: str | None, folder: Path, recordings: bool) -> None:
+def backup(config_path: str | None, folder: Path, recordings: bool) -> None:
     """Copy the database, journals, spooled records and keys into a new folder.
 
     The platform may run meanwhile. The configuration file is not part of the data folder: keep it
     yourself.
     """
-    manifest = backup(load(config_path), folder, recordings=recordings)
+    manifest = make_backup(load(config_path), folder, recordings=recordings)
     click.echo(f"{folder}: {manifest['files']:,} files, {manifest['bytes']:,} bytes")
 
 
-@click.command("restore")
+@click.command()
 @config_option
 @click.argument("folder", type=click.Path(path_type=Path))
-def restore_command(config_path: str | None, folder: Path) -> None:
+def restore(config_path: str | None, folder: Path) -> None:
     """Copy a backup into the data folder, which must be empty.
 
     The database completes the restore at its next start, such as by `coinspace up`.
     """
     settings = load(config_path)
-    manifest = restore(settings, folder)
+    manifest = restore_backup(settings, folder)
     click.echo(f"{settings.data}: {manifest['files']:,} files")

@@ -17,7 +17,7 @@ from coinspace._ext import message as m
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.bus.publisher import Publisher
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts, encode
@@ -240,7 +240,7 @@ def served(folder: Path, *, questdb: Settings | None = None, **more: Any) -> Ite
     chosen = settings(folder, **more)
     if questdb is not None:
         database = address(questdb)
-        tables.create(database, ttl=False)
+        tables.create(database, StorageSettings(ttl="off"))
         chosen.storage.ilp, chosen.storage.sql = database.ilp, database.readonly_sql
 
     async def serve() -> None:

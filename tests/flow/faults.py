@@ -27,7 +27,7 @@ import psycopg
 from coinspace._ext.message import ORDERBOOK, REPEAT, TICKER, TRADE
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import read_journal
-from coinspace.config import JournalSettings, Settings
+from coinspace.config import JournalSettings, Settings, StorageSettings
 from coinspace.errors import StorageError
 from coinspace.process import read_health
 from coinspace.storage import schema
@@ -317,7 +317,7 @@ class Faults:
 
     def repaired(self) -> bool:
         """Return whether changed columns are repaired and the damaged rows are stored again."""
-        if schema.differences(address(self.settings), ttl=False):
+        if schema.differences(address(self.settings), StorageSettings(ttl="off")):
             return False
         rows = self.sql("select distinct status from gap where publisher like '%-storage-worker'")
         return rows == [("filled",)]

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import psycopg
 
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
@@ -71,7 +71,7 @@ def fill(found: Any) -> None:
 def store_history(questdb: Settings) -> Settings:
     """Store it, which changes nothing the second time, and wait until the views contain it."""
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     fill(found)
     deadline = time.monotonic() + 60
     with psycopg.connect(found.sql, autocommit=True) as connection:

@@ -25,8 +25,8 @@ from coinspace._ext.message import (
     Message,
     encode_header,
 )
+from coinspace._ext.sink import ListSink
 from coinspace.bus.publisher import Publisher
-from coinspace.bus.sink import ListSink
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import BusSettings, Settings
 from coinspace.errors import BusError
@@ -478,7 +478,7 @@ async def test_a_failing_callback_does_not_stop_the_reader(ipc: Settings) -> Non
 
 def test_a_second_publisher_of_a_process_is_refused(ipc: Settings) -> None:
     publisher = Publisher(PROCESS, ipc.bus, next_epoch())
-    with pytest.raises(BusError, match="expected no other process here, found one"):
+    with pytest.raises(BusError, match="expected no other process, found process"):
         Publisher(PROCESS, ipc.bus, next_epoch())
     publisher.close()
     Publisher(PROCESS, ipc.bus, next_epoch()).close()

@@ -38,7 +38,7 @@ PARAMETERS = {
 async def filled(questdb: Settings, tmp_path: Path) -> Settings:
     """Three minutes of ticks, books and trades; the second minute has no index value."""
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     sender = Sender(Settings(data=tmp_path, storage=storage), "daily")
     sender.start()

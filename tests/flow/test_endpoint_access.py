@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import stat
 from pathlib import Path
@@ -74,12 +75,13 @@ async def test_streams_end_with_the_key_that_they_were_opened_with(tmp_path: Pat
     async with (
         running(settings(tmp_path, require_keys=True)) as (_, endpoint),
         aiohttp.ClientSession(endpoint.server.url) as session,
+        contextlib.AsyncExitStack() as streams,
     ):
-        held: list[object] = []
         for key in (leaving, staying):
             headers = {"X-API-Key": key}
-            held.append(await session.get("/v1/stream?platform=venues", headers=headers))
-            held.append(await session.ws_connect("/v1/ws", headers=headers))
+            events = session.get("/v1/stream?platform=venues", headers=headers)
+            await streams.enter_async_context(events)
+            await streams.enter_async_context(session.ws_connect("/v1/ws", headers=headers))
         await until(lambda: len(endpoint.hub.clients) == 4)
         keys.revoke(leaving.split("_")[1])
         await until(lambda: len(endpoint.hub.clients) == 2)

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.index.calculator import Index
 from coinspace.index.governance import definition
 from coinspace.market import Market
@@ -124,7 +124,7 @@ def _array(levels: np.ndarray[Any, Any]) -> str:
 
 @pytest_asyncio.fixture
 async def site(questdb: Settings, tmp_path: Path) -> AsyncIterator[Site]:
-    schema.create(address(questdb), ttl=False)
+    schema.create(address(questdb), StorageSettings(ttl="off"))
     chosen = configured(questdb, tmp_path)
     async with (
         running(chosen) as (_, endpoint),

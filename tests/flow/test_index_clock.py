@@ -31,7 +31,7 @@ STEP_NS = 200 * MILLISECOND_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     # a short name: the length of socket paths is limited
     mine = Settings(
         data=tmp_path_factory.mktemp("ck"),
@@ -111,7 +111,7 @@ async def test_a_calculator_continues_in_the_present_beside_ticks_of_the_future(
         assert index.last_ts_ns == present_ns - 6 * STEP_NS
         worker.calculator.on_aggregate(aggregate(present_ns))
         assert worker.calculator.last_ts_ns == present_ns
-        spans = [span for span in index.published if span[1] > now_ns()]
+        spans = [span for span in index.published.spans if span[1] > now_ns()]
         # ticks that were never computed are free
         assert spans == [
             (ahead_ns, ahead_ns + 599 * STEP_NS),

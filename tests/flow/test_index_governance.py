@@ -20,7 +20,6 @@ from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
-from coinspace.storage.tables import TABLES
 
 DAY_NS = 18_000 * chain.DAY_NS
 
@@ -28,7 +27,7 @@ DAY_NS = 18_000 * chain.DAY_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=True)
+    schema.create(found, StorageSettings())
     for table in ("methodology", "operator_log", "index_chain", "index_tick", "index_venue", "gap"):
         query(questdb, f"TRUNCATE TABLE {table}")
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
@@ -117,10 +116,12 @@ def test_an_operators_action_is_logged_with_name_and_reason(settings: Settings) 
     assert starts.news() == []
 
 
-def test_index_records_have_no_ttl() -> None:
+def test_the_server_keeps_index_records_for_ever(settings: Settings) -> None:
     kept = {"index_tick", "index_venue", "index_next", "index_recalc", "index_chain"}
     kept |= {"methodology", "operator_log"}
-    assert {table.name for table in TABLES if not table.ttl} >= kept
+    lives = dict(query(settings, "SELECT table_name, ttlValue FROM tables()"))
+    assert {name for name, life in lives.items() if not life} >= kept
+    assert lives["orderbook"]
 
 
 def test_the_chain_is_made_and_checked_by_the_command(

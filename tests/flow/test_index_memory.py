@@ -38,7 +38,7 @@ DAY_NS = 19_000 * 86_400 * SECOND_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path, storage=storage)
 
@@ -170,7 +170,7 @@ def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings:
     assert [rate for _, rate in fx.rate.state()["window"]] == [
         record_fx for _, record_fx in _accepted(rows, start_ns + 42 * SECOND_NS)
     ]
-    assert fx.filter.references().keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
+    assert fx.filter.references.keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
 
 
 def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
@@ -185,7 +185,7 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     asset, start_ns = "MEMO", DAY_NS + 86_400 * SECOND_NS - 60 * SECOND_NS
     query(settings, "TRUNCATE TABLE index_chain")
     index = Index(asset, IndexParameters())
-    index.filter.restore(["upbit:MEMO/KRW"], False)
+    index.filter.restore(["upbit:MEMO/KRW"], False, {})
     before: dict[str, str | None] = {
         "asset": asset,
         "status": "ok",
@@ -354,24 +354,28 @@ async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     try:
         assert await worker._restore()
         assert worker.calculator.index(asset).last_ts_ns == start_ns + (ticks - 1) * SECOND_NS
-        fill = asyncio.create_task(worker._fill())
+        # the first tick of the new process, and the search for ticks without a record
+        worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_gaps())]
+        filled = f"SELECT count() FROM gap WHERE market = '{asset}' AND status = 'filled'"
         deadline = time.monotonic() + 60
-        while worker.backlog.ticks or worker.sender.pending:
+        while await asyncio.to_thread(query, settings, filled) != [(1,)]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        fill.cancel()
+        for task in tasks:
+            task.cancel()
     finally:
         worker.publisher.close()
         worker.subscriber.close()
         assert await worker.sender.close()
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(ticks,)], "ticks not stored")
+    wait_for(lambda: query(settings, count) == [(ticks + 1,)], "ticks not stored")
     found = query(
         settings, f"SELECT ts::long, reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
     )
-    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks)]
-    lost = ticks - 1 - int(spooled)
-    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
+    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks + 1)]
+    lost, kept = ticks - 1 - int(spooled), int(spooled) + 1
+    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * kept]
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
     wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")
 

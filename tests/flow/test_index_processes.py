@@ -133,7 +133,7 @@ def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     rows(settings, "TRUNCATE TABLE index_tick")
     rows(settings, "TRUNCATE TABLE index_venue")
     collectors = Collectors(settings)
@@ -185,7 +185,7 @@ async def test_records_on_the_bus_and_in_the_database(settings: Settings) -> Non
 
 
 async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     for table in ("index_tick", "index_venue", "index_next"):
         rows(settings, f"TRUNCATE TABLE {table}")
     collectors = Collectors(settings)
@@ -222,7 +222,7 @@ async def test_memory_and_numbering_survive_a_restart(settings: Settings) -> Non
 async def test_at_each_update_a_slow_process_skips_to_the_newest_state(
     settings: Settings, behind: str
 ) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     for table in ("index_tick", "index_venue"):
         rows(settings, f"TRUNCATE TABLE {table}")
     collectors = Collectors(settings)
@@ -271,7 +271,7 @@ async def test_at_each_update_a_slow_process_skips_to_the_newest_state(
 
 @pytest.mark.timeout(180)
 async def test_a_long_outage_is_written_beside_the_live_ticks(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     for table in ("index_tick", "index_venue", "gap"):
         rows(settings, f"TRUNCATE TABLE {table}")
     step_ns = 200 * MILLISECOND_NS

@@ -105,7 +105,7 @@ def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
 
 
 async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     for table in ("index_tick", "index_venue"):
         query(settings, f"TRUNCATE TABLE {table}")
     platform = Platform(settings)
@@ -180,7 +180,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
+    schema.create(address(settings), StorageSettings(ttl="off"))
     for table in ("index_tick", "index_venue", "index_chain"):
         query(settings, f"TRUNCATE TABLE {table}")
     day_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS

@@ -17,13 +17,14 @@ from coinspace._ext.sink import ListSink
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.segments import read_journal
+from coinspace.clock import HOUR_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError
 from coinspace.storage import gaps, schema
 from coinspace.storage.commands import _time_ns
 from coinspace.storage.ledger import Hole, Ledger
 from coinspace.storage.questdb.address import address
-from coinspace.storage.reconcile import HOUR_NS, Report, reconcile
+from coinspace.storage.reconcile import Report, reconcile
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import Feeder
@@ -36,7 +37,7 @@ N = 40
 @pytest.fixture
 def own(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path_factory.mktemp("r"), storage=storage)
 
@@ -160,17 +161,8 @@ async def test_trades_that_the_exchange_forgot_are_counted_as_lost(own: Settings
     sender.start()
     publisher = PUBLISHER.replace("orderbook", "ticker")
     for since_ns, lost in ((epoch + 1, 2000), (epoch + 2, 181), (epoch - 10**12, 7)):
-        assert gaps.write_outage(
-            sender,
-            publisher,
-            "bithumb",
-            "BTC/KRW",
-            epoch=epoch,
-            since_ns=since_ns,
-            reason="not reported any more",
-            closed_ns=since_ns + 5,
-            lost=lost,
-        )
+        outage = gaps.Outage(epoch, since_ns, "not reported any more", since_ns + 5, lost)
+        assert gaps.write_outage(sender, (publisher, "bithumb", "BTC/KRW"), outage)
     assert await sender.close(60)
     deadline = time.monotonic() + 60
     while not (report := reconcile(own, epoch, epoch + 100)).lines:

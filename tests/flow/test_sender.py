@@ -24,7 +24,7 @@ START_NS = 1_700_000_000_000_000_000
 
 @pytest.fixture(scope="session")
 def created(questdb: Settings) -> Settings:
-    schema.create(address(questdb), ttl=False)
+    schema.create(address(questdb), StorageSettings(ttl="off"))
     return questdb
 
 
@@ -126,7 +126,7 @@ async def test_bad_rows_go_to_the_dead_letters_and_the_rest_is_stored(
     assert await sender.close(30)
     rows = await rows_of(sql, "select trade_id from trade where market='BAD/KRW'", 195)
     assert {i for (i,) in rows} == set(range(200)) - bad
-    letters = list(read(sender.dead.path))
+    letters = list(read(sender.dead_letters))
     assert {key[3] for letter in letters if isinstance(key := letter["key"], list)} == bad
     assert all("price" in str(letter["reason"]) for letter in letters)
     assert {key[3] for key, *_ in rejected} == bad
@@ -163,10 +163,12 @@ async def test_a_dropped_and_a_changed_column_are_repaired(
         "trade.price: expected DOUBLE, was BOOLEAN",
         "trade.size: expected DOUBLE, was no column",
     }
-    assert schema.differences(address(created), ttl=False) == []
+    assert schema.differences(address(created), StorageSettings(ttl="off")) == []
 
 
-async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_path: Path) -> None:
+async def test_memory_is_bounded_while_nothing_answers(
+    created: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = own(created, tmp_path, memory_mb=1, batch_rows=100)
     reachable = asyncio.Event()
 
@@ -175,7 +177,8 @@ async def test_memory_is_bounded_while_nothing_answers(created: Settings, tmp_pa
             raise StorageError("no server")
         return address(settings)
 
-    sender = Sender(settings, "bounded", where=where)
+    monkeypatch.setattr("coinspace.storage.sender.address", where)
+    sender = Sender(settings, "bounded")
     sender.start()
     taken = 0
     while trade(sender, "FULL/KRW", taken):

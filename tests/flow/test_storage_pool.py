@@ -259,6 +259,22 @@ async def test_no_connection_is_made_without_an_address() -> None:
     await database.close()
 
 
+async def test_connections_that_fail_one_after_the_other_end_every_wait(
+    line: Line, make: Make
+) -> None:
+    line.silent = True
+    database = make(size=2)
+    waits = [asyncio.ensure_future(database.rows("SELECT 1")) for _ in range(8)]
+    while not database._waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for _ in range(4):
+        # a wait that the first failure has ended cannot be ended again
+        database._connecting_failed(StorageError("no server"))
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*waits, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {DatabaseUnavailable}
+
+
 async def test_a_restart_of_the_server_costs_one_failure(line: Line, make: Make) -> None:
     """Idle connections to an ended server are not tried one after another."""
     database = make(size=4)

@@ -19,7 +19,7 @@ from coinspace._ext.message import ORDERBOOK, REPEAT
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import Publisher, open_publisher
 from coinspace.bus.segments import read_journal
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.process import read_health
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
@@ -27,6 +27,7 @@ from tests.flow.feeding import LEVELS, MARKETS, Feeder, book
 
 BOOKS = "orderbook-collector-bithumb"
 TICKERS = "ticker-collector-bithumb"
+OFF = StorageSettings(ttl="off")
 
 
 def environment(settings: Settings, folder: Path, **more: str) -> dict[str, str]:
@@ -181,7 +182,7 @@ async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
     name, epoch = "orderbook-storage-worker", time.time_ns()
-    schema.create(address(questdb), ttl=False)
+    schema.create(address(questdb), OFF)
     publisher = open_publisher(BOOKS, own, epoch)
     Feeder(publisher, BOOKS, start_ns=epoch).send(60)
     publisher.close()
@@ -201,8 +202,8 @@ async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
         before = found()
         connection.execute("alter table orderbook alter column bid_size type boolean")
         # the server applies a change of columns in its own time, this one and the repairing one
-        await until(lambda: schema.repair(address(questdb), {"orderbook"}, ttl=False))
-        await until(lambda: not schema.repair(address(questdb), {"orderbook"}, ttl=False))
+        await until(lambda: schema.repair(address(questdb), {"orderbook"}, OFF))
+        await until(lambda: not schema.repair(address(questdb), {"orderbook"}, OFF))
         await until(lambda: found() != before)
         assert damages() == [("open",)]
         with running(name, env):

@@ -38,7 +38,6 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
 # their owner handles their end and ends or restarts its one query or client
 READ_BY_OWNER = {
     "endpoint/http/connection.py",
-    "endpoint/history/local.py",
     "endpoint/http/websocket.py",
     "storage/watch.py",
     "supervisor.py",

@@ -9,7 +9,7 @@ import pytest
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.lock import lock_file
-from coinspace.storage.backup import MANIFEST, TRIGGER, Copy, backup, restore
+from coinspace.storage.backup import MANIFEST, TRIGGER, Copy, make_backup, restore_backup
 
 FILES = {
     "questdb/db/trade~10/2026-11-30/price.d": b"prices" + bytes(1 << 20) + b"end" + bytes(1 << 20),
@@ -50,12 +50,12 @@ def test_a_restored_folder_has_the_same_files(
     settings: Settings, tmp_path: Path, recordings: bool
 ) -> None:
     made = tmp_path / "backup"
-    manifest = backup(settings, made, recordings=recordings)
+    manifest = make_backup(settings, made, recordings=recordings)
     expected = FILES | ({RECORDING: b"another file"} if recordings else {})
     assert manifest["files"] == len(expected)
     assert made.stat().st_mode & 0o777 == 0o700
     restored = Settings(data=tmp_path / "new" / "data")
-    assert restore(restored, made) == manifest
+    assert restore_backup(restored, made) == manifest
     assert contents(restored.data) == expected
     assert (restored.data / "keys.json").stat().st_mode & 0o777 == 0o600
     # a server that did not run needs no recovery
@@ -74,13 +74,13 @@ def test_a_backup_of_a_running_server_is_recovered_at_the_next_start(
     settings: Settings, tmp_path: Path
 ) -> None:
     made = tmp_path / "backup"
-    backup(settings, made, recordings=False)
+    make_backup(settings, made, recordings=False)
     manifest = orjson.loads((made / MANIFEST).read_bytes())
     (made / MANIFEST).write_bytes(orjson.dumps(manifest | {"checkpoint": True}))
     restored = Settings(data=tmp_path / "new")
     # an empty folder is as good as none
     restored.data.mkdir()
-    restore(restored, made)
+    restore_backup(restored, made)
     assert (restored.data / TRIGGER).exists()
 
 
@@ -88,17 +88,17 @@ def test_a_backup_overwrites_nothing(settings: Settings, tmp_path: Path) -> None
     made = tmp_path / "backup"
     made.mkdir()
     with pytest.raises(ConfigError, match="expected no such file or folder, found one"):
-        backup(settings, made, recordings=False)
+        make_backup(settings, made, recordings=False)
     assert list(made.iterdir()) == []
     with pytest.raises(ConfigError, match="outside the data folder"):
-        backup(settings, settings.data / "backup", recordings=False)
+        make_backup(settings, settings.data / "backup", recordings=False)
 
 
 def test_a_folder_without_data_is_not_backed_up(tmp_path: Path) -> None:
     empty = Settings(data=tmp_path / "empty")
     empty.data.mkdir()
     with pytest.raises(ConfigError, match="expected data, found none"):
-        backup(empty, tmp_path / "backup", recordings=False)
+        make_backup(empty, tmp_path / "backup", recordings=False)
     # so that a backup can still be restored there
     assert list(empty.data.iterdir()) == []
 
@@ -108,8 +108,8 @@ def test_a_server_or_another_backup_must_not_run_meanwhile(
 ) -> None:
     for name in ("questdb/lock", "backup.lock"):
         lock_file(settings.data / name, "test")
-        with pytest.raises(ConfigError, match="already runs on this data folder"):
-            backup(settings, tmp_path / "backup", recordings=False)
+        with pytest.raises(ConfigError, match="expected no other process"):
+            make_backup(settings, tmp_path / "backup", recordings=False)
     assert not (tmp_path / "backup").exists()
 
 
@@ -117,16 +117,16 @@ def test_what_a_killed_backup_left_is_removed(settings: Settings, tmp_path: Path
     part = tmp_path / ".backup.part"
     (part / "questdb").mkdir(parents=True)
     (part / "questdb" / "old").touch()
-    backup(settings, tmp_path / "backup", recordings=False)
+    make_backup(settings, tmp_path / "backup", recordings=False)
     assert contents(tmp_path / "backup").keys() == {*FILES, MANIFEST}
 
 
 def test_existing_data_is_never_restored_over(settings: Settings, tmp_path: Path) -> None:
     made = tmp_path / "backup"
-    backup(settings, made, recordings=False)
+    make_backup(settings, made, recordings=False)
     before = contents(settings.data)
     with pytest.raises(ConfigError, match="expected an empty one, found files"):
-        restore(settings, made)
+        restore_backup(settings, made)
     assert contents(settings.data) == before
 
 
@@ -143,7 +143,7 @@ def test_what_is_no_whole_backup_is_not_restored(
     settings: Settings, tmp_path: Path, damage: str, message: str
 ) -> None:
     made = tmp_path / "backup"
-    backup(settings, made, recordings=False)
+    make_backup(settings, made, recordings=False)
     manifest = made / MANIFEST
     if damage == "no manifest":
         manifest.unlink()
@@ -154,11 +154,11 @@ def test_what_is_no_whole_backup_is_not_restored(
     else:
         (made / "keys.json").unlink()
     with pytest.raises(ConfigError, match=message):
-        restore(Settings(data=tmp_path / "new"), made)
+        restore_backup(Settings(data=tmp_path / "new"), made)
     assert not (tmp_path / "new").exists()
 
 
 def test_another_server_is_not_backed_up(settings: Settings, tmp_path: Path) -> None:
     settings.storage.ilp = "http::addr=a:9000;"
     with pytest.raises(ConfigError, match="with its own tools"):
-        backup(settings, tmp_path / "backup", recordings=False)
+        make_backup(settings, tmp_path / "backup", recordings=False)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from coinspace.cli import coinspace
 from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import Settings, load
-from coinspace.endpoint.live.nulls import Nulls
+from coinspace.endpoint.live.state import Latest
 from coinspace.index.pulse import Pulse
 from coinspace.method.record import IndexRecord
 from coinspace.observe.health import Health, health_of, reasons
@@ -189,18 +189,20 @@ def test_an_index_fails_after_the_time_of_the_method() -> None:
     assert pulse.counters()['index_tick_age_s{asset="BTC"}'] == 61
 
 
-def test_the_endpoint_knows_an_index_that_failed() -> None:
-    seconds = [0.0]
-    nulls = Nulls(lambda _: 60.0, lambda: int(seconds[0] * 1e9))
-    null = record("BTC", None)
-    assert not nulls.failed("BTC", null)
+def test_the_endpoint_knows_an_index_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [0]
+    monkeypatch.setattr("coinspace.endpoint.live.state.monotonic_ns", lambda: seconds[0] * 10**9)
+    first = Latest(record("BTC", None))
     seconds[0] = 59
-    assert not nulls.failed("BTC", null)
+    assert not first.failed(60.0)
+    second = Latest(record("BTC", None), first)
     seconds[0] = 60
-    assert nulls.failed("BTC", null)
-    assert not nulls.failed("BTC", record("BTC", 1.0))
-    assert not nulls.failed("BTC", null)
-    assert nulls.failed("BTC", record("BTC", None, failed=True))
+    assert first.failed(60.0)
+    assert second.failed(60.0)
+    valued = Latest(record("BTC", 1.0), second)
+    assert not valued.failed(60.0)
+    assert not Latest(record("BTC", None), valued).failed(60.0)
+    assert Latest(record("BTC", None, failed=True), valued).failed(60.0)
 
 
 def test_internal_errors_are_shown_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

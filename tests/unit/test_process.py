@@ -37,7 +37,7 @@ async def main(running):
             running.log.info("x" * 200)
             await asyncio.sleep(0.01)
 
-    running.spawn("beat", beat())
+    running.tasks.spawn("beat", beat())
 {body}
     await running.stopping.wait()
 {end}
@@ -171,8 +171,8 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
 
 
 FAILING = {
-    "task": "async def bad():\n    raise ValueError('broken')\nrunning.spawn('bad', bad())",
-    "returned task": "async def bad():\n    pass\nrunning.spawn('bad', bad())",
+    "task": "async def bad():\n    raise ValueError('broken')\nrunning.tasks.spawn('bad', bad())",
+    "returned task": "async def bad():\n    pass\nrunning.tasks.spawn('bad', bad())",
     "thread": "def bad():\n    raise ValueError('broken')\n"
     "threading.Thread(target=bad, name='bad').start()",
     "repeated call": "from coinspace.tasks import Repeat\n"
@@ -281,7 +281,7 @@ async def change():
         await asyncio.sleep(0.01)
         running.ready()
         await asyncio.sleep(0.01)
-running.spawn('change', change())
+running.tasks.spawn('change', change())
 """
     with start(small_disk, body=body) as process:
         ready_or_degraded = ("ready", "degraded")
@@ -378,7 +378,7 @@ async def test_a_task_that_ends_during_a_stop_is_no_failure(tmp_path: Path) -> N
     async def until_stopped() -> None:
         await process.stopping.wait()
 
-    process.spawn("work", until_stopped())
+    process.tasks.spawn("work", until_stopped())
     process.stop()
     await process.tasks.finish(5)
     assert process.failure is None

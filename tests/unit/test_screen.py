@@ -43,7 +43,7 @@ def write(settings: Settings, name: str, **counters: int | float) -> None:
     path.write_bytes(orjson.dumps(facts))
 
 
-def test_top_has_one_line_per_process_within_100_columns(
+def test_top_has_one_line_per_processwithin_100_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
@@ -94,7 +94,7 @@ async def test_a_status_line_has_its_time_and_few_assets(
     async def served(self: StatusScreen, session: Any) -> list[dict[str, Any]]:
         return indices
 
-    monkeypatch.setattr(screen, "_within", within)
+    monkeypatch.setattr(screen, "within", within)
     monkeypatch.setattr(StatusScreen, "_indices", served)
     await StatusScreen(Settings(data=tmp_path)).run(asyncio.Event())
     assert waits == [10, 60, 60, 60]

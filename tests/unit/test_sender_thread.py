@@ -46,7 +46,8 @@ ADDRESS = Address("http::addr=127.0.0.1:1;", "postgresql://127.0.0.1:1/qdb", "",
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch, script: Script, **more: object) -> Sender:
     monkeypatch.setattr(sender, "Transport", script)
     monkeypatch.setattr(sender, "FIRST_BACKOFF_S", 0.001)
-    own = Sender(Settings(data=folder), "test", where=lambda _: ADDRESS, **more)  # type: ignore[arg-type]
+    monkeypatch.setattr(sender, "address", lambda settings: ADDRESS)
+    own = Sender(Settings(data=folder), "test", **more)  # type: ignore[arg-type]
     own.start()
     assert own.row("trade", symbols={"market": "A/KRW"}, columns={"price": 1.0}, at_ns=1)
     return own

@@ -17,7 +17,8 @@ from rich.table import Table
 from coinspace.cli import coinspace
 from coinspace.clock import now_ns
 from coinspace.config import load
-from coinspace.process import configure_logging, health_path
+from coinspace.log import configure_logging
+from coinspace.process import health_path
 from coinspace.query import render
 from coinspace.recording.format import FeedWriter
 from coinspace.text import LIMIT, PrintableFormatter, cell, printable, printable_lines

@@ -116,15 +116,18 @@ def test_doctor_names_what_this_host_cannot_do(tmp_path: Path) -> None:
         f'data = "{tmp_path / "data"}"\n[tuning]\nspin = ["*"]\nreceive_buffer = 1073741824\n'
         "cpus = {'index-*' = [9999], 'collector-*' = [0]}\n"
     )
-    found = {
-        (one.subject, one.level): one.text
+    found = [
+        (one.subject, one.level, one.text)
         for one in check_host(load(path))
         if one.subject in ("pinning", "spinning", "socket buffers")
-    }
-    assert "was 9999" in found["pinning", "problem"]
-    assert "no process is called collector-*" in found["pinning", "advice"]
-    assert "never sleep" in found["spinning", "problem"]
-    assert "rmem_max" in found["socket buffers", "advice"]
+    ]
+    for subject, level, text in (
+        ("pinning", "problem", "was 9999"),
+        ("pinning", "problem", "no process is called 'collector-*'"),
+        ("spinning", "problem", "never sleep"),
+        ("socket buffers", "advice", "rmem_max"),
+    ):
+        assert any(one[:2] == (subject, level) and text in one[2] for one in found), text
 
 
 def test_doctor_has_no_findings_about_defaults(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import { PriceChart } from "./charts.js";
 import { DepthChart, REACHES } from "./depth.js";
 import { age, distance, percent, price, size } from "./format.js";
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
-import { Ladder, element, swatch } from "./ladder.js";
+import { Ladder, element, showLegend } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
 
 const MINUTE = 60_000;
@@ -80,7 +80,7 @@ function schedule(part) {
 
 const draw = {
   hero: drawHero, tabs: drawTabs,
-  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); drawDepthLegend(); } },
+  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); showLegend(byId("depth-legend"), state.book); } },
   venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
   pipeline: () => { if (!state.operator) pipeline.refuse(); else if (state.pipeline) pipeline.show(state.pipeline); },
   connection: drawConnection,
@@ -208,14 +208,6 @@ function drawDepthTable() {
     node.append(element("dt", "", t("within", { percent: one.within_percent })), value);
     return node;
   }));
-}
-
-function drawDepthLegend() {
-  const names = [...new Set(state.book.venues.map((one) => one.exchange))];
-  const legend = byId("depth-legend");
-  if (legend.dataset.names === names.join()) return;
-  legend.dataset.names = names.join();
-  legend.replaceChildren(...names.map(swatch));
 }
 
 // --- history --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import { CandlestickSeries, ColorType, CrosshairMode, LineSeries, LineStyle, cre
 import { cssColour, decimals, price } from "./format.js";
 
 const seconds = (ms) => Math.floor(ms / 1000);
+const candle = (one) => ({ time: seconds(one.ts), open: +one.open, high: +one.high, low: +one.low, close: +one.close });
 
 /** The chart; each series can be hidden. */
 export class PriceChart {
@@ -89,16 +90,14 @@ export class PriceChart {
       const time = seconds(one.ts);
       this.last = Math.max(this.last, time);
       const whole = one.close !== null;
-      points.candles.push(whole ? { time, open: +one.open, high: +one.high, low: +one.low, close: +one.close } : { time });
+      points.candles.push(whole ? candle(one) : { time });
       points.index.push(whole ? { time, value: +one.close } : { time });
       points.kr.push(one.kr !== null && one.fx !== null ? { time, value: +one.kr / +one.fx } : { time });
       points.gl.push(one.gl !== null ? { time, value: +one.gl } : { time });
       points.premium.push(one.premium !== null ? { time, value: +one.premium * 100 } : { time });
     }
     const newest = candles.at(-1);
-    if (newest && newest.close !== null) {
-      this.candle = { time: seconds(newest.ts), open: +newest.open, high: +newest.high, low: +newest.low, close: +newest.close };
-    }
+    if (newest && newest.close !== null) this.candle = candle(newest);
     for (const [name, data] of Object.entries(points)) this.series[name].setData(data);
     this.chart.applyOptions({ timeScale: { secondsVisible: intervalMs < 60_000 } });
     this.chart.timeScale().fitContent();

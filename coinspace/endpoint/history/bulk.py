@@ -106,7 +106,7 @@ def encoder(media: str, columns: Columns) -> Encoder:
             "not-acceptable",
             f"{media} needs pyarrow on the server (pip install coinspace[arrow]); text/csv works",
         ) from None
-    return ArrowEncoder(columns) if media == ARROW else ParquetEncoder(columns)
+    return BinaryEncoder(media, columns)
 
 
 class CsvEncoder:
@@ -176,37 +176,20 @@ def _schema(columns: Columns) -> Any:
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
-class ArrowEncoder:
-    """Arrow IPC stream, a record batch per page."""
+class BinaryEncoder:
+    """An Arrow IPC stream with a record batch per page, or Parquet (zstd) with a row group."""
 
-    def __init__(self, columns: Columns) -> None:
-        import pyarrow as pa
-
-        self._schema = _schema(columns)
-        self._sink = _Sink()
-        self._batch = pa.RecordBatch.from_pylist
-        self._writer = pa.ipc.new_stream(self._sink, self._schema)
-
-    def rows(self, rows: Rows) -> bytes:
-        self._writer.write_batch(self._batch(rows, schema=self._schema))
-        return self._sink.take()
-
-    def end(self) -> bytes:
-        self._writer.close()
-        return self._sink.take()
-
-
-class ParquetEncoder:
-    """Parquet with zstd, a row group per page."""
-
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, media: str, columns: Columns) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._schema = _schema(columns)
         self._sink = _Sink()
         self._table = pa.Table.from_pylist
-        self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+        if media == ARROW:
+            self._writer = pa.ipc.new_stream(self._sink, self._schema)
+        else:
+            self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
 
     def rows(self, rows: Rows) -> bytes:
         self._writer.write_table(self._table(rows, schema=self._schema))

@@ -16,6 +16,7 @@ from coinspace.endpoint.live import market
 from coinspace.endpoint.live.age import stale_reason
 from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.models import Book, ConsolidatedBook
+from coinspace.endpoint.routes.history import READ
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, milliseconds
 from coinspace.storage.read import history
@@ -71,13 +72,7 @@ async def orderbook(context: Context, request: Request, parameters: Consolidated
     BookQuery,
     answer=Book,
     tag="books",
-    problems=(
-        "unknown-market",
-        "no-data",
-        "not-ready",
-        "database-unavailable",
-        "query-timeout",
-    ),
+    problems=("unknown-market", "no-data", *READ),
 )
 async def venue_orderbook(context: Context, request: Request, query: BookQuery) -> Response:
     """One venue's book in its own quote currency: the newest, or the one at `at`.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
@@ -27,13 +27,14 @@ routes = Routes()
 MINUTE_MS = 60_000
 # rows reach the views within this time; a candle may change until then
 SETTLE_MS = 10_000
-IMMUTABLE = "max-age=31536000, immutable"
+IMMUTABLE = b"max-age=31536000, immutable"
 
 PRICES = ("open", "high", "low", "close", "kr", "gl")
 
 # problems of every route that reads the database
 READ = ("database-unavailable", "query-timeout", "not-ready")
-STORED = ("unknown-asset", *READ)
+# and of those that also send whole ranges
+RANGE = (*READ, "invalid-cursor", "not-acceptable", "too-many-downloads")
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
@@ -77,7 +78,7 @@ class ExplainQuery(Struct, forbid_unknown_fields=True):
     answer=IndexPage,
     tag="indices",
     media=bulk.FORMATS,
-    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-asset", *RANGE),
 )
 async def values(context: Context, request: Request, query: ValuesQuery) -> Response:
     """Every value of an index in [start, end), nulls with their reason included.
@@ -97,7 +98,7 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
         return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
     first_ns = history.ns(start)
     if query.cursor is not None:
-        (last_ns,) = decode_cursor(query.cursor, int)
+        (last_ns,) = decode_cursor(query.cursor, 1)
         first_ns = max(first_ns, last_ns + 1)
     digits = context.decimals(asset)
     rows = await history.values(context.database, asset, first_ns, history.ns(end), query.limit + 1)
@@ -109,7 +110,9 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
         end=end,
         values=points(rows[: query.limit], digits),
         cursor=cursor,
-        next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
+        next=next_link(
+            f"/v1/indices/{asset}/values", cursor, start=start, end=end, limit=query.limit
+        ),
     )
     return json_answer(encode(page), (b"vary", b"Accept"))
 
@@ -120,7 +123,7 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
     answer=CandlePage,
     tag="indices",
     media=bulk.FORMATS,
-    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-asset", *RANGE),
     headers=(("If-None-Match", "ETag of the answer that the client has"),),
 )
 async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Response:
@@ -159,25 +162,31 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
         end=last,
         candles=whole(rows, first, last, length, now, context.decimals(asset)),
         cursor=cursor,
-        next=_next(f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval),
+        next=next_link(
+            f"/v1/indices/{asset}/ohlc",
+            cursor,
+            interval=query.interval,
+            start=start,
+            end=end,
+            limit=query.limit,
+        ),
     )
-    body = encode(page)
-    control = "no-cache"
+    control = b"no-cache"
     if last + SETTLE_MS <= now and await _is_settled(context, asset, query.interval, last):
-        scope = "public" if request.scope.get("coinspace.key") is None else "private"
-        control = f"{scope}, {IMMUTABLE}"
-    answer = with_etag(request, body, hashlib.sha256(body).hexdigest()[:24], control)
+        scope = b"public" if request.scope.get("coinspace.key") is None else b"private"
+        control = scope + b", " + IMMUTABLE
+    answer = with_etag(request, Content(b"application/json", encode(page)), control)
     answer.add_header(b"vary", b"Accept")
     return answer
 
 
 def _position(cursor: str, start: int, end: int, length: int) -> int:
-    (position,) = decode_cursor(cursor, int)
+    (position,) = decode_cursor(cursor, 1)
     if position % length or not start <= position < end:
         raise Problem(
             "invalid-cursor", "cursor: expected one of the same range", parameter="cursor"
         )
-    return int(position)
+    return position
 
 
 async def _is_settled(context: Context, asset: str, interval: str, last: int) -> bool:
@@ -193,7 +202,7 @@ async def _is_settled(context: Context, asset: str, interval: str, last: int) ->
     ExplainQuery,
     answer=Explanation,
     tag="indices",
-    problems=(*STORED, "no-data"),
+    problems=("unknown-asset", *READ, "no-data"),
 )
 async def explain(context: Context, request: Request, query: ExplainQuery) -> Response:
     """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.
@@ -204,7 +213,7 @@ async def explain(context: Context, request: Request, query: ExplainQuery) -> Re
     asset = context.check_asset(query.asset)
     latest = context.live.indices.get(asset)
     if latest is not None and query.ts in (None, latest.ts_ms):
-        return json_answer(encode(live_explanation(context, latest)))
+        return json_answer(encode(await live_explanation(context, latest)))
     at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
     found = await stored_explanation(context, asset, at_ns)
     if found is None:
@@ -297,12 +306,3 @@ async def _candle_rows(
     found = {row["ns"] // MILLISECOND_NS: served(row, digits) for row in rows}
     empty = dict.fromkeys(CANDLE_COLUMNS) | {"ticks": 0, "valid": 0}
     return [{**found.get(ts, empty), "ts": ts} for ts in range(first, last, length)]
-
-
-def _next(
-    path: str, cursor: str | None, start: int, end: int, limit: int, interval: str | None = None
-) -> str | None:
-    if cursor is None:
-        return None
-    given = {"interval": interval, "start": start, "end": end, "limit": limit, "cursor": cursor}
-    return next_link(path, given)

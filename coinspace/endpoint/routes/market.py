@@ -14,7 +14,7 @@ from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Routes, encode, json_answer
 from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
-from coinspace.endpoint.routes.history import MINUTE_MS, READ, Cursor, Limit
+from coinspace.endpoint.routes.history import MINUTE_MS, RANGE, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
 from coinspace.market import as_named
 from coinspace.storage.read import history
@@ -86,13 +86,7 @@ async def tickers(context: Context, request: Request, query: TickersQuery) -> Re
     answer=TradePage,
     tag="market",
     media=bulk.FORMATS,
-    problems=(
-        "unknown-market",
-        *READ,
-        "invalid-cursor",
-        "not-acceptable",
-        "too-many-downloads",
-    ),
+    problems=("unknown-market", *RANGE),
 )
 async def trades(context: Context, request: Request, query: TradesQuery) -> Response:
     """Trades, oldest first: the newest ones, or those stored in [start, end)."""
@@ -124,18 +118,14 @@ async def trades(context: Context, request: Request, query: TradesQuery) -> Resp
         )
     after = None
     if query.cursor is not None:
-        last_ns, last_id, count = decode_cursor(query.cursor, int, int, int)
+        last_ns, last_id, count = decode_cursor(query.cursor, 3)
         after = (last_ns, last_id, min(count, 1000))
     found = await read(after, query.limit + 1)
     shown, cursor = found[: query.limit], None
     if len(found) > query.limit:
         cursor = encode_cursor(*history.trades_after(shown, after))
-    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-    page = TradePage(
-        [_trade(row) for row in shown],
-        cursor,
-        next_link("/v1/trades", given) if cursor else None,
-    )
+    link = next_link("/v1/trades", cursor, **where, start=start, end=end, limit=query.limit)
+    page = TradePage([_trade(row) for row in shown], cursor, link)
     return json_answer(encode(page), (b"vary", b"Accept"))
 
 

@@ -13,6 +13,7 @@ from coinspace.config import Settings
 from coinspace.errors import DatabaseUnavailable, QueryTimeout, StorageError
 from coinspace.storage.read import statement
 from coinspace.storage.read.pool import Database, Row
+from coinspace.storage.schema import first_line
 
 Kind = Literal["number", "integer", "flag", "instant", "text"]
 Columns = dict[str, Kind]
@@ -68,7 +69,7 @@ async def pages_of(database: Database, text: str, size: int) -> AsyncIterator[Pa
             raise StorageError(f"the database cannot be read: {database.error}") from None
         raise error
     except psycopg.Error as error:
-        raise StorageError(f"sql: {str(error).splitlines()[0]}") from None
+        raise StorageError(f"sql: {first_line(error)}") from None
 
 
 def _columns(cursor: psycopg.AsyncCursor[Any]) -> Columns:
