@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("deploy", "Write systemd units for a host."),
     "config": ("config_file", "Write, show or check the configuration."),
     "questdb": ("storage.commands", "Run the private QuestDB server."),
+    "backup": ("storage.backup", "Copy a data folder while the platform runs."),
+    "restore": ("storage.backup", "Copy a backup into an empty data folder."),
     "query": ("query", "Print indices, books and history."),
     "keys": ("endpoint.commands", "Manage API keys."),
     "simulate": ("simulator.commands", "Serve or record simulated markets."),

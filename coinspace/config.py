@@ -479,6 +479,28 @@ class TuningSettings(Section):
     """SO_BUSY_POLL of exchange sockets; 0 = off"""
 
 
+class MetricsSettings(Section):
+    """Where each process serves its own metrics, at /metrics and without a key."""
+
+    enabled: bool = True
+    host: Annotated[
+        str, Field(description="an address that others reach needs a firewall before it")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65_535 - len(PROCESSES),
+            description="of the first process, the others follow; 0 = free ports, which"
+            " data/run/targets names for Prometheus",
+        ),
+    ] = 0
+
+    def port_of(self, process: str) -> int:
+        """Return the port of a process, 0 = any free one."""
+        return self.port + PROCESSES.index(process) if self.port and process in PROCESSES else 0
+
+
 class SupervisorSettings(Section):
     hang_s: Annotated[float, Field(ge=5, le=3600)] = 20.0
     """a process that is silent for this long is restarted"""
@@ -497,6 +519,7 @@ class Settings(Section):
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
     def model_post_init(self, context: Any, /) -> None:
         self.bus._sockets = Path(self.bus.directory) if self.bus.directory else self.data / "run"

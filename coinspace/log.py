@@ -11,14 +11,18 @@ import logging
 import os
 import select
 import sys
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import structlog
 
-from coinspace.text import PrintableFormatter, printable_event
+from coinspace.text import PrintableFormatter, printable_event, without_numbers
 
 # PIPE_BUF: a pipe that is ready for writing takes this many bytes without blocking
 PIPE_BYTES = 4096
+# names in a joined line, and kinds of lines that wait to be joined
+EXAMPLES = 3
+KINDS_LIMIT = 100
 
 
 class Output:
@@ -96,6 +100,59 @@ def safe(logger: type[Any]) -> type[Any]:
                     output.write(f"level={method_name!r} event={event!r} arguments not shown\n")
 
     return Safe
+
+
+@dataclass(slots=True)
+class _Line:
+    level: str
+    event: str
+    names: list[str]
+    facts: dict[str, Any]
+    count: int = 1
+
+
+class Summary:
+    """Joins log lines that many markets, or assets, have in common, into one with their number.
+
+    Lines wait until `flush`. Lines of one kind have the level, event and state in common, and a
+    reason that differs in numbers and in names. A single line is written as it is.
+
+    Args: noun: what the names are, such as "market".
+    """
+
+    def __init__(self, log: Any, noun: str) -> None:
+        self._log = log
+        self._noun = noun
+        self._lines: dict[tuple[Any, ...], _Line] = {}
+
+    def add(self, level: str, event: str, name: str, also: str = "", /, **facts: Any) -> None:
+        """Add a line about a market. Args: also: another name of it that a reason may contain."""
+        shape = str(facts.get("reason")).replace(name, "").replace(also or name, "")
+        kind = (level, event, facts.get("state"), without_numbers(shape))
+        line = self._lines.get(kind)
+        if line is None:
+            self._lines[kind] = _Line(level, event, [name], facts)
+            if len(self._lines) > KINDS_LIMIT:
+                self.flush()
+            return
+        line.count += 1
+        if len(line.names) < EXAMPLES:
+            line.names.append(name)
+        # the reason is an example too; other facts stay when they are the same for all
+        line.facts = {
+            fact: value
+            for fact, value in line.facts.items()
+            if fact == "reason" or facts.get(fact) == value
+        }
+
+    def flush(self) -> None:
+        """Write the lines."""
+        lines, self._lines = self._lines, {}
+        for one in lines.values():
+            names: dict[str, Any] = {self._noun: one.names[0]}
+            if one.count > 1:
+                names = {f"{self._noun}s": one.count, "examples": ", ".join(one.names)}
+            getattr(self._log, one.level)(one.event, **names, **one.facts)
 
 
 def _fill_standard_descriptors() -> None:

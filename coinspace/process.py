@@ -6,25 +6,29 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import structlog
 import uvloop
 
+from coinspace._ext.latency import Latency
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
+from coinspace.exporter import Exporter
 from coinspace.health_file import HEALTH_INTERVAL_S, health_path
 from coinspace.lock import lock_name
 from coinspace.log import configure_logging, lost_lines
+from coinspace.metrics import as_health, exposition, own_use
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
+from coinspace.text import without_numbers
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
 
 # -P: a folder that somebody happens to stand in has no modules of ours
@@ -54,6 +58,7 @@ class Process:
 
     Attributes:
         counters: called once a second; its result goes into the health file.
+        latencies: leg of a message's way -> its durations, for the health file.
         stopping: set by SIGTERM and SIGINT.
         tasks: background tasks; when one fails, the process ends and is restarted.
         failure: what ended a background task, None while all run. The process then ends with exit
@@ -66,8 +71,16 @@ class Process:
         self.started_ns = now_ns()
         self.state: State = "starting"
         self.reason: str | None = None
+        self._kind = ""
         self._started = False
         self.counters: Callable[[], dict[str, int | float]] = dict
+        self.latencies: dict[str, Latency] = {}
+        self.exporter = Exporter(self._metrics)
+        self._health: dict[str, Any] = {}
+        self._exposed = b""
+        # whether Prometheus can find the exporter
+        self._announced = not settings.metrics.enabled
+        self._announce_failing = False
         self.stopping = asyncio.Event()
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
         self.failure: BaseException | None = None
@@ -129,9 +142,13 @@ class Process:
             tune_garbage_collector(self.settings.tuning)
         self._change("ready", None)
 
-    def degraded(self, reason: str) -> None:
-        """Report that the process runs but something that it needs is missing."""
-        self._change("degraded", reason)
+    def degraded(self, reason: str, kind: str | None = None) -> None:
+        """Report that the process runs but something that it needs is missing.
+
+        Args: kind: a change of the reason within one kind is not logged; by default the reason
+            without its numbers.
+        """
+        self._change("degraded", reason, kind)
 
     def stop(self) -> None:
         """Ask the process to end, as SIGTERM does."""
@@ -187,14 +204,16 @@ class Process:
             self.state, self.reason = "stopped", None
         self.write_health()
 
-    def _change(self, state: State, reason: str | None) -> None:
+    def _change(self, state: State, reason: str | None, kind: str | None = None) -> None:
         if self.state == "stopping" or self.failure is not None:
             return
         if (state, reason) == (self.state, self.reason):
             return
         known = self.state in ("ready", "degraded")
-        changed = (state, _kind(reason)) != (self.state, _kind(self.reason))
-        self.state, self.reason = state, reason
+        # numbers may change each second
+        kind = without_numbers(kind or reason or "")
+        changed = (state, kind) != (self.state, self._kind)
+        self.state, self.reason, self._kind = state, reason, kind
         if not changed:
             # only an age or a count has grown: the health file shows it within a second
             return
@@ -235,7 +254,10 @@ class Process:
             "reason": reason,
             "unwell_s": round((monotonic_ns() - self._well_ns) / SECOND_NS, 1),
             "counters": counters,
+            "latency": as_health(self.latencies),
+            "metrics": self.exporter.address,
         }
+        self._health, self._exposed = health, b""
         part = self._path.with_suffix(".part")
         part.write_bytes(orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
         part.replace(self._path)
@@ -250,8 +272,45 @@ class Process:
             if not self._counters_failing:
                 self._counters_failing = True
                 self.log.error("counters not read", error=repr(error), exc_info=error)
-        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
+        own = {
+            **self._counts,
+            **self.clock.counters(),
+            **own_use(),
+            "log_lines_lost": lost_lines(),
+            "metrics_scrapes": self.exporter.scrapes,
+            "metrics_refused": self.exporter.refused,
+        }
         return {**counters, **own}
+
+    def _metrics(self) -> bytes:
+        # made once per reading of the counters, however many scrapers ask
+        if not self._exposed:
+            self._exposed = exposition([self._health], self._health["updated_ns"])
+        return self._exposed
+
+    async def _announce(self) -> None:
+        """Serve metrics, and write where: a file for Prometheus' file_sd_configs."""
+        path = target_path(self.settings, self.name)
+        chosen = self.settings.metrics
+        try:
+            if self.exporter.address is None:
+                await self.exporter.start(chosen.host, chosen.port_of(self.name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            found = [{"targets": [self.exporter.address], "labels": {"instance": self.name}}]
+            part.write_bytes(orjson.dumps(found))
+            part.replace(path)
+            self._announced = True
+        except OSError as error:
+            if not self._announce_failing:
+                self._announce_failing = True
+                self.log.error("metrics not served", error=str(error), again_in_s=1)
+
+    def withdraw(self) -> None:
+        """Stop serving metrics: Prometheus must not report a process that ended as it should."""
+        self.exporter.close()
+        with contextlib.suppress(OSError):
+            target_path(self.settings, self.name).unlink()
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
         """Return state and reason, completed by steps of the clock and internal errors."""
@@ -275,6 +334,8 @@ class Process:
             if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
                 written_ns = now
                 self.write_health()
+                if not self._announced:
+                    await self._announce()
             await asyncio.sleep(interval_s)
             self._check_rounds(interval_s)
 
@@ -355,9 +416,9 @@ class InternalErrors:
         return f"internal errors lost work ({counts}): see the log"
 
 
-def _kind(reason: str | None) -> str | None:
-    """Return a reason without its numbers, which may change each second."""
-    return None if reason is None else re.sub(r"\d+", "", reason)
+def target_path(settings: Settings, name: str) -> Path:
+    """Return where a process writes the address of its metrics."""
+    return settings.data / "run" / "targets" / f"{name}.json"
 
 
 def exit_after(seconds: float, code: int, before: Callable[[], None] | None = None) -> None:
@@ -419,6 +480,8 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
         await process.tasks.cancel()
         process.ended(error)
         code = int(process.failure is not None)
+        if error is None and not code:
+            process.withdraw()
         # loop and interpreter wait for the executor's threads without a limit
         exit_after(THREADS_LIMIT_S, code or int(error is not None))
     return code

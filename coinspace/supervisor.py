@@ -515,7 +515,8 @@ def check_port(settings: Settings) -> None:
 def claim(settings: Settings) -> int:
     lock = lock_name(settings, "supervisor")
     # health files of an earlier run must not look like this run's
-    for stale in (settings.data / "run").glob("*.json"):
+    folder = settings.data / "run"
+    for stale in (*folder.glob("*.json"), *folder.glob("targets/*.json")):
         stale.unlink()
     return lock
 

@@ -27,6 +27,12 @@ _HOSTS = re.compile(r"(?:(?:^|,)(?:\[[\w.:%]*\]|[^\s:%\[\],;=]*)(?::(?:\d*|\*))?
 _ILP = re.compile(r"(\s*\w+::)(.*=.*)", re.DOTALL)
 # a value ends before the next name, unless it is quoted
 _PAIR = re.compile(r"([\w.-]+\s*=\s*)('(?:[^'\\]|\\.)*+'|.*?)(?=\s+[\w.-]+\s*=|\s*$)", re.DOTALL)
+_DIGITS = re.compile(r"\d+")
+
+
+def without_numbers(text: str) -> str:
+    """Return what texts that differ in numbers only have in common."""
+    return _DIGITS.sub("", text)
 
 
 def printable(value: object, limit: int = LIMIT) -> str:

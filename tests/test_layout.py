@@ -17,6 +17,8 @@ BASE = {
     "__version__",
     "_ext",
     "errors",
+    "exporter",
+    "metrics",
     "backoff",
     "clock",
     "market",

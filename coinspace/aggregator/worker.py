@@ -7,6 +7,8 @@ import asyncio
 import click
 import orjson
 
+from coinspace._ext.latency import Latency
+from coinspace._ext.message import Message
 from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
@@ -36,10 +38,15 @@ class Worker:
         self.subscriber = Subscriber(
             endpoints,
             TOPICS,
-            self.stage.on_message,
+            self._on_message,
             on_drained=self.stage.flush,
             bus=settings.bus,
         )
+        arrival = self._arrival = Latency()
+        process.latencies |= {
+            "published_to_aggregated": arrival,
+            "tick_to_published": self.publisher.publishing,
+        }
         # the FX rate's memory
         self._path = settings.data / "run" / f"{NAME}.state"
         self._saved_ns = 0
@@ -47,6 +54,10 @@ class Worker:
         # number of failed writes of the state in a row
         self._unsaved = 0
         self._steps = ClockSteps()
+
+    def _on_message(self, message: Message) -> None:
+        self._arrival.observe(now_ns() - message.published_ns)
+        self.stage.on_message(message)
 
     def counters(self) -> dict[str, int | float]:
         return {

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from coinspace._ext.journal import PART_SUFFIX, JournalWriter, Segment
-from coinspace.bus.segments import segment_path, segment_paths
+from coinspace.bus.segments import oldest_ns, segment_path, segment_paths
 from coinspace.clock import HOUR_NS, MINUTE_NS, SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
@@ -62,6 +62,9 @@ class Journal:
         self.epoch = epoch_ns
         self.problem: str | None = None
         self.removed = 0
+        # the first segment and the time of its first message; size of all segments
+        self._oldest: tuple[Path | None, int] = (None, 0)
+        self._kept_bytes = 0
         self._settings = settings
         self._number = 0
         self._logged_ns: int | None = None
@@ -87,14 +90,21 @@ class Journal:
         self._keeper.start()
 
     def counters(self) -> dict[str, int]:
-        """Return counts of written and skipped messages and of removed segments."""
+        """Return counts of written and skipped messages and of removed segments, and the reach."""
         return {
             "journal_written": self.writer.written,
             "journal_bytes": self.writer.written_bytes,
             "journal_skipped": self.writer.skipped,
             "journal_segments_removed": self.removed,
             "journal_stopped": int(self.problem is not None),
+            "journal_reach_s": self._reach_s(),
+            "journal_kept_bytes": self._kept_bytes,
+            "journal_limit_bytes": self._settings.max_bytes,
         }
+
+    def _reach_s(self) -> int:
+        path, begun_ns = self._oldest
+        return max(0, now_ns() - begun_ns) // SECOND_NS if path else 0
 
     def close(self) -> None:
         """Stop writing and cut the last segment to its used size. Idempotent."""
@@ -151,21 +161,24 @@ class Journal:
     def _prune(self, wanted_bytes: int) -> None:
         # remove the oldest closed segments beyond the bounds; `wanted_bytes` are about to be added
         now = min(now_ns(), self._offset_ns + monotonic_ns())
-        oldest_ns = now - self._settings.max_age_s * SECOND_NS
+        first_ns = now - self._settings.max_age_s * SECOND_NS
         segments = []
         for path in segment_paths(self.folder):
             try:
                 segments.append((path, path.stat()))
             except FileNotFoundError:
                 continue
-        total = sum(stat.st_size for _, stat in segments) + wanted_bytes
+        self._kept_bytes = sum(stat.st_size for _, stat in segments)
+        if segments and segments[0][0] != self._oldest[0]:
+            self._oldest = (segments[0][0], oldest_ns(self.folder) or now_ns())
+        total = self._kept_bytes + wanted_bytes
         segment = self.writer.current
         number = segment.number if segment else self._number + 1
         first_open = segment_path(self.folder, self.epoch, number)
         for path, stat in segments:
             if path >= first_open or path in [full.path for full in self.writer.full]:
                 return
-            if total <= self._settings.max_bytes and stat.st_mtime_ns >= oldest_ns:
+            if total <= self._settings.max_bytes and stat.st_mtime_ns >= first_ns:
                 return
             try:
                 path.unlink()
@@ -174,7 +187,7 @@ class Journal:
                 return
             self.removed += 1
             total -= stat.st_size
-            if stat.st_mtime_ns >= oldest_ns:
+            if stat.st_mtime_ns >= first_ns:
                 self._warn_short((now - stat.st_mtime_ns) / SECOND_NS)
 
     def _warn_short(self, age_s: float) -> None:

@@ -70,7 +70,7 @@ class Health(Protocol):
 
     def failed(self, name: str, error: BaseException) -> None: ...
     def ready(self) -> None: ...
-    def degraded(self, reason: str) -> None: ...
+    def degraded(self, reason: str, kind: str | None = None) -> None: ...
 
 
 def tls_context(settings: ExchangeSettings) -> ssl.SSLContext | None:
@@ -179,6 +179,8 @@ class Collection:
             await self._tasks.end(self._ticker)
         await self._tasks.finish(STOP_S)
         await self.fetcher.close()
+        if self.stage is not None:
+            self.stage.summary.flush()
         for recorder in self.recorders:
             await asyncio.to_thread(recorder.close)
 
@@ -264,7 +266,9 @@ class Collection:
     def _report(self) -> None:
         problems = self.problems()
         if problems:
-            self.health.degraded("; ".join(problems))
+            # the markets that a problem names change with each tick while many are synced
+            kinds = (problem.partition(": ")[0] for problem in problems)
+            self.health.degraded("; ".join(problems), "; ".join(kinds))
         else:
             self.health.ready()
 
@@ -339,7 +343,7 @@ class Collection:
             self._fetch_soon()
 
     def counters(self) -> dict[str, int | float]:
-        found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counts}
+        found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counters()}
         parts = [connection.counters() for connection in self.connections]
         parts += [recorder.counters() for recorder in self.recorders]
         for part in parts:

@@ -116,6 +116,18 @@ class Fetcher:
         pending.add(request)
         self._tasks.spawn(f"rest-{request.group}", self._work(request), ends=True)
 
+    def counters(self) -> dict[str, int | float]:
+        """Return the counts, and how much of each limit is used."""
+        found: dict[str, int | float] = dict(self.counts)
+        now = monotonic_ns()
+        for name, window in self._windows.items():
+            found[f'rest_used{{group="{name}"}}'] = window.used(now)
+            found[f'rest_limit{{group="{name}"}}'] = window.limit.count
+        for name, budget in self._budgets.items():
+            found[f'rest_address_used{{group="{name}"}}'] = budget.used_now(now)
+            found[f'rest_address_limit{{group="{name}"}}'] = budget.count
+        return found
+
     async def close(self) -> None:
         """Drop all queued requests."""
         await self._tasks.cancel()

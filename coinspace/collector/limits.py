@@ -83,6 +83,11 @@ class Window:
         # more units than the limit allows at all: wait until the window is empty
         return max(blocked, last_ns + self._span_ns - now_ns)
 
+    def used(self, now_ns: int) -> int:
+        """Return the units used in the window."""
+        self._used.forget(now_ns)
+        return self._used.total
+
     def take(self, now_ns: int, units: int = 1) -> None:
         """Count units as used."""
         self._used.add(now_ns, units)
@@ -109,11 +114,15 @@ class Budget:
 
     def wait_ns(self, now_ns: int, units: int) -> int:
         """Return how long to wait before `units` more are requested, 0 = now."""
-        if now_ns >= self._until_ns:
-            self.used = 0
-        if not self.used or self.used + self._asked + units <= self.count:
+        if not self.used_now(now_ns) or self.used + self._asked + units <= self.count:
             return 0
         return self._until_ns - now_ns
+
+    def used_now(self, now_ns: int) -> int:
+        """Return what the exchange has reported for this minute, 0 = no report."""
+        if now_ns >= self._until_ns:
+            self.used = 0
+        return self.used
 
     def take(self, units: int) -> None:
         self._asked += units
@@ -124,10 +133,8 @@ class Budget:
 
     def report(self, used: int, now_ns: int, left_s: float) -> None:
         """Take the count of the exchange for a minute that ends in `left_s` seconds."""
-        if now_ns >= self._until_ns:
-            self.used = 0
         # answers can overtake each other
-        self.used = max(self.used, used)
+        self.used = max(self.used_now(now_ns), used)
         self._until_ns = now_ns + int(left_s * SECOND_NS)
 
 

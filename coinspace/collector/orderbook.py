@@ -438,6 +438,7 @@ class OrderBookStage(ComparedStage):
     def on_timer(self, now_ns: int) -> None:
         """Run all watchdogs; called a few times a second."""
         self.now_ns = now_ns
+        self.summary.flush()
         silent: list[str] = []
         everything = now_ns - self._all_compared_ns > self.compare_ns
         proofs = self._proofs()

@@ -24,6 +24,7 @@ from coinspace.clock import SECOND_NS, Clock
 from coinspace.collector.demand import Demand, Value, budget
 from coinspace.collector.limits import LogGate
 from coinspace.exchanges.exchange import Exchange, Listing, Refusal, Request, Stream, plain
+from coinspace.log import Summary
 
 
 class State(StrEnum):
@@ -126,6 +127,7 @@ class Stage:
         """
         self.exchange = exchange
         self.log = structlog.get_logger(f"{self.stream}-{exchange.NAME}")
+        self.summary = Summary(self.log, "market")
         self.statuses = [
             Status(market, symbol, self.topic(sink, exchange, market, "state"))
             for symbol, market in entries
@@ -194,11 +196,13 @@ class Stage:
             **details,
         }
         self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
-        level = self.log.info if state == State.SYNCED else self.log.warning
+        facts = {"state": state, "reason": reason, **details}
         if state in LINK_STATES or (previous in (*LINK_STATES, "buffering") and not reason):
             # the connection logs the same for all of its markets at once
-            level = self.log.debug
-        level("state", market=status.market, state=state, reason=reason, **details)
+            self.log.debug("state", market=status.market, **facts)
+            return
+        level = "info" if state == State.SYNCED else "warning"
+        self.summary.add(level, "state", status.market, status.symbol, **facts)
 
     @property
     def states(self) -> dict[str, str]:
@@ -311,9 +315,8 @@ class Stage:
         before = self._absent.get(index)
         wait_ns = min(2 * before.wait_ns, ABSENT_LIMIT_NS) if before else ABSENT_NS
         self._absent[index] = Absence(now_ns + wait_ns, wait_ns)
-        self.log.warning(
-            "market refused by REST", market=status.market, again_in_s=wait_ns // SECOND_NS
-        )
+        facts = {"again_in_s": wait_ns // SECOND_NS}
+        self.summary.add("warning", "market refused by REST", status.market, **facts)
 
     def is_absent(self, symbol: str) -> bool:
         """Return whether REST refused a market at the last request."""

@@ -317,6 +317,7 @@ class TickerStage(Stage, TickerCollector):
     def on_timer(self, now_ns: int) -> None:
         """Run all watchdogs; called a few times a second."""
         self.now_ns = now_ns
+        self.summary.flush()
         self._watch_connections(now_ns)
         for market, status in zip(self.markets, self.statuses, strict=True):
             if not status.live:

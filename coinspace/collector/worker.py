@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import click
 
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import open_publisher
 from coinspace.bus.sockets import SETTLE_S
-from coinspace.clock import monotonic_ns
+from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.collector.collection import Collection, numbered
 from coinspace.collector.memory import read_memory
 from coinspace.collector.ticker import TickerStage
@@ -18,6 +19,9 @@ from coinspace.exchanges.exchange import Stream
 from coinspace.options import EXCHANGE
 from coinspace.process import Process, run
 from coinspace.recording.recorder import Recorder
+
+# readings of about a minute
+OFFSET_READINGS = 60
 
 
 def process_name(stream: Stream, exchange: str) -> str:
@@ -31,6 +35,11 @@ class Worker(Collection):
         self.process = process
         self.name = process_name(stream, exchange)
         self.publisher = open_publisher(self.name, settings, process.started_ns)
+        process.latencies |= {
+            "exchange_to_received": self.publisher.transit,
+            "received_to_published": self.publisher.publishing,
+        }
+        self._offsets_ns: deque[int] = deque(maxlen=OFFSET_READINGS)
         super().__init__(
             settings.exchanges[exchange],
             exchange,
@@ -69,7 +78,14 @@ class Worker(Collection):
         )
 
     def counters(self) -> dict[str, int | float]:
-        return {**super().counters(), **self.publisher.counters()}
+        found = {**super().counters(), **self.publisher.counters()}
+        least_ns = self.publisher.transit.take_least_ns()
+        if least_ns is not None:
+            self._offsets_ns.append(least_ns)
+        if self._offsets_ns:
+            label = f'{{exchange="{self.exchange.NAME}"}}'
+            found[f"exchange_clock_offset_s{label}"] = min(self._offsets_ns) / SECOND_NS
+        return found
 
 
 def open_recorder(

@@ -22,7 +22,8 @@ class Context:
 
     Attributes: dashboard (folder of the built page), downloads (whole ranges being sent), settled
     ((asset, interval) -> time until which candles are known to be stored, ns; never decreases),
-    states (channel -> first event's time of making and data).
+    states (channel -> first event's time of making and data), metrics (time of making, monotonic
+    ns, and text).
     """
 
     settings: Settings
@@ -34,6 +35,7 @@ class Context:
     downloads: Downloads = field(init=False)
     settled: dict[tuple[str, str], int] = field(init=False, default_factory=dict)
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
+    metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
 
     def __post_init__(self) -> None:
         chosen = self.settings.endpoint

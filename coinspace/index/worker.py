@@ -29,6 +29,7 @@ from coinspace.index.memory import (
 from coinspace.index.outage import Outage, instant
 from coinspace.index.pulse import Pulse
 from coinspace.index.spool import Spool
+from coinspace.log import Summary
 from coinspace.method.aggregate import Aggregate, decode
 from coinspace.method.record import IndexRecord, encode
 from coinspace.process import COMMAND, Process, run
@@ -119,6 +120,7 @@ class Worker:
         self._steps_unstored = 0
         # asset -> the last published tick that comes a second time
         self._repeats: dict[str, int] = {}
+        self._summary = Summary(process.log, "asset")
         # whether the outages that an earlier process left open are known
         self._resumed = False
         # whether gaps have been searched since a record may last have been lost
@@ -352,6 +354,7 @@ class Worker:
         while True:
             beat()
             await asyncio.sleep(0.25)
+            self._summary.flush()
             now = now_ns()
             interval_ns = self._settings.index.interval_ms * MILLISECOND_NS
             silent_ns = monotonic_ns() - self._heard_ns
@@ -466,9 +469,8 @@ class Worker:
 
     def _make_up(self, outage: Outage) -> None:
         """Add an outage to the backlog, which stores its records."""
-        self._process.log.warning(
-            "ticks missed", asset=outage.asset, ticks=len(outage), first_ns=outage.first_ns
-        )
+        facts = {"ticks": len(outage), "first_ns": outage.first_ns}
+        self._summary.add("warning", "ticks missed", outage.asset, **facts)
         self.backlog.add(outage, now_ns())
 
     def _keep(self, rows: list[Row]) -> None:
@@ -489,6 +491,7 @@ async def main(process: Process, config_path: str | None = None) -> None:
     """Run until the process has to stop."""
     worker = Worker(process, config_path)
     process.counters = worker.counters
+    process.latencies["tick_to_published"] = worker.publisher.publishing
     await worker.run()
 
 

@@ -61,26 +61,30 @@ def status(config_path: str | None, as_json: bool) -> None:
     help="seconds between readings",
 )
 @click.option("--once", is_flag=True, help="two readings, one table, then end")
+@click.option("--counters", is_flag=True, help="show every counter and its rate")
 @click.option("--all", "every", is_flag=True, help="show counters that are zero too")
-def top(config_path: str | None, interval: float, once: bool, every: bool) -> None:
-    """Watch every process's counters and their rates."""
+def top(config_path: str | None, interval: float, once: bool, counters: bool, every: bool) -> None:
+    """Watch the processes, one line each: load, memory, output, backlog and reason."""
     from rich.console import Console
     from rich.live import Live
 
-    from coinspace.observe.screen import Rates
+    from coinspace.observe.screen import WIDTH, Rates, process_table
 
     settings = load(config_path)
     rates = Rates()
-    before = {health.process: health for health in all_health(settings)}
-    for health in before.values():
-        rates.of(health)
+    rates.read(all_health(settings))
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     try:
-        with Live(console=Console(), auto_refresh=False, screen=not once) as live:
+        with Live(console=console, auto_refresh=False, screen=not once) as live:
             while True:
                 time.sleep(interval)
                 now = all_health(settings)
-                live.update(_counters_table(before, now, rates, every), refresh=True)
-                before = {health.process: health for health in now}
+                rates.read(now)
+                if counters or every:
+                    shown = _counters_table(now, rates, every)
+                else:
+                    shown = process_table(now, rates)
+                live.update(shown, refresh=True)
                 if once:
                     break
     except KeyboardInterrupt:
@@ -89,9 +93,7 @@ def top(config_path: str | None, interval: float, once: bool, every: bool) -> No
         raise CoinSpaceError("top: no process runs; `coinspace up` starts them")
 
 
-def _counters_table(
-    before: dict[str, Health], now: list[Health], rates: Rates, every: bool
-) -> Table:
+def _counters_table(healths: list[Health], rates: Rates, every: bool) -> Table:
     from rich.table import Table
 
     table = Table()
@@ -99,15 +101,13 @@ def _counters_table(
         table.add_column(column)
     table.add_column("total", justify="right")
     table.add_column("per second", justify="right")
-    for health in now:
-        old = before.get(health.process, health)
-        elapsed_s = max((health.updated_ns - old.updated_ns) / 1e9, 1e-9)
+    for health in healths:
         table.add_row(
-            cell(health.process), cell(health.state), "out", "", f"{rates.of(health):,.1f}"
+            cell(health.process), cell(health.state), "out", "", f"{rates.output(health):,.1f}"
         )
         for name, value in sorted(health.counters.items()):
             if value or every:
-                rate = (value - old.counters.get(name, value)) / elapsed_s
+                rate = rates.of(health, name)
                 per_second = f"{rate:,.1f}" if rate else ""
                 table.add_row("", "", cell(name), f"{value:,.10g}", per_second)
     return table

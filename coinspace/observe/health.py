@@ -48,9 +48,11 @@ class Health:
         return self.state == "ready"
 
     def total(self, *names: str) -> int | float:
-        """Sum the counters of these names over their labels."""
+        """Sum the counters of these names, over their labels where a name has none."""
         return sum(
-            value for name, value in self.counters.items() if name.partition("{")[0] in names
+            value
+            for name, value in self.counters.items()
+            if name in names or name.partition("{")[0] in names
         )
 
 

@@ -23,7 +23,8 @@ from coinspace.text import cell, printable
 log = structlog.get_logger("supervisor")
 
 REFRESH_S = 1.0
-PLAIN_EVERY_S = 10.0  # one line a second is too much for a log file
+FIRST_LINE_S = 10.0  # values and rows are there by then
+PLAIN_EVERY_S = 60.0  # one line a second is too much for a log file
 
 WAITING = "waiting for the first index value"
 # index values of one line
@@ -31,21 +32,65 @@ SHOWN_VALUES = 8
 
 # a process's output: the first of these counters that is not zero
 OUTPUT = ("published", "rows_stored", "requests", "frames")
+# columns of `coinspace top` where the output is no terminal
+WIDTH = 100
 
 
 class Rates:
-    """Output per second of each process, from two readings of its counters."""
+    """What processes do per second, from two readings of their counters."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[int, float]] = {}
+        self._now: dict[str, Health] = {}
+        self._before: dict[str, Health] = {}
 
-    def of(self, health: Health) -> float:
-        name = next((name for name in OUTPUT if health.total(name)), OUTPUT[0])
-        now = (health.updated_ns, float(health.total(name)))
-        before = self._last.get(health.process, now)
-        self._last[health.process] = now
-        elapsed_s = (now[0] - before[0]) / SECOND_NS
-        return max(0.0, now[1] - before[1]) / elapsed_s if elapsed_s > 0 else 0.0
+    def read(self, healths: list[Health]) -> None:
+        """Take a reading."""
+        for health in healths:
+            last = self._now.get(health.process, health)
+            if health.updated_ns != last.updated_ns or health.process not in self._before:
+                self._before[health.process] = last
+                self._now[health.process] = health
+
+    def of(self, health: Health, *names: str) -> float:
+        """Return the growth per second of the sum of counters; 0 after a restart."""
+        before = self._before.get(health.process, health)
+        elapsed_s = (health.updated_ns - before.updated_ns) / SECOND_NS
+        grown = max(0.0, health.total(*names) - before.total(*names))
+        return grown / elapsed_s if elapsed_s > 0 else 0.0
+
+    def output(self, health: Health) -> float:
+        """Return a process's output per second."""
+        return self.of(health, next((name for name in OUTPUT if health.total(name)), OUTPUT[0]))
+
+
+def process_table(healths: list[Health], rates: Rates, **options: Any) -> Table:
+    """Return one line per process that fits 100 columns. Args: options: of the table."""
+    table = Table(box=None, pad_edge=False, expand=True, **options)
+    table.add_column("process", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for column in ("cpu %", "MB", "out/s", "waiting", "dropped", "gaps"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
+    for health in healths:
+        style = "green" if health.ok else "red" if health.state == "down" else "yellow"
+        memory = health.total("resident_bytes") / 1e6
+        table.add_row(
+            cell(health.process),
+            cell(health.state, style),
+            *(
+                text if health.counters else ""
+                for text in (
+                    f"{rates.of(health, 'cpu_s') * 100:.1f}",
+                    f"{memory:,.0f}",
+                    f"{rates.output(health):,.0f}",
+                    f"{health.total('rows_pending', 'waiting', 'rest_waiting'):,}",
+                    f"{health.total('dropped', 'streams_dropped'):,}",
+                    f"{health.total('gaps', 'bus_gaps'):,}",
+                )
+            ),
+            cell(health.reason or ""),
+        )
+    return table
 
 
 def _values(indices: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -68,7 +113,7 @@ class StatusScreen:
         self._url = settings.endpoint.url
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Print the addresses, then the state: a table on a terminal, else a line every 10 s."""
+        """Print the addresses, then the state: a table on a terminal, else a line a minute."""
         try:
             await self._show(stopping)
         except OSError as error:
@@ -81,9 +126,11 @@ class StatusScreen:
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if not sys.stdout.isatty():
-                while not await within(PLAIN_EVERY_S, stopping):
+                wait_s = FIRST_LINE_S
+                while not await within(wait_s, stopping):
                     print(self._line(all_health(self._settings), await self._indices(session)))
                     sys.stdout.flush()
+                    wait_s = PLAIN_EVERY_S
                 return
             with Live(console=Console(), auto_refresh=False) as live:
                 while not stopping.is_set():
@@ -116,20 +163,12 @@ class StatusScreen:
             Text.assemble(printable(name), " ", (printable(value), "bold"))
             for name, value in _values(indices)
         )
-        table = Table(title=title if title else WAITING, caption=self._url)
-        table.add_column("process")
-        table.add_column("state")
-        for column in ("out/s", "rows stored", "dropped", "gaps"):
-            table.add_column(column, justify="right")
-        for health in healths:
-            style = "green" if health.ok else "red" if health.state == "down" else "yellow"
-            state = health.state + (f": {health.reason}" if health.reason else "")
-            table.add_row(
-                cell(health.process),
-                cell(state, style),
-                f"{self._rates.of(health):,.0f}",
-                f"{health.total('rows_stored'):,}" if health.total("rows_stored") else "",
-                f"{health.total('dropped'):,}",
-                f"{health.total('gaps'):,}",
-            )
-        return table
+        self._rates.read(healths)
+        rows = sum(health.total("rows_stored") for health in healths)
+        now = datetime.fromtimestamp(now_ns() / SECOND_NS, UTC)
+        return process_table(
+            healths,
+            self._rates,
+            title=title if title else WAITING,
+            caption=f"{now:%Y-%m-%d %H:%M:%S} UTC   {rows:,} rows stored   {self._url}",
+        )

@@ -18,9 +18,10 @@ from typing import Any
 
 import structlog
 
+from coinspace._ext.latency import Latency
 from coinspace._ext.lines import Lines
 from coinspace.backoff import Backoff
-from coinspace.clock import SECOND_NS, monotonic_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
 from coinspace.storage import deadletter, schema
@@ -80,6 +81,7 @@ class Sender:
         trouble: why no row can be stored now; None = no problem.
         dead_letters: the file of rejected rows.
         full: rows are refused: from the memory limit until half of it is free again.
+        stored: durations from a message's publication until its row is stored.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Sender:
         self.settings = settings
         self.name = name
         self.trouble: str | None = None
+        self.stored = Latency()
         self.dead_letters = settings.data / "dead-letters" / f"{name}.jsonl"
         self._on_rejected = on_rejected
         self._on_repaired = on_repaired
@@ -338,6 +341,7 @@ class Sender:
                 self._refusal(batch, refusal)
             else:
                 self._stored += len(batch.ends)
+                batch.lines.stored(self.stored, now_ns())
         if batch.ranges is not None:
             self._send_ranges(batch, self._transport)
         self._last_flush_s = time.monotonic() - started

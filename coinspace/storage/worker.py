@@ -268,6 +268,7 @@ async def work(process: Process) -> None:
     """Run the storage worker of this name until the process is asked to stop."""
     worker = Worker(process)
     process.counters = worker.counters
+    process.latencies["published_to_stored"] = worker.sender.stored
     try:
         if await worker.start():
             await process.stopping.wait()

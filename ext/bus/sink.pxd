@@ -5,6 +5,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from coinspace._ext.latency cimport Latency
 from coinspace._ext.message cimport Header
 
 
@@ -24,6 +25,8 @@ cdef class Sink:
     cdef:
         readonly int64_t epoch       # ns, the publisher's start
         readonly int64_t published   # messages numbered and delivered
+        readonly Latency transit     # from the exchange's time of a live message to its receipt
+        readonly Latency publishing  # from receipt to publication
         dict _topics
         object _clock                # callable -> ns; None = the wall clock
 

@@ -6,8 +6,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
+from coinspace._ext.latency cimport Latency
 from coinspace._ext.message cimport (
-    FLAG_REPEAT, HEADER_SIZE, Header, KIND_ORDERBOOK, Message, REPEATS_LIMIT, REPEATS_SHIFT, VERSION, expected_size,
+    FLAG_REPEAT, FLAG_REST, FLAG_SNAPSHOT, HEADER_SIZE, Header, KIND_ORDERBOOK, KIND_STATE, Message, REPEATS_LIMIT,
+    REPEATS_SHIFT, VERSION, expected_size,
 )
 
 from coinspace._ext.message import KIND_NAMES
@@ -37,6 +39,10 @@ cdef class Topic:
 
 cdef class Sink:
     """Base class of all sinks. `clock` returns published_ns; the default is the wall clock."""
+
+    def __cinit__(self, *given, **named):
+        self.transit = Latency()
+        self.publishing = Latency()
 
     def __init__(self, epoch_ns, *, clock=None):
         if epoch_ns <= 0:
@@ -110,6 +116,11 @@ cdef class Sink:
         header.payload_size = <uint32_t>size
         header.published_ns = wall_ns() if self._clock is None else self._clock()
         self.published += 1
+        # what REST fetched is as old as the outage before; a repeated book has the time of its last change
+        if header.received_ns and header.kind != KIND_STATE and not header.flags & (FLAG_REST | FLAG_SNAPSHOT):
+            self.publishing.add(header.published_ns - header.received_ns)
+            if header.exchange_ns and not header.flags & FLAG_REPEAT:
+                self.transit.add(header.received_ns - header.exchange_ns)
         return self.deliver(topic, header, payload, size)
 
     cdef int deliver(self, Topic topic, Header *header, const void *payload, size_t size) except -1:

@@ -22,11 +22,14 @@ cdef class Lines:
         char *_data
         readonly Py_ssize_t size        # bytes written
         Py_ssize_t _capacity            # bytes owned
+        int64_t *_published             # publish time of each message
+        Py_ssize_t _n_published
+        Py_ssize_t _n_capacity
 
     # order of calls: one line method per row, `tobytes` to send, `clear` to start again
     cdef char *room(self, Py_ssize_t n) except NULL
     cdef char *begin(self, bytes head, Message message, int kind, Py_ssize_t more) except NULL
-    cdef Py_ssize_t end(self, char *p, Message message, int64_t at_ns) noexcept
+    cdef Py_ssize_t end(self, char *p, Message message, int64_t at_ns) except -1
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1
     cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1
     cpdef Py_ssize_t trade(self, bytes head, Message message) except -1

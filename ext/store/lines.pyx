@@ -8,6 +8,7 @@ from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from coinspace._ext.latency cimport Latency
 from coinspace._ext.message cimport KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message, TICKER_FIELDS
 
 from coinspace._ext.message import TICKER_NAMES
@@ -109,6 +110,7 @@ cdef class Lines:
 
     def __dealloc__(self):
         PyMem_Free(self._data)
+        PyMem_Free(self._published)
 
     def __len__(self):
         return self.size
@@ -134,7 +136,18 @@ cdef class Lines:
         return put(self.room(n + FIXED_BYTES + more), PyBytes_AS_STRING(head), n)
 
     # ends a row with the message's identity and its time. Returns: the new size
-    cdef Py_ssize_t end(self, char *p, Message message, int64_t at_ns) noexcept:
+    cdef Py_ssize_t end(self, char *p, Message message, int64_t at_ns) except -1:
+        cdef Py_ssize_t wanted
+        cdef int64_t *published
+        if self._n_published == self._n_capacity:
+            wanted = 2 * self._n_capacity + 64
+            published = <int64_t *>PyMem_Realloc(self._published, <size_t>wanted * sizeof(int64_t))
+            if published == NULL:
+                raise MemoryError(f"lines: cannot grow to {wanted} messages")
+            self._published = published
+            self._n_capacity = wanted
+        self._published[self._n_published] = message.header.published_ns
+        self._n_published += 1
         p = put_end(put_identity(p, message), at_ns)
         self.size = p - self._data
         return self.size
@@ -203,6 +216,13 @@ cdef class Lines:
         """Return a copy of all lines."""
         return PyBytes_FromStringAndSize(self._data, self.size)
 
+    def stored(self, Latency latency not None, int64_t now_ns):
+        """Count the time from the publication of each message until now."""
+        cdef Py_ssize_t i
+        for i in range(self._n_published):
+            latency.add(now_ns - self._published[i])
+
     def clear(self):
         """Drop all lines; the memory is kept."""
         self.size = 0
+        self._n_published = 0

@@ -15,6 +15,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.endpoint.worker import Endpoint
 from tests.flow.endpoint_stage import Stage, running, settings
 from tests.waiting import until
@@ -204,11 +205,16 @@ async def test_venues_health_and_metrics(site: Site) -> None:
     assert (await get(session, "/livez"))[0] == 200
     (stage.settings.data / "run" / "ticker-collector-upbit.json").write_text(
         '{"process":"ticker-collector-upbit","pid":1,"started_ns":1,"updated_ns":2,'
-        '"state":"ready","reason":null,"counters":{"frames{market=\\"BTC/KRW\\"}":7,"gaps":0}}'
+        '"state":"ready","reason":null,"counters":{"market_frames{market=\\"BTC/KRW\\"}":7,"gaps":0}}'
     )
     _, text, _ = await get(session, "/metrics")
-    assert 'coinspace_frames{process="ticker-collector-upbit",market="BTC/KRW"} 7' in text
-    assert 'coinspace_state{process="ticker-collector-upbit",state="ready"} 1.0' in text
+    process = 'process="ticker-collector-upbit"'
+    assert f'coinspace_market_frames_total{{{process},market="BTC/KRW"}} 7' in text
+    assert f'coinspace_state{{{process},state="ready"}} 1' in text
+    assert "# TYPE coinspace_gaps_total counter" in text
+    # however many scrapers ask, the text is made once a second
+    endpoint.context.metrics = (monotonic_ns() + 3600 * SECOND_NS, b"made before\n")
+    assert (await get(session, "/metrics"))[1] == "made before\n"
 
 
 async def test_not_ready_has_reasons(tmp_path: Path) -> None:

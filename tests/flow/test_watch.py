@@ -9,14 +9,17 @@ import shutil
 import signal
 import time
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import disk, position, schema, watch
+from coinspace.storage.commands import questdb as questdb_command
 from coinspace.storage.ledger import Ledger
 from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
@@ -171,8 +174,13 @@ async def test_tables_suspended_by_a_person_stay_suspended_until_the_command(
     await problems(created, "table state is suspended")
     assert (await watch.look(created)).suspended == []
     assert schema.resume(found, ["ticker"]) == []
-    assert "ALTER TABLE state RESUME WAL" in schema.resume(found)
-    assert "ALTER TABLE state RESUME WAL" not in schema.resume(found)
+    # as the reported problem advises
+    run = partial(CliRunner().invoke, questdb_command, ["resume"])
+    environment = {"COINSPACE_DATA": str(created.data)}
+    assert "ALTER TABLE state RESUME WAL\n" in run(env=environment).stdout
+    assert not [one for one in (await watch.look(created)).problems if "table state" in one]
+    again = run(env=environment)
+    assert (again.exit_code, "state" in again.stdout) == (0, False)
 
 
 async def test_tables_and_a_ttl_of_the_users_own_are_left_alone(created: Settings) -> None:

@@ -425,3 +425,18 @@ def test_a_header_without_a_weight_delays_nothing(said: str) -> None:
     world = serve(body(b"{}", "", 200, **headers), act)
     assert len(world.answers) == 3
     assert world.fetcher.counts["rest_budget_waits"] == 0
+
+
+def test_counters_say_how_much_of_the_limits_is_used() -> None:
+    async def act(world: World) -> None:
+        await three(world)
+        shown.update(world.fetcher.counters())
+
+    shown: dict[str, int | float] = {}
+    headers = {"X-MBX-USED-WEIGHT-1M": "1234", "Date": "Mon, 30 Nov 2026 10:00:00 GMT"}
+    world = serve(body(b"{}", "", 200, **headers), act)
+    (window,) = world.fetcher._windows.values()
+    assert 0 < shown['rest_used{group="weight"}'] <= window.limit.count
+    assert shown['rest_limit{group="weight"}'] == window.limit.count
+    assert shown['rest_address_used{group="weight"}'] == 1234
+    assert shown['rest_address_limit{group="weight"}'] == 5400

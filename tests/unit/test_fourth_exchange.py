@@ -95,7 +95,7 @@ class Health:
     stopping = asyncio.Event()
     def failed(self, name, error): raise error
     def ready(self): pass
-    def degraded(self, reason): pass
+    def degraded(self, reason, kind=None): pass
 
 async def main():
     sink = ListSink()

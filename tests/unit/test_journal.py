@@ -26,7 +26,7 @@ from coinspace.bus.segments import (
     read_journal,
     segment_paths,
 )
-from coinspace.clock import monotonic_ns, now_ns
+from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch, settings_in
@@ -403,3 +403,23 @@ def test_the_commands_print_the_contents_of_the_journal(tmp_path: Path) -> None:
     code, rows, _ = run_command(written.settings, "verify", "--json")
     assert code == 1
     assert "not a whole record" in str(rows[0]["problems"])
+
+
+def test_counters_say_how_far_back_the_journal_reaches(written: Written) -> None:
+    written.send(2000)
+    deadline = time.monotonic() + 60
+    while True:
+        counters = written.journal.counters()
+        sizes = sum(path.stat().st_size for path in segment_paths(written.folder))
+        # the keeper looks twice a second
+        if counters["journal_kept_bytes"] == sizes > 0:
+            break
+        assert time.monotonic() < deadline, (counters, sizes)
+        time.sleep(0.05)
+    assert counters["journal_limit_bytes"] == SMALL.max_bytes
+    assert 0 <= counters["journal_reach_s"] <= 120
+    # an older segment comes back, as after a restart
+    path, _ = written.journal._oldest
+    assert path == segment_paths(written.folder)[0]
+    written.journal._oldest = (path, now_ns() - 3600 * SECOND_NS)
+    assert written.journal.counters()["journal_reach_s"] >= 3600

@@ -19,6 +19,7 @@ from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import CHANNELS, Channel, Stream
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.recording.recorder import Recorder
+from coinspace.text import without_numbers
 
 CLEAR_S = 0.25
 
@@ -44,9 +45,10 @@ class Watch:
             self._reason = None
             self._log.info("data complete")
 
-    def degraded(self, reason: str) -> None:
-        if reason != self._reason:
-            self._reason = reason
+    def degraded(self, reason: str, kind: str | None = None) -> None:
+        kind = without_numbers(kind or reason)
+        if kind != self._reason:
+            self._reason = kind
             self._log.warning("data missing", reason=reason)
 
 

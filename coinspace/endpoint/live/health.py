@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
 
-from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
+from coinspace.metrics import exposition
 from coinspace.observe.health import judge, reasons
 from coinspace.storage.disk import disk_problems
-
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("starting", "ready", "degraded", "stopping", "stopped")
-_NAME = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)(?:\{(.*)\})?")
-# gauges among the counters: they can also go down
-# fmt: off
-_GAUGES = frozenset((
-    "streams", "lag", "age", "pending", "queue", "depth", "books", "indices", "connections",
-    "unsynced", "synced", "links", "usable", "open", "missing", "stopped", "step", "latency",
-))
-# fmt: on
 
 
 def files(context: Context) -> list[dict[str, Any]]:
@@ -31,7 +20,9 @@ def files(context: Context) -> list[dict[str, Any]]:
     for path in sorted((context.settings.data / "run").glob("*.json")):
         try:
             health = orjson.loads(path.read_bytes())
-            health["process"], health["counters"], health["updated_ns"], health["started_ns"]
+            health["counters"], health["updated_ns"], health["started_ns"]
+            # a damaged name could be another process's
+            health["process"] = path.stem
         except (OSError, ValueError, KeyError, TypeError):
             continue
         found.append(health)
@@ -74,40 +65,10 @@ def platform_problems(context: Context) -> list[str]:
     return found + [one for one in disk_problems(context.settings) if one not in known]
 
 
-def exposition(context: Context) -> str:
-    """Return the counters of all processes in Prometheus' text format."""
-    families: dict[str, list[str]] = {}
-    now = context.clock()
-
-    def add(name: str, labels: str, value: float) -> None:
-        families.setdefault(name, []).append(f"{name}{{{labels}}} {value!r}")
-
-    for health in files(context):
-        process = f'process="{_escape(str(health["process"]))}"'
-        add("coinspace_health_age_seconds", process, (now - health["updated_ns"]) / SECOND_NS)
-        add("coinspace_start_time_seconds", process, health["started_ns"] / SECOND_NS)
-        for state in STATES:
-            labels = f'{process},state="{state}"'
-            add("coinspace_state", labels, float(health.get("state") == state))
-        for name, value in health["counters"].items():
-            match = _NAME.fullmatch(name)
-            if match is None or not isinstance(value, (int, float)):
-                continue
-            labels = f"{process},{match[2]}" if match[2] else process
-            add(f"coinspace_{match[1]}", labels, value)
-    lines = []
-    for name, samples in families.items():
-        kind = "gauge" if _is_gauge(name) else "counter"
-        lines += [f"# TYPE {name} {kind}", *samples]
-    return "\n".join(lines) + "\n"
-
-
-def _is_gauge(name: str) -> bool:
-    short = name.removeprefix("coinspace_")
-    return short in ("state", "health_age_seconds", "start_time_seconds") or any(
-        part in short.split("_") for part in _GAUGES
-    )
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def host_metrics(context: Context) -> bytes:
+    """Return the metrics of all processes of this host; made once a second at most."""
+    made_ns, text = context.metrics
+    if not text or monotonic_ns() - made_ns >= SECOND_NS:
+        text = exposition(files(context), context.clock())
+        context.metrics = (monotonic_ns(), text)
+    return text

@@ -13,7 +13,7 @@ from coinspace.endpoint.history.methodology import described
 from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
 from coinspace.endpoint.http.problem import Problem
-from coinspace.endpoint.live.health import PROMETHEUS, exposition, platform_problems, processes
+from coinspace.endpoint.live.health import host_metrics, platform_problems, processes
 from coinspace.endpoint.live.venues import venues as all_venues
 from coinspace.endpoint.models import (
     Gap,
@@ -27,6 +27,7 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.routes.history import READ, Cursor, Limit
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
 from coinspace.market import as_named
+from coinspace.metrics import CONTENT_TYPE
 from coinspace.storage.read import history
 
 routes = Routes()
@@ -166,9 +167,8 @@ async def readyz(context: Context, request: Request, _: None) -> Response:
     return json_answer(encode(Readiness("ready", [])))
 
 
-@routes.get("/metrics", Nothing, tag="platform", media=(PROMETHEUS,), operator=True)
+@routes.get("/metrics", Nothing, tag="platform", media=(CONTENT_TYPE,), operator=True)
 async def metrics(context: Context, request: Request, _: None) -> Response:
-    """Counters of all processes in Prometheus' format."""
-    body = exposition(context).encode()
-    content = Content(PROMETHEUS.encode(), body)
+    """Metrics of all processes of this host in Prometheus' format."""
+    content = Content(CONTENT_TYPE.encode(), host_metrics(context))
     return Response(200, [(b"cache-control", b"no-store")], content)
