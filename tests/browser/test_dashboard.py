@@ -180,7 +180,7 @@ def _more(driver: webdriver.Chrome, script: str, before: int) -> bool:
     return bool(driver.execute_script(script) > before)
 
 
-@pytest.mark.parametrize("width", [360, 768])
+@pytest.mark.parametrize("width", [344, 768])
 def test_small_screens_do_not_scroll_sideways(driver: webdriver.Chrome, width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -225,7 +225,7 @@ def test_an_index_that_stops_is_shown_as_stale(
         wait(lambda: connection(driver) == "stale", 20)
         assert driver.find_element(By.ID, "notice").is_displayed()
         assert "not been updated" in text(driver, "notice")
-        assert "old" in str(driver.find_element(By.ID, "value").get_attribute("class"))
+        assert "old" in str(driver.find_element(By.ID, "hero").get_attribute("class"))
     finally:
         platform.signal("index-calculator", signal.SIGCONT)
     wait(lambda: connection(driver) == "live", 40)

@@ -40,4 +40,5 @@ def test_the_page_asks_for_a_key_and_shows_what_it_may(
         wait(lambda: driver.execute_script(state) == "live", 20)
         assert not driver.execute_script(asked)
         wait(lambda: driver.find_element(By.ID, "value").text.startswith("1,"), 10)
+        driver.find_element(By.CSS_SELECTOR, "#views [data-value='operations']").click()
         wait(lambda: text in driver.find_element(By.ID, "pipeline").text, 10)
