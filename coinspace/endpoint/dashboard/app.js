@@ -113,7 +113,7 @@ const draw = {
 function connect() {
   stream?.stop();
   const query = new URLSearchParams({ indices: "*", books: state.asset, platform: state.operator ? "venues,gaps,pipeline" : "venues,gaps" });
-  stream = new Stream(`/v1/stream?${query}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") loadHistory(); setConnection(value); });
+  stream = new Stream(`/v1/stream?${query}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") { loadHistory(); loadFees(); } setConnection(value); });
   stream.start();
 }
 
@@ -150,8 +150,8 @@ function drawConnection() {
   byId("notice").hidden = !text;
   byId("notice").className = `notice ${shown === "cut" ? "cut" : ""}`;
   write(byId("notice"), text);
-  const bookOld = Boolean(state.book) && old(state.book);
-  for (const id of ["ladder", "depth", "depth-table"]) byId(id).classList.toggle("old", bookOld);
+  const parts = { ladder: state.book, depth: state.book, "depth-table": state.book, venues: state.venues, pipeline: state.pipeline };
+  for (const [id, data] of Object.entries(parts)) byId(id).classList.toggle("old", Boolean(data) && old(data));
   drawTitle();
 }
 
